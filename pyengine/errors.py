@@ -1,0 +1,21 @@
+"""The errors that pyengine raises on purpose; anything else that escapes is a bug."""
+
+
+class PyengineError(Exception):
+    """Base class. The command line prints these in one sentence and exits with status 2."""
+
+
+class CheckpointError(PyengineError, ValueError):
+    """A checkpoint is missing, damaged, unsafe or not one that pyengine reads."""
+
+
+class ConfigError(CheckpointError):
+    """A config file has a missing, unknown or impossible field."""
+
+
+class RequestError(PyengineError, ValueError):
+    """An argument of a call (prompt, size, seed, image...) cannot be used."""
+
+
+class UnavailableError(PyengineError, RuntimeError):
+    """A device, backend or optional package that was asked for is not there."""

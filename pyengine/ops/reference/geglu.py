@@ -1,0 +1,14 @@
+"""Specification of geglu.  Shazeer 2020, arXiv:2002.05202."""
+
+import torch
+from torch import Tensor
+
+
+def geglu(x: Tensor) -> Tensor:
+    """value * GELU(gate), x = [value, gate] in the last dimension; the exact (erf) GELU.
+
+    x: [..., 2 * D].  Returns [..., D] in x's dtype, computed in float32.
+    """
+    acc = torch.float64 if x.dtype == torch.float64 else torch.float32
+    value, gate = x.to(acc).chunk(2, dim=-1)
+    return (value * 0.5 * gate * (1.0 + torch.erf(gate * 0.5**0.5))).to(x.dtype)
