@@ -1,0 +1,69 @@
+# make demo    set-up and a first picture      make demo PROMPT="a red heart"
+# make test    set-up, style checks, all tests
+# make help    the other targets
+PYTHON ?= python3
+PROMPT ?= a red heart
+# Passed to `pyengine bench`-like scripts and to pytest: make test ARGS="-k vae"
+ARGS ?=
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+NATIVE := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml constraints.txt
+
+# Build isolation reads constraints from the environment, not from -c.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-gpu lint format bench bench-gpu sanitize fuzz sdist-check clean
+
+help:
+	@sed -n 's/^# make /make /p' Makefile
+	@printf '%s\n' \
+	  'make lint         ruff and clang-format, no changes made' \
+	  'make format       the same, changing files' \
+	  'make bench        the first ops against torch eager and torch.compile' \
+	  'make sanitize     op tests under ASan and UBSan' \
+	  'make fuzz         random damage to checkpoints and headers, for FUZZ_SECONDS' \
+	  'make test-gpu     the tests that need an NVIDIA GPU' \
+	  'make sdist-check  build an sdist, install it elsewhere, run its tests' \
+	  'make clean        remove .venv and everything built'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("pyengine needs Python 3.10 or newer, this is " + sys.version.split()[0] + "; set PYTHON=" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -U pip
+
+# What pyengine needs to run, and pyengine itself, built from here and editable.
+$(VENV)/run.stamp: $(BIN)/python $(NATIVE)
+	$(PIP) install -q -e .
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/run.stamp
+	$(PIP) install -q -e ".[train,test,dev]"
+	@touch $@
+
+demo: $(VENV)/run.stamp
+	@$(BIN)/pyengine generate "$(PROMPT)"
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+test-gpu: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	find csrc -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(VENV)/test.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc' | xargs $(BIN)/clang-format -i
+
+bench: $(VENV)/test.stamp
+	$(BIN)/python -m bench.ops.table $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist out *.egg-info pyengine/*.so
