@@ -1,0 +1,21 @@
+"""Checkpoints in, tensors out: safetensors and JSON only, nothing that can run code.
+
+    source = open_weights("stable-diffusion/unet", variant="fp16")   # headers, checked
+    load_module(module_on_meta, source, dtype=torch.float32)         # compared, then read
+
+Everything that a checkpoint says is doubted first: see header.py (safetensors), jsonio.py and
+config.py (JSON), files.py (paths). Each refusal is a CheckpointError or ConfigError.
+"""
+
+from .config import read_config
+from .jsonio import load_json
+from .load import load_module
+from .source import TensorSource, open_weights
+
+__all__ = [
+    "TensorSource",
+    "load_json",
+    "load_module",
+    "open_weights",
+    "read_config",
+]

@@ -1,0 +1,308 @@
+"""Tensors by name, from one or several safetensors files whose headers have been checked."""
+
+import os
+import re
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from ..errors import CheckpointError
+from .files import CONVERT, allowed_roots, is_pickle_name
+from .header import SafetensorsFile
+from .jsonio import load_json
+from .text import listing, show
+
+TORCH_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+MAX_SHARDS = 256
+BASENAMES = ("diffusion_pytorch_model", "model")
+
+
+class TensorSource:
+    """A view of checked safetensors files: names, dtypes and shapes now, bytes when asked.
+
+    Built by `open_weights` or `Checkpoint.component`. No tensor is in memory until `read`.
+    `where` names it in messages; `files` are the files, in a fixed order.
+    """
+
+    def __init__(self, files: Iterable[SafetensorsFile], where: str):
+        self.files = tuple(files)
+        self.where = where
+        self._home: dict[str, SafetensorsFile] = {}
+        for file in self.files:
+            twice = self._home.keys() & file.entries.keys()
+            if twice:
+                self.close()
+                raise CheckpointError(
+                    f"{where}: {len(twice)} tensors come in two files:"
+                    f" {listing(map(show, sorted(twice)))}"
+                )
+            self._home.update(dict.fromkeys(file.entries, file))
+        weakref.finalize(self, _close_all, self.files)
+
+    def close(self) -> None:
+        """Closes the files. Tensors that were read stay valid: they own their memory."""
+        _close_all(self.files)
+
+    def __enter__(self) -> "TensorSource":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._home
+
+    def __len__(self) -> int:
+        return len(self._home)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._home))
+
+    def keys(self) -> list[str]:
+        """The tensors' names, sorted."""
+        return sorted(self._home)
+
+    def spec(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
+        """(dtype, shape) as stored."""
+        entry = self._home[name].entries[name]
+        return TORCH_DTYPES[entry.dtype], entry.shape
+
+    def nbytes(self) -> int:
+        """Bytes of all tensors as stored."""
+        return sum(e.end - e.begin for f in self.files for e in f.entries.values())
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor, contiguous, in CPU memory of its own, dtype as stored.
+
+        Raises CheckpointError if the file has become shorter since it was opened. (Plain reads,
+        not a memory map: a map of a file that shrinks kills the process with SIGBUS.)
+        """
+        dtype, shape = self.spec(name)
+        tensor = torch.empty(shape, dtype=dtype)
+        if tensor.numel():
+            bytes_view = tensor.reshape(-1).view(torch.uint8).numpy()
+            self._home[name].read_into(name, memoryview(bytes_view))
+        return tensor
+
+    def stored(self, name: str) -> tuple[SafetensorsFile, str]:
+        """The file that holds the tensor and the tensor's name there."""
+        return self._home[name], name
+
+
+class MappedSource:
+    """A TensorSource under other names, with tensors reshaped or split on the way.
+
+    table: {new name: (name in `source`, shape as read, function applied to the tensor)}. The shape
+    is the function's result's; None keeps shape and tensor. `extra` are names in `source` that the
+    table does not use and that nothing accounts for; they are reported by `load_module`.
+    """
+
+    def __init__(
+        self,
+        source: TensorSource,
+        table: Mapping[str, tuple[str, tuple[int, ...] | None, Callable | None]],
+        where: str,
+        extra: Iterable[str] = (),
+    ):
+        self.source, self.where = source, where
+        self._table = dict(table)
+        for name in extra:
+            self._table.setdefault(name, (name, None, None))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._table
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._table))
+
+    def close(self) -> None:
+        self.source.close()
+
+    def keys(self) -> list[str]:
+        return sorted(self._table)
+
+    def spec(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
+        old, shape, _ = self._table[name]
+        dtype, stored = self.source.spec(old)
+        return dtype, stored if shape is None else shape
+
+    def nbytes(self) -> int:
+        total = 0
+        for name in self._table:
+            dtype, shape = self.spec(name)
+            total += dtype.itemsize * torch.Size(shape).numel()
+        return total
+
+    def read(self, name: str) -> torch.Tensor:
+        old, shape, change = self._table[name]
+        tensor = self.source.read(old)
+        if change is not None:
+            tensor = change(tensor)
+        if shape is not None:
+            tensor = tensor.reshape(shape)
+        return tensor.contiguous()
+
+    def stored(self, name: str) -> tuple[SafetensorsFile, str]:
+        return self.source.stored(self._table[name][0])
+
+
+def _close_all(files: Iterable[SafetensorsFile]) -> None:
+    for file in files:
+        file.close()
+
+
+def open_weights(
+    folder: str | os.PathLike,
+    *,
+    subfolder: str | None = None,
+    variant: str | None = None,
+    basenames: tuple[str, ...] = BASENAMES,
+) -> TensorSource:
+    """The weights of one model in a diffusers or transformers folder; headers only are read.
+
+    folder: the model's folder, or the checkpoint's with the model in `subfolder`.
+    variant: "fp16" reads `<basename>.fp16.safetensors`, or the shards that
+    `<basename>.safetensors.index.fp16.json` lists; None reads those without a variant.
+
+    Raises CheckpointError where there are none, only pickles, or a damaged or unsafe file.
+    """
+    folder = Path(folder)
+    check_variant(variant)
+    roots = allowed_roots(folder)
+    place = model_folder(folder, subfolder)
+    names = sorted(os.listdir(place))
+    for base in basenames:
+        whole = f"{base}.{variant}.safetensors" if variant else f"{base}.safetensors"
+        if whole in names:
+            path = place / whole
+            return TensorSource([SafetensorsFile(path, roots)], str(path))
+        for index in _index_names(base, variant):
+            if index in names:
+                return _open_shards(place / index, roots)
+    raise CheckpointError(f"{place}: {_why_none(names, variant, basenames)}")
+
+
+def check_variant(variant: str | None) -> None:
+    if variant is not None and not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", variant):
+        raise CheckpointError(f"variant {show(variant)} is no name such as fp16")
+
+
+def model_folder(folder: Path, subfolder: str | None) -> Path:
+    """`folder`/`subfolder`, an existing folder inside the checkpoint; raises CheckpointError."""
+    place = folder
+    if subfolder:
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", subfolder):
+            raise CheckpointError(f"subfolder {show(subfolder)} is no plain folder name")
+        place = folder / subfolder
+    if not place.is_dir():
+        raise CheckpointError(f"{place}: no such folder")
+    real = os.path.realpath(place)
+    if not any(
+        real == r or real.startswith(r.rstrip(os.sep) + os.sep) for r in allowed_roots(folder)
+    ):
+        raise CheckpointError(f"{place}: leads outside the checkpoint, to {show(real)}")
+    return place
+
+
+def available_variants(folder: Path) -> set[str | None]:
+    """The variants of which `folder` has weights: None for the plain ones, else "fp16" etc."""
+    found: set[str | None] = set()
+    for name in os.listdir(folder):
+        for base in BASENAMES:
+            rest = name.removeprefix(base)
+            if rest == name:
+                continue
+            if rest in (".safetensors", ".safetensors.index.json"):
+                found.add(None)
+            match = re.fullmatch(
+                r"\.(?:safetensors\.index\.)?([A-Za-z0-9_-]+)"
+                r"\.(?:json|safetensors|safetensors\.index\.json)",
+                rest,
+            )
+            if match and not re.search(r"\d{5}-of-\d{5}", rest) and match[1] != "index":
+                found.add(match[1])
+    return found
+
+
+def _index_names(base: str, variant: str | None) -> list[str]:
+    if variant is None:
+        return [f"{base}.safetensors.index.json"]
+    return [f"{base}.safetensors.index.{variant}.json", f"{base}.{variant}.safetensors.index.json"]
+
+
+def _why_none(names: list[str], variant: str | None, basenames: tuple[str, ...]) -> str:
+    wanted = " or ".join(
+        f"{b}.{variant}.safetensors" if variant else f"{b}.safetensors" for b in basenames
+    )
+    pickles = [n for n in names if is_pickle_name(n)]
+    others = [n for n in names if n.endswith(".safetensors")]
+    if others:
+        return f"expected {wanted}, found {listing(map(show, others))}; name one with variant="
+    if pickles:
+        return f"only pickles, {listing(map(show, pickles))}: {CONVERT}"
+    return f"no weights: expected {wanted} or its index"
+
+
+def _open_shards(index: Path, roots: tuple[str, ...]) -> TensorSource:
+    weight_map = load_json(index, roots=roots).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index}: weight_map should map tensor names to files")
+    for name, file in weight_map.items():
+        _check_shard_name(name, file, index)
+    shards = sorted(set(weight_map.values()))
+    if len(shards) > MAX_SHARDS:
+        raise CheckpointError(f"{index}: {len(shards)} shards, at most {MAX_SHARDS} are read")
+    missing = [s for s in shards if not (index.parent / s).exists()]
+    if missing:
+        raise CheckpointError(
+            f"{index}: {len(missing)} of {len(shards)} shards are missing:"
+            f" {listing(map(show, missing))}"
+        )
+    files: list[SafetensorsFile] = []
+    try:
+        for shard in shards:
+            files.append(SafetensorsFile(index.parent / shard, roots))
+        _check_against_index(weight_map, dict(zip(shards, files, strict=True)), index)
+    except BaseException:
+        _close_all(files)
+        raise
+    return TensorSource(files, str(index))
+
+
+def _check_shard_name(name: str, file: object, index: Path) -> None:
+    at = f"{index}: the file of {show(name)}"
+    if not isinstance(file, str):
+        raise CheckpointError(f"{at} should be a name, found {show(file)}")
+    if is_pickle_name(file):
+        raise CheckpointError(f"{at}, {show(file)}: {CONVERT}")
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,250}\.safetensors", file):
+        raise CheckpointError(
+            f"{at} should be the name of a .safetensors file in the same folder, found {show(file)}"
+        )
+
+
+def _check_against_index(
+    weight_map: dict[str, str], files: dict[str, SafetensorsFile], index: Path
+) -> None:
+    absent = [n for n, shard in weight_map.items() if n not in files[shard].entries]
+    unlisted = [
+        n for shard, file in files.items() for n in file.entries if weight_map.get(n) != shard
+    ]
+    problems = []
+    if absent:
+        problems.append(
+            f"{len(absent)} tensors are not where it says: {listing(map(show, absent))}"
+        )
+    if unlisted:
+        problems.append(f"{len(unlisted)} are not listed: {listing(map(show, unlisted))}")
+    if problems:
+        raise CheckpointError(f"{index}: {'; '.join(problems)}")
