@@ -1,0 +1,49 @@
+#include "isa/cpu.h"
+
+#ifdef PYENGINE_X86
+#include <cpuid.h>
+#include <stdint.h>
+#endif
+
+namespace pyengine {
+
+#ifdef PYENGINE_X86
+
+namespace {
+
+// Extended control register 0: which register states the operating system saves. Read by the
+// instruction itself, since the intrinsic would need -mxsave for this file.
+uint64_t xcr0() {
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return uint64_t{high} << 32 | low;
+}
+
+}  // namespace
+
+CpuFeatures cpu_features() {
+    CpuFeatures found;
+    unsigned eax, ebx, ecx, edx;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return found;
+    const bool osxsave = ecx >> 27 & 1, avx = ecx >> 28 & 1;
+    const bool fma = ecx >> 12 & 1, f16c = ecx >> 29 & 1;
+    if (!osxsave || !avx || !fma || !f16c) return found;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return found;
+    const uint64_t saved = xcr0();
+    const bool ymm_saved = (saved & 0x06) == 0x06;  // SSE, AVX
+    const bool zmm_saved = (saved & 0xe6) == 0xe6;  // and opmask, ZMM_Hi256, Hi16_ZMM
+    found.avx2 = ymm_saved && (ebx >> 5 & 1);
+    const bool f = ebx >> 16 & 1, dq = ebx >> 17 & 1, bw = ebx >> 30 & 1, vl = ebx >> 31 & 1;
+    found.avx512 = found.avx2 && zmm_saved && f && dq && bw && vl;
+    return found;
+}
+
+#else
+
+CpuFeatures cpu_features() {
+    return {};
+}
+
+#endif
+
+}  // namespace pyengine

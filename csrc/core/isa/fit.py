@@ -1,0 +1,62 @@
+"""Prints the polynomial coefficients in math.simd.h.  Needs numpy and mpmath.
+
+Chebyshev interpolation in 60 digits, then the leading coefficients' rounding to float32 is made up
+for by refitting the rest: the error left is that of float32 arithmetic, not of the polynomial.
+"""
+
+import mpmath as mp
+import numpy as np
+
+mp.mp.dps = 60
+
+
+def fit(f, low, high, degree, fixed=()):
+    """Coefficients c0..cdegree, rounded to float32 one by one from c0; fixed ones first."""
+    coefficients = [mp.mpf(float(c)) for c in fixed]
+    n = 4 * (degree + 1)
+    nodes = [
+        (low + high) / 2 + (high - low) / 2 * mp.cos(mp.pi * (2 * k + 1) / (2 * n))
+        for k in range(n)
+    ]
+    values = [f(x) for x in nodes]
+    while len(coefficients) <= degree:
+        done = len(coefficients)
+        rest = range(done, degree + 1)
+        a = mp.matrix(n, len(rest))
+        b = mp.matrix(n, 1)
+        for row, (x, value) in enumerate(zip(nodes, values, strict=True)):
+            for column, power in enumerate(rest):
+                a[row, column] = x**power / value
+            b[row] = (value - sum(c * x**i for i, c in enumerate(coefficients))) / value
+        solution = mp.lu_solve(a, b)
+        coefficients.append(mp.mpf(float(np.float32(float(solution[0])))))
+    error = max(
+        abs(sum(c * x**i for i, c in enumerate(coefficients)) / value - 1)
+        for x, value in zip(nodes, values, strict=True)
+    )
+    return [float(c) for c in coefficients], float(error)
+
+
+def show(name, coefficients, error):
+    print(f"// {name}: relative error {error:.1e}")
+    for i, c in enumerate(coefficients):
+        print(f"  c{i} = {c!r} = {c.hex()}")
+
+
+def main():
+    # exp(r) for |r| <= ln(2)/2 plus the low part of a split argument.
+    bound = mp.mpf("0.36")
+    show("exp", *fit(mp.exp, -bound, bound, 6, fixed=(1.0, 1.0)))
+
+    # erfc(g / sqrt 2) / 2 = exp(-g^2 / 2) * P(q) / (g + 4) with q = (g - 4) / (g + 4), 0 <= g <= 15
+    # (after Shepherd & Laframboise 1981; of the centres 2, 3 and 4, 4 needs the lowest degree).
+    def tail(q):
+        g = 4 * (1 + q) / (1 - q)
+        t = g / mp.sqrt(2)
+        return (g + 4) * mp.erfc(t) * mp.exp(t * t) / 2
+
+    show("tail", *fit(tail, mp.mpf(-1), mp.mpf(11) / 19, 9))
+
+
+if __name__ == "__main__":
+    main()

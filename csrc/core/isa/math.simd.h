@@ -1,0 +1,68 @@
+// exp, SiLU and GELU on vectors, accurate to about one unit in the last place.
+// The coefficients come from fit.py beside this file.
+#pragma once
+
+#include "isa/vector.simd.h"
+
+namespace pyengine::PYENGINE_NS {
+
+// 2^n for -126 <= n <= 127.
+PYENGINE_INLINE Floats power_of_two(Ints n) {
+    return floats_of(((Bits)n + 127u) << 23);
+}
+
+// exp(x + low), where |low| <= 0.012: what a caller knows of its argument beyond float32.
+// Infinite above 88.72, subnormal from -87.3 and zero from -103.98; NaN for NaN.
+PYENGINE_INLINE Floats exp(Floats x, Floats low) {
+    x = at_least(at_most(x, splat(89.0f)), splat(-104.0f));
+    // n = round(x / ln 2): adding 1.5 * 2^23 leaves it in the last bits.
+    const Floats shifter = splat(0x1.8p23f);
+    const Floats shifted = fma(x, splat(0x1.715476p0f), shifter);
+    const Floats n = shifted - shifter;
+    const Ints exponent = (Ints)(bits_of(shifted) - bits_of(shifter));
+    // ln 2 = 0x1.63p-1 - 0x1.bd0106p-13; the first has so few bits that n times it is exact.
+    Floats r = fma(n, splat(-0x1.63p-1f), x);
+    r = fma(n, splat(0x1.bd0106p-13f), r) + low;
+    Floats p = splat(0x1.68089ap-10f);
+    p = fma(p, r, splat(0x1.125306p-7f));
+    p = fma(p, r, splat(0x1.555c98p-5f));
+    p = fma(p, r, splat(0x1.55546ep-3f));
+    p = fma(p, r, splat(0x1.fffff6p-2f));
+    p = fma(p * r, r, r) + splat(1.0f);
+    // In two factors, since 2^128 and 2^-150 are no floats but their products may be.
+    const Ints half = exponent >> 1;
+    return p * power_of_two(half) * power_of_two(exponent - half);
+}
+
+// x / (1 + exp(-x)); like torch's: -0 far below zero, NaN at minus infinity.
+PYENGINE_INLINE Floats silu(Floats x) {
+    return x / (splat(1.0f) + exp(-x, Floats{}));
+}
+
+// x times the normal distribution's Phi(x) (Hendrycks & Gimpel 2016, arXiv:1606.08415).
+// The lower tail, Phi(-a) = erfc(a / sqrt 2) / 2 = exp(-a^2 / 2) P(q) / (a + 4), is computed as
+// such: 1 + erf(x / sqrt 2) would lose all its digits near -5.
+PYENGINE_INLINE Floats gelu(Floats x) {
+    Floats a = select(x < Floats{}, -x, x);
+    a = at_most(a, splat(15.0f));  // there the tail is zero
+    // a^2 to twice the precision: the upper 12 bits of a have an exact square.
+    const Floats upper = floats_of(bits_of(a) & 0xfffff000u);
+    const Floats half = splat(-0.5f);
+    const Floats gauss = exp(half * upper * upper, half * (a - upper) * (a + upper));
+    const Floats inverse = splat(1.0f) / (a + splat(4.0f));
+    const Floats q = (a - splat(4.0f)) * inverse;
+    Floats p = splat(-0x1.15059ap-13f);
+    p = fma(p, q, splat(0x1.7306c0p-13f));
+    p = fma(p, q, splat(0x1.9a5e9cp-10f));
+    p = fma(p, q, splat(-0x1.cc85e4p-9f));
+    p = fma(p, q, splat(-0x1.ed02ccp-8f));
+    p = fma(p, q, splat(0x1.eed64ep-5f));
+    p = fma(p, q, splat(-0x1.7e003ap-3f));
+    p = fma(p, q, splat(0x1.8c6d90p-2f));
+    p = fma(p, q, splat(-0x1.373e38p-1f));
+    p = fma(p, q, splat(0x1.82b4bcp-1f));
+    const Floats tail = gauss * (p * inverse);
+    return x * select(x < Floats{}, tail, splat(1.0f) - tail);
+}
+
+}  // namespace pyengine::PYENGINE_NS

@@ -1,0 +1,92 @@
+#include "norm/layer_norm.h"
+
+#include "isa/vector.simd.h"
+
+namespace pyengine::PYENGINE_NS {
+
+namespace {
+
+// Elements that are summed in float32 before their sum joins a double: keeps a long row's error
+// that of a short one.
+constexpr int64_t kBlock = 2048;
+
+// The sum of x in double, in an order that depends on width alone.
+template <class T>
+double total(const T* x, int64_t width) {
+    double all = 0;
+    for (int64_t start = 0; start < width; start += kBlock) {
+        const T* block = x + start;
+        const int64_t n = width - start < kBlock ? width - start : kBlock;
+        Floats even{}, odd{};  // two chains, so that one addition need not wait for the last
+        int64_t c = 0;
+        for (; c + 2 * kLanes <= n; c += 2 * kLanes) {
+            even += load(block + c);
+            odd += load(block + c + kLanes);
+        }
+        for_vectors(n - c, [&](int64_t i, auto lanes) { even += load(block + c + i, lanes); });
+        all += sum(even + odd);
+    }
+    return all;
+}
+
+struct Moments {
+    double first, second;  // sums of (x - centre) and of its square
+};
+
+template <class T>
+Moments moments_about(float centre, const T* x, int64_t width) {
+    Moments all{0, 0};
+    const Floats middle = splat(centre);
+    for (int64_t start = 0; start < width; start += kBlock) {
+        const T* block = x + start;
+        const int64_t n = width - start < kBlock ? width - start : kBlock;
+        Floats first{}, second{};
+        for_vectors(n, [&](int64_t c, auto lanes) {
+            const Floats d = first_lanes(load(block + c, lanes) - middle, lanes);
+            first += d;
+            second = fma(d, d, second);
+        });
+        all.first += sum(first);
+        all.second += sum(second);
+    }
+    return all;
+}
+
+}  // namespace
+
+// Items are rows. Two passes for the statistics, the second about the first one's mean and with a
+// correction for its rounding (Chan, Golub & LeVeque 1983), and one to apply them; a row stays in
+// the cache between them.
+template <class T>
+void layer_norm(const LayerNormArgs& args, int64_t begin, int64_t end) {
+    const int64_t width = args.width;
+    const double count = static_cast<double>(width);
+    for (int64_t row = begin; row < end; ++row) {
+        const T* x = static_cast<const T*>(args.x) + row * width;
+        T* y = static_cast<T*>(args.y) + row * width;
+        const float centre = static_cast<float>(total(x, width) / count);
+        const Moments m = moments_about(centre, x, width);
+        const double offset = m.first / count;
+        double variance = (m.second - m.first * offset) / count;
+        variance = variance < 0 ? 0 : variance;
+        const Floats middle = splat(centre), rest = splat(static_cast<float>(offset));
+        const Floats rstd = splat(static_cast<float>(1 / __builtin_sqrt(variance + args.eps)));
+        for_vectors(width, [&](int64_t c, auto lanes) {
+            Floats v = ((load(x + c, lanes) - middle) - rest) * rstd;
+            if (args.weight && args.bias) {
+                v = fma(v, load(args.weight + c, lanes), load(args.bias + c, lanes));
+            } else if (args.weight) {
+                v *= load(args.weight + c, lanes);
+            } else if (args.bias) {
+                v += load(args.bias + c, lanes);
+            }
+            store(y + c, v, lanes);
+        });
+    }
+}
+
+template void layer_norm<float>(const LayerNormArgs&, int64_t, int64_t);
+template void layer_norm<BFloat16>(const LayerNormArgs&, int64_t, int64_t);
+template void layer_norm<Float16>(const LayerNormArgs&, int64_t, int64_t);
+
+}  // namespace pyengine::PYENGINE_NS

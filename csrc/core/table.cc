@@ -1,0 +1,102 @@
+#include "table.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+#include "isa/cpu.h"
+
+namespace pyengine {
+
+namespace isa_portable {
+extern const Table kTable;
+}
+#ifdef PYENGINE_X86
+namespace isa_avx2 {
+extern const Table kTable;
+}
+namespace isa_avx512 {
+extern const Table kTable;
+}
+namespace isa_wide16 {
+extern const Table kTable;
+}
+#endif
+
+namespace {
+
+struct Candidate {
+    const Table* table;
+    bool runs_here;
+    const char* needs;
+    bool for_tests;
+};
+
+std::vector<Candidate> candidates() {
+    std::vector<Candidate> all;
+#ifdef PYENGINE_X86
+    const CpuFeatures cpu = cpu_features();
+    all.push_back({&isa_avx512::kTable, cpu.avx512,
+                   "AVX-512 F, BW, DQ and VL, and an operating system that saves ZMM registers",
+                   false});
+    all.push_back({&isa_avx2::kTable, cpu.avx2,
+                   "AVX2, FMA and F16C, and an operating system that saves YMM registers", false});
+#endif
+    all.push_back({&isa_portable::kTable, true, "", false});
+#ifdef PYENGINE_X86
+    all.push_back({&isa_wide16::kTable, cpu.avx2, "AVX2, FMA and F16C", true});
+#endif
+    return all;
+}
+
+const Table* find(const std::string& name) {
+    std::string known;
+    for (const Candidate& c : candidates()) {
+        if (name == c.table->name) {
+            if (!c.runs_here)
+                throw std::runtime_error("instruction set \"" + name + "\" needs " + c.needs +
+                                         ", which this machine does not have");
+            return c.table;
+        }
+        known += (known.empty() ? "" : ", ") + std::string(c.table->name);
+    }
+    throw std::invalid_argument("no instruction set \"" + name + "\" in this build; it has " +
+                                known);
+}
+
+const Table* choose() {
+    if (const char* forced = std::getenv("PYENGINE_ISA"); forced && *forced) {
+        try {
+            return find(forced);
+        } catch (const std::exception& error) {
+            throw std::runtime_error(std::string("PYENGINE_ISA: ") + error.what());
+        }
+    }
+    for (const Candidate& c : candidates())
+        if (c.runs_here && !c.for_tests) return c.table;
+    return &isa_portable::kTable;
+}
+
+std::atomic<const Table*>& current() {
+    static std::atomic<const Table*> table{choose()};
+    return table;
+}
+
+}  // namespace
+
+const Table& table() {
+    return *current().load(std::memory_order_relaxed);
+}
+
+std::vector<InstructionSet> instruction_sets() {
+    std::vector<InstructionSet> sets;
+    for (const Candidate& c : candidates())
+        sets.push_back({c.table->name, c.runs_here ? "" : std::string("needs ") + c.needs});
+    return sets;
+}
+
+void set_instruction_set(const std::string& name) {
+    current().store(find(name));
+}
+
+}  // namespace pyengine

@@ -1,0 +1,52 @@
+// The functions that exist once per instruction set, and the choice among them.
+//
+// A table's functions work on a range [begin, end) of independent items of one call. Which thread
+// runs which range never changes a bit of the result: items share no accumulator.
+#pragma once
+
+#include <stdint.h>
+
+#include <string>
+#include <vector>
+
+#include "dtype.h"
+
+namespace pyengine {
+
+struct GegluArgs;
+struct GroupNormArgs;
+struct GroupNormApplyArgs;
+struct LayerNormArgs;
+struct SamplerStepArgs;
+
+template <class Args>
+using RangeFunction = void (*)(const Args&, int64_t begin, int64_t end);
+
+struct Table {
+    const char* name;
+    int lanes;  // float32 elements of a vector
+    // One function per DType.
+    RangeFunction<GegluArgs> geglu[kDTypes];
+    RangeFunction<GroupNormArgs> group_norm_statistics[kDTypes];
+    RangeFunction<GroupNormApplyArgs> group_norm_apply[kDTypes];
+    RangeFunction<LayerNormArgs> layer_norm[kDTypes];
+    RangeFunction<SamplerStepArgs> sampler_step[kDTypes];
+};
+
+// The table in use: PYENGINE_ISA's when that is set, otherwise the best that this CPU and its
+// operating system run. Throws std::runtime_error if PYENGINE_ISA names one that they do not.
+const Table& table();
+
+struct InstructionSet {
+    std::string name;
+    std::string unavailable;  // why it does not run here; empty if it does
+};
+
+// Every instruction set of this build, the best first; wide16 is for tests and never chosen.
+std::vector<InstructionSet> instruction_sets();
+
+// Makes table() return the named one. Not to be called while kernels run.
+// Throws std::invalid_argument for an unknown name and std::runtime_error for an unavailable one.
+void set_instruction_set(const std::string& name);
+
+}  // namespace pyengine

@@ -1,0 +1,38 @@
+// One table per instruction set; see CMakeLists.txt.
+#include "table.h"
+
+#include "activation/geglu.h"
+#include "norm/group_norm_silu.h"
+#include "norm/layer_norm.h"
+#include "sampler/sampler_step.h"
+
+namespace pyengine::PYENGINE_NS {
+
+#define PYENGINE_DECLARE(function, Args)                                    \
+    template <class T>                                                      \
+    void function(const Args&, int64_t begin, int64_t end);                 \
+    extern template void function<float>(const Args&, int64_t, int64_t);    \
+    extern template void function<BFloat16>(const Args&, int64_t, int64_t); \
+    extern template void function<Float16>(const Args&, int64_t, int64_t)
+
+PYENGINE_DECLARE(geglu, GegluArgs);
+PYENGINE_DECLARE(group_norm_statistics, GroupNormArgs);
+PYENGINE_DECLARE(group_norm_apply, GroupNormApplyArgs);
+PYENGINE_DECLARE(layer_norm, LayerNormArgs);
+PYENGINE_DECLARE(sampler_step, SamplerStepArgs);
+
+// DType's order.
+#define PYENGINE_ROW(function) {function<float>, function<BFloat16>, function<Float16>}
+
+extern const Table kTable;
+const Table kTable = {
+    PYENGINE_ISA_NAME,
+    PYENGINE_LANES,
+    PYENGINE_ROW(geglu),
+    PYENGINE_ROW(group_norm_statistics),
+    PYENGINE_ROW(group_norm_apply),
+    PYENGINE_ROW(layer_norm),
+    PYENGINE_ROW(sampler_step),
+};
+
+}  // namespace pyengine::PYENGINE_NS
