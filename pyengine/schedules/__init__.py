@@ -13,7 +13,7 @@ The simple way, for a batch whose pictures share one plan::
 
     state = plan.start(noise)                     # x = init_noise_sigma * noise, [N, ...]
     state = plan.start(noise, image_latents)      # image-to-image: x = add_noise(image_latents)
-    for i, t in enumerate(plan.timesteps):        # len(plan); Heun: 2 n - 1, PNDM: n + 1 evaluations
+    for i, t in enumerate(plan.timesteps):        # Heun: 2 n - 1, PNDM: n + 1 of them
         out = unet(plan.scale_input(i, state.x), t)            # [N, ...], or [2 N, ...] guided:
                                                                # N unconditional rows, then N
         fresh = randn_like(state.x) if plan.draws_noise[i] else None
@@ -30,10 +30,11 @@ What a Plan holds
   float32 whatever the model's dtype (sde-dpmsolver), else None (the model's dtype).
 - `in_scale`: factor on the model's input (`scale_input` applies it); `init_noise_sigma`.
 - `add_noise(x, noise)`: x at the noise level where the run begins (`level` has its (a, b) with
-  x_t = a x + b noise); `renoise[i]`: the (a, b) of known latents after evaluation i, (1, 0) at last.
+  x_t = a x + b noise); `renoise[i]`: the (a, b) of known latents after evaluation i, (1, 0)
+  after the last.
 - `begin`: index of the first evaluation within the whole run (0 unless strength < 1).
-- `ends_step[i]`: false only for the first evaluation of a Heun step; progress bars and callbacks
-  may count only the others, as diffusers does.
+- `ends_step[i]`: whether a denoising step is complete; `num_steps` of them are. diffusers advances
+  its progress bar there, and calls callback_on_step_end after every evaluation.
 - `rows`: [evaluations, len(COLUMNS)] float64; `describe()`: the same as a text table.
 
 `State` is a frozen dataclass (x, d1, d2, d3, base); a callback that edits the latents does
@@ -57,3 +58,18 @@ Errors: ConfigError for a scheduler config that cannot be used (unknown key or c
 out of bounds, an option that is not supported); RequestError for arguments of `plan` (no steps, too
 many, an unknown sampler name, strength outside 0..1...).
 """
+
+from .plan import Evaluation, Plan, Rows, State, stack_rows, step_rows
+from .scheduler import SAMPLER_NAMES, Scheduler, from_config
+
+__all__ = [
+    "SAMPLER_NAMES",
+    "Evaluation",
+    "Plan",
+    "Rows",
+    "Scheduler",
+    "State",
+    "from_config",
+    "stack_rows",
+    "step_rows",
+]

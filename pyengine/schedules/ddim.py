@@ -1,0 +1,55 @@
+"""DDIM. Song et al. 2020, arXiv:2010.02502, eqs. 12 and 16."""
+
+import math
+
+from .config import DDIMConfig
+from .noise import alphas_cumprod, check_range, spaced
+from .plan import Evaluation, Plan, row
+from .predict import clean_from, limit_of, noise_from, threshold_of
+from .request import Request
+
+
+def plan(config: DDIMConfig, request: Request) -> Plan:
+    request.refuse_own(timesteps=True, sigmas=True)
+    a_bar = alphas_cumprod(config).double().tolist()
+    final = 1.0 if config.set_alpha_to_one else a_bar[0]
+    steps = spaced(config, request.steps)
+    check_range(steps, config)
+    stride = config.num_train_timesteps // request.steps
+
+    def evaluation(t: int) -> Evaluation:
+        # Always one stride back, whatever the spacing.
+        a_next = a_bar[t - stride] if t >= stride else final
+        return _evaluation(config, t, a_bar[t], a_next, request.eta)
+
+    return Plan(
+        sampler="ddim",
+        evaluations=tuple(evaluation(int(t)) for t in request.from_start(steps)),
+        init_noise_sigma=1.0,
+        num_steps=request.remaining,
+        begin=request.skip,
+        threshold=threshold_of(config),
+    )
+
+
+def _evaluation(config: DDIMConfig, t: int, a: float, a_next: float, eta: float) -> Evaluation:
+    alpha, sigma = math.sqrt(a), math.sqrt(1 - a)
+    p, q = clean_from(config.prediction_type, alpha, sigma)
+    # The direction to x_t comes from the model's output before clipping.
+    noise_x, noise_m = noise_from(config.prediction_type, alpha, sigma)
+    variance = eta**2 * (1 - a_next) / (1 - a) * (1 - a / a_next)
+    direction = math.sqrt(max(1 - a_next - variance, 0.0))
+    return Evaluation(
+        timestep=t,
+        level=(alpha, sigma),
+        draws_noise=eta > 0,
+        row=row(
+            p=p,
+            q=q,
+            limit=limit_of(config),
+            x_d=math.sqrt(a_next),
+            x_x=direction * noise_x,
+            x_m=direction * noise_m,
+            x_noise=math.sqrt(max(variance, 0.0)),
+        ),
+    )

@@ -1,0 +1,52 @@
+"""DDPM: ancestral sampling. Ho et al. 2020, arXiv:2006.11239, algorithm 2 and eq. 7."""
+
+import math
+
+from .config import DDPMConfig
+from .noise import alphas_cumprod, check_range, spaced
+from .plan import Evaluation, Plan, row
+from .predict import clean_from, limit_of, threshold_of
+from .request import Request
+
+
+def plan(config: DDPMConfig, request: Request) -> Plan:
+    a_bar = alphas_cumprod(config).double().tolist()
+    visited = request.own_timesteps(config)
+    if visited is None:
+        visited = spaced(config, request.steps)
+    check_range(visited, config)
+    steps = [int(t) for t in visited]
+    following = [*steps[1:], -1]
+    return Plan(
+        sampler="ddpm",
+        evaluations=tuple(
+            _evaluation(config, t, a_bar[t], a_bar[after] if after >= 0 else 1.0)
+            for t, after in request.from_start(list(zip(steps, following, strict=True)))
+        ),
+        init_noise_sigma=1.0,
+        num_steps=request.remaining,
+        begin=request.skip,
+        threshold=threshold_of(config),
+    )
+
+
+def _evaluation(config: DDPMConfig, t: int, a: float, a_next: float) -> Evaluation:
+    alpha, sigma = math.sqrt(a), math.sqrt(1 - a)
+    beta = 1 - a / a_next
+    p, q = clean_from(config.prediction_type, alpha, sigma)
+    variance = max((1 - a_next) / (1 - a) * beta, 1e-20)
+    if config.variance_type == "fixed_large":
+        variance = beta
+    return Evaluation(
+        timestep=t,
+        level=(alpha, sigma),
+        draws_noise=t > 0,
+        row=row(
+            p=p,
+            q=q,
+            limit=limit_of(config),
+            x_d=math.sqrt(a_next) * beta / (1 - a),
+            x_x=math.sqrt(a / a_next) * (1 - a_next) / (1 - a),
+            x_noise=math.sqrt(variance) if t > 0 else 0.0,
+        ),
+    )

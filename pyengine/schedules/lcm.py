@@ -1,0 +1,79 @@
+"""Latent consistency models. Luo et al. 2023, arXiv:2310.04378, algorithm 3."""
+
+import math
+
+import numpy as np
+
+from ..errors import RequestError
+from .config import LCMConfig
+from .noise import alphas_cumprod, check_range
+from .plan import Evaluation, Plan, row
+from .predict import clean_from, limit_of, threshold_of
+from .request import Request
+
+SIGMA_DATA = 0.5
+
+
+def plan(config: LCMConfig, request: Request) -> Plan:
+    a_bar = alphas_cumprod(config).double().tolist()
+    visited = request.own_timesteps(config)
+    if visited is None:
+        visited = _distilled(config, request)
+    check_range(visited, config)
+    steps = [int(t) for t in visited]
+    following = [*steps[1:], None]
+    return Plan(
+        sampler="lcm",
+        evaluations=tuple(
+            _evaluation(config, t, a_bar[t], None if after is None else a_bar[after])
+            for t, after in request.from_start(list(zip(steps, following, strict=True)))
+        ),
+        init_noise_sigma=1.0,
+        num_steps=request.remaining,
+        begin=request.skip,
+        threshold=threshold_of(config),
+    )
+
+
+def _distilled(config: LCMConfig, request: Request) -> np.ndarray:
+    """[steps] int64: spread over the timesteps that the model was distilled on."""
+    original = request.original_inference_steps or config.original_inference_steps
+    train = config.num_train_timesteps
+    if original > train:
+        raise RequestError(
+            f"original_inference_steps: expected at most num_train_timesteps = {train}, "
+            f"got {original}"
+        )
+    if request.steps > original:
+        raise RequestError(
+            f"num_inference_steps: LCM expects at most original_inference_steps = {original}, "
+            f"got {request.steps}"
+        )
+    distilled = (np.arange(1, original + 1) * (train // original) - 1)[::-1]
+    picked = np.floor(np.linspace(0, original, request.steps, endpoint=False))
+    return distilled[picked.astype(np.int64)]
+
+
+def _evaluation(config: LCMConfig, t: int, a: float, a_next: float | None) -> Evaluation:
+    """a_next: the signal share to noise the result to, or None in the last step."""
+    alpha, sigma = math.sqrt(a), math.sqrt(1 - a)
+    p, q = clean_from(config.prediction_type, alpha, sigma)
+    # Boundary conditions: Song et al. 2023, arXiv:2303.01469, appendix C.
+    scaled = t * config.timestep_scaling
+    c_skip = SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2)
+    c_out = scaled / math.sqrt(scaled**2 + SIGMA_DATA**2)
+    last = a_next is None
+    keep = 1.0 if last else math.sqrt(a_next)
+    return Evaluation(
+        timestep=t,
+        level=(alpha, sigma),
+        draws_noise=not last,
+        row=row(
+            p=p,
+            q=q,
+            limit=limit_of(config),
+            x_d=keep * c_out,
+            x_x=keep * c_skip,
+            x_noise=0.0 if last else math.sqrt(1 - a_next),
+        ),
+    )

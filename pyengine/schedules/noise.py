@@ -1,0 +1,197 @@
+"""Noise schedules: betas, the alphas they leave, sigmas, and the timesteps that a run visits.
+
+Kept in float32 wherever training code and diffusers keep them so, because timesteps are rounded
+from these numbers; the coefficient tables are computed in float64 from what is here.
+Units: sigma is the noise level relative to the signal, sqrt((1 - a) / a), with a = prod(1 - beta).
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, RequestError
+
+#: The last alpha where its true value would be 0 and sigma infinite (the smallest fp16 subnormal).
+TINY_ALPHA = 2.0**-24
+
+
+def _cosine(t: float) -> float:
+    return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
+
+def _exponential(t: float) -> float:
+    return math.exp(-12.0 * t)
+
+
+def _laplace(t: float) -> float:
+    log_snr = -0.5 * math.copysign(1, 0.5 - t) * math.log(1 - 2 * abs(0.5 - t) + 1e-6)
+    snr = math.exp(log_snr)
+    return math.sqrt(snr / (1 + snr))
+
+
+_CURVES = {"squaredcos_cap_v2": _cosine, "exp": _exponential, "laplace": _laplace}
+
+
+def betas(config) -> Tensor:
+    """[num_train_timesteps] float32: the variance added at each training timestep.
+
+    linear: Ho et al. 2020, arXiv:2006.11239; scaled_linear: latent diffusion, arXiv:2112.10752;
+    squaredcos_cap_v2 (cosine): Nichol & Dhariwal 2021, arXiv:2102.09672.
+    """
+    n, low, high = config.num_train_timesteps, config.beta_start, config.beta_end
+    if config.trained_betas is not None:
+        if len(config.trained_betas) != n:
+            raise ConfigError(
+                f"scheduler config: trained_betas has {len(config.trained_betas)} values, "
+                f"num_train_timesteps is {n}"
+            )
+        return torch.tensor(config.trained_betas, dtype=torch.float32)
+    kind = config.beta_schedule
+    if kind == "linear":
+        return torch.linspace(low, high, n, dtype=torch.float32)
+    if kind == "scaled_linear":
+        return torch.linspace(low**0.5, high**0.5, n, dtype=torch.float32) ** 2
+    if kind == "sigmoid":
+        return torch.sigmoid(torch.linspace(-6, 6, n)) * (high - low) + low
+    curve = _CURVES[kind]
+    steps = (1 - curve((i + 1) / n) / curve(i / n) for i in range(n))
+    return torch.tensor([min(beta, 0.999) for beta in steps], dtype=torch.float32)
+
+
+def zero_terminal_snr(beta: Tensor) -> Tensor:
+    """Betas moved and scaled so that the last timestep is pure noise.
+
+    Lin et al. 2023, arXiv:2305.08891, algorithm 1.
+    """
+    root = torch.cumprod(1.0 - beta, dim=0).sqrt()
+    first, last = root[0].clone(), root[-1].clone()
+    root = (root - last) * (first / (first - last))
+    alpha_bar = root**2
+    alpha = torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
+    return 1 - alpha
+
+
+def alphas_cumprod(config, floor: bool = False) -> Tensor:
+    """[num_train_timesteps] float32: the share of signal variance left at each timestep.
+
+    floor: give the last one TINY_ALPHA instead of zero after rescaling to zero terminal SNR, for
+    samplers that count in sigmas.
+    """
+    beta = betas(config)
+    rescale = getattr(config, "rescale_betas_zero_snr", False)
+    if rescale:
+        beta = zero_terminal_snr(beta)
+    alpha_bar = torch.cumprod(1.0 - beta, dim=0)
+    if rescale and floor:
+        alpha_bar[-1] = TINY_ALPHA
+    low, high = alpha_bar.min().item(), alpha_bar.max().item()
+    if not (low >= 0 and high <= 1):  # false for NaN too
+        raise ConfigError(
+            f"scheduler config: the betas leave a share of signal of {low} to {high}, "
+            "expected 0 to 1"
+        )
+    return alpha_bar
+
+
+def training_sigmas(config) -> np.ndarray:
+    """[num_train_timesteps] float32, ascending: sigma of each training timestep."""
+    alpha_bar = alphas_cumprod(config, floor=True)
+    sigmas = (((1 - alpha_bar) / alpha_bar) ** 0.5).numpy()
+    if not (np.isfinite(sigmas).all() and sigmas[0] > 0):
+        raise ConfigError(
+            f"scheduler config: the betas give sigmas of {sigmas[0]} to {sigmas[-1]}, "
+            "expected positive finite ones"
+        )
+    return sigmas
+
+
+def spaced(config, n: int, dtype=np.int64) -> np.ndarray:
+    """[n] timesteps, descending, spread over the training timesteps.
+
+    dtype: int64, or float32 for samplers whose linspace is not rounded.
+    Lin et al. 2023, arXiv:2305.08891, table 2.
+    """
+    train = config.num_train_timesteps
+    if config.timestep_spacing == "linspace":
+        if dtype == np.float32:
+            return np.linspace(0, train - 1, n, dtype=np.float32)[::-1].copy()
+        steps = np.linspace(0, train - 1, n).round()[::-1]
+    elif config.timestep_spacing == "leading":
+        steps = (np.arange(n) * (train // n))[::-1] + config.steps_offset
+    else:
+        steps = _trailing(train, train, n)
+    return steps.astype(dtype)
+
+
+def spaced_inner(config, n: int, last: int) -> np.ndarray:
+    """[n] int64 timesteps, descending: n + 1 of them spread, without the lowest.
+
+    last: one more than the highest timestep to visit.
+    """
+    train = config.num_train_timesteps
+    if config.timestep_spacing == "linspace":
+        steps = np.linspace(0, last - 1, n + 1).round()[:0:-1]
+    elif config.timestep_spacing == "leading":
+        steps = (np.arange(n + 1) * (last // (n + 1)))[:0:-1] + config.steps_offset
+    else:
+        steps = _trailing(train, last, n)
+    return steps.astype(np.int64)
+
+
+def _trailing(train: int, last: int, n: int) -> np.ndarray:
+    # For n = 61 and some others the last of arange's values is a rounding error above 0, hence
+    # one step too many, at timestep -1. diffusers takes that step; we do not.
+    steps = np.arange(last, 0, -train / n).round() - 1
+    return steps[:n][steps[:n] >= 0]
+
+
+def interpolate(timesteps: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
+    """float64 sigmas at (fractional) timesteps."""
+    return np.interp(timesteps, np.arange(len(sigmas)), sigmas)
+
+
+def timestep_of(sigma, log_sigmas: np.ndarray) -> float:
+    """The fractional training timestep whose sigma this is, linear in log sigma.
+
+    sigma: a float or NumPy scalar; its type decides the precision.
+    log_sigmas: ascending, of the training timesteps.
+    """
+    log_sigma = np.log(np.maximum(sigma, 1e-10))
+    low = int(np.searchsorted(log_sigmas, log_sigma, side="right")) - 1
+    low = min(max(low, 0), len(log_sigmas) - 2)
+    below, above = log_sigmas[low], log_sigmas[low + 1]
+    w = np.clip((below - log_sigma) / (below - above), 0, 1)
+    return (1 - w) * low + w * (low + 1)
+
+
+def karras(sigma_min: float, sigma_max: float, n: int) -> np.ndarray:
+    """[n] float64 sigmas, descending. Karras et al. 2022, arXiv:2206.00364, eq. 5, rho = 7."""
+    low, high = sigma_min ** (1 / 7.0), sigma_max ** (1 / 7.0)
+    return (high + np.linspace(0, 1, n) * (low - high)) ** 7.0
+
+
+def exponential(sigma_min: float, sigma_max: float, n: int) -> np.ndarray:
+    """[n] float64 sigmas, descending, evenly spaced in log sigma."""
+    return np.exp(np.linspace(math.log(sigma_max), math.log(sigma_min), n))
+
+
+def respaced(config, sigma_min: float, sigma_max: float, n: int) -> np.ndarray | None:
+    """The sigmas that a `use_*_sigmas` option asks for, or None where none does."""
+    if config.use_karras_sigmas:
+        return karras(sigma_min, sigma_max, n)
+    if config.use_exponential_sigmas:
+        return exponential(sigma_min, sigma_max, n)
+    return None
+
+
+def check_range(timesteps: np.ndarray, config) -> None:
+    """Raise RequestError unless every timestep indexes a training timestep."""
+    train = config.num_train_timesteps
+    if len(timesteps) == 0 or timesteps.min() < 0 or timesteps.max() >= train:
+        seen = f"{timesteps.min()} to {timesteps.max()}" if len(timesteps) else "none"
+        raise RequestError(
+            f"timesteps: expected 0 to {train - 1} (num_train_timesteps - 1), got {seen}; "
+            "use fewer num_inference_steps"
+        )

@@ -1,0 +1,347 @@
+"""A run compiled to a table, and the steps that it drives."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import RequestError
+from ..ops import COLUMNS, sampler_step
+
+_AT = {name: i for i, name in enumerate(COLUMNS)}
+_HISTORY = ("d1", "d2", "d3")
+
+
+def row(**coefficients: float) -> np.ndarray:
+    """A float64 row of COLUMNS: zeros but for `coefficients`, no limit, guidance 1."""
+    values = np.zeros(len(COLUMNS))
+    for name, value in ({"g": 1.0, "limit": np.inf, "dscale": 1.0} | coefficients).items():
+        values[_AT[name]] = value
+    return values
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One model evaluation and the update after it.
+
+    timestep: what the model is told.  row: [len(COLUMNS)] float64.  level: the (a, b) of
+    x = a clean + b noise at this point of the run.  in_scale: factor on the model's input.
+    draws_noise: whether the update draws from the generator.
+    """
+
+    timestep: int | float
+    row: np.ndarray
+    level: tuple[float, float]
+    in_scale: float = 1.0
+    draws_noise: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What a sampler remembers between evaluations.
+
+    x: [N, ...] the current sample.  d1, d2, d3: [N, ...] the D of one to three evaluations ago
+    (see pyengine.ops.sampler_step), base: [N, ...] its kept tensor y; None counts as zero.
+    """
+
+    x: Tensor
+    d1: Tensor | None = None
+    d2: Tensor | None = None
+    d3: Tensor | None = None
+    base: Tensor | None = None
+
+    def pick(self, pictures: Sequence[int]) -> "State":
+        """The state of some pictures, in the order given."""
+        index = torch.as_tensor(list(pictures), dtype=torch.long, device=self.x.device)
+        tensors = (self.x, self.d1, self.d2, self.d3, self.base)
+        return State(*(None if t is None else t[index] for t in tensors))
+
+    @staticmethod
+    def join(states: Sequence["State"]) -> "State":
+        """One state of the pictures of several, in order; shapes after N must agree."""
+
+        def column(name: str) -> Tensor | None:
+            parts = [getattr(s, name) for s in states]
+            if all(p is None for p in parts):
+                return None
+            pairs = zip(parts, states, strict=True)
+            return torch.cat([torch.zeros_like(s.x) if p is None else p for p, s in pairs])
+
+        return State(*(column(name) for name in ("x", *_HISTORY, "base")))
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A coefficient row per picture, for pictures that share one model evaluation.
+
+    table: [N, len(COLUMNS)] float64.  timesteps: [N], float32 or int64.  in_scale: [N] float64.
+    draws_noise: [N] bools.  thresholds: per picture (ratio, largest) of dynamic thresholding, or
+    None.  depth: how many past D the pictures' plans look back on, 0 to 3.  keeps_base: whether
+    any of them uses the kept tensor.
+    """
+
+    table: np.ndarray
+    timesteps: Tensor
+    in_scale: np.ndarray
+    draws_noise: tuple[bool, ...]
+    thresholds: tuple[tuple[float, float] | None, ...]
+    depth: int
+    keeps_base: bool
+
+    def scale_input(self, x: Tensor) -> Tensor:
+        """x times each picture's in_scale, in x's dtype."""
+        if np.all(self.in_scale == 1):
+            return x
+        scale = torch.from_numpy(self.in_scale).to(x.device, _accumulator(x))
+        return (x * scale.reshape(-1, *[1] * (x.dim() - 1))).to(x.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A run of one sampler: see the package's docstring for its use.
+
+    sampler: our name for it.  evaluations: those that will run.  begin: index of the first of
+    them in the whole run.  num_steps: denoising steps that will run.  order: evaluations per step.
+    threshold: (ratio, largest) of dynamic thresholding, or None.
+    """
+
+    sampler: str
+    evaluations: tuple[Evaluation, ...]
+    init_noise_sigma: float
+    num_steps: int
+    begin: int = 0
+    order: int = 1
+    threshold: tuple[float, float] | None = None
+    noise_dtype: torch.dtype | None = None
+
+    def __len__(self) -> int:
+        return len(self.evaluations)
+
+    @cached_property
+    def timesteps(self) -> list[int | float]:
+        return [e.timestep for e in self.evaluations]
+
+    @cached_property
+    def draws_noise(self) -> list[bool]:
+        return [e.draws_noise for e in self.evaluations]
+
+    @cached_property
+    def in_scale(self) -> np.ndarray:
+        """[evaluations] float64."""
+        return np.array([e.in_scale for e in self.evaluations])
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """[evaluations, len(COLUMNS)] float64, with guidance 1."""
+        return np.stack([e.row for e in self.evaluations])
+
+    @property
+    def level(self) -> tuple[float, float]:
+        """(a, b) of x = a clean + b noise where the run begins."""
+        return self.evaluations[0].level
+
+    @cached_property
+    def renoise(self) -> list[tuple[float, float]]:
+        """(a, b) of known latents after each evaluation; (1, 0), clean, after the last."""
+        return [e.level for e in self.evaluations[1:]] + [(1.0, 0.0)]
+
+    @cached_property
+    def ends_step(self) -> list[bool]:
+        """Whether a denoising step is complete after each evaluation; num_steps of them are."""
+        extra = len(self) - self.num_steps * self.order
+        done = range(1, len(self) + 1)
+        return [i == len(self) or (i > extra and i % self.order == 0) for i in done]
+
+    @cached_property
+    def depth(self) -> int:
+        """How many past D any row looks back on, 0 to 3."""
+        used = [k for k, name in enumerate(_HISTORY, 1) if self._uses(f"x_{name}", f"y_{name}")]
+        return max(used, default=0)
+
+    @cached_property
+    def keeps_base(self) -> bool:
+        return self._uses("x_base", "y_base")
+
+    def _uses(self, *columns: str) -> bool:
+        return bool(np.any(self.rows[:, [_AT[c] for c in columns]]))
+
+    def start(self, noise: Tensor, clean: Tensor | None = None) -> State:
+        """The state before the first evaluation.
+
+        noise: [N, ...] standard normal.  clean: [N, ...] latents to begin from (image-to-image),
+        or None for pure noise, scaled by init_noise_sigma.
+        """
+        if clean is None:
+            return State(noise if self.init_noise_sigma == 1 else noise * self.init_noise_sigma)
+        return State(self.add_noise(clean, noise))
+
+    def add_noise(self, clean: Tensor, noise: Tensor) -> Tensor:
+        """`clean` at the noise level where the run begins."""
+        a, b = self.level
+        return a * clean + b * noise
+
+    def scale_input(self, i: int, x: Tensor) -> Tensor:
+        """What the model is given for the sample x in evaluation i."""
+        scale = self.evaluations[i].in_scale
+        return x if scale == 1 else x * scale
+
+    def keep_known(self, i: int, state: State, clean: Tensor, noise: Tensor, mask: Tensor) -> State:
+        """The state after evaluation i with the known part put back, at its noise level.
+
+        clean, noise: [N, ...] latents of the known picture and the noise it began with.
+        mask: broadcastable to them, 1 where the picture is made anew, 0 where it is known.
+        """
+        a, b = self.renoise[i]
+        known = a * clean + b * noise if b else clean
+        return replace(state, x=(1 - mask) * known + mask * state.x)
+
+    def step(
+        self,
+        i: int,
+        state: State,
+        out: Tensor,
+        guidance_scale: float | Sequence[float] = 1.0,
+        noise: Tensor | None = None,
+        guidance_rescale: float | Sequence[float] = 0.0,
+    ) -> State:
+        """The state after evaluation i, whose model output is `out`; see `step_rows`."""
+        rows = stack_rows([(self, i)] * state.x.shape[0], guidance_scale)
+        return step_rows(state, out, rows, noise, guidance_rescale)
+
+    def describe(self) -> str:
+        """The table as text: one line per evaluation, only columns that say something."""
+        shown = [c for c in COLUMNS[1:] if np.any(self.rows[:, _AT[c]] != row()[_AT[c]])]
+        head = ["#", "timestep", "noise level", "in_scale", *shown, "draws"]
+        lines = [head]
+        for i, e in enumerate(self.evaluations, self.begin):
+            values = [f"{e.row[_AT[c]]:.6g}" for c in shown]
+            a, b = e.level
+            level = f"{b / a if a else np.inf:.6g}"
+            drawn = "noise" if e.draws_noise else ""
+            lines.append([str(i), f"{e.timestep:g}", level, f"{e.in_scale:.6g}", *values, drawn])
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        table = ["  ".join(map(str.rjust, line, widths)).rstrip() for line in lines]
+        title = (
+            f"{self.sampler}: {self.num_steps} steps, {len(self)} model evaluations, "
+            f"init_noise_sigma {self.init_noise_sigma:.6g}"
+        )
+        return "\n".join([title, *table])
+
+
+def stack_rows(
+    at: Sequence[tuple[Plan, int]], guidance_scale: float | Sequence[float] = 1.0
+) -> Rows:
+    """The rows of N pictures: for each its plan and the evaluation it is at.
+
+    guidance_scale: one number, or one per picture.
+    """
+    table = np.stack([plan.evaluations[i].row for plan, i in at])
+    table[:, _AT["g"]] = per_picture("guidance_scale", guidance_scale, len(at))
+    return Rows(
+        table=table,
+        timesteps=torch.tensor([plan.evaluations[i].timestep for plan, i in at]),
+        in_scale=np.array([plan.evaluations[i].in_scale for plan, i in at]),
+        draws_noise=tuple(plan.evaluations[i].draws_noise for plan, i in at),
+        thresholds=tuple(plan.threshold for plan, _ in at),
+        depth=max(plan.depth for plan, _ in at),
+        keeps_base=any(plan.keeps_base for plan, _ in at),
+    )
+
+
+def step_rows(
+    state: State,
+    out: Tensor,
+    rows: Rows,
+    noise: Tensor | None = None,
+    guidance_rescale: float | Sequence[float] = 0.0,
+) -> State:
+    """One update of N pictures, each by its own row.
+
+    out: the model's output, [N, ...], or [2 N, ...] with the N unconditional rows first.
+    noise: [N, ...] standard normal, needed where a picture draws (zeros for the others).
+    guidance_rescale: 0 to 1, one number or one per picture: how far to pull the guided output's
+    standard deviation back to the conditional one's. Lin et al. 2023, arXiv:2305.08891, sec. 3.4.
+    Raises ValueError if shapes disagree, noise is missing or evaluations were left out.
+    """
+    n = state.x.shape[0]
+    if len(rows.table) != n or out.shape[0] not in (n, 2 * n) or out.shape[1:] != state.x.shape[1:]:
+        raise ValueError(
+            f"step: expected output of {n} or {2 * n} pictures like {tuple(state.x.shape)} and "
+            f"{n} rows, got output {tuple(out.shape)} and {len(rows.table)} rows"
+        )
+    if noise is None and any(rows.draws_noise):
+        raise ValueError("step: this evaluation draws noise, got none")
+    out = out.to(state.x.dtype).contiguous()
+    x = state.x.contiguous()
+    table = rows.table
+    rescale = per_picture("guidance_rescale", guidance_rescale, n)
+    if out.shape[0] == 2 * n and np.any(rescale):
+        table = _rescaled(table, out, rescale)
+    if any(rows.thresholds):
+        table = _thresholded(table, x, out, rows.thresholds)
+    coeffs = torch.from_numpy(table).to(x.device, _accumulator(x))
+    uses = np.any(table, axis=0)
+    past = {}
+    for name in (*_HISTORY, "base"):
+        if uses[_AT[f"x_{name}"]] or uses[_AT[f"y_{name}"]]:
+            if getattr(state, name) is None:
+                raise ValueError(f"step: a row uses {name}, which this state does not have yet")
+            past[name] = getattr(state, name).contiguous()
+    if noise is not None:
+        noise = noise.to(x.dtype).contiguous()
+    new, d, kept = sampler_step(x, out, coeffs, noise=noise, **past)
+    history = (d, state.d1, state.d2)[: rows.depth]
+    return State(new, *history, base=kept if rows.keeps_base else None)
+
+
+def per_picture(name: str, value: float | Sequence[float], n: int) -> np.ndarray:
+    """[n] float64 from one finite number or one per picture."""
+    values = np.asarray(value, dtype=np.float64)
+    if values.shape not in ((), (n,)) or not np.isfinite(values).all():
+        raise RequestError(f"{name}: expected a finite number or {n} of them, got {value!r:.100}")
+    return np.broadcast_to(values, (n,))
+
+
+def _accumulator(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _guided(table: np.ndarray, out: Tensor, k: int) -> Tensor:
+    """Picture k's guided model output, computed as sampler_step does."""
+    n = len(table)
+    if out.shape[0] == n:
+        return out[k].to(_accumulator(out))
+    uncond, cond = out[k].to(_accumulator(out)), out[n + k].to(_accumulator(out))
+    return uncond + table[k, _AT["g"]] * (cond - uncond)
+
+
+def _rescaled(table: np.ndarray, out: Tensor, rescale: np.ndarray) -> np.ndarray:
+    """The table with each picture's guided output scaled towards the conditional one's spread."""
+    table = table.copy()
+    n = len(table)
+    for k in np.flatnonzero(rescale):
+        # Summed in float64 and one picture at a time: the same factor at any batch size.
+        spread = out[n + k].double().std() / _guided(table, out, k).double().std()
+        factor = rescale[k] * spread.item() + 1 - rescale[k]
+        table[k, [_AT["q"], _AT["x_m"]]] *= factor
+    return table
+
+
+def _thresholded(
+    table: np.ndarray, x: Tensor, out: Tensor, thresholds: Sequence[tuple[float, float] | None]
+) -> np.ndarray:
+    """The table with each picture's own limit: a quantile of its predicted clean sample."""
+    table = table.copy()
+    for k, threshold in enumerate(thresholds):
+        if threshold is None:
+            continue
+        ratio, largest = threshold
+        p, q = table[k, _AT["p"]], table[k, _AT["q"]]
+        clean = p * x[k].to(_accumulator(x)) + q * _guided(table, out, k)
+        limit = min(max(torch.quantile(clean.abs().flatten(), ratio).item(), 1.0), largest)
+        table[k, _AT["limit"]] = limit
+        table[k, _AT["dscale"]] = 1 / limit
+    return table
