@@ -60,6 +60,12 @@ class SafetensorsFile:
         assert len(buffer) == entry.end - entry.begin
         read_exactly(self.file, buffer, entry.begin, f"{self.path}: tensor {show(name)}")
 
+    def read_bytes(self, begin: int, end: int) -> bytearray:
+        """Bytes [begin, end) of the file."""
+        data = bytearray(end - begin)
+        read_exactly(self.file, memoryview(data), begin, self.path)
+        return data
+
 
 def _read_header(file: io.FileIO, size: int, where: str) -> bytes:
     if size < 10:

@@ -10,10 +10,10 @@ from .files import read_small
 from .text import show
 
 # The header of a Stable Diffusion XL file takes 0.4 MB; CLIP's tokenizer.json takes 2.2 MB and
-# 150,000 values. A value costs up to 250 bytes once parsed (a dict with one key), so that these
+# 200,000 values. A value costs up to 250 bytes once parsed (a dict with one key), so that these
 # limits together keep the memory that a file can make us take under 64 MB.
 MAX_BYTES = 4 << 20
-MAX_VALUES = 200_000
+MAX_VALUES = 300_000
 MAX_DEPTH = 32
 MAX_DIGITS = 19
 
@@ -31,7 +31,7 @@ def load_json(
 
     path: a regular file of at most `max_bytes` UTF-8 bytes. roots: see files.allowed_roots.
     Raises ConfigError if it is not JSON, not an object, holds a duplicate key, NaN, Infinity, an
-    integer of more than 19 digits, more than 200,000 values or 32 levels; CheckpointError if the
+    integer of more than 19 digits, more than 300,000 values or 32 levels; CheckpointError if the
     file is missing, too long or no regular file.
     """
     return parse_object(read_small(path, max_bytes, roots), str(path))

@@ -14,6 +14,27 @@ HARMLESS = (
     "*.num_batches_tracked",
 )
 
+# The same for files of the original code: its diffusion tables and training's leftovers.
+ORIGINAL_HARMLESS = (
+    "alphas_cumprod*",
+    "betas",
+    "log_one_minus_alphas_cumprod",
+    "lvlb_weights",
+    "posterior_*",
+    "sqrt_*alphas_cumprod",
+    "sqrt_recip*_alphas_cumprod",
+    "denoiser.sigmas",
+    "logvar",
+    "scale_factor",
+    "global_step",
+    "v_pred",  # markers of some SDXL fine-tunes: v prediction, zero-terminal SNR
+    "ztsnr",
+    "*.logit_scale",
+    "*.attn_mask",
+    "cond_stage_model.transformer.text_projection.weight",
+    "cond_stage_model.text_projection",
+)
+
 # Before diffusers 0.12 the autoencoder's attention had other names; SD 1.5's is saved with them.
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_NAME = re.compile(r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)(\.\w+)")

@@ -188,7 +188,7 @@ def open_weights(
         for index in _index_names(base, variant):
             if index in names:
                 return _open_shards(place / index, roots)
-    raise CheckpointError(f"{place}: {_why_none(names, variant, basenames)}")
+    raise CheckpointError(f"{place}: {_why_none(place, names, variant, basenames)}")
 
 
 def check_variant(variant: str | None) -> None:
@@ -239,14 +239,20 @@ def _index_names(base: str, variant: str | None) -> list[str]:
     return [f"{base}.safetensors.index.{variant}.json", f"{base}.{variant}.safetensors.index.json"]
 
 
-def _why_none(names: list[str], variant: str | None, basenames: tuple[str, ...]) -> str:
+def _why_none(
+    place: Path, names: list[str], variant: str | None, basenames: tuple[str, ...]
+) -> str:
     wanted = " or ".join(
         f"{b}.{variant}.safetensors" if variant else f"{b}.safetensors" for b in basenames
     )
     pickles = [n for n in names if is_pickle_name(n)]
     others = [n for n in names if n.endswith(".safetensors")]
+    variants = available_variants(place) - {variant}
+    if variants:
+        choices = listing(f"variant={show(v)}" for v in sorted(variants, key=str))
+        return f"expected {wanted}; there are weights for {choices}"
     if others:
-        return f"expected {wanted}, found {listing(map(show, others))}; name one with variant="
+        return f"expected {wanted}, found {listing(map(show, others))}"
     if pickles:
         return f"only pickles, {listing(map(show, pickles))}: {CONVERT}"
     return f"no weights: expected {wanted} or its index"

@@ -1,0 +1,222 @@
+"""A checkpoint as the pipeline sees it: components by name, whatever layout they are stored in."""
+
+import functools
+import os
+from pathlib import Path
+
+from ..errors import CheckpointError, ConfigError
+from .digest import model_hash
+from .files import allowed_roots, is_pickle_name
+from .jsonio import load_json
+from .source import (
+    MappedSource,
+    TensorSource,
+    available_variants,
+    check_variant,
+    model_folder,
+    open_weights,
+)
+from .text import listing, show
+
+TOKENIZER_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+# What model_index.json may name. Nothing is ever imported by these names: they are only compared.
+PARTS = {
+    "unet": ("diffusers", ("UNet2DConditionModel",)),
+    "vae": ("diffusers", ("AutoencoderKL",)),
+    "text_encoder": ("transformers", ("CLIPTextModel",)),
+    "text_encoder_2": ("transformers", ("CLIPTextModelWithProjection",)),
+    "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
+    "tokenizer_2": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
+    "scheduler": ("diffusers", None),  # pyengine.schedules knows which
+}
+MODELS = ("unet", "vae", "text_encoder", "text_encoder_2")
+# Parts that diffusers' pipelines may have and pyengine's do without.
+UNUSED_PARTS = {"safety_checker", "feature_extractor", "image_encoder"}
+SD_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+XL_PARTS = (*SD_PARTS, "text_encoder_2", "tokenizer_2")
+PIPELINES = {
+    "StableDiffusionPipeline": SD_PARTS,
+    "StableDiffusionImg2ImgPipeline": SD_PARTS,
+    "StableDiffusionInpaintPipeline": SD_PARTS,
+    "StableDiffusionXLPipeline": XL_PARTS,
+    "StableDiffusionXLImg2ImgPipeline": XL_PARTS,
+    "StableDiffusionXLInpaintPipeline": XL_PARTS,
+}
+
+
+class Checkpoint:
+    """What `resolve` returns; a folder and a single file look the same from here.
+
+    source: the path or Hub id that was asked for. pipeline_class: the diffusers pipeline's name,
+    one of PIPELINES. components: the names of the parts, such as "unet" and "tokenizer".
+    options: the pipeline's own settings, {"force_zeros_for_empty_prompt": True, ...}.
+    """
+
+    source: str
+    pipeline_class: str
+    components: tuple[str, ...]
+    options: dict[str, bool]
+
+    def config(self, name: str) -> dict:
+        """The part's parsed config: config.json, or scheduler_config.json for the scheduler."""
+        raise NotImplementedError
+
+    def tensors(self, name: str) -> TensorSource | MappedSource:
+        """The tensors of a model, under diffusers' and transformers' names."""
+        raise NotImplementedError
+
+    def component(self, name: str) -> tuple[dict, TensorSource | MappedSource]:
+        """(config, tensors) of a model: "unet", "vae", "text_encoder" or "text_encoder_2"."""
+        return self.config(name), self.tensors(name)
+
+    def tokenizer_files(self, name: str) -> dict[str, Path]:
+        """{file name: path} of those TOKENIZER_FILES that the tokenizer has."""
+        raise NotImplementedError
+
+    def tokenizer_pad(self, name: str) -> str | None:
+        """The padding token where the files are another model's; None: as the files say."""
+        return None
+
+    @functools.cached_property
+    def model_hash(self) -> str:
+        """SHA-256, in hexadecimal, of the weights; see digest.model_hash for what it covers."""
+        return model_hash({n: self.tensors(n) for n in MODELS if n in self.components})
+
+    def _check_name(self, name: str, among: tuple[str, ...] | None = None) -> None:
+        if name not in self.components or (among is not None and name not in among):
+            raise CheckpointError(
+                f"{self.source}: no {show(name)}; it has {listing(self.components)}"
+            )
+
+
+class FolderCheckpoint(Checkpoint):
+    """A folder in diffusers' layout: model_index.json and a folder for each part."""
+
+    def __init__(self, folder: str | os.PathLike, *, variant: str | None = None, source: str = ""):
+        self.folder = Path(folder)
+        self.source = source or str(folder)
+        check_variant(variant)
+        self.variant = variant
+        self._roots = allowed_roots(self.folder)
+        self._index = self.folder / "model_index.json"
+        if not self._index.exists():
+            raise CheckpointError(f"{self.folder}: {_why_no_index(self.folder)}")
+        index = load_json(self._index, roots=self._roots)
+        self.pipeline_class = self._read_class(index)
+        self.components, self.options = self._read_parts(index)
+        self._variants = {}
+        for name in self.components:
+            place = model_folder(self.folder, name)
+            if name in MODELS:
+                self._variants[name] = available_variants(place)
+        self._check_variant_exists()
+
+    def _read_class(self, index: dict) -> str:
+        name = index.get("_class_name")
+        if isinstance(name, list):
+            raise CheckpointError(
+                f"{self._index}: _class_name {show(name)} is a custom pipeline, which would run"
+                " code from the checkpoint"
+            )
+        if not isinstance(name, str) or name not in PIPELINES:
+            raise CheckpointError(
+                f"{self._index}: _class_name is {show(name)}, expected {listing(PIPELINES)}"
+            )
+        return name
+
+    def _read_parts(self, index: dict) -> tuple[tuple[str, ...], dict[str, bool]]:
+        parts, options, problems = [], {}, []
+        for name, value in index.items():
+            if name.startswith("_") or value is None or name in UNUSED_PARTS:
+                continue
+            if isinstance(value, bool):
+                options[name] = value
+            elif value == [None, None]:
+                continue
+            elif problem := _class_problem(name, value):
+                problems.append(problem)
+            else:
+                parts.append(name)
+        missing = [p for p in PIPELINES[self.pipeline_class] if p not in parts]
+        if missing:
+            problems.append(f"{self.pipeline_class} needs {listing(missing)} too")
+        if problems:
+            raise CheckpointError(f"{self._index}: {'; '.join(problems)}")
+        return tuple(parts), options
+
+    def _check_variant_exists(self) -> None:
+        """A part may lack the variant, as in diffusers, and gives its plain weights; not all."""
+        if self.variant and not any(self.variant in found for found in self._variants.values()):
+            known = sorted({v for found in self._variants.values() for v in found if v})
+            raise CheckpointError(
+                f"{self.folder}: no weights of variant {show(self.variant)};"
+                f" it has {listing(known) or 'none but the plain ones'}"
+            )
+
+    def config(self, name: str) -> dict:
+        self._check_name(name)
+        file = {"scheduler": "scheduler_config.json"}.get(name, "config.json")
+        path = self.folder / name / file
+        config = load_json(path, roots=self._roots)
+        check_config_class(name, config, str(path))
+        return config
+
+    def tensors(self, name: str) -> TensorSource:
+        self._check_name(name, MODELS)
+        variant = self.variant if self.variant in self._variants[name] else None
+        return open_weights(self.folder, subfolder=name, variant=variant)
+
+    def tokenizer_files(self, name: str) -> dict[str, Path]:
+        self._check_name(name, ("tokenizer", "tokenizer_2"))
+        return tokenizer_files_in(self.folder / name)
+
+
+def tokenizer_files_in(folder: Path) -> dict[str, Path]:
+    """{name: path} of the TOKENIZER_FILES in `folder`."""
+    return {n: folder / n for n in TOKENIZER_FILES if (folder / n).exists()}
+
+
+def check_config_class(name: str, config: dict, where: str) -> None:
+    """Raises ConfigError if a part's config names another class or code of its own."""
+    code = [key for key in ("auto_map", "custom_pipelines", "trust_remote_code") if key in config]
+    if code:
+        raise ConfigError(f"{where}: {listing(code)} would run code from the checkpoint")
+    classes = PARTS[name][1]
+    named = config.get("_class_name")
+    if named is not None and classes is not None and named not in classes:
+        raise ConfigError(f"{where}: _class_name is {show(named)}, expected {listing(classes)}")
+    kind = config.get("model_type")
+    if name.startswith("text_encoder") and kind not in (None, "clip_text_model", "clip"):
+        raise ConfigError(f"{where}: model_type is {show(kind)}, expected 'clip_text_model'")
+
+
+def _class_problem(name: str, value: object) -> str | None:
+    if name not in PARTS:
+        return f"{show(name)} {show(value)} is no part that pyengine knows"
+    if not (isinstance(value, list) and len(value) == 2 and all(type(v) is str for v in value)):
+        return f"{name} should be [library, class], found {show(value)}"
+    library, classes = PARTS[name]
+    if value[0] != library or (classes is not None and value[1] not in classes):
+        wanted = listing(classes) if classes else "a scheduler"
+        return f"{name} is {show(value)}, expected {wanted} of {library}"
+    return None
+
+
+def _why_no_index(folder: Path) -> str:
+    names = sorted(os.listdir(folder))
+    if "config.json" in names:
+        return "one model, not a whole checkpoint: there is no model_index.json"
+    single = [n for n in names if n.endswith(".safetensors")]
+    if single:
+        return f"no model_index.json; to load a single file give its path: {listing(single)}"
+    if any(is_pickle_name(n) for n in names):
+        return "no model_index.json, only pickles, which can run code when they are opened"
+    return "no model_index.json, so this is no checkpoint in diffusers' layout"

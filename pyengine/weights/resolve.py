@@ -1,0 +1,54 @@
+"""Finding a checkpoint: a folder, a single file, or a repository of the Hub."""
+
+import os
+from pathlib import Path
+
+from ..errors import CheckpointError
+from .checkpoint import Checkpoint, FolderCheckpoint
+from .files import refuse_pickle
+from .hub import is_hub_id, open_hub
+from .single_file import SingleFileCheckpoint
+from .text import show
+
+
+def resolve(
+    path_or_hub_id: str | os.PathLike,
+    variant: str | None = None,
+    *,
+    prediction_type: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
+) -> Checkpoint:
+    """The checkpoint at a path, or of a Hub id if there is no such path; headers only are read.
+
+    path_or_hub_id: a folder in diffusers' layout, a .safetensors file in the original layout of
+    Stable Diffusion, or "organisation/name", from the Hub's cache or downloaded into it.
+    variant: "fp16" etc., for folders that have such weights. prediction_type: for single files,
+    "epsilon" or "v_prediction", which SD 2.x's tensors do not show (v_prediction unless told).
+    revision, cache_dir: for Hub ids, as huggingface_hub takes them.
+
+    Raises CheckpointError or ConfigError for what is missing, damaged, unsafe or not supported.
+    """
+    text = os.fspath(path_or_hub_id)
+    if "\0" in text:
+        raise CheckpointError(f"{show(text)} is no path: it holds a NUL")
+    path = Path(text).expanduser()
+    if path.is_dir():
+        _only_for(prediction_type is None, "prediction_type", "single files", text)
+        return FolderCheckpoint(path, variant=variant)
+    if path.exists():
+        refuse_pickle(path)
+        _only_for(variant is None, "variant", "folders and Hub ids", text)
+        return SingleFileCheckpoint(path, prediction_type=prediction_type)
+    refuse_pickle(path)
+    if text.endswith(".safetensors") or not is_hub_id(text):
+        raise CheckpointError(
+            f"{show(text)}: no such file or folder (a Hub id has the form organisation/name)"
+        )
+    _only_for(prediction_type is None, "prediction_type", "single files", text)
+    return open_hub(text, variant=variant, revision=revision, cache_dir=cache_dir)
+
+
+def _only_for(holds: bool, argument: str, kinds: str, text: str) -> None:
+    if not holds:
+        raise CheckpointError(f"{show(text)}: {argument} is for {kinds}")

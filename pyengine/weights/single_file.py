@@ -1,0 +1,299 @@
+"""One safetensors file in the original layout of Stable Diffusion 1.x, 2.x or XL."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ..errors import CheckpointError
+from .checkpoint import SD_PARTS, XL_PARTS, Checkpoint, tokenizer_files_in
+from .header import SafetensorsFile
+from .infer import (
+    Shapes,
+    added_conditioning,
+    clip_config,
+    openclip_config,
+    unet_config,
+    vae_config,
+)
+from .names import HARMLESS, ORIGINAL_HARMLESS, matcher
+from .original import Target, hf_clip_target, openclip_targets, unet_target, vae_target
+from .source import MappedSource, TensorSource
+from .text import listing, show
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
+CLIP_1, OPENCLIP_2 = "cond_stage_model.transformer.", "cond_stage_model.model."
+CLIP_XL, OPENCLIP_XL = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
+REFINER = "conditioner.embedders.0.model."
+
+# Hub repositories whose cached tokenizer is CLIP's: (repository, folder in it).
+TOKENIZER_REPOS = (
+    ("openai/clip-vit-large-patch14", ""),
+    ("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer"),
+    ("stabilityai/stable-diffusion-xl-base-1.0", "tokenizer"),
+    ("stabilityai/stable-diffusion-2-1", "tokenizer"),
+    ("laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", ""),
+)
+
+
+class Family(NamedTuple):
+    """What the tensors of a family do not say; the values are those of its published configs."""
+
+    pipeline_class: str
+    parts: tuple[str, ...]
+    scaling_factor: float
+    picture: int  # pixels a side
+    sampler: str
+
+
+FAMILIES = {
+    "sd1": Family("StableDiffusionPipeline", SD_PARTS, 0.18215, 512, "PNDMScheduler"),
+    "sd2": Family("StableDiffusionPipeline", SD_PARTS, 0.18215, 768, "DDIMScheduler"),
+    "sdxl": Family("StableDiffusionXLPipeline", XL_PARTS, 0.13025, 1024, "EulerDiscreteScheduler"),
+}
+
+
+class SingleFileCheckpoint(Checkpoint):
+    """A file as CompVis' and Stability's own code saved it; configs come from its shapes.
+
+    prediction_type: "epsilon" or "v_prediction" where the file's own is known; else see
+    `guess_prediction`. `family` is "sd1", "sd2" or "sdxl".
+
+    Raises CheckpointError for other models, for missing parts and for tensors of no part, all of
+    them listed.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, prediction_type: str | None = None):
+        if prediction_type not in (None, *PREDICTION_TYPES):
+            raise CheckpointError(
+                f"prediction_type {show(prediction_type)} is none of {listing(PREDICTION_TYPES)}"
+            )
+        self.path, self.source = Path(path), str(path)
+        self._file = SafetensorsFile(path)
+        self._source = TensorSource([self._file], self.source)
+        self._shapes = {name: e.shape for name, e in self._file.entries.items()}
+        self.family = find_family(self._shapes, self.source)
+        facts = FAMILIES[self.family]
+        self.pipeline_class, self.components = facts.pipeline_class, facts.parts
+        self.options = {"force_zeros_for_empty_prompt": True} if self.family == "sdxl" else {}
+        self.prediction_type = prediction_type or self.guess_prediction()
+        self._configs = self._infer_configs(facts)
+        self._tables = {name: {} for name in self._prefixes()}
+        self._fill_tables()
+
+    def guess_prediction(self) -> str:
+        """What the U-Net predicts: as the file's metadata or marker tensors say; without them
+        v_prediction for SD 2.x, whose tensors are the same either way, and epsilon for others.
+        SD 2 base, which predicts epsilon, is known by its 875,000 training steps if it says so.
+        """
+        said = self._file.metadata.get("modelspec.prediction_type", "").lower()
+        if said in ("v", "v_prediction", "epsilon"):
+            return "v_prediction" if said.startswith("v") else "epsilon"
+        if "v_pred" in self._shapes:
+            return "v_prediction"
+        if self.family != "sd2":
+            return "epsilon"
+        if "global_step" in self._shapes and self._shapes["global_step"] in ((), (1,)):
+            return "epsilon" if int(self._source.read("global_step")) == 875000 else "v_prediction"
+        return "v_prediction"
+
+    def config(self, name: str) -> dict:
+        self._check_name(name, tuple(self._configs))
+        return dict(self._configs[name])
+
+    def tensors(self, name: str) -> MappedSource:
+        self._check_name(name, tuple(self._tables))
+        return MappedSource(self._source, self._tables[name], f"{self.source}: {name}")
+
+    def tokenizer_files(self, name: str) -> dict[str, Path]:
+        """Files of the folder `tokenizer` (or `tokenizer_2`) beside the file, else of a CLIP
+        tokenizer in the Hub's cache: all of these models use the same vocabulary."""
+        self._check_name(name, ("tokenizer", "tokenizer_2"))
+        for folder in dict.fromkeys((name, "tokenizer")):
+            files = tokenizer_files_in(self.path.parent / folder)
+            if files:
+                return files
+        from .hub import cached_folder
+
+        for repo, folder in TOKENIZER_REPOS:
+            snapshot = cached_folder(repo)
+            files = tokenizer_files_in(snapshot / folder) if snapshot else {}
+            if "tokenizer.json" in files or {"vocab.json", "merges.txt"} <= files.keys():
+                return files
+        raise CheckpointError(
+            f"{self.source}: a single file holds no tokenizer. Put CLIP's vocab.json and merges.txt"
+            f" into {self.path.parent / 'tokenizer'}, or bring it into the Hub's cache:"
+            f" hf download {TOKENIZER_REPOS[0][0]} vocab.json merges.txt tokenizer_config.json"
+        )
+
+    def tokenizer_pad(self, name: str) -> str | None:
+        """OpenCLIP pads with token 0, "!"; the files found may be those of OpenAI's CLIP."""
+        return "!" if self.family == "sd2" or name == "tokenizer_2" else None
+
+    def _prefixes(self) -> dict[str, str]:
+        text = {"sd1": CLIP_1, "sd2": OPENCLIP_2, "sdxl": CLIP_XL}[self.family]
+        prefixes = {"unet": UNET, "vae": VAE, "text_encoder": text}
+        if self.family == "sdxl":
+            prefixes["text_encoder_2"] = OPENCLIP_XL
+        return prefixes
+
+    def _shapes_below(self, prefix: str) -> Shapes:
+        return Shapes(self._shapes, prefix, self.source)
+
+    def _infer_configs(self, facts: Family) -> dict[str, dict]:
+        picture = facts.picture
+        if self.family == "sd2" and self.prediction_type == "epsilon":
+            picture = 512  # SD 2 base
+        unet, vae = self._shapes_below(UNET), self._shapes_below(VAE)
+        configs = {"vae": vae_config(vae, picture, facts.scaling_factor)}
+        factor = 2 ** (len(configs["vae"]["block_out_channels"]) - 1)
+        configs["unet"] = unet_config(unet, max(1, picture // factor))
+        if self.family == "sd2":
+            below = self._shapes_below(OPENCLIP_2)
+            configs["text_encoder"] = openclip_config(below, projection=False)
+        else:
+            prefix = CLIP_1 if self.family == "sd1" else CLIP_XL
+            if any(n.startswith(f"{prefix}text_model.") for n in self._shapes):
+                prefix += "text_model."
+            configs["text_encoder"] = clip_config(self._shapes_below(prefix))
+        if self.family == "sdxl":
+            second = openclip_config(self._shapes_below(OPENCLIP_XL), projection=True)
+            configs["text_encoder_2"] = second
+            configs["unet"] |= added_conditioning(unet, second["projection_dim"])
+        configs["scheduler"] = self._scheduler_config(facts)
+        return configs
+
+    def _scheduler_config(self, facts: Family) -> dict:
+        config = {
+            "_class_name": facts.sampler,
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "num_train_timesteps": 1000,
+            "prediction_type": self.prediction_type,
+            "clip_sample": False,
+            "set_alpha_to_one": False,
+            "skip_prk_steps": True,
+            "steps_offset": 1,
+            "timestep_spacing": "leading",
+        }
+        if "ztsnr" in self._shapes:
+            config["rescale_betas_zero_snr"] = True
+        return config
+
+    def _targets(self, part: str, name: str) -> Iterator[Target]:
+        """Where the tensor `name`, below the part's prefix, goes."""
+        config = self._configs[part]
+        if part == "unet":
+            found = unet_target(name, config["layers_per_block"])
+        elif part == "vae":
+            found = vae_target(name, len(config["block_out_channels"]))
+        elif self.family == "sd2" or part == "text_encoder_2":
+            projection = part == "text_encoder_2"
+            yield from openclip_targets(name, config["num_hidden_layers"], projection)
+            return
+        else:
+            found = hf_clip_target(name)
+        if found:
+            yield found
+
+    def _fill_tables(self) -> None:
+        harmless = matcher((*HARMLESS, *ORIGINAL_HARMLESS, *self._dropped()))
+        prefixes = self._prefixes()
+        extra = []
+        for name in self._source:
+            part = next((p for p, prefix in prefixes.items() if name.startswith(prefix)), None)
+            targets = [*self._targets(part, name[len(prefixes[part]) :])] if part else []
+            if not targets and not harmless.match(name):
+                extra.append(show(name))
+            for new, change in targets:
+                if new in self._tables[part]:
+                    raise CheckpointError(f"{self.source}: two tensors are {part}'s {show(new)}")
+                self._tables[part][new] = self._entry(name, change)
+        if extra:
+            raise CheckpointError(
+                f"{self.source}: {len(extra)} tensors belong to no part of Stable Diffusion:"
+                f" {listing(extra)}"
+            )
+
+    def _dropped(self) -> tuple[str, ...]:
+        if self.family != "sd2":
+            return ()
+        last = self._configs["text_encoder"]["num_hidden_layers"]
+        blocks = f"{OPENCLIP_2}transformer.resblocks.{last}.*"
+        return (blocks, f"{OPENCLIP_2}text_projection")
+
+    def _entry(self, name: str, change):
+        shape = self._shapes[name]
+        problem = f"{self.source}: {show(name)} is {list(shape)}"
+        if change is None:
+            return name, None, None
+        if change == "matrix":
+            if len(shape) < 2 or any(n != 1 for n in shape[2:]):
+                raise CheckpointError(f"{problem}, expected a 1x1 convolution")
+            return name, shape[:2], None
+        if change == "transposed":
+            if len(shape) != 2:
+                raise CheckpointError(f"{problem}, expected a matrix")
+            return name, shape[::-1], torch.t
+        if not shape or shape[0] % 3:
+            raise CheckpointError(f"{problem}, expected rows for queries, keys and values")
+        rows = shape[0] // 3
+        return name, (rows, *shape[1:]), _Rows(change * rows, rows)
+
+
+class _Rows(NamedTuple):
+    """Takes `count` rows from `begin` on."""
+
+    begin: int
+    count: int
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        # A copy: a view would keep the other rows in memory as long as it lives.
+        return tensor[self.begin : self.begin + self.count].clone()
+
+
+def find_family(names, where: str) -> str:
+    """ "sd1", "sd2" or "sdxl"; raises CheckpointError that says what else the file seems to be."""
+    prefixes = {
+        p: any(n.startswith(p) for n in names)
+        for p in (UNET, VAE, CLIP_1, OPENCLIP_2, CLIP_XL, OPENCLIP_XL, REFINER)
+    }
+    if f"{UNET}input_blocks.0.0.weight" not in names:
+        raise CheckpointError(f"{where}: {_what_else(names)}")
+    if any(n in names for n in ("edm_mean", "edm_std")):
+        raise CheckpointError(f"{where}: Playground v2.5 (EDM) is not supported")
+    if prefixes[REFINER] and not prefixes[OPENCLIP_XL]:
+        raise CheckpointError(f"{where}: SDXL's refiner is not supported, only its base model")
+    if not prefixes[VAE]:
+        raise CheckpointError(f"{where}: no autoencoder ({VAE}*); only whole checkpoints are read")
+    if prefixes[CLIP_XL] and prefixes[OPENCLIP_XL]:
+        return "sdxl"
+    if prefixes[OPENCLIP_2]:
+        return "sd2"
+    if prefixes[CLIP_1]:
+        return "sd1"
+    raise CheckpointError(
+        f"{where}: no text encoder ({CLIP_1}*, {OPENCLIP_2}* or conditioner.embedders.*);"
+        " only whole checkpoints are read"
+    )
+
+
+def _what_else(names) -> str:
+    kinds = {
+        "a LoRA": ("lora_", ".lora_down", ".lora_A", "lora."),
+        "a ControlNet": ("control_model.", "input_hint_block"),
+        "one model in diffusers' layout; give its checkpoint's folder": ("down_blocks.",),
+        "Stable Diffusion 3": ("joint_blocks.",),
+        "Flux": ("double_blocks.",),
+    }
+    for kind, marks in kinds.items():
+        if any(mark in name for name in names for mark in marks):
+            return f"not Stable Diffusion 1.x, 2.x or XL; it looks like {kind}"
+    return (
+        "not a Stable Diffusion 1.x, 2.x or XL file in the original layout:"
+        f" no {UNET}input_blocks.0.0.weight"
+    )
