@@ -1,0 +1,171 @@
+"""The settings that a picture carries: how it was made, so that it can be made again.
+
+A PNG has them twice: the text chunk `parameters` in the form that AUTOMATIC1111's web UI began and
+that other tools read, and the chunk `pyengine` with the same as JSON, which `read` takes back.
+What is in a stranger's file is checked field by field.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .errors import ConfigError, RequestError
+from .weights.config import read_config
+from .weights.jsonio import parse_object
+from .weights.text import show
+
+if TYPE_CHECKING:
+    from PIL.PngImagePlugin import PngInfo
+
+FORMAT = 1
+CHUNK = "pyengine"
+A1111_CHUNK = "parameters"
+MAX_CHUNK = 1 << 20  # characters
+MAX_PROMPT = 100_000
+
+# Names of the samplers in other tools.
+A1111_SAMPLERS = {
+    "ddim": "DDIM",
+    "ddpm": "DDPM",
+    "euler": "Euler",
+    "euler_ancestral": "Euler a",
+    "heun": "Heun",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_karras": "DPM++ 2M Karras",
+    "unipc": "UniPC",
+    "lcm": "LCM",
+    "pndm": "PLMS",
+}
+
+
+def bounds(low: float, high: float) -> dict:
+    return {"min": low, "max": high}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a picture, but for the pictures that went in.
+
+    seed: of this picture. first_seed, count, index: of the batch that it was made in and its place
+    there (index None: all of them, as a grid). sampler: the sampler that ran; scheduler: the one
+    that was asked for by name, or None. model: a Hub id, or the last part of a path; model_hash: of its
+    weights, hexadecimal. init_image, mask: SHA-256 of the pixels that went in, or None.
+    """
+
+    prompt: str
+    seed: int | None = dataclasses.field(default=None, metadata=bounds(0, 2**63 - 1))
+    negative_prompt: str | None = None
+    steps: int = dataclasses.field(default=50, metadata=bounds(1, 100_000))
+    sampler: str = ""
+    scheduler: str | None = None
+    guidance_scale: float = dataclasses.field(default=7.5, metadata=bounds(0, 1000))
+    guidance_rescale: float = dataclasses.field(default=0.0, metadata=bounds(0, 1))
+    eta: float = dataclasses.field(default=0.0, metadata=bounds(0, 1))
+    clip_skip: int | None = dataclasses.field(default=None, metadata=bounds(0, 128))
+    height: int = dataclasses.field(default=512, metadata=bounds(1, 1 << 15))
+    width: int = dataclasses.field(default=512, metadata=bounds(1, 1 << 15))
+    strength: float | None = dataclasses.field(default=None, metadata=bounds(0, 1))
+    init_image: str | None = None
+    mask: str | None = None
+    first_seed: int | None = dataclasses.field(default=None, metadata=bounds(0, 2**63 - 1))
+    count: int = dataclasses.field(default=1, metadata=bounds(1, 4096))
+    index: int | None = dataclasses.field(default=0, metadata=bounds(0, 4095))
+    model: str = ""
+    model_hash: str = ""
+    dtype: str = "float32"
+    device: str = "cpu"
+    version: str = ""
+
+    IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset({"format"})
+
+    @classmethod
+    def from_dict(cls, data: dict, where: str = "settings") -> "Settings":
+        """Raises ConfigError that lists every wrong, missing or unknown field."""
+        prompt, negative = data.get("prompt"), data.get("negative_prompt")
+        for name, text in (("prompt", prompt), ("negative_prompt", negative)):
+            if not isinstance(text, str) and not (text is None and name != "prompt"):
+                raise ConfigError(f"{where}: {name}: expected a string, found {show(text)}")
+            if text is not None and len(text) > MAX_PROMPT:
+                raise ConfigError(f"{where}: {name}: {len(text)} characters, at most {MAX_PROMPT}")
+        # The prompts may be longer than read_config lets a string be.
+        settings = read_config(cls, {**data, "prompt": "", "negative_prompt": None}, where)
+        settings = dataclasses.replace(settings, prompt=prompt, negative_prompt=negative)
+        if settings.index is not None and settings.index >= settings.count:
+            raise ConfigError(f"{where}: index: expected below count {settings.count}, found"
+                              f" {settings.index}")  # fmt: skip
+        return settings
+
+    def to_json(self) -> str:
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, ensure_ascii=False)
+
+    def to_a1111(self) -> str:
+        """Prompt, "Negative prompt: ..." and one line of comma-separated settings."""
+        values: dict[str, Any] = {
+            "Steps": self.steps,
+            "Sampler": A1111_SAMPLERS.get(self.sampler, self.sampler),
+            "CFG scale": f"{self.guidance_scale:g}",
+            "Seed": self.seed,
+            "Size": f"{self.width}x{self.height}",
+            "Model hash": self.model_hash[:10] or None,
+            "Model": self.model or None,
+            "Denoising strength": None if self.strength is None else f"{self.strength:g}",
+            # There a skip of 1 is none: counted from the last layer, not from before it.
+            "Clip skip": None if self.clip_skip is None else self.clip_skip + 1,
+            "Eta": f"{self.eta:g}" if self.eta else None,
+            "CFG Rescale": f"{self.guidance_rescale:g}" if self.guidance_rescale else None,
+            "Version": f"pyengine {self.version}",
+        }
+        lines = [self.prompt]
+        if self.negative_prompt:
+            lines.append(f"Negative prompt: {self.negative_prompt}")
+        lines.append(", ".join(f"{k}: {quoted(v)}" for k, v in values.items() if v is not None))
+        return "\n".join(lines)
+
+
+def quoted(value: Any) -> str:
+    """A value as that line holds it: in JSON's quotes where a separator would be read wrongly."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r"[,:\n]", text) else text
+
+
+def png_info(settings: Settings) -> "PngInfo":
+    """Both text chunks, for PIL's Image.save(path, pnginfo=...)."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    for chunk, text in ((A1111_CHUNK, settings.to_a1111()), (CHUNK, settings.to_json())):
+        if text.isascii():
+            info.add_text(chunk, text)
+        else:
+            info.add_itxt(chunk, text)
+    return info
+
+
+def read(path: str | os.PathLike) -> Settings:
+    """The settings that a PNG of ours carries.
+
+    Raises RequestError for no picture, one without settings, or settings that cannot be.
+    """
+    from .images import open_image
+
+    with open_image(path, "from") as image:
+        text = image.info.get(CHUNK)
+        foreign = A1111_CHUNK in image.info
+    name = show(os.fspath(path))
+    if not isinstance(text, str):
+        hint = "; another program's settings, in the chunk 'parameters', are not read"
+        raise RequestError(f"from: {name} holds no pyengine settings{hint if foreign else ''}")
+    if len(text) > MAX_CHUNK:
+        raise RequestError(f"from: {name}: settings of {len(text)} characters, at most {MAX_CHUNK}")
+    data = parse_object(text.encode("utf-8", "surrogatepass"), f"from: {name}", error=RequestError)
+    if data.get("format") != FORMAT:
+        raise RequestError(
+            f"from: {name}: expected settings of format {FORMAT}, found {show(data.get('format'))}"
+        )
+    try:
+        return Settings.from_dict(data, f"from: {name}")
+    except ConfigError as e:
+        raise RequestError(str(e)) from e

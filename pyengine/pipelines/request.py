@@ -1,0 +1,206 @@
+"""The arguments of a pipeline's call, checked: who asks may be a stranger.
+
+Every refusal is a RequestError that names the argument, what was expected and what was given.
+"""
+
+import math
+import operator
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import RequestError
+from ..tokenizer import check_text
+from ..weights.text import show
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+MAX_SIDE = 8192
+MAX_PICTURES = 1024
+# Largest sums over a call. 2^24 pixels: a picture of 4096 x 4096. 2^26 pixels take 4 GB as float32
+# latents' neighbours in the decoder's last level (128 channels), picture by picture.
+MAX_PIXELS = 1 << 24
+MAX_BATCH_PIXELS = 1 << 26
+MAX_SEED = 2**63 - 1
+MAX_GUIDANCE = 1000.0
+
+
+@dataclass
+class Request:
+    """A call's arguments, with defaults filled in; see StableDiffusionPipeline.__call__.
+
+    prompts: [B]; negatives: [B], or None where no negative prompt was given. prompts_2, negatives_2:
+    SDXL's second encoder's. count: pictures, B x num_images_per_prompt, those of a prompt together.
+    images, masks: pictures as pyengine.images.as_list gives them, or None.
+    """
+
+    prompts: list[str]
+    negatives: list[str] | None
+    per_prompt: int
+    height: int
+    width: int
+    steps: int
+    guidance_scale: float
+    guidance_rescale: float
+    eta: float
+    clip_skip: int | None
+    output_type: str
+    strength: float = 1.0
+    scheduler: str | None = None
+    seeds: list[int | None] | None = None
+    generators: list[torch.Generator] | torch.Generator | None = None
+    latents: torch.Tensor | None = None
+    images: list | None = None
+    masks: list | None = None
+    callback: Callable | None = None
+    callback_inputs: tuple[str, ...] = ("latents",)
+    prompts_2: list[str] | None = None
+    negatives_2: list[str] | None = None
+
+    @property
+    def count(self) -> int:
+        return len(self.prompts) * self.per_prompt
+
+
+def refuse(field: str, expected: str, given: Any) -> RequestError:
+    return RequestError(f"{field}: expected {expected}, given {show(given)}")
+
+
+def integer(field: str, value: Any, low: int, high: int) -> int:
+    """`value` as an int between low and high; a NumPy integer will do, a bool or float not."""
+    expected = f"a whole number from {low} to {high}"
+    if isinstance(value, bool):
+        raise refuse(field, expected, value)
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise refuse(field, expected, value) from None
+    if not low <= number <= high:
+        raise refuse(field, expected, number)
+    return number
+
+
+def real(field: str, value: Any, low: float, high: float) -> float:
+    """`value` as a finite float between low and high; a NumPy number will do, a string not."""
+    expected = f"a number from {low:g} to {high:g}"
+    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+        raise refuse(field, expected, value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise refuse(field, expected, value) from None
+    if not (math.isfinite(number) and low <= number <= high):
+        raise refuse(field, expected, number)
+    return number
+
+
+def choice(field: str, value: Any, choices: Sequence[str]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        raise refuse(field, f"one of {', '.join(choices)}", value)
+    return value
+
+
+def texts(field: str, value: Any, count: int | None = None) -> list[str]:
+    """A list of texts from one or several; one stands for `count` of them."""
+    items = [value] * (count or 1) if isinstance(value, str) else value
+    if not isinstance(items, list | tuple):
+        raise refuse(field, "a text or a list of texts", value)
+    if not 1 <= len(items) <= MAX_PICTURES:
+        raise refuse(field, f"1 to {MAX_PICTURES} texts", f"{len(items)} texts")
+    if count is not None and len(items) != count:
+        raise refuse(field, f"one text, or as many as prompts: {count}", f"{len(items)} texts")
+    for item in items:
+        if not isinstance(item, str):
+            raise refuse(field, "texts", item)
+        try:
+            check_text(item)
+        except RequestError as e:
+            raise RequestError(f"{field}{str(e).removeprefix('prompt')}") from None
+    return list(items)
+
+
+def side(field: str, value: Any, multiple: int) -> int:
+    """A height or width in pixels, a multiple of the autoencoder's factor."""
+    number = integer(field, value, multiple, MAX_SIDE)
+    if number % multiple:
+        raise refuse(field, f"a multiple of {multiple}", number)
+    return number
+
+
+def check_total(height: int, width: int, count: int) -> None:
+    """Bounds what a call can take, so that it does not end in the kernel's memory killer."""
+    if height * width > MAX_PIXELS:
+        raise refuse("height, width", f"at most {MAX_PIXELS} pixels together", f"{height}x{width}")
+    if count > MAX_PICTURES or count * height * width > MAX_BATCH_PIXELS:
+        raise refuse(
+            "num_images_per_prompt",
+            f"at most {MAX_PICTURES} pictures and {MAX_BATCH_PIXELS} pixels in one call",
+            f"{count} pictures of {height}x{width}",
+        )
+
+
+def size_pair(field: str, value: Any, low: int = 0) -> tuple[int, int]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise refuse(field, "two whole numbers (height, width)", value)
+    return tuple(integer(field, v, low, 1 << 16) for v in value)
+
+
+def seeds_and_generators(
+    seed: Any, generator: Any, count: int, device: torch.device
+) -> tuple[list[int | None], list[torch.Generator] | torch.Generator]:
+    """(seed of each picture, its own generator each) or, where one generator was given for several
+    pictures, (Nones, that generator).
+
+    A whole number s gives picture i the seed s + i; None a random s below 2^32.
+    """
+    if generator is not None:
+        if seed is not None:
+            raise RequestError("seed: expected seed or generator, given both")
+        return [None] * count, check_generators(generator, count, device)
+    if isinstance(seed, list | tuple):
+        if len(seed) != count:
+            raise refuse("seed", f"one whole number, or {count} of them", f"{len(seed)} of them")
+        seeds = [integer("seed", s, 0, MAX_SEED) for s in seed]
+    else:
+        first = secrets.randbelow(1 << 32) if seed is None else seed
+        first = integer("seed", first, 0, MAX_SEED - count + 1)
+        seeds = [first + i for i in range(count)]
+    return seeds, [torch.Generator("cpu").manual_seed(s) for s in seeds]
+
+
+def check_generators(generator: Any, count: int, device: torch.device):
+    several = isinstance(generator, list | tuple)
+    for item in generator if several else [generator]:
+        if not isinstance(item, torch.Generator):
+            raise refuse("generator", "a torch.Generator or a list of them", item)
+        if item.device.type not in ("cpu", device.type):
+            raise refuse("generator", f"one on cpu or {device.type}", str(item.device))
+    if not several:
+        return generator
+    if len(generator) != count:
+        raise refuse("generator", f"one, or one per picture: {count}", f"{len(generator)} of them")
+    if len({id(item) for item in generator}) != count:
+        raise refuse("generator", "a generator of its own for every picture", "one of them twice")
+    return list(generator)
+
+
+def check_latents(latents: Any, shape: tuple[int, ...]) -> torch.Tensor:
+    if not isinstance(latents, torch.Tensor) or not latents.is_floating_point():
+        raise refuse("latents", f"a float tensor {list(shape)}", type(latents).__name__)
+    if tuple(latents.shape) != shape:
+        raise refuse("latents", f"shape {list(shape)}", list(latents.shape))
+    if not torch.isfinite(latents).all():
+        raise refuse("latents", "finite values", "NaN or infinity")
+    return latents
+
+
+def check_callback(callback: Any, inputs: Any, known: Sequence[str]) -> tuple[str, ...]:
+    if callback is not None and not callable(callback):
+        raise refuse("callback_on_step_end", "a function (pipe, step, timestep, kwargs)", callback)
+    if isinstance(inputs, str) or not isinstance(inputs, list | tuple):
+        raise refuse("callback_on_step_end_tensor_inputs", "a list of names", inputs)
+    for name in inputs:
+        choice("callback_on_step_end_tensor_inputs", name, known)
+    return tuple(inputs)
