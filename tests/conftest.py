@@ -1,1 +1,1 @@
-"""Puts this folder on the import path (pytest does so for a conftest), so that tests `import tiny`."""
+"""pytest puts the folder of a conftest on the import path: tests say `import tiny`."""

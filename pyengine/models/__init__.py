@@ -1,0 +1,22 @@
+"""The networks: one file (or a few) per architecture, a config dataclass and a forward each.
+
+unet = UNet2DConditionModel.from_pretrained("stable-diffusion", subfolder="unet")
+noise = unet(latents, 999, text).sample        # NCHW torch tensors in and out; NHWC inside
+"""
+
+from .autoencoder import AutoencoderKL, AutoencoderKLConfig
+from .clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from .unet import TextContext, TimeEmbedding, UNet2DConditionModel
+from .unet_config import UNet2DConditionConfig
+
+__all__ = [
+    "AutoencoderKL",
+    "AutoencoderKLConfig",
+    "CLIPTextConfig",
+    "CLIPTextModel",
+    "CLIPTextModelWithProjection",
+    "TextContext",
+    "TimeEmbedding",
+    "UNet2DConditionConfig",
+    "UNet2DConditionModel",
+]

@@ -1,0 +1,356 @@
+"""The autoencoder between pictures and latents.
+
+Kingma & Welling 2013, arXiv:1312.6114; Rombach et al. 2022, arXiv:2112.10752.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import RequestError
+from ..layers import Conv2d, GroupNorm, PointwiseConv2d
+from ..weights import read_config
+from .base import Model, Output, check_levels, raise_problems
+from .resnet import Downsample2D, ResnetBlock2D, Upsample2D
+from .transformer import PictureAttention
+
+#: diffusers' epsilon of every norm in an autoencoder; no config key says so.
+EPS = 1e-6
+MAX_RESNETS = 256
+
+_CHANNELS = {"min": 1, "max": 8192, "max_items": 16}
+_TYPES = {"max_items": 16}
+_FACTOR = {"min": 1e-6, "max": 1e6}
+
+
+@dataclass(frozen=True)
+class AutoencoderKLConfig:
+    """vae/config.json; names and defaults are diffusers'."""
+
+    CLASS_NAMES: ClassVar[tuple[str, ...]] = ("AutoencoderKL",)
+    IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset()
+
+    in_channels: int = field(default=3, metadata=_CHANNELS)
+    out_channels: int = field(default=3, metadata=_CHANNELS)
+    down_block_types: tuple[Literal["DownEncoderBlock2D"], ...] = field(
+        default=("DownEncoderBlock2D",), metadata=_TYPES
+    )
+    up_block_types: tuple[Literal["UpDecoderBlock2D"], ...] = field(
+        default=("UpDecoderBlock2D",), metadata=_TYPES
+    )
+    block_out_channels: tuple[int, ...] = field(default=(64,), metadata=_CHANNELS)
+    layers_per_block: int = field(default=1, metadata={"min": 1, "max": 32})
+    act_fn: Literal["silu", "swish"] = "silu"
+    latent_channels: int = field(default=4, metadata=_CHANNELS)
+    norm_num_groups: int = field(default=32, metadata=_CHANNELS)
+    sample_size: int = field(default=32, metadata={"min": 1, "max": 65536})
+    scaling_factor: float = field(default=0.18215, metadata=_FACTOR)
+    shift_factor: float | None = field(default=None, metadata={"min": -1e6, "max": 1e6})
+    #: Whether a half-precision pipeline should decode in float32; the pipeline decides.
+    force_upcast: bool = True
+    use_quant_conv: bool = True
+    use_post_quant_conv: bool = True
+    mid_block_add_attention: bool = True
+
+    # Latents that are scaled channel by channel: not ours.
+    latents_mean: None = None
+    latents_std: None = None
+
+    @classmethod
+    def from_dict(cls, d: dict, where: str = "config.json") -> "AutoencoderKLConfig":
+        """From the parsed config.json; raises ConfigError that lists every problem."""
+        return read_config(cls, d, where)
+
+    def __post_init__(self):
+        problems: list[str] = []
+        levels = len(self.block_out_channels)
+        check_levels(
+            problems,
+            levels,
+            down_block_types=self.down_block_types,
+            up_block_types=self.up_block_types,
+        )
+        if not levels:
+            problems.append("block_out_channels is empty")
+        for i, channels in enumerate(self.block_out_channels):
+            if channels % self.norm_num_groups:
+                problems.append(
+                    f"block_out_channels[{i}] {channels} is no multiple of"
+                    f" norm_num_groups {self.norm_num_groups}"
+                )
+        resnets = levels * (2 * self.layers_per_block + 1) + 4
+        if resnets > MAX_RESNETS:
+            problems.append(f"{resnets} residual blocks in all, at most {MAX_RESNETS} are built")
+        raise_problems(problems)
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent pixel along each side."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+
+# --- network --------------------------------------------------------------------------------------
+
+
+def _resnets(c: AutoencoderKLConfig, first: int, channels: int, count: int) -> nn.ModuleList:
+    widths = [first, *[channels] * (count - 1)]
+    return nn.ModuleList(
+        ResnetBlock2D(width, channels, c.norm_num_groups, EPS, None) for width in widths
+    )
+
+
+class _DownBlock(nn.Module):
+    def __init__(self, c: AutoencoderKLConfig, level: int):
+        super().__init__()
+        channels = c.block_out_channels[level]
+        first = c.block_out_channels[max(level - 1, 0)]
+        self.resnets = _resnets(c, first, channels, c.layers_per_block)
+        self.downsamplers = nn.ModuleList()
+        if level < len(c.block_out_channels) - 1:
+            self.downsamplers.append(Downsample2D(channels, padding=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (*self.resnets, *self.downsamplers):
+            x = layer(x)
+        return x
+
+
+class _UpBlock(nn.Module):
+    def __init__(self, c: AutoencoderKLConfig, level: int):
+        super().__init__()
+        channels = c.block_out_channels[level]
+        first = c.block_out_channels[min(level + 1, len(c.block_out_channels) - 1)]
+        self.resnets = _resnets(c, first, channels, c.layers_per_block + 1)
+        self.upsamplers = nn.ModuleList([Upsample2D(channels)] if level else [])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (*self.resnets, *self.upsamplers):
+            x = layer(x)
+        return x
+
+
+class _MidBlock(nn.Module):
+    def __init__(self, c: AutoencoderKLConfig):
+        super().__init__()
+        channels = c.block_out_channels[-1]
+        self.resnets = _resnets(c, channels, channels, 2)
+        self.attentions = nn.ModuleList()
+        if c.mid_block_add_attention:
+            self.attentions.append(PictureAttention(channels, c.norm_num_groups, EPS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.resnets[0](x)
+        for attention in self.attentions:
+            x = attention(x)
+        return self.resnets[1](x)
+
+
+class _Encoder(nn.Module):
+    def __init__(self, c: AutoencoderKLConfig):
+        super().__init__()
+        channels = c.block_out_channels
+        self.conv_in = Conv2d(c.in_channels, channels[0])
+        self.down_blocks = nn.ModuleList(_DownBlock(c, i) for i in range(len(channels)))
+        self.mid_block = _MidBlock(c)
+        self.conv_norm_out = GroupNorm(c.norm_num_groups, channels[-1], EPS)
+        self.conv_out = Conv2d(channels[-1], 2 * c.latent_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for block in self.down_blocks:
+            x = block(x)
+        x = self.mid_block(x)
+        return self.conv_out(x, **self.conv_norm_out.scale_shift(x), silu=True)
+
+
+class _Decoder(nn.Module):
+    def __init__(self, c: AutoencoderKLConfig):
+        super().__init__()
+        channels = c.block_out_channels
+        self.conv_in = Conv2d(c.latent_channels, channels[-1])
+        self.up_blocks = nn.ModuleList(_UpBlock(c, i) for i in reversed(range(len(channels))))
+        self.mid_block = _MidBlock(c)
+        self.conv_norm_out = GroupNorm(c.norm_num_groups, channels[0], EPS)
+        self.conv_out = Conv2d(channels[0], c.out_channels)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.mid_block(self.conv_in(z))
+        for block in self.up_blocks:
+            x = block(x)
+        return self.conv_out(x, **self.conv_norm_out.scale_shift(x), silu=True)
+
+
+# --- what encode and decode return ----------------------------------------------------------------
+
+
+class DiagonalGaussian:
+    """A normal distribution over latents, independent in each: mean and std are [N, C, h, w]."""
+
+    def __init__(self, parameters: Tensor):
+        """parameters: [N, 2 C, h, w], the mean and the logarithm of the variance."""
+        self.parameters = parameters
+        self.mean, logvar = parameters.chunk(2, dim=1)
+        self.logvar = logvar.clamp(-30.0, 20.0)
+        self.std = torch.exp(0.5 * self.logvar)
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def sample(
+        self, generator: torch.Generator | Sequence[torch.Generator] | None = None
+    ) -> Tensor:
+        """A draw; generator: one for all pictures, or one for each, as diffusers draws."""
+        if isinstance(generator, torch.Generator) or generator is None:
+            noise = self._noise(self.mean.shape, generator)
+        else:
+            if len(generator) != len(self.mean):
+                raise RequestError(
+                    f"generator: expected one or {len(self.mean)}, got {len(generator)}"
+                )
+            one = (1, *self.mean.shape[1:])
+            noise = torch.cat([self._noise(one, g) for g in generator])
+        return self.mean + self.std * noise
+
+    def _noise(self, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+        # Drawn on the generator's own device, so that a seed means the same noise everywhere.
+        device = self.mean.device if generator is None else generator.device
+        noise = torch.randn(shape, generator=generator, device=device, dtype=self.mean.dtype)
+        return noise.to(self.mean.device)
+
+
+@dataclass
+class EncoderOutput(Output):
+    latent_dist: DiagonalGaussian
+
+
+@dataclass
+class DecoderOutput(Output):
+    """sample: [N, out_channels, H, W], about -1..1, not clamped."""
+
+    sample: Tensor
+
+
+# --- model ----------------------------------------------------------------------------------------
+
+
+class AutoencoderKL(Model):
+    """The autoencoder of Stable Diffusion 1.x, 2.x and XL."""
+
+    config_class = AutoencoderKLConfig
+
+    def __init__(self, config: AutoencoderKLConfig):
+        super().__init__(config)
+        c, latent = config, config.latent_channels
+        self.encoder = _Encoder(c)
+        self.decoder = _Decoder(c)
+        self.quant_conv = PointwiseConv2d(2 * latent, 2 * latent) if c.use_quant_conv else None
+        self.post_quant_conv = PointwiseConv2d(latent, latent) if c.use_post_quant_conv else None
+        self.use_tiling = False
+        self.tile_sample_min_size = c.sample_size
+        self.tile_latent_min_size = c.sample_size // c.downscale
+        self.tile_overlap_factor = 0.25
+
+    def enable_tiling(self) -> None:
+        """Work tile by tile on pictures larger than `tile_sample_min_size`: the memory is bounded.
+
+        The tiles overlap by a quarter and are blended, as diffusers does: close to, but not equal
+        to, working on the whole. Raises RequestError if the config's sample_size makes tiles that
+        are too small to overlap.
+        """
+        if self._step(self.tile_latent_min_size) < 1:
+            raise RequestError(
+                f"tiling: tiles of {self.tile_sample_min_size} pixels (the config's sample_size)"
+                f" are {self.tile_latent_min_size} latents wide, expected at least 2"
+            )
+        self.use_tiling = True
+
+    def disable_tiling(self) -> None:
+        self.use_tiling = False
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, return_dict: bool = True) -> EncoderOutput | tuple:
+        """x: [N, in_channels, H, W] in -1..1 -> a distribution over [N, C, h, w], unscaled.
+
+        h = H // downscale and w = W // downscale; times `config.scaling_factor` (after
+        `config.shift_factor` is subtracted) they are what the U-Net works on.
+        """
+        x = self._nhwc(x, self.config.in_channels, "x")
+        sizes = self.tile_sample_min_size, self.tile_latent_min_size
+        tiled = self.use_tiling and max(x.shape[1:3]) > sizes[0]
+        self._check_pixels(x, self._step(sizes[0]) if tiled else max(x.shape[1:3]))
+        h = self._tiled(self._encode_one, x, *sizes) if tiled else self._encode_one(x)
+        out = EncoderOutput(DiagonalGaussian(h.permute(0, 3, 1, 2).contiguous()))
+        return out if return_dict else out.to_tuple()
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple:
+        """z: [N, C, h, w], unscaled latents -> [N, out_channels, h * downscale, w * downscale]."""
+        z = self._nhwc(z, self.config.latent_channels, "z")
+        sizes = self.tile_latent_min_size, self.tile_sample_min_size
+        tiled = self.use_tiling and max(z.shape[1:3]) > sizes[0]
+        x = self._tiled(self._decode_one, z, *sizes) if tiled else self._decode_one(z)
+        out = DecoderOutput(x.permute(0, 3, 1, 2).contiguous())
+        return out if return_dict else out.to_tuple()
+
+    def _nhwc(self, x: Tensor, channels: int, name: str) -> Tensor:
+        if x.dim() != 4 or x.shape[1] != channels or not x.numel():
+            raise RequestError(f"{name}: expected [N, {channels}, H, W], got {list(x.shape)}")
+        return x.to(device=self.device, dtype=self.dtype).permute(0, 2, 3, 1).contiguous()
+
+    def _check_pixels(self, x: Tensor, step: int) -> None:
+        """Refuses a picture of which a tile has no latent pixel; a tile begins every `step`."""
+        for size in x.shape[1:3]:
+            if (size - 1) % step + 1 < self.config.downscale:
+                raise RequestError(
+                    f"x: {x.shape[1]}x{x.shape[2]} pixels leave a tile of {(size - 1) % step + 1},"
+                    f" expected at least {self.config.downscale}"
+                )
+
+    def _step(self, tile: int) -> int:
+        return int(tile * (1 - self.tile_overlap_factor))
+
+    def _encode_one(self, x: Tensor) -> Tensor:
+        h = self.encoder(x)
+        return h if self.quant_conv is None else self.quant_conv(h)
+
+    def _decode_one(self, z: Tensor) -> Tensor:
+        return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
+
+    def _tiled(
+        self, run: Callable[[Tensor], Tensor], x: Tensor, size_in: int, size_out: int
+    ) -> Tensor:
+        """run over overlapping tiles of x [N, H, W, C], blended; size_*: of a tile, each side."""
+        step = self._step(size_in)
+        overlap = int(size_out * self.tile_overlap_factor)
+        keep = size_out - overlap
+        above: list[Tensor] = []
+        rows = []
+        for top in range(0, x.shape[1], step):
+            tiles: list[Tensor] = []
+            for i, left in enumerate(range(0, x.shape[2], step)):
+                tile = run(x[:, top : top + size_in, left : left + size_in].contiguous())
+                if above:
+                    _blend(above[i], tile, overlap, dim=1)
+                if tiles:
+                    _blend(tiles[-1], tile, overlap, dim=2)
+                tiles.append(tile)
+            rows.append(torch.cat([t[:, :keep, :keep] for t in tiles], dim=2))
+            above = tiles
+        return torch.cat(rows, dim=1)
+
+
+def _blend(before: Tensor, tile: Tensor, extent: int, dim: int) -> None:
+    """Fades the end of `before` into the beginning of `tile`, in place, along `dim`."""
+    extent = min(before.shape[dim], tile.shape[dim], extent)
+    if extent < 1:
+        return
+    shape = [1] * tile.dim()
+    shape[dim] = extent
+    weight = torch.arange(extent, dtype=torch.float32, device=tile.device) / extent
+    weight = weight.to(tile.dtype).view(shape)
+    start = tile.narrow(dim, 0, extent)
+    end = before.narrow(dim, before.shape[dim] - extent, extent)
+    start.copy_(end * (1 - weight) + start * weight)

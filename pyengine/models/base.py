@@ -1,0 +1,95 @@
+"""What every model shares: building on the meta device, loading, and the shape of its answers."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from ..weights import load_json, load_module, open_weights
+
+
+class Output:
+    """Base of the dataclasses that models return: fields by name, or by position as in a tuple."""
+
+    def to_tuple(self) -> tuple:
+        """The fields that are not None, in order."""
+        values = (getattr(self, f.name) for f in dataclasses.fields(self))
+        return tuple(v for v in values if v is not None)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.to_tuple()[index]
+
+
+class Model(nn.Module):
+    """A network for inference, built from a config dataclass and filled from a checkpoint."""
+
+    config_class: ClassVar[type]
+    #: fnmatch patterns of tensors that may come on top of the model's own and take no part in it.
+    harmless_extra: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def from_config(cls, config: Any) -> "Model":
+        """The model on the meta device: names and shapes, no memory.
+
+        config: a `config_class` instance, or a dict as parsed from config.json.
+        """
+        if isinstance(config, dict):
+            config = cls.config_class.from_dict(config)
+        return cls(config).eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike,
+        *,
+        subfolder: str | None = None,
+        variant: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> "Model":
+        """The model saved in `folder` (or in its `subfolder`) by diffusers or transformers.
+
+        variant: "fp16" reads *.fp16.safetensors. dtype: float32 (unless told), float16 or bfloat16;
+        what is stored otherwise is converted.
+        Raises ConfigError or CheckpointError for anything that is not such a model.
+        """
+        with open_weights(folder, subfolder=subfolder, variant=variant) as source:
+            place = Path(folder) / subfolder if subfolder else Path(folder)
+            path = place / "config.json"
+            config = cls.config_class.from_dict(load_json(path), str(path))
+            return load_module(
+                cls.from_config(config), source, dtype=dtype or torch.float32, device=device
+            )
+
+    def pack(self) -> None:
+        """Arranges all weights for the ops; called once by load_module. Again, it does nothing."""
+        for module in self.modules():
+            if module is not self and hasattr(module, "pack"):
+                module.pack()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+def check_levels(problems: list[str], count: int, **lists: Any) -> None:
+    """Adds a problem for every list (a single value passes) that has not `count` items."""
+    for name, value in lists.items():
+        if isinstance(value, tuple) and len(value) != count:
+            problems.append(f"{name} has {len(value)} items, expected {count}, one per block")
+
+
+def raise_problems(problems: list[str]) -> None:
+    if problems:
+        raise ValueError("; ".join(problems))

@@ -1,0 +1,276 @@
+"""CLIP text encoders: ViT-L of SD 1.x and SDXL, OpenCLIP H of SD 2.x, bigG of SDXL.
+
+Radford et al. 2021, arXiv:2103.00020; Cherti et al. 2022, arXiv:2212.07143 (OpenCLIP).
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..errors import ConfigError, RequestError
+from ..layers import Embedding, LayerNorm, Linear
+from ..weights import read_config
+from .base import Model, Output, raise_problems
+
+# What transformers 4 and 5 save with every config, whatever the model: generation, bookkeeping,
+# training. None of it takes part in encoding text.
+_BOOKKEEPING = """
+add_cross_attention architectures attn_implementation bad_words_ids begin_suppress_tokens
+bos_token_id chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id
+diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size
+exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
+gradient_checkpointing id2label is_decoder is_encoder_decoder label2id length_penalty max_length
+min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
+output_attentions output_hidden_states output_scores pad_token_id prefix problem_type
+pruned_heads remove_invalid_values repetition_penalty return_dict return_dict_in_generate
+sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
+tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript
+transformers_version typical_p use_bfloat16 use_cache
+"""
+_TRAINING = {"attention_dropout", "dropout", "initializer_factor", "initializer_range"}
+
+#: In configs written before transformers 4.31: pool at the highest token id.
+LEGACY_EOS = 2
+
+
+def _bounds(low: float, high: float) -> dict:
+    return {"min": low, "max": high}
+
+
+@dataclass(frozen=True)
+class CLIPTextConfig:
+    """text_encoder/config.json; defaults are transformers'."""
+
+    IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset(_BOOKKEEPING.split()) | _TRAINING
+
+    vocab_size: int = field(default=49408, metadata=_bounds(1, 1 << 20))
+    hidden_size: int = field(default=512, metadata=_bounds(1, 16384))
+    intermediate_size: int = field(default=2048, metadata=_bounds(1, 65536))
+    projection_dim: int | None = field(default=512, metadata=_bounds(1, 16384))
+    num_hidden_layers: int = field(default=12, metadata=_bounds(1, 128))
+    num_attention_heads: int = field(default=8, metadata=_bounds(1, 256))
+    max_position_embeddings: int = field(default=77, metadata=_bounds(1, 8192))
+    hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    layer_norm_eps: float = field(default=1e-5, metadata=_bounds(0, 1))
+    eos_token_id: int = field(default=49407, metadata=_bounds(0, 1 << 20))
+    model_type: Literal["clip_text_model"] = "clip_text_model"
+    #: diffusers' pipelines then hide the padding; Stable Diffusion's do not.
+    use_attention_mask: Literal[False] = False
+
+    @classmethod
+    def from_dict(cls, d: dict, where: str = "config.json") -> "CLIPTextConfig":
+        """From a text model's config, or from a whole CLIP's, which holds it as `text_config`.
+
+        Raises ConfigError that lists every problem.
+        """
+        if isinstance(d, dict) and isinstance(d.get("text_config"), dict):
+            return read_config(cls, d["text_config"], f"{where}: text_config")
+        return read_config(cls, d, where)
+
+    def __post_init__(self):
+        problems = []
+        if self.hidden_size % self.num_attention_heads:
+            problems.append(
+                f"hidden_size {self.hidden_size} is no multiple of"
+                f" num_attention_heads {self.num_attention_heads}"
+            )
+        raise_problems(problems)
+
+
+@dataclass
+class CLIPTextOutput(Output):
+    """What a text encoder returns.
+
+    last_hidden_state: [N, L, hidden_size], after the final norm; pooler_output: [N, hidden_size],
+    its row at the end of the text; hidden_states: None, or the embeddings and every layer's
+    [N, L, hidden_size], before the final norm.
+    """
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class CLIPTextProjectionOutput(Output):
+    """text_embeds: [N, projection_dim], the projected pooler_output; the rest as CLIPTextOutput."""
+
+    text_embeds: Tensor
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class _Attention(nn.Module):
+    def __init__(self, c: CLIPTextConfig):
+        super().__init__()
+        self.heads = c.num_attention_heads
+        self.q_proj = Linear(c.hidden_size, c.hidden_size)
+        self.k_proj = Linear(c.hidden_size, c.hidden_size)
+        self.v_proj = Linear(c.hidden_size, c.hidden_size)
+        self.out_proj = Linear(c.hidden_size, c.hidden_size)
+
+    def forward(self, x: Tensor, mask: Tensor | None, residual: Tensor) -> Tensor:
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        y = ops.attention(q, k, v, self.heads, mask=mask, causal=True)
+        return self.out_proj(y, residual=residual)
+
+
+class _MLP(nn.Module):
+    def __init__(self, c: CLIPTextConfig):
+        super().__init__()
+        self.activation = c.hidden_act
+        self.fc1 = Linear(c.hidden_size, c.intermediate_size)
+        self.fc2 = Linear(c.intermediate_size, c.hidden_size)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.fc2(self.fc1(x, activation=self.activation), residual=residual)
+
+
+class _Layer(nn.Module):
+    def __init__(self, c: CLIPTextConfig):
+        super().__init__()
+        self.layer_norm1 = LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.self_attn = _Attention(c)
+        self.layer_norm2 = LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.mlp = _MLP(c)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.self_attn(self.layer_norm1(x), mask, residual=x)
+        return self.mlp(self.layer_norm2(x), residual=x)
+
+
+class _Embeddings(nn.Module):
+    def __init__(self, c: CLIPTextConfig):
+        super().__init__()
+        self.token_embedding = Embedding(c.vocab_size, c.hidden_size)
+        self.position_embedding = Embedding(c.max_position_embeddings, c.hidden_size)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
+
+
+class _Encoder(nn.Module):
+    def __init__(self, c: CLIPTextConfig):
+        super().__init__()
+        self.layers = nn.ModuleList(_Layer(c) for _ in range(c.num_hidden_layers))
+
+
+class _Transformer(nn.Module):
+    """Everything but the projection; saved as `text_model.*` (by transformers 5 without that)."""
+
+    def __init__(self, c: CLIPTextConfig):
+        super().__init__()
+        self.embeddings = _Embeddings(c)
+        self.encoder = _Encoder(c)
+        self.final_layer_norm = LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.eos_token_id = c.eos_token_id
+
+    def forward(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """(last_hidden_state, pooler_output, hidden_states) of ids [N, L]."""
+        x = self.embeddings(ids)
+        states = [x]
+        for layer in self.encoder.layers:
+            x = layer(x, mask)
+            states.append(x)
+        x = self.final_layer_norm(x)
+        pooled = x[torch.arange(len(x), device=x.device), self._end_of_text(ids)]
+        return x, pooled, states
+
+    def _end_of_text(self, ids: Tensor) -> Tensor:
+        """[N]: where the first end token is, 0 where there is none (as transformers has it)."""
+        if self.eos_token_id == LEGACY_EOS:
+            return ids.argmax(dim=-1)
+        return (ids == self.eos_token_id).int().argmax(dim=-1)
+
+
+class _TextEncoder(Model):
+    config_class = CLIPTextConfig
+
+    def __init__(self, config: CLIPTextConfig):
+        super().__init__(config)
+        self.text_model = _Transformer(config)
+
+    def final_layer_norm(self, hidden_state: Tensor) -> Tensor:
+        """The norm that last_hidden_state has had and hidden_states have not; for clip-skip."""
+        return self.text_model.final_layer_norm(hidden_state)
+
+    def _encode(self, input_ids: Tensor, attention_mask: Tensor | None):
+        ids = self._checked(input_ids)
+        mask = None
+        if attention_mask is not None:
+            if attention_mask.shape != ids.shape:
+                raise RequestError(
+                    f"attention_mask: expected shape {list(ids.shape)} as input_ids,"
+                    f" got {list(attention_mask.shape)}"
+                )
+            hidden = attention_mask.to(self.device) == 0
+            # Not -inf: a row of which every key is hidden would be NaN.
+            low = torch.finfo(self.dtype).min
+            mask = torch.zeros(ids.shape, dtype=self.dtype, device=self.device)
+            mask = mask.masked_fill(hidden, low)[:, None, None, :]
+        return self.text_model(ids, mask)
+
+    def _checked(self, ids: Tensor) -> Tensor:
+        most, vocab = self.config.max_position_embeddings, self.config.vocab_size
+        if ids.dim() != 2 or not 1 <= ids.shape[1] <= most or ids.is_floating_point():
+            raise RequestError(
+                f"input_ids: expected integers [N, 1 to {most}], got {ids.dtype} {list(ids.shape)}"
+            )
+        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= vocab):
+            raise RequestError(
+                f"input_ids: expected 0 to {vocab - 1}, got {int(ids.min())} to {int(ids.max())}"
+            )
+        return ids.to(self.device)
+
+
+class CLIPTextModel(_TextEncoder):
+    """The text encoder of SD 1.x and 2.x, and SDXL's first."""
+
+    # The first half of a CLIP that was saved whole may come with what the second half needs.
+    harmless_extra = ("text_projection.weight",)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        output_hidden_states: bool = False,
+        return_dict: bool = True,
+    ) -> CLIPTextOutput | tuple:
+        """input_ids: [N, L] integers, L at most max_position_embeddings. attention_mask: [N, L],
+        0 hides a token from all later ones; Stable Diffusion passes none.
+
+        Raises RequestError for ids that are no row of the vocabulary, or too many of them.
+        """
+        last, pooled, states = self._encode(input_ids, attention_mask)
+        out = CLIPTextOutput(last, pooled, tuple(states) if output_hidden_states else None)
+        return out if return_dict else out.to_tuple()
+
+
+class CLIPTextModelWithProjection(_TextEncoder):
+    """A text encoder and its projection into CLIP's shared space: SDXL's second."""
+
+    def __init__(self, config: CLIPTextConfig):
+        super().__init__(config)
+        if config.projection_dim is None:
+            raise ConfigError("projection_dim is null, expected the width of the projection")
+        self.text_projection = Linear(config.hidden_size, config.projection_dim, bias=False)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        output_hidden_states: bool = False,
+        return_dict: bool = True,
+    ) -> CLIPTextProjectionOutput | tuple:
+        """As CLIPTextModel.forward, with the projected pooled state first."""
+        last, pooled, states = self._encode(input_ids, attention_mask)
+        states = tuple(states) if output_hidden_states else None
+        out = CLIPTextProjectionOutput(self.text_projection(pooled), last, states)
+        return out if return_dict else out.to_tuple()

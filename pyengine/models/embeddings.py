@@ -1,0 +1,48 @@
+"""Embeddings of timesteps and other numbers.  Vaswani et al. 2017; Ho et al. 2020."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import Linear
+
+MAX_PERIOD = 10000.0
+
+
+def sinusoids(values: Tensor, dim: int, flip_sin_to_cos: bool, freq_shift: float) -> Tensor:
+    """[..., dim] float32: sines, then cosines (if flipped, cosines first) of dim // 2 angles each.
+
+    values: [...], timesteps or sizes. The frequencies fall from 1 towards 1 / MAX_PERIOD; an odd
+    dim ends with a zero. Computed in float32 in the order in which the models were trained: at
+    t = 999 the rounding of a frequency moves the angle by 6e-5.
+    """
+    half = dim // 2
+    exponents = -math.log(MAX_PERIOD) * torch.arange(
+        half, dtype=torch.float32, device=values.device
+    )
+    frequencies = torch.exp(exponents / (half - freq_shift))
+    angles = values.to(torch.float32)[..., None] * frequencies
+    halves = (angles.cos(), angles.sin()) if flip_sin_to_cos else (angles.sin(), angles.cos())
+    rest = angles.new_zeros((*values.shape, dim % 2))
+    return torch.cat((*halves, rest), dim=-1)
+
+
+class TimestepEmbedding(nn.Module):
+    """Two linear layers with a SiLU between them.
+
+    cond_dim: width of a further condition that is projected and added to the input: the guidance
+    scale of LCM, Luo et al. 2023, arXiv:2310.04378.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, cond_dim: int | None = None):
+        super().__init__()
+        self.linear_1 = Linear(in_dim, out_dim)
+        self.cond_proj = Linear(cond_dim, in_dim, bias=False) if cond_dim is not None else None
+        self.linear_2 = Linear(out_dim, out_dim)
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """x: [..., in_dim], condition: [..., cond_dim], broadcast together -> [..., out_dim]."""
+        if condition is not None:
+            x = x + self.cond_proj(condition)
+        return self.linear_2(self.linear_1(x, activation="silu"))

@@ -1,0 +1,260 @@
+"""The noise predictor of Stable Diffusion 1.x, 2.x and XL.
+
+Rombach et al. 2022, arXiv:2112.10752; Podell et al. 2023, arXiv:2307.01952 (SDXL).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import RequestError
+from ..layers import Conv2d, Embedding, GroupNorm
+from .base import Model, Output
+from .embeddings import TimestepEmbedding, sinusoids
+from .resnet import ResnetBlock2D
+from .transformer import CrossAttention
+from .unet_blocks import DOWN_BLOCKS, MID_BLOCKS, UP_BLOCKS, Conditioning
+from .unet_config import UNet2DConditionConfig
+
+
+@dataclass
+class UNet2DConditionOutput(Output):
+    """sample: [N, out_channels, H, W]: noise, v or the clean sample, as the model was trained."""
+
+    sample: Tensor
+
+
+@dataclass(frozen=True)
+class TextContext:
+    """A prompt as the U-Net sees it: keys and values of every attention to the text.
+
+    keys_values: two tensors [N, L, C] per layer. Made once by `encode_context`, used in every step.
+    """
+
+    keys_values: tuple[tuple[Tensor, Tensor], ...]
+
+    def __len__(self) -> int:
+        return len(self.keys_values[0][0]) if self.keys_values else 0
+
+
+@dataclass(frozen=True)
+class TimeEmbedding:
+    """Times (and what is added to them) as the residual blocks see them.
+
+    rows: per block [N or 1, Cout], or [T, N or 1, Cout] for T timesteps; table[i] is the i-th.
+    """
+
+    rows: tuple[Tensor, ...]
+
+    def __getitem__(self, step: int) -> "TimeEmbedding":
+        return TimeEmbedding(tuple(r[step] for r in self.rows))
+
+
+class UNet2DConditionModel(Model):
+    """diffusers' UNet2DConditionModel for the configs that unet_config.py accepts."""
+
+    config_class = UNet2DConditionConfig
+
+    def __init__(self, config: UNet2DConditionConfig):
+        super().__init__(config)
+        c, channels, levels = config, config.block_out_channels, range(config.levels)
+        self.conv_in = Conv2d(
+            c.in_channels, channels[0], c.conv_in_kernel, padding=c.conv_in_kernel // 2
+        )
+        self.time_embedding = TimestepEmbedding(channels[0], c.time_dim, c.time_cond_proj_dim)
+        self.class_embedding = self._class_embedding()
+        self.add_embedding = None
+        if c.addition_embed_type == "text_time":
+            self.add_embedding = TimestepEmbedding(
+                c.projection_class_embeddings_input_dim, c.time_dim
+            )
+        self.down_blocks = nn.ModuleList(DOWN_BLOCKS[c.down_block_types[i]](c, i) for i in levels)
+        self.mid_block = MID_BLOCKS[c.mid_block_type](c) if c.mid_block_type else None
+        self.up_blocks = nn.ModuleList(
+            UP_BLOCKS[kind](c, i)
+            for kind, i in zip(c.up_block_types, reversed(levels), strict=True)
+        )
+        self.conv_norm_out = GroupNorm(c.norm_num_groups, channels[0], c.norm_eps)
+        self.conv_out = Conv2d(
+            channels[0], c.out_channels, c.conv_out_kernel, padding=c.conv_out_kernel // 2
+        )
+        self._resnets = tuple(m for m in self.modules() if type(m) is ResnetBlock2D)
+        self._crosses = tuple(m for m in self.modules() if type(m) is CrossAttention)
+        for numbered in (self._resnets, self._crosses):
+            for slot, module in enumerate(numbered):
+                module.slot = slot
+
+    def _class_embedding(self) -> nn.Module | None:
+        c = self.config
+        if c.num_class_embeds is not None:
+            return Embedding(c.num_class_embeds, c.time_dim)
+        if c.class_embed_type == "timestep":
+            return TimestepEmbedding(c.block_out_channels[0], c.time_dim)
+        if c.class_embed_type == "projection":
+            return TimestepEmbedding(c.projection_class_embeddings_input_dim, c.time_dim)
+        return None
+
+    # --- what depends on the prompt alone, or on the schedule alone -------------------------------
+
+    @torch.no_grad()
+    def encode_context(self, encoder_hidden_states: Tensor) -> TextContext:
+        """The text's keys and values for every layer, to be passed as `encoder_hidden_states`.
+
+        encoder_hidden_states: [N, L, cross_attention_dim]. The result equals what `forward` would
+        compute from it in every step.
+        """
+        text = encoder_hidden_states
+        for width in {m.to_k.weight.shape[1] for m in self._crosses}:
+            if text.dim() != 3 or text.shape[2] != width or not text.shape[1]:
+                raise RequestError(
+                    f"encoder_hidden_states: expected [N, L, {width}], got {list(text.shape)}"
+                )
+        text = text.to(device=self.device, dtype=self.dtype).contiguous()
+        return TextContext(tuple(m.keys_values(text) for m in self._crosses))
+
+    @torch.no_grad()
+    def embed_timesteps(
+        self,
+        timesteps: Tensor | Sequence[float],
+        *,
+        timestep_cond: Tensor | None = None,
+        class_labels: Tensor | None = None,
+        added_cond_kwargs: dict[str, Tensor] | None = None,
+    ) -> TimeEmbedding:
+        """The embeddings of a whole schedule: pass `table[i]` as `timestep` in step i.
+
+        timesteps: [T]. The conditions are those of `forward`, for N pictures or one; they must be
+        given here, not to `forward`.
+        """
+        t = self._timesteps(timesteps)[:, None]
+        if timestep_cond is not None:
+            timestep_cond = timestep_cond[None]
+        return self._embed(t, timestep_cond, class_labels, added_cond_kwargs)
+
+    def _timesteps(self, timesteps) -> Tensor:
+        t = torch.as_tensor(timesteps, device=self.device)
+        if t.dim() > 1:
+            raise RequestError(f"timestep: expected a number or [N], got {list(t.shape)}")
+        return t.reshape(-1)
+
+    def _sinusoids(self, values: Tensor, dim: int) -> Tensor:
+        c = self.config
+        return sinusoids(values, dim, c.flip_sin_to_cos, c.freq_shift)
+
+    def _embed(self, t: Tensor, timestep_cond, class_labels, added) -> TimeEmbedding:
+        """t: [..., N or 1]; timestep_cond: [..., N or 1, time_cond_proj_dim]."""
+        if timestep_cond is not None:
+            if self.time_embedding.cond_proj is None:
+                raise RequestError("timestep_cond: this model has no time_cond_proj_dim")
+            timestep_cond = timestep_cond.to(device=self.device, dtype=self.dtype)
+        waves = self._sinusoids(t, self.config.block_out_channels[0]).to(self.dtype)
+        emb = self.time_embedding(waves, timestep_cond)
+        for condition in (self._class_rows(class_labels), self._added_rows(added)):
+            if condition is not None:
+                emb = emb + condition
+        emb = F.silu(emb)
+        return TimeEmbedding(tuple(m.time_emb_proj(emb) for m in self._resnets))
+
+    def _class_rows(self, labels: Tensor | None) -> Tensor | None:
+        """[N, time_dim] for class_labels: ids [N], times [N] or vectors [N, C], by config."""
+        if self.class_embedding is None:
+            return None
+        if labels is None:
+            raise RequestError("class_labels: this model needs them, got None")
+        labels = labels.to(self.device)
+        if self.config.num_class_embeds is not None:
+            return self.class_embedding(labels)
+        if self.config.class_embed_type == "timestep":
+            labels = self._sinusoids(labels, self.config.block_out_channels[0])
+        return self.class_embedding(labels.to(self.dtype))
+
+    def _added_rows(self, added: dict[str, Tensor] | None) -> Tensor | None:
+        """[N, time_dim] for SDXL's pooled text [N, C] and its six sizes [N, 6]."""
+        if self.add_embedding is None:
+            return None
+        missing = [k for k in ("text_embeds", "time_ids") if (added or {}).get(k) is None]
+        if missing:
+            raise RequestError(f"added_cond_kwargs: this model needs {' and '.join(missing)}")
+        text, sizes = added["text_embeds"].to(self.device), added["time_ids"].to(self.device)
+        waves = self._sinusoids(sizes, self.config.addition_time_embed_dim).flatten(1)
+        expected = self.add_embedding.linear_1.weight.shape[1]
+        if text.dim() != 2 or sizes.dim() != 2 or text.shape[1] + waves.shape[1] != expected:
+            raise RequestError(
+                f"added_cond_kwargs: text_embeds {list(text.shape)} and time_ids"
+                f" {list(sizes.shape)} at {self.config.addition_time_embed_dim} each do not make"
+                f" up projection_class_embeddings_input_dim {expected}"
+            )
+        return self.add_embedding(torch.cat([text.to(self.dtype), waves.to(self.dtype)], dim=-1))
+
+    # --- one evaluation ---------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float | TimeEmbedding,
+        encoder_hidden_states: Tensor | TextContext,
+        added_cond_kwargs: dict[str, Tensor] | None = None,
+        return_dict: bool = True,
+        *,
+        class_labels: Tensor | None = None,
+        timestep_cond: Tensor | None = None,
+    ) -> UNet2DConditionOutput | tuple[Tensor]:
+        """One evaluation of the network, in its dtype.
+
+        sample: [N, in_channels, H, W], any H and W. timestep: a number, [N], or a row of
+        `embed_timesteps`. encoder_hidden_states: [N, L, cross_attention_dim], or what
+        `encode_context` made of it. added_cond_kwargs (SDXL): text_embeds [N, C], time_ids [N, 6].
+        timestep_cond (LCM): [N, time_cond_proj_dim]. class_labels: by config, [N] or [N, C].
+        Raises RequestError for what does not fit the config.
+        """
+        self._check_sample(sample)
+        context = encoder_hidden_states
+        if not isinstance(context, TextContext):
+            context = self.encode_context(context)
+        n = len(sample)
+        if self._crosses and len(context) != n:
+            raise RequestError(f"encoder_hidden_states: expected {n} rows, got {len(context)}")
+        conditions = (timestep_cond, class_labels, added_cond_kwargs)
+        if not isinstance(timestep, TimeEmbedding):
+            timestep = self._embed(self._timesteps(timestep), *conditions)
+        elif any(c is not None for c in conditions):
+            raise RequestError("timestep: conditions were to be given to embed_timesteps")
+        given = Conditioning(tuple(_rows(r, n) for r in timestep.rows), context.keys_values)
+        sample = sample.to(device=self.device, dtype=self.dtype)
+        if self.config.center_input_sample:
+            sample = 2 * sample - 1
+        out = self._run(sample.permute(0, 2, 3, 1).contiguous(), given)
+        out = out.permute(0, 3, 1, 2).contiguous()
+        return UNet2DConditionOutput(out) if return_dict else (out,)
+
+    def _check_sample(self, sample: Tensor) -> None:
+        channels = self.config.in_channels
+        if sample.dim() != 4 or sample.shape[1] != channels or not sample.numel():
+            raise RequestError(f"sample: expected [N, {channels}, H, W], got {list(sample.shape)}")
+        least = 1 if self.config.downsample_padding else 2 ** (self.config.levels - 1)
+        if min(sample.shape[2:]) < least:
+            raise RequestError(
+                f"sample: expected at least {least}x{least}, got {list(sample.shape[2:])}"
+            )
+
+    def _run(self, x: Tensor, given: Conditioning) -> Tensor:
+        x = self.conv_in(x)
+        skips = [x]
+        for block in self.down_blocks:
+            x = block(x, given, skips)
+        if self.mid_block is not None:
+            x = self.mid_block(x, given)
+        for block in self.up_blocks:
+            x = block(x, given, skips)
+        return self.conv_out(x, **self.conv_norm_out.scale_shift(x), silu=True)
+
+
+def _rows(rows: Tensor, n: int) -> Tensor:
+    """[n, Cout] from [n, Cout] or from a single row for all pictures."""
+    if rows.dim() != 2 or len(rows) not in (1, n):
+        raise RequestError(f"timestep: expected 1 or {n} rows, got {list(rows.shape[:-1])}")
+    return rows.expand(n, -1).contiguous()

@@ -1,0 +1,144 @@
+"""The blocks of the U-Net: one level on the way down, the middle, one level on the way up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from .resnet import Downsample2D, ResnetBlock2D, Upsample2D
+from .transformer import Transformer2DModel
+from .unet_config import UNet2DConditionConfig
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What every block is told besides the picture.
+
+    time: [N, Cout] per residual block's slot; context: keys and values per attention's slot.
+    """
+
+    time: Sequence[Tensor]
+    context: Sequence[tuple[Tensor, Tensor]]
+
+
+class _Block(nn.Module):
+    """Residual blocks, each followed by a transformer where the block's type has attention."""
+
+    crosses = False
+
+    def __init__(
+        self,
+        config: UNet2DConditionConfig,
+        level: int,
+        in_channels: Sequence[int],
+        depths: Sequence[int],
+    ):
+        """in_channels: of each residual block, skips included; depths: of each transformer."""
+        super().__init__()
+        channels = config.block_out_channels[level]
+        groups = config.norm_num_groups
+        self.resnets = nn.ModuleList(
+            ResnetBlock2D(c, channels, groups, config.norm_eps, config.time_dim)
+            for c in in_channels
+        )
+        self.attentions = nn.ModuleList(
+            Transformer2DModel(
+                channels,
+                config.heads(level),
+                depth,
+                config.context_dim(level),
+                groups,
+                config.use_linear_projection,
+            )
+            for depth in (depths if self.crosses else ())
+        )
+
+    def _layer(self, i: int, x: Tensor, skip: Tensor | None, given: Conditioning) -> Tensor:
+        x = self.resnets[i](x, skip, time=given.time)
+        return self.attentions[i](x, given.context) if i < len(self.attentions) else x
+
+
+class DownBlock2D(_Block):
+    """A level on the way down; all but the lowest end by halving the picture."""
+
+    def __init__(self, config: UNet2DConditionConfig, level: int):
+        channels = config.block_out_channels[level]
+        first = config.block_out_channels[max(level - 1, 0)]
+        rest = [channels] * (config.layers(level) - 1)
+        super().__init__(config, level, [first, *rest], config.down_depths(level))
+        self.downsamplers = nn.ModuleList()
+        if level < config.levels - 1:
+            self.downsamplers.append(Downsample2D(channels, config.downsample_padding))
+
+    def forward(self, x: Tensor, given: Conditioning, skips: list[Tensor]) -> Tensor:
+        """x: [N, H, W, C]. Puts every layer's result on `skips` and returns the last."""
+        for i in range(len(self.resnets)):
+            x = self._layer(i, x, None, given)
+            skips.append(x)
+        for downsampler in self.downsamplers:
+            x = downsampler(x)
+            skips.append(x)
+        return x
+
+
+class CrossAttnDownBlock2D(DownBlock2D):
+    crosses = True
+
+
+class UNetMidBlock2D(_Block):
+    """The lowest level, between the ways: one residual block, and with attention another."""
+
+    def __init__(self, config: UNet2DConditionConfig):
+        level = config.levels - 1
+        count = 2 if self.crosses else 1
+        channels = config.block_out_channels[level]
+        super().__init__(config, level, [channels] * count, [config.mid_depth])
+
+    def forward(self, x: Tensor, given: Conditioning) -> Tensor:
+        for i in range(len(self.resnets)):
+            x = self._layer(i, x, None, given)
+        return x
+
+
+class UNetMidBlock2DCrossAttn(UNetMidBlock2D):
+    crosses = True
+
+
+class UpBlock2D(_Block):
+    """A level on the way up: one layer more than on the way down, each with a skip beside it."""
+
+    def __init__(self, config: UNet2DConditionConfig, level: int):
+        channels = config.block_out_channels[level]
+        below = config.block_out_channels[min(level + 1, config.levels - 1)]
+        above = config.block_out_channels[max(level - 1, 0)]
+        layers = config.layers(level)
+        inputs = [below, *[channels] * layers]
+        skips = [*[channels] * layers, above]
+        widths = [a + b for a, b in zip(inputs, skips, strict=True)]
+        super().__init__(config, level, widths, config.up_depths(level))
+        self.upsamplers = nn.ModuleList()
+        if level > 0:
+            self.upsamplers.append(Upsample2D(channels))
+
+    def forward(self, x: Tensor, given: Conditioning, skips: list[Tensor]) -> Tensor:
+        """x: [N, H, W, C]. Takes its skips from the end of `skips`.
+
+        The result has the size of the next skip, which is odd where the picture's was.
+        """
+        for i in range(len(self.resnets)):
+            x = self._layer(i, x, skips.pop(), given)
+        for upsampler in self.upsamplers:
+            x = upsampler(x, tuple(skips[-1].shape[1:3]))
+        return x
+
+
+class CrossAttnUpBlock2D(UpBlock2D):
+    crosses = True
+
+
+DOWN_BLOCKS = {"DownBlock2D": DownBlock2D, "CrossAttnDownBlock2D": CrossAttnDownBlock2D}
+MID_BLOCKS = {
+    "UNetMidBlock2D": UNetMidBlock2D,
+    "UNetMidBlock2DCrossAttn": UNetMidBlock2DCrossAttn,
+}
+UP_BLOCKS = {"UpBlock2D": UpBlock2D, "CrossAttnUpBlock2D": CrossAttnUpBlock2D}
