@@ -1,0 +1,208 @@
+"""The shapes at which ops are measured: Stable Diffusion 1.5's, batch 2 (a picture with guidance).
+
+64x64 latents (512x512 pixels) and 32x32 latents (256x256): both U-Nets halve the side from level
+to level, so 32^2 x 640 is the second level of the one and 32^2 x 320 the first of the other.
+Tests use them too, to compile the kernels as a U-Net would call them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyengine.ops.reference import COLUMNS
+
+BATCH = 2
+GROUPS = 32
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A named set of arguments of one op.
+
+    build(dtype, device) makes them, by keyword.  flops: multiplications and additions that the
+    op's definition needs; 0 where memory is the bound.
+    """
+
+    op: str
+    label: str
+    build: Callable[[torch.dtype, str], dict[str, Any]]
+    flops: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.label}"
+
+
+def nbytes(value: Any) -> int:
+    """Bytes of all tensors in value: what an op must at least read or write of it."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if isinstance(value, dict):
+        return sum(map(nbytes, value.values()))
+    return sum(map(nbytes, value)) if isinstance(value, (tuple, list)) else 0
+
+
+def group_norm(op: str, side: int, c: int, c2: int = 0, batch: int = BATCH, **more: Any) -> Shape:
+    """side x side positions, c channels, and c2 more in a second input."""
+
+    def build(dtype, device):
+        tensors = {
+            "x": _randn(dtype, device, batch, side, side, c),
+            "weight": _randn(dtype, device, c + c2),
+            "bias": _randn(dtype, device, c + c2),
+        }
+        if c2:
+            tensors["x2"] = _randn(dtype, device, batch, side, side, c2)
+        return {**tensors, "groups": min(GROUPS, c + c2), **more}
+
+    return Shape(op, f"{side}^2 x {_joined(c, c2)}", build)
+
+
+def layer_norm(rows: int, width: int) -> Shape:
+    """Tokens of both pictures: rows x width."""
+
+    def build(dtype, device):
+        return {
+            "x": _randn(dtype, device, rows, width),
+            "weight": _randn(dtype, device, width),
+            "bias": _randn(dtype, device, width),
+        }
+
+    return Shape("layer_norm", f"{rows} x {width}", build)
+
+
+def geglu(rows: int, width: int) -> Shape:
+    """rows x 2 width in, rows x width out."""
+    return Shape(
+        "geglu",
+        f"{rows} x (2 x {width})",
+        lambda dtype, device: {"x": _randn(dtype, device, rows, 2 * width)},
+    )
+
+
+def sampler_step(side: int, channels: int = 4, pictures: int = BATCH) -> Shape:
+    """A DPM++ 2M step with guidance, channels first: x, 2 x model output, one earlier D."""
+
+    def build(dtype, device):
+        size = (pictures, channels, side, side)
+        row = dict.fromkeys(COLUMNS, 0.0)
+        row |= {"g": 7.5, "p": 0.9, "q": -0.4, "limit": float("inf"), "dscale": 1.0}
+        row |= {"x_x": 0.8, "x_d": 0.3, "x_d1": -0.1}
+        return {
+            "x": _randn(dtype, device, *size),
+            "out": _randn(dtype, device, 2 * pictures, *size[1:]),
+            "coeffs": torch.tensor([list(row.values())] * pictures, device=device),
+            "d1": _randn(dtype, device, *size),
+        }
+
+    return Shape("sampler_step", f"{pictures} x {channels} x {side}^2", build)
+
+
+def conv2d(
+    side: int, c: int, c_out: int, c2: int = 0, kernel: int = 3, batch: int = BATCH
+) -> Shape:
+    """A residual block's convolution: two inputs or one, bias, same size."""
+    flops = 2 * batch * side * side * c_out * kernel * kernel * (c + c2)
+
+    def build(dtype, device):
+        fan_in = kernel * kernel * (c + c2)
+        tensors = {
+            "x": _randn(dtype, device, BATCH, side, side, c),
+            "weight": _randn(dtype, device, c_out, kernel, kernel, c + c2) / fan_in**0.5,
+            "bias": _randn(dtype, device, c_out),
+        }
+        if c2:
+            tensors["x2"] = _randn(dtype, device, BATCH, side, side, c2)
+        return {**tensors, "padding": (kernel // 2,) * 4}
+
+    label = f"{side}^2 x {_joined(c, c2)} -> {c_out}, {kernel}x{kernel}"
+    return Shape("conv2d", label, build, flops)
+
+
+def linear(rows: int, c: int, c_out: int) -> Shape:
+    """rows x c -> rows x c_out, with bias."""
+
+    def build(dtype, device):
+        return {
+            "x": _randn(dtype, device, rows, c),
+            "weight": _randn(dtype, device, c_out, c) / c**0.5,
+            "bias": _randn(dtype, device, c_out),
+        }
+
+    return Shape("linear", f"{rows} x {c} -> {c_out}", build, 2 * rows * c * c_out)
+
+
+def attention(queries: int, keys: int, heads: int, width: int, batch: int = BATCH) -> Shape:
+    """heads of the given width, side by side."""
+
+    def build(dtype, device):
+        return {
+            "q": _randn(dtype, device, batch, queries, heads * width),
+            "k": _randn(dtype, device, batch, keys, heads * width),
+            "v": _randn(dtype, device, batch, keys, heads * width),
+            "heads": heads,
+        }
+
+    flops = 4 * batch * queries * keys * heads * width
+    return Shape("attention", f"{queries} x {keys}, {heads} x {width}", build, flops)
+
+
+def _randn(dtype: torch.dtype, device: str, *size: int) -> Tensor:
+    return torch.randn(size, device=device).to(dtype)
+
+
+def _joined(c: int, c2: int) -> str:
+    return f"({c} + {c2})" if c2 else str(c)
+
+
+#: side, channels, channels of the skip: down path and middle, then the up path's pairs.
+_NORMS = (
+    (64, 320, 0), (32, 640, 0), (16, 1280, 0), (8, 1280, 0), (32, 320, 0),
+    (64, 320, 320), (32, 640, 640), (32, 1280, 640), (16, 1280, 1280), (8, 1280, 1280),
+)  # fmt: skip
+
+SHAPES: dict[str, list[Shape]] = {
+    "group_norm_silu": [group_norm("group_norm_silu", *size) for size in _NORMS],
+    "group_norm_scale_shift": [group_norm("group_norm_scale_shift", *size) for size in _NORMS],
+    "layer_norm": [
+        layer_norm(rows, width)
+        for rows, width in ((8192, 320), (2048, 640), (512, 1280), (128, 1280), (2048, 320))
+    ],
+    "geglu": [
+        geglu(rows, width)
+        for rows, width in ((8192, 1280), (2048, 2560), (512, 5120), (2048, 1280))
+    ],
+    "sampler_step": [sampler_step(side) for side in (32, 64, 128)] + [sampler_step(64, 4, 16)],
+    "conv2d": [
+        conv2d(*size)
+        for size in (
+            *((64, 320, 320), (32, 640, 640), (16, 1280, 1280), (8, 1280, 1280)),
+            *((32, 320, 320), (8, 1280, 1280, 1280)),
+        )
+    ],
+    "linear": [
+        linear(*size)
+        for size in ((8192, 320, 2560), (8192, 1280, 320), (2048, 640, 5120), (512, 1280, 10240))
+    ],
+    "attention": [
+        attention(*size)
+        for size in (
+            *((4096, 4096, 8, 40), (4096, 77, 8, 40)),
+            *((1024, 1024, 8, 80), (256, 256, 8, 160)),
+        )
+    ],
+}
+
+#: One small shape an op, for a run that only shows that the benchmarks work.
+TINY: dict[str, list[Shape]] = {
+    "group_norm_silu": [group_norm("group_norm_silu", 5, 24, 8, groups=4)],
+    "group_norm_scale_shift": [group_norm("group_norm_scale_shift", 5, 24, groups=4)],
+    "layer_norm": [layer_norm(7, 20)],
+    "geglu": [geglu(7, 20)],
+    "sampler_step": [sampler_step(5)],
+    "conv2d": [conv2d(5, 6, 4, c2=2)],
+    "linear": [linear(7, 20, 6)],
+    "attention": [attention(9, 5, 2, 8)],
+}

@@ -1,0 +1,19 @@
+"""The ops in Triton, for NVIDIA GPUs: one file per op, signatures as in pyengine.ops.reference.
+
+float32, bfloat16 and float16 tensors, contiguous; sums and arithmetic in float32. Block sizes are
+a function of the shape of one picture or row alone, never of the batch or of a timing, so that a
+picture's bits depend on nothing beside it. Importing this package imports Triton.
+"""
+
+from .geglu import geglu
+from .group_norm_silu import group_norm_scale_shift, group_norm_silu
+from .layer_norm import layer_norm
+from .sampler_step import sampler_step
+
+__all__ = [
+    "geglu",
+    "group_norm_scale_shift",
+    "group_norm_silu",
+    "layer_norm",
+    "sampler_step",
+]

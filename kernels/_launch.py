@@ -1,0 +1,69 @@
+"""A kernel launch as a value, so that tests compile exactly what a call would run."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyengine.errors import RequestError
+
+# a * b + c rounded once; said, because Triton's default changes between versions.
+OPTIONS = {"enable_fp_fusion": True}
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel with its grid, run-time arguments (by name) and compile-time constants."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    args: dict[str, Any]
+    constants: dict[str, Any] = field(default_factory=dict)
+    num_warps: int = 4
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """How Triton is to compile it."""
+        return {"num_warps": self.num_warps, **OPTIONS}
+
+    def run(self) -> None:
+        """Launches on the current stream of the GPU that holds the tensors."""
+        if 0 in self.grid:
+            return
+        tensor = next(value for value in self.args.values() if isinstance(value, Tensor))
+        with torch.cuda.device_of(tensor):
+            self.kernel[self.grid](**self.args, **self.constants, **self.options)
+
+
+def check(op: str, **tensors: Tensor | None) -> None:
+    """Refuses tensors that the kernels would misread: dtype, strides, different devices.
+
+    Shapes are the business of the wrappers in pyengine.ops. None is an absent tensor.
+    """
+    present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    device = next(iter(present.values())).device
+    for name, tensor in present.items():
+        if tensor.dtype not in DTYPES:
+            raise RequestError(
+                f"{op} (Triton): {name} must be float32, bfloat16 or float16, not {tensor.dtype}"
+            )
+        if not tensor.is_contiguous():
+            raise RequestError(
+                f"{op} (Triton): {name} must be contiguous, not {tuple(tensor.shape)} with strides "
+                f"{tensor.stride()}"
+            )
+        if tensor.device != device:
+            raise RequestError(f"{op} (Triton): {name} is on {tensor.device}, not on {device}")
+
+
+def power_of_2(n: int) -> int:
+    """The smallest power of two that is at least n: Triton's block sizes are powers of two."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)

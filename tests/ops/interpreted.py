@@ -1,0 +1,53 @@
+"""Calls pyengine.kernels on CPU tensors, in a process that runs Triton's interpreter.
+
+Triton reads TRITON_INTERPRET when it is imported and the choice holds for the whole process, so
+the kernels are interpreted in a child: this process can then compile them.
+"""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import torch
+
+
+class Interpreter:
+    """One child process; `interpreter("geglu", x)` is pyengine.kernels.geglu(x) there."""
+
+    def __init__(self):
+        self._pool = ProcessPoolExecutor(
+            1, mp_context=get_context("spawn"), initializer=_prepare, initargs=({**os.environ},)
+        )
+
+    def __call__(self, op, *args, **kwargs):
+        return self._pool.submit(_call, op, args, kwargs).result()
+
+    def close(self):
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _prepare(environment):
+    os.environ.update(environment)
+    os.environ["TRITON_INTERPRET"] = "1"
+    torch.set_num_threads(1)
+
+    import numpy as np
+    from triton import language as tl
+    from triton.runtime import interpreter
+
+    plain = interpreter._convert_float
+
+    def round_to_nearest(value, source, target, mode):
+        # The interpreter cuts bfloat16 off; a GPU's cvt.rn.bf16.f32 rounds to nearest even.
+        if source == tl.float32 and target == tl.bfloat16:
+            half = torch.from_numpy(np.ascontiguousarray(value, np.float32)).to(torch.bfloat16)
+            return half.view(torch.uint16).numpy().reshape(value.shape)
+        return plain(value, source, target, mode)
+
+    interpreter._convert_float = round_to_nearest
+
+
+def _call(op, args, kwargs):
+    from pyengine import kernels
+
+    return getattr(kernels, op)(*args, **kwargs)

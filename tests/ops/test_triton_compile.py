@@ -1,0 +1,85 @@
+"""Compiles the Triton kernels to machine code for NVIDIA GPUs, which needs none.
+
+The launches are those of calls at Stable Diffusion's shapes. Nothing here shows that they run.
+"""
+
+import re
+from importlib import import_module
+from itertools import product
+
+import pytest
+import torch
+
+from bench.shapes import SHAPES, Shape, geglu, group_norm, layer_norm, sampler_step
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from triton_machine_code import compile_launch, source_of
+
+OPS = ("group_norm_silu", "group_norm_scale_shift", "layer_norm", "geglu", "sampler_step")
+# Kernels that must read and write whole 16-byte pieces to reach the memory's speed.
+STREAMING = ("_apply", "_layer_norm", "_geglu", "_sampler_step")
+
+
+def launches_of(shape: Shape, dtype: torch.dtype):
+    """The launches of one call, planned on tensors that have no memory."""
+    module = import_module(f"pyengine.kernels.{shape.op.replace('scale_shift', 'silu')}")
+    inputs = shape.build(dtype, "meta")
+    if shape.op == "group_norm_scale_shift":
+        return module.plan_scale_shift(**inputs)[0]
+    return module.plan(**inputs)[0]
+
+
+def programs():
+    """Every different program once: launches that differ in nothing compiled in share one."""
+    shapes = [shape for op in OPS for shape in SHAPES[op]]
+    first = [SHAPES[op][0] for op in OPS]
+    wanted = [
+        *product(shapes, (torch.bfloat16,), (90,)),
+        *product(first, (torch.float32, torch.float16), (90,)),
+        *product(first, (torch.bfloat16,), (80,)),
+    ]
+    seen = {}
+    for shape, dtype, architecture in wanted:
+        for launch in launches_of(shape, dtype):
+            name = launch.kernel.__name__.strip("_")
+            label = f"{name}-{shape}-{str(dtype)[6:]}-sm_{architecture}".replace(" ", "_")
+            key = (source_of(launch).hash(), launch.num_warps, architecture)
+            seen.setdefault(key, pytest.param(launch, dtype, architecture, id=label))
+    return list(seen.values())
+
+
+@pytest.mark.parametrize(("launch", "dtype", "architecture"), programs())
+def test_compiles_without_spilling(launch, dtype, architecture, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    code = compile_launch(launch, architecture, tmp_path)
+    assert code.cubin.startswith(b"\x7fELF")
+    assert f".target sm_{architecture}" in code.ptx
+    assert (code.stack, code.local) == (0, 0)
+    assert not re.search(r"\b(LDL|STL)\b", code.sass), "registers spill to local memory"
+    # Four blocks of 128 threads then find room in an SM's 65,536 registers.
+    assert code.registers <= 128
+    assert code.shared <= 48 * 1024
+    if launch.kernel.__name__ in STREAMING:
+        assert "LDG.E.128" in code.sass
+        assert "STG.E.128" in code.sass
+    if dtype == torch.bfloat16 and launch.args.get("y") is not None:
+        # What the interpreter's tests take for granted: rounded to nearest, not cut off.
+        assert "cvt.rn.bf16" in code.ptx
+
+
+@pytest.mark.parametrize(
+    ("few", "many"),
+    [
+        (group_norm("group_norm_silu", 8, 640, 320, batch=n) for n in (1, 64)),
+        (layer_norm(rows, 320) for rows in (1, 8192)),
+        (geglu(rows, 1280) for rows in (1, 8192)),
+        (sampler_step(64, pictures=n) for n in (1, 64)),
+    ],
+    ids=("group_norm_silu", "layer_norm", "geglu", "sampler_step"),
+)
+def test_blocks_do_not_depend_on_the_batch(few, many):
+    def blocks(shape):
+        return [(k.kernel, k.constants, k.options) for k in launches_of(shape, torch.float16)]
+
+    assert blocks(few) == blocks(many)
