@@ -71,10 +71,10 @@ def test_compiles_without_spilling(launch, dtype, architecture, tmp_path, monkey
 @pytest.mark.parametrize(
     ("few", "many"),
     [
-        (group_norm("group_norm_silu", 8, 640, 320, batch=n) for n in (1, 64)),
-        (layer_norm(rows, 320) for rows in (1, 8192)),
-        (geglu(rows, 1280) for rows in (1, 8192)),
-        (sampler_step(64, pictures=n) for n in (1, 64)),
+        [group_norm("group_norm_silu", 8, 640, 320, batch=n) for n in (1, 64)],
+        [layer_norm(rows, 320) for rows in (1, 8192)],
+        [geglu(rows, 1280) for rows in (1, 8192)],
+        [sampler_step(64, pictures=n) for n in (1, 64)],
     ],
     ids=("group_norm_silu", "layer_norm", "geglu", "sampler_step"),
 )
