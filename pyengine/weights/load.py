@@ -1,5 +1,6 @@
 """Filling a module built on the meta device: everything is compared before memory is taken."""
 
+import os
 from collections.abc import Callable, Iterable
 
 import torch
@@ -39,6 +40,8 @@ def load_module(
     found = _match_names(expected, source, rename)
     patterns = (*HARMLESS, *getattr(module, "harmless_extra", ()), *harmless)
     _compare(expected, found, source, matcher(patterns))
+    if torch.device(device).type == "cpu":
+        _check_memory([source.spec(o) for n, o in found.items() if n in expected], dtype, source)
     for name, old in found.items():
         if name in expected:
             _assign(module, name, _read(source, old, expected[name], dtype, device))
@@ -89,6 +92,19 @@ def _compare(expected: dict, found: dict, source, harmless) -> None:
         raise CheckpointError(
             f"{source.where}: the tensors are not those of the model that the config describes"
             f" ({len(expected)} expected): {'; '.join(problems)}"
+        )
+
+
+def _check_memory(specs: list, dtype: torch.dtype | None, source) -> None:
+    """Refuses a module larger than the machine's memory: a sparse file can claim any size."""
+    needed = sum(torch.Size(shape).numel() * (dtype or stored).itemsize for stored, shape in specs)
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not a system that tells
+        return
+    if needed > memory:
+        raise CheckpointError(
+            f"{source.where}: takes {needed / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB"
         )
 
 

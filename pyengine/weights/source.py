@@ -125,7 +125,13 @@ class MappedSource:
         return iter(sorted(self._table))
 
     def close(self) -> None:
-        self.source.close()
+        """Leaves the file open: the checkpoint's other parts read it too."""
+
+    def __enter__(self) -> "MappedSource":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def keys(self) -> list[str]:
         return sorted(self._table)
