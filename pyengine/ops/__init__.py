@@ -1,25 +1,37 @@
-"""The operations: one name each, with a specification, its backends and its checks."""
+"""The operations: one name each, with a specification, its backends and its checks.
 
-from .reference import (
-    COLUMNS,
-    attention,
-    conv2d,
-    geglu,
-    group_norm_scale_shift,
-    group_norm_silu,
-    layer_norm,
-    linear,
-    sampler_step,
-)
+Pictures are [N, H, W, C], tokens [N, L, C]. Each op is also torch.ops.pyengine.<name>, which is how
+torch.compile sees it. `with force("reference"):` chooses a backend, `with kernels_used() as used:`
+says what ran.
+"""
+
+from ._backend import force, kernels_used
+from ._core import isa, isas, openmp_runtimes
+from ._registry import OPS, backends
+from .attention import attention
+from .conv2d import conv2d
+from .geglu import geglu
+from .group_norm_silu import group_norm_scale_shift, group_norm_silu
+from .layer_norm import layer_norm
+from .linear import linear
+from .reference import COLUMNS
+from .sampler_step import sampler_step
 
 __all__ = [
     "COLUMNS",
+    "OPS",
     "attention",
+    "backends",
     "conv2d",
+    "force",
     "geglu",
     "group_norm_scale_shift",
     "group_norm_silu",
+    "isa",
+    "isas",
+    "kernels_used",
     "layer_norm",
     "linear",
+    "openmp_runtimes",
     "sampler_step",
 ]

@@ -39,7 +39,7 @@ void sampler_step(const SamplerStepArgs& args, int64_t begin, int64_t end) {
                 m = fma(splat(k.g), m - u, u);
             }
             Floats d = fma(splat(k.q), m, splat(k.p) * sample);
-            d = at_least(at_most(d, splat(k.limit)), splat(-k.limit)) * splat(k.dscale);
+            d = at_most(at_least(d, splat(-k.limit)), splat(k.limit)) * splat(k.dscale);
             Floats next = splat(k.x_x) * sample;
             next = fma(splat(k.x_m), m, next);
             next = fma(splat(k.x_d), d, next);

@@ -23,7 +23,7 @@ def conv2d(
     """Convolution of [N, H, W, C] pictures, with what surrounds it in a residual block.
 
     Prologue: x and x2 side by side in C; x * scale + shift per picture and channel ([N, C + C2],
-    group_norm_scale_shift's result); SiLU when silu; nearest-neighbour 2x enlargement when upsample.
+    group_norm_scale_shift's result); SiLU when silu; nearest-neighbour 2x enlargement if upsample.
     weight: [Cout, KH, KW, C + C2].  bias: [Cout].  padding: zeros (top, bottom, left, right).
     Epilogue: + bias, + channel_add [N, Cout] (the time embedding), + residual [N, H', W', Cout].
     Returns [N, H', W', Cout] in x's dtype.

@@ -1,0 +1,31 @@
+"""Checks that ops share. Messages name the op, what was expected and what came."""
+
+from torch import Tensor
+
+from ..errors import RequestError
+
+
+def require(condition: bool, op: str, argument: str, expected: str, given: object) -> None:
+    """Raises RequestError: "<op>: <argument>: expected ..., got ..."."""
+    if not condition:
+        raise RequestError(f"{op}: {argument}: expected {expected}, got {given}")
+
+
+def shape(tensor: Tensor, wanted: tuple[int | None, ...], op: str, argument: str) -> None:
+    """Requires that shape; None stands for any size."""
+    given = tensor.shape
+    if len(given) != len(wanted) or any(
+        want is not None and size != want for size, want in zip(given, wanted, strict=True)
+    ):
+        text = ", ".join("*" if want is None else str(want) for want in wanted)
+        raise RequestError(f"{op}: {argument}: expected shape [{text}], got {list(given)}")
+
+
+def like(tensor: Tensor, x: Tensor, op: str, argument: str, *, dtype: bool = True) -> None:
+    """Requires x's device and, if asked, dtype."""
+    if tensor.device != x.device:
+        raise RequestError(f"{op}: {argument}: expected x's device {x.device}, got {tensor.device}")
+    if dtype and tensor.dtype != x.dtype:
+        raise RequestError(f"{op}: {argument}: expected x's dtype {x.dtype}, got {tensor.dtype}")
+    if not tensor.dtype.is_floating_point:
+        raise RequestError(f"{op}: {argument}: expected a floating-point dtype, got {tensor.dtype}")

@@ -1,0 +1,57 @@
+"""Finds the compiled CPU kernels, pyengine._core, and says what they are running on."""
+
+import re
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from ..errors import UnavailableError
+
+#: dtypes that the compiled kernels read and write, and their numbers there.
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+@cache
+def core() -> ModuleType:
+    """The module pyengine._core.  torch is imported first, so that both share its OpenMP runtime.
+
+    Raises UnavailableError, with what the import said, if it was not built or cannot be loaded.
+    """
+    try:
+        from pyengine import _core
+    except ImportError as error:
+        raise UnavailableError(
+            f"the compiled CPU kernels cannot be loaded ({error}); "
+            "build them with `pip install .` (or `pip install -e .`) in pyengine's source tree"
+        ) from error
+    return _core
+
+
+def address(tensor: Tensor | None) -> int:
+    """Where a contiguous tensor begins; 0 for None."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def isa() -> str:
+    """The instruction set in use: avx512, avx2 or portable; PYENGINE_ISA forces one."""
+    return core().isa()
+
+
+def isas() -> dict[str, str]:
+    """Each instruction set of this build, with why it does not run here ("" where it does)."""
+    return core().isas()
+
+
+def openmp_runtimes() -> list[str]:
+    """The OpenMP runtimes that this process has loaded, by path; more than one is a fault.
+
+    Empty where /proc/self/maps does not exist, and before torch is imported.
+    """
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+            files = {line.split(maxsplit=5)[5].strip() for line in maps if line.count("/")}
+    except OSError:
+        return []
+    return sorted(f for f in files if re.search(r"/lib(gomp|omp|iomp5)[^/]*\.(so|dylib)", f))

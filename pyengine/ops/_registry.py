@@ -1,0 +1,34 @@
+"""The list of ops. Declarations, tests and benchmarks go by it."""
+
+from .attention import OP as ATTENTION
+from .conv2d import OP as CONV2D
+from .geglu import OP as GEGLU
+from .group_norm_silu import OP as GROUP_NORM_SILU
+from .group_norm_silu import SCALE_SHIFT as GROUP_NORM_SCALE_SHIFT
+from .layer_norm import OP as LAYER_NORM
+from .linear import OP as LINEAR
+from .sampler_step import OP as SAMPLER_STEP
+
+OPS = {
+    op.name: op
+    for op in (
+        ATTENTION,
+        CONV2D,
+        GEGLU,
+        GROUP_NORM_SCALE_SHIFT,
+        GROUP_NORM_SILU,
+        LAYER_NORM,
+        LINEAR,
+        SAMPLER_STEP,
+    )
+}
+
+
+def backends() -> list[tuple[str, str, str, str]]:
+    """The table: a row (op, device type, backend, why) per entry, in order of preference."""
+    return [
+        (name, device, row.name, row.why)
+        for name, op in OPS.items()
+        for device, rows in op.table.items()
+        for row in rows
+    ]

@@ -1,0 +1,87 @@
+"""attention over packed heads, over torch's kernel for now.  Vaswani 2017, arXiv:1706.03762."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import _backend, _check, reference
+from ._check import require
+from ._op import Op
+
+
+def _check_arguments(q, k, v, heads, *, mask=None, causal=False, scale=None):
+    op = "attention"
+    require(q.dim() == 3, op, "q", "3 dimensions [N, Lq, heads * D]", list(q.shape))
+    require(heads > 0, op, "heads", "at least 1", heads)
+    require(
+        q.shape[2] > 0 and q.shape[2] % heads == 0, op, "q", f"a width divisible by {heads} heads",
+        list(q.shape),
+    )  # fmt: skip
+    _check.shape(k, (q.shape[0], None, q.shape[2]), op, "k")
+    require(k.shape[1] > 0, op, "k", "at least one key", list(k.shape))
+    _check.shape(v, (q.shape[0], k.shape[1], None), op, "v")
+    require(v.shape[2] % heads == 0, op, "v", f"a width divisible by {heads} heads", list(v.shape))
+    _check.like(k, q, op, "k")
+    _check.like(v, q, op, "v")
+    if mask is not None:
+        _check.like(mask, q, op, "mask", dtype=False)
+        full = (q.shape[0], heads, q.shape[1], k.shape[1])
+        fits = mask.dim() <= 4 and all(
+            size in (1, want)
+            for size, want in zip(reversed(mask.shape), reversed(full), strict=False)
+        )
+        require(fits, op, "mask", f"a shape broadcastable to {list(full)}", list(mask.shape))
+
+
+def _empty(q, k, v, heads, *, mask=None, causal=False, scale=None):
+    return q.new_empty(q.shape[0], q.shape[1], v.shape[2])
+
+
+def _torch(q, k, v, heads, *, mask=None, causal=False, scale=None):
+    n, lq, lk = q.shape[0], q.shape[1], k.shape[1]
+    qh, kh, vh = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    if mask is not None:
+        mask = mask.to(q.dtype)
+        mask = mask.reshape((1,) * (4 - mask.dim()) + mask.shape)
+        if causal:  # torch takes one or the other
+            hidden = torch.ones(lq, lk, dtype=torch.bool, device=q.device).triu(1)
+            mask = mask.expand(*mask.shape[:2], lq, lk).masked_fill(hidden, float("-inf"))
+    y = F.scaled_dot_product_attention(
+        qh, kh, vh, attn_mask=mask, is_causal=causal and mask is None, scale=scale
+    )
+    return y.transpose(1, 2).reshape(n, lq, -1)
+
+
+OP = Op(
+    "attention",
+    "(Tensor q, Tensor k, Tensor v, int heads, *, Tensor? mask=None, bool causal=False, "
+    "float? scale=None) -> Tensor",
+    check=_check_arguments,
+    fake=_empty,
+    table={
+        _backend.ANY: (_backend.torch_backed(_torch), _backend.reference(reference.attention)),
+    },
+)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """softmax(q k^T * scale + mask) v, the heads lying side by side in the last dimension.
+
+    q: [N, Lq, heads * D]; k: [N, Lk, heads * D]; v: [N, Lk, heads * Dv]; float32 | bfloat16 |
+    float16 | float64, one dtype.
+    mask: additive, floating-point, broadcastable to [N, heads, Lq, Lk], or None.
+    causal: row i sees keys 0..i.  scale: D ** -0.5 when None.
+    Returns [N, Lq, heads * Dv] in q's dtype.
+    Raises RequestError for other shapes and dtypes.
+    Vaswani et al. 2017, arXiv:1706.03762.
+    """
+    return OP(q, k, v, heads, mask=mask, causal=causal, scale=scale)

@@ -1,0 +1,181 @@
+"""group_norm_silu and its two halves.  Wu & He 2018, arXiv:1803.08494."""
+
+import torch
+from torch import Tensor
+
+from . import _backend, _check, reference
+from ._check import require
+from ._core import DTYPES, address, core
+from ._op import Op
+
+
+def _check_x(op: str, x: Tensor, x2: Tensor | None) -> int:
+    """Checks the one or two inputs; returns their channels together."""
+    require(x.dim() == 4, op, "x", "4 dimensions [N, H, W, C]", list(x.shape))
+    require(x.shape[1] * x.shape[2] > 0, op, "x", "at least one pixel", list(x.shape))
+    if x2 is None:
+        return x.shape[3]
+    _check.shape(x2, (*x.shape[:3], None), op, "x2")
+    _check.like(x2, x, op, "x2")
+    return x.shape[3] + x2.shape[3]
+
+
+def _check_norm(
+    op: str, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, x2: Tensor | None
+) -> None:
+    channels = _check_x(op, x, x2)
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        _check.shape(tensor, (channels,), op, name)
+        _check.like(tensor, x, op, name, dtype=False)
+    require(groups > 0 and channels % groups == 0, op, "groups", f"a divisor of {channels}", groups)
+    require(eps >= 0, op, "eps", "at least 0", eps)
+
+
+def _pictures(x: Tensor, x2: Tensor | None) -> tuple[int, int, int, int, int, int]:
+    """The arguments by which every group-norm kernel takes its input."""
+    return (
+        address(x), address(x2), x.shape[0], x.shape[1] * x.shape[2],
+        x.shape[3], 0 if x2 is None else x2.shape[3],
+    )  # fmt: skip
+
+
+# --- group_norm_silu ---------------------------------------------------------------------------
+
+
+def _check_silu(x, weight, bias, groups, eps=1e-5, x2=None, silu=True):
+    _check_norm("group_norm_silu", x, weight, bias, groups, eps, x2)
+
+
+def _empty_silu(x, weight, bias, groups, eps=1e-5, x2=None, silu=True):
+    return x.new_empty(*x.shape[:3], x.shape[3] + (0 if x2 is None else x2.shape[3]))
+
+
+def _cpu_silu(x, weight, bias, groups, eps=1e-5, x2=None, silu=True):
+    x, x2 = x.contiguous(), None if x2 is None else x2.contiguous()
+    weight, bias = weight.float().contiguous(), bias.float().contiguous()
+    y = _empty_silu(x, weight, bias, groups, eps, x2)
+    core().group_norm_silu(
+        *_pictures(x, x2), address(weight), address(bias), groups, eps, silu, address(y),
+        DTYPES[x.dtype], torch.get_num_threads(),
+    )  # fmt: skip
+    return y
+
+
+OP = Op(
+    "group_norm_silu",
+    "(Tensor x, Tensor weight, Tensor bias, int groups, float eps=1e-05, Tensor? x2=None, "
+    "bool silu=True) -> Tensor",
+    check=_check_silu,
+    fake=_empty_silu,
+    table={
+        "cpu": (_backend.cpu(_cpu_silu), _backend.reference(reference.group_norm_silu)),
+        "cuda": (
+            _backend.triton("group_norm_silu"),
+            _backend.reference(reference.group_norm_silu),
+        ),
+        _backend.ANY: (_backend.reference(reference.group_norm_silu),),
+    },
+)
+
+
+def group_norm_silu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float = 1e-5,
+    x2: Tensor | None = None,
+    silu: bool = True,
+) -> Tensor:
+    """SiLU(group_norm(x)), or group_norm(x) alone with silu=False, in two passes over x.
+
+    x: [N, H, W, C] float32 | bfloat16 | float16 | float64; x2: [N, H, W, C2] of the same dtype or
+    None, side by side with x in C (a group may lie across both); copied if not contiguous.
+    weight, bias: [C + C2] of any floating-point dtype.  eps: added to the variance, at least 0.
+    Returns [N, H, W, C + C2] in x's dtype; computed in float32 (float64 for float64).
+    Raises RequestError if C + C2 is not divisible by groups, and for other shapes.
+    Wu & He 2018, arXiv:1803.08494.
+    """
+    return OP(x, weight, bias, groups, eps, x2, silu)
+
+
+# --- group_norm_scale_shift: the statistics ----------------------------------------------------
+
+
+def _check_scale_shift(x, weight, bias, groups, eps=1e-5, x2=None):
+    _check_norm("group_norm_scale_shift", x, weight, bias, groups, eps, x2)
+
+
+def _empty_scale_shift(x, weight, bias, groups, eps=1e-5, x2=None):
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    channels = x.shape[3] + (0 if x2 is None else x2.shape[3])
+    return tuple(x.new_empty(x.shape[0], channels, dtype=dtype) for _ in range(2))
+
+
+def _cpu_scale_shift(x, weight, bias, groups, eps=1e-5, x2=None):
+    x, x2 = x.contiguous(), None if x2 is None else x2.contiguous()
+    weight, bias = weight.float().contiguous(), bias.float().contiguous()
+    scale, shift = _empty_scale_shift(x, weight, bias, groups, eps, x2)
+    core().group_norm_scale_shift(
+        *_pictures(x, x2), address(weight), address(bias), groups, eps,
+        address(scale), address(shift), DTYPES[x.dtype], torch.get_num_threads(),
+    )  # fmt: skip
+    return scale, shift
+
+
+SCALE_SHIFT = Op(
+    "group_norm_scale_shift",
+    "(Tensor x, Tensor weight, Tensor bias, int groups, float eps=1e-05, Tensor? x2=None) "
+    "-> (Tensor, Tensor)",
+    check=_check_scale_shift,
+    fake=_empty_scale_shift,
+    table={
+        "cpu": (
+            _backend.cpu(_cpu_scale_shift),
+            _backend.reference(reference.group_norm_scale_shift),
+        ),
+        "cuda": (
+            _backend.triton("group_norm_scale_shift", "group_norm_silu"),
+            _backend.reference(reference.group_norm_scale_shift),
+        ),
+        _backend.ANY: (_backend.reference(reference.group_norm_scale_shift),),
+    },
+    module="group_norm_silu",
+)
+
+
+def group_norm_scale_shift(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float = 1e-5,
+    x2: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The (scale, shift) with which group_norm(x) = x * scale + shift, per picture and channel.
+
+    Arguments as group_norm_silu's.  Returns two [N, C + C2] tensors, float32 (float64 for float64):
+    what conv2d takes as its prologue.
+    Raises RequestError if C + C2 is not divisible by groups, and for other shapes.
+    """
+    return SCALE_SHIFT(x, weight, bias, groups, eps, x2)
+
+
+# --- applying it: the prologue of conv2d while torch convolves -----------------------------------
+
+
+def apply_scale_shift(
+    x: Tensor, scale: Tensor, shift: Tensor, silu: bool, x2: Tensor | None = None
+) -> Tensor:
+    """SiLU(x * scale + shift), or without SiLU: one pass over CPU memory.
+
+    x, x2 as group_norm_silu's, without float64, on the CPU; scale, shift: [N, C + C2].
+    """
+    x, x2 = x.contiguous(), None if x2 is None else x2.contiguous()
+    scale, shift = scale.float().contiguous(), shift.float().contiguous()
+    y = x.new_empty(*x.shape[:3], scale.shape[1])
+    core().group_norm_apply(
+        *_pictures(x, x2), address(scale), address(shift), silu, address(y),
+        DTYPES[x.dtype], torch.get_num_threads(),
+    )  # fmt: skip
+    return y

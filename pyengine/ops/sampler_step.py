@@ -1,0 +1,103 @@
+"""sampler_step: guidance and one update of any linear sampler, in one pass."""
+
+import torch
+from torch import Tensor
+
+from . import _backend, _check, reference
+from ._check import require
+from ._core import DTYPES, address, core
+from ._op import Op
+from .reference import COLUMNS
+
+
+def _check_arguments(
+    x: Tensor,
+    out: Tensor,
+    coeffs: Tensor,
+    d1: Tensor | None = None,
+    d2: Tensor | None = None,
+    d3: Tensor | None = None,
+    base: Tensor | None = None,
+    noise: Tensor | None = None,
+) -> None:
+    op = "sampler_step"
+    require(x.dim() >= 1, op, "x", "at least one dimension", "a scalar")
+    n = x.shape[0]
+    guided = out.dim() == x.dim() and n > 0 and out.shape[0] == 2 * n
+    _check.shape(out, (2 * n if guided else n, *x.shape[1:]), op, "out")
+    _check.like(out, x, op, "out", dtype=False)
+    _check.shape(coeffs, (n, len(COLUMNS)), op, "coeffs")
+    _check.like(coeffs, x, op, "coeffs", dtype=False)
+    named = {"d1": d1, "d2": d2, "d3": d3, "base": base, "noise": noise}
+    for name, tensor in named.items():
+        if tensor is not None:
+            _check.shape(tensor, tuple(x.shape), op, name)
+            _check.like(tensor, x, op, name)
+
+
+def _empty(x: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(x.shape), x.new_empty(x.shape)
+
+
+def _cpu(x, out, coeffs, d1=None, d2=None, d3=None, base=None, noise=None):
+    dtype = x.dtype
+    if out.dtype != dtype and dtype != torch.float32:
+        # The samples are narrower than the model's output: in float32, then rounded once.
+        widened = [
+            None if t is None else t.float() for t in (x, out, coeffs, d1, d2, d3, base, noise)
+        ]
+        return tuple(y.to(dtype) for y in _cpu(*widened))
+    x, out, coeffs = x.contiguous(), out.to(dtype).contiguous(), coeffs.float().contiguous()
+    kept = [None if t is None else t.contiguous() for t in (d1, d2, d3, base, noise)]
+    results = _empty(x)
+    n = x.shape[0]
+    size = x.numel() // n if n else 0
+    guided = out.shape[0] == 2 * n
+    conditional = address(out)
+    if guided:
+        conditional += x.numel() * x.element_size()
+    core().sampler_step(
+        address(x), conditional, address(out) if guided else 0, address(coeffs),
+        *map(address, kept), *map(address, results), n, size,
+        DTYPES[dtype], torch.get_num_threads(),
+    )  # fmt: skip
+    return results
+
+
+OP = Op(
+    "sampler_step",
+    "(Tensor x, Tensor out, Tensor coeffs, Tensor? d1=None, Tensor? d2=None, Tensor? d3=None, "
+    "Tensor? base=None, Tensor? noise=None) -> (Tensor, Tensor, Tensor)",
+    check=_check_arguments,
+    fake=_empty,
+    table={
+        "cpu": (_backend.cpu(_cpu), _backend.reference(reference.sampler_step)),
+        "cuda": (_backend.triton("sampler_step"), _backend.reference(reference.sampler_step)),
+        _backend.ANY: (_backend.reference(reference.sampler_step),),
+    },
+)
+
+
+def sampler_step(
+    x: Tensor,
+    out: Tensor,
+    coeffs: Tensor,
+    d1: Tensor | None = None,
+    d2: Tensor | None = None,
+    d3: Tensor | None = None,
+    base: Tensor | None = None,
+    noise: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step: m = u + g (c - u), D, then the new sample and the kept tensor, in one pass.
+
+    x: [N, ...] float32 | bfloat16 | float16 | float64, the current sample.
+    out: the model's output, [N, ...], or [2 N, ...] with the N unconditional rows first; any
+        floating-point dtype.
+    coeffs: [N, len(COLUMNS)], a row per picture (pyengine.ops.COLUMNS).
+    d1, d2, d3, base, noise: [N, ...] in x's dtype, or None: counts as zero and is not read.
+    All are copied if not contiguous.  Returns (new x, D, y), each [N, ...] in x's dtype, computed
+    in float32 (float64 for float64); the formulas are in pyengine.ops.reference.sampler_step.
+    Raises RequestError for other shapes and dtypes.
+    Ho & Salimans 2022, arXiv:2207.12598 (guidance).
+    """
+    return OP(x, out, coeffs, d1, d2, d3, base, noise)
