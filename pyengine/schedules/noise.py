@@ -159,8 +159,8 @@ def timestep_of(sigma, log_sigmas: np.ndarray) -> float:
     log_sigmas: ascending, of the training timesteps.
     """
     log_sigma = np.log(np.maximum(sigma, 1e-10))
-    low = int(np.searchsorted(log_sigmas, log_sigma, side="right")) - 1
-    low = min(max(low, 0), len(log_sigmas) - 2)
+    low = np.searchsorted(log_sigmas, log_sigma, side="right") - 1
+    low = np.int64(min(max(low, 0), len(log_sigmas) - 2))  # makes t float64 whatever sigma is
     below, above = log_sigmas[low], log_sigmas[low + 1]
     w = np.clip((below - log_sigma) / (below - above), 0, 1)
     return (1 - w) * low + w * (low + 1)

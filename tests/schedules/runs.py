@@ -1,0 +1,117 @@
+"""A run of diffusers' scheduler and a run of ours, on the same fake model and generators."""
+
+import inspect
+
+import torch
+
+from pyengine.schedules import from_config
+from pyengine.schedules.config import SAMPLERS
+
+SHAPE = (2, 4, 6, 5)
+BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+
+_MIX = torch.randn(120, 120, generator=torch.Generator().manual_seed(7), dtype=torch.float64) / 11
+
+
+def model(x: torch.Tensor, t) -> torch.Tensor:
+    """A fixed nonlinear function of sample and timestep, computed in float64."""
+    f = x.flatten(1).double()
+    return (
+        (torch.tanh(f @ _MIX + 0.002 * float(t) - 1) + 0.4 * f / (1 + 0.2 * f.abs()))
+        .reshape(x.shape)
+        .to(x.dtype)
+    )
+
+
+def config_of(name: str, **keys) -> dict:
+    """A scheduler_config.json for the sampler `name`."""
+    cls, _, extra = SAMPLERS[name]
+    own = {"skip_prk_steps": True} if name == "pndm" else {}
+    return {"_class_name": cls, **BETAS, "steps_offset": 1, **own, **extra, **keys}
+
+
+def theirs(config: dict):
+    """diffusers' scheduler for a config."""
+    import diffusers
+
+    return getattr(diffusers, config["_class_name"]).from_config(config)
+
+
+def draw(seed: int, dtype=torch.float32) -> tuple[torch.Generator, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return generator, torch.randn(SHAPE, generator=generator, dtype=dtype)
+
+
+def their_run(scheduler, x, generator, timesteps=None, predict=model, eta=0.0):
+    """x after all of diffusers' steps (after set_timesteps)."""
+    accepted = inspect.signature(scheduler.step).parameters
+    keywords = {k: v for k, v in {"generator": generator, "eta": eta}.items() if k in accepted}
+    if timesteps is None and hasattr(scheduler, "set_begin_index"):
+        # As its XL pipeline does; without it a run whose first timesteps are equal (after
+        # rounding) skips one and fails at its end.
+        scheduler.set_begin_index(0)
+    for t in scheduler.timesteps if timesteps is None else timesteps:
+        out = predict(scheduler.scale_model_input(x, t), t)
+        x = scheduler.step(out, t, x, **keywords).prev_sample
+    return x
+
+
+def our_run(plan, state, generator, predict=model):
+    for i, t in enumerate(plan.timesteps):
+        out = predict(plan.scale_input(i, state.x), t)
+        noise = None
+        if plan.draws_noise[i]:
+            noise = torch.randn(out.shape, generator=generator, dtype=out.dtype)
+        state = plan.step(i, state, out, noise=noise)
+    return state.x
+
+
+def distance(got: torch.Tensor, want: torch.Tensor) -> float:
+    """Relative L2."""
+    assert torch.isfinite(want).all(), "the reference itself is not finite"
+    return ((got.double() - want.double()).norm() / want.double().norm()).item()
+
+
+#: diffusers' tensors to widen for a run in float64; the other classes cast to float32 in between.
+WIDENED = {
+    "DDPMScheduler": ("alphas_cumprod", "one"),
+    "DDIMScheduler": ("alphas_cumprod", "final_alpha_cumprod"),
+    "PNDMScheduler": ("alphas_cumprod", "final_alpha_cumprod"),
+    "LCMScheduler": ("alphas_cumprod",),
+    "HeunDiscreteScheduler": ("sigmas",),
+    "UniPCMultistepScheduler": ("sigmas",),
+}
+
+
+def compare(
+    config: dict,
+    steps: int,
+    eta: float = 0.0,
+    predict=model,
+    within: float = 5e-6,
+    dtype: torch.dtype = torch.float32,
+):
+    """Run both from noise; timesteps and generators must agree exactly, samples closely.
+
+    within: relative L2, or in float32 1e-7 of the largest sigma where that is more: samplers that
+    count in sigmas subtract numbers of that size (test_rows.py holds ours to its float64 self).
+    dtype: float64 also widens diffusers' tables, so that only the formulas are compared.
+    """
+    scheduler = theirs(config)
+    scheduler.set_timesteps(steps)
+    plan = from_config(config).plan(steps, eta=eta)
+    assert plan.timesteps == scheduler.timesteps.tolist()
+    sigma = float(scheduler.init_noise_sigma)
+    assert abs(plan.init_noise_sigma - sigma) <= 1e-6 * sigma
+    if dtype == torch.float64:
+        for attribute in WIDENED[config["_class_name"]]:
+            setattr(scheduler, attribute, getattr(scheduler, attribute).double())
+    else:
+        within = max(within, 1e-7 * sigma)
+    theirs_rng, noise = draw(steps, dtype)
+    state = plan.start(noise)
+    want = their_run(scheduler, state.x, theirs_rng, predict=predict, eta=eta)
+    ours_rng, _ = draw(steps, dtype)
+    got = our_run(plan, state, ours_rng, predict)
+    assert torch.equal(ours_rng.get_state(), theirs_rng.get_state())
+    assert distance(got, want) <= within, f"{steps} steps: {distance(got, want):.2e}"
