@@ -51,8 +51,8 @@ class Settings:
 
     seed: of this picture. first_seed, count, index: of the batch that it was made in and its place
     there (index None: all of them, as a grid). sampler: the sampler that ran; scheduler: the one
-    that was asked for by name, or None. model: a Hub id, or the last part of a path; model_hash: of its
-    weights, hexadecimal. init_image, mask: SHA-256 of the pixels that went in, or None.
+    that was asked for by name, or None. model: a Hub id, or the last part of a path; model_hash: of
+    its weights, hexadecimal. init_image, mask: SHA-256 of the pixels that went in, or None.
     """
 
     prompt: str

@@ -51,9 +51,12 @@ class ClipTokenizer:
         self.size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
 
     @classmethod
-    def from_files(cls, files: Mapping[str, Path], where: str = "tokenizer") -> "ClipTokenizer":
+    def from_files(
+        cls, files: Mapping[str, Path], where: str = "tokenizer", pad_token: str | None = None
+    ) -> "ClipTokenizer":
         """files: name -> path: vocab.json and merges.txt, or tokenizer.json; and, if there are,
         tokenizer_config.json, special_tokens_map.json, added_tokens.json. where: for messages.
+        pad_token: in place of the one that the files name.
 
         Raises ConfigError or CheckpointError for a missing, damaged or absurd file.
         """
@@ -62,7 +65,7 @@ class ClipTokenizer:
             vocab, merges, added = read_tokenizer_json(files["tokenizer.json"])
         else:
             vocab, merges, added = read_vocab_and_merges(files, where)
-        specials, tokens = read_special_tokens(files, config, added, where)
+        specials, tokens = read_special_tokens(files, config, added, where, pad_token)
         tokenizer = build(vocab, merges, specials, tokens, where)
         return cls(tokenizer, specials, read_max_length(config, where))
 
@@ -189,7 +192,9 @@ def check_merge(parts: object, where: str) -> tuple[str, str]:
     return parts[0], parts[1]
 
 
-def read_special_tokens(files: Mapping[str, Path], config: dict, added: dict, where: str):
+def read_special_tokens(
+    files: Mapping[str, Path], config: dict, added: dict, where: str, pad_token: str | None
+):
     """(name -> content of the named special tokens, tokens to add in order of id).
 
     tokenizer_config.json's added_tokens_decoder, where there is one, replaces what the older
@@ -205,6 +210,8 @@ def read_special_tokens(files: Mapping[str, Path], config: dict, added: dict, wh
     elif "special_tokens_map.json" in files:
         saved = load_json(files["special_tokens_map.json"])
         named.update({name: saved[name] for name in SPECIAL if saved.get(name) is not None})
+    if pad_token is not None:
+        named["pad_token"] = pad_token
     flags = {}
     for i in sorted(added):
         token = check_token(added[i], where)

@@ -31,9 +31,9 @@ MAX_GUIDANCE = 1000.0
 class Request:
     """A call's arguments, with defaults filled in; see StableDiffusionPipeline.__call__.
 
-    prompts: [B]; negatives: [B], or None where no negative prompt was given. prompts_2, negatives_2:
-    SDXL's second encoder's. count: pictures, B x num_images_per_prompt, those of a prompt together.
-    images, masks: pictures as pyengine.images.as_list gives them, or None.
+    prompts: [B]; negatives: [B], or None where no negative prompt was given. prompts_2,
+    negatives_2: SDXL's second encoder's. count: pictures, B x num_images_per_prompt, those of a
+    prompt together. images, masks: pictures as pyengine.images.as_list gives them, or None.
     """
 
     prompts: list[str]

@@ -1,0 +1,105 @@
+"""What a run begins from: noise, or a picture and noise, or a picture with a hole in it.
+
+Random numbers are drawn in diffusers' order: the picture's latents, the noise, the masked
+picture's latents.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import images
+from ..models import AutoencoderKL
+from ..schedules.plan import Plan, State
+from .noise import NoiseSource
+from .request import Request
+
+
+@dataclass
+class Start:
+    """state: the sampler's first. For inpainting: known, noise: [N, C, h, w], the clean latents to
+    keep and the noise they began with; mask: [N, 1, h, w], 1 where the picture is made anew;
+    extra: [N, 1 + C, h, w], what an inpainting U-Net is given besides the latents.
+    """
+
+    state: State
+    known: Tensor | None = None
+    noise: Tensor | None = None
+    mask: Tensor | None = None
+    extra: Tensor | None = None
+
+
+def tile(rows: Tensor, count: int) -> Tensor:
+    """`rows` over and over until there are `count`."""
+    return rows if len(rows) == count else rows.repeat(count // len(rows), *[1] * (rows.dim() - 1))
+
+
+class LatentMaker:
+    """Makes a request's first latents with the autoencoder `vae`, in the U-Net's dtype."""
+
+    def __init__(self, vae: AutoencoderKL, request: Request, noise: NoiseSource, dtype):
+        self.vae, self.request, self.noise, self.dtype = vae, request, noise, dtype
+        factor = vae.config.downscale
+        self.shape = (
+            request.count,
+            vae.config.latent_channels,
+            request.height // factor,
+            request.width // factor,
+        )
+
+    def from_noise(self, plan: Plan) -> Start:
+        return Start(plan.start(self._noise()))
+
+    def from_image(self, plan: Plan) -> Start:
+        clean = self._image_latents()
+        return Start(plan.start(self._noise(), clean))
+
+    def from_masked(self, plan: Plan, inpainting_unet: bool) -> Start:
+        """For a U-Net with or without channels of its own for the mask and the masked picture."""
+        r = self.request
+        blend = r.strength < 1 and r.latents is None
+        pictures = images.to_tensor(r.images, r.height, r.width, "image")
+        mask = images.to_mask(r.masks, r.height, r.width, "mask_image")
+        known = None
+        if blend or not inpainting_unet:
+            known = self._encode(pictures)
+        noise = self._noise()
+        state = plan.start(noise, known if blend else None)
+        small = F.interpolate(mask, size=self.shape[2:]).to(noise.device, self.dtype)
+        small = tile(small, r.count)
+        masked = pictures * (mask < 0.5)
+        if inpainting_unet:
+            extra = torch.cat([small, self._encode(masked)], dim=1)
+            return Start(state, extra=extra)
+        # diffusers encodes the masked picture here too and leaves it unused: only the numbers that
+        # it draws for that matter.
+        self._posterior_noise(len(masked), self.vae.dtype)
+        return Start(state, known, noise, small)
+
+    def _noise(self) -> Tensor:
+        if self.request.latents is not None:
+            return self.request.latents.to(self.noise.device, self.dtype)
+        return self.noise.draw(self.shape, self.dtype)
+
+    def _image_latents(self) -> Tensor:
+        r = self.request
+        if images.is_latents(r.images[0], self.shape[1]):
+            latents = torch.stack(r.images).to(self.noise.device, self.dtype)
+            return tile(latents, r.count)
+        return self._encode(images.to_tensor(r.images, r.height, r.width, "image"))
+
+    def _encode(self, pictures: Tensor) -> Tensor:
+        """[N, C, h, w]: scaled latents of pictures [B, 3, H, W], drawn from their distribution."""
+        found = [self.vae.encode(p[None]).latent_dist for p in pictures]
+        mean, std = (torch.cat([getattr(d, name) for d in found]) for name in ("mean", "std"))
+        noise = self._posterior_noise(len(mean), mean.dtype)
+        latents = tile(mean, len(noise)) + tile(std, len(noise)) * noise
+        return tile(self.vae.config.scaling_factor * latents.to(self.dtype), self.request.count)
+
+    def _posterior_noise(self, pictures: int, dtype: torch.dtype) -> Tensor:
+        # From one generator diffusers draws for the pictures that were given; with one generator
+        # per picture every picture draws its own, whatever was given.
+        count = pictures if self.noise.shared else self.shape[0]
+        return self.noise.draw((count, *self.shape[1:]), dtype)

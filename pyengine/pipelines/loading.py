@@ -1,0 +1,194 @@
+"""From a checkpoint to a pipeline."""
+
+import os
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import CheckpointError, ConfigError, RequestError, UnavailableError
+from ..models import (
+    AutoencoderKL,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    UNet2DConditionModel,
+)
+from ..tokenizer import ClipTokenizer
+from ..weights import Checkpoint, load_json, load_module, read_config, resolve
+from ..weights.text import show
+from .stable_diffusion import Defaults, Parts, StableDiffusionPipeline, check_channels
+from .stable_diffusion_xl import StableDiffusionXLPipeline
+
+#: The model that ships, and what settings in pictures call it.
+SHIPPED = "emoji"
+#: A checkpoint's own defaults for a call; diffusers does not read it.
+DEFAULTS_FILE = "pyengine.json"
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+
+
+def from_pretrained(
+    model: str | os.PathLike | None = None,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    variant: str | None = None,
+    **options: Any,
+) -> StableDiffusionPipeline:
+    """The pipeline for a checkpoint, of the kind that its model_index.json names.
+
+    model: a folder in diffusers' layout, a single .safetensors file, a Hub id, or None for the
+    model that ships. device: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda",
+    "cuda:1". dtype: "float32" (unless told), "float16" or "bfloat16". variant: "fp16" reads
+    *.fp16.safetensors. options: as pyengine.weights.resolve takes them (revision, cache_dir,
+    prediction_type).
+    Raises CheckpointError or ConfigError for what cannot be loaded, RequestError for a wrong
+    argument, UnavailableError for a device that is not there.
+    """
+    place, kind = find_device(device), find_dtype(dtype)
+    checkpoint, source = find_checkpoint(model, variant, options)
+    return build(checkpoint, source, place, kind)
+
+
+def find_checkpoint(model, variant: str | None = None, options: dict | None = None):
+    """(the Checkpoint, what to call it) of `from_pretrained`'s `model`."""
+    if model is None:
+        folder = shipped_folder()
+        if not (folder / "model_index.json").exists():
+            raise CheckpointError(f"this build ships no model: {folder} holds none; name one")
+        return resolve(folder, variant=variant, **(options or {})), SHIPPED
+    if not isinstance(model, str | os.PathLike) or not os.fspath(model):
+        raise RequestError(f"model: expected a folder, a file or a Hub id, given {show(model)}")
+    checkpoint = resolve(model, variant=variant, **(options or {}))
+    return checkpoint, checkpoint.source
+
+
+def shipped_folder() -> Path:
+    return Path(str(package_files("pyengine"))) / "assets" / SHIPPED
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    if isinstance(device, str) and device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError):
+        place = None
+    if place is None or place.type not in ("cpu", "cuda"):
+        raise RequestError(f"device: expected auto, cpu, cuda or cuda:N, given {show(device)}")
+    if place.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UnavailableError("device: cuda was asked for, but torch finds no CUDA device")
+        if place.index is not None and place.index >= torch.cuda.device_count():
+            raise UnavailableError(
+                f"device: {place} was asked for, but there are {torch.cuda.device_count()}"
+            )
+    return place
+
+
+def find_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    if dtype is None:
+        return torch.float32
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found not in DTYPES.values():
+        raise RequestError(f"dtype: expected one of {', '.join(DTYPES)}, given {show(dtype)}")
+    return found
+
+
+def build(
+    checkpoint: Checkpoint, source: str, device: torch.device, dtype: torch.dtype
+) -> StableDiffusionPipeline:
+    """Reads every config and compares them with one another before any tensor is read."""
+    xl = checkpoint.pipeline_class.startswith("StableDiffusionXL")
+    cls = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
+    classes: dict[str, type] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+    classes |= {name: c for name, c in ENCODERS.items() if name in checkpoint.components}
+    configs, sources = {}, {}
+    for name, model in classes.items():
+        data, sources[name] = checkpoint.component(name)
+        configs[name] = model.config_class.from_dict(data, f"{source}: {name}/config.json")
+    tokenizers = {
+        name.replace("text_encoder", "tokenizer"): read_tokenizer(checkpoint, name, configs[name])
+        for name in ENCODERS
+        if name in classes
+    }
+    check_channels(configs["unet"], configs["vae"])
+    check_text_width(configs, checkpoint, xl)
+    scheduler_config = checkpoint.config("scheduler")
+    defaults = read_defaults(checkpoint, cls.defaults_class)
+    models = {}
+    for name, model in classes.items():
+        # In float16 the decoder of SD and SDXL overflows; their configs say so.
+        upcast = name == "vae" and dtype == torch.float16 and configs[name].force_upcast
+        kind = torch.float32 if upcast else dtype
+        models[name] = load_module(
+            model.from_config(configs[name]), sources[name], dtype=kind, device=device
+        )
+    return cls(
+        Parts(
+            unet=models["unet"],
+            vae=models["vae"],
+            encoders=tuple(models[name] for name in ENCODERS if name in models),
+            tokenizers=tuple(tokenizers.values()),
+            scheduler_config=scheduler_config,
+            pipeline_class=checkpoint.pipeline_class,
+            options=checkpoint.options,
+            source=source,
+            defaults=defaults,
+            checkpoint=checkpoint,
+        )
+    )
+
+
+def read_tokenizer(checkpoint: Checkpoint, encoder: str, config: Any) -> ClipTokenizer:
+    name = encoder.replace("text_encoder", "tokenizer")
+    files = checkpoint.tokenizer_files(name)
+    where = f"{checkpoint.source}: {name}"
+    tokenizer = ClipTokenizer.from_files(files, where, checkpoint.tokenizer_pad(name))
+    if tokenizer.size > config.vocab_size:
+        raise ConfigError(f"{where}: ids up to {tokenizer.size - 1}, but {encoder}'s vocab_size is"
+                          f" {config.vocab_size}")  # fmt: skip
+    return tokenizer
+
+
+def check_text_width(configs: dict, checkpoint: Checkpoint, xl: bool) -> None:
+    """Raises ConfigError where the U-Net expects other text than the encoders give."""
+    unet = configs["unet"]
+    encoders = [configs[name] for name in ENCODERS if name in configs]
+    if not encoders:
+        raise CheckpointError(f"{checkpoint.source}: expected a text_encoder, found none")
+    width = sum(c.hidden_size for c in encoders)
+    wanted = unet.cross_attention_dim
+    wanted = set(wanted) if isinstance(wanted, tuple) else {wanted}
+    if wanted != {width}:
+        raise ConfigError(
+            f"{checkpoint.source}: unet: cross_attention_dim {unet.cross_attention_dim}, but the"
+            f" text encoders give {width}"
+        )
+    if xl != (unet.addition_embed_type == "text_time"):
+        raise ConfigError(
+            f"{checkpoint.source}: unet: addition_embed_type {show(unet.addition_embed_type)} does"
+            f" not fit a {checkpoint.pipeline_class}"
+        )
+    if not xl:
+        return
+    scored = checkpoint.options.get("requires_aesthetics_score", False)
+    pooled = configs["text_encoder_2"].projection_dim or 0
+    given = pooled + (5 if scored else 6) * unet.addition_time_embed_dim
+    if given != unet.projection_class_embeddings_input_dim:
+        raise ConfigError(
+            f"{checkpoint.source}: unet: projection_class_embeddings_input_dim"
+            f" {unet.projection_class_embeddings_input_dim}, but the pooled text and the sizes make"
+            f" {given}"
+        )
+
+
+def read_defaults(checkpoint: Checkpoint, cls: type[Defaults]) -> Defaults:
+    """The checkpoint's pyengine.json over the pipeline's own defaults."""
+    folder = getattr(checkpoint, "folder", None)
+    path = None if folder is None else Path(folder) / DEFAULTS_FILE
+    if path is None or not path.exists():
+        return cls()
+    return read_config(cls, load_json(path, max_bytes=1 << 16), str(path))

@@ -1,0 +1,88 @@
+"""What a call gives back: pictures, their seeds, and how they were made."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Report:
+    """How a call was carried out.
+
+    model: what was loaded; pipeline: diffusers' name for its kind; device, dtype: of the U-Net.
+    sampler: its name; steps: denoising steps done; evaluations: calls of the U-Net.
+    height, width: pixels. guidance_scale, strength: that were used.
+    seconds: wall clock by stage: "encode_prompt", "encode_image", "denoise", "decode", "total".
+    kernels: which implementation each op ran, {"conv2d": "torch", ...}.
+    peak_memory: bytes: on CUDA the most this call had allocated there; on the CPU the largest
+    resident size that the process has had so far, None where the system does not tell.
+    interrupted: whether a callback (or pipe.interrupt) ended it early; the pictures are then what
+    the latents held. warnings: what was not done as asked, such as a prompt that was cut.
+    """
+
+    model: str
+    pipeline: str
+    device: str
+    dtype: str
+    sampler: str
+    height: int
+    width: int
+    guidance_scale: float
+    strength: float | None = None
+    steps: int = 0
+    evaluations: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    kernels: dict[str, str] = field(default_factory=dict)
+    peak_memory: int | None = None
+    interrupted: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str, device: torch.device) -> Iterator[None]:
+        """Adds the time that its body takes, on the device too, to seconds[name]."""
+        synchronise(device)
+        begin = time.perf_counter()
+        try:
+            yield
+            synchronise(device)
+        finally:
+            spent = time.perf_counter() - begin
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+
+
+@dataclass
+class PipelineOutput:
+    """images: by output_type a list of PIL pictures, an array [N, H, W, 3] or a tensor [N, 3, H, W]
+    in [0, 1], or latents [N, C, h, w]. seeds: one per picture; None where a generator was given.
+    """
+
+    images: Any
+    seeds: list[int | None]
+    report: Report
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """See Report.peak_memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024

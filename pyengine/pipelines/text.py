@@ -1,0 +1,65 @@
+"""Prompts to what the U-Net attends to."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..models import CLIPTextModel, CLIPTextModelWithProjection
+from ..tokenizer import ClipTokenizer
+from ..weights.text import show
+
+Encoder = CLIPTextModel | CLIPTextModelWithProjection
+
+
+def token_length(tokenizer: ClipTokenizer, encoder: Encoder) -> int:
+    """Tokens per prompt, start and end included: 77 for every published checkpoint."""
+    return min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+
+
+def tokenize(
+    tokenizer: ClipTokenizer, encoder: Encoder, prompts: Sequence[str], warnings: list[str]
+) -> Tensor:
+    """[N, L] ids, padded; a prompt that is too long is cut, and `warnings` says what was."""
+    length = token_length(tokenizer, encoder)
+    rows, cut = tokenizer(prompts, length)
+    for text in dict.fromkeys(c for c in cut if c):
+        message = f"the prompt was cut to {length} tokens; this was left out: {show(text, 400)}"
+        if message not in warnings:
+            warnings.append(message)
+    return torch.tensor(rows, dtype=torch.long, device=encoder.device)
+
+
+def encode(
+    tokenizer: ClipTokenizer,
+    encoder: Encoder,
+    prompts: Sequence[str],
+    layer: int | None,
+    warnings: list[str],
+) -> tuple[Tensor, Tensor | None]:
+    """([N, L, C] hidden states, [N, P] pooled text where the encoder projects it, else None).
+
+    layer: None for the last hidden state; else this index into hidden_states, the last being -1.
+    Equal prompts are encoded once.
+    """
+    unique = list(dict.fromkeys(prompts))
+    ids = tokenize(tokenizer, encoder, unique, warnings)
+    out = encoder(ids, output_hidden_states=layer is not None)
+    hidden = out.last_hidden_state if layer is None else out.hidden_states[layer]
+    back = torch.tensor([unique.index(p) for p in prompts], device=hidden.device)
+    pooled = getattr(out, "text_embeds", None)
+    return hidden[back], None if pooled is None else pooled[back]
+
+
+def guidance_embedding(guidance_scale: float, width: int) -> Tensor:
+    """[1, width] float32: a guidance scale as distilled models are told it.
+
+    Sines and cosines of 1000 (guidance_scale - 1): Luo et al. 2023, arXiv:2310.04378. Each
+    operation is rounded as in training; the angles go up to 10,000 and would show it.
+    """
+    w = torch.tensor([guidance_scale - 1], dtype=torch.float32) * 1000.0
+    half = width // 2
+    step = torch.log(torch.tensor(10000.0)) / (half - 1)
+    angles = w[:, None] * torch.exp(torch.arange(half, dtype=torch.float32) * -step)[None]
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return torch.nn.functional.pad(waves, (0, width % 2))
