@@ -1,6 +1,6 @@
 """The ops in Triton, for NVIDIA GPUs: one file per op, signatures as in pyengine.ops.reference.
 
-float32, bfloat16 and float16 tensors, contiguous; sums and arithmetic in float32. Block sizes are
+float32, bfloat16 and float16 tensors; sums and arithmetic in float32. Block sizes are
 a function of the shape of one picture or row alone, never of the batch or of a timing, so that a
 picture's bits depend on nothing beside it. Importing this package imports Triton.
 """

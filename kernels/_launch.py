@@ -38,25 +38,18 @@ class Launch:
             self.kernel[self.grid](**self.args, **self.constants, **self.options)
 
 
-def check(op: str, **tensors: Tensor | None) -> None:
-    """Refuses tensors that the kernels would misread: dtype, strides, different devices.
+def prepare(op: str, x: Tensor, *others: Tensor | None) -> list[Tensor | None]:
+    """Tensors as the kernels read them: x and the others, contiguous, none wider than float32.
 
-    Shapes are the business of the wrappers in pyengine.ops. None is an absent tensor.
+    Copies what is not contiguous; narrows other tensors in float64, but refuses such an x, whose
+    dtype is the result's. Shapes and devices are the business of the wrappers in pyengine.ops.
     """
-    present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    device = next(iter(present.values())).device
-    for name, tensor in present.items():
-        if tensor.dtype not in DTYPES:
-            raise RequestError(
-                f"{op} (Triton): {name} must be float32, bfloat16 or float16, not {tensor.dtype}"
-            )
-        if not tensor.is_contiguous():
-            raise RequestError(
-                f"{op} (Triton): {name} must be contiguous, not {tuple(tensor.shape)} with strides "
-                f"{tensor.stride()}"
-            )
-        if tensor.device != device:
-            raise RequestError(f"{op} (Triton): {name} is on {tensor.device}, not on {device}")
+    if x.dtype not in DTYPES:
+        raise RequestError(f"{op}: x: expected float32, bfloat16 or float16, got {x.dtype}")
+    return [
+        None if t is None else (t if t.dtype in DTYPES else t.float()).contiguous()
+        for t in (x, *others)
+    ]
 
 
 def power_of_2(n: int) -> int:

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._launch import Launch, cdiv, check, power_of_2
+from ._launch import Launch, cdiv, power_of_2, prepare
 
 # Elements per program: 8 for each of 128 threads, one 16-byte load of a half-precision type.
 BLOCK = 1024
@@ -26,7 +26,7 @@ def _geglu(x, y, rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 def plan(x: Tensor) -> tuple[list[Launch], Tensor]:
     """The launches that compute geglu(x), and the tensor they fill."""
-    check("geglu", x=x)
+    (x,) = prepare("geglu", x)
     width = x.shape[-1] // 2
     rows = x.numel() // max(2 * width, 1)
     y = x.new_empty(*x.shape[:-1], width)
@@ -40,8 +40,8 @@ def plan(x: Tensor) -> tuple[list[Launch], Tensor]:
 def geglu(x: Tensor) -> Tensor:
     """value * GELU(gate), x = [value, gate] in the last dimension; the exact (erf) GELU.
 
-    x: [..., 2 * D] float32 | bfloat16 | float16, contiguous, on a GPU.  Returns [..., D], x's
-    dtype, computed in float32.
+    x: [..., 2 * D] float32 | bfloat16 | float16, on a GPU; copied if not contiguous.
+    Returns [..., D] in x's dtype, computed in float32.
     """
     launches, y = plan(x)
     for launch in launches:

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._launch import Launch, cdiv, check, power_of_2
+from ._launch import Launch, cdiv, power_of_2, prepare
 
 # A tile is 64 positions x 64 channels: 128-byte lines in half precision, 32 values per thread.
 ROWS = 64
@@ -179,7 +179,7 @@ def plan(
     silu: bool = True,
 ) -> tuple[list[Launch], Tensor]:
     """The launches that compute group_norm_silu(...), and the tensor they fill."""
-    check("group_norm_silu", x=x, weight=weight, bias=bias, x2=x2)
+    x, weight, bias, x2 = prepare("group_norm_silu", x, weight, bias, x2)
     launches, scale, shift = _plan_statistics(x, weight, bias, groups, eps, x2)
     positions, channels2 = x.shape[1] * x.shape[2], 0 if x2 is None else x2.shape[3]
     y = x.new_empty(*x.shape[:3], x.shape[3] + channels2)
@@ -203,7 +203,7 @@ def plan_scale_shift(
     x2: Tensor | None = None,
 ) -> tuple[list[Launch], tuple[Tensor, Tensor]]:
     """The launches that compute group_norm_scale_shift(...), and the tensors they fill."""
-    check("group_norm_scale_shift", x=x, weight=weight, bias=bias, x2=x2)
+    x, weight, bias, x2 = prepare("group_norm_scale_shift", x, weight, bias, x2)
     launches, scale, shift = _plan_statistics(x, weight, bias, groups, eps, x2)
     return launches, (scale, shift)
 
@@ -220,7 +220,7 @@ def group_norm_silu(
     """SiLU(group_norm(x)), or group_norm(x) alone with silu=False.
 
     x: [N, H, W, C]; x2: [N, H, W, C2] or None, side by side with x in C; weight, bias: [C + C2].
-    All contiguous, on one GPU, float32 | bfloat16 | float16; x and x2 alike.
+    On one GPU, float32 | bfloat16 | float16, x and x2 alike; copied if not contiguous.
     Returns [N, H, W, C + C2] in x's dtype, computed in float32.
     """
     launches, y = plan(x, weight, bias, groups, eps, x2, silu)

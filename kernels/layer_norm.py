@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pyengine.errors import RequestError
 
-from ._launch import Launch, cdiv, check, power_of_2
+from ._launch import Launch, cdiv, power_of_2, prepare
 
 # A row must fit the registers of 16 warps: 32 float32 values for each of 512 threads.
 MAX_WIDTH = 16384
@@ -36,10 +36,12 @@ def plan(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 1e-5
 ) -> tuple[list[Launch], Tensor]:
     """The launches that compute layer_norm(x), and the tensor they fill."""
-    check("layer_norm", x=x, weight=weight, bias=bias)
+    x, weight, bias = prepare("layer_norm", x, weight, bias)
     width = x.shape[-1]
     if width > MAX_WIDTH:
-        raise RequestError(f"layer_norm (Triton): rows of at most {MAX_WIDTH}, not {width}")
+        raise RequestError(
+            f"layer_norm (Triton): x: expected at most {MAX_WIDTH} columns, got {width}"
+        )
     y = x.new_empty(x.shape)
     rows = x.numel() // max(width, 1)
     columns = power_of_2(width)
@@ -54,9 +56,9 @@ def plan(
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(var + eps) * weight + bias over the last dimension.
 
-    x: [..., C] float32 | bfloat16 | float16, contiguous, on a GPU, C at most 16384; weight, bias:
-    [C] or None, of any of these dtypes.  Returns x's shape and dtype; sums in float32, the
-    variance from differences to the mean.
+    x: [..., C] float32 | bfloat16 | float16, on a GPU, C at most 16384; copied if not contiguous.
+    weight, bias: [C] or None, of any floating-point dtype.
+    Returns x's shape and dtype; sums in float32, the variance from differences to the mean.
     """
     launches, y = plan(x, weight, bias, eps)
     for launch in launches:

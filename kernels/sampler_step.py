@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyengine.ops.reference import COLUMNS
 
-from ._launch import Launch, cdiv, check
+from ._launch import Launch, cdiv, prepare
 
 BLOCK = 1024
 
@@ -83,12 +83,12 @@ def plan(
     noise: Tensor | None = None,
 ) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor]]:
     """The launches that compute sampler_step(...), and the three tensors they fill."""
-    history = {"d1": d1, "d2": d2, "d3": d3, "base": base, "noise": noise}
-    check("sampler_step", x=x, out=out, coeffs=coeffs, **history)
+    x, out, coeffs, *history = prepare("sampler_step", x, out, coeffs, d1, d2, d3, base, noise)
     results = tuple(x.new_empty(x.shape) for _ in range(3))
     pictures = x.shape[0]
     size = x.numel() // max(pictures, 1)
-    args = {"x": x, "out": out, "coeffs": coeffs, **history}
+    args = {"x": x, "out": out, "coeffs": coeffs}
+    args |= dict(zip(("d1", "d2", "d3", "base", "noise"), history, strict=True))
     args |= dict(zip(("new_x", "new_d", "new_y"), results, strict=True))
     args |= {"pictures": pictures, "size": size}
     constants = {"GUIDED": out.shape[0] == 2 * pictures, "WIDTH": len(COLUMNS), "BLOCK": BLOCK}
@@ -109,8 +109,8 @@ def sampler_step(
 
     x: [N, ...]; out: [N, ...] or [2 N, ...] (unconditional rows first); coeffs: [N,
     len(COLUMNS)] float32; d1, d2, d3, base, noise: [N, ...] or None, which counts as zero and is
-    not read.  All contiguous, on one GPU, float32 | bfloat16 | float16, not necessarily the same.
-    Returns (new x, D, y), each in x's shape and dtype, computed in float32.
+    not read.  On one GPU, float32 | bfloat16 | float16, not necessarily the same; copied if not
+    contiguous.  Returns (new x, D, y), each in x's shape and dtype, computed in float32.
     """
     launches, results = plan(x, out, coeffs, d1, d2, d3, base, noise)
     for launch in launches:
