@@ -274,8 +274,7 @@ def step_rows(
         )
     if noise is None and any(rows.draws_noise):
         raise ValueError("step: this evaluation draws noise, got none")
-    out = out.to(state.x.dtype).contiguous()
-    x = state.x.contiguous()
+    out, x = out.contiguous(), state.x.contiguous()
     table = rows.table
     rescale = per_picture("guidance_rescale", guidance_rescale, n)
     if out.shape[0] == 2 * n and np.any(rescale):

@@ -56,12 +56,14 @@ def their_run(scheduler, x, generator, timesteps=None, predict=model, eta=0.0):
     return x
 
 
-def our_run(plan, state, generator, predict=model):
+def our_run(plan, state, generator, predict=model, drawn_in=None):
+    """drawn_in: the dtype to draw noise in, the sample's unless told."""
     for i, t in enumerate(plan.timesteps):
         out = predict(plan.scale_input(i, state.x), t)
         noise = None
         if plan.draws_noise[i]:
-            noise = torch.randn(out.shape, generator=generator, dtype=out.dtype)
+            noise = torch.randn(out.shape, generator=generator, dtype=drawn_in or out.dtype)
+            noise = noise.to(out.dtype)
         state = plan.step(i, state, out, noise=noise)
     return state.x
 
