@@ -69,6 +69,10 @@ class Checkpoint:
         """The part's parsed config: config.json, or scheduler_config.json for the scheduler."""
         raise NotImplementedError
 
+    def where(self, name: str) -> str:
+        """What to call the part's config in a message: its path."""
+        return f"{self.source}: {name}"
+
     def tensors(self, name: str) -> TensorSource | MappedSource:
         """The tensors of a model, under diffusers' and transformers' names."""
         raise NotImplementedError
@@ -161,12 +165,14 @@ class FolderCheckpoint(Checkpoint):
                 f" it has {listing(known) or 'none but the plain ones'}"
             )
 
+    def where(self, name: str) -> str:
+        file = {"scheduler": "scheduler_config.json"}.get(name, "config.json")
+        return str(self.folder / name / file)
+
     def config(self, name: str) -> dict:
         self._check_name(name)
-        file = {"scheduler": "scheduler_config.json"}.get(name, "config.json")
-        path = self.folder / name / file
-        config = load_json(path, roots=self._roots)
-        check_config_class(name, config, str(path))
+        config = load_json(self.where(name), roots=self._roots)
+        check_config_class(name, config, self.where(name))
         return config
 
     def tensors(self, name: str) -> TensorSource:

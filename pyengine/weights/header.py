@@ -19,6 +19,7 @@ ITEM_SIZES = {
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
 MAX_RANK = 8
+MAX_VALUES = 100_000  # seven a tensor: SDXL's 2,600 take 18,000
 MAX_NAME = 512
 
 
@@ -97,7 +98,13 @@ def parse_header(header: bytes, size: int, where: str) -> tuple[dict[str, str], 
     Raises CheckpointError unless every tensor has a known dtype, a sane shape and as many bytes as
     these ask for, and the tensors fill the file from the header's end to its own without overlap.
     """
-    table = parse_object(header, f"{where}: header", max_depth=8, error=CheckpointError)
+    table = parse_object(
+        header,
+        f"{where}: header",
+        max_depth=8,
+        max_values=MAX_VALUES,
+        error=CheckpointError,
+    )
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CheckpointError(f"{where}: __metadata__ should map strings to strings")

@@ -42,14 +42,15 @@ def parse_object(
     where: str,
     *,
     max_depth: int = MAX_DEPTH,
+    max_values: int = MAX_VALUES,
     error: type[CheckpointError] = ConfigError,
 ) -> dict:
-    """The JSON object in `data`, with the limits of `load_json`; raises `error`."""
+    """The JSON object in `data`, with the limits of `load_json` unless told; raises `error`."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as e:
         raise error(f"{where}: not UTF-8 at byte {e.start}") from None
-    _check_limits(data, where, max_depth, error)
+    _check_limits(data, where, max_depth, max_values, error)
 
     def integer(digits: str) -> int:
         if len(digits.lstrip("-")) > MAX_DIGITS:
@@ -88,12 +89,14 @@ def parse_object(
     return value
 
 
-def _check_limits(data: bytes, where: str, max_depth: int, error: type[CheckpointError]) -> None:
+def _check_limits(
+    data: bytes, where: str, max_depth: int, max_values: int, error: type[CheckpointError]
+) -> None:
     """Bounds nesting and the number of values before the parser takes memory for them."""
     values = data.count(b",") + data.count(b"[") + data.count(b"{")
     values = max(values, data.count(b'"') // 4)
-    if values > MAX_VALUES:
-        raise error(f"{where}: about {values} JSON values, at most {MAX_VALUES} are read")
+    if values > max_values:
+        raise error(f"{where}: about {values} JSON values, at most {max_values} are read")
     bare = _STRING.sub(b"", data.replace(b"\\\\", b"").replace(b'\\"', b""))
     depth = 0
     for byte in bare.translate(None, _NOT_BRACKETS):

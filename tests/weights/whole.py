@@ -21,8 +21,9 @@ def load_parts(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> dict
     parts = {}
     for name in checkpoint.components:
         if name in CLASSES:
-            config, source = checkpoint.component(name)
+            data, source = checkpoint.component(name)
             with source:
+                config = CLASSES[name].config_class.from_dict(data, checkpoint.where(name))
                 parts[name] = load_module(CLASSES[name].from_config(config), source, dtype=dtype)
         elif name == "scheduler":
             parts[name] = schedules.from_config(checkpoint.config(name))

@@ -1,0 +1,113 @@
+"""Every kind of damage is refused: by our own errors, within a second, without taking memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import damage_configs
+import damage_files
+import damage_single
+import pytest
+import tiny
+from damage import CASES
+from whole import load
+
+from pyengine.errors import CheckpointError
+
+MEMORY = 64 << 20
+SECONDS = 1.0
+
+assert all((damage_configs, damage_files, damage_single))  # importing them fills CASES
+
+
+@pytest.fixture(scope="session")
+def sharded(tmp_path_factory):
+    return tiny.write_sd1(tmp_path_factory.mktemp("sharded") / "c", max_shard_size="100KB")
+
+
+@pytest.fixture
+def good(request, tmp_path):
+    """good(base) -> a copy of the good checkpoint that the case starts from."""
+
+    def copy(base: str) -> Path:
+        if base in ("folder", "sharded"):
+            source = request.getfixturevalue("sd1" if base == "folder" else "sharded")
+            return Path(shutil.copytree(source, tmp_path / "checkpoint"))
+        source = request.getfixturevalue("single")({"sdxl_file": "sdxl"}.get(base, base))
+        folder = Path(shutil.copytree(source.parent, tmp_path / "single"))
+        return folder / source.name
+
+    return copy
+
+
+def peak_memory(reset: bool = False) -> int:
+    """The process's largest resident size, in bytes, since the last reset."""
+    if reset:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+
+
+def bytes_on_disk(path: Path) -> int:
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return sum(p.stat().st_blocks * 512 for p in files)
+
+
+@pytest.fixture
+def alarm():
+    """Fails the test, instead of hanging, after ten seconds."""
+
+    def ring(*_):
+        raise AssertionError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def refusal(path, options) -> tuple[CheckpointError, float, int]:
+    """(error, seconds, bytes of memory) of loading `path`; the quickest of three tries counts,
+    since on a busy machine any one of them may have to wait."""
+    tries = []
+    while not tries or (tries[-1][1] >= SECONDS and len(tries) < 3):
+        before, start = peak_memory(reset=True), time.perf_counter()
+        with pytest.raises(CheckpointError) as caught:
+            load(path, **options)
+        tries.append((caught.value, time.perf_counter() - start, peak_memory() - before))
+    return tries[-1][0], min(t[1] for t in tries), max(t[2] for t in tries)
+
+
+def test_there_are_many():
+    assert len(CASES) >= 100
+
+
+@pytest.mark.parametrize("base", ["folder", "sharded", "sd1", "sdxl_file"])
+def test_undamaged_loads(base, good):
+    load(good(base))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_refused(name, good, alarm):
+    case = CASES[name]
+    path = good(case.base)
+    path = case.damage(path) or path
+    error, seconds, grown = refusal(path, case.options)
+    assert type(error) is case.error, error
+    message = str(error)
+    assert re.search(case.message, message, re.DOTALL), message
+    assert message.isprintable(), "control characters of a stranger reach the terminal"
+    assert len(message) < 6000
+    assert seconds < SECONDS
+    size = bytes_on_disk(Path(path)) if "\0" not in str(path) and os.path.exists(path) else 0
+    assert grown < size + MEMORY
