@@ -158,6 +158,8 @@ def timestep_of(sigma, log_sigmas: np.ndarray) -> float:
     sigma: a float or NumPy scalar; its type decides the precision.
     log_sigmas: ascending, of the training timesteps.
     """
+    if len(log_sigmas) == 1:
+        return 0.0
     log_sigma = np.log(np.maximum(sigma, 1e-10))
     low = np.searchsorted(log_sigmas, log_sigma, side="right") - 1
     low = np.int64(min(max(low, 0), len(log_sigmas) - 2))  # makes t float64 whatever sigma is
