@@ -1,7 +1,7 @@
 """The Triton kernels' three promises, in Triton's interpreter on the CPU.
 
 That shows the algorithm to be right, not that a GPU runs it: test_triton_compile.py builds the
-machine code, test_triton_gpu.py runs it where there is a GPU.
+machine code, test_cuda_device.py runs it where there is a GPU.
 """
 
 from functools import cache

@@ -1,0 +1,101 @@
+"""The Triton and the CUDA C++ kernels' three promises, where there is a GPU to run them."""
+
+from functools import partial
+
+import pytest
+import torch
+from gpu_cases import CASES_AND_DTYPES, error, tensors, widen
+
+from pyengine.ops import reference
+
+if not torch.cuda.is_available():
+    pytest.skip("no NVIDIA GPU", allow_module_level=True)
+
+pytestmark = pytest.mark.gpu
+
+CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+def address(tensor):
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def cuda_geglu(x):
+    from pyengine import _cuda
+
+    y = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
+    stream = torch.cuda.current_stream().cuda_stream
+    _cuda.geglu(
+        address(x), address(y), y.numel() // y.shape[-1], y.shape[-1], CODES[x.dtype], stream
+    )
+    return y
+
+
+def cuda_sampler_step(x, out, coeffs, d1=None, d2=None, d3=None, base=None, noise=None):
+    from pyengine import _cuda
+
+    if out.dtype != x.dtype:
+        pytest.skip("the CUDA kernel takes one dtype")
+    n = x.shape[0]
+    uncond, cond = out.chunk(2) if out.shape[0] == 2 * n else (None, out)
+    results = [torch.empty_like(x) for _ in range(3)]
+    stream = torch.cuda.current_stream().cuda_stream
+    pointers = map(address, (x, cond, uncond, coeffs, d1, d2, d3, base, noise, *results))
+    _cuda.sampler_step(*pointers, n, x.numel() // n, CODES[x.dtype], stream)
+    return tuple(results)
+
+
+def implementation(name, op):
+    if name == "triton":
+        return getattr(pytest.importorskip("pyengine.kernels"), op)
+    pytest.importorskip("pyengine._cuda", reason="built without the CUDA module")
+    functions = {"geglu": cuda_geglu, "sampler_step": cuda_sampler_step}
+    return functions.get(op) or pytest.skip(f"no CUDA C++ kernel for {op}")
+
+
+def to_gpu(inputs):
+    return {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+
+
+each = partial(pytest.mark.parametrize, "name", ["triton", "cuda"])
+
+
+@each()
+@pytest.mark.parametrize(("case", "dtype"), CASES_AND_DTYPES)
+def test_error_is_at_most_twice_torchs(name, case, dtype):
+    op = implementation(name, case.op)
+    inputs = case.inputs(dtype)
+    exact = tensors(getattr(reference, case.op)(**widen(inputs)))
+    plain = tensors(getattr(reference, case.op)(**to_gpu(inputs)))
+    for got, torchs, want in zip(tensors(op(**to_gpu(inputs))), plain, exact, strict=True):
+        assert error(got, want) <= 2 * error(torchs, want) + 1e-12
+
+
+@each()
+@pytest.mark.parametrize(("case", "dtype"), CASES_AND_DTYPES)
+def test_bits_are_the_same_each_run_and_alone_or_in_a_batch(name, case, dtype):
+    op = implementation(name, case.op)
+    inputs = case.inputs(dtype)
+    together = tensors(op(**to_gpu(inputs)))
+    for first, again in zip(tensors(op(**to_gpu(inputs))), together, strict=True):
+        assert torch.equal(first, again)
+    for i in range(inputs["x"].shape[0]):
+        alone = tensors(op(**to_gpu(case.picture(inputs, i))))
+        for one, many in zip(alone, together, strict=True):
+            assert torch.equal(one[0], many[i])
+
+
+@each()
+def test_launches_on_the_current_stream(name):
+    op = implementation(name, "geglu")
+    x = torch.randn(4096, 2560)
+    expected = op(x.cuda()).cpu()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        # The copy waits its turn for half a second: an op on another stream would not see it.
+        waiting = torch.zeros(4096, 2560, device="cuda")
+        torch.cuda._sleep(500_000_000)
+        waiting.copy_(x.pin_memory(), non_blocking=True)
+        got = op(waiting)
+    stream.synchronize()
+    assert torch.equal(got.cpu(), expected)
