@@ -1,0 +1,274 @@
+"""`pyengine generate`: options to a request, pictures to files, and what to say about them."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import sys
+import time
+import unicodedata
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import __version__, metadata
+from .. import images as pictures
+from ..errors import RequestError
+from ..metadata import Settings
+from ..pipelines import from_pretrained
+from ..pipelines.loading import SHIPPED
+from ..weights.text import show
+from . import warn
+
+MAX_SLUG = 60
+#: Options whose values a picture's settings hold, and their names there and in the pipeline's call.
+REPEATED = {
+    "prompt": ("prompt", "prompt"),
+    "negative": ("negative_prompt", "negative_prompt"),
+    "steps": ("steps", "num_inference_steps"),
+    "scheduler": ("scheduler", "scheduler"),
+    "guidance": ("guidance_scale", "guidance_scale"),
+    "guidance_rescale": ("guidance_rescale", "guidance_rescale"),
+    "eta": ("eta", "eta"),
+    "clip_skip": ("clip_skip", "clip_skip"),
+    "height": ("height", "height"),
+    "width": ("width", "width"),
+    "strength": ("strength", "strength"),
+}
+
+
+@dataclass
+class Options:
+    """The command's options as app.py declares them; None is what was not given."""
+
+    prompt: str | None
+    output: Path | None
+    number: int | None
+    grid: bool
+    model: str | None
+    variant: str | None
+    steps: int | None
+    seed: int | None
+    scheduler: str | None
+    guidance: float | None
+    guidance_rescale: float | None
+    negative: str | None
+    height: int | None
+    width: int | None
+    init_image: Path | None
+    strength: float | None
+    mask: Path | None
+    eta: float | None
+    clip_skip: int | None
+    device: str | None
+    dtype: str | None
+    json: bool
+    from_picture: Path | None
+
+
+def run(o: Options) -> int:
+    saved = None if o.from_picture is None else metadata.read(o.from_picture)
+    if saved is None and o.prompt is None:
+        raise RequestError("prompt: expected a prompt or --from PICTURE, given neither")
+    again = saved is not None and o.seed is None and o.number is None
+    o = o if saved is None else repeat(o, saved, again)
+    check_output(o)
+    init, mask, hashes = read_pictures(o, saved)
+    begin = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the report has them
+        pipe = from_pretrained(o.model, device=o.device or "auto", dtype=o.dtype, variant=o.variant)
+        loaded = time.perf_counter() - begin
+        if saved is not None:
+            compare(saved, pipe)
+        arguments = {call: getattr(o, name) for name, (_, call) in REPEATED.items()}
+        arguments = {name: value for name, value in arguments.items() if value is not None}
+        result = pipe(
+            **arguments, image=init, mask_image=mask, seed=o.seed,
+            num_images_per_prompt=o.number or 1,
+        )  # fmt: skip
+    for message in result.report.warnings:
+        warn(message)
+    result.report.seconds = {"load": loaded, **result.report.seconds}
+    settings = describe(o, pipe, result, hashes)
+    files = write(o, result, settings, saved.index if again else None)
+    tell(o, files, settings, result.report)
+    return 0
+
+
+# --- repeating a picture --------------------------------------------------------------------------
+
+
+def repeat(o: Options, saved: Settings, again: bool) -> Options:
+    """The options with what was not given filled in from a picture's settings.
+
+    again: the very same batch, so that the very same picture comes out.
+    """
+    filled = {
+        name: getattr(saved, setting)
+        for name, (setting, _) in REPEATED.items()
+        if getattr(o, name) is None
+    }
+    if o.init_image is None and saved.init_image is not None:
+        raise RequestError("from: the picture was made from another: expected it as --init-image")
+    if o.mask is None and saved.mask is not None:
+        raise RequestError("from: the picture was made with a mask: expected it as --mask")
+    if o.init_image is None:
+        filled["strength"] = None
+    if o.model is None and saved.model != SHIPPED:
+        # A stranger's file does not choose what is loaded or downloaded.
+        raise RequestError(f"from: the picture was made with {show(saved.model)}: expected --model"
+                           " with the place of it")  # fmt: skip
+    if again:
+        if saved.first_seed is None:
+            raise RequestError("from: the picture's seed is not known")
+        filled |= {"seed": saved.first_seed, "number": saved.count, "grid": saved.index is None}
+    elif o.seed is None:
+        filled["seed"] = saved.seed
+    if o.dtype is None:
+        filled["dtype"] = saved.dtype
+    if o.device is None and saved.device == "cpu":
+        filled["device"] = "cpu"
+    return dataclasses.replace(o, **filled)
+
+
+def compare(saved: Settings, pipe: Any) -> None:
+    """Warns of what makes a repeated picture come out different."""
+    if saved.model_hash != pipe.model_hash:
+        warn(
+            f"the picture was made with weights {show(saved.model_hash[:10])}, these are"
+            f" {pipe.model_hash[:10]}: it will look different"
+        )
+    if saved.version != __version__:
+        warn(f"the picture was made with pyengine {show(saved.version)}, this is {__version__}")
+    if saved.device != pipe.device.type:
+        warn(f"the picture was made on {show(saved.device)}, this is {pipe.device.type}")
+
+
+def read_pictures(o: Options, saved: Settings | None):
+    """(init picture, mask, their SHA-256 by the names in Settings)."""
+    init = None if o.init_image is None else pictures.load_image(o.init_image, "init-image")
+    mask = None if o.mask is None else pictures.load_mask(o.mask, "mask")
+    hashes = {"init_image": init and digest(init), "mask": mask and digest(mask)}
+    for name, value in hashes.items():
+        before = None if saved is None else getattr(saved, name)
+        if before is not None and value != before:
+            warn(f"{name.replace('_', '-')}: not the picture that was used before")
+    return init, mask, hashes
+
+
+def digest(image: Any) -> str:
+    head = f"{image.mode} {image.size[0]}x{image.size[1]} ".encode()
+    return hashlib.sha256(head + image.tobytes()).hexdigest()
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def slug(prompt: str) -> str:
+    """A file name for a prompt: "A red heart!" -> "a-red-heart"."""
+    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+    return words[:MAX_SLUG].rstrip("-") or "picture"
+
+
+def check_output(o: Options) -> None:
+    if o.output is not None and not is_folder(o.output) and o.output.suffix.lower() != ".png":
+        raise RequestError(f"output: expected a .png file or a folder, given {show(str(o.output))}")
+
+
+def is_folder(path: Path) -> bool:
+    return path.is_dir() or not path.suffix
+
+
+def target(o: Options) -> Path:
+    place = Path("out") if o.output is None else o.output
+    if o.output is not None and not is_folder(place):
+        return place
+    return place / f"{slug(o.prompt)}.png"
+
+
+def describe(o: Options, pipe: Any, result: Any, hashes: dict) -> Settings:
+    """The settings of the batch; a picture's own seed and index are filled in by `write`."""
+    report = result.report
+    return Settings(
+        prompt=o.prompt,
+        negative_prompt=o.negative,
+        steps=pipe.defaults.num_inference_steps if o.steps is None else o.steps,
+        sampler=report.sampler,
+        scheduler=o.scheduler,
+        guidance_scale=report.guidance_scale,
+        guidance_rescale=pipe.defaults.guidance_rescale
+        if o.guidance_rescale is None
+        else o.guidance_rescale,
+        eta=o.eta or 0.0,
+        clip_skip=o.clip_skip,
+        height=report.height,
+        width=report.width,
+        strength=report.strength,
+        seed=result.seeds[0],
+        first_seed=result.seeds[0],
+        count=len(result.seeds),
+        index=None,
+        model=model_name(o.model),
+        model_hash=pipe.model_hash,
+        dtype=report.dtype,
+        device=pipe.device.type,
+        version=__version__,
+        **hashes,
+    )
+
+
+def model_name(model: str | None) -> str:
+    """What a picture says of where its model was: no path of this machine."""
+    if model is None:
+        return SHIPPED
+    return Path(model).resolve().name[:200] if Path(model).exists() else model[:200]
+
+
+def write(o: Options, result: Any, settings: Settings, only: int | None) -> list[Path]:
+    """Writes the sheet, the picture `only`, or all of them; returns the files."""
+    path = target(o)
+    count = len(result.images)
+    if o.grid:
+        return [save(pictures.grid(result.images), path, settings)]
+    chosen = range(count) if only is None else [only]
+    files = []
+    for i in chosen:
+        own = dataclasses.replace(settings, seed=result.seeds[i], index=i)
+        name = path if len(chosen) == 1 else path.with_name(f"{path.stem}-{i + 1}{path.suffix}")
+        files.append(save(result.images[i], name, own))
+    return files
+
+
+def save(image: Any, path: Path, settings: Settings) -> Path:
+    return pictures.save_atomically(image, path, pnginfo=metadata.png_info(settings))
+
+
+# --- what to say ----------------------------------------------------------------------------------
+
+
+def tell(o: Options, files: list[Path], settings: Settings, report: Any) -> None:
+    if o.json:
+        answer = {
+            "files": [str(f) for f in files],
+            "settings": dataclasses.asdict(settings),
+            "report": dataclasses.asdict(report),
+        }
+        print(json.dumps(answer))
+        return
+    for file in files:
+        print(file)
+    last = settings.first_seed + settings.count - 1
+    seeds = f"seed {settings.first_seed}" + (f" to {last}" if settings.count > 1 else "")
+    print(
+        f"  {settings.width}x{settings.height}, {seeds}, {report.steps} steps of"
+        f" {settings.sampler}, guidance {settings.guidance_scale:g}, model {settings.model}"
+        f" ({settings.model_hash[:10]}), {report.dtype} on {report.device}"
+    )
+    stages = ", ".join(f"{name.replace('_', ' ')} {s:.2f} s" for name, s in report.seconds.items())
+    memory = "" if report.peak_memory is None else f"; at most {report.peak_memory >> 20} MB"
+    print(f"  {stages}{memory}")
+    print(f"  kernels: {', '.join(f'{op} {name}' for op, name in report.kernels.items())}")
+    sys.stdout.flush()

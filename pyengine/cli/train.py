@@ -1,0 +1,95 @@
+"""`pyengine train` and `pyengine eval`: options to pyengine.training, which needs its extra."""
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import UnavailableError
+from ..pipelines.loading import find_device
+
+
+def training(module: str) -> Any:
+    """pyengine.training.<module>; raises UnavailableError where the extra is not installed."""
+    try:
+        return importlib.import_module(f"pyengine.training.{module}")
+    except ModuleNotFoundError as e:
+        if e.name is not None and e.name.startswith("pyengine"):
+            raise
+        raise UnavailableError(
+            f"training needs the package {e.name}: pip install 'pyengine[train]'"
+        ) from e
+
+
+def run_emoji(*, device: str, export: Path | None, **options: Any) -> int:
+    place = str(find_device(device))
+    out = training("emoji").train(device=place, **options)
+    print(out)
+    if export is not None:
+        print(training("export").export(run=out, to=export, data=options["data"]))
+    return 0
+
+
+def run_data(*, out: Path, packages: list[Path] | None, **options: Any) -> int:
+    print(training("data").build(out, packages=packages or None, **options))
+    return 0
+
+
+def run_evaluation(
+    *, model: str | None, data: Path | None, concepts: Path | None, style: str, count: int,
+    seed: int, steps: int | None, guidance: float | None, device: str, pictures: Path | None,
+    json: bool,
+) -> int:  # fmt: skip
+    from ..pipelines import from_pretrained
+
+    evaluate, samples = training("evaluate"), training("samples")
+    pipe = from_pretrained(model, device=device)
+    d = pipe.defaults
+    generate = samples.generator(
+        pipe,
+        steps=d.num_inference_steps if steps is None else steps,
+        guidance=d.guidance_scale if guidance is None else guidance,
+    )
+    result = evaluate.evaluate(
+        generate,
+        concepts=concepts or concepts_of(pipe),
+        data=data,
+        style=style,
+        count=count,
+        seed=seed,
+        autoencode=autoencoder(pipe),
+        save_images=pictures,
+    )
+    print(as_json(result) if json else evaluate.report(result))
+    return 0
+
+
+def as_json(result: dict) -> str:
+    return json.dumps(result)
+
+
+def concepts_of(pipe: Any) -> Path:
+    folder = getattr(pipe.parts.checkpoint, "folder", None)
+    path = None if folder is None else Path(folder) / "concepts.txt"
+    if path is None or not path.is_file():
+        raise UnavailableError(f"{pipe.source} has no concepts.txt: name one with --concepts")
+    return path
+
+
+def autoencoder(pipe: Any, batch: int = 32) -> Callable:
+    """uint8 pictures [N, H, W, 3] through the model's autoencoder and back."""
+    import numpy as np
+    import torch
+
+    from ..images import from_tensor
+
+    def run(images: np.ndarray) -> np.ndarray:
+        parts = []
+        for i in range(0, len(images), batch):
+            x = torch.from_numpy(images[i : i + batch]).permute(0, 3, 1, 2).float() / 127.5 - 1
+            latents = pipe.vae.encode(x.to(pipe.device)).latent_dist.mode()
+            parts.append(from_tensor(pipe.vae.decode(latents).sample, "np"))
+        return (np.concatenate(parts) * 255).round().astype(np.uint8)
+
+    return run
