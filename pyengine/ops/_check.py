@@ -5,15 +5,16 @@ from torch import Tensor
 from ..errors import RequestError
 
 
-def require(condition: bool, op: str, argument: str, expected: str, given: object) -> None:
-    """Raises RequestError: "<op>: <argument>: expected ..., got ..."."""
-    if not condition:
-        raise RequestError(f"{op}: {argument}: expected {expected}, got {given}")
+def wrong(op: str, argument: str, expected: str, given: object) -> RequestError:
+    """The error to raise: "<op>: <argument>: expected ..., got ..."."""
+    return RequestError(f"{op}: {argument}: expected {expected}, got {given}")
 
 
 def shape(tensor: Tensor, wanted: tuple[int | None, ...], op: str, argument: str) -> None:
     """Requires that shape; None stands for any size."""
     given = tensor.shape
+    if given == wanted:
+        return
     if len(given) != len(wanted) or any(
         want is not None and size != want for size, want in zip(given, wanted, strict=True)
     ):

@@ -5,22 +5,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _backend, _check, reference
-from ._check import require
+from ._check import wrong
 from ._op import Op
 
 
 def _check_arguments(q, k, v, heads, *, mask=None, causal=False, scale=None):
     op = "attention"
-    require(q.dim() == 3, op, "q", "3 dimensions [N, Lq, heads * D]", list(q.shape))
-    require(heads > 0, op, "heads", "at least 1", heads)
-    require(
-        q.shape[2] > 0 and q.shape[2] % heads == 0, op, "q", f"a width divisible by {heads} heads",
-        list(q.shape),
-    )  # fmt: skip
+    if q.dim() != 3:
+        raise wrong(op, "q", "3 dimensions [N, Lq, heads * D]", list(q.shape))
+    if heads <= 0:
+        raise wrong(op, "heads", "at least 1", heads)
+    if q.shape[2] == 0 or q.shape[2] % heads:
+        raise wrong(op, "q", f"a width divisible by {heads} heads", list(q.shape))
     _check.shape(k, (q.shape[0], None, q.shape[2]), op, "k")
-    require(k.shape[1] > 0, op, "k", "at least one key", list(k.shape))
+    if k.shape[1] == 0:
+        raise wrong(op, "k", "at least one key", list(k.shape))
     _check.shape(v, (q.shape[0], k.shape[1], None), op, "v")
-    require(v.shape[2] % heads == 0, op, "v", f"a width divisible by {heads} heads", list(v.shape))
+    if v.shape[2] % heads:
+        raise wrong(op, "v", f"a width divisible by {heads} heads", list(v.shape))
     _check.like(k, q, op, "k")
     _check.like(v, q, op, "v")
     if mask is not None:
@@ -30,7 +32,8 @@ def _check_arguments(q, k, v, heads, *, mask=None, causal=False, scale=None):
             size in (1, want)
             for size, want in zip(reversed(mask.shape), reversed(full), strict=False)
         )
-        require(fits, op, "mask", f"a shape broadcastable to {list(full)}", list(mask.shape))
+        if not fits:
+            raise wrong(op, "mask", f"a shape broadcastable to {list(full)}", list(mask.shape))
 
 
 def _empty(q, k, v, heads, *, mask=None, causal=False, scale=None):

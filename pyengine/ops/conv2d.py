@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _backend, _check, reference
-from ._check import require
+from ._check import wrong
 from ._op import Op
 from .group_norm_silu import apply_scale_shift
 
@@ -15,7 +15,8 @@ def _check_arguments(
     silu=False, channel_add=None, residual=None, upsample=False,
 ):  # fmt: skip
     op = "conv2d"
-    require(x.dim() == 4, op, "x", "4 dimensions [N, H, W, C]", list(x.shape))
+    if x.dim() != 4:
+        raise wrong(op, "x", "4 dimensions [N, H, W, C]", list(x.shape))
     channels = x.shape[3]
     if x2 is not None:
         _check.shape(x2, (*x.shape[:3], None), op, "x2")
@@ -23,17 +24,15 @@ def _check_arguments(
         channels += x2.shape[3]
     _check.shape(weight, (None, None, None, channels), op, "weight")
     _check.like(weight, x, op, "weight")
-    require(stride >= 1, op, "stride", "at least 1", stride)
-    require(
-        len(padding) == 4 and min(padding) >= 0, op, "padding",
-        "4 sizes (top, bottom, left, right), none negative", padding,
-    )  # fmt: skip
-    require(
-        (scale is None) == (shift is None), op, "scale", "both scale and shift or neither", "one"
-    )
+    if stride < 1:
+        raise wrong(op, "stride", "at least 1", stride)
+    if len(padding) != 4 or min(padding) < 0:
+        raise wrong(op, "padding", "4 sizes (top, bottom, left, right), none negative", padding)
+    if (scale is None) != (shift is None):
+        raise wrong(op, "scale", "both scale and shift or neither", "one")
     shape = _output_shape(x, weight, stride, padding, upsample)
-    fits = min(shape[1:3]) > 0
-    require(fits, op, "x", "a padded picture no smaller than weight", list(x.shape))
+    if min(shape[1:3]) <= 0:
+        raise wrong(op, "x", "a padded picture no smaller than weight", list(x.shape))
     for name, tensor, wanted in (
         ("bias", bias, shape[3:]),
         ("scale", scale, (x.shape[0], channels)),

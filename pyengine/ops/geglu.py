@@ -4,14 +4,16 @@ import torch
 from torch import Tensor
 
 from . import _backend, reference
-from ._check import require
+from ._check import wrong
 from ._core import DTYPES, address, core
 from ._op import Op
 
 
 def _check(x: Tensor) -> None:
-    require(x.dim() >= 1, "geglu", "x", "at least one dimension", "a scalar")
-    require(x.shape[-1] % 2 == 0, "geglu", "x", "an even last dimension", list(x.shape))
+    if x.dim() < 1:
+        raise wrong("geglu", "x", "at least one dimension", "a scalar")
+    if x.shape[-1] % 2:
+        raise wrong("geglu", "x", "an even last dimension", list(x.shape))
 
 
 def _empty(x: Tensor) -> Tensor:

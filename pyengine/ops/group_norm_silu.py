@@ -4,15 +4,17 @@ import torch
 from torch import Tensor
 
 from . import _backend, _check, reference
-from ._check import require
-from ._core import DTYPES, address, core
+from ._check import wrong
+from ._core import DTYPES, address, core, float32
 from ._op import Op
 
 
 def _check_x(op: str, x: Tensor, x2: Tensor | None) -> int:
     """Checks the one or two inputs; returns their channels together."""
-    require(x.dim() == 4, op, "x", "4 dimensions [N, H, W, C]", list(x.shape))
-    require(x.shape[1] * x.shape[2] > 0, op, "x", "at least one pixel", list(x.shape))
+    if x.dim() != 4:
+        raise wrong(op, "x", "4 dimensions [N, H, W, C]", list(x.shape))
+    if x.shape[1] * x.shape[2] == 0:
+        raise wrong(op, "x", "at least one pixel", list(x.shape))
     if x2 is None:
         return x.shape[3]
     _check.shape(x2, (*x.shape[:3], None), op, "x2")
@@ -27,8 +29,10 @@ def _check_norm(
     for name, tensor in (("weight", weight), ("bias", bias)):
         _check.shape(tensor, (channels,), op, name)
         _check.like(tensor, x, op, name, dtype=False)
-    require(groups > 0 and channels % groups == 0, op, "groups", f"a divisor of {channels}", groups)
-    require(eps >= 0, op, "eps", "at least 0", eps)
+    if groups <= 0 or channels % groups:
+        raise wrong(op, "groups", f"a divisor of {channels}", groups)
+    if not eps >= 0:
+        raise wrong(op, "eps", "at least 0", eps)
 
 
 def _pictures(x: Tensor, x2: Tensor | None) -> tuple[int, int, int, int, int, int]:
@@ -52,8 +56,8 @@ def _empty_silu(x, weight, bias, groups, eps=1e-5, x2=None, silu=True):
 
 def _cpu_silu(x, weight, bias, groups, eps=1e-5, x2=None, silu=True):
     x, x2 = x.contiguous(), None if x2 is None else x2.contiguous()
-    weight, bias = weight.float().contiguous(), bias.float().contiguous()
-    y = _empty_silu(x, weight, bias, groups, eps, x2)
+    weight, bias = float32(weight), float32(bias)
+    y = torch.empty_like(x) if x2 is None else _empty_silu(x, weight, bias, groups, eps, x2)
     core().group_norm_silu(
         *_pictures(x, x2), address(weight), address(bias), groups, eps, silu, address(y),
         DTYPES[x.dtype], torch.get_num_threads(),
@@ -114,7 +118,7 @@ def _empty_scale_shift(x, weight, bias, groups, eps=1e-5, x2=None):
 
 def _cpu_scale_shift(x, weight, bias, groups, eps=1e-5, x2=None):
     x, x2 = x.contiguous(), None if x2 is None else x2.contiguous()
-    weight, bias = weight.float().contiguous(), bias.float().contiguous()
+    weight, bias = float32(weight), float32(bias)
     scale, shift = _empty_scale_shift(x, weight, bias, groups, eps, x2)
     core().group_norm_scale_shift(
         *_pictures(x, x2), address(weight), address(bias), groups, eps,
@@ -172,7 +176,7 @@ def apply_scale_shift(
     x, x2 as group_norm_silu's, without float64, on the CPU; scale, shift: [N, C + C2].
     """
     x, x2 = x.contiguous(), None if x2 is None else x2.contiguous()
-    scale, shift = scale.float().contiguous(), shift.float().contiguous()
+    scale, shift = float32(scale), float32(shift)
     y = x.new_empty(*x.shape[:3], scale.shape[1])
     core().group_norm_apply(
         *_pictures(x, x2), address(scale), address(shift), silu, address(y),

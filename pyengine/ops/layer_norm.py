@@ -4,16 +4,18 @@ import torch
 from torch import Tensor
 
 from . import _backend, _check, reference
-from ._check import require
-from ._core import DTYPES, address, core
+from ._check import wrong
+from ._core import DTYPES, address, core, float32
 from ._op import Op
 
 
 def _check_arguments(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 1e-5
 ) -> None:
-    require(x.dim() >= 1, "layer_norm", "x", "at least one dimension", "a scalar")
-    require(eps >= 0, "layer_norm", "eps", "at least 0", eps)
+    if x.dim() < 1:
+        raise wrong("layer_norm", "x", "at least one dimension", "a scalar")
+    if not eps >= 0:
+        raise wrong("layer_norm", "eps", "at least 0", eps)
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None:
             _check.shape(tensor, (x.shape[-1],), "layer_norm", name)
@@ -26,8 +28,8 @@ def _empty(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 1
 
 def _cpu(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 1e-5) -> Tensor:
     x = x.contiguous()
-    weight = None if weight is None else weight.float().contiguous()
-    bias = None if bias is None else bias.float().contiguous()
+    weight = None if weight is None else float32(weight)
+    bias = None if bias is None else float32(bias)
     y = torch.empty_like(x)
     width = x.shape[-1]
     core().layer_norm(

@@ -5,14 +5,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _backend, _check, reference
-from ._check import require
+from ._check import wrong
 from ._op import Op
 from .reference.linear import ACTIVATIONS
 
 
 def _check_arguments(x, weight, bias=None, *, x2=None, activation="none", residual=None):
     op = "linear"
-    require(x.dim() >= 1, op, "x", "at least one dimension", "a scalar")
+    if x.dim() < 1:
+        raise wrong(op, "x", "at least one dimension", "a scalar")
     channels = x.shape[-1]
     if x2 is not None:
         _check.shape(x2, (*x.shape[:-1], None), op, "x2")
@@ -27,7 +28,8 @@ def _check_arguments(x, weight, bias=None, *, x2=None, activation="none", residu
         _check.shape(residual, (*x.shape[:-1], weight.shape[0]), op, "residual")
         _check.like(residual, x, op, "residual")
     names = ", ".join(ACTIVATIONS)
-    require(activation in ACTIVATIONS, op, "activation", f"one of {names}", repr(activation))
+    if activation not in ACTIVATIONS:
+        raise wrong(op, "activation", f"one of {names}", repr(activation))
 
 
 def _empty(x, weight, bias=None, *, x2=None, activation="none", residual=None):

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from . import _backend, _check, reference
-from ._check import require
-from ._core import DTYPES, address, core
+from ._check import wrong
+from ._core import DTYPES, address, core, float32
 from ._op import Op
 from .reference import COLUMNS
 
@@ -21,7 +21,8 @@ def _check_arguments(
     noise: Tensor | None = None,
 ) -> None:
     op = "sampler_step"
-    require(x.dim() >= 1, op, "x", "at least one dimension", "a scalar")
+    if x.dim() < 1:
+        raise wrong(op, "x", "at least one dimension", "a scalar")
     n = x.shape[0]
     guided = out.dim() == x.dim() and n > 0 and out.shape[0] == 2 * n
     _check.shape(out, (2 * n if guided else n, *x.shape[1:]), op, "out")
@@ -47,7 +48,7 @@ def _cpu(x, out, coeffs, d1=None, d2=None, d3=None, base=None, noise=None):
             None if t is None else t.float() for t in (x, out, coeffs, d1, d2, d3, base, noise)
         ]
         return tuple(y.to(dtype) for y in _cpu(*widened))
-    x, out, coeffs = x.contiguous(), out.to(dtype).contiguous(), coeffs.float().contiguous()
+    x, out, coeffs = x.contiguous(), out.to(dtype).contiguous(), float32(coeffs)
     kept = [None if t is None else t.contiguous() for t in (d1, d2, d3, base, noise)]
     results = _empty(x)
     n = x.shape[0]

@@ -50,12 +50,25 @@ PYENGINE_INLINE Bits select(Ints mask, Bits a, Bits b) {
     return mask ? a : b;
 }
 
-// Written so that a NaN in value stays one.
+// The smaller (larger) of the two, and value where value is NaN: what the x86 instructions do with
+// the operands in this order, though compilers do not see it.
 PYENGINE_INLINE Floats at_most(Floats value, Floats high) {
-    return select(value > high, high, value);
+#if defined(__AVX512F__) && PYENGINE_LANES == 16
+    return (Floats)_mm512_min_ps((__m512)high, (__m512)value);
+#elif defined(__AVX2__) && PYENGINE_LANES == 8
+    return (Floats)_mm256_min_ps((__m256)high, (__m256)value);
+#else
+    return select(high < value, high, value);
+#endif
 }
 PYENGINE_INLINE Floats at_least(Floats value, Floats low) {
-    return select(value < low, low, value);
+#if defined(__AVX512F__) && PYENGINE_LANES == 16
+    return (Floats)_mm512_max_ps((__m512)low, (__m512)value);
+#elif defined(__AVX2__) && PYENGINE_LANES == 8
+    return (Floats)_mm256_max_ps((__m256)low, (__m256)value);
+#else
+    return select(low > value, low, value);
+#endif
 }
 
 // a * b + c, rounded once where the CPU can, twice in the portable build.
@@ -75,15 +88,32 @@ PYENGINE_INLINE Floats fma(Floats a, Floats b, Floats c) {
 
 // --- element types ---------------------------------------------------------------------------
 
+// 16-bit integers to 32 bits and back; compilers make more of the conversion than is needed.
+PYENGINE_INLINE Bits extend(Halves values) {
+#if defined(__AVX2__) && PYENGINE_LANES == 8
+    return (Bits)_mm256_cvtepu16_epi32((__m128i)values);
+#else
+    return __builtin_convertvector(values, Bits);
+#endif
+}
+PYENGINE_INLINE Halves truncate(Bits values) {  // all below 2^16
+#if defined(__AVX2__) && PYENGINE_LANES == 8
+    const __m256i all = (__m256i)values;
+    return (Halves)_mm_packus_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+#else
+    return __builtin_convertvector(values, Halves);
+#endif
+}
+
 PYENGINE_INLINE Floats widen(Halves values, BFloat16) {
-    return floats_of(__builtin_convertvector(values, Bits) << 16);
+    return floats_of(extend(values) << 16);
 }
 
 // Rounds to nearest, ties to even; a NaN becomes the quiet one.
 PYENGINE_INLINE Halves narrow(Floats value, BFloat16) {
     const Bits bits = bits_of(value);
     const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    return __builtin_convertvector(select(value != value, splat_bits(0x7fc0), rounded), Halves);
+    return truncate(select(value != value, splat_bits(0x7fc0), rounded));
 }
 
 PYENGINE_INLINE Floats widen(Halves values, Float16) {
@@ -92,7 +122,7 @@ PYENGINE_INLINE Floats widen(Halves values, Float16) {
 #elif defined(__F16C__) && PYENGINE_LANES == 8
     return (Floats)_mm256_cvtph_ps((__m128i)values);
 #else
-    const Bits wide = __builtin_convertvector(values, Bits);
+    const Bits wide = extend(values);
     const Bits sign = (wide & 0x8000u) << 16, magnitude = wide & 0x7fffu;
     // Exponents are biased by 15 there and by 127 here; infinities and NaNs get the largest one.
     Bits normal = (magnitude << 13) + (uint32_t{127 - 15} << 23);
@@ -121,7 +151,7 @@ PYENGINE_INLINE Halves narrow(Floats value, Float16) {
     Bits result = select(magnitude < splat_bits(uint32_t{127 - 14} << 23), subnormal, normal);
     result = select(magnitude >= splat_bits(0x477ff000), splat_bits(0x7c00), result);  // 65520
     result = select(magnitude > splat_bits(0x7f800000), splat_bits(0x7e00), result);
-    return __builtin_convertvector(result | ((bits >> 16) & 0x8000u), Halves);
+    return truncate(result | ((bits >> 16) & 0x8000u));
 #endif
 }
 
@@ -200,6 +230,22 @@ PYENGINE_INLINE void for_vectors(int64_t n, const Step& step) {
     int64_t c = 0;
     for (; c + kLanes <= n; c += kLanes) step(c, Whole{});
     if (c < n) step(c, n - c);
+}
+
+// The same with step(c, full, chain), chain running over 0..kChains-1: sums kept apart by it need
+// not wait for each other.
+constexpr int kChains = 4;
+template <class Step>
+PYENGINE_INLINE void for_vectors_in_chains(int64_t n, const Step& step) {
+    int64_t c = 0;
+    for (; c + kChains * kLanes <= n; c += kChains * kLanes)
+        for (int chain = 0; chain < kChains; ++chain) step(c + chain * kLanes, Whole{}, chain);
+    for (; c + kLanes <= n; c += kLanes) step(c, Whole{}, 0);
+    if (c < n) step(c, n - c, 0);
+}
+
+PYENGINE_INLINE float sum(const Floats (&chains)[kChains]) {
+    return sum((chains[0] + chains[1]) + (chains[2] + chains[3]));
 }
 
 }  // namespace pyengine::PYENGINE_NS

@@ -17,14 +17,10 @@ double total(const T* x, int64_t width) {
     for (int64_t start = 0; start < width; start += kBlock) {
         const T* block = x + start;
         const int64_t n = width - start < kBlock ? width - start : kBlock;
-        Floats even{}, odd{};  // two chains, so that one addition need not wait for the last
-        int64_t c = 0;
-        for (; c + 2 * kLanes <= n; c += 2 * kLanes) {
-            even += load(block + c);
-            odd += load(block + c + kLanes);
-        }
-        for_vectors(n - c, [&](int64_t i, auto lanes) { even += load(block + c + i, lanes); });
-        all += sum(even + odd);
+        Floats sums[kChains] = {};
+        for_vectors_in_chains(
+            n, [&](int64_t c, auto lanes, int chain) { sums[chain] += load(block + c, lanes); });
+        all += sum(sums);
     }
     return all;
 }
@@ -40,11 +36,11 @@ Moments moments_about(float centre, const T* x, int64_t width) {
     for (int64_t start = 0; start < width; start += kBlock) {
         const T* block = x + start;
         const int64_t n = width - start < kBlock ? width - start : kBlock;
-        Floats first{}, second{};
-        for_vectors(n, [&](int64_t c, auto lanes) {
+        Floats first[kChains] = {}, second[kChains] = {};
+        for_vectors_in_chains(n, [&](int64_t c, auto lanes, int chain) {
             const Floats d = first_lanes(load(block + c, lanes) - middle, lanes);
-            first += d;
-            second = fma(d, d, second);
+            first[chain] += d;
+            second[chain] = fma(d, d, second[chain]);
         });
         all.first += sum(first);
         all.second += sum(second);
