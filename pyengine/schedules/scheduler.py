@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import RequestError
+from ..errors import PyengineError, RequestError
 from ..ops import COLUMNS
 from . import ddim, ddpm, dpmsolver, euler, heun, lcm, pndm, unipc
 from .config import SAMPLERS, NoiseConfig, read_scheduler_config
@@ -67,7 +67,9 @@ class Scheduler:
         )
         try:
             plan = _PLANS[self.name](self.config, request)
-        except (ArithmeticError, np.linalg.LinAlgError) as e:
+        except PyengineError:
+            raise
+        except (ArithmeticError, ValueError) as e:  # of math and numpy.linalg, on odd schedules
             raise RequestError(_unusable(self.name, request.steps)) from e
         numbers = [plan.rows[:, _BOUNDED], plan.in_scale, plan.init_noise_sigma]
         if not all(np.isfinite(n).all() for n in numbers):

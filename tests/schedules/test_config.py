@@ -223,6 +223,7 @@ def test_damaged_configs(case):
         ("unipc", {"solver_p": {"_class_name": "DDIMScheduler"}}),
         ("euler", {"trained_betas": [0.0] * 4 + [0.1] * 6, "num_train_timesteps": 10}),
         ("heun", {"trained_betas": [1.0] * 10, "num_train_timesteps": 10}),
+        ("euler", {"beta_end": 0.9, "rescale_betas_zero_snr": True}),
     ],
     ids=str,
 )

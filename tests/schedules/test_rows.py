@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from runs import SHAPE, config_of, distance, draw, our_run
+from runs import SHAPE, config_of, distance, draw, model, our_run
 
 from pyengine.ops import COLUMNS
 from pyengine.schedules import SAMPLER_NAMES, State, from_config, stack_rows, step_rows
@@ -241,6 +241,18 @@ def test_phi():
         for k in range(5):
             exact = sum(Fraction(z) ** j / factorial(j + k) for j in range(60))
             assert abs(phi(k, z) - float(exact)) <= 1e-13 * float(exact), (k, z)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrow_samples_stay_narrow(dtype):
+    plan = from_config(config_of("unipc")).plan(6)
+    _, noise = draw(0)
+    state = plan.start(noise.to(dtype))
+    for i, t in enumerate(plan.timesteps):
+        state = plan.step(i, state, model(plan.scale_input(i, state.x), t))
+        assert {t.dtype for t in (state.x, state.d1, state.base)} == {dtype}
+    wide = our_run(plan, plan.start(noise), None)
+    assert distance(state.x, wide) < 30 * torch.finfo(dtype).eps
 
 
 def test_a_state_that_skipped_evaluations_is_refused():
