@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError, ConfigError
 from .digest import model_hash
-from .files import allowed_roots, is_pickle_name
+from .files import allowed_roots, check_inside, is_pickle_name
 from .jsonio import load_json
 from .source import (
     MappedSource,
@@ -182,7 +182,10 @@ class FolderCheckpoint(Checkpoint):
 
     def tokenizer_files(self, name: str) -> dict[str, Path]:
         self._check_name(name, ("tokenizer", "tokenizer_2"))
-        return tokenizer_files_in(self.folder / name)
+        files = tokenizer_files_in(self.folder / name)
+        for path in files.values():
+            check_inside(path, self._roots)
+        return files
 
 
 def tokenizer_files_in(folder: Path) -> dict[str, Path]:

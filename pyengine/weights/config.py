@@ -1,7 +1,7 @@
 """Strict reading of config.json into a dataclass: every field checked, every problem named."""
 
 import dataclasses
-import math
+import sys
 import types
 import typing
 from typing import Any, Literal, TypeVar, Union
@@ -12,6 +12,7 @@ from .text import listing, show
 T = TypeVar("T")
 MAX_ITEMS = 64
 MAX_INT = 1 << 31
+MAX_FLOAT = sys.float_info.max
 MAX_STRING = 256
 
 
@@ -128,9 +129,9 @@ def _convert_scalar(value: Any, hint: Any, metadata: typing.Mapping) -> Any:
     if hint is str and len(value) > MAX_STRING:
         raise _MismatchError(f"has {len(value)} characters, at most {MAX_STRING} are read")
     if hint in (int, float):
-        low = metadata.get("min", -MAX_INT if hint is int else -math.inf)
-        high = metadata.get("max", MAX_INT if hint is int else math.inf)
-        if not low <= value <= high or value in (math.inf, -math.inf):  # NaN fails the first
+        low = metadata.get("min", -MAX_INT if hint is int else -MAX_FLOAT)
+        high = metadata.get("max", MAX_INT if hint is int else MAX_FLOAT)
+        if not low <= value <= high:  # NaN fails this too
             raise _MismatchError(f"is {show(value)}, expected {low} to {high}")
         value = hint(value)
     return value

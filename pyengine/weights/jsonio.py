@@ -84,6 +84,11 @@ def parse_object(
         )
     except json.JSONDecodeError as e:
         raise error(f"{where}: not JSON: {e.msg} at line {e.lineno}, column {e.colno}") from None
+    if b"\\ud" in data.lower():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise error(f"{where}: an escape \\ud... stands for half a character") from None
     if not isinstance(value, dict):
         raise error(f"{where}: expected a JSON object, found {type(value).__name__}")
     return value

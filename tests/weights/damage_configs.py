@@ -361,3 +361,9 @@ def vocabulary_of_texts(folder):
 @case("merges.txt: line 2: expected two tokens", error=ConfigError)
 def merges_of_three(folder):
     replace(folder / "tokenizer" / "merges.txt", b"#version: 0.2\na b c\n")
+
+
+@case("leads outside the checkpoint, to '/etc/hostname'")
+def vocabulary_links_outside(folder):
+    (folder / "tokenizer" / "vocab.json").unlink()
+    (folder / "tokenizer" / "vocab.json").symlink_to("/etc/hostname")

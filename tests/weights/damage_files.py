@@ -179,6 +179,12 @@ def header_not_utf8(folder):
     write_raw(folder / UNET, b'{"\xff\xfe": {}}', b"")
 
 
+@case("half a character")
+def header_with_half_a_character(folder):
+    entry = b'{"dtype":"U8","shape":[1],"data_offsets":[0,1]}'
+    write_raw(folder / UNET, b'{"a\\uD800":' + entry + b"}", b"\0")
+
+
 @case("header: the key 'a' comes twice")
 def header_with_a_tensor_twice(folder):
     entry = b'{"dtype":"U8","shape":[1],"data_offsets":[0,1]}'
