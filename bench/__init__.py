@@ -1,1 +1,1 @@
-"""Benchmarks. They never decide a test; tests/bench runs each once, at tiny shapes."""
+"""Benchmarks. They never decide a test; tests/ops/test_benchmarks.py runs each at a tiny shape."""

@@ -17,6 +17,12 @@ from pyengine.ops.reference import COLUMNS
 BATCH = 2
 GROUPS = 32
 
+#: Of DPM++ 2M with guidance; the other columns are 0.
+SAMPLER_ROW = {
+    "g": 7.5, "p": 0.9, "q": -0.4, "limit": float("inf"), "dscale": 1.0,
+    "x_x": 0.8, "x_d": 0.3, "x_d1": -0.1,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -87,13 +93,11 @@ def sampler_step(side: int, channels: int = 4, pictures: int = BATCH) -> Shape:
 
     def build(dtype, device):
         size = (pictures, channels, side, side)
-        row = dict.fromkeys(COLUMNS, 0.0)
-        row |= {"g": 7.5, "p": 0.9, "q": -0.4, "limit": float("inf"), "dscale": 1.0}
-        row |= {"x_x": 0.8, "x_d": 0.3, "x_d1": -0.1}
+        row = [SAMPLER_ROW.get(name, 0.0) for name in COLUMNS]
         return {
             "x": _randn(dtype, device, *size),
             "out": _randn(dtype, device, 2 * pictures, *size[1:]),
-            "coeffs": torch.tensor([list(row.values())] * pictures, device=device),
+            "coeffs": torch.tensor([row] * pictures, device=device),
             "d1": _randn(dtype, device, *size),
         }
 
@@ -157,7 +161,7 @@ def _joined(c: int, c2: int) -> str:
     return f"({c} + {c2})" if c2 else str(c)
 
 
-#: side, channels, channels of the skip: down path and middle, then the up path's pairs.
+#: Side, channels, channels of the skip: the way down and the middle, then the way up.
 _NORMS = (
     (64, 320, 0), (32, 640, 0), (16, 1280, 0), (8, 1280, 0), (32, 320, 0),
     (64, 320, 320), (32, 640, 640), (32, 1280, 640), (16, 1280, 1280), (8, 1280, 1280),
