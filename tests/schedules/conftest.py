@@ -2,7 +2,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread():
     """Tensors here are tiny; a thread pool only makes them wait, badly so on a busy machine."""
     before = torch.get_num_threads()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import config_of, theirs
+from sampler_runs import config_of, theirs
 
 from pyengine.errors import ConfigError, PyengineError, RequestError
 from pyengine.ops import COLUMNS

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from runs import compare, config_of, distance, draw, model, our_run, their_run, theirs
+from sampler_runs import compare, config_of, distance, draw, model, our_run, their_run, theirs
 
 from pyengine.errors import RequestError
 from pyengine.schedules import SAMPLER_NAMES, from_config
@@ -18,7 +18,7 @@ HEUN_64 = {"within": 1e-9, "dtype": torch.float64}
 STEPS = (1, 2, 5, 20, 50)
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 SPACINGS = ("leading", "trailing", "linspace")
-# diffusers has no "sample" in these two; ours are checked against formulas in test_rows.py.
+# diffusers has no "sample" in these two; ours are checked against formulas in test_sampler_rows.py.
 MISSING = {("pndm", "sample"), ("euler_ancestral", "sample")}
 
 
@@ -208,7 +208,7 @@ def test_dpm_solver_options(keys):
 @pytest.mark.parametrize("solver", ["bh1", "bh2"])
 @pytest.mark.parametrize("predict_x0", [True, False])
 def test_unipc_kinds(predict_x0, solver, order):
-    # diffusers gets NaN from the others at sigma 0; see test_rows.py for ours.
+    # diffusers gets NaN from the others at sigma 0; see test_sampler_rows.py for ours.
     final = "zero" if predict_x0 and solver == "bh2" else "sigma_min"
     for keys in ({}, {"disable_corrector": [0, 1, 6]}):
         config = config_of(

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from runs import SHAPE, config_of, distance, draw, model, our_run
+from sampler_runs import SHAPE, config_of, distance, draw, model, our_run
 
 from pyengine.ops import COLUMNS
 from pyengine.schedules import SAMPLER_NAMES, State, from_config, stack_rows, step_rows

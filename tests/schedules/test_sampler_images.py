@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from runs import SHAPE, config_of, distance, draw, model, our_run, their_run, theirs
+from sampler_runs import SHAPE, config_of, distance, draw, model, our_run, their_run, theirs
 
 from pyengine.errors import RequestError
 from pyengine.schedules import SAMPLER_NAMES, from_config
