@@ -96,7 +96,7 @@ def compare(
     """Run both from noise; timesteps and generators must agree exactly, samples closely.
 
     within: relative L2, or in float32 1e-7 of the largest sigma where that is more: samplers that
-    count in sigmas subtract numbers of that size (test_sampler_rows.py holds ours to its float64 self).
+    count in sigmas subtract numbers of that size. test_sampler_rows.py holds ours to float64.
     dtype: float64 also widens diffusers' tables, so that only the formulas are compared.
     """
     scheduler = theirs(config)
