@@ -1,0 +1,127 @@
+"""The words that go with an exported model: its card and its NOTICE."""
+
+from __future__ import annotations
+
+from .evaluate import COPY_DISTANCE
+
+SETS = """Noto Emoji, Google LLC, Apache License 2.0 (npm: @iconify-json/noto 1.2.9,
+    @iconify-json/noto-v1 1.2.5)
+Twemoji, Twitter, Inc and other contributors, CC-BY 4.0 (npm: @iconify-json/twemoji 1.2.5)
+Fluent Emoji, Microsoft Corporation, MIT License (npm: @iconify-json/fluent-emoji 1.2.7,
+    @iconify-json/fluent-emoji-flat 1.2.6, @lobehub/fluent-emoji-3d 1.1.0)
+Names and keywords: emojibase-data 17.0.0, Miles Johnson, MIT License"""
+
+NOTICE = f"""The weights in this folder were trained, from random numbers, on pictures and names
+from these sets:
+
+{SETS}
+
+Twemoji graphics: Copyright 2020 Twitter, Inc and other contributors, licensed under CC-BY 4.0,
+https://creativecommons.org/licenses/by/4.0/. They were rasterised at 64x64 on white.
+
+The autoencoder has seen all of these sets; the noise predictor only the styles and labels that
+README.md and concepts.txt name.  No picture of the sets is in this folder: the pictures here are
+drawn by the model, and may come close to those it has seen.
+"""
+
+CARD = """# A small model that draws emoji
+
+Text to 64x64 pictures: a latent diffusion model in plain diffusers layout, float16, trained from
+random numbers on {labels} things in {style_count} styles ({styles}). It draws what is in
+[concepts.txt](concepts.txt), one label a line, and little else.
+
+```python
+from diffusers import StableDiffusionPipeline
+pipe = StableDiffusionPipeline.from_pretrained("pyengine/assets/emoji")
+pipe("a red heart", num_inference_steps=20, guidance_scale=3.0).images[0].save("heart.png")
+```
+
+![24 prompts drawn by the model](samples.png)
+
+Prompts that it knows: `"a red heart"`, `"red heart emoji"`, `"a red heart, {style} style"`.
+
+## Training
+
+| | |
+| --- | --- |
+| parameters | noise predictor {unet:.1f} M, text encoder {text:.1f} M |
+| pictures | {labels} labels in the styles {styles}; the autoencoder: all six styles |
+| seen | {samples:,} pictures in {steps:,} steps of {batch} |
+| hours | {hours} for text encoder and noise predictor, {autoencoder_hours} for the autoencoder |
+| seed | {seed} |
+| target | v-prediction, min-SNR weight {gamma:g}, {dropped:.0%} empty prompts |
+| optimiser | AdamW {rate:g}, warm-up {warmup} steps, then constant{cooled} |
+| average | of the weights, decay {decay} |
+| noise | scaled-linear betas {beta_start} to {beta_end}, 1000 steps, trailing |
+
+Every number is in [training.json](training.json).
+
+![loss](curves.png)
+
+## How good it is
+
+{evaluation}
+
+## Data and licences
+
+{sets}
+
+See [NOTICE](NOTICE). The weights are under the project's licence as far as that can be said of
+weights; the sets keep theirs, and Twemoji asks for attribution.
+"""
+
+
+def card(facts: dict) -> str:
+    """README.md of an exported model."""
+    shape = facts["denoiser"]
+    return CARD.format(
+        labels=facts["labels"],
+        styles=", ".join(facts["styles"]),
+        style=facts["styles"][0],
+        cooled=f", descent to zero over the last {facts['cooled']}" if facts["cooled"] else "",
+        style_count=len(facts["styles"]),
+        unet=facts["parameters"]["unet"] / 1e6,
+        text=facts["parameters"]["text_encoder"] / 1e6,
+        samples=facts["samples"],
+        steps=facts["steps"],
+        batch=shape["batch"],
+        hours=facts["hours"],
+        autoencoder_hours=facts["autoencoder_hours"],
+        seed=facts["seed"],
+        gamma=shape["gamma"],
+        dropped=shape["dropped"],
+        rate=shape["rate"],
+        warmup=shape["warmup"],
+        decay=shape["decay"],
+        beta_start=shape["beta_start"],
+        beta_end=shape["beta_end"],
+        evaluation=_evaluation(facts["evaluation"]),
+        sets=SETS.replace("\n    ", " ").replace("\n", "\n\n"),
+    )
+
+
+def _evaluation(result: dict | None) -> str:
+    """The table of `pyengine eval emoji`, with what its columns mean."""
+    if result is None:
+        return "Not measured yet: `pyengine eval emoji`."
+    lines = [
+        f"`pyengine eval emoji`: {result['asked']} labels asked for in style {result['style']};",
+        "is a picture of that label the nearest (top 1), or among the five nearest (top 5), of",
+        f"{result['searched']} training pictures in 16x16 RGB? Distance: median RMS distance",
+        f"to the nearest one. Copies: nearer than {COPY_DISTANCE}.",
+        "",
+        "| | top 1 | top 5 | distance | copies |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    names = {
+        "model": "this model",
+        "model_all_pictures": "this model, all pictures of the set searched",
+        "ceiling": "real pictures through the autoencoder",
+        "floor": "shuffled prompts",
+    }
+    for key, name in names.items():
+        if key in result:
+            row = result[key]
+            shares = f"{row['top1']:.1%} | {row['top5']:.1%} | {row['median_distance']:.3f}"
+            lines.append(f"| {name} | {shares} | {row['copies']:.1%} |")
+    return "\n".join(lines)

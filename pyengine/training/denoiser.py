@@ -1,0 +1,337 @@
+"""The text encoder and the noise predictor, trained together on cached latents.
+
+v-prediction with the min-SNR weight: the loss of a timestep is weighted by
+min(SNR, gamma) / (SNR + 1), so that the nearly clean ones do not dominate.
+Timesteps are spread evenly over each batch, which lowers the variance of the
+loss.  One prompt in ten is empty, for classifier-free guidance.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import captions, dataset, loop, tokenizer
+
+
+@dataclass(frozen=True)
+class DenoiserSettings:
+    """Shape of the networks and course of their training."""
+
+    channels: tuple[int, ...] = (48, 96, 192)
+    layers: int = 1
+    heads: int = 4
+    groups: int = 16
+    size: int = 16
+    latent_channels: int = 4
+    context: int = 128
+    text_layers: int = 4
+    vocabulary: int = 3072
+    length: int = 24
+    batch: int = 32
+    rate: float = 1e-3
+    warmup: int = 200
+    decay: float = 0.999
+    dropped: float = 0.1
+    gamma: float = 5.0
+    beta_start: float = 0.00085
+    beta_end: float = 0.02
+
+    def shape(self) -> dict:
+        """What a checkpoint must agree on."""
+        names = (
+            "channels layers heads groups size latent_channels context text_layers vocabulary "
+            "length beta_start beta_end"
+        )
+        return {name: _plain(getattr(self, name)) for name in names.split()}
+
+    def describe(self) -> dict:
+        """All settings as plain values, for the card."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def build_unet(settings: DenoiserSettings):
+    """A UNet2DConditionModel with attention at every resolution but the highest."""
+    from diffusers import UNet2DConditionModel
+
+    lower = len(settings.channels) - 1
+    return UNet2DConditionModel(
+        sample_size=settings.size,
+        in_channels=settings.latent_channels,
+        out_channels=settings.latent_channels,
+        block_out_channels=settings.channels,
+        layers_per_block=settings.layers,
+        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * lower),
+        up_block_types=(*("CrossAttnUpBlock2D",) * lower, "UpBlock2D"),
+        cross_attention_dim=settings.context,
+        attention_head_dim=settings.heads,
+        norm_num_groups=settings.groups,
+    )
+
+
+def build_text_encoder(settings: DenoiserSettings):
+    """A CLIPTextModel of CLIP's own shape, only smaller."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=settings.vocabulary,
+        hidden_size=settings.context,
+        intermediate_size=4 * settings.context,
+        num_hidden_layers=settings.text_layers,
+        num_attention_heads=4,
+        max_position_embeddings=settings.length,
+        projection_dim=settings.context,
+        hidden_act="quick_gelu",
+        bos_token_id=settings.vocabulary - 2,
+        eos_token_id=settings.vocabulary - 1,
+        pad_token_id=settings.vocabulary - 1,
+    )
+    return CLIPTextModel(config)
+
+
+def build_scheduler(settings: DenoiserSettings):
+    """DDIM with the training schedule; its last timestep is nearly pure noise (alpha_bar 2e-4)."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=settings.beta_start,
+        beta_end=settings.beta_end,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,
+    )
+
+
+class Networks:
+    """Text encoder and noise predictor as one bag of parameters."""
+
+    def __init__(self, settings: DenoiserSettings, device: str, seed: int):
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            text_encoder, unet = build_text_encoder(settings), build_unet(settings)
+        self.settings, self.device = settings, device
+        self.text_encoder = text_encoder.to(device).train()
+        self.unet = unet.to(device, memory_format=torch.channels_last).train()
+        self.parameters = [*self.text_encoder.parameters(), *self.unet.parameters()]
+        self.alphas = build_scheduler(settings).alphas_cumprod.to(device)
+
+    def loss(self, latents, tokens, timesteps, noise):
+        """Weighted squared error of v = sqrt(a) noise - sqrt(1 - a) latents."""
+        alpha = self.alphas[timesteps].view(-1, 1, 1, 1)
+        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+        context = self.text_encoder(tokens).last_hidden_state
+        error = self.unet(noisy, timesteps, context).sample.float() - target
+        snr = alpha / (1 - alpha)
+        weight = snr.clamp(max=self.settings.gamma) / (snr + 1)
+        per_picture = error.square().mean(dim=(1, 2, 3))
+        return (weight.flatten() * per_picture).mean(), per_picture.mean()
+
+    def state_dict(self) -> dict:
+        return {"text_encoder": self.text_encoder.state_dict(), "unet": self.unet.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.text_encoder.load_state_dict(state["text_encoder"])
+        self.unet.load_state_dict(state["unet"])
+
+    def load_average(self, values) -> None:
+        """Replace the parameters by a list of averages."""
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.data.copy_(value)
+
+
+class Batches:
+    """The batch of any step, from its number alone."""
+
+    def __init__(
+        self, pictures, latents, tokens_of, settings: DenoiserSettings, seed: int, device: str
+    ):
+        self.pictures, self.latents, self.tokens_of = pictures, latents, tokens_of
+        self.settings, self.seed, self.device = settings, seed, device
+
+    def rows(self, step: int) -> np.ndarray:
+        """Rows of one step: shuffled passes over the pictures; all are seen equally often."""
+        count, batch = len(self.pictures), self.settings.batch
+        places = np.arange(step * batch, (step + 1) * batch)
+        orders = {
+            turn: np.random.default_rng([self.seed, 0, turn]).permutation(count)
+            for turn in np.unique(places // count)
+        }
+        return np.array([orders[place // count][place % count] for place in places])
+
+    def __call__(self, step: int):
+        import torch
+
+        rows = self.rows(step)
+        numbers = loop.numbers(self.seed, "denoiser", step)
+        generator = loop.torch_numbers(self.seed, "denoiser", step)
+        prompts = [
+            ""
+            if numbers.random() < self.settings.dropped
+            else captions.random_prompt(self.pictures, row, numbers)
+            for row in rows
+        ]
+        batch = len(rows)
+        even = (np.arange(batch) + numbers.random()) * (1000 / batch)
+        timesteps = torch.from_numpy(even.astype(np.int64).clip(0, 999))
+        latents = self.latents[torch.from_numpy(rows).to(self.latents.device)]
+        noise = torch.randn(latents.shape, generator=generator).contiguous(
+            memory_format=torch.channels_last
+        )
+        moved = [
+            tensor.to(self.device)
+            for tensor in (latents, self.tokens_of(prompts), timesteps, noise)
+        ]
+        return tuple(moved)
+
+
+@dataclass
+class Run:
+    """Where a training of the denoiser stands."""
+
+    networks: Networks
+    optimizer: object
+    average: loop.Average
+    step: int = 0
+    seconds: float = 0.0
+    cooled: int = 0
+
+    def save(self, path: Path, seed: int) -> None:
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "cooled": self.cooled,
+            "seed": seed,
+            "settings": self.networks.settings.shape(),
+            "model": self.networks.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.values,
+        }
+        loop.save_checkpoint(path, state)
+
+
+def start(
+    path: Path, settings: DenoiserSettings, seed: int, device: str, init_from: Path | None = None
+) -> Run:
+    """A run from its checkpoint, or from exported weights, or from random ones."""
+    import torch
+
+    networks = Networks(settings, device, seed)
+    if not path.exists() and init_from is not None:
+        load_exported(networks, init_from)
+    optimizer = torch.optim.AdamW(
+        networks.parameters, lr=settings.rate, betas=(0.9, 0.99), weight_decay=0.01
+    )
+    run = Run(networks, optimizer, loop.Average(networks.parameters, settings.decay))
+    if path.exists():
+        state = loop.load_checkpoint(path, settings.shape())
+        networks.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        for value, stored in zip(run.average.values, state["average"], strict=True):
+            value.copy_(stored)
+        run.step, run.seconds = state["step"], state["seconds"]
+        run.cooled = state.get("cooled", 0)
+    return run
+
+
+def load_exported(networks: Networks, folder: Path) -> None:
+    """Take the weights of an exported pipeline, as float32."""
+    from safetensors.torch import load_file
+
+    parts = ("text_encoder", "model.safetensors"), ("unet", "diffusion_pytorch_model.safetensors")
+    state = {}
+    for part, name in parts:
+        file = folder / part / name
+        if not file.exists():
+            raise dataset.DataError(
+                f"init_from: expected {part}/{name} in the folder, given {str(folder)!r}"
+            )
+        state[part] = {key: value.float() for key, value in load_file(file).items()}
+    try:
+        networks.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise dataset.DataError(
+            f"init_from: expected weights of the settings' shape, given {reason}"
+        ) from error
+
+
+def train(
+    run: Run,
+    batches: Batches,
+    steps: int,
+    *,
+    cooldown: int = 0,
+    seconds: float | None = None,
+    checkpoint: Path | None = None,
+    save_seconds: float = 180.0,
+    log: loop.Log | None = None,
+    every_step: Callable[[Run], None] | None = None,
+) -> Run:
+    """Go on until `steps`, or for `seconds` of this call, whichever comes first.
+
+    The rate is constant after the warm-up; over the last `cooldown` steps it
+    descends to zero.  A cooled run is for export: go on from the one before.
+    """
+    import torch
+
+    settings, networks = run.networks.settings, run.networks
+    autocast = torch.autocast("cuda", torch.bfloat16, enabled=networks.device.startswith("cuda"))
+    began = saved = last = time.monotonic()
+    while run.step < steps and (seconds is None or last - began < seconds):
+        rate = loop.learning_rate(run.step, settings.rate, settings.warmup, steps, cooldown)
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        with autocast:
+            loss, plain = networks.loss(*batches(run.step))
+        run.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(networks.parameters, 1.0)
+        run.optimizer.step()
+        run.average.update(networks.parameters, run.step)
+        if log is not None:
+            log.add(
+                run.step, settings.batch, loss=loss.detach(), v_error=plain.detach(), gradient=norm
+            )
+        run.step += 1
+        now = time.monotonic()
+        run.seconds += now - last
+        last = now
+        if checkpoint is not None and now - saved > save_seconds:
+            run.save(checkpoint, batches.seed)
+            saved = now
+        if every_step is not None:
+            every_step(run)
+    run.cooled = cooldown
+    if checkpoint is not None:
+        run.save(checkpoint, batches.seed)
+    return run
+
+
+def token_cache(tokens):
+    """A function from prompts to token numbers that remembers each prompt it has seen."""
+    import torch
+
+    known: dict = {}
+
+    def tokens_of(prompts: list[str]):
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
+        if new:
+            known.update(zip(new, tokenizer.encode(tokens, new), strict=True))
+        return torch.stack([known[prompt] for prompt in prompts])
+
+    return tokens_of

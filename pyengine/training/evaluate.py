@@ -1,0 +1,160 @@
+"""Does the model draw what it was asked for?  `pyengine eval emoji`.
+
+Each picture asked for by a label is compared with the training pictures in a
+plain feature space: 16x16 RGB averages, root-mean-square distance with white
+at 1.  Two figures frame the result: real pictures through the autoencoder
+(ceiling) and pictures held against another prompt's label (floor).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from . import captions, dataset
+
+FEATURE_SIDE = 16
+COPY_DISTANCE = 0.04
+
+Generate = Callable[[Sequence[str], Sequence[int]], np.ndarray]
+
+
+def features(images: np.ndarray) -> np.ndarray:
+    """uint8 [N, H, W, 3] -> float64 [N, 16 * 16 * 3] box averages in [0, 1]."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise dataset.DataError(
+            "images: expected uint8 [N, height, width, 3], "
+            f"given {images.dtype} {list(images.shape)}"
+        )
+    count, height, width, _ = images.shape
+    if height % FEATURE_SIDE or width % FEATURE_SIDE:
+        raise dataset.DataError(
+            f"images: expected sides that {FEATURE_SIDE} divides, given {height}x{width}"
+        )
+    box = (height // FEATURE_SIDE, width // FEATURE_SIDE)
+    blocks = images.reshape(count, FEATURE_SIDE, box[0], FEATURE_SIDE, box[1], 3)
+    return (blocks.mean(axis=(2, 4), dtype=np.float64) / 255).reshape(count, -1)
+
+
+def distances(queries: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Root-mean-square distances [queries, known] of features."""
+    squares = (queries**2).sum(1)[:, None] + (known**2).sum(1)[None] - 2.0 * queries @ known.T
+    return np.sqrt(np.maximum(squares, 0) / queries.shape[1])
+
+
+def score(images: np.ndarray, labels: Sequence[str], known: dataset.Pictures) -> dict[str, float]:
+    """How many have a picture of their label among the nearest 1 and 5, and how near it is."""
+    table = distances(features(images), features(known.images))
+    nearest = np.argsort(table, axis=1, kind="stable")[:, :5]
+    hits = np.array(
+        [
+            [known.labels[j] == label for j in row]
+            for row, label in zip(nearest, labels, strict=True)
+        ]
+    )
+    closest = table.min(axis=1)
+    return {
+        "top1": round(float(hits[:, 0].mean()), 4),
+        "top5": round(float(hits.any(axis=1).mean()), 4),
+        "median_distance": round(float(np.median(closest)), 4),
+        "copies": round(float((closest < COPY_DISTANCE).mean()), 4),
+    }
+
+
+def choose(labels: Sequence[str], count: int, seed: int) -> list[str]:
+    """`count` different labels (or all there are), the same for the same seed."""
+    order = np.random.default_rng([seed, 7]).permutation(len(labels))
+    return [labels[i] for i in sorted(order[:count])]
+
+
+def read_concepts(path: str | os.PathLike[str]) -> list[str]:
+    """The labels of a concepts.txt, one a line."""
+    file = Path(path)
+    if not file.is_file():
+        raise dataset.DataError(f"concepts: expected a file of labels, given {str(path)!r}")
+    labels = [
+        line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
+    if not labels:
+        raise dataset.DataError(f"concepts: expected at least one label, given none in {file.name}")
+    return labels
+
+
+def evaluate(
+    generate: Generate,
+    *,
+    concepts: Sequence[str] | str | os.PathLike[str],
+    data: str | os.PathLike[str] | dataset.Pictures | None = None,
+    style: str = "fluent-3d",
+    styles: Sequence[str] = ("fluent-3d",),
+    count: int = 200,
+    seed: int = 0,
+    autoencode: Callable[[np.ndarray], np.ndarray] | None = None,
+    save_images: str | os.PathLike[str] | None = None,
+) -> dict:
+    """Ask for `count` labels of `concepts` in `style` and say how often they are recognised.
+
+    generate: from prompts and seeds, one of each per picture, to uint8 [N, H, W, 3].
+    concepts: labels, or a concepts.txt.
+    data: the data set (folder, .npz or pictures); default $PYENGINE_DATA.
+    styles: the styles trained on; the search is over pictures of the concepts in these.
+    autoencode: pictures through the model's autoencoder, for the ceiling.
+
+    Returns a table of plain values: ``model``, ``model_all_pictures`` (the search
+    widened to every picture of the data), ``ceiling``, ``floor``, each with top1,
+    top5, median_distance and copies (the share nearer than COPY_DISTANCE).
+    """
+    pictures = data if isinstance(data, dataset.Pictures) else dataset.load(data)
+    labels = read_concepts(concepts) if isinstance(concepts, (str, os.PathLike)) else list(concepts)
+    known = pictures.select(labels, {*styles, style})
+    drawn = [label for label in labels if label in set(known.labels)]
+    if count < 1 or not drawn:
+        raise dataset.DataError(
+            f"count: expected labels to draw, given count {count} of {len(drawn)} labels known"
+        )
+    asked = choose(drawn, count, seed)
+    prompts = [captions.with_style(captions.with_article(label), style) for label in asked]
+    images = np.asarray(generate(prompts, [seed * 100003 + i for i in range(len(prompts))]))
+    if len(images) != len(prompts):
+        raise dataset.DataError(f"generate: expected {len(prompts)} pictures, given {len(images)}")
+    if save_images is not None:
+        np.savez_compressed(save_images, images=images, prompts=np.array(prompts))
+    result = {
+        "asked": len(asked),
+        "style": style,
+        "searched": len(known),
+        "model": score(images, asked, known),
+        "model_all_pictures": score(images, asked, pictures),
+        "floor": score(images, np.roll(asked, max(1, len(asked) // 2)).tolist(), known),
+    }
+    if autoencode is not None:
+        real = known.select(asked, {style})
+        result["ceiling"] = score(autoencode(real.images), real.labels, known)
+    return result
+
+
+def report(result: dict) -> str:
+    """The result as a table to read."""
+    names = ("model", "model_all_pictures", "ceiling", "floor")
+    lines = [
+        f"{result['asked']} labels in style {result['style']}, "
+        f"nearest of {result['searched']} pictures"
+    ]
+    lines.append(f"{'':20}{'top 1':>8}{'top 5':>8}{'distance':>10}{'copies':>8}")
+    for name in names:
+        if name in result:
+            row = result[name]
+            lines.append(
+                f"{name.replace('_', ' '):20}{row['top1']:>8.1%}{row['top5']:>8.1%}"
+                f"{row['median_distance']:>10.4f}{row['copies']:>8.1%}"
+            )
+    return "\n".join(lines)
+
+
+def write(result: dict, path: str | os.PathLike[str]) -> None:
+    """Keep the result beside the model, for its card."""
+    Path(path).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
