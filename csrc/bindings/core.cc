@@ -82,7 +82,7 @@ PYBIND11_MODULE(_core, m) {
            int64_t channels2, uintptr_t scale, uintptr_t shift, bool silu, uintptr_t y, int dtype,
            int threads) {
             group_norm_apply({at<void>(x), at<void>(x2), pictures, pixels, channels, channels2,
-                              at<float>(scale), at<float>(shift), at<void>(y), silu},
+                              at<float>(scale), at<float>(shift), nullptr, at<void>(y), silu},
                              dtype_of(dtype), threads);
         },
         Release());
@@ -92,7 +92,7 @@ PYBIND11_MODULE(_core, m) {
            int64_t channels2, uintptr_t weight, uintptr_t bias, int64_t groups, double eps,
            bool silu, uintptr_t y, int dtype, int threads) {
             group_norm_silu({at<void>(x), at<void>(x2), pictures, pixels, channels, channels2,
-                             nullptr, nullptr, at<void>(y), silu},
+                             nullptr, nullptr, nullptr, at<void>(y), silu},
                             {at<float>(weight), at<float>(bias), groups, eps}, dtype_of(dtype),
                             threads);
         },

@@ -23,10 +23,16 @@ void check_pictures(const void* x, const void* x2, int64_t pictures, int64_t pix
     checked_count(kOp, pictures, pixels, channels2);
 }
 
+// Where the result of the statistics goes, each [pictures, channels + channels2]; centre may be
+// null.
+struct Affine {
+    float *scale, *shift, *centre;
+};
+
 // From the strips' partial sums to scale and shift, for one group of one picture. In double, about
 // the first channel's first centre: exact enough for any mean that float32 leaves a variance to.
 void combine(const GroupNormArgs& args, const GroupNormWeights& weights, int64_t picture,
-             int64_t group, float* scale, float* shift) {
+             int64_t group, const Affine& result) {
     const int64_t width = args.channels + args.channels2;
     const int64_t size = width / weights.groups, from = group * size, to = from + size;
     const int64_t strips = (args.pixels + kStripRows - 1) / kStripRows;
@@ -50,17 +56,19 @@ void combine(const GroupNormArgs& args, const GroupNormWeights& weights, int64_t
     double variance = squares / count - mean * mean;
     variance = variance < 0 ? 0 : variance;
     const double rstd = 1 / std::sqrt(variance + weights.eps);
+    // With a centre, what the shift has to make up for is only the rounding of that to float32.
+    const float centre = static_cast<float>(origin + mean);
+    const double rest = result.centre ? origin + mean - centre : origin + mean;
     for (int64_t c = from; c < to; ++c) {
         const double slope = rstd * weights.weight[c];
-        scale[picture * width + c] = static_cast<float>(slope);
-        shift[picture * width + c] = static_cast<float>(weights.bias[c] - (origin + mean) * slope);
+        result.scale[picture * width + c] = static_cast<float>(slope);
+        result.shift[picture * width + c] = static_cast<float>(weights.bias[c] - rest * slope);
+        if (result.centre) result.centre[picture * width + c] = centre;
     }
 }
 
-}  // namespace
-
-void group_norm_scale_shift(const GroupNormArgs& given, const GroupNormWeights& weights,
-                            float* scale, float* shift, DType dtype, int threads) {
+void statistics(const GroupNormArgs& given, const GroupNormWeights& weights, const Affine& result,
+                DType dtype, int threads) {
     GroupNormArgs args = given;
     check_pictures(args.x, args.x2, args.pictures, args.pixels, args.channels, args.channels2);
     const int64_t width = args.channels + args.channels2;
@@ -70,7 +78,7 @@ void group_norm_scale_shift(const GroupNormArgs& given, const GroupNormWeights& 
     require(weights.eps >= 0, kOp, "eps must not be negative");
     if (args.pictures == 0 || width == 0) return;
     require(args.pixels > 0, kOp, "a picture without pixels has no mean");
-    require(weights.weight && weights.bias && scale && shift, kOp, "null pointer");
+    require(weights.weight && weights.bias && result.scale && result.shift, kOp, "null pointer");
 
     const int64_t strips = (args.pixels + kStripRows - 1) / kStripRows;
     const int64_t partials = checked_count(kOp, args.pictures, strips, 3, width);
@@ -83,9 +91,15 @@ void group_norm_scale_shift(const GroupNormArgs& given, const GroupNormWeights& 
     parallel_for(args.pictures * weights.groups, 1 + 8192 / group_work, threads,
                  [&](int64_t begin, int64_t end) {
                      for (int64_t i = begin; i < end; ++i)
-                         combine(args, weights, i / weights.groups, i % weights.groups, scale,
-                                 shift);
+                         combine(args, weights, i / weights.groups, i % weights.groups, result);
                  });
+}
+
+}  // namespace
+
+void group_norm_scale_shift(const GroupNormArgs& args, const GroupNormWeights& weights,
+                            float* scale, float* shift, DType dtype, int threads) {
+    statistics(args, weights, {scale, shift, nullptr}, dtype, threads);
 }
 
 void group_norm_apply(const GroupNormApplyArgs& args, DType dtype, int threads) {
@@ -102,12 +116,15 @@ void group_norm_silu(const GroupNormApplyArgs& given, const GroupNormWeights& we
                      int threads) {
     GroupNormApplyArgs args = given;
     const int64_t count = checked_count(kOp, args.pictures, args.channels + args.channels2);
-    const std::unique_ptr<float[]> affine(new float[static_cast<size_t>(2 * count)]);
-    args.scale = affine.get();
-    args.shift = affine.get() + count;
-    group_norm_scale_shift(
+    const std::unique_ptr<float[]> memory(new float[static_cast<size_t>(3 * count)]);
+    float* scale = memory.get();
+    const Affine affine{scale, scale + count, scale + 2 * count};
+    statistics(
         {args.x, args.x2, args.pictures, args.pixels, args.channels, args.channels2, nullptr},
-        weights, affine.get(), affine.get() + count, dtype, threads);
+        weights, affine, dtype, threads);
+    args.scale = affine.scale;
+    args.shift = affine.shift;
+    args.centre = affine.centre;
     group_norm_apply(args, dtype, threads);
 }
 

@@ -25,7 +25,8 @@ struct GroupNormApplyArgs {
     int64_t pictures, pixels, channels, channels2;
     const float* scale;  // [pictures, channels + channels2]
     const float* shift;
-    void* y;  // [pictures, pixels, channels + channels2]
+    const float* centre;  // likewise, or null for zeros
+    void* y;              // [pictures, pixels, channels + channels2]
     bool silu;
 };
 
@@ -41,10 +42,10 @@ struct GroupNormWeights {
 void group_norm_scale_shift(const GroupNormArgs& args, const GroupNormWeights& weights,
                             float* scale, float* shift, DType dtype, int threads);
 
-// y = x * scale + shift, through SiLU where args.silu.
+// y = (x - centre) * scale + shift, through SiLU where args.silu.
 void group_norm_apply(const GroupNormApplyArgs& args, DType dtype, int threads);
 
-// Both: y = SiLU(group_norm(x)), or without SiLU. args.scale and args.shift are ignored.
+// Both: y = SiLU(group_norm(x)), or without SiLU. args.scale, shift and centre are ignored.
 void group_norm_silu(const GroupNormApplyArgs& args, const GroupNormWeights& weights, DType dtype,
                      int threads);
 

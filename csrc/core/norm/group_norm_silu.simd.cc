@@ -54,28 +54,33 @@ void strip_of(const T* x, int64_t channels, int64_t rows, float* centre, float* 
         add_rows<1>(x + r * channels, channels, first, centre, sums, square_sums);
 }
 
-template <bool Silu, class T>
-void apply_row(const T* x, int64_t channels, const float* scale, const float* shift, T* y) {
+// scale, shift and centre at the row's first channel; centre is not read unless Centred.
+template <bool Silu, bool Centred, class T>
+void apply_row(const T* x, int64_t channels, const float* scale, const float* shift,
+               const float* centre, T* y) {
     for_vectors(channels, [&](int64_t c, auto lanes) {
-        Floats v = fma(load(x + c, lanes), load(scale + c, lanes), load(shift + c, lanes));
+        Floats v = load(x + c, lanes);
+        if (Centred) v -= load(centre + c, lanes);
+        v = fma(v, load(scale + c, lanes), load(shift + c, lanes));
         if (Silu) v = silu(v);
         store(y + c, v, lanes);
     });
 }
 
-template <bool Silu, class T>
+template <bool Silu, bool Centred, class T>
 void apply(const GroupNormApplyArgs& args, int64_t begin, int64_t end) {
     const int64_t channels = args.channels, channels2 = args.channels2;
     const int64_t width = channels + channels2;
     for (int64_t pixel = begin; pixel < end; ++pixel) {
-        const float* scale = args.scale + pixel / args.pixels * width;
-        const float* shift = args.shift + pixel / args.pixels * width;
+        const int64_t first = pixel / args.pixels * width, second = first + channels;
         T* y = static_cast<T*>(args.y) + pixel * width;
-        apply_row<Silu>(static_cast<const T*>(args.x) + pixel * channels, channels, scale, shift,
-                        y);
+        apply_row<Silu, Centred>(static_cast<const T*>(args.x) + pixel * channels, channels,
+                                 args.scale + first, args.shift + first,
+                                 Centred ? args.centre + first : nullptr, y);
         if (channels2)
-            apply_row<Silu>(static_cast<const T*>(args.x2) + pixel * channels2, channels2,
-                            scale + channels, shift + channels, y + channels);
+            apply_row<Silu, Centred>(static_cast<const T*>(args.x2) + pixel * channels2, channels2,
+                                     args.scale + second, args.shift + second,
+                                     Centred ? args.centre + second : nullptr, y + channels);
     }
 }
 
@@ -104,10 +109,12 @@ void group_norm_statistics(const GroupNormArgs& args, int64_t begin, int64_t end
 // Items are pixels.
 template <class T>
 void group_norm_apply(const GroupNormApplyArgs& args, int64_t begin, int64_t end) {
-    if (args.silu) {
-        apply<true, T>(args, begin, end);
+    if (args.centre) {
+        args.silu ? apply<true, true, T>(args, begin, end)
+                  : apply<false, true, T>(args, begin, end);
     } else {
-        apply<false, T>(args, begin, end);
+        args.silu ? apply<true, false, T>(args, begin, end)
+                  : apply<false, false, T>(args, begin, end);
     }
 }
 

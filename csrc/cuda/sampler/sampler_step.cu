@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(kThreads)
         float v = fmaf(k.q, m[i], k.p * x[i]);
         // Not fminf and fmaxf: they would turn NaN into the limit, and a broken model would look
         // clipped.
-        v = v > k.limit ? k.limit : v;
         v = v < -k.limit ? -k.limit : v;
+        v = v > k.limit ? k.limit : v;
         d[i] = v * k.dscale;
         next[i] = fmaf(k.x_d, d[i], fmaf(k.x_m, m[i], k.x_x * x[i]));
         kept[i] = fmaf(k.y_d, d[i], k.y_x * x[i]);

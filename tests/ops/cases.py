@@ -1,0 +1,157 @@
+"""Inputs for every op in the registry: the one list that the tests of the promises go through."""
+
+import torch
+import torch.nn.functional as F
+from gpu_cases import CASES as KERNEL_CASES
+from gpu_cases import DTYPES, Case, _layer_norm, _norm, _step
+
+from pyengine.ops import OPS, reference
+
+FLOAT32 = (torch.float32,)
+
+
+def _conv(n, h, w, c, cout, k=3, *, c2=0, norm=False, epilogue=False, hw=None, **more):
+    def build(dtype):
+        def random(*shape):
+            return torch.randn(shape).to(dtype)
+
+        total = c + c2
+        inputs = {
+            "x": random(n, h, w, c),
+            "weight": (torch.randn(cout, k, k, total) / (k * total**0.5)).to(dtype),
+            "bias": random(cout),
+            "x2": random(n, h, w, c2) if c2 else None,
+            **more,
+        }
+        if norm:
+            inputs |= {"scale": torch.randn(n, total), "shift": torch.randn(n, total)}
+        if epilogue:
+            inputs |= {"channel_add": random(n, cout), "residual": random(n, *hw, cout)}
+        return inputs
+
+    return build
+
+
+def _linear(*shape, cout, c2=0, bias=True, residual=False, **more):
+    def build(dtype):
+        total = shape[-1] + c2
+        return {
+            "x": torch.randn(shape).to(dtype),
+            "weight": (torch.randn(cout, total) / total**0.5).to(dtype),
+            "bias": torch.randn(cout).to(dtype) if bias else None,
+            "x2": torch.randn(*shape[:-1], c2).to(dtype) if c2 else None,
+            "residual": torch.randn(*shape[:-1], cout).to(dtype) if residual else None,
+            **more,
+        }
+
+    return build
+
+
+def _attention(n, lq, lk, heads, d, dv=None, mask=None, **more):
+    def build(dtype):
+        return {
+            "q": torch.randn(n, lq, heads * d).to(dtype),
+            "k": torch.randn(n, lk, heads * d).to(dtype),
+            "v": torch.randn(n, lk, heads * (dv or d)).to(dtype),
+            "heads": heads,
+            "mask": None if mask is None else torch.randn(mask),
+            **more,
+        }
+
+    return build
+
+
+_ROWS = {case.op: case.rows for case in KERNEL_CASES} | {
+    "conv2d": ("x", "x2", "scale", "shift", "channel_add", "residual"),
+    "linear": ("x", "x2", "residual"),
+    "attention": ("q", "k", "v"),
+}
+
+CASES = [
+    *KERNEL_CASES,
+    *(
+        Case(op, name, build, _ROWS[op], dtypes)
+        for op, name, build, dtypes in [
+            ("group_norm_silu", "one-pixel", _norm(5, 1, 1, 32, 32), DTYPES),
+            ("group_norm_silu", "two-strips", _norm(2, 9, 8, 48, 3, c2=17 * 3), DTYPES),
+            ("group_norm_silu", "large", _norm(2, 40, 40, 96, 32), DTYPES),
+            ("group_norm_silu", "large-two-inputs", _norm(2, 24, 24, 100, 10, c2=60), FLOAT32),
+            ("group_norm_silu", "mean-10000", _norm(2, 13, 13, 24, 4, mean=1e4), FLOAT32),
+            ("group_norm_silu", "tiny-values", _norm(2, 7, 7, 16, 4, spread=1e-6), FLOAT32),
+            ("group_norm_silu", "large-values", _norm(2, 7, 7, 16, 4, spread=1e8), FLOAT32),
+            ("group_norm_scale_shift", "large", _norm(2, 40, 40, 96, 32), DTYPES),
+            ("layer_norm", "large", _layer_norm(2, 300, 320), DTYPES),
+            ("layer_norm", "very-wide", _layer_norm(2, 70001), FLOAT32),
+            ("layer_norm", "mean-10000", _layer_norm(3, 5, 320, mean=1e4), FLOAT32),
+            ("layer_norm", "one-row", _layer_norm(17), FLOAT32),
+            ("geglu", "large", lambda dtype: {"x": 3 * torch.randn(4, 50, 640).to(dtype)}, DTYPES),
+            ("geglu", "tail", lambda dtype: {"x": torch.linspace(-15, 15, 802).to(dtype)}, DTYPES),
+            ("sampler_step", "large", _step(2, 4, 96, 97), DTYPES),
+            ("sampler_step", "negative-limit", _step(2, 3, 5, 7, limit=-0.5), DTYPES),
+            ("conv2d", "plain", _conv(3, 9, 7, 5, 6, padding=(1, 1, 1, 1)), DTYPES),
+            ("conv2d", "one-pixel", _conv(2, 1, 1, 8, 4, k=1), DTYPES),
+            (
+                "conv2d", "residual-block",
+                _conv(2, 8, 9, 12, 16, c2=4, norm=True, silu=True, epilogue=True, hw=(8, 9),
+                      padding=(1, 1, 1, 1)),
+                DTYPES,
+            ),
+            ("conv2d", "up", _conv(2, 5, 4, 8, 8, upsample=True, padding=(1, 1, 1, 1)), DTYPES),
+            ("conv2d", "down", _conv(2, 8, 6, 8, 8, stride=2, padding=(0, 1, 0, 1)), DTYPES),
+            ("conv2d", "silu-alone", _conv(1, 6, 6, 4, 8, silu=True), DTYPES),
+            ("linear", "plain", _linear(5, 7, 33, cout=20), DTYPES),
+            ("linear", "one-row", _linear(16, cout=4, bias=False), DTYPES),
+            ("linear", "two-inputs", _linear(3, 7, 20, cout=12, c2=9, residual=True), DTYPES),
+            ("linear", "silu", _linear(3, 8, cout=24, activation="silu"), DTYPES),
+            ("linear", "gelu", _linear(3, 8, cout=24, activation="gelu"), DTYPES),
+            ("linear", "quick-gelu", _linear(3, 8, cout=24, activation="quick_gelu"), DTYPES),
+            ("attention", "self", _attention(3, 33, 33, 4, 8), DTYPES),
+            ("attention", "cross", _attention(2, 20, 7, 2, 16, dv=8), DTYPES),
+            ("attention", "causal", _attention(2, 11, 11, 2, 8, causal=True), DTYPES),
+            ("attention", "scaled", _attention(1, 5, 6, 1, 4, scale=0.3), DTYPES),
+            ("attention", "masked", _attention(2, 5, 6, 3, 8, mask=(2, 1, 1, 6)), FLOAT32),
+            (
+                "attention", "masked-causal",
+                _attention(2, 6, 6, 3, 8, mask=(6, 6), causal=True),
+                FLOAT32,
+            ),
+        ]
+    ),
+]  # fmt: skip
+
+
+# --- what torch itself makes of it ---------------------------------------------------------------
+
+
+def _torch_group_norm(x, weight, bias, groups, eps=1e-5, x2=None, silu=True):
+    x = x if x2 is None else torch.cat([x, x2], dim=-1)
+    y = F.group_norm(x.permute(0, 3, 1, 2), groups, weight, bias, eps)
+    return (F.silu(y) if silu else y).permute(0, 2, 3, 1)
+
+
+def _torch_scale_shift(x, weight, bias, groups, eps=1e-5, x2=None):
+    x = (x if x2 is None else torch.cat([x, x2], dim=-1)).float().permute(0, 3, 1, 2).contiguous()
+    n, c, h, w = x.shape
+    _, mean, rstd = torch.native_group_norm(
+        x, weight.float(), bias.float(), n, c, h * w, groups, eps
+    )
+    scale = rstd.repeat_interleave(c // groups, dim=1) * weight.float()
+    return scale, bias.float() - mean.repeat_interleave(c // groups, dim=1) * scale
+
+
+def _torch_geglu(x):
+    value, gate = x.chunk(2, dim=-1)
+    return value * F.gelu(gate)
+
+
+#: op -> the same from torch's own functions; sampler_step is its reference's elementwise chain, and
+#: the ops with torch behind them are compared with their references.
+TORCHS_OWN = {
+    "group_norm_silu": _torch_group_norm,
+    "group_norm_scale_shift": _torch_scale_shift,
+    "layer_norm": lambda x, weight, bias, eps=1e-5: F.layer_norm(
+        x, x.shape[-1:], weight, bias, eps
+    ),
+    "geglu": _torch_geglu,
+}
+TORCHS_OWN |= {op: getattr(reference, op) for op in OPS if op not in TORCHS_OWN}

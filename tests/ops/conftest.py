@@ -1,0 +1,30 @@
+"""Fixtures of the op tests."""
+
+import pytest
+import torch
+
+from pyengine import ops
+from pyengine.ops._core import core
+
+
+@pytest.fixture
+def use_isa():
+    """use_isa("portable") switches the C++ kernels for one test, or skips it with the reason."""
+    before = ops.isa()
+
+    def switch(name):
+        reason = ops.isas().get(name, "is not in this build")
+        if reason:
+            pytest.skip(f"{name} {reason}")
+        core().set_isa(name)
+
+    yield switch
+    core().set_isa(before)
+
+
+@pytest.fixture
+def use_threads():
+    """use_threads(n) sets torch's number of threads for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
