@@ -55,11 +55,12 @@ class SafetensorsFile:
     def close(self) -> None:
         self.file.close()
 
-    def read_into(self, name: str, buffer: memoryview) -> None:
-        """Fills `buffer`, as long as the tensor, with the tensor's bytes (little endian)."""
+    def read_into(self, name: str, buffer: memoryview, offset: int = 0) -> None:
+        """Fills `buffer` with the tensor's bytes (little endian) from its byte `offset` on."""
         entry = self.entries[name]
-        assert len(buffer) == entry.end - entry.begin
-        read_exactly(self.file, buffer, entry.begin, f"{self.path}: tensor {show(name)}")
+        begin = entry.begin + offset
+        assert begin + len(buffer) <= entry.end
+        read_exactly(self.file, buffer, begin, f"{self.path}: tensor {show(name)}")
 
     def read_bytes(self, begin: int, end: int) -> bytearray:
         """Bytes [begin, end) of the file."""

@@ -109,12 +109,12 @@ def _check_memory(specs: list, dtype: torch.dtype | None, source) -> None:
 
 
 def _read(source, old: str, want: torch.Tensor, dtype, device) -> torch.Tensor:
-    tensor = source.read(old)
-    if not tensor.is_floating_point():
-        return tensor.to(device=device, dtype=want.dtype)
-    if dtype is None:
-        dtype = torch.float32 if tensor.dtype == torch.float64 else tensor.dtype
-    return tensor.to(device=device, dtype=dtype)
+    stored, _ = source.spec(old)
+    if not stored.is_floating_point:
+        dtype = want.dtype
+    elif dtype is None and stored == torch.float64:
+        dtype = torch.float32
+    return source.read(old, dtype).to(device)
 
 
 def _assign(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:

@@ -20,6 +20,7 @@ TORCH_DTYPES = {
     "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 MAX_SHARDS = 256
+PIECE = 1 << 20  # elements converted at a time
 BASENAMES = ("diffusion_pytorch_model", "model")
 
 
@@ -77,17 +78,25 @@ class TensorSource:
         """Bytes of all tensors as stored."""
         return sum(e.end - e.begin for f in self.files for e in f.entries.values())
 
-    def read(self, name: str) -> torch.Tensor:
-        """The tensor, contiguous, in CPU memory of its own, dtype as stored.
+    def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The tensor, contiguous, in CPU memory of its own; dtype as stored, or `dtype`.
 
+        Converted piece by piece, so that it is never in memory twice.
         Raises CheckpointError if the file has become shorter since it was opened. (Plain reads,
         not a memory map: a map of a file that shrinks kills the process with SIGBUS.)
         """
-        dtype, shape = self.spec(name)
-        tensor = torch.empty(shape, dtype=dtype)
-        if tensor.numel():
-            bytes_view = tensor.reshape(-1).view(torch.uint8).numpy()
-            self._home[name].read_into(name, memoryview(bytes_view))
+        stored, shape = self.spec(name)
+        file = self._home[name]
+        tensor = torch.empty(shape, dtype=dtype or stored)
+        flat = tensor.reshape(-1)
+        if tensor.dtype == stored:
+            file.read_into(name, _bytes_of(flat))
+            return tensor
+        piece = torch.empty(min(PIECE, flat.numel()), dtype=stored)
+        for begin in range(0, flat.numel(), PIECE):
+            part = piece[: flat.numel() - begin]
+            file.read_into(name, _bytes_of(part), begin * stored.itemsize)
+            flat[begin : begin + PIECE] = part
         return tensor
 
     def stored(self, name: str) -> tuple[SafetensorsFile, str]:
@@ -148,9 +157,9 @@ class MappedSource:
             total += dtype.itemsize * torch.Size(shape).numel()
         return total
 
-    def read(self, name: str) -> torch.Tensor:
+    def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
         old, shape, change = self._table[name]
-        tensor = self.source.read(old)
+        tensor = self.source.read(old, dtype)
         if change is not None:
             tensor = change(tensor)
         if shape is not None:
@@ -159,6 +168,11 @@ class MappedSource:
 
     def stored(self, name: str) -> tuple[SafetensorsFile, str]:
         return self.source.stored(self._table[name][0])
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The memory of a tensor of one dimension."""
+    return memoryview(tensor.view(torch.uint8).numpy()) if tensor.numel() else memoryview(b"")
 
 
 def _close_all(files: Iterable[SafetensorsFile]) -> None:

@@ -1,0 +1,224 @@
+"""Hub ids: out of a cache made here, offline; what would be downloaded; and refusals."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from whole import load
+
+from pyengine.errors import CheckpointError
+from pyengine.weights import hub, open_weights, resolve
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+def make_cache(folder: Path, cache: Path, repo: str = "some-org/tiny-sd") -> Path:
+    """Lays `folder` out as huggingface_hub does: blobs, and a snapshot of links to them."""
+    root = cache / f"models--{repo.replace('/', '--')}"
+    (root / "blobs").mkdir(parents=True)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text(REVISION)
+    for number, file in enumerate(sorted(p for p in folder.rglob("*") if p.is_file())):
+        blob = root / "blobs" / f"{number:040x}"
+        shutil.copy(file, blob)
+        link = root / "snapshots" / REVISION / file.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return root
+
+
+@pytest.fixture
+def cache(sd1, tmp_path):
+    make_cache(sd1, tmp_path / "hub")
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Whatever would ask the network fails the test."""
+    import huggingface_hub
+
+    def called(*_, **__):
+        raise AssertionError("the network was asked")
+
+    for name in ("hf_hub_download", "snapshot_download", "HfApi"):
+        monkeypatch.setattr(huggingface_hub, name, called)
+
+
+def test_from_the_cache_without_the_network(cache, no_network, sd1):
+    parts = load("some-org/tiny-sd", cache_dir=cache)
+    want = load(sd1)["unet"].state_dict()
+    assert all(torch.equal(t, want[n]) for n, t in parts["unet"].state_dict().items())
+    checkpoint = resolve("some-org/tiny-sd", cache_dir=cache)
+    assert checkpoint.source == "some-org/tiny-sd"
+    assert checkpoint.model_hash == resolve(sd1).model_hash
+    assert resolve("some-org/tiny-sd", cache_dir=cache, revision=REVISION).folder.name == REVISION
+
+
+def test_a_snapshots_folder_and_a_model_in_it_open_by_path(cache, no_network):
+    folder = cache / "models--some-org--tiny-sd" / "snapshots" / REVISION
+    load(folder)
+    with open_weights(folder / "unet") as source:
+        assert "conv_in.bias" in source
+
+
+def test_offline_in_a_fresh_process(cache):
+    """With HF_HUB_OFFLINE=1 and HF_HUB_CACHE, as a user sets them."""
+    code = (
+        "from pyengine.weights import resolve; c = resolve('some-org/tiny-sd');"
+        "print(len(c.tensors('unet')));"
+        "resolve('some-org/other')"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
+    root = Path(__file__).parents[2]
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True
+    )
+    assert int(run.stdout) > 100
+    assert "CheckpointError: some-org/other: the Hub is offline" in run.stderr
+    assert "it is not in the cache" in run.stderr
+
+
+def test_links_out_of_the_repositorys_cache_are_refused(cache, no_network, sd1):
+    other = make_cache(sd1, cache, "some-org/secret")
+    folder = cache / "models--some-org--tiny-sd" / "snapshots" / REVISION
+    link = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    link.unlink()
+    link.symlink_to(next((other / "blobs").iterdir()))
+    with pytest.raises(CheckpointError, match="leads outside the checkpoint"):
+        load(folder)
+
+
+NEEDED = (
+    "unet/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+    "tokenizer/vocab.json",
+    "scheduler/scheduler_config.json",
+)
+
+
+@pytest.mark.parametrize("gone", NEEDED)
+def test_an_incomplete_cache_offline_says_what_it_lacks(gone, cache, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (cache / "models--some-org--tiny-sd" / "snapshots" / REVISION / gone).unlink()
+    part = gone.split("/")[0]
+    with pytest.raises(CheckpointError, match=f"offline .*its cache lacks .*{part}"):
+        resolve("some-org/tiny-sd", cache_dir=cache)
+
+
+class FakeHub:
+    """Stands in for huggingface_hub: a repository's files, and what was asked of it."""
+
+    def __init__(self, folder: Path, cache: Path, monkeypatch):
+        import huggingface_hub
+
+        self.folder, self.cache, self.patterns = folder, cache, None
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", self.hf_hub_download)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.snapshot_download)
+        monkeypatch.setattr(huggingface_hub, "HfApi", lambda: self)
+
+    def hf_hub_download(self, *, filename, **_):
+        return str(self.folder / filename)
+
+    def list_repo_files(self, *, repo_id, revision):
+        return [str(p.relative_to(self.folder)) for p in self.folder.rglob("*") if p.is_file()]
+
+    def snapshot_download(self, *, allow_patterns, cache_dir, **_):
+        self.patterns = sorted(allow_patterns)
+        target = self.cache / "download"
+        for name in self.patterns:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(self.folder / name, target / name)
+        return str(target)
+
+
+def test_download_takes_only_what_is_needed(tmp_path, monkeypatch):
+    folder = tiny.write_sd1(tmp_path / "repo", variant="fp16", max_shard_size="100KB")
+    plain = tiny.write_sd1(tmp_path / "plain")
+    for part in ("unet", "vae", "text_encoder"):
+        shutil.copytree(plain / part, folder / part, dirs_exist_ok=True)
+        (folder / part / "pytorch_model.bin").write_bytes(b"pickle")
+    (folder / "pipeline.py").write_text("raise SystemExit('ran')")
+    (folder / "v1-5-pruned.safetensors").write_bytes(b"large")
+    (folder / "safety_checker").mkdir()
+    (folder / "safety_checker" / "model.safetensors").write_bytes(b"large")
+    fake = FakeHub(folder, tmp_path / "cache", monkeypatch)
+    load("some-org/tiny-sd", cache_dir=tmp_path / "cache")
+    assert fake.patterns == [
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors",
+        "tokenizer/merges.txt",
+        "tokenizer/special_tokens_map.json",
+        "tokenizer/tokenizer_config.json",
+        "tokenizer/vocab.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+    ]
+    load("some-org/tiny-sd", cache_dir=tmp_path / "cache", variant="fp16")
+    weights = [n for n in fake.patterns if n.startswith("unet/diffusion")]
+    assert "unet/diffusion_pytorch_model.safetensors.index.fp16.json" in weights
+    assert len(weights) > 3
+    assert all("fp16" in n for n in weights)
+    assert not any(n.endswith((".bin", ".py")) for n in fake.patterns)
+
+
+def test_a_repository_of_pickles_is_refused_before_downloading(sd1, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(sd1, tmp_path / "repo"))
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    file.rename(file.with_suffix(".bin"))
+    fake = FakeHub(folder, tmp_path / "cache", monkeypatch)
+    with pytest.raises(CheckpointError, match=r"unet has only pickles, .*can run code"):
+        resolve("some-org/tiny-sd", cache_dir=tmp_path / "cache")
+    assert fake.patterns is None
+
+
+def test_what_the_hub_says_is_passed_on(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def fail(**_):
+        raise OSError("401 Client\nError: gated")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(
+        CheckpointError, match="the Hub did not give it: OSError: '401 Client Error"
+    ):
+        resolve("some-org/tiny-sd", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_id"),
+    [("a/b", True), ("stabilityai/stable-diffusion-2-1", True), ("gpt2", True), ("a/b/c", False),
+     ("../b", False), ("a/..", False), ("/a", False), ("a b/c", False), ("a--b/c", False),
+     ("", False), ("a/b\n", False)],
+)  # fmt: skip
+def test_hub_ids(text, is_id):
+    assert hub.is_hub_id(text) is is_id
+
+
+@pytest.mark.parametrize("revision", ["../../etc", "-x", "a b", "/abs"])
+def test_revisions_that_are_paths_are_refused(revision, cache):
+    with pytest.raises(CheckpointError, match="no branch, tag or commit"):
+        resolve("some-org/tiny-sd", cache_dir=cache, revision=revision)
+
+
+def test_a_ref_that_is_a_path_is_not_followed(cache, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    root = cache / "models--some-org--tiny-sd"
+    (root / "refs" / "main").write_text(f"../snapshots/{REVISION}")
+    with pytest.raises(CheckpointError, match="it is not in the cache"):
+        resolve("some-org/tiny-sd", cache_dir=cache)
