@@ -1,15 +1,15 @@
-"""layer_norm in Triton: whole rows in registers.  Ba, Kiros & Hinton 2016, arXiv:1607.06450."""
+"""layer_norm in Triton: each row read once.  Ba, Kiros & Hinton 2016, arXiv:1607.06450."""
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from pyengine.errors import RequestError
-
 from ._launch import Launch, cdiv, power_of_2, prepare
 
-# A row must fit the registers of 16 warps: 32 float32 values for each of 512 threads.
+# The widest row that is kept in registers: 32 float32 values for each of 16 warps' 512 threads.
 MAX_WIDTH = 16384
+# Of a wider row, this much at a time.
+PIECE = 4096
 
 
 @triton.jit
@@ -32,23 +32,49 @@ def _layer_norm(x, weight, bias, y, rows, width, eps, ROWS: tl.constexpr, COLUMN
     tl.store(y + row * width + offset, v.to(y.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def _layer_norm_wide(x, weight, bias, y, width, eps, PIECE: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * width
+    line = tl.arange(0, PIECE)
+    total = tl.zeros([PIECE], tl.float32)
+    for start in range(0, width, PIECE):
+        column = start + line
+        total += tl.load(x + row + column, mask=column < width, other=0.0).to(tl.float32)
+    mean = tl.sum(total, axis=0) / width
+    total = tl.zeros([PIECE], tl.float32)
+    for start in range(0, width, PIECE):
+        column = start + line
+        v = tl.load(x + row + column, mask=column < width, other=0.0).to(tl.float32)
+        v = tl.where(column < width, v - mean, 0.0)
+        total += v * v
+    rstd = 1.0 / tl.sqrt_rn(tl.sum(total, axis=0) / width + eps)
+    for start in range(0, width, PIECE):
+        column = start + line
+        mask = column < width
+        v = (tl.load(x + row + column, mask=mask, other=0.0).to(tl.float32) - mean) * rstd
+        if weight is not None:
+            v *= tl.load(weight + column, mask=mask, other=0.0).to(tl.float32)
+        if bias is not None:
+            v += tl.load(bias + column, mask=mask, other=0.0).to(tl.float32)
+        tl.store(y + row + column, v.to(y.dtype.element_ty), mask=mask)
+
+
 def plan(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 1e-5
 ) -> tuple[list[Launch], Tensor]:
     """The launches that compute layer_norm(x), and the tensor they fill."""
     x, weight, bias = prepare("layer_norm", x, weight, bias)
     width = x.shape[-1]
-    if width > MAX_WIDTH:
-        raise RequestError(
-            f"layer_norm (Triton): x: expected at most {MAX_WIDTH} columns, got {width}"
-        )
     y = x.new_empty(x.shape)
     rows = x.numel() // max(width, 1)
+    tensors = {"x": x, "weight": weight, "bias": bias, "y": y}
+    if width > MAX_WIDTH:
+        args = {**tensors, "width": width, "eps": float(eps)}
+        return [Launch(_layer_norm_wide, (rows,), args, {"PIECE": PIECE}, 8)], y
     columns = power_of_2(width)
     block = max(1, 2048 // columns)
     warps = min(max(block * columns // 512, 4), 16)
-    args = {"x": x, "weight": weight, "bias": bias, "y": y}
-    args |= {"rows": rows, "width": width, "eps": float(eps)}
+    args = {**tensors, "rows": rows, "width": width, "eps": float(eps)}
     constants = {"ROWS": block, "COLUMNS": columns}
     return [Launch(_layer_norm, (cdiv(rows, block),), args, constants, warps)], y
 
@@ -56,7 +82,7 @@ def plan(
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(var + eps) * weight + bias over the last dimension.
 
-    x: [..., C] float32 | bfloat16 | float16, on a GPU, C at most 16384; copied if not contiguous.
+    x: [..., C] float32 | bfloat16 | float16, on a GPU; copied if not contiguous.
     weight, bias: [C] or None, of any floating-point dtype.
     Returns x's shape and dtype; sums in float32, the variance from differences to the mean.
     """
