@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..weights import load_json, load_module, open_weights
+from ..weights.files import allowed_roots
 
 
 class Output:
@@ -63,7 +64,9 @@ class Model(nn.Module):
         with open_weights(folder, subfolder=subfolder, variant=variant) as source:
             place = Path(folder) / subfolder if subfolder else Path(folder)
             path = place / "config.json"
-            config = cls.config_class.from_dict(load_json(path), str(path))
+            config = cls.config_class.from_dict(
+                load_json(path, roots=allowed_roots(Path(folder))), str(path)
+            )
             return load_module(
                 cls.from_config(config), source, dtype=dtype or torch.float32, device=device
             )

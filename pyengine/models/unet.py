@@ -106,6 +106,8 @@ class UNet2DConditionModel(Model):
         encoder_hidden_states: [N, L, cross_attention_dim]. The result equals what `forward` would
         compute from it in every step.
         """
+        if not self._crosses:
+            return TextContext(())
         text = encoder_hidden_states
         for width in {m.to_k.weight.shape[1] for m in self._crosses}:
             if text.dim() != 3 or text.shape[2] != width or not text.shape[1]:
