@@ -54,37 +54,41 @@ def write_original(
     metadata: dict[str, str] | None = None,
 ) -> Path:
     """Saves the weights of the diffusers `folder` to `path`; extra: more tensors."""
-    tensors = {}
+    parts = {p.name: _weights(p) for p in folder.iterdir() if list(p.glob("*.safetensors"))}
     config = json.loads((folder / "unet" / "config.json").read_text())
-    for name, tensor in _weights(folder / "unet").items():
-        tensors["model.diffusion_model." + _unet_name(name, config)] = tensor
-    levels = len(json.loads((folder / "vae" / "config.json").read_text())["block_out_channels"])
-    for name, tensor in _weights(folder / "vae").items():
+    tensors = original_tensors(parts, config, family) | (extra or {})
+    save_file({n: t.contiguous().clone() for n, t in tensors.items()}, path, metadata)
+    return path
+
+
+def original_tensors(parts: dict[str, dict], unet_config: dict, family: str) -> dict:
+    """{original name: tensor} from {part: {diffusers' name: tensor}}; meta tensors will do."""
+    tensors = {}
+    for name, tensor in parts["unet"].items():
+        tensors["model.diffusion_model." + _unet_name(name, unet_config)] = tensor
+    levels = len({n.split(".")[2] for n in parts["vae"] if n.startswith("encoder.down_blocks.")})
+    for name, tensor in parts["vae"].items():
         new = _vae_name(name, levels)
         if ".attn_1." in new and tensor.dim() == 2:
             tensor = tensor[:, :, None, None]
         tensors["first_stage_model." + new] = tensor
-    text = _weights(folder / "text_encoder")
+    text = parts["text_encoder"]
     text = {n if n.startswith("text_") else f"text_model.{n}": t for n, t in text.items()}
-    if family == "sd2":
-        openclip = _openclip(text)
-        # The layer that diffusers drops, and the projection that it does not use.
-        layers = 1 + max(int(n.split(".")[2]) for n in openclip if "resblocks" in n)
-        last = f"transformer.resblocks.{layers - 1}."
-        for name in [n for n in openclip if n.startswith(last)]:
-            openclip[name.replace(last, f"transformer.resblocks.{layers}.")] = openclip[name] + 1
-        openclip["text_projection"] = torch.eye(openclip["ln_final.bias"].shape[0])
-        openclip["logit_scale"] = torch.tensor(4.6)
-        tensors |= {f"cond_stage_model.model.{n}": t for n, t in openclip.items()}
-    elif family == "sd1":
-        tensors |= {f"cond_stage_model.transformer.{n}": t for n, t in text.items()}
-    else:
+    if family == "sd1":
+        return tensors | {f"cond_stage_model.transformer.{n}": t for n, t in text.items()}
+    if family == "sdxl":
         tensors |= {f"conditioner.embedders.0.transformer.{n}": t for n, t in text.items()}
-        second = _openclip(_weights(folder / "text_encoder_2"))
-        tensors |= {f"conditioner.embedders.1.model.{n}": t for n, t in second.items()}
-    tensors |= extra or {}
-    save_file({n: t.contiguous().clone() for n, t in tensors.items()}, path, metadata)
-    return path
+        second = _openclip(parts["text_encoder_2"])
+        return tensors | {f"conditioner.embedders.1.model.{n}": t for n, t in second.items()}
+    openclip = _openclip(text)
+    # The layer that diffusers drops, and the projection that it does not use.
+    layers = 1 + max(int(n.split(".")[2]) for n in openclip if "resblocks" in n)
+    last = f"transformer.resblocks.{layers - 1}."
+    for name in [n for n in openclip if n.startswith(last)]:
+        openclip[name.replace(last, f"transformer.resblocks.{layers}.")] = openclip[name] + 1
+    openclip["text_projection"] = torch.eye(openclip["ln_final.bias"].shape[0])
+    openclip["logit_scale"] = torch.tensor(4.6)
+    return tensors | {f"cond_stage_model.model.{n}": t for n, t in openclip.items()}
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
