@@ -206,7 +206,9 @@ def on_white(data: bytes, size: int) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as opened:
         picture = opened.convert("RGBA")
     if picture.size != (size, size):
-        picture.thumbnail((size, size), Image.Resampling.LANCZOS)
+        scale = size / max(picture.size)
+        sides = tuple(max(1, round(side * scale)) for side in picture.size)
+        picture = picture.resize(sides, Image.Resampling.LANCZOS)
     sheet = Image.new("RGBA", (size, size), "white")
     sheet.alpha_composite(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
     return np.asarray(sheet.convert("RGB"))
