@@ -41,15 +41,19 @@ class Launch:
 def prepare(op: str, x: Tensor, *others: Tensor | None) -> list[Tensor | None]:
     """Tensors as the kernels read them: x and the others, contiguous, none wider than float32.
 
-    Copies what is not contiguous; narrows other tensors in float64, but refuses such an x, whose
-    dtype is the result's. Shapes and devices are the business of the wrappers in pyengine.ops.
+    Copies what is not contiguous or begins off a 16-byte boundary: Triton would compile another
+    program for that, which may add in another order. Narrows other tensors in float64, but refuses
+    such an x, whose dtype is the result's. Shapes and devices are the business of the wrappers in
+    pyengine.ops.
     """
     if x.dtype not in DTYPES:
         raise RequestError(f"{op}: x: expected float32, bfloat16 or float16, got {x.dtype}")
-    return [
-        None if t is None else (t if t.dtype in DTYPES else t.float()).contiguous()
-        for t in (x, *others)
-    ]
+    return [None if tensor is None else _readable(tensor) for tensor in (x, *others)]
+
+
+def _readable(tensor: Tensor) -> Tensor:
+    tensor = (tensor if tensor.dtype in DTYPES else tensor.float()).contiguous()
+    return tensor.clone() if tensor.data_ptr() % 16 else tensor
 
 
 def power_of_2(n: int) -> int:

@@ -10,7 +10,8 @@ from ._launch import Launch, cdiv, power_of_2, prepare
 BLOCK = 1024
 
 
-@triton.jit
+# One program for any number of rows.
+@triton.jit(do_not_specialize=["rows"])
 def _geglu(x, y, rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * ROWS
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)

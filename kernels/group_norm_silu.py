@@ -6,7 +6,8 @@ tiles as wide as a cache line, and joined into groups afterwards:
 
     _moments     mean and sum of squared differences per channel, for each chunk of positions
     _scale_shift chunks and channels of a group joined (Chan et al. 1979), then scale and shift
-    _apply       x * scale + shift, and SiLU
+    _apply       (x - mean) * scale + shift, and SiLU: with a mean far from zero, x * scale and the
+                 shift would cancel each other's digits
 
 Chunks depend on the number of positions alone; each is summed, and they are joined, in one order.
 """
@@ -79,7 +80,8 @@ def _moments(
 
 @triton.jit
 def _scale_shift(
-    mean, squares, weight, bias, scale, shift, positions, channels, chunks, chunk_rows, size, eps,
+    mean, squares, weight, bias, scale, shift, centre,
+    positions, channels, chunks, chunk_rows, size, eps,
     CHUNKS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     group = tl.program_id(0)
@@ -109,14 +111,19 @@ def _scale_shift(
 
     a = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
     a *= 1.0 / tl.sqrt_rn(variance + eps)
-    b = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32) - group_mu * a
-    tl.store(scale + picture * channels + channel, a, mask=inside)
-    tl.store(shift + picture * channels + channel, b, mask=inside)
+    b = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
+    target = picture * channels + channel
+    if centre is None:
+        b -= group_mu * a
+    else:
+        tl.store(centre + target, tl.zeros([GROUP], tl.float32) + group_mu, mask=inside)
+    tl.store(scale + target, a, mask=inside)
+    tl.store(shift + target, b, mask=inside)
 
 
 @triton.jit
 def _apply(
-    x, x2, scale, shift, y, positions, channels, channels2,
+    x, x2, scale, shift, centre, y, positions, channels, channels2,
     SILU: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     source, width, column, before = _source(x, x2, channels, channels2, BLOCK)
@@ -132,27 +139,36 @@ def _apply(
     coefficient = picture * total + before + column
     a = tl.load(scale + coefficient, mask=inside, other=0.0)
     b = tl.load(shift + coefficient, mask=inside, other=0.0)
-    v = v * a[None, :] + b[None, :]
+    c = tl.load(centre + coefficient, mask=inside, other=0.0)
+    v = (v - c[None, :]) * a[None, :] + b[None, :]
     if SILU:
         v *= tl.sigmoid(v)
     target = y + first * total + before + line[:, None] * total + column[None, :]
     tl.store(target, v.to(y.dtype.element_ty), mask=mask)
 
 
-def _plan_statistics(x, weight, bias, groups, eps, x2) -> tuple[list[Launch], Tensor, Tensor]:
+def _empty(x: Tensor, *shape: int) -> Tensor:
+    # Never a part of a larger tensor: where that begins, and how Triton reads it, would depend on
+    # the number of pictures.
+    return torch.empty(shape, dtype=torch.float32, device=x.device)
+
+
+def _plan_statistics(x, weight, bias, groups, eps, x2, centred: bool):
+    """The launches, and scale, shift, centre: [N, C + C2] each; centre is None if not centred."""
     pictures, positions = x.shape[0], x.shape[1] * x.shape[2]
     channels, channels2 = x.shape[3], 0 if x2 is None else x2.shape[3]
     total = channels + channels2
     tiles = cdiv(cdiv(positions, ROWS), MAX_CHUNKS)
     chunks = cdiv(positions, tiles * ROWS)
-    scratch = torch.empty(2, pictures, chunks, total, dtype=torch.float32, device=x.device)
-    scale, shift = torch.empty(2, pictures, total, dtype=torch.float32, device=x.device)
+    mean, squares = (_empty(x, pictures, chunks, total) for _ in range(2))
+    scale, shift = (_empty(x, pictures, total) for _ in range(2))
+    centre = _empty(x, pictures, total) if centred else None
     blocks = cdiv(channels, BLOCK) + cdiv(channels2, BLOCK)
     widths = {"channels": channels, "channels2": channels2}
     moments = Launch(
         _moments,
         (blocks, chunks, pictures),
-        {"x": x, "x2": x2, "mean": scratch[0], "squares": scratch[1]}
+        {"x": x, "x2": x2, "mean": mean, "squares": squares}
         | {"positions": positions, **widths, "tiles": tiles},
         {"ROWS": ROWS, "BLOCK": BLOCK},
     )
@@ -161,12 +177,13 @@ def _plan_statistics(x, weight, bias, groups, eps, x2) -> tuple[list[Launch], Te
     finish = Launch(
         _scale_shift,
         (groups, pictures),
-        {"mean": scratch[0], "squares": scratch[1], "weight": weight, "bias": bias}
-        | {"scale": scale, "shift": shift, "positions": positions, "channels": total}
+        {"mean": mean, "squares": squares, "weight": weight, "bias": bias}
+        | {"scale": scale, "shift": shift, "centre": centre}
+        | {"positions": positions, "channels": total}
         | {"chunks": chunks, "chunk_rows": tiles * ROWS, "size": size, "eps": float(eps)},
         {"CHUNKS": min(power_of_2(chunks), max(1, 2048 // group)), "GROUP": group},
     )
-    return [moments, finish], scale, shift
+    return [moments, finish], scale, shift, centre
 
 
 def plan(
@@ -180,14 +197,14 @@ def plan(
 ) -> tuple[list[Launch], Tensor]:
     """The launches that compute group_norm_silu(...), and the tensor they fill."""
     x, weight, bias, x2 = prepare("group_norm_silu", x, weight, bias, x2)
-    launches, scale, shift = _plan_statistics(x, weight, bias, groups, eps, x2)
+    launches, scale, shift, centre = _plan_statistics(x, weight, bias, groups, eps, x2, True)
     positions, channels2 = x.shape[1] * x.shape[2], 0 if x2 is None else x2.shape[3]
     y = x.new_empty(*x.shape[:3], x.shape[3] + channels2)
     blocks = cdiv(x.shape[3], BLOCK) + cdiv(channels2, BLOCK)
     apply = Launch(
         _apply,
         (blocks, cdiv(positions, ROWS), x.shape[0]),
-        {"x": x, "x2": x2, "scale": scale, "shift": shift, "y": y}
+        {"x": x, "x2": x2, "scale": scale, "shift": shift, "centre": centre, "y": y}
         | {"positions": positions, "channels": x.shape[3], "channels2": channels2},
         {"SILU": silu, "ROWS": ROWS, "BLOCK": BLOCK},
     )
@@ -204,7 +221,7 @@ def plan_scale_shift(
 ) -> tuple[list[Launch], tuple[Tensor, Tensor]]:
     """The launches that compute group_norm_scale_shift(...), and the tensors they fill."""
     x, weight, bias, x2 = prepare("group_norm_scale_shift", x, weight, bias, x2)
-    launches, scale, shift = _plan_statistics(x, weight, bias, groups, eps, x2)
+    launches, scale, shift, _ = _plan_statistics(x, weight, bias, groups, eps, x2, False)
     return launches, (scale, shift)
 
 

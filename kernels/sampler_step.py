@@ -37,7 +37,8 @@ def _add(new, kept, tensor, offset, mask, row, X: tl.constexpr, Y: tl.constexpr)
     return new, kept
 
 
-@triton.jit
+# One program for any number of pictures.
+@triton.jit(do_not_specialize=["pictures"])
 def _sampler_step(
     x, out, coeffs, d1, d2, d3, base, noise, new_x, new_d, new_y, pictures, size,
     GUIDED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,

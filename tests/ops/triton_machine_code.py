@@ -34,15 +34,17 @@ def source_of(launch) -> ASTSource:
     16; torch aligns every allocation to 256 bytes or more.
     """
     names = launch.kernel.arg_names
+    fixed = {p.name for p in launch.kernel.params if p.do_not_specialize}
     signature, constants, attributes = {}, dict(launch.constants), {}
     for name, value in launch.args.items():
-        if value is None or (type(value) is int and value == 1):
+        whole = type(value) is int and name not in fixed
+        if value is None or (whole and value == 1):
             constants[name] = value
         elif isinstance(value, Tensor):
             signature[name] = POINTERS[value.dtype]
         else:
             signature[name] = "fp32" if type(value) is float else "i32"
-        if isinstance(value, Tensor) or (type(value) is int and value % 16 == 0):
+        if isinstance(value, Tensor) or (whole and value % 16 == 0):
             attributes[(names.index(name),)] = [["tt.divisibility", 16]]
     signature = {name: signature.get(name, "constexpr") for name in names}
     return ASTSource(launch.kernel, signature, constants, attributes)
