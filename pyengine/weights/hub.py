@@ -14,6 +14,8 @@ from .text import listing, show
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 
+SECONDS = 20  # to wait for the Hub's list of files
+
 
 def is_hub_id(text: str) -> bool:
     """Whether `text` has the form name or organisation/name."""
@@ -103,11 +105,17 @@ def download(
 
     where = {"revision": revision, "repo_id": repo}
     try:
+        # The list first: without a network it fails at once, where a download tries for long.
+        info = huggingface_hub.HfApi().model_info(**where, timeout=SECONDS)
+        names = [file.rfilename for file in info.siblings or ()]
+        if "model_index.json" not in names:
+            raise CheckpointError(
+                f"{repo}: no model_index.json: no checkpoint in diffusers' layout"
+            )
         index = huggingface_hub.hf_hub_download(
             filename="model_index.json", cache_dir=cache_dir, **where
         )
         parts = [n for n in load_json(index) if n in PARTS]
-        names = huggingface_hub.HfApi().list_repo_files(**where)
         wanted = wanted_files(names, parts, variant, repo)
         # Names are patterns to this function: a bracket in one must not mean more.
         patterns = [re.sub(r"([\[*?])", r"[\1]", name) for name in wanted]

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -129,8 +130,9 @@ class FakeHub:
     def hf_hub_download(self, *, filename, **_):
         return str(self.folder / filename)
 
-    def list_repo_files(self, *, repo_id, revision):
-        return [str(p.relative_to(self.folder)) for p in self.folder.rglob("*") if p.is_file()]
+    def model_info(self, *, repo_id, revision, timeout):
+        files = [p.relative_to(self.folder) for p in self.folder.rglob("*") if p.is_file()]
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=str(f)) for f in files])
 
     def snapshot_download(self, *, allow_patterns, cache_dir, **_):
         self.patterns = sorted(allow_patterns)
@@ -188,14 +190,36 @@ def test_a_repository_of_pickles_is_refused_before_downloading(sd1, tmp_path, mo
 def test_what_the_hub_says_is_passed_on(tmp_path, monkeypatch):
     import huggingface_hub
 
-    def fail(**_):
+    def fail(*_, **__):
         raise OSError("401 Client\nError: gated")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
     with pytest.raises(
         CheckpointError, match="the Hub did not give it: OSError: '401 Client Error"
     ):
         resolve("some-org/tiny-sd", cache_dir=tmp_path)
+
+
+def test_a_repository_of_another_layout_is_refused(sd1, tmp_path, monkeypatch):
+    fake = FakeHub(sd1 / "unet", tmp_path / "cache", monkeypatch)
+    with pytest.raises(CheckpointError, match=r"some-org/unet: no model_index\.json"):
+        resolve("some-org/unet", cache_dir=tmp_path / "cache")
+    assert fake.patterns is None
+
+
+def test_a_hub_that_cannot_be_reached_is_said_soon(tmp_path):
+    code = "from pyengine.weights import resolve; resolve('some-org/tiny-sd')"
+    nobody = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **nobody, "HF_HUB_OFFLINE": "0"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "CheckpointError: some-org/tiny-sd: no such folder here, and the Hub did" in run.stderr
+    assert "Retrying" not in run.stderr
 
 
 @pytest.mark.parametrize(
