@@ -14,6 +14,7 @@ from bench.shapes import SHAPES, Shape, geglu, group_norm, layer_norm, sampler_s
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from pyengine.kernels._launch import prepare
 from triton_machine_code import compile_launch, source_of
 
 OPS = ("group_norm_silu", "group_norm_scale_shift", "layer_norm", "geglu", "sampler_step")
@@ -92,7 +93,7 @@ def test_the_program_does_not_depend_on_the_batch(few, many):
 
 
 def test_a_tensor_off_a_16_byte_boundary_is_copied():
-    """For a pointer that is no multiple of 16 Triton would compile a program with another layout."""
+    """For another pointer Triton would compile a program with another layout."""
     off = torch.randn(8 * 123 + 1)[1:].view(8, 123)
     assert off.data_ptr() % 16
     [copy] = prepare("layer_norm", off)
