@@ -1,0 +1,59 @@
+"""What geglu does beyond the promises; the accuracy of GELU over its whole range."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pyengine import ops
+from pyengine.errors import RequestError
+
+
+def _gelu(gate):
+    """GELU by the op under test."""
+    return ops.geglu(torch.stack([torch.ones_like(gate), gate], dim=-1)).squeeze(-1)
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "wide16"])
+def test_gelu_is_accurate_to_the_last_bits_over_its_whole_range(isa, use_isa):
+    """Relative to the result, also in the lower tail, where 1 + erf would cancel."""
+    use_isa(isa)
+    x = torch.cat([torch.linspace(-12.9, 10, 400_001), torch.logspace(-38, 0, 20_001)])
+    x = torch.cat([x, -x])
+    x = x[(x > -12.9) & (x < 10)]
+    wide = x.double()
+    exact = wide * 0.5 * torch.special.erfc(-wide * 0.5**0.5)
+    normal = exact.abs() > 1.2e-38  # the least float32 with all its bits
+    error = ((_gelu(x) - exact) / exact).abs()[normal]
+    assert error.max() < 6 * 2**-24  # 3 units in the last place
+    assert error.square().mean().sqrt() < 2**-24
+
+
+def test_gelu_beyond_its_range_is_torchs():
+    inf = float("inf")
+    x = torch.tensor([-inf, -3e38, -100.0, -14.5, -13.0, -0.0, 0.0, 1e-40, 13.0, 100.0, 3e38, inf])
+    want = F.gelu(x.double()).float()
+    torch.testing.assert_close(_gelu(x), want, equal_nan=True, atol=1e-36, rtol=3e-7)
+    assert _gelu(torch.tensor([float("nan")])).isnan().all()
+
+
+@pytest.mark.parametrize("width", [1, 3, 7, 8, 9, 15, 16, 17, 31, 33])
+def test_every_kind_of_tail(width):
+    x = torch.randn(3, 2 * width)
+    value, gate = x.double().chunk(2, dim=-1)
+    torch.testing.assert_close(ops.geglu(x).double(), value * F.gelu(gate), atol=1e-6, rtol=1e-6)
+
+
+def test_strided_and_empty():
+    x = torch.randn(4, 6, 40)
+    assert torch.equal(ops.geglu(x[..., :24]), ops.geglu(x[..., :24].contiguous()))
+    assert ops.geglu(torch.empty(0, 8)).shape == (0, 4)
+    assert ops.geglu(torch.empty(3, 0)).shape == (3, 0)
+
+
+def test_refusals():
+    with pytest.raises(RequestError, match=r"x: expected an even last dimension, got \[2, 7\]"):
+        ops.geglu(torch.ones(2, 7))
+    with pytest.raises(RequestError, match="geglu: x: expected at least one dimension"):
+        ops.geglu(torch.tensor(1.0))
+    with pytest.raises(RequestError, match=r"geglu: expected a floating-point dtype.*int32"):
+        ops.geglu(torch.ones(2, 8, dtype=torch.int32))
