@@ -162,6 +162,17 @@ def as_list(images: Any, field: str) -> list:
                 f"{field}: expected a PIL picture, a NumPy array, a torch tensor or a list of one"
                 f" of these, given {type(item).__name__} at position {i}"
             )
+        if isinstance(item, np.ndarray) and (
+            item.ndim < 2 or not (item.dtype.kind == "f" or item.dtype in (np.uint8, np.bool_))
+        ):
+            raise RequestError(
+                f"{field}: expected an array [H, W, C] of floats in [0, 1] or of uint8, given"
+                f" {item.dtype} {list(item.shape)}"
+            )
+        if isinstance(item, Image.Image):
+            check_size(item, field)
+        if is_tensor(item) and item.ndim < 2:
+            raise RequestError(f"{field}: expected a tensor [C, H, W], given {list(item.shape)}")
     return items
 
 
@@ -237,7 +248,11 @@ def from_array(item: Any, field: str, channels: int) -> "torch.Tensor":
     import torch
 
     tensor = is_tensor(item)
-    value = item.detach().cpu() if tensor else torch.from_numpy(np.ascontiguousarray(item))
+    if tensor:
+        value = item.detach().cpu()
+    else:  # torch has no uint16 and no other byte order
+        keep = item.dtype.kind != "f" or item.dtype == np.float32
+        value = torch.from_numpy(np.ascontiguousarray(item if keep else item.astype(np.float32)))
     shape, layout = tuple(value.shape), f"[{channels}, H, W]" if tensor else f"[H, W, {channels}]"
     if value.ndim == 2 and channels == 1:
         value = value[None] if tensor else value[..., None]

@@ -51,6 +51,8 @@ def run(arguments: Sequence[str]) -> int:
         context = getattr(e, "ctx", None)
         command = context.command_path if context is not None else "pyengine"
         return complain(f"{e.format_message().rstrip('.')}; see `{command} --help`", REFUSED)
+    if status == STOPPED:  # typer turns KeyboardInterrupt into this
+        return complain("stopped", STOPPED)
     return status if isinstance(status, int) else 0
 
 

@@ -42,7 +42,8 @@ class StopSampling(Exception):  # noqa: N818 - a request, not an error
 class Defaults:
     """What a call uses where the caller says nothing; a checkpoint's pyengine.json may say more.
 
-    strength: of image-to-image; inpaint_strength: of inpainting.
+    strength: of image-to-image; inpaint_strength, inpaint_guidance_scale (None: guidance_scale):
+    of inpainting.
     """
 
     num_inference_steps: int = dataclasses.field(default=50, metadata={"min": 1, "max": 1000})
@@ -50,6 +51,9 @@ class Defaults:
     guidance_rescale: float = dataclasses.field(default=0.0, metadata={"min": 0, "max": 1})
     strength: float = dataclasses.field(default=0.8, metadata={"min": 0, "max": 1})
     inpaint_strength: float = dataclasses.field(default=1.0, metadata={"min": 0, "max": 1})
+    inpaint_guidance_scale: float | None = dataclasses.field(
+        default=None, metadata={"min": 0, "max": 1000}
+    )
 
 
 @dataclass
@@ -209,7 +213,10 @@ class StableDiffusionPipeline:
         items, masks = self._check_pictures(image, mask_image, count)
         height, width = self._check_size(height, width, items, masks is not None, count)
         d = self.defaults
-        masked = d.inpaint_strength if masks is not None else d.strength
+        default_strength, default_guidance = d.strength, d.guidance_scale
+        if masks is not None:
+            default_strength = d.inpaint_strength
+            default_guidance = d.inpaint_guidance_scale or default_guidance
         r = Request(
             prompts=prompts,
             negatives=negatives,
@@ -218,11 +225,11 @@ class StableDiffusionPipeline:
             width=width,
             steps=self._or(num_inference_steps, d.num_inference_steps, checks.integer,
                            "num_inference_steps", 1, 100_000),
-            guidance_scale=self._or(guidance_scale, d.guidance_scale, checks.real,
+            guidance_scale=self._or(guidance_scale, default_guidance, checks.real,
                                     "guidance_scale", 0, checks.MAX_GUIDANCE),
             guidance_rescale=self._or(guidance_rescale, d.guidance_rescale, checks.real,
                                       "guidance_rescale", 0, 1),
-            strength=1.0 if items is None else self._or(strength, masked, checks.real,
+            strength=1.0 if items is None else self._or(strength, default_strength, checks.real,
                                                         "strength", 0, 1),
             eta=checks.real("eta", eta, 0, 1),
             clip_skip=self._check_clip_skip(clip_skip),
@@ -305,6 +312,8 @@ class StableDiffusionPipeline:
                 raise RequestError("image: expected pictures of one size, or height and width")
             h, w = pictures.size_of(items[0])
             default = (h - h % factor, w - w % factor)
+            if 0 in default and None in (height, width):
+                raise checks.refuse("image", f"at least {factor}x{factor} pixels", f"{h}x{w}")
         height = checks.side("height", default[0] if height is None else height, factor)
         width = checks.side("width", default[1] if width is None else width, factor)
         checks.check_total(height, width, count)

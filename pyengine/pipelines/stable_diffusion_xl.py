@@ -22,6 +22,7 @@ class XLDefaults(Defaults):
     guidance_scale: float = 5.0
     strength: float = 0.3
     inpaint_strength: float = 0.9999
+    inpaint_guidance_scale: float | None = 7.5
 
 
 @dataclass
