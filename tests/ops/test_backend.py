@@ -1,0 +1,135 @@
+"""The table of backends: what is chosen, what can be forced, what is recorded, what is refused."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from pyengine import ops
+from pyengine.errors import RequestError, UnavailableError
+from pyengine.ops import OPS, reference
+
+
+def _python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def test_the_cpus_kernels_run_unless_the_table_says_otherwise():
+    x = torch.randn(2, 8)
+    with ops.kernels_used() as used:
+        assert ops.geglu(x).dtype == torch.float32
+        ops.linear(x, torch.randn(3, 8))
+    assert used.summary() == {"geglu": f"cpu-{ops.isa()}", "linear": "torch"}
+
+
+def test_float64_and_gradients_go_to_the_specification():
+    x = torch.randn(2, 8, requires_grad=True)
+    with ops.kernels_used() as used:
+        ops.geglu(x.detach().double())
+        ops.layer_norm(x, None, None).sum().backward()
+        with torch.no_grad():
+            ops.sampler_step(x, x, torch.randn(2, len(ops.COLUMNS)))
+    assert used.summary() == {
+        "geglu": "reference", "layer_norm": "reference", "sampler_step": f"cpu-{ops.isa()}"
+    }  # fmt: skip
+    assert x.grad is not None
+
+
+def test_integers_are_refused():
+    with pytest.raises(RequestError, match="geglu: expected a floating-point dtype up to"):
+        ops.geglu(torch.ones(2, 2, dtype=torch.int64))
+
+
+def test_force_holds_for_its_block_and_its_ops():
+    x = torch.randn(2, 8)
+    with ops.kernels_used() as used:
+        with ops.force("reference"):
+            assert torch.equal(ops.geglu(x), reference.geglu(x))
+            with ops.force("cpu", "layer_norm"):
+                ops.layer_norm(x, None, None)
+            ops.layer_norm(x, None, None)
+        ops.geglu(x)
+    assert used.summary() == {
+        "geglu": f"reference, cpu-{ops.isa()}", "layer_norm": f"cpu-{ops.isa()}, reference"
+    }  # fmt: skip
+
+
+def test_a_forced_backend_that_is_not_there_is_refused():
+    x = torch.randn(2, 8)
+    with ops.force("triton"), pytest.raises(UnavailableError, match="geglu: no backend 'triton'"):
+        ops.geglu(x)
+    with ops.force("cpu"), pytest.raises(UnavailableError, match="float64 on cpu"):
+        ops.geglu(x.double())
+    with pytest.raises(RequestError, match="expected one of cpu, triton, torch, reference"):
+        ops.force("avx2").__enter__()
+
+
+def test_records_nest_and_keep_to_their_thread():
+    x = torch.randn(2, 8)
+    with ops.kernels_used() as outer:
+        with ops.kernels_used() as inner:
+            ops.geglu(x)
+        thread = threading.Thread(target=lambda: ops.layer_norm(x, None, None))
+        thread.start()
+        thread.join()
+    assert set(inner) == set(outer) == {"geglu"}
+    assert dict(inner) == dict(outer)
+
+
+def test_compiled_code_is_recorded_too():
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: ops.geglu(x), backend="aot_eager")
+    compiled(torch.randn(2, 8))
+    with ops.kernels_used() as used:
+        compiled(torch.randn(2, 8))
+    assert used.summary() == {"geglu": f"cpu-{ops.isa()}"}
+
+
+def test_every_device_has_a_row_for_every_op():
+    for op in OPS.values():
+        for device in ("cpu", "cuda", "mps"):
+            assert op.table.get(device) or op.table["any"]
+    assert ("geglu", "cuda", "triton") in {row[:3] for row in ops.backends()}
+    assert all(why for *_, why in ops.backends())
+
+
+def test_a_device_without_kernels_uses_the_specification():
+    x = torch.empty(2, 8, device="meta")
+    with ops.kernels_used() as used:
+        assert ops.geglu(x).shape == (2, 4)
+    assert used.summary() == {"geglu": "reference"}
+
+
+def test_a_missing_compiled_module_says_how_to_build_it():
+    """The error of the import is passed on, not swallowed."""
+    done = _python(
+        "import sys, torch; sys.modules['pyengine._core'] = None\n"
+        "from pyengine import ops, errors\n"
+        "with ops.force('reference'): ops.geglu(torch.ones(2, 4))\n"
+        "try: ops.geglu(torch.ones(2, 4))\n"
+        "except errors.UnavailableError as error: print(error, '|', repr(error.__cause__))"
+    )
+    assert "pip install" in done.stdout, done.stderr
+    assert "_core" in done.stdout
+    assert "ModuleNotFoundError" in done.stdout
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+def test_the_environment_forces_an_instruction_set(isa):
+    done = _python("import torch; from pyengine import ops; print(ops.isa())", PYENGINE_ISA=isa)
+    if ops.isas().get(isa) == "":
+        assert done.stdout.strip() == isa, done.stderr
+    else:
+        assert f'PYENGINE_ISA: instruction set "{isa}" needs' in done.stderr
+
+
+def test_an_unknown_instruction_set_is_refused_with_the_known_ones():
+    done = _python("from pyengine import ops; ops.isa()", PYENGINE_ISA="sse9")
+    assert 'PYENGINE_ISA: no instruction set "sse9" in this build; it has' in done.stderr
+    assert "portable" in done.stderr

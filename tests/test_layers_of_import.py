@@ -1,0 +1,118 @@
+"""Who may import whom: a layer reads without the ones above it (docs/architecture.md)."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: package or module of pyengine -> what of pyengine it may import, besides itself.
+MAY_IMPORT = {
+    "": {"pipelines"},  # pyengine/__init__.py
+    "__main__": {"cli"},
+    "errors": set(),
+    "kernels": {"errors", "ops.reference"},  # the specification, which is below both
+    "ops": {"_core", "_cuda", "errors", "kernels"},
+    "layers": {"errors", "ops"},
+    "models": {"errors", "layers", "ops", "weights"},
+    "weights": {"errors"},
+    "schedules": {"errors", "ops", "weights"},
+    "progress": {"errors"},
+    "images": {"errors", "weights"},  # readers that believe nothing in a file
+    "tokenizer": {"errors", "weights"},
+    "metadata": {"", "errors", "images", "weights"},
+    "pipelines": {
+        "", "errors", "images", "metadata", "models", "ops", "progress", "schedules", "tokenizer",
+        "weights",
+    },
+    "training": None,  # recipes at the very top: anything
+    "doctor": None,
+    "cli": None,
+}  # fmt: skip
+
+#: Never at run time: only training, tests and benchmarks use these.
+FOREIGN = {"diffusers", "transformers", "accelerate"}
+
+
+def _name_of(path):
+    """pyengine/ops/geglu.py -> ops; kernels/geglu.py -> kernels."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[0] == "kernels":
+        return "kernels"
+    return "" if parts[1] == "__init__" else parts[1]
+
+
+MODULES = sorted((ROOT / "pyengine").rglob("*.py")) + sorted((ROOT / "kernels").rglob("*.py"))
+
+
+def _imports(path):
+    """(absolute module name, line) of every import, also those inside functions."""
+    package = list(path.relative_to(ROOT).parts[:-1])
+    if package[0] == "kernels":
+        package.insert(0, "pyengine")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *filter(None, [node.module])])
+            yield module, node.lineno
+            if module == "pyengine":
+                yield from ((f"pyengine.{alias.name}", node.lineno) for alias in node.names)
+    text = path.read_text(encoding="utf-8")
+    for found in re.finditer(r"import_module\(\s*f?[\"'](pyengine\.\w+)", text):
+        yield found[1], text.count("\n", 0, found.start()) + 1
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_downwards(path):
+    here = _name_of(path)
+    assert here in MAY_IMPORT, f"{here} has no layer: add it to MAY_IMPORT and docs/architecture.md"
+    allowed = MAY_IMPORT[here]
+    wrong = []
+    for module, line in _imports(path):
+        parts = module.split(".")
+        # `from pyengine import __version__` names no module, and the package itself is no layer.
+        if parts[0] == "pyengine" and allowed is not None and len(parts) > 1 and _exists(parts[1]):
+            there = parts[1]
+            if there != here and there not in allowed and ".".join(parts[1:3]) not in allowed:
+                wrong.append(f"line {line}: {module}")
+        if parts[0] in FOREIGN and here != "training":
+            wrong.append(f"line {line}: {module}")
+        if module.startswith(("torch._dynamo", "torch._inductor")):
+            wrong.append(f"line {line}: {module}")
+    assert not wrong, f"{path.name} ({here}) may not import: {wrong}"
+
+
+def _exists(name):
+    return name in MAY_IMPORT or name in ("_core", "_cuda")
+
+
+def test_core_knows_neither_python_nor_torch():
+    """The C++ kernels: pointers and sizes. Only csrc/bindings sees Python."""
+    sources = [
+        p for folder in ("core", "cuda") for p in (ROOT / "csrc" / folder).rglob("*.*")
+        if p.suffix in {".cc", ".h", ".cu", ".cuh"}
+    ]  # fmt: skip
+    assert sources
+    for path in sources:
+        for include in re.findall(r'#\s*include\s*[<"]([^>"]+)', path.read_text()):
+            assert not re.match(r"(torch|ATen|c10|pybind11|Python\.h)", include), (path, include)
+
+
+def test_vector_code_includes_nothing_that_could_leak_between_instruction_sets():
+    """Files compiled once per instruction set see C headers and each other: no std:: templates."""
+    for path in (ROOT / "csrc/core").rglob("*.simd.*"):
+        text = path.read_text()
+        system = set(re.findall(r"#\s*include\s*<([^>]+)>", text))
+        assert system <= {"stddef.h", "stdint.h", "immintrin.h"}, path
+        code = re.sub(r"//.*", "", text)
+        assert "std::" not in code, path
+
+
+def test_only_parallel_knows_openmp():
+    for path in (ROOT / "csrc/core").rglob("*.*"):
+        if path.suffix in {".cc", ".h"} and path.stem != "parallel":
+            assert not re.search(r"#\s*pragma omp|omp_|GOMP_|omp\.h", path.read_text()), path
