@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError, ConfigError
 from .digest import model_hash
-from .files import allowed_roots, check_inside, is_pickle_name
+from .files import allowed_roots, check_inside, is_pickle_name, list_folder
 from .jsonio import load_json
 from .source import (
     MappedSource,
@@ -220,7 +220,7 @@ def _class_problem(name: str, value: object) -> str | None:
 
 
 def _why_no_index(folder: Path) -> str:
-    names = sorted(os.listdir(folder))
+    names = list_folder(folder)
     if "config.json" in names:
         return "one model, not a whole checkpoint: there is no model_index.json"
     single = [n for n in names if n.endswith(".safetensors")]

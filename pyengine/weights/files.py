@@ -26,6 +26,14 @@ def refuse_pickle(path: str | os.PathLike) -> None:
         raise CheckpointError(f"{path}: {CONVERT}")
 
 
+def list_folder(folder: str | os.PathLike) -> list[str]:
+    """The names in a folder, sorted; raises CheckpointError if it cannot be listed."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as e:
+        raise CheckpointError(f"{folder}: cannot be listed: {e.strerror}") from e
+
+
 def allowed_roots(folder: Path) -> tuple[str, ...]:
     """The real folders that a file of the checkpoint in `folder` may lie in.
 

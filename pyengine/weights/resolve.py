@@ -32,11 +32,12 @@ def resolve(
     text = os.fspath(path_or_hub_id)
     if "\0" in text:
         raise CheckpointError(f"{show(text)} is no path: it holds a NUL")
-    path = Path(text).expanduser()
-    if path.is_dir():
+    # os.path's functions: pathlib's raise on names that are too long and on unknown users.
+    path = Path(os.path.expanduser(text))
+    if os.path.isdir(path):
         _only_for(prediction_type is None, "prediction_type", "single files", text)
         return FolderCheckpoint(path, variant=variant)
-    if path.exists():
+    if os.path.exists(path):
         refuse_pickle(path)
         _only_for(variant is None, "variant", "folders and Hub ids", text)
         return SingleFileCheckpoint(path, prediction_type=prediction_type)

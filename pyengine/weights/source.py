@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError
-from .files import CONVERT, allowed_roots, is_pickle_name
+from .files import CONVERT, allowed_roots, is_pickle_name, list_folder
 from .header import SafetensorsFile
 from .jsonio import load_json
 from .text import listing, show
@@ -199,7 +199,7 @@ def open_weights(
     check_variant(variant)
     roots = allowed_roots(folder)
     place = model_folder(folder, subfolder)
-    names = sorted(os.listdir(place))
+    names = list_folder(place)
     for base in basenames:
         whole = f"{base}.{variant}.safetensors" if variant else f"{base}.safetensors"
         if whole in names:
@@ -236,7 +236,7 @@ def model_folder(folder: Path, subfolder: str | None) -> Path:
 def available_variants(folder: Path) -> set[str | None]:
     """The variants of which `folder` has weights: None for the plain ones, else "fp16" etc."""
     found: set[str | None] = set()
-    for name in os.listdir(folder):
+    for name in list_folder(folder):
         for base in BASENAMES:
             rest = name.removeprefix(base)
             if rest == name:

@@ -175,6 +175,16 @@ def path_with_nul(folder):
     return str(folder) + "\0"
 
 
+@case(r"\(5000 characters\).*: no such file or folder")
+def path_of_5000_characters(folder):
+    return "x" * 5000
+
+
+@case("no such file or folder")
+def path_in_an_unknown_home(folder):
+    return "~nobody_of_that_name/model"
+
+
 @case("variant '../x' is no name", variant="../x")
 def variant_is_a_path(folder):
     pass

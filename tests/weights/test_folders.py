@@ -222,14 +222,14 @@ print(memory("VmHWM") - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_peak_memory_is_the_modules(tmp_path):
-    """256 MB of float32 from half precision: no second copy, not even of one tensor."""
+    """256 MB of float32 from 128 MB of half precision, which never are in memory as well."""
     tensors = {f"{i}.weight": torch.ones(2048, 2048, dtype=torch.float16) for i in range(16)}
     save_file(tensors, tmp_path / "model.safetensors")
     run = subprocess.run(
         [sys.executable, "-c", MEASURE, str(tmp_path)],
         cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert 256 << 20 <= int(run.stdout) < (256 + 32) << 20
+    assert 256 << 20 <= int(run.stdout) < (256 + 64) << 20
 
 
 def test_model_hash(sd1, tmp_path):
