@@ -5,6 +5,8 @@
 #include <cuda_fp16.h>
 #include <stdint.h>
 
+#include <type_traits>
+
 #include "dtype.h"
 
 namespace pyengine::cuda {
@@ -35,15 +37,23 @@ __device__ inline __half narrow<__half>(float v) {
     return __float2half_rn(v);
 }
 
-// N neighbouring elements. The pointer must be aligned to all of them.
+// N neighbouring elements, as one access of the hardware: 16 bytes, or one element.
 template <class T, int N>
-struct alignas(N * sizeof(T)) Vector {
-    T element[N];
+struct Vector {
+    static_assert(N == 1 || N * sizeof(T) == sizeof(uint4));
+    using Access = std::conditional_t<N == 1, T, uint4>;
+    union {
+        Access whole;
+        T element[N];
+    };
+    __device__ Vector() {}
 };
 
+// The pointer must be aligned to all N.
 template <int N, class T>
 __device__ inline void load(const T* from, float (&to)[N]) {
-    const auto v = *reinterpret_cast<const Vector<T, N>*>(from);
+    Vector<T, N> v;
+    v.whole = *reinterpret_cast<const typename Vector<T, N>::Access*>(from);
 #pragma unroll
     for (int i = 0; i < N; ++i) to[i] = widen(v.element[i]);
 }
@@ -53,7 +63,11 @@ __device__ inline void store(T* to, const float (&from)[N]) {
     Vector<T, N> v;
 #pragma unroll
     for (int i = 0; i < N; ++i) v.element[i] = narrow<T>(from[i]);
-    *reinterpret_cast<Vector<T, N>*>(to) = v;
+    // An instruction by name: the compiler takes a plain 16-byte store apart into four.
+    if constexpr (N > 1)
+        __stcg(reinterpret_cast<uint4*>(to), v.whole);
+    else
+        *to = v.whole;
 }
 
 // Elements of T in a 16-byte access, the widest that a thread has on every chip.

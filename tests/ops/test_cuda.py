@@ -93,6 +93,24 @@ def test_without_a_gpu_a_call_says_so():
         ), said[1]
 
 
+@needs_nvcc
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_wide_kernels_read_and_write_16_bytes_at_a_time(source, tmp_path):
+    triton = pytest.importorskip("triton", reason="cuobjdump comes with Triton")
+    compile_for("sm_90a", source, tmp_path)
+    cubin = tmp_path / f"{source.stem}.sm_90a.cubin"
+    command = [triton.knobs.nvidia.cuobjdump.path, "--dump-sass", cubin]
+    sass = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    # Template arguments in a mangled name: element type, then elements per access (Li1E, 4 or 8).
+    kernels = re.findall(r"Function : \S*Li(\d)E\S*(.*?)(?=Function :|\Z)", sass, flags=re.DOTALL)
+    assert sorted(n for n, _ in kernels) == ["1", "1", "1", "4", "8", "8"]
+    for _, code in (kernel for kernel in kernels if kernel[0] != "1"):
+        stores = re.findall(r"\bSTG\S*", code)
+        assert stores
+        assert all(store.startswith("STG.E.128") for store in stores)
+        assert "LDG.E.128" in code
+
+
 STEP = "4096, " * 4 + "0, " * 5 + "4096, " * 3
 
 
