@@ -234,12 +234,14 @@ def start(
     if not path.exists() and init_from is not None:
         load_exported(networks, init_from)
     optimizer = torch.optim.AdamW(
-        networks.parameters, lr=settings.rate, betas=(0.9, 0.99), weight_decay=0.01
+        networks.parameters, lr=settings.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
     )
     run = Run(networks, optimizer, loop.Average(networks.parameters, settings.decay))
     if path.exists():
         state = loop.load_checkpoint(path, settings.shape())
         networks.load_state_dict(state["model"])
+        for group in state["optimizer"]["param_groups"]:
+            group["fused"], group["foreach"] = True, None
         optimizer.load_state_dict(state["optimizer"])
         for value, stored in zip(run.average.values, state["average"], strict=True):
             value.copy_(stored)

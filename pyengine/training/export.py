@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import RequestError
-from . import autoencoder, denoiser, samples, tokenizer
+from . import autoencoder, denoiser, loop, samples, tokenizer
 from .card import NOTICE, card
 from .emoji import EmojiSettings, prepare_scale
 
@@ -120,11 +120,16 @@ def write_words(
             "text_encoder": _count(trained.networks.text_encoder),
         },
         "denoiser": trained.networks.settings.describe(),
-        "autoencoder": autoencoder.describe(settings.autoencoder),
+        "autoencoder": autoencoder.describe(settings.autoencoder) | {"steps": coder_steps(run)},
         "evaluation": result,
     }
     (folder / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card(facts), encoding="utf-8")
+
+
+def coder_steps(run: Path) -> int:
+    """How many steps the autoencoder was trained in fact, its decoder's own ones not counted."""
+    return loop.load_checkpoint(run / "autoencoder.pt")["step"]
 
 
 def _count(module) -> int:
