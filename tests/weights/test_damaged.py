@@ -13,6 +13,7 @@ from pathlib import Path
 import damage_configs
 import damage_files
 import damage_single
+import damage_tensors
 import pytest
 import tiny
 from damage import CASES
@@ -23,7 +24,9 @@ from pyengine.errors import CheckpointError
 MEMORY = 64 << 20
 SECONDS = 1.0
 
-assert all((damage_configs, damage_files, damage_single))  # importing them fills CASES
+assert all(
+    (damage_configs, damage_files, damage_single, damage_tensors)
+)  # importing them fills CASES
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +92,7 @@ def refusal(path, options) -> tuple[CheckpointError, float, int]:
 
 
 def test_there_are_many():
-    assert len(CASES) >= 100
+    assert len(CASES) >= 170
 
 
 @pytest.mark.parametrize("base", ["folder", "sharded", "sd1", "sdxl_file"])
