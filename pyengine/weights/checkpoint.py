@@ -171,7 +171,9 @@ class FolderCheckpoint(Checkpoint):
 
     def config(self, name: str) -> dict:
         self._check_name(name)
-        config = load_json(self.where(name), roots=self._roots)
+        # diffusers saves DPMSolverMultistepScheduler's default for this key as -Infinity.
+        unbounded = frozenset({"lambda_min_clipped"} if name == "scheduler" else ())
+        config = load_json(self.where(name), roots=self._roots, unbounded=unbounded)
         check_config_class(name, config, self.where(name))
         return config
 

@@ -26,15 +26,17 @@ def load_json(
     *,
     max_bytes: int = MAX_BYTES,
     roots: tuple[str, ...] | None = None,
+    unbounded: frozenset[str] = frozenset(),
 ) -> dict:
     """The JSON object in the file `path`.
 
     path: a regular file of at most `max_bytes` UTF-8 bytes. roots: see files.allowed_roots.
+    unbounded: keys whose value may be -Infinity, which is not JSON but which diffusers writes.
     Raises ConfigError if it is not JSON, not an object, holds a duplicate key, NaN, Infinity, an
     integer of more than 19 digits, more than 300,000 values or 32 levels; CheckpointError if the
     file is missing, too long or no regular file.
     """
-    return parse_object(read_small(path, max_bytes, roots), str(path))
+    return parse_object(read_small(path, max_bytes, roots), str(path), unbounded=unbounded)
 
 
 def parse_object(
@@ -44,6 +46,7 @@ def parse_object(
     max_depth: int = MAX_DEPTH,
     max_values: int = MAX_VALUES,
     error: type[CheckpointError] = ConfigError,
+    unbounded: frozenset[str] = frozenset(),
 ) -> dict:
     """The JSON object in `data`, with the limits of `load_json` unless told; raises `error`."""
     try:
@@ -63,11 +66,19 @@ def parse_object(
             raise error(f"{where}: the number {show(digits, 24)} is out of range")
         return value
 
+    infinities = []  # those read, less those that turned out to belong to an unbounded key
+
     def constant(name: str) -> float:
-        raise error(f"{where}: {name} is not JSON")
+        if name != "-Infinity" or not unbounded:
+            raise error(f"{where}: {name} is not JSON")
+        infinities.append(name)
+        return -math.inf
 
     def pairs(items: list[tuple[str, object]]) -> dict:
         result = dict(items)
+        for key, value in items:
+            if key in unbounded and value == -math.inf:
+                infinities.pop()
         if len(result) != len(items):
             seen: set[str] = set()
             twice = next(key for key, _ in items if key in seen or seen.add(key))
@@ -84,6 +95,9 @@ def parse_object(
         )
     except json.JSONDecodeError as e:
         raise error(f"{where}: not JSON: {e.msg} at line {e.lineno}, column {e.colno}") from None
+    if infinities:
+        allowed = ", ".join(sorted(unbounded))
+        raise error(f"{where}: -Infinity is not JSON (only {allowed} may be that)")
     if b"\\ud" in data.lower():
         try:
             json.dumps(value, ensure_ascii=False).encode()

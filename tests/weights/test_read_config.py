@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import pytest
+import tiny
+from diffusers import DPMSolverMultistepScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pyengine.errors import ConfigError
-from pyengine.weights import load_json, read_config
+from pyengine.weights import load_json, read_config, resolve
 from pyengine.weights.jsonio import parse_object
 
 
@@ -138,3 +141,19 @@ def test_json_is_read_as_the_library_reads_it(tmp_path):
     import json
 
     assert load_json(tmp_path / "x.json") == json.loads(text)
+
+
+def test_minus_infinity_only_where_it_is_expected(tmp_path):
+    file = tmp_path / "x.json"
+    file.write_text('{"a": -Infinity, "b": {"a": -Infinity}}')
+    assert load_json(file, unbounded=frozenset({"a"})) == {"a": -math.inf, "b": {"a": -math.inf}}
+    for text in ('{"b": -Infinity}', '{"a": [-Infinity]}', '{"a": Infinity}', '{"a": NaN}'):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="is not JSON"):
+            load_json(file, unbounded=frozenset({"a"}))
+
+
+def test_scheduler_config_as_dpmsolver_saves_it(tmp_path):
+    folder = tiny.write_sd1(tmp_path / "c")
+    DPMSolverMultistepScheduler().save_pretrained(folder / "scheduler")
+    assert resolve(folder).config("scheduler")["lambda_min_clipped"] == -math.inf
