@@ -15,7 +15,7 @@ NATIVE := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml cons
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu lint format bench bench-gpu sanitize fuzz sdist-check clean
+.PHONY: help demo test test-gpu lint format bench sanitize fuzz grid sdist-check clean
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
@@ -62,8 +62,26 @@ format: $(VENV)/test.stamp
 	$(BIN)/ruff format .
 	find csrc -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc' | xargs $(BIN)/clang-format -i
 
+# Twenty prompts to the model that ships: the README's picture.
+grid: $(VENV)/run.stamp
+	$(BIN)/python docs/grid.py
+
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m bench.ops.table $(ARGS)
+
+# Rebuilds _core with AddressSanitizer and UBSan in a folder of its own and runs the op tests.
+sanitize: $(VENV)/test.stamp
+	PATH="$(CURDIR)/$(BIN):$$PATH" tests/sanitize.sh
+
+FUZZ_SECONDS ?= 60
+fuzz: $(VENV)/test.stamp
+	$(BIN)/python fuzz/checkpoint.py --seconds $(FUZZ_SECONDS)
+
+# An sdist must hold all that building, installing and testing need.
+sdist-check: $(VENV)/test.stamp
+	rm -rf build/sdist && mkdir -p build/sdist
+	$(BIN)/python -m build --sdist --outdir build/sdist
+	cd build/sdist && tar xf *.tar.gz && rm *.tar.gz && cd * && $(MAKE) test
 
 clean:
 	rm -rf $(VENV) build dist out *.egg-info pyengine/*.so
