@@ -56,12 +56,12 @@ def take_turns(
     rounds: int,
     device: str,
 ) -> dict[str, Times]:
-    """A B C A B C ...: `rounds` samples of each contestant; all are called once beforehand."""
+    """A B C A B C ...: `rounds` samples of each contestant, all warmed up."""
     turn = {name: itertools.cycle(inputs) for name in contestants}
     calls = {}
     for name, run in contestants.items():
         _seconds(run, turn[name], 1, device)
-        once = _seconds(run, turn[name], 1, device)
+        once = min(_seconds(run, turn[name], 1, device) for _ in range(3))
         calls[name] = max(1, round(SAMPLE_SECONDS / max(once, 1e-7)))
     samples = {name: [] for name in contestants}
     for _ in range(rounds):
