@@ -5,9 +5,10 @@ result = pipe("a red heart", seed=1, num_images_per_prompt=4)
 result.images, result.seeds, result.report
 """
 
+from .arguments import Defaults
 from .loading import from_pretrained
 from .output import PipelineOutput, Report
-from .stable_diffusion import Defaults, StableDiffusionPipeline, StopSampling
+from .stable_diffusion import StableDiffusionPipeline, StopSampling
 from .stable_diffusion_xl import StableDiffusionXLPipeline
 
 __all__ = [

@@ -17,7 +17,8 @@ from ..models import (
 from ..tokenizer import ClipTokenizer
 from ..weights import Checkpoint, load_json, load_module, read_config, resolve
 from ..weights.text import show
-from .stable_diffusion import Defaults, Parts, StableDiffusionPipeline, check_channels
+from .arguments import Defaults
+from .stable_diffusion import Parts, StableDiffusionPipeline, check_channels
 from .stable_diffusion_xl import StableDiffusionXLPipeline
 
 #: The model that ships, and what settings in pictures call it.

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from .. import images as pictures
-from ..errors import ConfigError, RequestError
+from ..errors import ConfigError
 from ..models import AutoencoderKL, UNet2DConditionModel
 from ..ops._backend import kernels_used
 from ..progress import progress as progress_bar
-from ..schedules import SAMPLER_NAMES, Plan, Scheduler, from_config
+from ..schedules import Plan, Scheduler, from_config
 from ..tokenizer import ClipTokenizer
 from . import request as checks
+from .arguments import Arguments, Defaults
 from .latents import LatentMaker, Start
 from .noise import NoiseSource
 from .output import PipelineOutput, Report, peak_memory, reset_peak_memory
@@ -30,30 +31,10 @@ from .text import Encoder, encode, guidance_embedding
 
 #: Timesteps that are embedded together, times rows of conditions: bounds the table's memory.
 EMBEDDED_ROWS = 1024
-#: What a callback may ask for and give back.
-CALLBACK_TENSORS = ("latents", "prompt_embeds")
 
 
 class StopSampling(Exception):  # noqa: N818 - a request, not an error
     """Raised by a callback to end a run after the step that it was called for."""
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What a call uses where the caller says nothing; a checkpoint's pyengine.json may say more.
-
-    strength: of image-to-image; inpaint_strength, inpaint_guidance_scale (None: guidance_scale):
-    of inpainting.
-    """
-
-    num_inference_steps: int = dataclasses.field(default=50, metadata={"min": 1, "max": 1000})
-    guidance_scale: float = dataclasses.field(default=7.5, metadata={"min": 0, "max": 1000})
-    guidance_rescale: float = dataclasses.field(default=0.0, metadata={"min": 0, "max": 1})
-    strength: float = dataclasses.field(default=0.8, metadata={"min": 0, "max": 1})
-    inpaint_strength: float = dataclasses.field(default=1.0, metadata={"min": 0, "max": 1})
-    inpaint_guidance_scale: float | None = dataclasses.field(
-        default=None, metadata={"min": 0, "max": 1000}
-    )
 
 
 @dataclass
@@ -99,6 +80,7 @@ class StableDiffusionPipeline:
 
     stable_diffusion: ClassVar[bool] = True
     defaults_class: ClassVar[type[Defaults]] = Defaults
+    arguments_class: ClassVar[type[Arguments]] = Arguments
 
     def __init__(self, parts: Parts):
         self.parts = parts
@@ -193,137 +175,22 @@ class StableDiffusionPipeline:
         call. Raises RequestError that names the argument.
         """
         arguments = {k: v for k, v in locals().items() if k not in ("self", "progress")}
-        return self._generate(self._request(**arguments), progress)
+        return self._generate(self._arguments().request(**arguments), progress)
 
-    def _request(
-        self, *, prompt, negative_prompt, height, width, num_inference_steps, guidance_scale,
-        guidance_rescale, num_images_per_prompt, seed, generator, latents, scheduler, image,
-        strength, mask_image, eta, clip_skip, output_type, callback_on_step_end,
-        callback_on_step_end_tensor_inputs,
-    ) -> Request:  # fmt: skip
-        """The checked Request; arguments as in `__call__`."""
-        prompts = checks.texts("prompt", prompt)
-        negatives = None
-        if negative_prompt is not None:
-            negatives = checks.texts("negative_prompt", negative_prompt, len(prompts))
-        per_prompt = checks.integer(
-            "num_images_per_prompt", num_images_per_prompt, 1, checks.MAX_PICTURES
-        )
-        count = len(prompts) * per_prompt
-        items, masks = self._check_pictures(image, mask_image, count)
-        height, width = self._check_size(height, width, items, masks is not None, count)
-        d = self.defaults
-        default_strength, default_guidance = d.strength, d.guidance_scale
-        if masks is not None:
-            default_strength = d.inpaint_strength
-            default_guidance = d.inpaint_guidance_scale or default_guidance
-        r = Request(
-            prompts=prompts,
-            negatives=negatives,
-            per_prompt=per_prompt,
-            height=height,
-            width=width,
-            steps=self._or(num_inference_steps, d.num_inference_steps, checks.integer,
-                           "num_inference_steps", 1, 100_000),
-            guidance_scale=self._or(guidance_scale, default_guidance, checks.real,
-                                    "guidance_scale", 0, checks.MAX_GUIDANCE),
-            guidance_rescale=self._or(guidance_rescale, d.guidance_rescale, checks.real,
-                                      "guidance_rescale", 0, 1),
-            strength=1.0 if items is None else self._or(strength, default_strength, checks.real,
-                                                        "strength", 0, 1),
-            eta=checks.real("eta", eta, 0, 1),
-            clip_skip=self._check_clip_skip(clip_skip),
-            output_type=checks.choice("output_type", output_type, checks.OUTPUT_TYPES),
-            images=items,
-            masks=masks,
-        )  # fmt: skip
-        if strength is not None and items is None:
-            raise RequestError("strength: expected only together with image")
-        if scheduler is not None:
-            r.scheduler = checks.choice("scheduler", scheduler, SAMPLER_NAMES)
-        r.seeds, r.generators = checks.seeds_and_generators(seed, generator, count, self.device)
-        if latents is not None:
-            if items is not None and masks is None:
-                raise RequestError("latents: expected no image with them; give latents as image")
-            r.latents = checks.check_latents(latents, self._latent_shape(r))
-        r.callback = callback_on_step_end
-        r.callback_inputs = checks.check_callback(
-            callback_on_step_end, callback_on_step_end_tensor_inputs, CALLBACK_TENSORS
-        )
-        return r
-
-    @staticmethod
-    def _or(value: Any, default: Any, check: Callable, field: str, low: float, high: float) -> Any:
-        return default if value is None else check(field, value, low, high)
-
-    def _latent_shape(self, r: Request) -> tuple[int, int, int, int]:
-        factor = self.vae.config.downscale
-        channels = self.vae.config.latent_channels
-        return (r.count, channels, r.height // factor, r.width // factor)
-
-    def _check_pictures(self, image: Any, mask: Any, count: int):
-        """(images, masks) as lists or None, a number of them that divides `count`."""
-        if image is None:
-            if mask is not None:
-                raise RequestError("mask_image: expected an image with it, given none")
-            if self.inpainting_unet:
-                raise RequestError("image: this model is for inpainting: expected image and"
-                                   " mask_image, given neither")  # fmt: skip
-            return None, None
-        if mask is None and self.inpainting_unet:
-            raise RequestError("mask_image: this model is for inpainting: expected one, given none")
-        found = []
-        for field, value in (("image", image), ("mask_image", mask)):
-            items = None if value is None else pictures.as_list(value, field)
-            if items is not None and (len(items) > count or count % len(items)):
-                raise checks.refuse(field, f"a number of them that divides {count} pictures",
-                                    len(items))  # fmt: skip
-            found.append(items)
-        self._check_image_latents(found[0], mask is not None)
-        return tuple(found)
-
-    def _check_image_latents(self, items: list, masked: bool) -> None:
-        channels = self.vae.config.latent_channels
-        which = [pictures.is_latents(item, channels) for item in items]
-        if not any(which):
-            return
-        if masked:
-            raise RequestError("image: expected pictures with mask_image, given latents")
-        if not all(which) or len({item.shape for item in items}) > 1:
-            raise RequestError("image: expected pictures, or latents of one shape, given both")
-        for item in items:
-            if not item.is_floating_point() or not torch.isfinite(item).all():
-                raise RequestError(
-                    "image: expected finite latents, given NaN, infinity or integers"
-                )
-
-    def _check_size(self, height, width, items, masked: bool, count: int) -> tuple[int, int]:
-        factor = self.vae.config.downscale
-        default = self.default_size
-        if items is not None and pictures.is_latents(items[0], self.vae.config.latent_channels):
-            h, w = pictures.size_of(items[0])
-            default = (h * factor, w * factor)
-            if (height or default[0], width or default[1]) != default:
-                raise checks.refuse("height, width", f"those of the latents, {default}",
-                                    (height, width))  # fmt: skip
-        elif items is not None and not masked:
-            # As diffusers: image-to-image keeps the picture's size, inpainting takes the model's.
-            if len({pictures.size_of(item) for item in items}) > 1 and None in (height, width):
-                raise RequestError("image: expected pictures of one size, or height and width")
-            h, w = pictures.size_of(items[0])
-            default = (h - h % factor, w - w % factor)
-            if 0 in default and None in (height, width):
-                raise checks.refuse("image", f"at least {factor}x{factor} pixels", f"{h}x{w}")
-        height = checks.side("height", default[0] if height is None else height, factor)
-        width = checks.side("width", default[1] if width is None else width, factor)
-        checks.check_total(height, width, count)
-        return height, width
-
-    def _check_clip_skip(self, value: Any) -> int | None:
-        if value is None:
-            return None
+    def _arguments(self) -> Arguments:
+        """What checks a call's arguments for this model."""
+        latent, factor = self.vae.config.latent_channels, self.vae.config.downscale
         layers = min(e.config.num_hidden_layers for e in self.parts.encoders)
-        return checks.integer("clip_skip", value, 0, layers - (not self.stable_diffusion))
+        return self.arguments_class(
+            latent_channels=latent,
+            factor=factor,
+            default_size=self.default_size,
+            inpainting_unet=self.inpainting_unet,
+            most_clip_skip=layers if self.stable_diffusion else layers - 1,
+            defaults=self.defaults,
+            device=self.device,
+            options=self.parts.options,
+        )
 
     # --- the run ----------------------------------------------------------------------------------
 

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ..errors import RequestError
 from . import request as checks
+from .arguments import Arguments, Defaults
 from .output import PipelineOutput
 from .request import Request
-from .stable_diffusion import Conditions, Defaults, StableDiffusionPipeline
+from .stable_diffusion import Conditions, StableDiffusionPipeline
 from .text import encode
 
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
@@ -42,11 +43,58 @@ class XLRequest(Request):
     negative_score: float = NEGATIVE_AESTHETIC_SCORE
 
 
+def zeros_for_empty(options: dict[str, bool]) -> bool:
+    """Whether a negative prompt that was not given is embedded as zeros."""
+    return options.get("force_zeros_for_empty_prompt", True)
+
+
+@dataclass(frozen=True)
+class XLArguments(Arguments):
+    """As Arguments, with SDXL's second prompts and sizes."""
+
+    def request(
+        self, *, prompt_2=None, negative_prompt_2=None, original_size=None,
+        crops_coords_top_left=(0, 0), target_size=None, negative_original_size=None,
+        negative_crops_coords_top_left=(0, 0), negative_target_size=None,
+        aesthetic_score=AESTHETIC_SCORE, negative_aesthetic_score=NEGATIVE_AESTHETIC_SCORE,
+        **arguments,
+    ) -> XLRequest:  # fmt: skip
+        base = super().request(**arguments)
+        size = (base.height, base.width)
+        pair = checks.size_pair
+
+        def optional(field: str, value: Any, default: Any) -> Any:
+            return default if value is None else pair(field, value, 1)
+
+        r = XLRequest(
+            **vars(base),
+            original=optional("original_size", original_size, size),
+            crop=pair("crops_coords_top_left", crops_coords_top_left),
+            target=optional("target_size", target_size, size),
+            negative_original=optional("negative_original_size", negative_original_size, None),
+            negative_crop=pair("negative_crops_coords_top_left", negative_crops_coords_top_left),
+            negative_target=optional("negative_target_size", negative_target_size, None),
+            score=checks.real("aesthetic_score", aesthetic_score, 0, 100),
+            negative_score=checks.real(
+                "negative_aesthetic_score", negative_aesthetic_score, 0, 100
+            ),
+        )
+        many = len(r.prompts)
+        if prompt_2 is not None:
+            r.prompts_2 = checks.texts("prompt_2", prompt_2, many)
+        if negative_prompt_2 is not None:
+            r.negatives_2 = checks.texts("negative_prompt_2", negative_prompt_2, many)
+        if r.negatives_2 is not None and r.negatives is None and zeros_for_empty(self.options):
+            raise RequestError("negative_prompt_2: expected a negative_prompt with it, given none")
+        return r
+
+
 class StableDiffusionXLPipeline(StableDiffusionPipeline):
     """Text to pictures with a Stable Diffusion XL checkpoint; see `__call__`."""
 
     stable_diffusion = False
     defaults_class = XLDefaults
+    arguments_class = XLArguments
 
     def __call__(
         self,
@@ -93,47 +141,7 @@ class StableDiffusionXLPipeline(StableDiffusionPipeline):
         (force_zeros_for_empty_prompt).
         """
         arguments = {k: v for k, v in locals().items() if k not in ("self", "progress")}
-        return self._generate(self._request(**arguments), progress)
-
-    def _request(
-        self, *, prompt_2=None, negative_prompt_2=None, original_size=None,
-        crops_coords_top_left=(0, 0), target_size=None, negative_original_size=None,
-        negative_crops_coords_top_left=(0, 0), negative_target_size=None,
-        aesthetic_score=AESTHETIC_SCORE, negative_aesthetic_score=NEGATIVE_AESTHETIC_SCORE,
-        **arguments,
-    ) -> XLRequest:  # fmt: skip
-        base = super()._request(**arguments)
-        size = (base.height, base.width)
-        pair = checks.size_pair
-
-        def optional(field: str, value: Any, default: Any) -> Any:
-            return default if value is None else pair(field, value, 1)
-
-        r = XLRequest(
-            **vars(base),
-            original=optional("original_size", original_size, size),
-            crop=pair("crops_coords_top_left", crops_coords_top_left),
-            target=optional("target_size", target_size, size),
-            negative_original=optional("negative_original_size", negative_original_size, None),
-            negative_crop=pair("negative_crops_coords_top_left", negative_crops_coords_top_left),
-            negative_target=optional("negative_target_size", negative_target_size, None),
-            score=checks.real("aesthetic_score", aesthetic_score, 0, 100),
-            negative_score=checks.real(
-                "negative_aesthetic_score", negative_aesthetic_score, 0, 100
-            ),
-        )
-        many = len(r.prompts)
-        if prompt_2 is not None:
-            r.prompts_2 = checks.texts("prompt_2", prompt_2, many)
-        if negative_prompt_2 is not None:
-            r.negatives_2 = checks.texts("negative_prompt_2", negative_prompt_2, many)
-        if r.negatives_2 is not None and r.negatives is None and self._zeros_for_empty:
-            raise RequestError("negative_prompt_2: expected a negative_prompt with it, given none")
-        return r
-
-    @property
-    def _zeros_for_empty(self) -> bool:
-        return self.parts.options.get("force_zeros_for_empty_prompt", True)
+        return self._generate(self._arguments().request(**arguments), progress)
 
     @property
     def _scored(self) -> bool:
@@ -149,7 +157,7 @@ class StableDiffusionXLPipeline(StableDiffusionPipeline):
         sizes, negative_sizes = self._sizes(r)
         ids = [sizes]
         if self._guided(r):
-            if r.negatives is None and self._zeros_for_empty:
+            if r.negatives is None and zeros_for_empty(self.parts.options):
                 rows.insert(0, (torch.zeros_like(text), torch.zeros_like(pooled)))
             else:
                 first = r.negatives or [""] * len(r.prompts)

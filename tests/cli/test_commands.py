@@ -118,9 +118,7 @@ def test_info(run, model):
 def test_info_counts_parameters(run, tmp_path):
     import diffusers
 
-    folder = tiny.write_sdxl(
-        tmp_path / "xl", variant="fp16", dtype=diffusers.utils.torch_utils.torch.float16
-    )
+    folder = tiny.write_sdxl(tmp_path / "xl", variant="fp16", dtype=torch.float16)
     status, out, err = run("info", folder, "--json", "--variant", "fp16")
     assert status == 0, err
     facts = json.loads(out)

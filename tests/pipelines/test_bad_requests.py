@@ -109,6 +109,10 @@ BAD = [
     ({"image": PICTURE, "mask_image": 3}, "mask_image"),
     ({"image": PICTURE, "mask_image": np.zeros((64, 64, 3), np.float32)}, "mask_image"),
     ({"image": PICTURE, "mask_image": np.full((64, 64), 2.0, np.float32)}, "mask_image"),
+    (
+        {"image": [PICTURE] * 2, "mask_image": [PICTURE] * 3, "num_images_per_prompt": 6},
+        "mask_image",
+    ),
     ({"eta": 2}, "eta"),
     ({"eta": None}, "eta"),
     ({"clip_skip": -1}, "clip_skip"),

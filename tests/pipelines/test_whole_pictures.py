@@ -6,6 +6,7 @@ import pytest
 import torch
 from pairs import DETERMINISTIC, LEAST_PSNR, RANDOM, REFERENCES, generators, psnr
 
+import pyengine
 from pyengine.schedules import SAMPLER_NAMES
 
 MODELS = ("sd1", "sd2", "sdxl")
@@ -206,3 +207,20 @@ def test_the_report(pair):
     assert report.peak_memory > 1 << 20
     assert not report.interrupted
     assert report.warnings == []
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("model", ["sd1", "sdxl"])
+def test_half_precision_is_as_close_to_float32_as_diffusers(pair, model, dtype):
+    kind = getattr(torch, dtype)
+    folder = pair(model).folder
+    noise = torch.randn(1, 4, 8, 8, generator=generators(1))
+    call = {"num_inference_steps": 5, "output_type": "np"}
+    exact = pair(model).own("a red heart", latents=noise, **call).images
+    own = pyengine.from_pretrained(folder, dtype=dtype, device="cpu")
+    result = own("a red heart", latents=noise, **call)
+    reference = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=kind)
+    reference.set_progress_bar_config(disable=True)
+    theirs = reference("a red heart", latents=noise.to(kind), **call).images
+    assert result.report.dtype == dtype
+    assert psnr(result.images, exact) >= psnr(theirs, exact) - 3
