@@ -42,10 +42,13 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DPYENGINE_CUDA={os.environ.get('PYENGINE_CUDA', 'auto')}",
-            f"-DPYENGINE_SANITIZE={sanitize.replace(',', ';')}",
+            f"-DPYENGINE_SANITIZE={sanitize}",
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]  # fmt: skip
-        for command in (configure, [cmake, "--build", str(build)], [cmake, "--install", str(build)]):
+        for old in prefix.glob("pyengine/_c[ou]*.so"):
+            old.unlink()  # else a _cuda that this build leaves out would stay
+        compile_, install = [cmake, "--build", str(build)], [cmake, "--install", str(build)]
+        for command in (configure, compile_, install):
             print("+", shlex.join(command), flush=True)
             subprocess.run(command, check=True)
 
