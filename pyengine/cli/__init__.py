@@ -1,5 +1,6 @@
 """The command line. Nothing here imports torch before a command needs it."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pyengine {__version__}")
         return 0
     try:
+        if not arguments and "_PYENGINE_COMPLETE" not in os.environ:  # the shell's completion
+            with contextlib.redirect_stdout(sys.stderr):
+                run(["--help"])
+            return REFUSED
         return run(arguments)
     except PyengineError as e:
         return complain(str(e), REFUSED)

@@ -262,7 +262,7 @@ def environment():
 
 def test_ctrl_c_ends_it_with_130_and_leaves_no_file(model, tmp_path):
     command = [sys.executable, "-m", "pyengine", "generate", "a cat", "--model", model, "--steps",
-               "1000", "--height", "256", "--width", "256", "-o", "x.png"]  # fmt: skip
+               "900", "--height", "256", "--width", "256", "-o", "x.png"]  # fmt: skip
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=environment(),
