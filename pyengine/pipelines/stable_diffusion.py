@@ -87,7 +87,7 @@ class StableDiffusionPipeline:
         self.unet, self.vae = parts.unet, parts.vae
         self.defaults = parts.defaults
         self._interrupt = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a callback may call the pipeline too
         # Reads the scheduler's config now, so that a bad one is refused when the model is loaded.
         self.scheduler = self._scheduler(None)
 

@@ -220,5 +220,6 @@ def test_loading_something_that_is_no_place(model):
 
 def test_the_bounds_allow_what_people_draw():
     checks.check_total(2048, 2048, 4)
-    checks.check_total(1024, 1024, 64)
+    checks.check_total(1024, 1024, 16)
+    checks.check_total(512, 512, 64)
     checks.check_total(64, 64, 1024)

@@ -160,3 +160,16 @@ def test_a_progress_bar_where_it_is_asked_for(pair, capfd):
     out, err = capfd.readouterr()
     assert out == ""
     assert "denoising" in err
+
+
+def test_a_callback_may_draw_a_picture_of_its_own(pair):
+    own = pair("sd1").own
+    inner = []
+
+    def draw(pipe, step, timestep, tensors):
+        if step == 1:
+            inner.append(pipe("a dog", **CALL).images)
+
+    outer = own("a cat", callback_on_step_end=draw, **CALL).images
+    assert torch.equal(inner[0], own("a dog", **CALL).images)
+    assert torch.equal(outer, own("a cat", **CALL).images)
