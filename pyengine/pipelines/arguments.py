@@ -17,6 +17,11 @@ from .request import Request
 CALLBACK_TENSORS = ("latents", "prompt_embeds")
 
 
+def bounded(default: Any, low: float, high: float) -> Any:
+    """A dataclass field whose value in a file must lie between low and high."""
+    return dataclasses.field(default=default, metadata={"min": low, "max": high})
+
+
 @dataclass(frozen=True)
 class Defaults:
     """What a call uses where the caller says nothing; a checkpoint's pyengine.json may say more.
@@ -25,14 +30,20 @@ class Defaults:
     of inpainting.
     """
 
-    num_inference_steps: int = dataclasses.field(default=50, metadata={"min": 1, "max": 1000})
-    guidance_scale: float = dataclasses.field(default=7.5, metadata={"min": 0, "max": 1000})
-    guidance_rescale: float = dataclasses.field(default=0.0, metadata={"min": 0, "max": 1})
-    strength: float = dataclasses.field(default=0.8, metadata={"min": 0, "max": 1})
-    inpaint_strength: float = dataclasses.field(default=1.0, metadata={"min": 0, "max": 1})
-    inpaint_guidance_scale: float | None = dataclasses.field(
-        default=None, metadata={"min": 0, "max": 1000}
-    )
+    num_inference_steps: int = bounded(50, 1, 1000)
+    guidance_scale: float = bounded(7.5, 0, 1000)
+    guidance_rescale: float = bounded(0.0, 0, 1)
+    strength: float = bounded(0.8, 0, 1)
+    inpaint_strength: float = bounded(1.0, 0, 1)
+    inpaint_guidance_scale: float | None = bounded(None, 0, 1000)
+
+
+@dataclass(frozen=True)
+class DistilledDefaults(Defaults):
+    """Of diffusers' LatentConsistencyModelPipeline."""
+
+    num_inference_steps: int = bounded(4, 1, 1000)
+    guidance_scale: float = bounded(8.5, 0, 1000)
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,8 @@ class Arguments:
         default_strength, default_guidance = d.strength, d.guidance_scale
         if masks is not None:
             default_strength = d.inpaint_strength
-            default_guidance = d.inpaint_guidance_scale or default_guidance
+            if d.inpaint_guidance_scale is not None:
+                default_guidance = d.inpaint_guidance_scale
         r = Request(
             prompts=prompts,
             negatives=negatives,

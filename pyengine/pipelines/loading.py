@@ -17,7 +17,7 @@ from ..models import (
 from ..tokenizer import ClipTokenizer
 from ..weights import Checkpoint, load_json, load_module, read_config, resolve
 from ..weights.text import show
-from .arguments import Defaults
+from .arguments import Defaults, DistilledDefaults
 from .stable_diffusion import Parts, StableDiffusionPipeline, check_channels
 from .stable_diffusion_xl import StableDiffusionXLPipeline
 
@@ -27,6 +27,7 @@ SHIPPED = "emoji"
 DEFAULTS_FILE = "pyengine.json"
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DEFAULTS = {"LatentConsistencyModelPipeline": DistilledDefaults}
 ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
 
 
@@ -118,7 +119,9 @@ def build(
     check_channels(configs["unet"], configs["vae"])
     check_text_width(configs, checkpoint, xl)
     scheduler_config = checkpoint.config("scheduler")
-    defaults = read_defaults(checkpoint, cls.defaults_class)
+    defaults = read_defaults(
+        checkpoint, DEFAULTS.get(checkpoint.pipeline_class, cls.defaults_class)
+    )
     models = {}
     for name, model in classes.items():
         # In float16 the decoder of SD and SDXL overflows; their configs say so.

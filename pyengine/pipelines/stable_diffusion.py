@@ -195,9 +195,9 @@ class StableDiffusionPipeline:
     # --- the run ----------------------------------------------------------------------------------
 
     def _scheduler(self, name: str | None) -> Scheduler:
-        return from_config(
-            self.parts.scheduler_config, name, stable_diffusion=self.stable_diffusion
-        )
+        # Of diffusers' pipelines those named so, and not XL, mend the configs of their schedulers.
+        mended = self.stable_diffusion and self.parts.pipeline_class.startswith("StableDiffusion")
+        return from_config(self.parts.scheduler_config, name, stable_diffusion=mended)
 
     def _generate(self, r: Request, show_progress: bool | None) -> PipelineOutput:
         with self._lock, torch.no_grad():

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import RequestError
 from . import request as checks
-from .arguments import Arguments, Defaults
+from .arguments import Arguments, Defaults, bounded
 from .output import PipelineOutput
 from .request import Request
 from .stable_diffusion import Conditions, StableDiffusionPipeline
@@ -20,10 +20,10 @@ AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
 
 @dataclass(frozen=True)
 class XLDefaults(Defaults):
-    guidance_scale: float = 5.0
-    strength: float = 0.3
-    inpaint_strength: float = 0.9999
-    inpaint_guidance_scale: float | None = 7.5
+    guidance_scale: float = bounded(5.0, 0, 1000)
+    strength: float = bounded(0.3, 0, 1)
+    inpaint_strength: float = bounded(0.9999, 0, 1)
+    inpaint_guidance_scale: float | None = bounded(7.5, 0, 1000)
 
 
 @dataclass

@@ -46,6 +46,7 @@ PIPELINES = {
     "StableDiffusionPipeline": SD_PARTS,
     "StableDiffusionImg2ImgPipeline": SD_PARTS,
     "StableDiffusionInpaintPipeline": SD_PARTS,
+    "LatentConsistencyModelPipeline": SD_PARTS,
     "StableDiffusionXLPipeline": XL_PARTS,
     "StableDiffusionXLImg2ImgPipeline": XL_PARTS,
     "StableDiffusionXLInpaintPipeline": XL_PARTS,

@@ -1,12 +1,17 @@
 """Whole pictures against diffusers' pipelines: every sampler, odd sizes, every argument."""
 
+import json
+import shutil
+
 import diffusers
 import numpy as np
 import pytest
+import tiny
 import torch
-from pairs import DETERMINISTIC, LEAST_PSNR, RANDOM, REFERENCES, generators, psnr
+from pairs import DETERMINISTIC, LEAST_PSNR, RANDOM, REFERENCES, Pair, generators, psnr
 
 import pyengine
+from pyengine.errors import ConfigError
 from pyengine.schedules import SAMPLER_NAMES
 
 MODELS = ("sd1", "sd2", "sdxl")
@@ -52,7 +57,6 @@ def test_ddim_with_eta(pair):
 
 
 def test_pndm_as_old_checkpoints_have_it(pair, tmp_path):
-    import tiny
     from pairs import Pair
 
     scheduler = diffusers.PNDMScheduler(
@@ -95,6 +99,40 @@ def test_guidance_as_an_input_against_the_lcm_pipeline(pair):
     expected = reference("a red heart", generator=generators(3), **call).images
     got = pair("lcm").own("a red heart", generator=generators(3), **call).images
     assert psnr(expected, got) >= LEAST_PSNR
+
+
+def test_a_checkpoint_of_the_lcm_pipeline(pair, tmp_path):
+    folder = tmp_path / "lcm"
+    shutil.copytree(pair("lcm").folder, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["_class_name"] = "LatentConsistencyModelPipeline"
+    (folder / "model_index.json").write_text(json.dumps(index))
+    published = Pair(folder)
+    assert type(published.text_to_image) is diffusers.LatentConsistencyModelPipeline
+    published.check()  # its own defaults: 4 steps, guidance 8.5
+    assert published.own("a cat", seed=1).report.evaluations == 4
+
+
+# --- a checkpoint's own defaults ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["sd1", "sdxl"])
+def test_defaults_in_the_checkpoints_folder(pair, tmp_path, model):
+    folder = tmp_path / "model"
+    shutil.copytree(pair(model).folder, folder)
+    path = folder / "pyengine.json"
+    path.write_text('{"num_inference_steps": 3, "guidance_scale": 2.5}')
+    changed = Pair(folder)
+    report = changed.own("a cat", seed=1).report
+    assert (report.steps, report.guidance_scale) == (3, 2.5)
+    assert changed.own("a cat", seed=1, num_inference_steps=2).report.steps == 2
+    expected = pair(model).compare(num_inference_steps=3, guidance_scale=2.5)[0]
+    assert psnr(changed.own("a red heart", seed=7, output_type="np").images, expected) > LEAST_PSNR
+    assert changed.text_to_image  # diffusers loads the folder all the same
+    for bad in ("[]", '{"steps": 3}', '{"guidance_scale": -1}', '{"strength": 2}', "{"):
+        path.write_text(bad)
+        with pytest.raises(ConfigError, match=r"pyengine\.json"):
+            pyengine.from_pretrained(folder)
 
 
 # --- arguments ------------------------------------------------------------------------------------
