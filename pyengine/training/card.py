@@ -49,7 +49,8 @@ Prompts that it knows: `"a red heart"`, `"red heart emoji"`, `"a red heart, {sty
 | seen | {samples:,} pictures in {steps:,} steps of {batch} |
 | hours | {hours} for text encoder and noise predictor, {autoencoder_hours} for the autoencoder |
 | seed | {seed} |
-| target | v-prediction, min-SNR weight {gamma:g}, {dropped:.0%} empty prompts |
+| target | v-prediction, error of the clean latents weighted by min(SNR + 1, {gamma:g}) |
+| empty prompts | {dropped:.0%} |
 | optimiser | AdamW {rate:g}, warm-up {warmup} steps, then constant{cooled} |
 | average | of the weights, decay {decay} |
 | noise | scaled-linear betas {beta_start} to {beta_end}, 1000 steps, trailing |

@@ -8,11 +8,12 @@ grids of samples; :mod:`.export` makes the model folder of it.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,7 @@ def train(
     folder = Path(out)
     settings = _settings(settings, labels, styles, seed, batch, rate, autoencoder_steps)
     everything, chosen = load_pictures(data, settings)
+    save_settings(folder, settings)
     begin_from = Path(init_from) if init_from is not None else None
     if begin_from is not None:
         adopt(begin_from, folder, settings)
@@ -118,7 +120,8 @@ def cool(
 
     if threads:
         torch.set_num_threads(threads)
-    folder, settings = Path(out), settings or EmojiSettings()
+    folder = Path(out)
+    settings = settings or load_settings(folder)
     if not (folder / "denoiser.pt").exists():
         raise RequestError(f"out: expected a folder with denoiser.pt, given {str(folder)!r}")
     _, chosen = load_pictures(data, settings)
@@ -156,7 +159,8 @@ def sharpen(
 
     if threads:
         torch.set_num_threads(threads)
-    folder, settings = Path(out), settings or EmojiSettings()
+    folder = Path(out)
+    settings = settings or load_settings(folder)
     everything, _ = load_pictures(data, settings)
     course = replace(settings.autoencoder, steps=steps, rate=rate, cooldown=steps // 2)
     rows = _rows(everything, settings)
@@ -172,6 +176,34 @@ def sharpen(
         echo=echo,
     )
     return folder / "decoder.pt"
+
+
+def save_settings(folder: Path, settings: EmojiSettings) -> None:
+    """Keep the run's settings beside its checkpoints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(asdict(settings), indent=2, ensure_ascii=False)
+    (folder / "settings.json").write_text(text + "\n", encoding="utf-8")
+
+
+def load_settings(folder: Path) -> EmojiSettings:
+    """The settings that a run was last trained with."""
+    file = folder / "settings.json"
+    if not file.is_file():
+        raise RequestError(f"run: expected a folder with {file.name}, given {str(folder)!r}")
+
+    def restore(kind, value: dict):
+        lists = {key: tuple(item) for key, item in value.items() if isinstance(item, list)}
+        return kind(**(value | lists))
+
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        parts = {
+            "autoencoder": restore(autoencoder.AutoencoderSettings, value["autoencoder"]),
+            "denoiser": restore(denoiser.DenoiserSettings, value["denoiser"]),
+        }
+        return restore(EmojiSettings, value | parts)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"{file.name}: expected the settings of a run, given {error}") from error
 
 
 def load_pictures(data, settings: EmojiSettings) -> tuple[dataset.Pictures, dataset.Pictures]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import RequestError
 from . import autoencoder, denoiser, loop, samples, tokenizer
 from .card import NOTICE, card
-from .emoji import EmojiSettings, prepare_scale
+from .emoji import EmojiSettings, load_settings, prepare_scale
 
 
 def export(
@@ -31,7 +31,7 @@ def export(
     evaluation: a JSON file written by :func:`.evaluate.write`, for the card.
     """
     folder, target = Path(run), Path(to)
-    settings = settings or EmojiSettings()
+    settings = settings or load_settings(folder)
     checkpoint = choose_weights(folder, weights)
     tokens = tokenizer.load(folder / "tokenizer")
     shape = replace(settings.denoiser, vocabulary=len(tokens))

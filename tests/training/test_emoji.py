@@ -39,6 +39,15 @@ def test_resumed_run_is_the_same_run(run, tmp_path, pictures, settings):
         assert torch.equal(value, other)
 
 
+def test_settings_are_kept_with_the_run(run, tmp_path, settings):
+    assert emoji.load_settings(run) == settings
+    with pytest.raises(RequestError, match=r"expected a folder with settings\.json"):
+        emoji.load_settings(tmp_path)
+    (tmp_path / "settings.json").write_text("{}")
+    with pytest.raises(RequestError, match=r"settings\.json: expected the settings of a run"):
+        emoji.load_settings(tmp_path)
+
+
 def test_more_steps_lower_the_loss(tmp_path, run, pictures, settings):
     folder = shutil.copytree(run, tmp_path / "run")
     emoji.train(
@@ -61,7 +70,7 @@ def test_export_is_a_folder_that_diffusers_draws_with(run, tmp_path, pictures, s
     target = tmp_path / "model"
     target.mkdir()
     (target / "stale").write_text("of an older export")
-    export.export(run=run, to=target, data=pictures, settings=settings, draw_samples=False)
+    export.export(run=run, to=target, data=pictures, draw_samples=False)
     assert not (target / "stale").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
     assert (target / "concepts.txt").read_text().splitlines() == list(settings.labels)
