@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import captions, dataset
+from . import captions, dataset, samples
 
 FEATURE_SIDE = 16
 COPY_DISTANCE = 0.04
@@ -103,6 +103,7 @@ def evaluate(
     data: the data set (folder, .npz or pictures); default $PYENGINE_DATA.
     styles: the styles trained on; the search is over pictures of the concepts in these.
     autoencode: pictures through the model's autoencoder, for the ceiling.
+    save_images: a .png for one sheet of what was drawn, or an .npz with the prompts.
 
     Returns a table of plain values: ``model``, ``model_all_pictures`` (the search
     widened to every picture of the data), ``ceiling``, ``floor``, each with top1,
@@ -122,7 +123,7 @@ def evaluate(
     if len(images) != len(prompts):
         raise dataset.DataError(f"generate: expected {len(prompts)} pictures, given {len(images)}")
     if save_images is not None:
-        np.savez_compressed(save_images, images=images, prompts=np.array(prompts))
+        save_drawn(Path(save_images), images, prompts)
     result = {
         "asked": len(asked),
         "style": style,
@@ -135,6 +136,16 @@ def evaluate(
         real = known.select(asked, {style})
         result["ceiling"] = score(autoencode(real.images), real.labels, known)
     return result
+
+
+def save_drawn(path: Path, images: np.ndarray, prompts: Sequence[str]) -> None:
+    """What was drawn, as one sheet (.png) or as arrays (.npz)."""
+    if path.suffix == ".png":
+        samples.save_png(path, samples.grid(images, columns=20))
+    elif path.suffix == ".npz":
+        np.savez_compressed(path, images=images, prompts=np.array(prompts))
+    else:
+        raise dataset.DataError(f"save_images: expected a .png or .npz file, given {path.name!r}")
 
 
 def report(result: dict) -> str:

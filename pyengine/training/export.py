@@ -13,6 +13,9 @@ from . import autoencoder, denoiser, loop, samples, tokenizer
 from .card import NOTICE, card
 from .emoji import EmojiSettings, load_settings, prepare_scale
 
+# What pyengine uses where a call says nothing; diffusers does not read it.
+DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 3.0}
+
 
 def export(
     *,
@@ -97,10 +100,11 @@ def _tidy(config: Path) -> None:
 def write_words(
     folder: Path, run: Path, trained: denoiser.Run, settings: EmojiSettings, evaluation
 ) -> None:
-    """concepts.txt, NOTICE, curves.png, training.json and the card."""
+    """concepts.txt, NOTICE, curves.png, training.json, pyengine's defaults and the card."""
     log = run / "log.jsonl"
     records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     (folder / "concepts.txt").write_text("\n".join(settings.labels) + "\n", encoding="utf-8")
+    (folder / "pyengine.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n", encoding="utf-8")
     (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
     stages = [r for r in records if r["stage"] in ("denoiser", "cooldown")]
     samples.save_png(folder / "curves.png", samples.curve(stages, ("loss", "v_error")))

@@ -75,6 +75,7 @@ def test_export_is_a_folder_that_diffusers_draws_with(run, tmp_path, pictures, s
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
     assert (target / "concepts.txt").read_text().splitlines() == list(settings.labels)
     assert "CC-BY 4.0" in (target / "NOTICE").read_text()
+    assert json.loads((target / "pyengine.json").read_text())["num_inference_steps"] == 20
     assert "](samples.png)" in (target / "README.md").read_text()
     index = json.loads((target / "model_index.json").read_text())
     assert index["safety_checker"] == index["feature_extractor"] == [None, None]

@@ -80,9 +80,17 @@ def test_report_and_record(pictures, tmp_path):
         assert drawn["images"].shape == (4, 16, 16, 3)
 
 
+def test_drawn_pictures_as_a_sheet(pictures, tmp_path):
+    from PIL import Image
+
+    measure(pictures, artist(pictures, "flat"), save_images=tmp_path / "drawn.png")
+    assert Image.open(tmp_path / "drawn.png").size == (20 * 20 + 4, 24)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"save_images": "drawn.txt"}, r"save_images: expected a \.png or \.npz"),
         ({"count": 0}, "count: expected labels to draw"),
         ({"concepts": ["unknown"]}, "of 0 labels known"),
         ({"concepts": "/nowhere/concepts.txt"}, "concepts: expected a file"),
