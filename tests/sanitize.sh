@@ -15,12 +15,15 @@ PYENGINE_CUDA=off PYENGINE_SANITIZE=address,undefined \
 # compilers, and none of ours.
 export LD_PRELOAD="$($cxx -print-file-name=libasan.so) $($cxx -print-file-name=libubsan.so)"
 export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1
-export PYTHONPATH="$PWD/$site"
+cd "$site"  # where `import pyengine` finds the sanitized one
 python - <<'PYTHON'
 import torch  # noqa: F401
 from pyengine import _core
 assert _core.SANITIZERS == "address,undefined", _core.__file__
 print("sanitized:", _core.__file__)
 PYTHON
-exec python -m pytest tests/ops -q --ignore-glob='*triton*' --ignore-glob='*cuda*' \
-    --ignore-glob='*benchmarks*' --ignore-glob='*torch_library*' -p no:cacheprovider "$@"
+tests=../../tests/ops
+exec python -m pytest -c ../../pyproject.toml --rootdir=../.. "$tests" -q \
+    --ignore-glob="$tests/*triton*" --ignore-glob="$tests/*cuda*" \
+    --ignore-glob="$tests/*benchmarks*" --ignore-glob="$tests/*torch_library*" \
+    -p no:cacheprovider --capture=sys "$@"

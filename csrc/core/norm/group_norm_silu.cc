@@ -14,13 +14,16 @@ namespace {
 
 constexpr const char* kOp = "group_norm_silu";
 
-void check_pictures(const void* x, const void* x2, int64_t pictures, int64_t pixels,
-                    int64_t channels, int64_t channels2) {
-    require(channels >= 0 && channels2 >= 0, kOp, "negative channels");
-    require(channels2 == 0 || x2, kOp, "null pointer x2");
-    require(x || checked_count(kOp, pictures, pixels, channels) == 0, kOp, "null pointer x");
-    checked_count(kOp, pictures, pixels, channels);
-    checked_count(kOp, pictures, pixels, channels2);
+// Checks the sizes and pointers of the input; returns the channels of both tensors together.
+int64_t check_pictures(const void* x, const void* x2, int64_t pictures, int64_t pixels,
+                       int64_t channels, int64_t channels2) {
+    for (int64_t size : {pictures, pixels, channels, channels2}) checked_count(kOp, size, 2);
+    const int64_t width = channels + channels2;
+    if (checked_count(kOp, pictures, pixels, width) > 0) {
+        require(channels2 == 0 || x2, kOp, "null pointer x2");
+        require(channels == 0 || x, kOp, "null pointer x");
+    }
+    return width;
 }
 
 // Where the result of the statistics goes, each [pictures, channels + channels2]; centre may be
@@ -70,8 +73,8 @@ void combine(const GroupNormArgs& args, const GroupNormWeights& weights, int64_t
 void statistics(const GroupNormArgs& given, const GroupNormWeights& weights, const Affine& result,
                 DType dtype, int threads) {
     GroupNormArgs args = given;
-    check_pictures(args.x, args.x2, args.pictures, args.pixels, args.channels, args.channels2);
-    const int64_t width = args.channels + args.channels2;
+    const int64_t width =
+        check_pictures(args.x, args.x2, args.pictures, args.pixels, args.channels, args.channels2);
     require(weights.groups > 0 && width % weights.groups == 0, kOp,
             std::to_string(width) + " channels do not divide into " +
                 std::to_string(weights.groups) + " groups");
@@ -103,8 +106,8 @@ void group_norm_scale_shift(const GroupNormArgs& args, const GroupNormWeights& w
 }
 
 void group_norm_apply(const GroupNormApplyArgs& args, DType dtype, int threads) {
-    check_pictures(args.x, args.x2, args.pictures, args.pixels, args.channels, args.channels2);
-    const int64_t width = args.channels + args.channels2;
+    const int64_t width =
+        check_pictures(args.x, args.x2, args.pictures, args.pixels, args.channels, args.channels2);
     if (checked_count(kOp, args.pictures, args.pixels, width) == 0) return;
     require(args.scale && args.shift && args.y, kOp, "null pointer");
     const auto run = table().group_norm_apply[static_cast<int>(dtype)];
@@ -115,7 +118,10 @@ void group_norm_apply(const GroupNormApplyArgs& args, DType dtype, int threads) 
 void group_norm_silu(const GroupNormApplyArgs& given, const GroupNormWeights& weights, DType dtype,
                      int threads) {
     GroupNormApplyArgs args = given;
-    const int64_t count = checked_count(kOp, args.pictures, args.channels + args.channels2);
+    const int64_t width =
+        check_pictures(args.x, args.x2, args.pictures, args.pixels, args.channels, args.channels2);
+    const int64_t count = checked_count(kOp, args.pictures, width);
+    require(count == 0 || args.pixels > 0, kOp, "a picture without pixels has no mean");
     const std::unique_ptr<float[]> memory(new float[static_cast<size_t>(3 * count)]);
     float* scale = memory.get();
     const Affine affine{scale, scale + count, scale + 2 * count};
