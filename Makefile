@@ -11,6 +11,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml constraints.txt
 
+# setuptools' advice on editable installs is not for who types `make demo`.
+export PYTHONWARNINGS := ignore::UserWarning
 # Build isolation reads constraints from the environment, not from -c.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 

@@ -12,7 +12,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, find_packages, setup
+from setuptools import Extension, find_namespace_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -54,9 +54,11 @@ class CMakeBuild(build_ext):
 
 
 setup(
-    packages=[*find_packages(include=["pyengine", "pyengine.*"]), "pyengine.kernels"],
+    # Namespace packages too: the folders of assets, which setuptools would otherwise warn about.
+    packages=[*find_namespace_packages(include=["pyengine", "pyengine.*"]), "pyengine.kernels"],
     package_dir={"pyengine": "pyengine", "pyengine.kernels": "kernels"},
-    package_data={"pyengine": ["py.typed", "assets/**/*"]},
+    include_package_data=False,  # of what MANIFEST.in names, only this is installed:
+    package_data={"pyengine": ["py.typed"], "pyengine.assets": ["**/*"]},
     ext_modules=[Extension("pyengine._core", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
 )
