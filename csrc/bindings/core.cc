@@ -7,6 +7,7 @@
 #include <pybind11/stl.h>
 
 #include "activation/geglu.h"
+#include "instruction_sets.h"
 #include "norm/group_norm_silu.h"
 #include "norm/layer_norm.h"
 #include "parallel.h"

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "instruction_sets.h"
 #include "isa/cpu.h"
 
 namespace pyengine {

@@ -6,9 +6,6 @@
 
 #include <stdint.h>
 
-#include <string>
-#include <vector>
-
 #include "dtype.h"
 
 namespace pyengine {
@@ -36,17 +33,5 @@ struct Table {
 // The table in use: PYENGINE_ISA's when that is set, otherwise the best that this CPU and its
 // operating system run. Throws std::runtime_error if PYENGINE_ISA names one that they do not.
 const Table& table();
-
-struct InstructionSet {
-    std::string name;
-    std::string unavailable;  // why it does not run here; empty if it does
-};
-
-// Every instruction set of this build, the best first; wide16 is for tests and never chosen.
-std::vector<InstructionSet> instruction_sets();
-
-// Makes table() return the named one. Not to be called while kernels run.
-// Throws std::invalid_argument for an unknown name and std::runtime_error for an unavailable one.
-void set_instruction_set(const std::string& name);
 
 }  // namespace pyengine
