@@ -46,6 +46,7 @@ Prompts that it knows: `"a red heart"`, `"red heart emoji"`, `"a red heart, {sty
 | --- | --- |
 | parameters | noise predictor {unet:.1f} M, text encoder {text:.1f} M |
 | pictures | {labels} labels in the styles {styles}; the autoencoder: all six styles |
+| seen more often | {favoured} |
 | seen | {samples:,} pictures in {steps:,} steps of {batch} |
 | hours | {hours} for text encoder and noise predictor, {autoencoder_hours} for the autoencoder |
 | seed | {seed} |
@@ -79,6 +80,7 @@ def card(facts: dict) -> str:
         labels=facts["labels"],
         styles=", ".join(facts["styles"]),
         style=facts["styles"][0],
+        favoured=facts["favoured"],
         cooled=f", descent to zero over the last {facts['cooled']}" if facts["cooled"] else "",
         style_count=len(facts["styles"]),
         unet=facts["parameters"]["unet"] / 1e6,

@@ -21,13 +21,17 @@ import numpy as np
 from ..errors import RequestError
 from . import autoencoder, captions, dataset, denoiser, loop, samples, tokenizer
 from .concepts import CONCEPTS
+from .concepts import labels as labels_of
 
 STYLES = ("fluent-3d",)
 
 
 @dataclass(frozen=True)
 class EmojiSettings:
-    """Everything that a run is made of."""
+    """Everything that a run is made of.
+
+    favoured: labels that the noise predictor sees `favour` times as often as the others.
+    """
 
     autoencoder: autoencoder.AutoencoderSettings = field(
         default_factory=autoencoder.AutoencoderSettings
@@ -35,6 +39,8 @@ class EmojiSettings:
     denoiser: denoiser.DenoiserSettings = field(default_factory=denoiser.DenoiserSettings)
     labels: tuple[str, ...] = CONCEPTS
     styles: tuple[str, ...] = STYLES
+    favoured: tuple[str, ...] = tuple(labels_of("hearts"))
+    favour: int = 3
     seed: int = 1
 
 
@@ -280,8 +286,14 @@ def prepare(
     shape = replace(settings.denoiser, vocabulary=len(tokens))
     run = denoiser.start(folder / "denoiser.pt", shape, settings.seed, device, init_from)
     latents = make_latents(model, chosen, device)
+    rows = [
+        row
+        for row, label in enumerate(chosen.labels)
+        for _ in range(settings.favour if label in settings.favoured else 1)
+    ]
+    seen, latents = chosen.rows(rows), latents[rows]
     return run, denoiser.Batches(
-        chosen, latents, denoiser.token_cache(tokens), shape, settings.seed, device
+        seen, latents, denoiser.token_cache(tokens), shape, settings.seed, device
     )
 
 

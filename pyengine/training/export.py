@@ -114,6 +114,7 @@ def write_words(
         "seed": settings.seed,
         "styles": list(settings.styles),
         "labels": len(settings.labels),
+        "favoured": favoured(settings),
         "steps": trained.step,
         "cooled": trained.cooled,
         "samples": trained.step * trained.networks.settings.batch,
@@ -129,6 +130,14 @@ def write_words(
     }
     (folder / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card(facts), encoding="utf-8")
+
+
+def favoured(settings: EmojiSettings) -> str:
+    """The labels that were seen more often, in words."""
+    labels = [label for label in settings.favoured if label in settings.labels]
+    if not labels or settings.favour == 1:
+        return "none"
+    return f"{settings.favour} times: {', '.join(labels)}"
 
 
 def coder_steps(run: Path) -> int:

@@ -48,6 +48,19 @@ def test_settings_are_kept_with_the_run(run, tmp_path, settings):
         emoji.load_settings(tmp_path)
 
 
+def test_favoured_labels_come_more_often(run, pictures, settings):
+    from dataclasses import replace
+
+    from pyengine.training import tokenizer
+
+    model = autoencoder.load(run, settings.autoencoder)
+    tokens = tokenizer.load(run / "tokenizer")
+    settings = replace(settings, favoured=("red thing",), favour=3)
+    _, batches = emoji.prepare(run, settings, pictures, model, tokens, "cpu")
+    assert [batches.pictures.labels.count(f"{name} thing") for name in ("red", "blue")] == [6, 2]
+    assert len(batches.latents) == 12
+
+
 def test_more_steps_lower_the_loss(tmp_path, run, pictures, settings):
     folder = shutil.copytree(run, tmp_path / "run")
     emoji.train(
