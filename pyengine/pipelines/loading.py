@@ -16,6 +16,7 @@ from ..models import (
 )
 from ..tokenizer import ClipTokenizer
 from ..weights import Checkpoint, load_json, load_module, read_config, resolve
+from ..weights.files import allowed_roots
 from ..weights.text import show
 from .arguments import Defaults, DistilledDefaults
 from .stable_diffusion import Parts, StableDiffusionPipeline, check_channels
@@ -195,4 +196,5 @@ def read_defaults(checkpoint: Checkpoint, cls: type[Defaults]) -> Defaults:
     path = None if folder is None else Path(folder) / DEFAULTS_FILE
     if path is None or not path.exists():
         return cls()
-    return read_config(cls, load_json(path, max_bytes=1 << 16), str(path))
+    json = load_json(path, max_bytes=1 << 16, roots=allowed_roots(path.parent))
+    return read_config(cls, json, str(path))
