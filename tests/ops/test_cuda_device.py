@@ -8,10 +8,10 @@ from gpu_cases import CASES_AND_DTYPES, error, tensors, widen
 
 from pyengine.ops import reference
 
-if not torch.cuda.is_available():
-    pytest.skip("no NVIDIA GPU", allow_module_level=True)
-
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU"),
+]
 
 CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
