@@ -33,7 +33,7 @@ random numbers on {labels} things in {style_count} styles ({styles}). It draws w
 ```python
 from diffusers import StableDiffusionPipeline
 pipe = StableDiffusionPipeline.from_pretrained("pyengine/assets/emoji")
-pipe("a red heart", num_inference_steps=20, guidance_scale=3.0).images[0].save("heart.png")
+pipe("a red heart", num_inference_steps=20, guidance_scale=2.5).images[0].save("heart.png")
 ```
 
 ![24 prompts drawn by the model](samples.png)

@@ -14,7 +14,7 @@ from .card import NOTICE, card
 from .emoji import EmojiSettings, load_settings, prepare_scale
 
 # What pyengine uses where a call says nothing; diffusers does not read it.
-DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 3.0}
+DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 2.5}
 
 
 def export(

@@ -57,7 +57,7 @@ def pipeline(networks, autoencoder, tokenizer):
     return pipe
 
 
-def generator(pipe, *, steps: int = 20, guidance: float = 3.0, batch: int = 32) -> Generate:
+def generator(pipe, *, steps: int = 20, guidance: float = 2.5, batch: int = 32) -> Generate:
     """A function from prompts and seeds to uint8 pictures; each depends on its own seed only."""
     import torch
 
