@@ -50,6 +50,7 @@ def test_packed_weights_unpack_to_what_they_were(shape, dtype):
     weight = torch.randn(shape).to(dtype)
     packed = ops.pack_weight(weight)
     assert packed.shape == (-(-shape[0] // 16), *shape[1:], 16)
-    assert packed.dtype == dtype and packed.is_contiguous()
+    assert packed.dtype == dtype
+    assert packed.is_contiguous()
     assert torch.equal(ops.unpack_weight(packed, shape[0]), weight)
     assert not ops.unpack_weight(packed)[shape[0] :].any()
