@@ -7,7 +7,9 @@
 #include <pybind11/stl.h>
 
 #include "activation/geglu.h"
+#include "arena.h"
 #include "instruction_sets.h"
+#include "memory/pack_weight.h"
 #include "norm/group_norm_silu.h"
 #include "norm/layer_norm.h"
 #include "parallel.h"
@@ -50,6 +52,15 @@ PYBIND11_MODULE(_core, m) {
         return sets;
     });
     m.def("has_openmp", &has_openmp);
+    bind_arena(m);
+    m.def(
+        "pack_weight",
+        [](uintptr_t weight, uintptr_t packed, int64_t channels_out, int64_t channels, int64_t taps,
+           int item_size, int threads) {
+            pack_weight({at<void>(weight), at<void>(packed), channels_out, channels, taps},
+                        item_size, threads);
+        },
+        Release());
 
     m.def(
         "geglu",
