@@ -8,6 +8,7 @@
 
 #include "activation/geglu.h"
 #include "arena.h"
+#include "gemm/linear.h"
 #include "instruction_sets.h"
 #include "memory/pack_weight.h"
 #include "norm/group_norm_silu.h"
@@ -30,6 +31,12 @@ DType dtype_of(int code) {
     if (code < 0 || code >= kDTypes)
         throw std::invalid_argument("no dtype " + std::to_string(code));
     return static_cast<DType>(code);
+}
+
+Activation activation_of(int code) {
+    if (code < 0 || code >= kActivations)
+        throw std::invalid_argument("no activation " + std::to_string(code));
+    return static_cast<Activation>(code);
 }
 
 using Release = py::call_guard<py::gil_scoped_release>;
@@ -107,6 +114,19 @@ PYBIND11_MODULE(_core, m) {
                              nullptr, nullptr, nullptr, at<void>(y), silu},
                             {at<float>(weight), at<float>(bias), groups, eps}, dtype_of(dtype),
                             threads);
+        },
+        Release());
+    m.def(
+        "linear",
+        [](uintptr_t x, uintptr_t x2, int64_t rows, int64_t channels, int64_t channels2,
+           uintptr_t weight, int weight_dtype, uintptr_t bias, uintptr_t scale, uintptr_t shift,
+           int64_t picture_rows, bool silu, int activation, uintptr_t residual, uintptr_t y,
+           int64_t outputs, int dtype, int threads) {
+            linear({at<void>(x), at<void>(x2), rows, channels, channels2, at<void>(weight),
+                    dtype_of(weight_dtype), at<float>(bias), at<float>(scale), at<float>(shift),
+                    picture_rows, silu, activation_of(activation), at<void>(residual), at<void>(y),
+                    outputs, dtype_of(dtype)},
+                   threads);
         },
         Release());
     m.def(

@@ -14,6 +14,8 @@ struct GegluArgs;
 struct GroupNormArgs;
 struct GroupNormApplyArgs;
 struct LayerNormArgs;
+struct LinearArgs;
+struct LinearShare;
 struct SamplerStepArgs;
 
 template <class Args>
@@ -28,6 +30,10 @@ struct Table {
     RangeFunction<GroupNormApplyArgs> group_norm_apply[kDTypes];
     RangeFunction<LayerNormArgs> layer_norm[kDTypes];
     RangeFunction<SamplerStepArgs> sampler_step[kDTypes];
+    // One share of the work; shares do not touch each other's rows and outputs.
+    void (*linear)(const LinearArgs&, const LinearShare&, float* scratch);
+    int64_t (*linear_scratch)(const LinearArgs&, const LinearShare&);  // floats
+    int tile_rows;                                                     // of the register tile
 };
 
 // The table in use: PYENGINE_ISA's when that is set, otherwise the best that this CPU and its

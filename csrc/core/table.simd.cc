@@ -2,6 +2,8 @@
 #include "table.h"
 
 #include "activation/geglu.h"
+#include "gemm/linear.h"
+#include "gemm/tile.simd.h"
 #include "norm/group_norm_silu.h"
 #include "norm/layer_norm.h"
 #include "sampler/sampler_step.h"
@@ -21,6 +23,9 @@ PYENGINE_DECLARE(group_norm_apply, GroupNormApplyArgs);
 PYENGINE_DECLARE(layer_norm, LayerNormArgs);
 PYENGINE_DECLARE(sampler_step, SamplerStepArgs);
 
+void linear(const LinearArgs&, const LinearShare&, float* scratch);
+int64_t linear_scratch(const LinearArgs&, const LinearShare&);
+
 // DType's order.
 #define PYENGINE_ROW(function) {function<float>, function<BFloat16>, function<Float16>}
 
@@ -33,6 +38,9 @@ const Table kTable = {
     PYENGINE_ROW(group_norm_apply),
     PYENGINE_ROW(layer_norm),
     PYENGINE_ROW(sampler_step),
+    linear,
+    linear_scratch,
+    kTileRows,
 };
 
 }  // namespace pyengine::PYENGINE_NS
