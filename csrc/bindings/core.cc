@@ -9,6 +9,8 @@
 #include "activation/geglu.h"
 #include "arena.h"
 #include "gemm/linear.h"
+#include "conv/algorithm.h"
+#include "conv/conv2d.h"
 #include "instruction_sets.h"
 #include "memory/pack_weight.h"
 #include "norm/group_norm_silu.h"
@@ -37,6 +39,17 @@ Activation activation_of(int code) {
     if (code < 0 || code >= kActivations)
         throw std::invalid_argument("no activation " + std::to_string(code));
     return static_cast<Activation>(code);
+}
+
+// "" for the table's choice.
+int algorithm_of(const std::string& name) {
+    if (name.empty()) return -1;
+    int code = 0;
+    for (const char* known : kConvAlgorithms) {
+        if (name == known) return code;
+        ++code;
+    }
+    throw std::invalid_argument("no algorithm " + name);
 }
 
 using Release = py::call_guard<py::gil_scoped_release>;
@@ -69,6 +82,51 @@ PYBIND11_MODULE(_core, m) {
         },
         Release());
 
+    m.def(
+        "conv2d",
+        [](uintptr_t x, uintptr_t x2, uintptr_t weight, uintptr_t bias, uintptr_t scale,
+           uintptr_t shift, uintptr_t channel_add, uintptr_t residual, uintptr_t y,
+           int64_t pictures, int64_t height, int64_t width, int64_t channels, int64_t channels2,
+           int64_t height_out, int64_t width_out, int64_t channels_out, int64_t kernel_height,
+           int64_t kernel_width, int64_t stride, int64_t top, int64_t left, bool silu,
+           bool upsample, int dtype, int weight_dtype, const std::string& algorithm, int threads) {
+            conv2d({at<void>(x),
+                    at<void>(x2),
+                    at<void>(weight),
+                    at<float>(bias),
+                    at<float>(scale),
+                    at<float>(shift),
+                    at<void>(channel_add),
+                    at<void>(residual),
+                    at<void>(y),
+                    pictures,
+                    height,
+                    width,
+                    channels,
+                    channels2,
+                    height_out,
+                    width_out,
+                    channels_out,
+                    kernel_height,
+                    kernel_width,
+                    stride,
+                    top,
+                    left,
+                    silu,
+                    upsample,
+                    dtype_of(dtype),
+                    dtype_of(weight_dtype)},
+                   algorithm_of(algorithm), threads);
+        },
+        Release());
+    m.def("conv2d_algorithm", [](int64_t height_out, int64_t width_out, int64_t channels,
+                                 int64_t channels_out, int64_t kernel_height, int64_t kernel_width,
+                                 int64_t stride, bool upsample, int weight_dtype) {
+        const ConvShape shape{height_out,   width_out,     channels,
+                              channels_out, kernel_height, kernel_width,
+                              stride,       upsample,      dtype_of(weight_dtype)};
+        return kConvAlgorithms[static_cast<int>(choose_algorithm(shape, table().lanes))];
+    });
     m.def(
         "geglu",
         [](uintptr_t x, uintptr_t y, int64_t rows, int64_t width, int dtype, int threads) {

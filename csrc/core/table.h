@@ -10,6 +10,7 @@
 
 namespace pyengine {
 
+struct DirectArgs;
 struct GegluArgs;
 struct GroupNormArgs;
 struct GroupNormApplyArgs;
@@ -25,6 +26,7 @@ struct Table {
     const char* name;
     int lanes;  // float32 elements of a vector
     // One function per DType.
+    RangeFunction<DirectArgs> conv2d_direct[kDTypes];
     RangeFunction<GegluArgs> geglu[kDTypes];
     RangeFunction<GroupNormArgs> group_norm_statistics[kDTypes];
     RangeFunction<GroupNormApplyArgs> group_norm_apply[kDTypes];

@@ -4,6 +4,7 @@
 #include "activation/geglu.h"
 #include "gemm/linear.h"
 #include "gemm/tile.simd.h"
+#include "conv/direct.h"
 #include "norm/group_norm_silu.h"
 #include "norm/layer_norm.h"
 #include "sampler/sampler_step.h"
@@ -17,6 +18,7 @@ namespace pyengine::PYENGINE_NS {
     extern template void function<BFloat16>(const Args&, int64_t, int64_t); \
     extern template void function<Float16>(const Args&, int64_t, int64_t)
 
+PYENGINE_DECLARE(conv2d_direct, DirectArgs);
 PYENGINE_DECLARE(geglu, GegluArgs);
 PYENGINE_DECLARE(group_norm_statistics, GroupNormArgs);
 PYENGINE_DECLARE(group_norm_apply, GroupNormApplyArgs);
@@ -33,6 +35,7 @@ extern const Table kTable;
 const Table kTable = {
     PYENGINE_ISA_NAME,
     PYENGINE_LANES,
+    PYENGINE_ROW(conv2d_direct),
     PYENGINE_ROW(geglu),
     PYENGINE_ROW(group_norm_statistics),
     PYENGINE_ROW(group_norm_apply),

@@ -1,4 +1,4 @@
-"""conv2d with its prologue and epilogue, over torch's convolution for now."""
+"""conv2d with its prologue and epilogue: our C++ on CPUs, torch's convolution elsewhere."""
 
 import torch
 import torch.nn.functional as F
@@ -6,13 +6,15 @@ from torch import Tensor
 
 from . import _backend, _check, reference
 from ._check import wrong
+from ._core import DTYPES, address, core, float32
 from ._op import Op
+from ._pack import PANEL, pack_weight, unpack_weight
 from .group_norm_silu import apply_scale_shift
 
 
 def _check_arguments(
     x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), x2=None, scale=None, shift=None,
-    silu=False, channel_add=None, residual=None, upsample=False,
+    silu=False, channel_add=None, residual=None, upsample=False, out_channels=None,
 ):  # fmt: skip
     op = "conv2d"
     if x.dim() != 4:
@@ -22,42 +24,97 @@ def _check_arguments(
         _check.shape(x2, (*x.shape[:3], None), op, "x2")
         _check.like(x2, x, op, "x2")
         channels += x2.shape[3]
-    _check.shape(weight, (None, None, None, channels), op, "weight")
-    _check.like(weight, x, op, "weight")
+    if channels < 1:
+        raise wrong(op, "x", "at least one channel", list(x.shape))
+    _check_weight(op, x, weight, channels, bias, out_channels)
     if stride < 1:
         raise wrong(op, "stride", "at least 1", stride)
     if len(padding) != 4 or min(padding) < 0:
         raise wrong(op, "padding", "4 sizes (top, bottom, left, right), none negative", padding)
     if (scale is None) != (shift is None):
         raise wrong(op, "scale", "both scale and shift or neither", "one")
-    shape = _output_shape(x, weight, stride, padding, upsample)
-    if min(shape[1:3]) <= 0:
+    shape = _output_shape(x, weight, bias, stride, padding, upsample, out_channels)
+    if min(x.shape[1:3]) < 1 or min(shape[1:3]) <= 0:
         raise wrong(op, "x", "a padded picture no smaller than weight", list(x.shape))
-    for name, tensor, wanted in (
-        ("bias", bias, shape[3:]),
-        ("scale", scale, (x.shape[0], channels)),
-        ("shift", shift, (x.shape[0], channels)),
-        ("channel_add", channel_add, (shape[0], shape[3])),
-        ("residual", residual, shape),
+    for name, tensor, wanted, same_dtype in (
+        ("bias", bias, shape[3:], False),
+        ("scale", scale, (x.shape[0], channels), False),
+        ("shift", shift, (x.shape[0], channels), False),
+        ("channel_add", channel_add, (shape[0], shape[3]), True),
+        ("residual", residual, shape, True),
     ):
         if tensor is not None:
             _check.shape(tensor, wanted, op, name)
-            _check.like(tensor, x, op, name, dtype=name not in ("scale", "shift"))
+            _check.like(tensor, x, op, name, dtype=same_dtype)
 
 
-def _output_shape(x, weight, stride, padding, upsample):
+def _check_weight(op, x, weight, channels, bias, out_channels):
+    packed = weight.dim() == 5
+    _check.shape(weight, (None, None, None, channels, *([PANEL] if packed else [])), op, "weight")
+    _check.like(weight, x, op, "weight", dtype=False)
+    if weight.dtype not in DTYPES and weight.dtype != x.dtype:
+        raise wrong(op, "weight", "float32, bfloat16, float16 or x's dtype", weight.dtype)
+    if min(weight.shape[1:3]) < 1:
+        raise wrong(op, "weight", "a kernel of at least 1x1", list(weight.shape))
+    most = weight.shape[0] * (PANEL if packed else 1)
+    least = most - PANEL + 1 if packed else most
+    count = _channels_out(weight, bias, out_channels)
+    if not least <= count <= most:
+        name = "bias" if out_channels is None else "out_channels"
+        raise wrong(op, name, f"{least} to {most} channels, as weight has", count)
+
+
+def _channels_out(weight, bias, out_channels):
+    """Cout: a packed weight alone tells it only up to a multiple of 16."""
+    if out_channels is not None:
+        return out_channels
+    if weight.dim() == 4:
+        return weight.shape[0]
+    return weight.shape[0] * PANEL if bias is None else bias.shape[0]
+
+
+def _output_shape(x, weight, bias, stride, padding, upsample, out_channels):
     height, width = (size * 2 if upsample else size for size in x.shape[1:3])
     top, bottom, left, right = padding
     return (
         x.shape[0],
         (height + top + bottom - weight.shape[1]) // stride + 1,
         (width + left + right - weight.shape[2]) // stride + 1,
-        weight.shape[0],
+        _channels_out(weight, bias, out_channels),
     )
 
 
-def _empty(x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), upsample=False, **_):
-    return x.new_empty(_output_shape(x, weight, stride, padding, upsample))
+def _empty(
+    x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), upsample=False, out_channels=None, **_
+):
+    return x.new_empty(_output_shape(x, weight, bias, stride, padding, upsample, out_channels))
+
+
+def _contiguous(*tensors):
+    return (t if t is None or t.is_contiguous() else t.contiguous() for t in tensors)
+
+
+def _cpu(
+    x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), x2=None, scale=None, shift=None,
+    silu=False, channel_add=None, residual=None, upsample=False, out_channels=None, algorithm="",
+):  # fmt: skip
+    """algorithm: "" for the table's choice (csrc/core/conv/algorithm.cc), or one by its name."""
+    y = _empty(
+        x, weight, bias, stride=stride, padding=padding, upsample=upsample,
+        out_channels=out_channels,
+    )  # fmt: skip
+    if weight.dim() == 4:
+        weight = pack_weight(weight)
+    x, x2, weight, channel_add, residual = _contiguous(x, x2, weight, channel_add, residual)
+    bias, scale, shift = (None if t is None else float32(t) for t in (bias, scale, shift))
+    core().conv2d(
+        address(x), address(x2), address(weight), address(bias), address(scale), address(shift),
+        address(channel_add), address(residual), address(y),
+        *x.shape, 0 if x2 is None else x2.shape[3],
+        *y.shape[1:], *weight.shape[1:3], stride, padding[0], padding[2], silu, upsample,
+        DTYPES[x.dtype], DTYPES[weight.dtype], algorithm, torch.get_num_threads(),
+    )  # fmt: skip
+    return y
 
 
 def _prologue(x, x2, scale, shift, silu):
@@ -76,8 +133,11 @@ def _prologue(x, x2, scale, shift, silu):
 
 def _torch(
     x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), x2=None, scale=None, shift=None,
-    silu=False, channel_add=None, residual=None, upsample=False,
+    silu=False, channel_add=None, residual=None, upsample=False, out_channels=None,
 ):  # fmt: skip
+    if weight.dim() == 5:
+        weight = unpack_weight(weight, _channels_out(weight, bias, out_channels))
+    weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     # Permuted views: to torch an NHWC picture is an NCHW one in channels_last order.
     x = _prologue(x, x2, scale, shift, silu).permute(0, 3, 1, 2)
     if upsample:
@@ -101,10 +161,11 @@ OP = Op(
     "conv2d",
     "(Tensor x, Tensor weight, Tensor? bias=None, *, int stride=1, int[4] padding=[0, 0, 0, 0], "
     "Tensor? x2=None, Tensor? scale=None, Tensor? shift=None, bool silu=False, "
-    "Tensor? channel_add=None, Tensor? residual=None, bool upsample=False) -> Tensor",
+    "Tensor? channel_add=None, Tensor? residual=None, bool upsample=False, "
+    "int? out_channels=None) -> Tensor",
     check=_check_arguments,
     fake=_empty,
-    table={_backend.ANY: _ROWS},
+    table={"cpu": (_backend.cpu(_cpu), *_ROWS), _backend.ANY: _ROWS},
 )
 
 
@@ -122,15 +183,18 @@ def conv2d(
     channel_add: Tensor | None = None,
     residual: Tensor | None = None,
     upsample: bool = False,
+    out_channels: int | None = None,
 ) -> Tensor:
     """Convolution of [N, H, W, C] pictures, with what surrounds it in a residual block.
 
-    x: [N, H, W, C] float32 | bfloat16 | float16 | float64; all other tensors of its dtype, scale
-    and shift of any floating-point dtype.
+    x: [N, H, W, C] float32 | bfloat16 | float16 | float64; x2, channel_add and residual of its
+    dtype, weight, bias, scale and shift of any floating-point dtype.
     Prologue: x and x2 [N, H, W, C2] side by side in C; x * scale + shift per picture and channel
     ([N, C + C2], group_norm_scale_shift's result); SiLU when silu; nearest-neighbour 2x enlargement
     when upsample.
-    weight: [Cout, KH, KW, C + C2].  bias: [Cout].  padding: zeros (top, bottom, left, right).
+    weight: [Cout, KH, KW, C + C2], or packed by pack_weight: [ceil(Cout / 16), KH, KW, C + C2, 16],
+    where bias or out_channels tells Cout if it is not a multiple of 16.  bias: [Cout].
+    padding: zeros (top, bottom, left, right).
     Epilogue: + bias, + channel_add [N, Cout] (the time embedding), + residual [N, H', W', Cout].
     Returns [N, H', W', Cout] in x's dtype.
     Raises RequestError for other shapes and dtypes.
@@ -138,4 +202,5 @@ def conv2d(
     return OP(
         x, weight, bias, stride=stride, padding=padding, x2=x2, scale=scale, shift=shift,
         silu=silu, channel_add=channel_add, residual=residual, upsample=upsample,
+        out_channels=out_channels,
     )  # fmt: skip

@@ -6,6 +6,9 @@
 
 namespace pyengine {
 
+// Output channels of a panel of weights.
+constexpr int64_t kPanelWidth = 16;
+
 // y = conv(SiLU?([x, x2] * scale + shift)) + bias + channel_add + residual, all NHWC.
 // Null: absent. x2 lies beside x in C. Where `upsample`, the convolution sees the input twice as
 // high and wide, each pixel four times.
@@ -26,5 +29,9 @@ struct Conv2dArgs {
     DType dtype;         // of x, x2, channel_add, residual and y
     DType weight_dtype;  // of weight
 };
+
+// algorithm: -1 for the one that algorithm.h's table names, or a ConvAlgorithm.
+// Throws std::invalid_argument for sizes and pointers that cannot be, std::bad_alloc.
+void conv2d(const Conv2dArgs& args, int algorithm, int threads);
 
 }  // namespace pyengine

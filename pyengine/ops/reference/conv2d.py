@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._pack import unpack_weight
+
 
 def conv2d(
     x: Tensor,
@@ -19,12 +21,14 @@ def conv2d(
     channel_add: Tensor | None = None,
     residual: Tensor | None = None,
     upsample: bool = False,
+    out_channels: int | None = None,
 ) -> Tensor:
     """Convolution of [N, H, W, C] pictures, with what surrounds it in a residual block.
 
     Prologue: x and x2 side by side in C; x * scale + shift per picture and channel ([N, C + C2],
     group_norm_scale_shift's result); SiLU when silu; nearest-neighbour 2x enlargement if upsample.
-    weight: [Cout, KH, KW, C + C2].  bias: [Cout].  padding: zeros (top, bottom, left, right).
+    weight: [Cout, KH, KW, C + C2], or packed by pack_weight; bias: [Cout]; padding: zeros (top,
+    bottom, left, right).  Weights of a wider dtype than x's are used as they are.
     Epilogue: + bias, + channel_add [N, Cout] (the time embedding), + residual [N, H', W', Cout].
     Returns [N, H', W', Cout] in x's dtype.
     """
@@ -35,7 +39,13 @@ def conv2d(
         x = x.to(scale.dtype) * scale[:, None, None] + shift[:, None, None]
     if silu:
         x = x * torch.sigmoid(x)
-    x = x.to(dtype).permute(0, 3, 1, 2)
+    if weight.dim() == 5:
+        if out_channels is None and bias is not None:
+            out_channels = bias.shape[0]
+        weight = unpack_weight(weight, out_channels)
+    wide = torch.promote_types(dtype, weight.dtype)
+    weight, bias = weight.to(wide), None if bias is None else bias.to(wide)
+    x = x.to(dtype).to(wide).permute(0, 3, 1, 2)
     if upsample:
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
     top, bottom, left, right = padding
@@ -49,4 +59,4 @@ def conv2d(
         y = y + channel_add[:, None, None, :]
     if residual is not None:
         y = y + residual
-    return y.contiguous()
+    return y.to(dtype).contiguous()

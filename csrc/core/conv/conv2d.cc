@@ -1,0 +1,56 @@
+#include "conv/conv2d.h"
+
+#include "check.h"
+#include "conv/algorithm.h"
+#include "conv/direct.h"
+#include "table.h"
+
+namespace pyengine {
+
+namespace {
+
+constexpr const char* kOp = "conv2d";
+
+// Every product of sizes that a kernel forms to reach an element is one of these or smaller.
+void check_sizes(const Conv2dArgs& a) {
+    for (int64_t size : {a.channels, a.channels2, a.top, a.left})
+        require(size >= 0 && size <= INT32_MAX, kOp, "size out of range: " + std::to_string(size));
+    for (int64_t size : {a.height, a.width, a.height_out, a.width_out, a.kernel_height,
+                         a.kernel_width, a.stride, a.channels + a.channels2})
+        require(size >= 1 && size <= INT32_MAX, kOp, "size out of range: " + std::to_string(size));
+    const int64_t channels = a.channels + a.channels2;
+    checked_count(kOp, a.pictures, a.height, a.width, channels);
+    checked_count(kOp, a.pictures, a.height_out, a.width_out, a.channels_out);
+    checked_count(kOp, a.channels_out + kPanelWidth, a.kernel_height, a.kernel_width, channels);
+    // The padded picture that the outputs read.
+    checked_count(kOp, a.pictures, a.height_out * a.stride + a.kernel_height,
+                  a.width_out * a.stride + a.kernel_width, channels);
+}
+
+void check_pointers(const Conv2dArgs& a) {
+    require(a.x || a.channels == 0, kOp, "null pointer x");
+    require(a.x2 || a.channels2 == 0, kOp, "null pointer x2");
+    require(a.weight && a.y, kOp, "null pointer weight or y");
+    require(!a.scale == !a.shift, kOp, "one of scale and shift without the other");
+}
+
+}  // namespace
+
+void conv2d(const Conv2dArgs& args, int algorithm, int threads) {
+    check_sizes(args);
+    if (args.pictures == 0 || args.channels_out == 0) return;
+    check_pointers(args);
+    const ConvShape shape = shape_of(args);
+    const ConvAlgorithm chosen = algorithm < 0 ? choose_algorithm(shape, table().lanes)
+                                               : static_cast<ConvAlgorithm>(algorithm);
+    require(chosen == ConvAlgorithm::direct || winograd_applies(shape), kOp,
+            "Winograd's algorithm is for 3x3 with stride 1");
+    switch (chosen) {
+        case ConvAlgorithm::direct:
+            return conv2d_direct(args, threads);
+        default:
+            require(false, kOp, "no such algorithm");
+    }
+}
+
+}  // namespace pyengine
