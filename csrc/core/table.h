@@ -15,6 +15,7 @@ struct GroupNormArgs;
 struct GroupNormApplyArgs;
 struct LayerNormArgs;
 struct SamplerStepArgs;
+struct WinogradArgs;
 
 template <class Args>
 using RangeFunction = void (*)(const Args&, int64_t begin, int64_t end);
@@ -28,6 +29,8 @@ struct Table {
     RangeFunction<GroupNormApplyArgs> group_norm_apply[kDTypes];
     RangeFunction<LayerNormArgs> layer_norm[kDTypes];
     RangeFunction<SamplerStepArgs> sampler_step[kDTypes];
+    RangeFunction<WinogradArgs> winograd_input[kDTypes];   // of x
+    RangeFunction<WinogradArgs> winograd_output[kDTypes];  // of the weights
 };
 
 // The table in use: PYENGINE_ISA's when that is set, otherwise the best that this CPU and its

@@ -2,6 +2,7 @@
 #include "table.h"
 
 #include "activation/geglu.h"
+#include "conv/winograd.h"
 #include "norm/group_norm_silu.h"
 #include "norm/layer_norm.h"
 #include "sampler/sampler_step.h"
@@ -20,6 +21,8 @@ PYENGINE_DECLARE(group_norm_statistics, GroupNormArgs);
 PYENGINE_DECLARE(group_norm_apply, GroupNormApplyArgs);
 PYENGINE_DECLARE(layer_norm, LayerNormArgs);
 PYENGINE_DECLARE(sampler_step, SamplerStepArgs);
+PYENGINE_DECLARE(winograd_input, WinogradArgs);
+PYENGINE_DECLARE(winograd_output, WinogradArgs);
 
 // DType's order.
 #define PYENGINE_ROW(function) {function<float>, function<BFloat16>, function<Float16>}
@@ -33,6 +36,8 @@ const Table kTable = {
     PYENGINE_ROW(group_norm_apply),
     PYENGINE_ROW(layer_norm),
     PYENGINE_ROW(sampler_step),
+    PYENGINE_ROW(winograd_input),
+    PYENGINE_ROW(winograd_output),
 };
 
 }  // namespace pyengine::PYENGINE_NS
