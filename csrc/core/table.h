@@ -18,6 +18,7 @@ struct LayerNormArgs;
 struct LinearArgs;
 struct LinearShare;
 struct SamplerStepArgs;
+struct WinogradArgs;
 
 template <class Args>
 using RangeFunction = void (*)(const Args&, int64_t begin, int64_t end);
@@ -36,6 +37,8 @@ struct Table {
     void (*linear)(const LinearArgs&, const LinearShare&, float* scratch);
     int64_t (*linear_scratch)(const LinearArgs&, const LinearShare&);  // floats
     int tile_rows;                                                     // of the register tile
+    RangeFunction<WinogradArgs> winograd_input[kDTypes];   // of x
+    RangeFunction<WinogradArgs> winograd_output[kDTypes];  // of the weights
 };
 
 // The table in use: PYENGINE_ISA's when that is set, otherwise the best that this CPU and its

@@ -5,6 +5,7 @@
 #include "gemm/linear.h"
 #include "gemm/tile.simd.h"
 #include "conv/direct.h"
+#include "conv/winograd.h"
 #include "norm/group_norm_silu.h"
 #include "norm/layer_norm.h"
 #include "sampler/sampler_step.h"
@@ -24,6 +25,8 @@ PYENGINE_DECLARE(group_norm_statistics, GroupNormArgs);
 PYENGINE_DECLARE(group_norm_apply, GroupNormApplyArgs);
 PYENGINE_DECLARE(layer_norm, LayerNormArgs);
 PYENGINE_DECLARE(sampler_step, SamplerStepArgs);
+PYENGINE_DECLARE(winograd_input, WinogradArgs);
+PYENGINE_DECLARE(winograd_output, WinogradArgs);
 
 void linear(const LinearArgs&, const LinearShare&, float* scratch);
 int64_t linear_scratch(const LinearArgs&, const LinearShare&);
@@ -44,6 +47,8 @@ const Table kTable = {
     linear,
     linear_scratch,
     kTileRows,
+    PYENGINE_ROW(winograd_input),
+    PYENGINE_ROW(winograd_output),
 };
 
 }  // namespace pyengine::PYENGINE_NS
