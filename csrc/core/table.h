@@ -10,6 +10,7 @@
 
 namespace pyengine {
 
+struct AttentionWork;
 struct GegluArgs;
 struct GroupNormArgs;
 struct GroupNormApplyArgs;
@@ -23,6 +24,8 @@ struct Table {
     const char* name;
     int lanes;  // float32 elements of a vector
     // One function per DType.
+    RangeFunction<AttentionWork> attention_pack[kDTypes];
+    RangeFunction<AttentionWork> attention[kDTypes];
     RangeFunction<GegluArgs> geglu[kDTypes];
     RangeFunction<GroupNormArgs> group_norm_statistics[kDTypes];
     RangeFunction<GroupNormApplyArgs> group_norm_apply[kDTypes];

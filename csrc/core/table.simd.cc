@@ -2,6 +2,7 @@
 #include "table.h"
 
 #include "activation/geglu.h"
+#include "attention/attention.h"
 #include "norm/group_norm_silu.h"
 #include "norm/layer_norm.h"
 #include "sampler/sampler_step.h"
@@ -15,6 +16,8 @@ namespace pyengine::PYENGINE_NS {
     extern template void function<BFloat16>(const Args&, int64_t, int64_t); \
     extern template void function<Float16>(const Args&, int64_t, int64_t)
 
+PYENGINE_DECLARE(attention_pack, AttentionWork);
+PYENGINE_DECLARE(attention, AttentionWork);
 PYENGINE_DECLARE(geglu, GegluArgs);
 PYENGINE_DECLARE(group_norm_statistics, GroupNormArgs);
 PYENGINE_DECLARE(group_norm_apply, GroupNormApplyArgs);
@@ -28,6 +31,8 @@ extern const Table kTable;
 const Table kTable = {
     PYENGINE_ISA_NAME,
     PYENGINE_LANES,
+    PYENGINE_ROW(attention_pack),
+    PYENGINE_ROW(attention),
     PYENGINE_ROW(geglu),
     PYENGINE_ROW(group_norm_statistics),
     PYENGINE_ROW(group_norm_apply),
