@@ -7,9 +7,13 @@
 #include <pybind11/stl.h>
 
 #include "activation/geglu.h"
+#include "arena.h"
+#include "gemm/linear.h"
 #include "conv/algorithm.h"
 #include "conv/conv2d.h"
+#include "conv/winograd.h"
 #include "instruction_sets.h"
+#include "memory/pack_weight.h"
 #include "norm/group_norm_silu.h"
 #include "norm/layer_norm.h"
 #include "parallel.h"
@@ -30,6 +34,12 @@ DType dtype_of(int code) {
     if (code < 0 || code >= kDTypes)
         throw std::invalid_argument("no dtype " + std::to_string(code));
     return static_cast<DType>(code);
+}
+
+Activation activation_of(int code) {
+    if (code < 0 || code >= kActivations)
+        throw std::invalid_argument("no activation " + std::to_string(code));
+    return static_cast<Activation>(code);
 }
 
 // "" for the table's choice.
@@ -63,6 +73,15 @@ PYBIND11_MODULE(_core, m) {
         return sets;
     });
     m.def("has_openmp", &has_openmp);
+    bind_arena(m);
+    m.def(
+        "pack_weight",
+        [](uintptr_t weight, uintptr_t packed, int64_t channels_out, int64_t channels, int64_t taps,
+           int item_size, int threads) {
+            pack_weight({at<void>(weight), at<void>(packed), channels_out, channels, taps},
+                        item_size, threads);
+        },
+        Release());
 
     m.def(
         "conv2d",
@@ -157,6 +176,19 @@ PYBIND11_MODULE(_core, m) {
         },
         Release());
     m.def(
+        "linear",
+        [](uintptr_t x, uintptr_t x2, int64_t rows, int64_t channels, int64_t channels2,
+           uintptr_t weight, int weight_dtype, uintptr_t bias, uintptr_t scale, uintptr_t shift,
+           int64_t picture_rows, bool silu, int activation, uintptr_t residual, uintptr_t y,
+           int64_t outputs, int dtype, int threads) {
+            linear({at<void>(x), at<void>(x2), rows, channels, channels2, at<void>(weight),
+                    dtype_of(weight_dtype), at<float>(bias), at<float>(scale), at<float>(shift),
+                    picture_rows, silu, activation_of(activation), at<void>(residual), at<void>(y),
+                    outputs, dtype_of(dtype)},
+                   threads);
+        },
+        Release());
+    m.def(
         "sampler_step",
         [](uintptr_t x, uintptr_t out, uintptr_t unconditional, uintptr_t coefficients,
            uintptr_t d1, uintptr_t d2, uintptr_t d3, uintptr_t base, uintptr_t noise,
@@ -167,6 +199,22 @@ PYBIND11_MODULE(_core, m) {
                  at<void>(d1), at<void>(d2), at<void>(d3), at<void>(base), at<void>(noise),
                  at<void>(x_new), at<void>(d), at<void>(y), pictures, size},
                 dtype_of(dtype), threads);
+        },
+        Release());
+    m.def(
+        "conv2d_winograd",
+        [](uintptr_t x, uintptr_t x2, uintptr_t weight, uintptr_t bias, uintptr_t scale,
+           uintptr_t shift, uintptr_t channel_add, uintptr_t residual, uintptr_t y,
+           int64_t pictures, int64_t height, int64_t width, int64_t channels, int64_t channels2,
+           int64_t height_out, int64_t width_out, int64_t channels_out, int64_t top, int64_t left,
+           bool silu, bool upsample, int64_t output_tile, int weight_dtype, int dtype,
+           int threads) {
+            conv2d_winograd(
+                {at<void>(x), at<void>(x2), at<void>(weight), at<float>(bias), at<float>(scale),
+                 at<float>(shift), at<void>(channel_add), at<void>(residual), at<void>(y),
+                 pictures, height, width, channels, channels2, height_out, width_out, channels_out,
+                 3, 3, 1, top, left, silu, upsample, dtype_of(dtype), dtype_of(weight_dtype)},
+                output_tile, threads);
         },
         Release());
 }

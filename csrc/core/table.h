@@ -15,7 +15,10 @@ struct GegluArgs;
 struct GroupNormArgs;
 struct GroupNormApplyArgs;
 struct LayerNormArgs;
+struct LinearArgs;
+struct LinearShare;
 struct SamplerStepArgs;
+struct WinogradArgs;
 
 template <class Args>
 using RangeFunction = void (*)(const Args&, int64_t begin, int64_t end);
@@ -30,6 +33,12 @@ struct Table {
     RangeFunction<GroupNormApplyArgs> group_norm_apply[kDTypes];
     RangeFunction<LayerNormArgs> layer_norm[kDTypes];
     RangeFunction<SamplerStepArgs> sampler_step[kDTypes];
+    // One share of the work; shares do not touch each other's rows and outputs.
+    void (*linear)(const LinearArgs&, const LinearShare&, float* scratch);
+    int64_t (*linear_scratch)(const LinearArgs&, const LinearShare&);  // floats
+    int tile_rows;                                                     // of the register tile
+    RangeFunction<WinogradArgs> winograd_input[kDTypes];   // of x
+    RangeFunction<WinogradArgs> winograd_output[kDTypes];  // of the weights
 };
 
 // The table in use: PYENGINE_ISA's when that is set, otherwise the best that this CPU and its

@@ -2,7 +2,10 @@
 #include "table.h"
 
 #include "activation/geglu.h"
+#include "gemm/linear.h"
+#include "gemm/tile.simd.h"
 #include "conv/direct.h"
+#include "conv/winograd.h"
 #include "norm/group_norm_silu.h"
 #include "norm/layer_norm.h"
 #include "sampler/sampler_step.h"
@@ -22,6 +25,11 @@ PYENGINE_DECLARE(group_norm_statistics, GroupNormArgs);
 PYENGINE_DECLARE(group_norm_apply, GroupNormApplyArgs);
 PYENGINE_DECLARE(layer_norm, LayerNormArgs);
 PYENGINE_DECLARE(sampler_step, SamplerStepArgs);
+PYENGINE_DECLARE(winograd_input, WinogradArgs);
+PYENGINE_DECLARE(winograd_output, WinogradArgs);
+
+void linear(const LinearArgs&, const LinearShare&, float* scratch);
+int64_t linear_scratch(const LinearArgs&, const LinearShare&);
 
 // DType's order.
 #define PYENGINE_ROW(function) {function<float>, function<BFloat16>, function<Float16>}
@@ -36,6 +44,11 @@ const Table kTable = {
     PYENGINE_ROW(group_norm_apply),
     PYENGINE_ROW(layer_norm),
     PYENGINE_ROW(sampler_step),
+    linear,
+    linear_scratch,
+    kTileRows,
+    PYENGINE_ROW(winograd_input),
+    PYENGINE_ROW(winograd_output),
 };
 
 }  // namespace pyengine::PYENGINE_NS

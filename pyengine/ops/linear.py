@@ -1,4 +1,7 @@
-"""linear with its epilogue, over torch's matrix products for now."""
+"""linear: a matrix product with its prologue and epilogue."""
+
+import math
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -6,11 +9,18 @@ from torch import Tensor
 
 from . import _backend, _check, reference
 from ._check import wrong
+from ._core import DTYPES, address, core, float32
 from ._op import Op
+from ._pack import PANEL, pack_weight, unpack_weight
 from .reference.linear import ACTIVATIONS
 
+_CODES = {name: code for code, name in enumerate(ACTIVATIONS)}  # csrc/core/gemm/linear.h
 
-def _check_arguments(x, weight, bias=None, *, x2=None, activation="none", residual=None):
+
+def _check_arguments(
+    x, weight, bias=None, *, x2=None, activation="none", residual=None, scale=None, shift=None,
+    silu=False, out_features=None,
+):  # fmt: skip
     op = "linear"
     if x.dim() < 1:
         raise wrong(op, "x", "at least one dimension", "a scalar")
@@ -19,41 +29,118 @@ def _check_arguments(x, weight, bias=None, *, x2=None, activation="none", residu
         _check.shape(x2, (*x.shape[:-1], None), op, "x2")
         _check.like(x2, x, op, "x2")
         channels += x2.shape[-1]
-    _check.shape(weight, (None, channels), op, "weight")
-    _check.like(weight, x, op, "weight")
-    if bias is not None:
-        _check.shape(bias, (weight.shape[0],), op, "bias")
-        _check.like(bias, x, op, "bias")
-    if residual is not None:
-        _check.shape(residual, (*x.shape[:-1], weight.shape[0]), op, "residual")
-        _check.like(residual, x, op, "residual")
-    names = ", ".join(ACTIVATIONS)
     if activation not in ACTIVATIONS:
-        raise wrong(op, "activation", f"one of {names}", repr(activation))
+        raise wrong(op, "activation", f"one of {', '.join(ACTIVATIONS)}", repr(activation))
+    features = _check_weight(op, x, weight, bias, channels, out_features)
+    if activation == "geglu":
+        if features % 2:
+            raise wrong(op, "weight", "an even number of output features for geglu", features)
+        features //= 2
+    if residual is not None:
+        _check.shape(residual, (*x.shape[:-1], features), op, "residual")
+        _check.like(residual, x, op, "residual")
+    if (scale is None) != (shift is None):
+        raise wrong(op, "scale", "both scale and shift or neither", "one")
+    if scale is not None:
+        if x.dim() < 2:
+            raise wrong(op, "x", "at least two dimensions beside scale", list(x.shape))
+        for name, tensor in (("scale", scale), ("shift", shift)):
+            _check.shape(tensor, (x.shape[0], channels), op, name)
+            _check.like(tensor, x, op, name, dtype=False)
 
 
-def _empty(x, weight, bias=None, *, x2=None, activation="none", residual=None):
-    return x.new_empty(*x.shape[:-1], weight.shape[0])
+def _check_weight(op, x, weight, bias, channels, out_features):
+    """Checks weight and bias against each other; returns Cout."""
+    _check.like(weight, x, op, "weight", dtype=False)
+    if weight.dtype != x.dtype and weight.dtype not in DTYPES:
+        raise wrong(op, "weight", f"x's dtype {x.dtype} or one of at most 32 bits", weight.dtype)
+    packed = weight.dim() == 3
+    _check.shape(weight, (None, channels, PANEL) if packed else (None, channels), op, "weight")
+    if bias is not None:
+        _check.shape(bias, (None if packed else weight.shape[0],), op, "bias")
+        _check.like(bias, x, op, "bias", dtype=False)
+    features = _features(weight, bias, out_features)
+    if out_features is not None and out_features != features:
+        raise wrong(op, "out_features", f"{features}, as bias or weight has it", out_features)
+    if packed and -(-features // PANEL) != weight.shape[0]:
+        raise wrong(op, "weight", f"the panels of {features} features", f"{weight.shape[0]} panels")
+    return features
 
 
-def _torch(x, weight, bias=None, *, x2=None, activation="none", residual=None):
-    if x2 is None:
-        y = F.linear(x, weight, bias)
-    elif x.dtype == torch.float32:
+def _features(weight, bias, out_features):
+    """Cout: what a packed weight, whose last panel may be padded, does not tell by itself."""
+    if weight.dim() == 2:
+        return weight.shape[0]
+    if bias is not None:
+        return bias.shape[0]
+    return PANEL * weight.shape[0] if out_features is None else out_features
+
+
+def _empty(
+    x, weight, bias=None, *, activation="none", out_features=None, **_
+):  # fmt: skip
+    features = _features(weight, bias, out_features)
+    return x.new_empty(*x.shape[:-1], features // 2 if activation == "geglu" else features)
+
+
+def _panels(weight, features, activation):
+    """The weight as the kernel reads it; for geglu the gates begin with a panel of their own."""
+    half = features // 2
+    if activation == "geglu" and half % PANEL:
+        plain = weight if weight.dim() == 2 else unpack_weight(weight, features)
+        return pack_weight(
+            F.pad(plain.unflatten(0, (2, half)), (0, 0, 0, -half % PANEL)).flatten(0, 1)
+        )
+    return pack_weight(weight) if weight.dim() == 2 else weight.contiguous()
+
+
+def _cpu(
+    x, weight, bias=None, *, x2=None, activation="none", residual=None, scale=None, shift=None,
+    silu=False, out_features=None,
+):  # fmt: skip
+    y = _empty(x, weight, bias, activation=activation, out_features=out_features)
+    weight = _panels(weight, _features(weight, bias, out_features), activation)
+    x = x.contiguous()
+    x2, residual = (None if t is None else t.contiguous() for t in (x2, residual))
+    bias, scale, shift = (None if t is None else float32(t) for t in (bias, scale, shift))
+    core().linear(
+        address(x), address(x2), math.prod(x.shape[:-1]), x.shape[-1],
+        0 if x2 is None else x2.shape[-1], address(weight), DTYPES[weight.dtype], address(bias),
+        address(scale), address(shift), 1 if scale is None else math.prod(x.shape[1:-1]), silu,
+        _CODES[activation], address(residual), address(y), y.shape[-1], DTYPES[x.dtype],
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return y
+
+
+def _torch(
+    x, weight, bias=None, *, x2=None, activation="none", residual=None, scale=None, shift=None,
+    silu=False, out_features=None,
+):  # fmt: skip
+    if weight.dim() == 3:
+        weight = unpack_weight(weight, _features(weight, bias, out_features))
+    dtype = x.dtype
+    wide = reduce(torch.promote_types, (t.dtype for t in (weight, bias) if t is not None), dtype)
+    weight, bias = weight.to(wide), None if bias is None else bias.to(wide)
+    if x2 is not None and wide == dtype == torch.float32 and scale is None and not silu:
         # Two products into one sum, since what lies side by side need not be laid side by side.
         first = x.shape[-1]
         y = F.linear(x, weight[:, :first], bias)
         rows = x2.reshape(-1, x2.shape[-1])
         y.view(-1, weight.shape[0]).addmm_(rows, weight[:, first:].T)
     else:  # a sum kept in half precision in between would be rounded twice
-        y = F.linear(torch.cat([x, x2], dim=-1), weight, bias)
+        x = x if x2 is None else torch.cat([x, x2], dim=-1)
+        if scale is not None:
+            rows = (x.shape[0], *(1,) * (x.dim() - 2), x.shape[-1])
+            x = torch.addcmul(shift.view(rows), x.to(scale.dtype), scale.view(rows))
+        y = F.linear((F.silu(x) if silu else x).to(wide), weight, bias)
     if activation == "silu":
         y = F.silu(y, inplace=True)
     elif activation != "none":
         y = ACTIVATIONS[activation](y)
     if residual is not None:
-        y = y.add_(residual)
-    return y.contiguous()
+        y = y + residual
+    return y.to(dtype).contiguous()
 
 
 _ROWS = (_backend.torch_backed(_torch), _backend.reference(reference.linear))
@@ -61,10 +148,11 @@ _ROWS = (_backend.torch_backed(_torch), _backend.reference(reference.linear))
 OP = Op(
     "linear",
     "(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? x2=None, str activation='none', "
-    "Tensor? residual=None) -> Tensor",
+    "Tensor? residual=None, Tensor? scale=None, Tensor? shift=None, bool silu=False, "
+    "int? out_features=None) -> Tensor",
     check=_check_arguments,
     fake=_empty,
-    table={_backend.ANY: _ROWS},
+    table={"cpu": (_backend.cpu(_cpu), *_ROWS), _backend.ANY: _ROWS},
 )
 
 
@@ -76,13 +164,28 @@ def linear(
     x2: Tensor | None = None,
     activation: str = "none",
     residual: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    silu: bool = False,
+    out_features: int | None = None,
 ) -> Tensor:
-    """activation(x @ weight.T + bias) + residual.
+    """activation(prologue(x) @ weight.T + bias) + residual, in one pass over each.
 
     x: [..., C] float32 | bfloat16 | float16 | float64; x2: [..., C2] or None, side by side with it
-    in C.  weight: [Cout, C + C2]; bias: [Cout] or None; residual: [..., Cout] or None; all of x's
-    dtype.  activation: none, silu, gelu (erf) or quick_gelu.
-    Returns [..., Cout] in x's dtype.
+    in C, of its dtype.
+    weight: [Cout, C + C2], or pack_weight's [ceil(Cout / 16), C + C2, 16], which the CPU's kernel
+    reads as it is (a plain one it packs in every call); float32, bfloat16 or float16 whatever x's
+    dtype, or x's.  bias: [Cout] of any floating-point dtype, or None.  out_features: Cout, where a
+    packed weight has no bias to tell it and Cout is not a multiple of 16.
+    Prologue: x * scale + shift, where scale and shift are [N, C + C2] of any floating-point dtype
+    and x is [N, ..., C] (group_norm_scale_shift's result); SiLU when silu.
+    activation: none, silu, gelu (erf), quick_gelu, or geglu: the first half of Cout times
+    gelu(the second), so that [..., Cout / 2] remains (Shazeer 2020, arXiv:2002.05202).
+    residual: of the result's shape and x's dtype, or None.
+    Returns [..., Cout] or [..., Cout / 2] in x's dtype; computed in float32 at least.
     Raises RequestError for other shapes, dtypes and activations.
     """
-    return OP(x, weight, bias, x2=x2, activation=activation, residual=residual)
+    return OP(
+        x, weight, bias, x2=x2, activation=activation, residual=residual, scale=scale, shift=shift,
+        silu=silu, out_features=out_features,
+    )  # fmt: skip

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from gpu_cases import CASES as KERNEL_CASES
 from gpu_cases import DTYPES, Case, _layer_norm, _norm, _step
 
+from pyengine import ops
 from pyengine.ops import OPS, reference
 
 FLOAT32 = (torch.float32,)
@@ -32,15 +33,24 @@ def _conv(n, h, w, c, cout, k=3, *, c2=0, norm=False, epilogue=False, hw=None, *
     return build
 
 
-def _linear(*shape, cout, c2=0, bias=True, residual=False, **more):
+def _linear(
+    *shape, cout, c2=0, bias=True, residual=False, norm=False, packed=False, weight=None, **more
+):
+    """weight: its dtype, x's where it is None."""
+
     def build(dtype):
-        total = shape[-1] + c2
+        total, gated = shape[-1] + c2, more.get("activation") == "geglu"
+        matrix = (torch.randn(cout, total) / total**0.5).to(weight or dtype)
+        result = (*shape[:-1], cout // 2 if gated else cout)
         return {
             "x": torch.randn(shape).to(dtype),
-            "weight": (torch.randn(cout, total) / total**0.5).to(dtype),
+            "weight": ops.pack_weight(matrix) if packed else matrix,
             "bias": torch.randn(cout).to(dtype) if bias else None,
             "x2": torch.randn(*shape[:-1], c2).to(dtype) if c2 else None,
-            "residual": torch.randn(*shape[:-1], cout).to(dtype) if residual else None,
+            "residual": torch.randn(result).to(dtype) if residual else None,
+            "scale": torch.randn(shape[0], total) if norm else None,
+            "shift": torch.randn(shape[0], total) if norm else None,
+            **({"out_features": cout} if packed and not bias else {}),
             **more,
         }
 
@@ -63,7 +73,7 @@ def _attention(n, lq, lk, heads, d, dv=None, mask=None, **more):
 
 _ROWS = {case.op: case.rows for case in KERNEL_CASES} | {
     "conv2d": ("x", "x2", "scale", "shift", "channel_add", "residual"),
-    "linear": ("x", "x2", "residual"),
+    "linear": ("x", "x2", "residual", "scale", "shift"),
     "attention": ("q", "k", "v"),
 }
 
@@ -105,6 +115,21 @@ CASES = [
             ("linear", "silu", _linear(3, 8, cout=24, activation="silu"), DTYPES),
             ("linear", "gelu", _linear(3, 8, cout=24, activation="gelu"), DTYPES),
             ("linear", "quick-gelu", _linear(3, 8, cout=24, activation="quick_gelu"), DTYPES),
+            ("linear", "geglu", _linear(3, 8, cout=48, activation="geglu"), DTYPES),
+            ("linear", "geglu-odd", _linear(2, 5, 8, cout=38, activation="geglu"), DTYPES),
+            ("linear", "packed", _linear(2, 9, 33, cout=20, packed=True, bias=False), DTYPES),
+            ("linear", "packed-geglu", _linear(7, 8, cout=40, packed=True, activation="geglu",
+                                               residual=True), DTYPES),
+            ("linear", "norm", _linear(3, 5, 20, cout=12, c2=9, norm=True, silu=True,
+                                       residual=True), DTYPES),
+            ("linear", "silu-alone", _linear(3, 20, cout=12, silu=True), DTYPES),
+            ("linear", "half-weight", _linear(3, 7, 40, cout=50, weight=torch.float16), DTYPES),
+            ("linear", "bfloat16-weight", _linear(3, 20, cout=50, weight=torch.bfloat16), DTYPES),
+            ("linear", "two-passes", _linear(2, 41, 321, cout=70), DTYPES),
+            ("linear", "one-row-deep", _linear(2, 1, 1280, cout=320, packed=True), DTYPES),
+            ("linear", "many-passes", _linear(2, 26, 2300, cout=33, c2=20), FLOAT32),
+            ("linear", "many-blocks", _linear(2, 530, 18, cout=40, residual=True), FLOAT32),
+            ("linear", "blocks-and-passes", _linear(2, 130, 2000, cout=20), FLOAT32),
             ("attention", "self", _attention(3, 33, 33, 4, 8), DTYPES),
             ("attention", "cross", _attention(2, 20, 7, 2, 16, dv=8), DTYPES),
             ("attention", "causal", _attention(2, 11, 11, 2, 8, causal=True), DTYPES),

@@ -25,7 +25,9 @@ def test_the_cpus_kernels_run_unless_the_table_says_otherwise():
     with ops.kernels_used() as used:
         assert ops.geglu(x).dtype == torch.float32
         ops.linear(x, torch.randn(3, 8))
-    assert used.summary() == {"geglu": f"cpu-{ops.isa()}", "linear": "torch"}
+        ops.attention(x[None], x[None], x[None], 2)
+    cpu = f"cpu-{ops.isa()}"
+    assert used.summary() == {"geglu": cpu, "linear": cpu, "attention": "torch"}
 
 
 def test_float64_and_gradients_go_to_the_specification():

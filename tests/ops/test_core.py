@@ -27,6 +27,11 @@ def _calls():
         "group_norm_apply": (
             c.group_norm_apply, [p, 0, 1, 4, 8, 0, p, p, True, p, 0, 1], (2, 3, 4, 5),
         ),
+        "linear": (
+            c.linear,
+            [p, 0, 2, 8, 0, p, 0, p, p, p, 1, False, 0, 0, p, 16, 0, 1],
+            (2, 3, 4, 10, 15),
+        ),
         "sampler_step": (
             c.sampler_step, [p, p, 0, p, 0, 0, 0, 0, 0, p, p, p, 1, 16, 0, 1], (12, 13),
         ),
@@ -56,7 +61,9 @@ def test_an_unknown_dtype_raises(name):
             function(*good[:-2], bad, 1)
 
 
-@pytest.mark.parametrize("name", ["geglu", "layer_norm", "group_norm_silu", "sampler_step"])
+@pytest.mark.parametrize(
+    "name", ["geglu", "layer_norm", "group_norm_silu", "linear", "sampler_step"]
+)
 def test_a_null_pointer_raises(name):
     function, good, _ = _calls()[name]
     with pytest.raises(ValueError, match="null pointer"):
@@ -77,6 +84,14 @@ def test_groups_must_divide():
     for groups in (0, -2, 3):
         with pytest.raises(ValueError, match=f"8 channels do not divide into {groups} groups"):
             function(*good[:8], groups, *good[9:])
+
+
+def test_an_unknown_activation_or_weight_dtype_raises():
+    function, good, _ = _calls()["linear"]
+    for position, complaint in ((6, "no dtype"), (12, "no activation")):
+        for bad in (-1, 5):
+            with pytest.raises(ValueError, match=complaint):
+                function(*good[:position], bad, *good[position + 1 :])
 
 
 def test_an_unknown_instruction_set_raises():

@@ -28,8 +28,9 @@ constexpr int kTilePanels = kLanes == 16 ? 2 : 1;
 //
 // a: [Rows] rows, kDepth apart. b: the first panel's [k][16]; the next lies b_stride floats on.
 // c: rows c_stride floats apart, panels side by side.
-template <int Rows, int Panels>
-PYENGINE_INLINE void tile(const float* a, const float* b, int64_t b_stride, int64_t k, float* c,
+// B may be of 16-bit floats, which are widened in registers.
+template <int Rows, int Panels, class W>
+PYENGINE_INLINE void tile(const float* a, const W* b, int64_t b_stride, int64_t k, float* c,
                           int64_t c_stride, bool accumulate) {
     constexpr int kVectors = Panels * kPanelVectors;
     Floats sums[Rows][kVectors];
@@ -60,9 +61,9 @@ PYENGINE_INLINE void tile(const float* a, const float* b, int64_t b_stride, int6
 }
 
 // The same for 0 < rows <= kTileRows and 0 < panels <= kTilePanels.
-template <int Panels, int Rows = kTileRows>
-PYENGINE_INLINE void tile_of(int64_t rows, const float* a, const float* b, int64_t b_stride,
-                             int64_t k, float* c, int64_t c_stride, bool accumulate) {
+template <int Panels, int Rows = kTileRows, class W>
+PYENGINE_INLINE void tile_of(int64_t rows, const float* a, const W* b, int64_t b_stride, int64_t k,
+                             float* c, int64_t c_stride, bool accumulate) {
     if (rows == Rows) return tile<Rows, Panels>(a, b, b_stride, k, c, c_stride, accumulate);
     if constexpr (Rows > 1)
         tile_of<Panels, Rows - 1>(rows, a, b, b_stride, k, c, c_stride, accumulate);

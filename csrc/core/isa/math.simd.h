@@ -39,6 +39,11 @@ PYENGINE_INLINE Floats silu(Floats x) {
     return x / (splat(1.0f) + exp(-x, Floats{}));
 }
 
+// x / (1 + exp(-1.702 x)): the sigmoid that stands for GELU in CLIP (Hendrycks & Gimpel 2016).
+PYENGINE_INLINE Floats quick_gelu(Floats x) {
+    return x / (splat(1.0f) + exp(splat(-1.702f) * x, Floats{}));
+}
+
 // x times the normal distribution's Phi(x) (Hendrycks & Gimpel 2016, arXiv:1606.08415).
 // The lower tail, Phi(-a) = erfc(a / sqrt 2) / 2 = exp(-a^2 / 2) P(q) / (a + 4), is computed as
 // such: 1 + erf(x / sqrt 2) would lose all its digits near -5.

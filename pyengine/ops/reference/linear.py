@@ -1,14 +1,20 @@
-"""Specification of linear with its epilogue."""
+"""Specification of linear with its prologue and epilogue."""
+
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .._pack import unpack_weight
+from .geglu import geglu
 
 ACTIVATIONS = {
     "none": lambda y: y,
     "silu": F.silu,
     "gelu": F.gelu,
     "quick_gelu": lambda y: y * torch.sigmoid(1.702 * y),
+    "geglu": geglu,
 }
 
 
@@ -20,13 +26,32 @@ def linear(
     x2: Tensor | None = None,
     activation: str = "none",
     residual: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    silu: bool = False,
+    out_features: int | None = None,
 ) -> Tensor:
-    """activation(x @ weight.T + bias) + residual.
+    """activation(prologue(x) @ weight.T + bias) + residual.
 
-    x: [..., C], x2: [..., C2] side by side with it in C; weight: [Cout, C + C2]; bias: [Cout];
-    activation: none, silu, gelu (erf) or quick_gelu.  Returns [..., Cout] in x's dtype.
+    x: [..., C], x2: [..., C2] side by side with it in C; weight: [Cout, C + C2], or panels of
+    pack_weight; bias: [Cout].
+    Prologue: x * scale + shift per picture, [N, C + C2] for x [N, ..., C]; SiLU if silu.
+    activation: none, silu, gelu (erf), quick_gelu, or geglu, which halves Cout: the first half
+    times gelu(the second).  residual: [..., Cout], or half of it.
+    Computed in the widest dtype of x, weight and bias.  Returns x's dtype.
     """
     if x2 is not None:
         x = torch.cat([x, x2], dim=-1)
-    y = ACTIVATIONS[activation](F.linear(x, weight, bias))
-    return y if residual is None else y + residual
+    if weight.dim() == 3:
+        channels = out_features if bias is None else bias.shape[0]
+        weight = unpack_weight(weight, channels)
+    dtype = x.dtype
+    if scale is not None:
+        rows = (x.shape[0], *(1,) * (x.dim() - 2), x.shape[-1])
+        x = x.to(scale.dtype) * scale.view(rows) + shift.view(rows)
+    if silu:
+        x = x * torch.sigmoid(x)
+    wide = reduce(torch.promote_types, (t.dtype for t in (weight, bias) if t is not None), dtype)
+    x, weight = x.to(wide), weight.to(wide)
+    y = ACTIVATIONS[activation](F.linear(x, weight, None if bias is None else bias.to(wide)))
+    return (y if residual is None else y + residual).to(dtype)

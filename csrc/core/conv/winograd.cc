@@ -1,0 +1,131 @@
+#include "conv/winograd.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "check.h"
+#include "parallel.h"
+#include "scratch.h"
+#include "table.h"
+
+namespace pyengine {
+
+namespace {
+
+constexpr const char* kOp = "conv2d_winograd";
+
+// As tile.simd.h has them.
+constexpr int64_t kPanel = 16, kDepth = 320;
+
+// Floats of the transformed input of one call: with U and M of two threads it stays within 20 MB of
+// the last-level cache.
+constexpr int64_t kInputFloats = 3 << 20;
+// Most tiles in one call: M then takes 2.4 MB per thread.
+constexpr int64_t kMostTiles = 256;
+// Floats of a strip of pixels: half of a second-level cache of 512 KB.
+constexpr int64_t kStripFloats = 32 << 10;
+constexpr int64_t kSegment = 16;
+// Input channels multiplied at a time: two panels of U (20 KB) and a tile of V share the first-level
+// cache, and sums of no more terms keep the error small.
+constexpr int64_t kPass = 160;
+
+int64_t round_up(int64_t value, int64_t to) {
+    return (value + to - 1) / to * to;
+}
+
+// `whole` in equal parts of at most `most`, each a multiple of 16 (the last may be smaller).
+int64_t equal_part(int64_t whole, int64_t most) {
+    const int64_t parts = (whole + most - 1) / most;
+    return round_up((whole + parts - 1) / parts, 16);
+}
+
+// In how many parts the tiles go, so that parts * units divide evenly among the shares: 1 where
+// there are many units anyway, since each part transforms all weights.
+int64_t tile_parts(int64_t units, int64_t shares, int64_t tiles) {
+    if (units >= 8 * shares) return 1;
+    return std::min(shares / std::gcd(units, shares), std::max(tiles / 8, int64_t{1}));
+}
+
+void check(const Conv2dArgs& a, int64_t output_tile) {
+    require(output_tile == 2 || output_tile == 4, kOp, "output_tile must be 2 or 4");
+    require(a.kernel_height == 3 && a.kernel_width == 3 && a.stride == 1, kOp,
+            "only for 3x3 and stride 1");
+    const int64_t channels = a.channels + a.channels2;
+    checked_count(kOp, a.pictures, a.height, a.width, a.upsample ? 4 : 1, a.channels);
+    checked_count(kOp, a.pictures, a.height, a.width, a.upsample ? 4 : 1, a.channels2);
+    checked_count(kOp, a.pictures, a.height_out, a.width_out, a.channels_out, 36);
+    checked_count(kOp, a.channels_out, channels, 9, 36);
+    require(a.top >= 0 && a.left >= 0, kOp, "negative padding");
+}
+
+}  // namespace
+
+void conv2d_winograd(const Conv2dArgs& conv, int64_t output_tile, int threads) {
+    check(conv, output_tile);
+    WinogradArgs a{};
+    a.conv = conv;
+    a.output_tile = output_tile;
+    const int64_t positions = (output_tile + 2) * (output_tile + 2);
+    a.tiles_high = (conv.height_out + output_tile - 1) / output_tile;
+    a.tiles_wide = (conv.width_out + output_tile - 1) / output_tile;
+    const int64_t channels = conv.channels + conv.channels2;
+    const int64_t panels = (conv.channels_out + kPanel - 1) / kPanel;
+    const int64_t tiles = conv.pictures * a.tiles_high * a.tiles_wide;
+    if (tiles == 0 || panels == 0) return;
+    require(channels > 0, kOp, "no input channels");
+    require(conv.weight && conv.y && (conv.x || !conv.channels) && (conv.x2 || !conv.channels2), kOp,
+            "null pointer");
+
+    a.slab = equal_part(channels, kDepth);
+    a.pass = equal_part(a.slab, kPass);
+    const int64_t slabs = (channels + a.slab - 1) / a.slab;
+
+    const int64_t most_tiles = std::clamp(kInputFloats / (slabs * positions * kDepth), int64_t{1},
+                                          kMostTiles);
+    const int64_t segment = std::min(kSegment, most_tiles);
+    a.segments_wide = (a.tiles_wide + segment - 1) / segment;
+    a.segment = (a.tiles_wide + a.segments_wide - 1) / a.segments_wide;
+    const int64_t segments = conv.pictures * a.tiles_high * a.segments_wide;
+    const int64_t blocks = (tiles + most_tiles - 1) / most_tiles;
+    const int64_t block =  // in segments
+        std::min(std::max(most_tiles / a.segment, int64_t{1}), (segments + blocks - 1) / blocks);
+    const int64_t block_tiles = block * a.segment;
+    const int64_t strip_pixels = (output_tile + 2) * (output_tile * a.segment + 2);
+    a.depth = equal_part(a.slab, std::max(kStripFloats / strip_pixels, int64_t{64}));
+
+    // One line more, so that the positions do not all fall into the same set of the cache.
+    a.position_stride = block_tiles * kDepth + 16;
+    a.slab_stride = positions * a.position_stride;
+    const int64_t units = table().lanes == 16 ? (panels + 1) / 2 : panels;
+    a.shares = std::clamp(int64_t{threads}, int64_t{1}, block_tiles * units);
+    a.tile_parts = tile_parts(units, a.shares, block_tiles);
+    const int64_t products =
+        winograd_weights_floats(output_tile, a.pass) +
+        block_tiles * positions * kWinogradGroup * kPanel;
+    a.scratch_stride = round_up(std::max(strip_pixels * a.depth, products), 16);
+    const int64_t input_floats = checked_count(kOp, slabs, a.slab_stride);
+    float* memory =
+        scratch(input_floats + checked_count(kOp, a.shares, a.scratch_stride));
+    a.input = memory;
+    a.scratch = memory + input_floats;
+
+    const auto input = table().winograd_input[static_cast<int>(conv.dtype)];
+    const auto output = table().winograd_output[static_cast<int>(conv.weight_dtype)];
+    const auto tile_of = [&](int64_t s) {  // the first tile of a segment
+        return s / a.segments_wide * a.tiles_wide + s % a.segments_wide * a.segment;
+    };
+    for (int64_t s = 0; s < segments; s += block) {
+        a.first_segment = s;
+        a.last_segment = std::min(s + block, segments);
+        a.first_tile = tile_of(s);
+        a.tiles = tile_of(a.last_segment) - a.first_tile;
+        const auto run = [&](auto phase) {
+            parallel_for(a.shares, 1, static_cast<int>(a.shares),
+                         [&](int64_t begin, int64_t end) { phase(a, begin, end); });
+        };
+        run(input);
+        run(output);
+    }
+}
+
+}  // namespace pyengine

@@ -1,0 +1,332 @@
+#include "conv/winograd.h"
+
+#include "conv/strip.simd.h"
+#include "conv/winograd_transforms.simd.h"
+#include "gemm/tile.simd.h"
+
+namespace pyengine::PYENGINE_NS {
+
+namespace {
+
+PYENGINE_INLINE int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+// --- the input: strips of pixels, transformed along both axes ------------------------------------
+
+// Tiles beside each other in one row of tiles of one picture.
+struct Segment {
+    int64_t picture, tile_row, tile_column, tiles;
+    int64_t index;  // of its first tile, among all pictures'
+};
+
+PYENGINE_INLINE Segment segment_of(const WinogradArgs& args, int64_t i) {
+    const int64_t row = i / args.segments_wide, from = i % args.segments_wide * args.segment;
+    return {row / args.tiles_high, row % args.tiles_high, from,
+            smaller(args.segment, args.tiles_wide - from), row * args.tiles_wide + from};
+}
+
+// Channels [first, first + count) of x or x2, whose channels begin at `begin` of both together.
+template <bool Scaled, bool Silu, class T>
+PYENGINE_INLINE void prepare_part(const void* x, int64_t pixel, int64_t channels, int64_t begin,
+                                  int64_t first, int64_t count, const float* scale,
+                                  const float* shift, float* out) {
+    const int64_t from = first < begin ? begin : first;
+    const int64_t to = smaller(first + count, begin + channels);
+    if (from >= to) return;
+    prepare_pixel<Scaled, Silu>(static_cast<const T*>(x) + pixel * channels + from - begin,
+                                to - from, Scaled ? scale + from : nullptr,
+                                Scaled ? shift + from : nullptr, out + from - first);
+}
+
+// [rows][columns][depth] floats from (top, left) of the enlarged picture on, which may lie outside
+// it; channels [first, first + count), depth is count rounded up to whole vectors.
+template <bool Scaled, bool Silu, class T>
+void fill_strip(const Conv2dArgs& args, int64_t picture, int64_t top, int64_t left, int64_t rows,
+                int64_t columns, int64_t first, int64_t count, int64_t depth, float* out) {
+    const int64_t height = args.upsample ? 2 * args.height : args.height;
+    const int64_t width = args.upsample ? 2 * args.width : args.width;
+    const int64_t channels = args.channels + args.channels2;
+    const float* scale = Scaled ? args.scale + picture * channels : nullptr;
+    const float* shift = Scaled ? args.shift + picture * channels : nullptr;
+    for (int64_t y = top; y < top + rows; ++y)
+        for (int64_t x = left; x < left + columns; ++x, out += depth) {
+            if (y < 0 || y >= height || x < 0 || x >= width) {
+                __builtin_memset(out, 0, static_cast<size_t>(depth) * sizeof(float));
+                continue;
+            }
+            const int64_t from_y = args.upsample ? y / 2 : y, from_x = args.upsample ? x / 2 : x;
+            const int64_t pixel = (picture * args.height + from_y) * args.width + from_x;
+            if (depth > count)
+                __builtin_memset(out + depth - kLanes, 0, sizeof(float) * kLanes);
+            prepare_part<Scaled, Silu, T>(args.x, pixel, args.channels, 0, first, count, scale,
+                                          shift, out);
+            prepare_part<Scaled, Silu, T>(args.x2, pixel, args.channels2, args.channels, first,
+                                          count, scale, shift, out);
+        }
+}
+
+template <class T, class... Rest>
+PYENGINE_INLINE void fill_strip_of(const Conv2dArgs& args, Rest... rest) {
+    if (args.scale) {
+        args.silu ? fill_strip<true, true, T>(args, rest...)
+                  : fill_strip<true, false, T>(args, rest...);
+    } else {
+        args.silu ? fill_strip<false, true, T>(args, rest...)
+                  : fill_strip<false, false, T>(args, rest...);
+    }
+}
+
+// Along the columns in place, then along the rows of each tile into V[position][tile][kDepth].
+// Tiles share the columns between them, so the first is done once for all.
+template <int Output>
+void transform_strip(float* strip, int64_t tiles, int64_t depth, int64_t position_stride,
+                     float* v) {
+    constexpr int kSide = Output + 2;
+    const int64_t row = (Output * tiles + 2) * depth;
+    for (int64_t c = 0; c < row; c += kLanes) {
+        Floats d[kSide], t[kSide];
+#pragma GCC unroll 8
+        for (int i = 0; i < kSide; ++i) d[i] = load(strip + i * row + c);
+        Winograd<Output>::input(d, t);
+#pragma GCC unroll 8
+        for (int i = 0; i < kSide; ++i) store(strip + i * row + c, t[i]);
+    }
+    for (int64_t tile = 0; tile < tiles; ++tile)
+        for (int i = 0; i < kSide; ++i) {
+            const float* from = strip + i * row + Output * tile * depth;
+            float* to = v + i * kSide * position_stride + tile * kDepth;
+            for (int64_t c = 0; c < depth; c += kLanes) {
+                Floats d[kSide], t[kSide];
+#pragma GCC unroll 8
+                for (int j = 0; j < kSide; ++j) d[j] = load(from + j * depth + c);
+                Winograd<Output>::input(d, t);
+#pragma GCC unroll 8
+                for (int j = 0; j < kSide; ++j) store(to + j * position_stride + c, t[j]);
+            }
+        }
+}
+
+template <int Output, class T>
+void transform_input(const WinogradArgs& args, int64_t share) {
+    const int64_t channels = args.conv.channels + args.conv.channels2;
+    const int64_t chunks = (args.slab + args.depth - 1) / args.depth;  // of a slab
+    const int64_t slabs = (channels + args.slab - 1) / args.slab;
+    const int64_t all = (args.last_segment - args.first_segment) * slabs * chunks;
+    float* strip = args.scratch + share * args.scratch_stride;
+    for (int64_t i = all * share / args.shares; i < all * (share + 1) / args.shares; ++i) {
+        const Segment s = segment_of(args, args.first_segment + i / (slabs * chunks));
+        const int64_t slab = i / chunks % slabs, column = i % chunks * args.depth;
+        const int64_t first = slab * args.slab + column;
+        const int64_t end = smaller(channels, (slab + 1) * args.slab);
+        if (first >= end) continue;
+        const int64_t count = smaller(args.depth, end - first);
+        const int64_t depth = (count + kLanes - 1) / kLanes * kLanes;
+        fill_strip_of<T>(args.conv, s.picture, Output * s.tile_row - args.conv.top,
+                         Output * s.tile_column - args.conv.left, int64_t{Output + 2},
+                         Output * s.tiles + 2, first, count, depth, strip);
+        transform_strip<Output>(strip, s.tiles, depth, args.position_stride,
+                                args.input + slab * args.slab_stride +
+                                    (s.index - args.first_tile) * kDepth + column);
+    }
+}
+
+// --- the weights ---------------------------------------------------------------------------------
+
+// U[position][k][16] of one panel from its [3][3][channels][16], k channels from the first.
+template <int Output, class W>
+void transform_weights(const W* weight, int64_t channels, int64_t k, int64_t position_stride,
+                       float* u) {
+    constexpr int kSide = Output + 2;
+    const int64_t tap = channels * kPanel;
+    for (int64_t i = 0; i < k * kPanel; i += kLanes) {
+        Floats g[3][3];
+#pragma GCC unroll 9
+        for (int t = 0; t < 9; ++t) g[t % 3][t / 3] = load(weight + t * tap + i);
+        Floats columns[3][kSide];
+#pragma GCC unroll 3
+        for (int x = 0; x < 3; ++x) Winograd<Output>::weights(g[x], columns[x]);
+#pragma GCC unroll 8
+        for (int y = 0; y < kSide; ++y) {
+            const Floats row[3] = {columns[0][y], columns[1][y], columns[2][y]};
+            Floats t[kSide];
+            Winograd<Output>::weights(row, t);
+#pragma GCC unroll 8
+            for (int x = 0; x < kSide; ++x)
+                store(u + (y * kSide + x) * position_stride + i, t[x]);
+        }
+    }
+}
+
+// --- the products --------------------------------------------------------------------------------
+
+constexpr int64_t kGroup = kWinogradGroup;
+
+// Panels whose part of U stays in the first-level cache with a tile of V: 10 KB each.
+constexpr int64_t kSidePanels = 2;
+// Of so few rows a tile takes twice the panels, or the sums would wait for themselves.
+constexpr int kFewRows = kTileRows / 3;
+
+// C[rows][c_stride] of `panels` panels side by side (+)= A[rows][k] B[panel][k][16].
+void multiply(int64_t rows, int64_t panels, int64_t k, const float* a, const float* b, float* c,
+              int64_t c_stride, bool accumulate) {
+    const int64_t tiles = (rows + kTileRows - 1) / kTileRows, b_stride = k * kPanel;
+    const int64_t together = rows <= kFewRows ? 2 * kTilePanels : kSidePanels;
+    for (int64_t p = 0; p < panels; p += together)
+        for (int64_t t = 0; t < tiles; ++t) {
+            // Of nearly equal height: one of a row or two that were left over would be slow.
+            const int64_t from = rows * t / tiles, height = rows * (t + 1) / tiles - from;
+            const float *at = a + from * kDepth, *panel = b + p * b_stride;
+            float* to = c + from * c_stride + p * kPanel;
+            int64_t left = smaller(together, panels - p);
+            if (left == 2 * kTilePanels && height <= kFewRows) {
+                tile_of<2 * kTilePanels, kFewRows>(height, at, panel, b_stride, k, to, c_stride,
+                                                   accumulate);
+                continue;
+            }
+            for (; left >= kTilePanels; left -= kTilePanels) {
+                tile_of<kTilePanels>(height, at, panel, b_stride, k, to, c_stride, accumulate);
+                panel += kTilePanels * b_stride;
+                to += kTilePanels * kPanel;
+            }
+            if (left) tile_of<1>(height, at, panel, b_stride, k, to, c_stride, accumulate);
+        }
+}
+
+// --- the output ----------------------------------------------------------------------------------
+
+// One vector of channels of one tile: m [positions][kGroup * 16].
+template <int Output, class T, class Lanes>
+PYENGINE_INLINE void finish_vector(const Conv2dArgs& args, const float* m, int64_t picture,
+                                   int64_t y, int64_t x, int64_t channel, Lanes lanes) {
+    constexpr int kSide = Output + 2;
+    Floats columns[kSide][Output];
+#pragma GCC unroll 8
+    for (int j = 0; j < kSide; ++j) {
+        Floats d[kSide];
+#pragma GCC unroll 8
+        for (int i = 0; i < kSide; ++i) d[i] = load(m + (i * kSide + j) * kGroup * kPanel);
+        Winograd<Output>::output(d, columns[j]);
+    }
+    Floats base{};
+    if (args.bias) base += load(args.bias + channel, lanes);
+    if (args.channel_add)
+        base += load(static_cast<const T*>(args.channel_add) + picture * args.channels_out +
+                         channel, lanes);
+    const int64_t rows = smaller(Output, args.height_out - y);
+    const int64_t width = smaller(Output, args.width_out - x);
+    for (int64_t i = 0; i < rows; ++i) {
+        Floats row[kSide], values[Output];
+#pragma GCC unroll 8
+        for (int j = 0; j < kSide; ++j) row[j] = columns[j][i];
+        Winograd<Output>::output(row, values);
+        const int64_t at =
+            ((picture * args.height_out + y + i) * args.width_out + x) * args.channels_out +
+            channel;
+        T* to = static_cast<T*>(args.y) + at;
+        const T* residual = args.residual ? static_cast<const T*>(args.residual) + at : nullptr;
+        for (int64_t j = 0; j < width; ++j) {
+            Floats value = values[j] + base;
+            if (residual) value += load(residual + j * args.channels_out, lanes);
+            store(to + j * args.channels_out, value, lanes);
+        }
+    }
+}
+
+// Tiles [from, to), counted over all pictures, of `panels` panels: m [tile][positions][kGroup * 16].
+template <int Output, class T>
+void finish(const WinogradArgs& args, const float* m, int64_t from, int64_t to, int64_t panel,
+            int64_t panels) {
+    constexpr int64_t kPositions = (Output + 2) * (Output + 2);
+    const Conv2dArgs& conv = args.conv;
+    const int64_t first = panel * kPanel;
+    const int64_t count = smaller(panels * kPanel, conv.channels_out - first);
+    for (int64_t tile = from; tile < to; ++tile, m += kPositions * kGroup * kPanel) {
+        const int64_t row = tile / args.tiles_wide;
+        const int64_t y = row % args.tiles_high * Output, x = tile % args.tiles_wide * Output;
+        for_vectors(count, [&](int64_t c, auto lanes) {
+            finish_vector<Output, T>(conv, m + c, row / args.tiles_high, y, x, first + c, lanes);
+        });
+    }
+}
+
+// Tiles [from, to) of this call, `panels` panels from `panel` on.
+template <int Output, class W>
+void multiply_group(const WinogradArgs& args, int64_t from, int64_t to, int64_t panel,
+                    int64_t panels, float* u, float* m) {
+    constexpr int64_t kPositions = (Output + 2) * (Output + 2);
+    const int64_t channels = args.conv.channels + args.conv.channels2;
+    for (int64_t slab = 0; slab * args.slab < channels; ++slab) {
+        const int64_t first = slab * args.slab, width = smaller(args.slab, channels - first);
+        for (int64_t at = 0; at < width; at += args.pass) {
+            const int64_t k = smaller(args.pass, width - at);
+            // One line more, so that the positions do not all fall into the same set of the cache.
+            const int64_t stride = panels * k * kPanel + kPanel;
+            for (int64_t p = 0; p < panels; ++p)
+                transform_weights<Output>(static_cast<const W*>(args.conv.weight) +
+                                              ((panel + p) * 9 * channels + first + at) * kPanel,
+                                          channels, k, stride, u + p * k * kPanel);
+            const float* v = args.input + slab * args.slab_stride + from * kDepth + at;
+            for (int64_t i = 0; i < kPositions; ++i)
+                multiply(to - from, panels, k, v + i * args.position_stride, u + i * stride,
+                         m + i * kGroup * kPanel, kPositions * kGroup * kPanel, first + at > 0);
+        }
+    }
+}
+
+template <int Output, class W>
+void multiply_share(const WinogradArgs& args, int64_t share) {
+    const int64_t panels = (args.conv.channels_out + kPanel - 1) / kPanel;
+    const int64_t units = (panels + kTilePanels - 1) / kTilePanels;
+    const int64_t all = args.tile_parts * units, end = all * (share + 1) / args.shares;
+    float* u = args.scratch + share * args.scratch_stride;
+    float* m = u + winograd_weights_floats(args.output_tile, args.pass);
+    for (int64_t i = all * share / args.shares; i < end;) {
+        const int64_t part = i / units, unit = i % units;
+        const int64_t from = args.tiles * part / args.tile_parts;
+        const int64_t to = args.tiles * (part + 1) / args.tile_parts;
+        const int64_t run = smaller(smaller(kGroup / kTilePanels, units - unit), end - i);
+        const int64_t panel = unit * kTilePanels, count = smaller(run * kTilePanels, panels - panel);
+        multiply_group<Output, W>(args, from, to, panel, count, u, m);
+        const int64_t first = args.first_tile;
+        switch (args.conv.dtype) {
+            case DType::float32:
+                finish<Output, float>(args, m, first + from, first + to, panel, count);
+                break;
+            case DType::bfloat16:
+                finish<Output, BFloat16>(args, m, first + from, first + to, panel, count);
+                break;
+            case DType::float16:
+                finish<Output, Float16>(args, m, first + from, first + to, panel, count);
+                break;
+        }
+        i += run;
+    }
+}
+
+}  // namespace
+
+// The first phase: fills args.input. T: the dtype of x. Items are shares.
+template <class T>
+void winograd_input(const WinogradArgs& args, int64_t begin, int64_t end) {
+    for (int64_t share = begin; share < end; ++share)
+        args.output_tile == 4 ? transform_input<4, T>(args, share)
+                              : transform_input<2, T>(args, share);
+}
+
+// The second: writes y. W: the dtype of the weights. Items are shares.
+template <class W>
+void winograd_output(const WinogradArgs& args, int64_t begin, int64_t end) {
+    for (int64_t share = begin; share < end; ++share)
+        args.output_tile == 4 ? multiply_share<4, W>(args, share)
+                              : multiply_share<2, W>(args, share);
+}
+
+template void winograd_input<float>(const WinogradArgs&, int64_t, int64_t);
+template void winograd_input<BFloat16>(const WinogradArgs&, int64_t, int64_t);
+template void winograd_input<Float16>(const WinogradArgs&, int64_t, int64_t);
+template void winograd_output<float>(const WinogradArgs&, int64_t, int64_t);
+template void winograd_output<BFloat16>(const WinogradArgs&, int64_t, int64_t);
+template void winograd_output<Float16>(const WinogradArgs&, int64_t, int64_t);
+
+}  // namespace pyengine::PYENGINE_NS

@@ -1,0 +1,98 @@
+#include "gemm/linear.h"
+
+#include <algorithm>
+
+#include "check.h"
+#include "parallel.h"
+#include "scratch.h"
+#include "table.h"
+
+namespace pyengine {
+
+namespace {
+
+constexpr const char* kOp = "linear";
+constexpr int64_t kPanel = 16;
+
+int64_t ceil_divide(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+// Checks all sizes and pointers; returns whether there is anything to compute.
+bool check(const LinearArgs& args) {
+    for (int64_t size : {args.rows, args.channels, args.channels2, args.outputs, args.picture_rows})
+        checked_count(kOp, size, 4);
+    const bool gated = args.activation == Activation::geglu;
+    const int64_t depth = args.channels + args.channels2;
+    checked_count(kOp, args.rows, depth);
+    checked_count(kOp, args.outputs + kPanel, depth, gated ? 2 : 1);
+    checked_count(kOp, args.outputs, gated ? 2 : 1);
+    if (checked_count(kOp, args.rows, args.outputs) == 0) return false;
+    require(args.channels == 0 || args.x, kOp, "null pointer x");
+    require(args.channels2 == 0 || args.x2, kOp, "null pointer x2");
+    require(depth == 0 || args.weight, kOp, "null pointer weight");
+    require(args.y, kOp, "null pointer y");
+    require(!args.scale == !args.shift, kOp, "scale and shift come together");
+    require(args.picture_rows > 0, kOp, "a picture without rows");
+    return true;
+}
+
+// How many threads share the rows, and how many the units of outputs.
+struct Grid {
+    int64_t rows, units;
+};
+
+// The grid whose slowest thread has least to do, counted in multiply-adds: those of its tiles,
+// where one of few rows takes as long as one of four; and for each element of A that it lays out
+// and each weight that it reads, what could have been computed meanwhile (8 and 16: half a cycle,
+// and 4 bytes from memory at 4 bytes a cycle).
+Grid grid_for(const LinearArgs& args, int64_t units, int64_t unit_columns, int threads) {
+    const int64_t tile = table().tile_rows;
+    const double depth = static_cast<double>(args.channels + args.channels2 + 1);
+    Grid best{1, 1};
+    double least = 0;
+    for (int64_t r = 1; r <= std::min<int64_t>(threads, args.rows); ++r) {
+        const int64_t u = std::min<int64_t>(threads / r, units);
+        const int64_t rows = ceil_divide(args.rows, r),
+                      columns = ceil_divide(units, u) * unit_columns;
+        const int64_t tiles = ceil_divide(rows, tile);
+        const int64_t height = std::max(ceil_divide(rows, tiles), std::min<int64_t>(tile, 4));
+        const double cost =
+            depth * (static_cast<double>(tiles * height) * static_cast<double>(columns) +
+                     8.0 * static_cast<double>(rows) + 16.0 * static_cast<double>(columns));
+        if (r == 1 || cost < least) {
+            best = {r, u};
+            least = cost;
+        }
+    }
+    return best;
+}
+
+}  // namespace
+
+void linear(const LinearArgs& args, int threads) {
+    if (!check(args)) return;
+    const bool gated = args.activation == Activation::geglu;
+    const int64_t panels = ceil_divide(args.outputs, kPanel);
+    const int64_t units = gated ? panels : ceil_divide(panels, 2);
+    const int64_t work = args.rows * (args.channels + args.channels2 + 1) / 32768 * panels;
+    const Grid grid =
+        grid_for(args, units, 2 * kPanel, work < 8 ? 1 : std::clamp(threads, 1, 1024));
+    const auto share = [&](int64_t i) {
+        const int64_t row = i / grid.units, unit = i % grid.units;
+        return LinearShare{args.rows * row / grid.rows, args.rows * (row + 1) / grid.rows,
+                           units * unit / grid.units, units * (unit + 1) / grid.units};
+    };
+    const int64_t shares = grid.rows * grid.units;
+    int64_t room = 0;
+    for (int64_t i = 0; i < shares; ++i)
+        room = std::max(room, table().linear_scratch(args, share(i)));
+    room = ceil_divide(room, 1024) * 1024;
+    float* memory = scratch(room * shares);
+    const auto run = table().linear;
+    parallel_for(shares, 1, threads, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) run(args, share(i), memory + i * room);
+    });
+}
+
+}  // namespace pyengine

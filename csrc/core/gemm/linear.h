@@ -1,0 +1,44 @@
+// Products of activations and packed weights, with what surrounds them in a network.
+#pragma once
+
+#include <stdint.h>
+
+#include "dtype.h"
+
+namespace pyengine {
+
+enum class Activation : int { none = 0, silu = 1, gelu = 2, quick_gelu = 3, geglu = 4 };
+constexpr int kActivations = 5;
+
+// y = activation(prologue(x | x2) W + bias) + residual, where prologue(x) = x * scale + shift, then
+// SiLU, each if asked for. x, x2, residual and y have one dtype, the weight one of its own.
+struct LinearArgs {
+    const void* x;   // [rows, channels]
+    const void* x2;  // [rows, channels2], side by side with x; or null with channels2 = 0
+    int64_t rows, channels, channels2;
+    const void* weight;  // panels [ceil(outputs / 16)][channels + channels2][16]; for geglu twice
+                         // as many, first the values', then the gates'
+    DType weight_dtype;
+    const float* bias;   // [outputs], for geglu [2 * outputs]; or null
+    const float* scale;  // [rows / picture_rows, channels + channels2], or null as shift then is
+    const float* shift;
+    int64_t picture_rows;  // rows that share scale and shift; 1 or more
+    bool silu;
+    Activation activation;
+    const void* residual;  // [rows, outputs], or null; may be y itself
+    void* y;               // [rows, outputs]
+    int64_t outputs;
+    DType dtype;
+};
+
+// What one thread does of it: some rows and some units of outputs. A unit is two panels; for geglu
+// a panel of values and one of gates.
+struct LinearShare {
+    int64_t row_begin, row_end, unit_begin, unit_end;
+};
+
+// Throws std::invalid_argument for sizes and pointers that cannot be, std::bad_alloc where memory
+// is short: per thread and call at most 1.5 MB.
+void linear(const LinearArgs& args, int threads);
+
+}  // namespace pyengine

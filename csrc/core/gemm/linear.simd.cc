@@ -1,0 +1,334 @@
+#include "gemm/linear.h"
+
+#include "gemm/tile.simd.h"
+#include "isa/math.simd.h"
+
+namespace pyengine::PYENGINE_NS {
+
+namespace {
+
+// Floats of A that stay in the second-level cache: 300 KB of its 512 (Zen) to 1024 (Cascade Lake).
+constexpr int64_t kBlockFloats = 240 * 320;
+// Sums of a block that wait for the next pass: 1 MB at most.
+constexpr int64_t kSumFloats = 240 * 1024;
+// Fewer rows than this are not worth reading all weights for once more; see Plan.
+constexpr int64_t kFewestRows = 48;
+
+// How a share is cut. K falls into passes of one length, give or take an element, a function of K
+// alone: the sums of the passes are added up in their order, which is all that bits depend on.
+struct Plan {
+    int64_t depth;   // K
+    int64_t passes;  // over K, each at most kDepth
+    int64_t panels;  // of a group: what is multiplied before the epilogue
+    int64_t groups_begin, groups_end;
+    int64_t panel_stride;  // weight elements from one panel of a group to the next
+    int64_t group_stride;  // and from one group to the next
+    bool resident;         // a block of A holds all passes: each group is finished before the next
+    int64_t block_rows;
+    int64_t chunk;  // groups whose sums are kept from pass to pass
+
+    int64_t pass_begin(int64_t pass) const { return depth * pass / passes; }
+};
+
+int64_t ceil_divide(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+Plan plan_of(const LinearArgs& args, const LinearShare& share) {
+    Plan plan;
+    plan.depth = args.channels + args.channels2;
+    plan.passes = plan.depth > kDepth ? ceil_divide(plan.depth, kDepth) : 1;
+    const bool gated = args.activation == Activation::geglu;
+    const int64_t panels = ceil_divide(args.outputs, kPanel), panel = plan.depth * kPanel;
+    plan.panels = gated ? 2 : kTilePanels;
+    plan.panel_stride = gated ? panels * panel : panel;
+    plan.group_stride = gated ? panel : kTilePanels * panel;
+    const int64_t groups_of_unit = gated ? 1 : 2 / kTilePanels;
+    plan.groups_begin = share.unit_begin * groups_of_unit;
+    plan.groups_end =
+        least(share.unit_end * groups_of_unit, gated ? panels : ceil_divide(panels, kTilePanels));
+
+    const int64_t rows = share.row_end - share.row_begin;
+    const int64_t block = kBlockFloats / kDepth;
+    const int64_t resident_rows = block / plan.passes;
+    plan.resident = resident_rows >= least(rows, kFewestRows);
+    plan.block_rows = plan.resident ? resident_rows : block;
+    // Blocks of about one height: a last one of a few rows would read all weights for them.
+    plan.block_rows = ceil_divide(rows, ceil_divide(rows, plan.block_rows));
+    const int64_t strip = plan.block_rows * plan.panels * kPanel;
+    plan.chunk = plan.resident ? 1 : kSumFloats / strip;
+    return plan;
+}
+
+// Calls use with a value of the type that a DType names.
+template <class Use>
+PYENGINE_INLINE void with_type(DType dtype, const Use& use) {
+    if (dtype == DType::float32) return use(float{});
+    if (dtype == DType::bfloat16) return use(BFloat16{});
+    use(Float16{});
+}
+
+// --- A: rows of x | x2 through the prologue ------------------------------------------------------
+
+template <bool Scaled, bool Silu, class T>
+PYENGINE_INLINE void prologue(const T* x, int64_t n, const float* scale, const float* shift,
+                              float* a) {
+    for_vectors(n, [&](int64_t i, auto lanes) {
+        Floats v = load(x + i, lanes);
+        if (Scaled) v = fma(v, load(scale + i, lanes), load(shift + i, lanes));
+        if (Silu) v = silu(v);
+        store(a + i, v, lanes);
+    });
+}
+
+// Elements [k, k + n) of a row of one tensor; scale and shift at its first.
+template <class T>
+void gather_part(const LinearArgs& args, const T* x, int64_t n, const float* scale,
+                 const float* shift, float* a) {
+    if (args.scale)
+        args.silu ? prologue<true, true>(x, n, scale, shift, a)
+                  : prologue<true, false>(x, n, scale, shift, a);
+    else
+        args.silu ? prologue<false, true>(x, n, scale, shift, a)
+                  : prologue<false, false>(x, n, scale, shift, a);
+}
+
+// Elements [begin, end) of K of some rows, kDepth apart.
+template <class T>
+void gather(const LinearArgs& args, int64_t row, int64_t rows, int64_t begin, int64_t end,
+            float* a) {
+    const int64_t channels = args.channels, channels2 = args.channels2;
+    const T *x = static_cast<const T*>(args.x), *x2 = static_cast<const T*>(args.x2);
+    const int64_t first = begin < channels ? least(end, channels) - begin : 0;  // those of x
+    for (int64_t r = row; r < row + rows; ++r, a += kDepth) {
+        const float *scale = nullptr, *shift = nullptr;
+        if (args.scale) {
+            const int64_t at = r / args.picture_rows * (channels + channels2) + begin;
+            scale = args.scale + at;
+            shift = args.shift + at;
+        }
+        if (first) gather_part(args, x + r * channels + begin, first, scale, shift, a);
+        if (first < end - begin)
+            gather_part(args, x2 + r * channels2 + (begin + first - channels), end - begin - first,
+                        scale ? scale + first : nullptr, shift ? shift + first : nullptr,
+                        a + first);
+    }
+}
+
+// --- the product -----------------------------------------------------------------------------
+
+// All rows of a block by some panels. Tiles are of about one height: the last would otherwise be
+// so low that its few sums wait for each other.
+template <int Panels, class W>
+void multiply(const float* a, int64_t rows, const W* b, int64_t b_stride, int64_t depth, float* c,
+              int64_t c_stride, bool accumulate) {
+    const int64_t tiles = ceil_divide(rows, kTileRows);
+    for (int64_t t = 0, row = 0; t < tiles; ++t) {
+        const int64_t next = rows * (t + 1) / tiles;
+        tile_of<Panels>(next - row, a + row * kDepth, b, b_stride, depth, c + row * c_stride,
+                        c_stride, accumulate);
+        row = next;
+    }
+}
+
+// The panels of one group, as many as there are (the last group may lack one).
+template <class W>
+void multiply_panels(int64_t panels, const float* a, int64_t rows, const W* b, int64_t b_stride,
+                     int64_t depth, float* c, int64_t c_stride, bool accumulate) {
+    int64_t p = 0;
+    if constexpr (kTilePanels == 2)
+        for (; p + 2 <= panels; p += 2)
+            multiply<2>(a, rows, b + p * b_stride, b_stride, depth, c + p * kPanel, c_stride,
+                        accumulate);
+    for (; p < panels; ++p)
+        multiply<1>(a, rows, b + p * b_stride, b_stride, depth, c + p * kPanel, c_stride,
+                    accumulate);
+}
+
+// 16-bit weights are widened in registers for a single tile; where more tiles use them, once, into
+// the first-level cache.
+template <class W>
+void multiply_group(int64_t panels, const float* a, int64_t rows, const W* b, int64_t b_stride,
+                    int64_t depth, float* c, int64_t c_stride, bool accumulate, float* wide) {
+    if constexpr (sizeof(W) == 4) {
+        multiply_panels(panels, a, rows, b, b_stride, depth, c, c_stride, accumulate);
+    } else {
+        if (rows <= kTileRows)
+            return multiply_panels(panels, a, rows, b, b_stride, depth, c, c_stride, accumulate);
+        for (int64_t p = 0; p < panels; ++p)
+            for (int64_t i = 0; i < depth * kPanel; i += kLanes)
+                store(wide + p * kDepth * kPanel + i, load(b + p * b_stride + i));
+        multiply_panels(panels, a, rows, wide, kDepth * kPanel, depth, c, c_stride, accumulate);
+    }
+}
+
+// --- the epilogue ----------------------------------------------------------------------------
+
+template <Activation Chosen>
+PYENGINE_INLINE Floats activate(Floats value) {
+    if constexpr (Chosen == Activation::silu) return silu(value);
+    if constexpr (Chosen == Activation::gelu) return gelu(value);
+    if constexpr (Chosen == Activation::quick_gelu) return quick_gelu(value);
+    return value;
+}
+
+// One vector of a panel, down all rows. sums: its first row's, `stride` floats to the next; for
+// geglu the gates lie a panel further on.
+template <Activation Chosen, class T, class Lanes>
+PYENGINE_INLINE void finish_vector(const LinearArgs& args, int64_t row, int64_t rows,
+                                   int64_t column, const float* sums, int64_t stride, Lanes lanes) {
+    const T* residual = static_cast<const T*>(args.residual);
+    T* y = static_cast<T*>(args.y);
+    Floats bias{}, gate_bias{};
+    if (args.bias) {
+        bias = load(args.bias + column, lanes);
+        if constexpr (Chosen == Activation::geglu)
+            gate_bias = load(args.bias + args.outputs + column, lanes);
+    }
+    for (int64_t r = 0; r < rows; ++r, sums += stride) {
+        const int64_t at = (row + r) * args.outputs + column;
+        Floats v = activate<Chosen>(load(sums) + bias);
+        if constexpr (Chosen == Activation::geglu) v *= gelu(load(sums + kPanel) + gate_bias);
+        if (residual) v += load(residual + at, lanes);
+        store(y + at, v, lanes);
+    }
+}
+
+template <Activation Chosen, class T>
+void finish(const LinearArgs& args, int64_t row, int64_t rows, int64_t column, int64_t panels,
+            const float* sums, int64_t stride) {
+    const int64_t width =
+        least(args.outputs - column, Chosen == Activation::geglu ? kPanel : panels * kPanel);
+    for_vectors(width, [&](int64_t c, auto lanes) {
+        finish_vector<Chosen, T>(args, row, rows, column + c, sums + c, stride, lanes);
+    });
+}
+
+using Finish = void (*)(const LinearArgs&, int64_t row, int64_t rows, int64_t column,
+                        int64_t panels, const float* sums, int64_t stride);
+
+template <class T>
+Finish finish_for(Activation activation) {
+    switch (activation) {
+        case Activation::none:
+            return finish<Activation::none, T>;
+        case Activation::silu:
+            return finish<Activation::silu, T>;
+        case Activation::gelu:
+            return finish<Activation::gelu, T>;
+        case Activation::quick_gelu:
+            return finish<Activation::quick_gelu, T>;
+        case Activation::geglu:
+            break;
+    }
+    return finish<Activation::geglu, T>;
+}
+
+// --- one share -------------------------------------------------------------------------------
+
+// Panels that a group has: the last may lack one.
+int64_t panels_of(const LinearArgs& args, const Plan& plan, int64_t group) {
+    if (args.activation == Activation::geglu) return 2;
+    return least(plan.panels, ceil_divide(args.outputs, kPanel) - group * plan.panels);
+}
+
+template <class T, class W>
+struct Share {
+    const LinearArgs& args;
+    const Plan& plan;
+    Finish finish;
+    float *a, *sums, *wide;
+
+    void multiply(int64_t group, int64_t pass, int64_t rows, const float* from, float* to) const {
+        const int64_t begin = plan.pass_begin(pass);
+        const W* b = static_cast<const W*>(args.weight) + group * plan.group_stride;
+        multiply_group(panels_of(args, plan, group), from, rows, b + begin * kPanel,
+                       plan.panel_stride, plan.pass_begin(pass + 1) - begin, to,
+                       plan.panels * kPanel, pass > 0, wide);
+    }
+
+    void finish_group(int64_t group, int64_t row, int64_t rows, const float* from) const {
+        const int64_t columns =
+            args.activation == Activation::geglu ? int64_t{kPanel} : plan.panels * kPanel;
+        finish(args, row, rows, group * columns, panels_of(args, plan, group), from,
+               plan.panels * kPanel);
+    }
+
+    void gather_pass(int64_t pass, int64_t row, int64_t rows, float* to) const {
+        gather<T>(args, row, rows, plan.pass_begin(pass), plan.pass_begin(pass + 1), to);
+    }
+
+    // All of K is in the block: a group's sums stay in the first-level cache.
+    void resident_block(int64_t row, int64_t rows) const {
+        for (int64_t pass = 0; pass < plan.passes; ++pass)
+            gather_pass(pass, row, rows, a + pass * rows * kDepth);
+        for (int64_t group = plan.groups_begin; group < plan.groups_end; ++group) {
+            for (int64_t pass = 0; pass < plan.passes; ++pass)
+                multiply(group, pass, rows, a + pass * rows * kDepth, sums);
+            finish_group(group, row, rows, sums);
+        }
+    }
+
+    // One pass is in the block, and the sums of a chunk of groups wait for the next.
+    void streaming_block(int64_t row, int64_t rows) const {
+        const int64_t strip = rows * plan.panels * kPanel;
+        for (int64_t begin = plan.groups_begin; begin < plan.groups_end; begin += plan.chunk) {
+            const int64_t end = least(begin + plan.chunk, plan.groups_end);
+            for (int64_t pass = 0; pass < plan.passes; ++pass) {
+                gather_pass(pass, row, rows, a);
+                for (int64_t group = begin; group < end; ++group) {
+                    float* to = sums + (group - begin) * strip;
+                    multiply(group, pass, rows, a, to);
+                    if (pass + 1 == plan.passes) finish_group(group, row, rows, to);
+                }
+            }
+        }
+    }
+};
+
+// Floats of each part of the scratch memory, whole cache lines.
+struct Room {
+    int64_t a, sums, wide;
+};
+
+Room room_of(const LinearArgs& args, const Plan& plan) {
+    const int64_t groups = least(plan.chunk, plan.groups_end - plan.groups_begin);
+    return {plan.block_rows * (plan.resident ? plan.passes : 1) * kDepth,
+            plan.block_rows * plan.panels * kPanel * groups,
+            args.weight_dtype == DType::float32 ? 0 : plan.panels * kDepth * kPanel};
+}
+
+}  // namespace
+
+// Floats of scratch memory that a share needs.
+int64_t linear_scratch(const LinearArgs& args, const LinearShare& share) {
+    const Room room = room_of(args, plan_of(args, share));
+    return room.a + room.sums + room.wide;
+}
+
+void linear(const LinearArgs& args, const LinearShare& share, float* scratch) {
+    const Plan plan = plan_of(args, share);
+    const Room room = room_of(args, plan);
+    with_type(args.dtype, [&](auto t) {
+        with_type(args.weight_dtype, [&](auto w) {
+            using T = decltype(t);
+            using W = decltype(w);
+            const Share<T, W> work{args,
+                                   plan,
+                                   finish_for<T>(args.activation),
+                                   scratch,
+                                   scratch + room.a,
+                                   scratch + room.a + room.sums};
+            for (int64_t row = share.row_begin; row < share.row_end; row += plan.block_rows) {
+                const int64_t rows = least(plan.block_rows, share.row_end - row);
+                plan.resident ? work.resident_block(row, rows) : work.streaming_block(row, rows);
+            }
+        });
+    });
+}
+
+}  // namespace pyengine::PYENGINE_NS

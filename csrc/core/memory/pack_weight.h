@@ -1,0 +1,19 @@
+#pragma once
+
+#include <stdint.h>
+
+namespace pyengine {
+
+// A panel: this many output channels side by side, whatever the instruction set.
+constexpr int64_t kPanel = 16;
+
+struct PackWeightArgs {
+    const void* weight;    // [channels_out, channels, taps], as checkpoints have it
+    void* packed;          // [ceil(channels_out / 16), taps, channels, 16]; missing channels zero
+    int64_t channels_out, channels, taps;  // taps: kernel height * width; 1 for a matrix
+};
+
+// item_size: bytes of an element, 2 or 4; they are moved, not computed with.
+void pack_weight(const PackWeightArgs& a, int item_size, int threads);
+
+}  // namespace pyengine
