@@ -6,12 +6,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
+
 #include "activation/geglu.h"
 #include "arena.h"
 #include "gemm/linear.h"
 #include "conv/algorithm.h"
 #include "conv/conv2d.h"
 #include "conv/winograd.h"
+#include "attention/attention.h"
 #include "instruction_sets.h"
 #include "memory/pack_weight.h"
 #include "norm/group_norm_silu.h"
@@ -128,6 +131,35 @@ PYBIND11_MODULE(_core, m) {
                               stride,       upsample,      dtype_of(weight_dtype)};
         return kConvAlgorithms[static_cast<int>(choose_algorithm(shape, table().lanes))];
     });
+    m.def(
+        "attention",  // steps: of q, k and v between pictures and between rows; then the mask's four
+        [](uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t mask, uintptr_t y,
+           const std::array<int64_t, 6>& step, const std::array<int64_t, 4>& mask_step,
+           int64_t pictures, int64_t heads, int64_t queries, int64_t keys, int64_t width,
+           int64_t value_width, double scale, bool causal, int dtype, int threads) {
+            attention({at<void>(q),
+                       at<void>(k),
+                       at<void>(v),
+                       at<void>(y),
+                       step[0],
+                       step[1],
+                       step[2],
+                       step[3],
+                       step[4],
+                       step[5],
+                       at<float>(mask),
+                       {mask_step[0], mask_step[1], mask_step[2], mask_step[3]},
+                       pictures,
+                       heads,
+                       queries,
+                       keys,
+                       width,
+                       value_width,
+                       static_cast<float>(scale),
+                       causal},
+                      dtype_of(dtype), threads);
+        },
+        Release());
     m.def(
         "geglu",
         [](uintptr_t x, uintptr_t y, int64_t rows, int64_t width, int dtype, int threads) {

@@ -11,6 +11,7 @@
 namespace pyengine {
 
 struct DirectArgs;
+struct AttentionWork;
 struct GegluArgs;
 struct GroupNormArgs;
 struct GroupNormApplyArgs;
@@ -28,6 +29,8 @@ struct Table {
     int lanes;  // float32 elements of a vector
     // One function per DType.
     RangeFunction<DirectArgs> conv2d_direct[kDTypes];
+    RangeFunction<AttentionWork> attention_pack[kDTypes];
+    RangeFunction<AttentionWork> attention[kDTypes];
     RangeFunction<GegluArgs> geglu[kDTypes];
     RangeFunction<GroupNormArgs> group_norm_statistics[kDTypes];
     RangeFunction<GroupNormApplyArgs> group_norm_apply[kDTypes];

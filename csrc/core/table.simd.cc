@@ -6,6 +6,7 @@
 #include "gemm/tile.simd.h"
 #include "conv/direct.h"
 #include "conv/winograd.h"
+#include "attention/attention.h"
 #include "norm/group_norm_silu.h"
 #include "norm/layer_norm.h"
 #include "sampler/sampler_step.h"
@@ -20,6 +21,8 @@ namespace pyengine::PYENGINE_NS {
     extern template void function<Float16>(const Args&, int64_t, int64_t)
 
 PYENGINE_DECLARE(conv2d_direct, DirectArgs);
+PYENGINE_DECLARE(attention_pack, AttentionWork);
+PYENGINE_DECLARE(attention, AttentionWork);
 PYENGINE_DECLARE(geglu, GegluArgs);
 PYENGINE_DECLARE(group_norm_statistics, GroupNormArgs);
 PYENGINE_DECLARE(group_norm_apply, GroupNormApplyArgs);
@@ -39,6 +42,8 @@ const Table kTable = {
     PYENGINE_ISA_NAME,
     PYENGINE_LANES,
     PYENGINE_ROW(conv2d_direct),
+    PYENGINE_ROW(attention_pack),
+    PYENGINE_ROW(attention),
     PYENGINE_ROW(geglu),
     PYENGINE_ROW(group_norm_statistics),
     PYENGINE_ROW(group_norm_apply),

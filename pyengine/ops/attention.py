@@ -1,4 +1,4 @@
-"""attention over packed heads, over torch's kernel for now.  Vaswani 2017, arXiv:1706.03762."""
+"""attention over packed heads.  Vaswani et al. 2017, arXiv:1706.03762."""
 
 import torch
 import torch.nn.functional as F
@@ -6,6 +6,7 @@ from torch import Tensor
 
 from . import _backend, _check, reference
 from ._check import wrong
+from ._core import DTYPES, address, core
 from ._op import Op
 
 
@@ -55,6 +56,30 @@ def _torch(q, k, v, heads, *, mask=None, causal=False, scale=None):
     return y.transpose(1, 2).reshape(n, lq, -1)
 
 
+def _rows(x):
+    """The tensor itself where its last dimension is contiguous, as in a slice; else a copy."""
+    return x if x.stride(2) == 1 and min(x.stride()) >= 0 else x.contiguous()
+
+
+def _cpu(q, k, v, heads, *, mask=None, causal=False, scale=None):
+    q, k, v = _rows(q), _rows(k), _rows(v)
+    n, lq, width = q.shape
+    lk, values = k.shape[1], v.shape[2]
+    mask_step = (0, 0, 0, 0)
+    if mask is not None:
+        mask = mask.to(torch.float32).expand(n, heads, lq, lk)
+        mask_step = mask.stride()
+    y = q.new_empty(n, lq, values)
+    core().attention(
+        address(q), address(k), address(v), address(mask), address(y),
+        (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2]), mask_step,
+        n, heads, lq, lk, width // heads, values // heads,
+        (width // heads) ** -0.5 if scale is None else scale,
+        causal, DTYPES[q.dtype], torch.get_num_threads(),
+    )  # fmt: skip
+    return y
+
+
 OP = Op(
     "attention",
     "(Tensor q, Tensor k, Tensor v, int heads, *, Tensor? mask=None, bool causal=False, "
@@ -62,6 +87,11 @@ OP = Op(
     check=_check_arguments,
     fake=_empty,
     table={
+        "cpu": (
+            _backend.cpu(_cpu),
+            _backend.torch_backed(_torch),
+            _backend.reference(reference.attention),
+        ),
         _backend.ANY: (_backend.torch_backed(_torch), _backend.reference(reference.attention)),
     },
 )
@@ -80,7 +110,8 @@ def attention(
     """softmax(q k^T * scale + mask) v, the heads lying side by side in the last dimension.
 
     q: [N, Lq, heads * D]; k: [N, Lk, heads * D]; v: [N, Lk, heads * Dv]; float32 | bfloat16 |
-    float16 | float64, one dtype.
+    float16 | float64, one dtype.  Views whose last dimension is contiguous,
+    such as slices of one fused projection, are read in place.
     mask: additive, floating-point, broadcastable to [N, heads, Lq, Lk], or None.
     causal: row i sees keys 0..i.  scale: D ** -0.5 when None.
     Returns [N, Lq, heads * Dv] in q's dtype.
