@@ -55,7 +55,8 @@ PYBIND11_MODULE(_core, m) {
     m.def("has_openmp", &has_openmp);
 
     m.def(
-        "attention",  // steps: of q, k and v between pictures and between rows; then the mask's four
+        "attention",  // steps: of q, k and v between pictures and between rows; then the mask's
+                      // four
         [](uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t mask, uintptr_t y,
            const std::array<int64_t, 6>& step, const std::array<int64_t, 4>& mask_step,
            int64_t pictures, int64_t heads, int64_t queries, int64_t keys, int64_t width,
