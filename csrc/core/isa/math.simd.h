@@ -1,4 +1,4 @@
-// exp, SiLU and GELU on vectors: within one, two and three units in the last place.
+// exp, SiLU and GELU on vectors: within one, two and three units in the last place; 2^x for a softmax.
 // The coefficients come from fit.py beside this file.
 #pragma once
 
@@ -34,9 +34,10 @@ PYENGINE_INLINE Floats exp(Floats x, Floats low) {
     return p * power_of_two(half) * power_of_two(exponent - half);
 }
 
-// 2^x for x at most 0, in place: what a softmax needs of exp. Within 1 unit in the last place down
-// to -126, zero below -126.5 (minus infinity too), NaN for NaN. Several vectors step by step: one
-// alone is a chain of 50 cycles' latency, of which the CPU keeps too few in flight.
+// 2^x for x at most 0, in place: what a softmax needs of exp. Down to -126 within 0.8 units in the
+// last place, 1.1 without a fused multiply-add; zero below -126.5 (minus infinity too), NaN for NaN.
+// Several vectors step by step: one alone is a chain of 50 cycles' latency, of which the CPU keeps
+// too few in flight.
 template <int N>
 PYENGINE_INLINE void exp2_to_one(Floats (&x)[N]) {
     // Adding 1.5 * 2^23 + 127 leaves 127 + round(x), which is 2^round(x)'s exponent, in the last
