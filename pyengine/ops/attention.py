@@ -58,7 +58,7 @@ def _torch(q, k, v, heads, *, mask=None, causal=False, scale=None):
 
 def _rows(x):
     """The tensor itself where its last dimension is contiguous, as in a slice; else a copy."""
-    return x if x.stride(2) == 1 and min(x.stride()) >= 0 else x.contiguous()
+    return x if x.stride(2) == 1 else x.contiguous()
 
 
 def _cpu(q, k, v, heads, *, mask=None, causal=False, scale=None):
