@@ -14,7 +14,12 @@ struct GegluArgs;
 struct GroupNormArgs;
 struct GroupNormApplyArgs;
 struct LayerNormArgs;
+struct RaceArgs;
 struct SamplerStepArgs;
+struct TokenWeightsArgs;
+struct VqArgminArgs;
+struct VqDecodeArgs;
+struct VqPackArgs;
 
 template <class Args>
 using RangeFunction = void (*)(const Args&, int64_t begin, int64_t end);
@@ -28,6 +33,12 @@ struct Table {
     RangeFunction<GroupNormApplyArgs> group_norm_apply[kDTypes];
     RangeFunction<LayerNormArgs> layer_norm[kDTypes];
     RangeFunction<SamplerStepArgs> sampler_step[kDTypes];
+    RangeFunction<TokenWeightsArgs> token_weights[kDTypes];
+    RangeFunction<VqArgminArgs> vq_argmin[kDTypes];
+    RangeFunction<VqDecodeArgs> vq_decode[kDTypes];
+    // On float32 alone.
+    RangeFunction<RaceArgs> token_race;
+    RangeFunction<VqPackArgs> vq_pack;
 };
 
 // The table in use: PYENGINE_ISA's when that is set, otherwise the best that this CPU and its

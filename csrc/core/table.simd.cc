@@ -5,6 +5,10 @@
 #include "norm/group_norm_silu.h"
 #include "norm/layer_norm.h"
 #include "sampler/sampler_step.h"
+#include "token/mask_refine.h"
+#include "token/sample_token.h"
+#include "vq/vq_argmin.h"
+#include "vq/vq_decode.h"
 
 namespace pyengine::PYENGINE_NS {
 
@@ -20,6 +24,12 @@ PYENGINE_DECLARE(group_norm_statistics, GroupNormArgs);
 PYENGINE_DECLARE(group_norm_apply, GroupNormApplyArgs);
 PYENGINE_DECLARE(layer_norm, LayerNormArgs);
 PYENGINE_DECLARE(sampler_step, SamplerStepArgs);
+PYENGINE_DECLARE(token_weights, TokenWeightsArgs);
+PYENGINE_DECLARE(vq_argmin, VqArgminArgs);
+PYENGINE_DECLARE(vq_decode, VqDecodeArgs);
+
+void token_race(const RaceArgs&, int64_t begin, int64_t end);
+void vq_pack(const VqPackArgs&, int64_t begin, int64_t end);
 
 // DType's order.
 #define PYENGINE_ROW(function) {function<float>, function<BFloat16>, function<Float16>}
@@ -33,6 +43,11 @@ const Table kTable = {
     PYENGINE_ROW(group_norm_apply),
     PYENGINE_ROW(layer_norm),
     PYENGINE_ROW(sampler_step),
+    PYENGINE_ROW(token_weights),
+    PYENGINE_ROW(vq_argmin),
+    PYENGINE_ROW(vq_decode),
+    token_race,
+    vq_pack,
 };
 
 }  // namespace pyengine::PYENGINE_NS

@@ -14,15 +14,21 @@ from .geglu import geglu
 from .group_norm_silu import group_norm_scale_shift, group_norm_silu
 from .layer_norm import layer_norm
 from .linear import linear
-from .reference import COLUMNS
+from .mask_refine import mask_refine, places_to_mask
+from .reference import COLUMNS, SAMPLING_COLUMNS
+from .sample_token import sample_token, sampling_settings
 from .sampler_step import sampler_step
+from .vq_argmin import vq_argmin
+from .vq_decode import fold_codebook, vq_decode
 
 __all__ = [
     "COLUMNS",
     "OPS",
+    "SAMPLING_COLUMNS",
     "attention",
     "backends",
     "conv2d",
+    "fold_codebook",
     "force",
     "geglu",
     "group_norm_scale_shift",
@@ -32,6 +38,12 @@ __all__ = [
     "kernels_used",
     "layer_norm",
     "linear",
+    "mask_refine",
     "openmp_runtimes",
+    "places_to_mask",
+    "sample_token",
     "sampler_step",
+    "sampling_settings",
+    "vq_argmin",
+    "vq_decode",
 ]
