@@ -7,6 +7,7 @@ says what ran.
 
 from ._backend import force, kernels_used
 from ._core import isa, isas, openmp_runtimes
+from ._pack import pack_weight, unpack_weight
 from ._registry import OPS, backends
 from .attention import attention
 from .conv2d import conv2d
@@ -40,10 +41,12 @@ __all__ = [
     "linear",
     "mask_refine",
     "openmp_runtimes",
+    "pack_weight",
     "places_to_mask",
     "sample_token",
     "sampler_step",
     "sampling_settings",
+    "unpack_weight",
     "vq_argmin",
     "vq_decode",
 ]

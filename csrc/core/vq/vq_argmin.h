@@ -41,7 +41,7 @@ struct VqPackArgs {
 
 // Items are rows, and panels.
 constexpr int64_t kVqBlock = 96;      // rows searched together: theirs and the minima fit the L2
-constexpr int64_t kVqGroups = 32;     // at most, so that a row's minima stay at 2 KB
+constexpr int64_t kVqGroups = 64;  // at most, so that a row's minima stay at 4 KB
 constexpr int64_t kVqGroupPanels = 16;  // at least, so that the minima are few beside the scores
 constexpr int64_t kVqVectors = 2;     // of a panel
 

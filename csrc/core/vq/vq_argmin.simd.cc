@@ -13,10 +13,13 @@ namespace pyengine::PYENGINE_NS {
 
 namespace {
 
-constexpr int kRows = kLanes == 16 ? 12 : 6;  // of a tile; with kVectors, what the registers hold
+// Rows of a tile: with the vectors of a panel, what the registers hold. The tile of gemm/tile.simd.h
+// stores its sums; these are only compared, in registers.
+constexpr int kRows = kLanes == 16 ? 12 : 6;
 constexpr int kVectors = kVqVectors;
 constexpr int kPanel = kVectors * kLanes;  // entries side by side
 static_assert(kVqBlock % kRows == 0);
+
 
 constexpr int64_t kCacheBytes = 20480;  // of packed panels, that stay in the L1 beside a tile
 
@@ -39,17 +42,6 @@ PYENGINE_INLINE double sum_doubles(Doubles value) {
     return value[0];
 }
 
-// One load; splat(*from) would also add it to zero, for the sake of -0.
-PYENGINE_INLINE Floats broadcast(const float* from) {
-#if defined(__AVX512F__) && PYENGINE_LANES == 16
-    return (Floats)_mm512_set1_ps(*from);
-#elif defined(__AVX2__) && PYENGINE_LANES == 8
-    return (Floats)_mm256_broadcast_ss(from);
-#else
-    return splat(*from);
-#endif
-}
-
 PYENGINE_INLINE bool any(Ints mask) {
 #if defined(__AVX512F__) && PYENGINE_LANES == 16
     return _mm512_movepi32_mask((__m512i)mask) != 0;
@@ -68,10 +60,6 @@ PYENGINE_INLINE float least(Floats value) {
     float result = lanes[0];
     for (int i = 1; i < kLanes; ++i) result = lanes[i] < result ? lanes[i] : result;
     return result;
-}
-
-PYENGINE_INLINE bool finite(double value) {
-    return value - value == 0;
 }
 
 PYENGINE_INLINE int64_t groups_of(const VqArgminArgs& args) {
@@ -140,7 +128,7 @@ void tile(const float* x, const float* panel, int64_t count, int64_t any_width, 
             const Floats first = load(panel), second = load(panel + kLanes);
 #pragma GCC unroll 16
             for (int r = 0; r < kRows; ++r) {
-                const Floats value = broadcast(x + k * kRows + r);
+                const Floats value = splat(x[k * kRows + r]);
                 score[r][0] = fma(value, first, score[r][0]);
                 score[r][1] = fma(value, second, score[r][1]);
             }
@@ -252,8 +240,10 @@ void vq_argmin(const VqArgminArgs& args, int64_t begin, int64_t end) {
     const int64_t groups = groups_of(args);
     double *buffer = args.row, *norms = buffer + args.width + kLanes;
     float *x = args.tiles, *low = x + (groups ? kVqBlock * args.width : 0);
+    // Narrow rows leave time for little else than their minima, which must stay in the L2.
+    const int64_t block = args.width < 32 ? kVqBlock / 2 : kVqBlock;
     // Blocks of about the same size, in whole tiles.
-    const int64_t blocks = (end - begin + kVqBlock - 1) / kVqBlock;
+    const int64_t blocks = (end - begin + block - 1) / block;
     const int64_t tiles = ((end - begin + blocks - 1) / blocks + kRows - 1) / kRows;
     for (int64_t first = begin; first < end; first += tiles * kRows) {
         const int64_t left = end - first, count = left < tiles * kRows ? left : tiles * kRows;
@@ -282,31 +272,41 @@ void vq_argmin(const VqArgminArgs& args, int64_t begin, int64_t end) {
 void vq_pack(const VqPackArgs& args, int64_t begin, int64_t end) {
     const int64_t width = args.width;
     for (int64_t p = begin; p < end; ++p) {
-        float* panel = args.packed + p * (width + 1) * kPanel;
+        float* halves = args.packed + p * (width + 1) * kPanel;
+        float* panel = halves + kPanel;
+        float extra[kPanel];
         for (int64_t lane = 0; lane < kPanel; ++lane) {
             const int64_t e = p * kPanel + lane;
-            const float* entry = args.codebook + e * width;
-            float* out = panel + kPanel + lane;
-            double scale = 1, none = 0, total = 0;
-            if (e < args.entries && args.cosine) {
+            extra[lane] = e < args.entries ? 0 : __builtin_inff();
+            const float* entry = args.codebook + (e < args.entries ? e : 0) * width;
+            if (args.cosine) {
+                double square = 0;
                 for (int64_t k = 0; k < width; ++k)
-                    total += static_cast<double>(entry[k]) * entry[k];
-                scale = total > 0 ? 1 / __builtin_sqrt(total) : 0;
-                none = total > 0 ? 0 : 1;  // zero is at a right angle to everything: |x - c|^2 = 2
-                total = 0;
+                    square += static_cast<double>(entry[k]) * entry[k];
+                const double scale = square > 0 ? 1 / __builtin_sqrt(square) : 0;
+                // Zero is at a right angle to everything, where |x - c|^2 / 2 is 1, not 1/2.
+                if (!(square > 0)) extra[lane] += 0.5f;
+                for (int64_t k = 0; k < width; ++k)
+                    panel[k * kPanel + lane] =
+                        static_cast<float>(scale * entry[k] - args.centre[k]);
+            } else {
+                for (int64_t k = 0; k < width; ++k)
+                    panel[k * kPanel + lane] = entry[k] - args.centre[k];
             }
-            if (e < args.entries) {
-                for (int64_t k = 0; k < width; ++k) {
-                    const double v = scale * entry[k] - args.centre[k];
-                    total += v * v;
-                    out[k * kPanel] = static_cast<float>(v);
-                }
+        }
+        for (int64_t lane = 0; lane < kPanel; lane += kLanes) {
+            Doubles squares{};
+            for (int64_t k = 0; k < width; ++k) {
+                const Doubles v = doubles_of(load(panel + k * kPanel + lane));
+                squares += v * v;
             }
-            panel[lane] = static_cast<float>((total + none) / 2);
-            if (e >= args.entries || !finite(total)) {
-                panel[lane] = __builtin_inff();
-                for (int64_t k = 0; k < width; ++k) out[k * kPanel] = 0;
-            }
+            const Floats half = __builtin_convertvector(squares * 0.5, Floats);
+            store(halves + lane, half + load(extra + lane));
+        }
+        for (int64_t lane = 0; lane < kPanel; ++lane) {
+            if (halves[lane] < __builtin_inff()) continue;
+            halves[lane] = __builtin_inff();
+            for (int64_t k = 0; k < width; ++k) panel[k * kPanel + lane] = 0;
         }
     }
 }
