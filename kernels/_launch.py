@@ -49,9 +49,7 @@ def prepare(op: str, x: Tensor, *others: Tensor | None) -> list[Tensor | None]:
     if x.dtype not in DTYPES:
         raise RequestError(f"{op}: x: expected float32, bfloat16 or float16, got {x.dtype}")
     tensors = (x, *others)
-    return [
-        None if t is None else readable(t if t.dtype in DTYPES else t.float()) for t in tensors
-    ]
+    return [None if t is None else readable(t if t.dtype in DTYPES else t.float()) for t in tensors]
 
 
 def readable(tensor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ._launch import Launch, cdiv, power_of_2, prepare, readable
 from .sample_token import block_of, draw, weigh_launch
 
-PLACES = 64
+PLACES = 32
 
 
 @triton.jit
@@ -23,7 +23,9 @@ def _race(weights, race, start, size, BLOCK: tl.constexpr):
         token = first + tl.arange(0, BLOCK)
         inside = token < size
         w = tl.load(weights + start + token, mask=inside, other=0.0)
-        time = tl.where(inside, tl.fdiv(w, tl.load(race + start + token, mask=inside, other=1.0)), 0.0)
+        time = tl.where(
+            inside, tl.fdiv(w, tl.load(race + start + token, mask=inside, other=1.0)), 0.0
+        )
         time = tl.where(time == time, time, 0.0)
         most = tl.max(time, axis=0)
         lowest = tl.min(tl.where(time == most, token, 2147483647), axis=0)
@@ -51,9 +53,7 @@ def _predict(
         if uniform is not None:
             share = tl.load(uniform + row)
             fine = fine & (share >= 0) & (share < 1)
-            token = draw(
-                guided, weights, start, size, share, lowest, lowest, 0, 0.0, BLOCK
-            )
+            token = draw(guided, weights, start, size, share, lowest, lowest, 0, 0.0, BLOCK)
         else:
             token = _race(weights, race, start, size, BLOCK)
             fine = fine & (token >= 0)

@@ -141,9 +141,7 @@ def _mass(guided, weights, start, size, key, BLOCK: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _draw(
-    guided, weights, tops, uniform, settings, tokens, rows, size, BLOCK: tl.constexpr
-):
+def _draw(guided, weights, tops, uniform, settings, tokens, rows, size, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     start = row * size
     top = tl.load(tops + row)
@@ -194,9 +192,7 @@ def _draw(
             last = tl.maximum(last, tl.max(tl.where(fits, token, -1), axis=0))
             ahead += tl.sum(w, axis=0)
 
-    token = draw(
-        guided, weights, start, size, share, threshold, limit, last, min_p, BLOCK
-    )
+    token = draw(guided, weights, start, size, share, threshold, limit, last, min_p, BLOCK)
     if temperature == 0:
         token = tl.full([], 2147483647, tl.int32)
         for first in range(0, size, BLOCK):

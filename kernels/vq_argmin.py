@@ -107,7 +107,8 @@ def _distances(rest, book, entry, there, width, COSINE: tl.constexpr, DEPTH: tl.
 
 @triton.jit(do_not_specialize=["rows"])
 def _decide(
-    rest, norms, book, lows, indices, distances, rows, width, entries, groups, blocks, levels, level,
+    rest, norms, book, lows, indices, distances, rows, width, entries, groups, blocks,
+    levels, level, unit,
     COSINE: tl.constexpr, GROUPS: tl.constexpr, ENTRIES: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -115,7 +116,7 @@ def _decide(
     every = tl.load(lows + row * groups + line, mask=line < groups, other=float("inf"))
     least = tl.min(every, axis=0).to(tl.float64)
     norm = tl.load(norms + row)
-    unit = (width.to(tl.float64) + 8) * (2.0**-24)
+    unit = unit.to(tl.float64)
     inner = tl.maximum(norm * norm + 2 * least, 0.0)
     reach = (norm + tl.sqrt(inner)) * (1 + unit + 3 * tl.sqrt(unit))
     bound = least + 2.02 * unit * (reach * reach / 2 + norm * reach)
@@ -214,7 +215,8 @@ def plan(
                 (rows,),
                 {"rest": rest, "norms": norms, "book": books[level].clone(), "lows": lows}
                 | {"indices": indices, "distances": distances if return_distances else None}
-                | {**sizes, "groups": groups, "blocks": blocks, "levels": levels, "level": level},
+                | {**sizes, "groups": groups, "blocks": blocks, "levels": levels, "level": level}
+                | {"unit": (width + 8) * 2.0**-24},
                 {"COSINE": cosine, "GROUPS": power_of_2(groups)}
                 | {"ENTRIES": ENTRIES, "DEPTH": DEPTH},
             ),
@@ -229,15 +231,15 @@ def vq_argmin(
     metric: str = "l2",
     residual: bool = False,
     return_distances: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor | tuple[Tensor, Tensor]:
     """The index of the nearest codebook entry, the lowest where several are as near.
 
     Arguments as pyengine.ops.vq_argmin's, on one GPU, x float32 | bfloat16 | float16; copied if not
-    contiguous.  Returns int64 indices and float32 distances, which are empty unless asked for.
+    contiguous.  Returns int64 indices; with return_distances also the float32 distances.
     """
     launches, results = plan(
         x, codebook, metric=metric, residual=residual, return_distances=return_distances
     )
     for launch in launches:
         launch.run()
-    return results
+    return results if return_distances else results[0]

@@ -15,9 +15,7 @@ from .sample_token import refuse_faults
 _NAME = "mask_refine"
 
 
-def _check_arguments(
-    logits, tokens, noise, gumbel, masked, temperature, mask_token, guidance=None
-):
+def _check_arguments(logits, tokens, noise, gumbel, masked, temperature, mask_token, guidance=None):
     if tokens.dim() != 2 or tokens.dtype != torch.int64:
         given = f"{list(tokens.shape)} {tokens.dtype}"
         raise wrong(_NAME, "tokens", "shape [N, L], dtype torch.int64", given)
@@ -77,9 +75,7 @@ def _checked(function):
     """A kernel behind which its faults become errors: a wait for the GPU."""
 
     def run(logits, tokens, noise, gumbel, masked, temperature, mask_token, guidance=None):
-        results = function(
-            logits, tokens, noise, gumbel, masked, temperature, mask_token, guidance
-        )
+        results = function(logits, tokens, noise, gumbel, masked, temperature, mask_token, guidance)
         _refuse(tokens, results[1], mask_token)
         return results
 
@@ -145,9 +141,7 @@ def places_to_mask(
     if not 0 <= step < steps:
         raise RequestError(f"places_to_mask: step: expected 0 to {steps - 1}, got {step}")
     if schedule not in ("cosine", "linear"):
-        raise RequestError(
-            f"places_to_mask: schedule: expected cosine or linear, got {schedule!r}"
-        )
+        raise RequestError(f"places_to_mask: schedule: expected cosine or linear, got {schedule!r}")
     if step == steps - 1:
         return 0
     # In float32, as diffusers has it: a rounding decides at whole numbers.

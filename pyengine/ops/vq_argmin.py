@@ -51,13 +51,20 @@ def _cpu(x, codebook, *, metric="l2", residual=False, return_distances=False):
     return index, distances
 
 
-def _reference(x, codebook, *, metric="l2", residual=False, return_distances=False):
-    with torch.no_grad():
-        found = reference.vq_argmin(
-            x, codebook, metric=metric, residual=residual, return_distances=True
-        )
-    return found if return_distances else (found[0], _empty(x, codebook)[1])
+def _paired(function):
+    """An implementation that returns distances only if asked, behind a schema that cannot choose."""
 
+    @torch.no_grad()
+    def run(x, codebook, *, metric="l2", residual=False, return_distances=False):
+        found = function(
+            x, codebook, metric=metric, residual=residual, return_distances=return_distances
+        )
+        return found if return_distances else (found, _empty(x, codebook)[1])
+
+    return run
+
+
+_REFERENCE = _backend.reference(_paired(reference.vq_argmin))
 
 OP = Op(
     "vq_argmin",
@@ -66,9 +73,9 @@ OP = Op(
     check=_check_arguments,
     fake=_empty,
     table={
-        "cpu": (_backend.cpu(_cpu), _backend.reference(_reference)),
-        "cuda": (_backend.triton("vq_argmin"), _backend.reference(_reference)),
-        _backend.ANY: (_backend.reference(_reference),),
+        "cpu": (_backend.cpu(_cpu), _REFERENCE),
+        "cuda": (_backend.triton("vq_argmin", wrap=_paired), _REFERENCE),
+        _backend.ANY: (_REFERENCE,),
     },
 )
 

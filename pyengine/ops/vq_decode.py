@@ -78,7 +78,6 @@ def _checked(function):
     return run
 
 
-
 _REFERENCE = _backend.reference(_checked(reference.vq_decode))
 
 OP = Op(

@@ -67,7 +67,9 @@ def _guided(logits: Tensor, guidance: Tensor, n: int) -> tuple[Tensor, Tensor]:
     if logits.shape[0] != 2 * n or n == 0:
         return logits, faulty
     u, c = logits.chunk(2)
-    scores = torch.where((u == -torch.inf) | (c == -torch.inf), -torch.inf, u + guidance[:, None] * (c - u))
+    scores = torch.where(
+        (u == -torch.inf) | (c == -torch.inf), -torch.inf, u + guidance[:, None] * (c - u)
+    )
     faulty = faulty.view(2, n).any(dim=0) | (scores.isnan() | (scores == torch.inf)).any(dim=-1)
     return scores, faulty
 
