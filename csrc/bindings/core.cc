@@ -141,10 +141,10 @@ PYBIND11_MODULE(_core, m) {
         [](uintptr_t indices, uintptr_t codebook, int64_t rows, int64_t levels, int64_t entries,
            int64_t width, bool residual, uintptr_t weight, uintptr_t bias, int64_t outputs,
            uintptr_t y, int dtype, int threads) {
-            return vq_decode({at<int64_t>(indices), at<void>(codebook), rows, levels, entries,
-                              width, residual, at<float>(weight), at<float>(bias), outputs,
-                              nullptr, at<void>(y)},
-                             dtype_of(dtype), threads);
+            return vq_decode(
+                {at<int64_t>(indices), at<void>(codebook), rows, levels, entries, width, residual,
+                 at<float>(weight), at<float>(bias), outputs, nullptr, at<void>(y)},
+                dtype_of(dtype), threads);
         },
         Release());
     m.def(
@@ -161,14 +161,14 @@ PYBIND11_MODULE(_core, m) {
         [](uintptr_t logits, uintptr_t unconditional, uintptr_t guidance, uintptr_t tokens,
            uintptr_t uniform, uintptr_t race, uintptr_t gumbel, uintptr_t masked,
            uintptr_t temperature, int64_t pictures, int64_t places, int64_t size,
-           int64_t mask_token, uintptr_t next, uintptr_t predicted, uintptr_t confidence,
-           int dtype, int threads) {
-            mask_refine({at<void>(logits), at<void>(unconditional), at<float>(guidance),
-                         at<int64_t>(tokens), at<double>(uniform), at<float>(race),
-                         at<double>(gumbel), at<int64_t>(masked), at<float>(temperature),
-                         pictures, places, size, mask_token, at<int64_t>(next),
-                         at<int64_t>(predicted), at<double>(confidence)},
-                        dtype_of(dtype), threads);
+           int64_t mask_token, uintptr_t next, uintptr_t predicted, uintptr_t confidence, int dtype,
+           int threads) {
+            mask_refine(
+                {at<void>(logits), at<void>(unconditional), at<float>(guidance),
+                 at<int64_t>(tokens), at<double>(uniform), at<float>(race), at<double>(gumbel),
+                 at<int64_t>(masked), at<float>(temperature), pictures, places, size, mask_token,
+                 at<int64_t>(next), at<int64_t>(predicted), at<double>(confidence)},
+                dtype_of(dtype), threads);
         },
         Release());
 }

@@ -52,7 +52,7 @@ def _cpu(x, codebook, *, metric="l2", residual=False, return_distances=False):
 
 
 def _paired(function):
-    """An implementation that returns distances only if asked, behind a schema that cannot choose."""
+    """An implementation without distances unless asked, for a schema that always has them."""
 
     @torch.no_grad()
     def run(x, codebook, *, metric="l2", residual=False, return_distances=False):
@@ -96,9 +96,9 @@ def vq_argmin(
         [G, K, d / G]: a product codebook, part g of each row against codebook g: [..., G].
         [G, K, d] with residual=True: codebook g against what the entries chosen from codebooks 0
         to g - 1 leave of the row: [..., G].
-    metric: "l2", whose distances are squared, or "cosine", 1 - x.c / (|x| |c|), 1 where either is 0.
-    Returns int64 indices; with return_distances also those entries' distances, in float32 (float64
-    for float64 x), each rounded once.  They are decided in float64: the search in float32 only
+    metric: "l2", whose distances are squared, or "cosine", 1 - x.c / (|x| |c|), 1 if either is 0.
+    Returns int64 indices; with return_distances also those entries' distances, each rounded once
+    to float32 (float64 for float64 x).  They are decided in float64: the search in float32 only
     finds the entries among which the nearest must be.  A distance that is NaN counts as infinite;
     where all are infinite the index is 0.  No gradient passes.
     Raises RequestError for shapes that do not fit, an empty codebook and unknown metrics.

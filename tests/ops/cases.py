@@ -2,7 +2,6 @@
 
 import torch
 import torch.nn.functional as F
-from gpu_cases import CASES as KERNEL_CASES
 from gpu_cases import (
     _SETTINGS,
     DTYPES,
@@ -15,6 +14,7 @@ from gpu_cases import (
     _vq_argmin,
     _vq_decode,
 )
+from gpu_cases import CASES as KERNEL_CASES
 
 from pyengine.ops import OPS, reference
 

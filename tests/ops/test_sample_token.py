@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from test_promises import ISAS
 
 from pyengine import ops
 from pyengine.errors import RequestError
 from pyengine.ops import SAMPLING_COLUMNS, reference, sampling_settings
 from pyengine.ops._core import core
-from test_promises import ISAS
 
 
 def test_the_kernels_columns_are_the_specifications():

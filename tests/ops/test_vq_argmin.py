@@ -1,12 +1,12 @@
-"""What vq_argmin does beyond the promises: the right index where float32 alone would not have it."""
+"""What vq_argmin does beyond the promises: indices that float32 alone would not have right."""
 
 import pytest
 import torch
+from test_promises import ISAS
 
 from pyengine import ops
 from pyengine.errors import RequestError
 from pyengine.ops import reference
-from test_promises import ISAS
 
 
 def _both(x, codebook, **more):

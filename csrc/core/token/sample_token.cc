@@ -17,8 +17,8 @@ namespace {
 
 constexpr const char* kOp = "sample_token";
 
-// Logits fall into buckets, 64 to a unit below the largest and all beyond 32 into the last: only the
-// bucket in which a limit lies has to be sorted.
+// Logits fall into buckets, 64 to a unit below the largest and all beyond 32 into the last: only
+// the bucket in which a limit lies has to be sorted.
 constexpr int64_t kBuckets = 2048;
 constexpr float kPerUnit = 64;
 
@@ -120,10 +120,9 @@ int64_t sample_row(const SampleTokenArgs& args, int64_t i, DType dtype, Memory& 
         return tensor ? static_cast<const char*>(tensor) + offset : nullptr;
     };
     float top;
-    const TokenWeightsArgs weigh{row_of(args.logits),  row_of(args.unconditional),
-                                 s.guidance,           s.temperature,
-                                 memory.guided.data(), memory.weights.data(),
-                                 &top};
+    const TokenWeightsArgs weigh{
+        row_of(args.logits),  row_of(args.unconditional), s.guidance, s.temperature,
+        memory.guided.data(), memory.weights.data(),      &top};
     table().token_weights[static_cast<int>(dtype)](weigh, 0, args.size);
     if (std::isnan(top)) return kNoNumber;
     if (top == -HUGE_VALF) return kAllMasked;

@@ -44,8 +44,8 @@ enum SamplingFault : int64_t {
 
 void sample_token(const SampleTokenArgs& args, DType dtype, int threads);
 
-// The first token whose weight and those before it sum to more than `share` of all; share in [0, 1).
-// kept(i) says which count; at least one of those has a weight.
+// The first token whose weight and those before it sum to more than `share` of all; share in [0,
+// 1). kept(i) says which count; at least one of those has a weight.
 template <class Kept>
 int64_t draw_token(const float* weights, int64_t size, double share, const Kept& kept) {
     double total = 0;

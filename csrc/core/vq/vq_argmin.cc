@@ -19,13 +19,13 @@ constexpr const char* kOp = "vq_argmin";
 // Rows so few that reading the codebook in double takes less than packing it.
 constexpr int64_t kFewRows = 5;
 
-constexpr int64_t kAlign = 64;        // a cache line, which no vector is then to straddle
-constexpr int64_t kKept = 4 << 20;    // bytes of scratch that a thread keeps for its next call
+constexpr int64_t kAlign = 64;      // a cache line, which no vector is then to straddle
+constexpr int64_t kKept = 4 << 20;  // bytes of scratch that a thread keeps for its next call
 
 // Memory of the calling thread, aligned, uninitialised; null where there is none. Fresh pages at
 // every call would take a tenth of the time of a small search.
 class Scratch {
-   public:
+ public:
     char* get(int64_t bytes) {
         if (bytes > size_) {
             memory_.reset(new (std::nothrow) char[static_cast<size_t>(bytes + kAlign)]);
@@ -38,15 +38,16 @@ class Scratch {
         if (size_ > kKept) memory_.reset(), size_ = 0;
     }
 
-   private:
+ private:
     std::unique_ptr<char[]> memory_;
     int64_t size_ = 0;
 };
 
 thread_local Scratch packed_scratch, search_scratch;
 
-// Something near the mean of the entries: without it, an offset that all share would leave no digits
-// to tell them apart. Any centre gives the same result; of at most 256 entries, this one is cheap.
+// Something near the mean of the entries: without it, an offset that all share would leave no
+// digits to tell them apart. Any centre gives the same result; of at most 256 entries, this one is
+// cheap.
 void find_centre(const float* codebook, int64_t entries, int64_t width, bool cosine,
                  float* centre) {
     const int64_t step = (entries + 255) / 256;

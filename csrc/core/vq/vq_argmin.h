@@ -1,5 +1,6 @@
-// The nearest codebook entry of each row (vector quantisation): a float32 search for candidates that
-// provably hold the nearest, which float64 then decides. van den Oord et al. 2017, arXiv:1711.00937.
+// The nearest codebook entry of each row (vector quantisation): a float32 search for candidates
+// that provably hold the nearest, which float64 then decides. van den Oord et al. 2017,
+// arXiv:1711.00937.
 #pragma once
 
 #include <stdint.h>
@@ -40,10 +41,10 @@ struct VqPackArgs {
 };
 
 // Items are rows, and panels.
-constexpr int64_t kVqBlock = 96;      // rows searched together: theirs and the minima fit the L2
-constexpr int64_t kVqGroups = 64;  // at most, so that a row's minima stay at 4 KB
+constexpr int64_t kVqBlock = 96;        // rows searched together: theirs and the minima fit the L2
+constexpr int64_t kVqGroups = 64;       // at most, so that a row's minima stay at 4 KB
 constexpr int64_t kVqGroupPanels = 16;  // at least, so that the minima are few beside the scores
-constexpr int64_t kVqVectors = 2;     // of a panel
+constexpr int64_t kVqVectors = 2;       // of a panel
 
 // args.level, offset and everything from `packed` to `row` are ignored.
 void vq_argmin(const VqArgminArgs& args, DType dtype, int threads);

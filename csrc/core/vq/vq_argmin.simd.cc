@@ -13,13 +13,12 @@ namespace pyengine::PYENGINE_NS {
 
 namespace {
 
-// Rows of a tile: with the vectors of a panel, what the registers hold. The tile of gemm/tile.simd.h
-// stores its sums; these are only compared, in registers.
+// Rows of a tile: with the vectors of a panel, what the registers hold. The tile of
+// gemm/tile.simd.h stores its sums; these are only compared, in registers.
 constexpr int kRows = kLanes == 16 ? 12 : 6;
 constexpr int kVectors = kVqVectors;
 constexpr int kPanel = kVectors * kLanes;  // entries side by side
 static_assert(kVqBlock % kRows == 0);
-
 
 constexpr int64_t kCacheBytes = 20480;  // of packed panels, that stay in the L1 beside a tile
 
@@ -78,8 +77,8 @@ PYENGINE_INLINE double read_row(const VqArgminArgs& args, int64_t row, double* o
         if (args.residual) {
             for (int64_t level = 0; level < args.level; ++level) {
                 const int64_t chosen = args.indices[row * args.levels + level];
-                v -= doubles_of(load(
-                    args.codebook + (level * args.entries + chosen) * args.width + k, lanes));
+                v -= doubles_of(
+                    load(args.codebook + (level * args.entries + chosen) * args.width + k, lanes));
             }
         }
         squares += v * v;
@@ -150,8 +149,7 @@ void search(const VqArgminArgs& args, const float* x, int64_t rows, float* low) 
     for (int64_t begin = 0; begin < args.panels; begin += args.group_panels) {
         const int64_t left = args.panels - begin;
         const int64_t end = begin + (left < args.group_panels ? left : args.group_panels);
-        for (int64_t i = 0; i < rows * kPanel; i += kLanes)
-            store(low + i, splat(__builtin_inff()));
+        for (int64_t i = 0; i < rows * kPanel; i += kLanes) store(low + i, splat(__builtin_inff()));
         for (int64_t p = begin; p < end; p += chunk) {
             const float* panel = args.packed + p * (width + 1) * kPanel;
             for (int64_t r = 0; r < rows; r += kRows)
@@ -261,9 +259,9 @@ void vq_argmin(const VqArgminArgs& args, int64_t begin, int64_t end) {
             search(args, x, rows, low);
         }
         for (int64_t r = 0; r < count; ++r)
-            args.cosine ? decide<T, true>(args, first + r, norms[r], low + r * kPanel, rows, buffer)
-                        : decide<T, false>(args, first + r, norms[r], low + r * kPanel, rows,
-                                           buffer);
+            args.cosine
+                ? decide<T, true>(args, first + r, norms[r], low + r * kPanel, rows, buffer)
+                : decide<T, false>(args, first + r, norms[r], low + r * kPanel, rows, buffer);
     }
 }
 

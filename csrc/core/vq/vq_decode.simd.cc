@@ -39,7 +39,8 @@ void vq_decode(const VqDecodeArgs& args, int64_t begin, int64_t end) {
                 const int64_t last = first + kTerms < inputs ? first + kTerms : inputs;
                 Floats terms{};
                 for (int64_t k = first; k < last; ++k)
-                    terms = fma(splat(x[k]), load(args.weight + k * args.outputs + o, lanes), terms);
+                    terms =
+                        fma(splat(x[k]), load(args.weight + k * args.outputs + o, lanes), terms);
                 sum += terms;
             }
             store(y + o, sum, lanes);
