@@ -153,6 +153,69 @@ def attention(queries: int, keys: int, heads: int, width: int, batch: int = BATC
     return Shape("attention", f"{queries} x {keys}, {heads} x {width}", build, flops)
 
 
+def vq_argmin(rows: int, entries: int, width: int) -> Shape:
+    """Rows of an encoder's output against a codebook."""
+
+    def build(dtype, device):
+        return {
+            "x": _randn(dtype, device, rows, width),
+            "codebook": _randn(dtype, device, entries, width),
+        }
+
+    label = f"{rows} x {entries} x {width}"
+    return Shape("vq_argmin", label, build, 2 * rows * entries * width)
+
+
+def vq_decode(rows: int, entries: int, width: int, outputs: int = 0) -> Shape:
+    """A gather, with the convolution behind it where it has outputs."""
+
+    def build(dtype, device):
+        inputs = {
+            "indices": torch.randint(0, entries, (rows,), device=device),
+            "codebook": _randn(dtype, device, entries, width),
+        }
+        if outputs:
+            inputs["weight"] = _randn(dtype, device, outputs, width) / width**0.5
+            inputs["bias"] = _randn(dtype, device, outputs)
+        return inputs
+
+    label = f"{rows} of {entries} x {width}" + (f" -> {outputs}" if outputs else "")
+    return Shape("vq_decode", label, build)
+
+
+def sample_token(pictures: int, tokens: int) -> Shape:
+    """Guidance, top-k and top-p, as Janus and LlamaGen are sampled."""
+
+    def build(dtype, device):
+        row = [5.0, 1.0, 1000.0, 0.95, 0.0]
+        return {
+            "logits": _randn(dtype, device, 2 * pictures, tokens),
+            "uniform": torch.rand(pictures, dtype=torch.float64, device=device),
+            "settings": torch.tensor([row] * pictures, device=device),
+        }
+
+    return Shape("sample_token", f"{pictures} x {tokens}", build)
+
+
+def mask_refine(pictures: int, places: int, tokens: int) -> Shape:
+    """A step of masked generation, half of the places known."""
+
+    def build(dtype, device):
+        size = (pictures, places)
+        known = torch.arange(places, device=device).expand(size)
+        return {
+            "logits": _randn(dtype, device, *size, tokens),
+            "tokens": torch.where(known % 2 == 0, tokens, known % tokens),
+            "noise": torch.rand(size, device=device),
+            "gumbel": torch.rand(size, device=device),
+            "masked": torch.full((pictures,), places // 4, device=device),
+            "temperature": torch.ones(pictures, device=device),
+            "mask_token": tokens,
+        }
+
+    return Shape("mask_refine", f"{pictures} x {places} x {tokens}", build)
+
+
 def _randn(dtype: torch.dtype, device: str, *size: int) -> Tensor:
     return torch.randn(size, device=device).to(dtype)
 
@@ -197,6 +260,16 @@ SHAPES: dict[str, list[Shape]] = {
             *((1024, 1024, 8, 80), (256, 256, 8, 160)),
         )
     ],
+    "vq_argmin": [
+        vq_argmin(*size) for size in ((576, 16384, 8), (1024, 8192, 256), (36864, 8192, 256))
+    ],
+    "vq_decode": [
+        vq_decode(576, 16384, 8),
+        vq_decode(576, 16384, 8, 256),
+        vq_decode(1024, 8192, 256),
+    ],
+    "sample_token": [sample_token(1, 16384), sample_token(4, 16384)],
+    "mask_refine": [mask_refine(1, 256, 8192), mask_refine(1, 1024, 8192)],
 }
 
 #: One small shape an op, for a run that only shows that the benchmarks work.
@@ -209,4 +282,8 @@ TINY: dict[str, list[Shape]] = {
     "conv2d": [conv2d(5, 6, 4, c2=2)],
     "linear": [linear(7, 20, 6)],
     "attention": [attention(9, 5, 2, 8)],
+    "vq_argmin": [vq_argmin(9, 40, 6)],
+    "vq_decode": [vq_decode(9, 40, 6, 10)],
+    "sample_token": [sample_token(2, 50)],
+    "mask_refine": [mask_refine(2, 8, 20)],
 }

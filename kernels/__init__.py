@@ -8,12 +8,20 @@ picture's bits depend on nothing beside it. Importing this package imports Trito
 from .geglu import geglu
 from .group_norm_silu import group_norm_scale_shift, group_norm_silu
 from .layer_norm import layer_norm
+from .mask_refine import mask_refine
+from .sample_token import sample_token
 from .sampler_step import sampler_step
+from .vq_argmin import vq_argmin
+from .vq_decode import vq_decode
 
 __all__ = [
     "geglu",
     "group_norm_scale_shift",
     "group_norm_silu",
     "layer_norm",
+    "mask_refine",
+    "sample_token",
     "sampler_step",
+    "vq_argmin",
+    "vq_decode",
 ]

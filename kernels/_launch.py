@@ -48,11 +48,13 @@ def prepare(op: str, x: Tensor, *others: Tensor | None) -> list[Tensor | None]:
     """
     if x.dtype not in DTYPES:
         raise RequestError(f"{op}: x: expected float32, bfloat16 or float16, got {x.dtype}")
-    return [None if tensor is None else _readable(tensor) for tensor in (x, *others)]
+    tensors = (x, *others)
+    return [None if t is None else readable(t if t.dtype in DTYPES else t.float()) for t in tensors]
 
 
-def _readable(tensor: Tensor) -> Tensor:
-    tensor = (tensor if tensor.dtype in DTYPES else tensor.float()).contiguous()
+def readable(tensor: Tensor) -> Tensor:
+    """The tensor, whatever its dtype, contiguous and on a 16-byte boundary."""
+    tensor = tensor.contiguous()
     return tensor.clone() if tensor.data_ptr() % 16 else tensor
 
 

@@ -22,6 +22,10 @@
 #include "parallel.h"
 #include "sampler/sampler_step.h"
 #include "table.h"
+#include "token/mask_refine.h"
+#include "token/sample_token.h"
+#include "vq/vq_argmin.h"
+#include "vq/vq_decode.h"
 
 namespace py = pybind11;
 using namespace pyengine;
@@ -66,6 +70,7 @@ PYBIND11_MODULE(_core, m) {
 
     m.attr("SANITIZERS") = PYENGINE_SANITIZE;
     m.attr("SAMPLER_COLUMNS") = kSamplerColumns;
+    m.attr("SAMPLING_COLUMNS") = kSamplingColumns;
     m.def("isa", [] { return std::string(table().name); });
     m.def("lanes", [] { return table().lanes; });
     m.def("set_isa", &set_instruction_set, py::arg("name"));
@@ -247,6 +252,58 @@ PYBIND11_MODULE(_core, m) {
                  pictures, height, width, channels, channels2, height_out, width_out, channels_out,
                  3, 3, 1, top, left, silu, upsample, dtype_of(dtype), dtype_of(weight_dtype)},
                 output_tile, threads);
+        "vq_argmin",
+        [](uintptr_t x, uintptr_t codebook, int64_t rows, int64_t stride, int64_t width,
+           int64_t entries, int64_t levels, bool cosine, bool residual, uintptr_t indices,
+           uintptr_t distances, int dtype, int threads) {
+            VqArgminArgs args{};
+            args.x = at<void>(x);
+            args.codebook = at<float>(codebook);
+            args.rows = rows;
+            args.stride = stride;
+            args.width = width;
+            args.entries = entries;
+            args.levels = levels;
+            args.cosine = cosine;
+            args.residual = residual;
+            args.indices = at<int64_t>(indices);
+            args.distances = at<float>(distances);
+            vq_argmin(args, dtype_of(dtype), threads);
+        },
+        Release());
+    m.def(
+        "vq_decode",
+        [](uintptr_t indices, uintptr_t codebook, int64_t rows, int64_t levels, int64_t entries,
+           int64_t width, bool residual, uintptr_t weight, uintptr_t bias, int64_t outputs,
+           uintptr_t y, int dtype, int threads) {
+            return vq_decode(
+                {at<int64_t>(indices), at<void>(codebook), rows, levels, entries, width, residual,
+                 at<float>(weight), at<float>(bias), outputs, nullptr, at<void>(y)},
+                dtype_of(dtype), threads);
+        },
+        Release());
+    m.def(
+        "sample_token",
+        [](uintptr_t logits, uintptr_t unconditional, uintptr_t uniform, uintptr_t settings,
+           int64_t rows, int64_t size, uintptr_t tokens, int dtype, int threads) {
+            sample_token({at<void>(logits), at<void>(unconditional), at<double>(uniform),
+                          at<float>(settings), rows, size, at<int64_t>(tokens)},
+                         dtype_of(dtype), threads);
+        },
+        Release());
+    m.def(
+        "mask_refine",
+        [](uintptr_t logits, uintptr_t unconditional, uintptr_t guidance, uintptr_t tokens,
+           uintptr_t uniform, uintptr_t race, uintptr_t gumbel, uintptr_t masked,
+           uintptr_t temperature, int64_t pictures, int64_t places, int64_t size,
+           int64_t mask_token, uintptr_t next, uintptr_t predicted, uintptr_t confidence, int dtype,
+           int threads) {
+            mask_refine(
+                {at<void>(logits), at<void>(unconditional), at<float>(guidance),
+                 at<int64_t>(tokens), at<double>(uniform), at<float>(race), at<double>(gumbel),
+                 at<int64_t>(masked), at<float>(temperature), pictures, places, size, mask_token,
+                 at<int64_t>(next), at<int64_t>(predicted), at<double>(confidence)},
+                dtype_of(dtype), threads);
         },
         Release());
 }

@@ -20,6 +20,11 @@ struct LinearArgs;
 struct LinearShare;
 struct SamplerStepArgs;
 struct WinogradArgs;
+struct RaceArgs;
+struct TokenWeightsArgs;
+struct VqArgminArgs;
+struct VqDecodeArgs;
+struct VqPackArgs;
 
 template <class Args>
 using RangeFunction = void (*)(const Args&, int64_t begin, int64_t end);
@@ -42,6 +47,12 @@ struct Table {
     int tile_rows;                                                     // of the register tile
     RangeFunction<WinogradArgs> winograd_input[kDTypes];   // of x
     RangeFunction<WinogradArgs> winograd_output[kDTypes];  // of the weights
+    RangeFunction<TokenWeightsArgs> token_weights[kDTypes];
+    RangeFunction<VqArgminArgs> vq_argmin[kDTypes];
+    RangeFunction<VqDecodeArgs> vq_decode[kDTypes];
+    // On float32 alone.
+    RangeFunction<RaceArgs> token_race;
+    RangeFunction<VqPackArgs> vq_pack;
 };
 
 // The table in use: PYENGINE_ISA's when that is set, otherwise the best that this CPU and its

@@ -10,6 +10,10 @@
 #include "norm/group_norm_silu.h"
 #include "norm/layer_norm.h"
 #include "sampler/sampler_step.h"
+#include "token/mask_refine.h"
+#include "token/sample_token.h"
+#include "vq/vq_argmin.h"
+#include "vq/vq_decode.h"
 
 namespace pyengine::PYENGINE_NS {
 
@@ -30,9 +34,14 @@ PYENGINE_DECLARE(layer_norm, LayerNormArgs);
 PYENGINE_DECLARE(sampler_step, SamplerStepArgs);
 PYENGINE_DECLARE(winograd_input, WinogradArgs);
 PYENGINE_DECLARE(winograd_output, WinogradArgs);
+PYENGINE_DECLARE(token_weights, TokenWeightsArgs);
+PYENGINE_DECLARE(vq_argmin, VqArgminArgs);
+PYENGINE_DECLARE(vq_decode, VqDecodeArgs);
 
 void linear(const LinearArgs&, const LinearShare&, float* scratch);
 int64_t linear_scratch(const LinearArgs&, const LinearShare&);
+void token_race(const RaceArgs&, int64_t begin, int64_t end);
+void vq_pack(const VqPackArgs&, int64_t begin, int64_t end);
 
 // DType's order.
 #define PYENGINE_ROW(function) {function<float>, function<BFloat16>, function<Float16>}
@@ -54,6 +63,11 @@ const Table kTable = {
     kTileRows,
     PYENGINE_ROW(winograd_input),
     PYENGINE_ROW(winograd_output),
+    PYENGINE_ROW(token_weights),
+    PYENGINE_ROW(vq_argmin),
+    PYENGINE_ROW(vq_decode),
+    token_race,
+    vq_pack,
 };
 
 }  // namespace pyengine::PYENGINE_NS

@@ -16,17 +16,23 @@ from .geglu import geglu
 from .group_norm_silu import group_norm_scale_shift, group_norm_silu
 from .layer_norm import layer_norm
 from .linear import linear
-from .reference import COLUMNS
+from .mask_refine import mask_refine, places_to_mask
+from .reference import COLUMNS, SAMPLING_COLUMNS
+from .sample_token import sample_token, sampling_settings
 from .sampler_step import sampler_step
+from .vq_argmin import vq_argmin
+from .vq_decode import fold_codebook, vq_decode
 
 __all__ = [
     "COLUMNS",
     "OPS",
     "PANEL",
+    "SAMPLING_COLUMNS",
     "Arena",
     "attention",
     "backends",
     "conv2d",
+    "fold_codebook",
     "force",
     "geglu",
     "group_norm_scale_shift",
@@ -36,9 +42,15 @@ __all__ = [
     "kernels_used",
     "layer_norm",
     "linear",
+    "mask_refine",
     "openmp_runtimes",
     "pack_filters",
     "pack_weight",
+    "places_to_mask",
+    "sample_token",
     "sampler_step",
+    "sampling_settings",
     "unpack_weight",
+    "vq_argmin",
+    "vq_decode",
 ]

@@ -66,12 +66,16 @@ def cpu(function: Callable[..., Any]) -> Backend:
     return Backend("cpu", "our C++: fused, one pass where torch makes several", load, FLOATS)
 
 
-def triton(op: str, module: str | None = None) -> Backend:
-    """The kernel of that name in pyengine.kernels."""
+def triton(
+    op: str,
+    module: str | None = None,
+    wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function,
+) -> Backend:
+    """The kernel of that name in pyengine.kernels; wrap adds what it leaves to its caller."""
 
     def load() -> Callable[..., Any]:
         try:
-            return getattr(import_module(f"pyengine.kernels.{module or op}"), op)
+            return wrap(getattr(import_module(f"pyengine.kernels.{module or op}"), op))
         except ImportError as error:
             raise UnavailableError(
                 f"{op} on a GPU needs Triton ({error}); install it with `pip install triton`, or "

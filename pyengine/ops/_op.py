@@ -19,12 +19,12 @@ class Op:
     """One operation, registered with torch as pyengine::<name>.
 
     name: as in pyengine.ops and pyengine.ops.reference.
-    schema: its arguments and results in torch's schema language; the first is the tensor whose
-        device and dtype choose the backend.
+    schema: its arguments and results in torch's schema language; the first is a tensor.
     check: takes the op's arguments and raises RequestError for what cannot be computed.
     fake: takes the op's arguments and returns empty results, for torch.compile.
     table: device type -> backends in order of preference.
     module: base name of the op's files where it shares them with another.
+    decides: the position of the tensor whose device and dtype choose the backend.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Op:
         fake: Callable[..., Any],
         table: Table,
         module: str | None = None,
+        decides: int = 0,
     ):
         self.name = name
         self.schema = schema
@@ -43,6 +44,7 @@ class Op:
         self.fake = fake
         self.table = table
         self.module = module or name
+        self.decides = decides
         LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         LIBRARY.impl(name, self.run, "CompositeExplicitAutograd")
         torch.library.register_fake(f"pyengine::{name}", self._fake, lib=LIBRARY)
@@ -58,7 +60,8 @@ class Op:
         """Checks the arguments, chooses the backend, notes it and runs it."""
         self.check(x, *args, **kwargs)
         gradient = torch.is_grad_enabled() and _wants_gradient(x, *args, *kwargs.values())
-        backend = _backend.choose(self.name, self.table, x.device.type, x.dtype, gradient)
+        lead = (x, *args)[self.decides]
+        backend = _backend.choose(self.name, self.table, lead.device.type, lead.dtype, gradient)
         function = backend.function
         _backend.record(self.name, backend.label)
         return function(x, *args, **kwargs)

@@ -7,7 +7,11 @@ from .group_norm_silu import OP as GROUP_NORM_SILU
 from .group_norm_silu import SCALE_SHIFT as GROUP_NORM_SCALE_SHIFT
 from .layer_norm import OP as LAYER_NORM
 from .linear import OP as LINEAR
+from .mask_refine import OP as MASK_REFINE
+from .sample_token import OP as SAMPLE_TOKEN
 from .sampler_step import OP as SAMPLER_STEP
+from .vq_argmin import OP as VQ_ARGMIN
+from .vq_decode import OP as VQ_DECODE
 
 OPS = {
     op.name: op
@@ -19,7 +23,11 @@ OPS = {
         GROUP_NORM_SILU,
         LAYER_NORM,
         LINEAR,
+        MASK_REFINE,
+        SAMPLE_TOKEN,
         SAMPLER_STEP,
+        VQ_ARGMIN,
+        VQ_DECODE,
     )
 }
 

@@ -2,8 +2,19 @@
 
 import torch
 import torch.nn.functional as F
+from gpu_cases import (
+    _SETTINGS,
+    DTYPES,
+    Case,
+    _layer_norm,
+    _mask_refine,
+    _norm,
+    _sample_token,
+    _step,
+    _vq_argmin,
+    _vq_decode,
+)
 from gpu_cases import CASES as KERNEL_CASES
-from gpu_cases import DTYPES, Case, _layer_norm, _norm, _step
 
 from pyengine import ops
 from pyengine.ops import OPS, reference
@@ -105,6 +116,11 @@ CASES = [
             ("geglu", "tail", lambda dtype: {"x": torch.linspace(-15, 15, 802).to(dtype)}, DTYPES),
             ("sampler_step", "large", _step(2, 4, 96, 97), DTYPES),
             ("sampler_step", "negative-limit", _step(2, 3, 5, 7, limit=-0.5), DTYPES),
+            ("vq_argmin", "large", _vq_argmin(3, 40, 8, book=(5000, 8)), DTYPES),
+            ("vq_argmin", "large-deep", _vq_argmin(2, 60, 70, book=(300, 70)), DTYPES),
+            ("vq_decode", "large", _vq_decode(3, 200, book=(100, 32), outputs=64), DTYPES),
+            ("sample_token", "large", _sample_token(3000, _SETTINGS, guided=True), DTYPES),
+            ("mask_refine", "large", _mask_refine(4, 60, 500), DTYPES),
             ("conv2d", "plain", _conv(3, 9, 7, 5, 6, padding=(1, 1, 1, 1)), DTYPES),
             ("conv2d", "one-pixel", _conv(2, 1, 1, 8, 4, k=1), DTYPES),
             (

@@ -91,12 +91,85 @@ def _step(n, *shape, guided=True, present=("d1", "noise"), limit=None, half_mode
     return build
 
 
+def _vq_argmin(*shape, book, offset=0.0, **more):
+    """Rows [*shape] against a codebook [*book], both about `offset`."""
+
+    def build(dtype):
+        return {
+            "x": (offset + torch.randn(shape)).to(dtype),
+            "codebook": (offset + torch.randn(book)).to(dtype),
+            **more,
+        }
+
+    return build
+
+
+def _vq_decode(*shape, book, outputs=None, **more):
+    def build(dtype):
+        inputs = book[-1] if len(book) == 2 or more.get("residual") else book[0] * book[2]
+        weight = (torch.randn(outputs, inputs) / inputs**0.5).to(dtype) if outputs else None
+        return {
+            "indices": torch.randint(0, book[-2], shape),
+            "codebook": torch.randn(book).to(dtype),
+            "weight": weight,
+            "bias": torch.randn(outputs).to(dtype) if outputs else None,
+            **more,
+        }
+
+    return build
+
+
+def _sample_token(size, rows, guided=False):
+    """rows: settings after guidance, each a picture's."""
+
+    def build(dtype):
+        n = len(rows)
+        logits = 2 * torch.randn(2 * n if guided else n, size)
+        logits[:, 1::7] = -torch.inf
+        return {
+            "logits": logits.to(dtype),
+            "uniform": torch.rand(n, dtype=torch.float64),
+            "settings": torch.tensor([(1.75, *row) for row in rows]),
+        }
+
+    return build
+
+
+def _mask_refine(n, places, size, race=False, guided=False):
+    def build(dtype):
+        shape = (n, places)
+        hidden = torch.rand(shape) < 0.7
+        race_noise = torch.empty(*shape, size).exponential_()
+        return {
+            "logits": (2 * torch.randn(2 * n if guided else n, places, size)).to(dtype),
+            "tokens": torch.where(hidden, size, torch.randint(0, size, shape)),
+            "noise": race_noise if race else torch.rand(shape),
+            "gumbel": torch.rand(shape),
+            "masked": torch.arange(n) * places // max(n - 1, 1),
+            "temperature": torch.linspace(2, 0, n),
+            "mask_token": size,
+            "guidance": torch.linspace(1, 3, n) if guided else None,
+        }
+
+    return build
+
+
+#: Temperature, top-k, top-p, min-p: each alone, then all together.
+_SETTINGS = [
+    (0.0, 0, 1.0, 0.0), (1.0, 0, 1.0, 0.0), (0.7, 5, 1.0, 0.0), (1.3, 0, 0.6, 0.0),
+    (1.0, 0, 1.0, 0.1), (0.9, 20, 0.8, 0.05), (2.0, 1, 0.0, 1.0),
+]  # fmt: skip
+
 _ROWS = {
     "group_norm_silu": ("x", "x2"),
     "group_norm_scale_shift": ("x", "x2"),
     "layer_norm": ("x",),
     "geglu": ("x",),
     "sampler_step": ("x", "out", "coeffs", *EXTRAS),
+    "vq_argmin": ("x",),
+    "vq_decode": ("indices",),
+    "sample_token": ("settings", "logits", "uniform"),
+    "mask_refine": (*("tokens", "logits", "noise", "gumbel", "masked", "temperature", "guidance"),),
 }
 
 CASES = [
@@ -125,6 +198,20 @@ CASES = [
         ("sampler_step", "everything", _step(2, 3, 33, 17, present=EXTRAS)),
         ("sampler_step", "half-precision-model", _step(2, 4, 9, 9, half_model=True)),
         ("sampler_step", "one-picture", _step(1, 4, 3, 3, present=("d2", "base"))),
+        ("vq_argmin", "odd", _vq_argmin(3, 5, 7, book=(133, 7), return_distances=True)),
+        ("vq_argmin", "residual", _vq_argmin(7, 6, book=(3, 20, 6), residual=True)),
+        ("vq_argmin", "product", _vq_argmin(7, 12, book=(3, 70, 4), return_distances=True)),
+        ("vq_argmin", "cosine", _vq_argmin(9, 20, book=(33, 20), metric="cosine")),
+        ("vq_argmin", "far-from-zero", _vq_argmin(4, 3, 8, book=(65, 8), offset=100.0)),
+        ("vq_argmin", "one-entry", _vq_argmin(2, 1, book=(1, 1), return_distances=True)),
+        ("vq_decode", "plain", _vq_decode(3, 5, 2, book=(17, 10))),
+        ("vq_decode", "residual", _vq_decode(2, 5, 3, book=(3, 9, 7), residual=True)),
+        ("vq_decode", "product", _vq_decode(2, 4, 3, book=(3, 9, 5), outputs=21)),
+        ("vq_decode", "folded", _vq_decode(4, 6, book=(19, 34), outputs=70)),
+        ("sample_token", "plain", _sample_token(50, _SETTINGS)),
+        ("sample_token", "everything", _sample_token(37, _SETTINGS, guided=True)),
+        ("mask_refine", "plain", _mask_refine(3, 10, 23)),
+        ("mask_refine", "everything", _mask_refine(3, 9, 20, race=True, guided=True)),
     ]
 ]  # fmt: skip
 
@@ -136,9 +223,9 @@ CASES_AND_DTYPES = [
 
 
 def widen(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The same numbers in float64."""
+    """The same numbers in float64; indices stay as they are."""
     return {
-        name: value.double() if isinstance(value, Tensor) else value
+        name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
         for name, value in inputs.items()
     }
 

@@ -79,7 +79,7 @@ def test_bits_are_the_same_each_run_and_alone_or_in_a_batch(name, case, dtype):
     together = tensors(op(**to_gpu(inputs)))
     for first, again in zip(tensors(op(**to_gpu(inputs))), together, strict=True):
         assert torch.equal(first, again)
-    for i in range(inputs["x"].shape[0]):
+    for i in range(inputs[case.rows[0]].shape[0]):
         alone = tensors(op(**to_gpu(case.picture(inputs, i))))
         for one, many in zip(alone, together, strict=True):
             assert torch.equal(one[0], many[i])

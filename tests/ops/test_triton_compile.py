@@ -10,14 +10,28 @@ from itertools import product
 import pytest
 import torch
 
-from bench.shapes import SHAPES, Shape, geglu, group_norm, layer_norm, sampler_step
+from bench.shapes import (
+    SHAPES,
+    Shape,
+    geglu,
+    group_norm,
+    layer_norm,
+    mask_refine,
+    sample_token,
+    sampler_step,
+    vq_argmin,
+    vq_decode,
+)
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from pyengine.kernels._launch import prepare
 from triton_machine_code import compile_launch, source_of
 
-OPS = ("group_norm_silu", "group_norm_scale_shift", "layer_norm", "geglu", "sampler_step")
+OPS = (
+    *("group_norm_silu", "group_norm_scale_shift", "layer_norm", "geglu", "sampler_step"),
+    *("vq_argmin", "vq_decode", "sample_token", "mask_refine"),
+)
 # Kernels that must read and write whole 16-byte pieces to reach the memory's speed.
 STREAMING = ("_apply", "_layer_norm", "_layer_norm_wide", "_geglu", "_sampler_step")
 
@@ -77,6 +91,10 @@ def test_compiles_without_spilling(launch, dtype, architecture, tmp_path, monkey
         [layer_norm(rows, 321) for rows in (1, 8192)],
         [geglu(rows, 1281) for rows in (1, 8192)],
         [sampler_step(63, pictures=n) for n in (1, 64)],
+        [vq_argmin(n, 330, 15) for n in (1, 64)],
+        [vq_decode(n, 330, 15, 33) for n in (1, 64)],
+        [sample_token(n, 331) for n in (1, 64)],
+        [mask_refine(n, 15, 331) for n in (1, 64)],
     ],
     ids=OPS,
 )

@@ -6,10 +6,15 @@ from .geglu import geglu
 from .group_norm_silu import group_norm_scale_shift, group_norm_silu
 from .layer_norm import layer_norm
 from .linear import linear
+from .mask_refine import mask_refine
+from .sample_token import SAMPLING_COLUMNS, sample_token
 from .sampler_step import COLUMNS, sampler_step
+from .vq_argmin import vq_argmin
+from .vq_decode import vq_decode
 
 __all__ = [
     "COLUMNS",
+    "SAMPLING_COLUMNS",
     "attention",
     "conv2d",
     "geglu",
@@ -17,5 +22,9 @@ __all__ = [
     "group_norm_silu",
     "layer_norm",
     "linear",
+    "mask_refine",
+    "sample_token",
     "sampler_step",
+    "vq_argmin",
+    "vq_decode",
 ]
