@@ -10,7 +10,7 @@ from itertools import product
 import pytest
 import torch
 
-from bench.shapes import SHAPES, Shape, geglu, group_norm, layer_norm, sampler_step
+from pyengine.bench.shapes import SHAPES, Shape, geglu, group_norm, layer_norm, sampler_step
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
