@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from pyengine import ops
-from pyengine.bench.operations import check, inputs_for, packed
+from pyengine.bench.operations import AGREEMENT, check, inputs_for, packed
 from pyengine.bench.peers import torch_ops
 from pyengine.bench.shapes import Shape
 
@@ -28,7 +28,7 @@ def benchmark_op(op: str) -> Callable[..., None]:
         }[name]()
         if name == "pyengine":
             inputs = [packed(op, one) for one in inputs]
-        check(name, run(**inputs[0]), expected, torch.float32)
+        check(name, run(**inputs[0]), expected, AGREEMENT[torch.float32])
         benchmark.group = f"{shape}, {'cold' if cold else 'hot'}"
         turn = itertools.cycle(inputs)
         benchmark(lambda: run(**next(turn)))
