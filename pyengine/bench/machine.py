@@ -33,7 +33,7 @@ def facts(device: str, threads: int) -> dict[str, Any]:
         found |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     found |= {
         "instruction set": ops.isa(),
-        "torch's": torch.backends.cpu.get_cpu_capability(),
+        "torch's instruction set": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
         "pyengine": __version__,
     }

@@ -137,8 +137,10 @@ def tell(o: Options, result: Result, facts: dict[str, Any]) -> None:
     from rich.console import Console
 
     print("; ".join(f"{k} {v}" for k, v in facts.items() if k != "peak_bytes"), end="\n\n")
-    console = Console(width=1000, highlight=False, soft_wrap=True)  # the terminal may wrap it
-    console.print(results.table(result))
+    console = Console(width=1000, highlight=False, color_system=None)  # the terminal may wrap it
+    with console.capture() as table:
+        console.print(results.table(result))
+    print(table.get().strip(), end="\n\n")
     print("\n".join([*results.details(result), results.ceilings(result)]))
     for path in (o.json, o.plot):
         if path is not None:

@@ -270,7 +270,7 @@ TINY: dict[str, list[Shape]] = {
     "layer_norm": [layer_norm(7, 20)],
     "geglu": [geglu(7, 20)],
     "sampler_step": [sampler_step(5)],
-    "conv2d": [conv2d(5, 6, 4, c2=2)],
-    "linear": [linear(7, 20, 6)],
+    "conv2d": [conv2d(5, 6, 4, c2=2, block=True)],
+    "linear": [linear(7, 20, 6, residual=True)],
     "attention": [attention(9, 5, 2, 8)],
 }

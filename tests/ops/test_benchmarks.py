@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from pyengine.bench.operations import check, inputs_for
+from pyengine import ops
+from pyengine.bench.operations import check, inputs_for, packed
 from pyengine.bench.peers.torch_ops import EAGER
-from pyengine.bench.shapes import SHAPES, TINY, conv2d, geglu
+from pyengine.bench.shapes import SHAPES, TINY, attention, conv2d, geglu, linear
 from pyengine.ops import OPS
+from pyengine.ops.reference.linear import ACTIVATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,6 +28,31 @@ def test_every_op_has_shapes_and_a_peer(op):
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
 def test_labels_tell_shapes_apart(shapes):
     assert len({str(shape) for shape in shapes}) == len(shapes)
+
+
+KINDS = [
+    conv2d(6, 8, 8, stride=2),
+    conv2d(6, 8, 4, upsample=True),
+    conv2d(6, 8, 4, kernel=1, batch=1),
+    conv2d(6, 8, 8, block=True),
+    linear(5, 8, 6, bias=False),
+    linear(5, 8, 6, "gelu"),
+    linear(5, 8, 6, "quick_gelu", residual=True),
+    attention(7, 5, 2, 8, batch=1),
+]
+if "geglu" in ACTIVATIONS:
+    KINDS.append(linear(5, 8, 6, "geglu"))
+
+
+@pytest.mark.parametrize("shape", KINDS, ids=str)
+def test_every_kind_of_shape_agrees_with_torch_and_counts_its_operations(shape):
+    torch.manual_seed(0)
+    inputs = shape.build(torch.float32, "cpu")
+    ours, expected = getattr(ops, shape.op), EAGER[shape.op](**inputs)
+    check(str(shape), ours(**packed(shape.op, inputs)), expected, 2e-5)
+    with ops.force("reference"), FlopCounterMode(display=False) as counter:
+        ours(**inputs)
+    assert shape.flops == counter.get_total_flops()
 
 
 def test_every_benchmark_runs_and_agrees_with_torch():
