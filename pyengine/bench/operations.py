@@ -32,8 +32,9 @@ NCNN_AGREEMENT = 1e-4
 NCNN_BYTES = 100 << 20
 
 
-def shapes(names: list[str], wanted: str | None, quick: bool) -> list[Shape]:
-    """The shapes of the named ops (of all, if none is named) whose label contains `wanted`.
+def shapes(names: list[str], labels: list[str], quick: bool) -> list[Shape]:
+    """The shapes of the named ops (of all, if none is named) that have one of the labels, or, where
+    none has it, contain it.
 
     Raises RequestError for an op that does not exist and where nothing is left.
     """
@@ -42,11 +43,13 @@ def shapes(names: list[str], wanted: str | None, quick: bool) -> list[Shape]:
             raise RequestError(f"op: expected one of {', '.join(sorted(SHAPES))}, given {name!r}")
     all_shapes = TINY if quick else SHAPES
     found = [s for op, of_op in all_shapes.items() if not names or op in names for s in of_op]
-    if wanted:
-        found = [s for s in found if wanted in s.label]
-    if not found:
-        raise RequestError(f"shape: expected part of a shape's label, given {wanted!r}")
-    return found
+    chosen = []
+    for label in labels:
+        some = [s for s in found if s.label == label] or [s for s in found if label in s.label]
+        if not some:
+            raise RequestError(f"shape: expected part of a shape's label, given {label!r}")
+        chosen += some
+    return chosen or found
 
 
 # --- arguments ------------------------------------------------------------------------------------

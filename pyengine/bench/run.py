@@ -42,7 +42,7 @@ class Options:
         return tuple(n for n in known if n not in self.without) if self.peers else ()
 
 
-def run_ops(o: Options, *, op: list[str], shape: str | None) -> int:
+def run_ops(o: Options, *, op: list[str], shape: list[str]) -> int:
     peers = o.names(operations.PEERS)
     chosen = operations.shapes(op, shape, o.quick)
     return _run(

@@ -43,7 +43,8 @@ def _options(given: dict[str, Any], **more: Any):
 def ops(
     op: Annotated[list[str] | None, Option("--op", help="An op; may be repeated.")] = None,
     shape: Annotated[
-        str | None, Option(help="Only shapes whose label contains this, such as '16^2'.")
+        list[str] | None,
+        Option("--shape", help="A shape as the table names it, or part of it; may be repeated."),
     ] = None,
     dtype: Annotated[str, Option(help="float32, float16 or bfloat16.")] = "float32",
     device: Annotated[str, Option(help="cpu, cuda or cuda:N.")] = "cpu",
@@ -65,7 +66,7 @@ def ops(
     """
     from ..bench.run import run_ops
 
-    return run_ops(_options(locals(), dtype=dtype, device=device), op=op or [], shape=shape)
+    return run_ops(_options(locals(), dtype=dtype, device=device), op=op or [], shape=shape or [])
 
 
 @app.command()
