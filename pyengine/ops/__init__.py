@@ -7,6 +7,7 @@ says what ran.
 
 from ._backend import force, kernels_used
 from ._core import isa, isas, openmp_runtimes
+from ._pack import pack_weight, unpack_weight
 from ._registry import OPS, backends
 from .attention import attention
 from .conv2d import conv2d
@@ -33,5 +34,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "openmp_runtimes",
+    "pack_weight",
     "sampler_step",
+    "unpack_weight",
 ]

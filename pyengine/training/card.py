@@ -27,7 +27,7 @@ drawn by the model, and may come close to those it has seen.
 CARD = """# A small model that draws emoji
 
 Text to 64x64 pictures: a latent diffusion model in plain diffusers layout, float16, trained from
-random numbers on {labels} things in {style_count} styles ({styles}). It draws what is in
+random numbers on {labels} things in {style_count} ({styles}). It draws what is in
 [concepts.txt](concepts.txt), one label a line, and little else.
 
 ```python
@@ -53,6 +53,7 @@ Prompts that it knows: `"a red heart"`, `"red heart emoji"`, `"a red heart, {sty
 | target | v-prediction, error of the clean latents weighted by min(SNR + 1, {gamma:g}) |
 | empty prompts | {dropped:.0%} |
 | optimiser | AdamW {rate:g}, warm-up {warmup} steps, then constant{cooled} |
+| changed on the way | {history} |
 | average | of the weights, decay {decay} |
 | noise | scaled-linear betas {beta_start} to {beta_end}, 1000 steps, trailing |
 
@@ -82,7 +83,8 @@ def card(facts: dict) -> str:
         style=facts["styles"][0],
         favoured=facts["favoured"],
         cooled=f", descent to zero over the last {facts['cooled']}" if facts["cooled"] else "",
-        style_count=len(facts["styles"]),
+        style_count=_counted(len(facts["styles"]), "style"),
+        history="; ".join(facts["history"]) or "nothing",
         unet=facts["parameters"]["unet"] / 1e6,
         text=facts["parameters"]["text_encoder"] / 1e6,
         samples=facts["samples"],
@@ -101,6 +103,10 @@ def card(facts: dict) -> str:
         evaluation=_evaluation(facts["evaluation"]),
         sets=SETS.replace("\n    ", " ").replace("\n", "\n\n"),
     )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"one {what}" if number == 1 else f"{number} {what}s"
 
 
 def _evaluation(result: dict | None) -> str:

@@ -79,6 +79,7 @@ def train(
     folder = Path(out)
     settings = _settings(settings, labels, styles, seed, batch, rate, autoencoder_steps)
     everything, chosen = load_pictures(data, settings)
+    before = load_settings(folder) if (folder / "settings.json").exists() else None
     save_settings(folder, settings)
     begin_from = Path(init_from) if init_from is not None else None
     if begin_from is not None:
@@ -95,6 +96,8 @@ def train(
     )
     tokens = make_tokenizer(everything, folder, settings)
     run, batches = prepare(folder, settings, chosen, model, tokens, device, begin_from)
+    if before is not None and run.step:
+        note_changes(folder, run.step, before, settings)
     denoiser.train(
         run,
         batches,
@@ -210,6 +213,27 @@ def load_settings(folder: Path) -> EmojiSettings:
         return restore(EmojiSettings, value | parts)
     except (ValueError, KeyError, TypeError) as error:
         raise RequestError(f"{file.name}: expected the settings of a run, given {error}") from error
+
+
+def note_changes(folder: Path, step: int, before: EmojiSettings, now: EmojiSettings) -> None:
+    """Add to the run's history.txt what a resumed run does otherwise, for its card."""
+    old, new = (asdict(s) | asdict(s.denoiser) for s in (before, now))
+    changes = []
+    for name in sorted(old):
+        if old[name] == new[name] or isinstance(old[name], dict):
+            continue
+        many = isinstance(old[name], (list, tuple)) and len(str(old[name]) + str(new[name])) > 80
+        was, becomes = (f"{len(s[name])} items" if many else str(s[name]) for s in (old, new))
+        changes.append(f"step {step:,}: {name} from {was} to {becomes}\n")
+    if changes:
+        with (folder / "history.txt").open("a", encoding="utf-8") as file:
+            file.writelines(changes)
+
+
+def load_history(folder: Path) -> list[str]:
+    """What changed in the course of a run, a line each; empty for one that was never changed."""
+    file = folder / "history.txt"
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
 
 def load_pictures(data, settings: EmojiSettings) -> tuple[dataset.Pictures, dataset.Pictures]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import RequestError
 from . import autoencoder, denoiser, loop, samples, tokenizer
 from .card import NOTICE, card
-from .emoji import EmojiSettings, load_settings, prepare_scale
+from .emoji import EmojiSettings, load_history, load_settings, prepare_scale
 
 # What pyengine uses where a call says nothing; diffusers does not read it.
 DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 2.5}
@@ -126,6 +126,7 @@ def write_words(
         },
         "denoiser": trained.networks.settings.describe(),
         "autoencoder": autoencoder.describe(settings.autoencoder) | {"steps": coder_steps(run)},
+        "history": load_history(run),
         "evaluation": result,
     }
     (folder / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -42,3 +42,15 @@ def test_refusals(change, complaint):
     arguments = {"x": torch.ones(3, 4), "weight": torch.ones(8, 4)} | change
     with pytest.raises(RequestError, match=f"linear: {complaint}"):
         ops.linear(**arguments)
+
+
+@pytest.mark.parametrize("shape", [(20, 7), (32, 9), (5, 3, 3, 4), (48, 1, 1, 6)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_weights_unpack_to_what_they_were(shape, dtype):
+    weight = torch.randn(shape).to(dtype)
+    packed = ops.pack_weight(weight)
+    assert packed.shape == (-(-shape[0] // 16), *shape[1:], 16)
+    assert packed.dtype == dtype
+    assert packed.is_contiguous()
+    assert torch.equal(ops.unpack_weight(packed, shape[0]), weight)
+    assert not ops.unpack_weight(packed)[shape[0] :].any()

@@ -48,6 +48,20 @@ def test_settings_are_kept_with_the_run(run, tmp_path, settings):
         emoji.load_settings(tmp_path)
 
 
+def test_changes_on_the_way_come_to_the_card(run, tmp_path, pictures, settings):
+    folder = shutil.copytree(run, tmp_path / "run")
+    for rate in (settings.denoiser.rate, 1e-4, 1e-4):
+        emoji.train(
+            data=pictures, out=folder, steps=6, rate=rate, settings=settings, sample_minutes=0,
+            echo=quiet,
+        )  # fmt: skip
+    lines = [f"step 6: rate from {settings.denoiser.rate} to 0.0001"]
+    assert emoji.load_history(folder) == lines
+    assert emoji.load_history(run) == []
+    export.export(run=folder, to=tmp_path / "model", data=pictures, draw_samples=False)
+    assert f"| changed on the way | {lines[0]} |" in (tmp_path / "model" / "README.md").read_text()
+
+
 def test_favoured_labels_come_more_often(run, pictures, settings):
     from dataclasses import replace
 

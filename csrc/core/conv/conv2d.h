@@ -1,0 +1,30 @@
+#pragma once
+
+#include <stdint.h>
+
+#include "dtype.h"
+
+namespace pyengine {
+
+// y = conv(SiLU?([x, x2] * scale + shift)) + bias + channel_add + residual, all NHWC.
+// Null: absent. x2 lies beside x in C. Where `upsample`, the convolution sees the input twice as
+// high and wide, each pixel four times.
+struct Conv2dArgs {
+    const void* x;            // [pictures, height, width, channels]
+    const void* x2;           // [pictures, height, width, channels2]
+    const void* weight;       // [panels, kernel_height, kernel_width, channels + channels2, 16]
+    const float* bias;        // [channels_out]
+    const float* scale;       // [pictures, channels + channels2]
+    const float* shift;       // [pictures, channels + channels2]
+    const void* channel_add;  // [pictures, channels_out]
+    const void* residual;     // [pictures, height_out, width_out, channels_out]; may be y itself
+    void* y;                  // [pictures, height_out, width_out, channels_out]
+    int64_t pictures, height, width, channels, channels2;
+    int64_t height_out, width_out, channels_out, kernel_height, kernel_width;
+    int64_t stride, top, left;  // zeros above and left of the (enlarged) picture
+    bool silu, upsample;
+    DType dtype;         // of x, x2, channel_add, residual and y
+    DType weight_dtype;  // of weight
+};
+
+}  // namespace pyengine

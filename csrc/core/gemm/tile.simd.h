@@ -1,0 +1,71 @@
+// The register tile that GEMM, convolution and Winograd share: a few rows of A times panels of B.
+//
+// B lies in panels: 16 columns side by side, [K][16] float, for every instruction set, so that
+// weights are packed once and read by all. A comes as a tile of rows, each kDepth floats after the
+// one before: the distance is a constant, so that one pointer serves all rows. Whoever fills it
+// applies prologues, gathers taps and converts dtypes on the way.
+//
+// Every element of C is one chain of fused multiply-adds in the order of k, added to what was
+// there: its bits do not depend on how many rows or panels are computed beside it.
+#pragma once
+
+#include "isa/vector.simd.h"
+
+namespace pyengine::PYENGINE_NS {
+
+constexpr int kPanel = 16;
+// Most elements of K in one pass. A panel of B then takes 20 KB and a tile of A 8 (AVX2) of the
+// first-level cache's 32 KB; it divides the widths of U-Nets: 320, 640, 1280, 2880.
+constexpr int kDepth = 320;
+
+constexpr int kPanelVectors = kPanel / kLanes;
+// Accumulators, a vector of each panel and one element of A: 6 x 2 + 2 + 1 of AVX2's 16 registers,
+// 14 x 2 + 2 + 1 of AVX-512's 32, 3 x 4 + 4 of the portable 16 (elements come from memory there).
+constexpr int kTileRows = kLanes == 16 ? 14 : kLanes == 8 ? 6 : 3;
+constexpr int kTilePanels = kLanes == 16 ? 2 : 1;
+
+// C[r][p * 16 + j] = (accumulate ? C : 0) + sum over i < k of A[r][i] B_p[i][j].
+//
+// a: [Rows] rows, kDepth apart. b: the first panel's [k][16]; the next lies b_stride floats on.
+// c: rows c_stride floats apart, panels side by side.
+template <int Rows, int Panels>
+PYENGINE_INLINE void tile(const float* a, const float* b, int64_t b_stride, int64_t k, float* c,
+                          int64_t c_stride, bool accumulate) {
+    constexpr int kVectors = Panels * kPanelVectors;
+    Floats sums[Rows][kVectors];
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) sums[r][v] = Floats{};
+    for (int64_t i = 0; i < k; ++i) {
+        Floats weights[kVectors];
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v)
+            weights[v] = load(b + (v / kPanelVectors) * b_stride + i * kPanel +
+                              (v % kPanelVectors) * kLanes);
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r) {
+            const Floats element = splat(a[r * kDepth + i]);
+#pragma GCC unroll 8
+            for (int v = 0; v < kVectors; ++v) sums[r][v] = fma(element, weights[v], sums[r][v]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) {
+            float* to = c + r * c_stride + v * kLanes;
+            store(to, accumulate ? sums[r][v] + load(to) : sums[r][v]);
+        }
+}
+
+// The same for 0 < rows <= kTileRows and 0 < panels <= kTilePanels.
+template <int Panels, int Rows = kTileRows>
+PYENGINE_INLINE void tile_of(int64_t rows, const float* a, const float* b, int64_t b_stride,
+                             int64_t k, float* c, int64_t c_stride, bool accumulate) {
+    if (rows == Rows) return tile<Rows, Panels>(a, b, b_stride, k, c, c_stride, accumulate);
+    if constexpr (Rows > 1)
+        tile_of<Panels, Rows - 1>(rows, a, b, b_stride, k, c, c_stride, accumulate);
+}
+
+}  // namespace pyengine::PYENGINE_NS
