@@ -2,8 +2,9 @@
 
 import math
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def ours(
 ) -> Run:
     """The engine's network as a pipeline calls it: text and timesteps are prepared once a prompt.
 
-    backend: what pyengine.ops.force takes, or "" for the op tables' own choice.
+    backend: what pyengine.ops.force takes, for the first call; "" for the op tables' own choice.
     """
     torch.set_num_threads(threads)
     ops.isa()  # loads the kernels
@@ -94,26 +95,26 @@ def ours(
     model = cls.from_pretrained(folder)
     notes["load_seconds"] = time.perf_counter() - begin
     given = {name: torch.from_numpy(array) for name, array in inputs.items()}
-    forced = ops.force(backend) if backend else ExitStack()
-    with forced:
-        if kind == "unet":
-            begin = time.perf_counter()
+    force = partial(ops.force, backend) if backend else nullcontext
+    if kind == "unet":
+        begin = time.perf_counter()
+        with force():
             context = model.encode_context(given["text"])
             times = model.embed_timesteps([TIMESTEP])
-            notes["prompt_seconds"] = time.perf_counter() - begin
+        notes["prompt_seconds"] = time.perf_counter() - begin
 
-    def call() -> torch.Tensor:
+    def call() -> np.ndarray:
         if kind == "vae":
-            return model.decode(given["sample"], return_dict=False)[0]
-        return model(given["sample"], times[0], context, return_dict=False)[0]
+            return model.decode(given["sample"], return_dict=False)[0].numpy()
+        return model(given["sample"], times[0], context, return_dict=False)[0].numpy()
 
     def run() -> np.ndarray:
-        if notes.get("kernels") is None:
-            with ops.kernels_used() as used, ops.force(backend) if backend else ExitStack():
-                result = call().numpy()
-            notes["kernels"] = used.summary()
-            return result
-        return call().numpy()
+        if "kernels" in notes:
+            return call()
+        with ops.kernels_used() as used, force():
+            result = call()
+        notes["kernels"] = used.summary()
+        return result
 
     return run
 

@@ -1,5 +1,6 @@
 """`pyengine bench ops`: every op at the shapes of Stable Diffusion 1.5."""
 
+import inspect
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -75,9 +76,11 @@ def _clone(inputs: dict[str, Any]) -> dict[str, Any]:
 
 def packed(op: str, inputs: dict[str, Any]) -> dict[str, Any]:
     """The arguments as a model gives them to our op: weights packed once, at load."""
-    if op not in WEIGHTED or not hasattr(ops, "pack_weight"):
+    if op not in WEIGHTED:
         return inputs
     count = {"conv2d": "out_channels", "linear": "out_features"}[op]
+    if count not in inspect.signature(getattr(ops, op)).parameters:  # it takes plain weights only
+        return inputs
     weight = inputs["weight"]
     return {**inputs, "weight": ops.pack_weight(weight), count: weight.shape[0]}
 
@@ -149,7 +152,7 @@ def _rows(shape, dtype, device, threads, rounds, peers, quick, limits, missing) 
                 limits=now,
                 times=times,
                 kernels=used.summary(),
-                facts=facts,
+                facts={} if cold else facts,
             )
         )
     return rows

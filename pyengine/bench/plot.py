@@ -13,23 +13,25 @@ from .results import OURS, Result, Row
 _MARKERS = "osD^vP*X"
 
 
-def roofline(result: Result, path: Path, title: str) -> None:
-    """Writes a PNG: work with arithmetic under the roof, the rest as bytes a second beside it.
-
-    Raises UnavailableError without matplotlib.
-    """
+def figure_class() -> type:
+    """matplotlib's Figure, without a window system; raises UnavailableError where it is missing."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as e:
         raise UnavailableError(
             f"--plot needs the package {e.name}: pip install 'pyengine[bench]'"
         ) from e
+    return Figure
+
+
+def roofline(result: Result, path: Path, title: str) -> None:
+    """Writes a PNG: work with arithmetic under the roof, the rest as bytes a second beside it."""
     compute = [row for row in result.rows if row.flops]
     streams = [row for row in result.rows if not row.flops and row.inputs != "hot"]
     panels = [p for p in (compute and _roof, streams and _bars) if p]
     if not panels:  # hot inputs alone
         compute, panels = result.rows, [_roof]
-    figure = Figure(figsize=(8 * len(panels), 6), layout="constrained")
+    figure = figure_class()(figsize=(8 * len(panels), 6), layout="constrained")
     names = [OURS, *(name for name in result.names() if name != OURS)]
     style = {n: (f"C{i}", _MARKERS[i % len(_MARKERS)]) for i, n in enumerate(names)}
     for i, panel in enumerate(panels):

@@ -109,8 +109,9 @@ def _folder(folder: Path | None) -> Iterator[Path]:
 
 def _run(o: Options, suite: str, measure: Callable[..., Result]) -> int:
     """Measures and tells. Returns the exit status."""
-    find_device(o.device)
+    o.device = str(find_device(o.device))
     find_dtype(o.dtype)
+    _check_files(o)  # now, rather than after many minutes
     threads = o.threads or machine.cores()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -128,6 +129,22 @@ def _run(o: Options, suite: str, measure: Callable[..., Result]) -> int:
     return 0
 
 
+def _check_files(o: Options) -> None:
+    """Raises RequestError where a file cannot be written, UnavailableError without matplotlib."""
+    for name, path in (("json", o.json), ("plot", o.plot)):
+        if path is None:
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("a").close()
+        except OSError as e:
+            raise RequestError(
+                f"{name}: expected a file to write, given {str(path)!r} ({e})"
+            ) from e
+    if o.plot is not None:
+        plot.figure_class()
+
+
 def _say(text: str) -> None:
     print(f"pyengine bench: {text}", file=sys.stderr, flush=True)
 
@@ -142,9 +159,6 @@ def tell(o: Options, result: Result, facts: dict[str, Any]) -> None:
         console.print(results.table(result))
     print(table.get().strip(), end="\n\n")
     print("\n".join([*results.details(result), results.ceilings(result)]))
-    for path in (o.json, o.plot):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
     if o.json is not None:
         o.json.write_text(json.dumps(result.json(facts), indent=1))
     if o.plot is not None:
