@@ -3,7 +3,7 @@
 # make help    the other targets
 PYTHON ?= python3
 PROMPT ?= a red heart
-# Passed to `pyengine bench`-like scripts and to pytest: make test ARGS="-k vae"
+# Passed to pytest and to pyengine bench: make test ARGS="-k vae", make bench ARGS="--op linear"
 ARGS ?=
 
 VENV   := .venv
@@ -24,7 +24,7 @@ help:
 	@printf '%s\n' \
 	  'make lint         ruff and clang-format, no changes made' \
 	  'make format       the same, changing files' \
-	  'make bench        the first ops against torch eager and torch.compile' \
+	  'make bench        the ops against torch, torch.compile and ncnn (pyengine bench --help: more)' \
 	  'make sanitize     op tests under ASan and UBSan' \
 	  'make fuzz         random damage to checkpoints and headers, for FUZZ_SECONDS' \
 	  'make test-gpu     the tests that need an NVIDIA GPU' \
@@ -68,8 +68,12 @@ format: $(VENV)/test.stamp
 grid: $(VENV)/run.stamp
 	$(BIN)/python docs/grid.py
 
-bench: $(VENV)/test.stamp
-	$(BIN)/python -m bench.ops.table $(ARGS)
+$(VENV)/bench.stamp: $(VENV)/run.stamp
+	$(PIP) install -q -e ".[bench]"
+	@touch $@
+
+bench: $(VENV)/bench.stamp
+	$(BIN)/pyengine bench ops --peers $(ARGS)
 
 # Rebuilds _core with AddressSanitizer and UBSan in a folder of its own and runs the op tests.
 sanitize: $(VENV)/test.stamp

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from pyengine.bench.shapes import SHAPES, TINY
+
 from .ops.contest import CONTESTANTS
-from .shapes import SHAPES, TINY
 
 
 def pytest_addoption(parser):

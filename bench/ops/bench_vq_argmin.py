@@ -8,18 +8,14 @@ import sys
 import torch
 
 from pyengine import ops
+from pyengine.bench.operations import inputs_for
+from pyengine.bench.peers.torch_ops import EAGER
+from pyengine.bench.shapes import SHAPES
+from pyengine.bench.timing import gemm_peak, sampler, take_turns
 
-from ..measure import gemm_peak, inputs_for, take_turns
-from ..shapes import SHAPES
 from .contest import benchmark_op
 
-
-def eager(x, codebook):
-    return torch.cdist(x, codebook).argmin(dim=-1)
-
-
-EAGER = {"vq_argmin": eager}
-test_vq_argmin = benchmark_op("vq_argmin", eager)
+test_vq_argmin = benchmark_op("vq_argmin")
 
 
 def _faiss(codebook):
@@ -40,10 +36,13 @@ def main(labels):
         if labels and shape.label.replace(" ", "") not in labels:
             continue
         [inputs] = inputs_for(shape, torch.float32, "cpu", cold=False)
-        contestants = {
-            "faiss": _faiss(inputs["codebook"]), "cdist": eager, "pyengine": ops.vq_argmin
-        }  # fmt: skip
-        times = take_turns(contestants, [inputs], 5 if shape.flops > 1e11 else 7, "cpu")
+        runs = {
+            "faiss": _faiss(inputs["codebook"]),
+            "cdist": EAGER["vq_argmin"],
+            "pyengine": ops.vq_argmin,
+        }
+        samplers = {name: sampler(run, [inputs], "cpu") for name, run in runs.items()}
+        times = take_turns(samplers, 5 if shape.flops > 1e11 else 7)
         ours = times["pyengine"].median
         best = min(times[name].median for name in ("faiss", "cdist"))
         cells = ", ".join(f"{n} {t.median * 1e3:.4g} ms ±{t.spread:.0%}" for n, t in times.items())

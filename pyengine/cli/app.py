@@ -7,6 +7,7 @@ import typer
 from typer import Argument, Option
 
 from .. import __version__
+from .bench import app as bench_app
 
 #: The samplers that --scheduler takes; a test holds it equal to pyengine.schedules.SAMPLER_NAMES.
 SAMPLERS = (
@@ -26,6 +27,7 @@ train_app = typer.Typer(help="Train the models that ship (needs the extra `train
 eval_app = typer.Typer(help="Measure a model (needs the extra `train`).")
 app.add_typer(train_app, name="train", rich_help_panel=None)
 app.add_typer(eval_app, name="eval", rich_help_panel=None)
+app.add_typer(bench_app, name="bench", rich_help_panel=None)
 
 
 def print_version(wanted: bool) -> None:

@@ -31,6 +31,7 @@ HEAVY = ("torch", "diffusers", "transformers", "tokenizers", "PIL", "numpy")
         "from pyengine.cli import main; assert main(['--help']) == 0",
         "from pyengine.cli import main; assert main(['generate', '--help']) == 0",
         "from pyengine.cli import main; assert main(['train', 'emoji', '--help']) == 0",
+        "from pyengine.cli import main; assert main(['bench', 'unet', '--help']) == 0",
     ],
 )
 def test_what_is_not_imported(code):
@@ -68,7 +69,8 @@ def test_as_a_module(command):
 @pytest.mark.parametrize(
     "arguments",
     [[], ["generate"], ["info"], ["doctor"], ["train"], ["train", "emoji"], ["train", "data"],
-     ["eval"], ["eval", "emoji"]],
+     ["eval"], ["eval", "emoji"], ["bench"], ["bench", "ops"], ["bench", "unet"], ["bench", "vae"],
+     ["bench", "pipeline"]],
     ids=" ".join,
 )  # fmt: skip
 def test_help(run, arguments):

@@ -10,7 +10,7 @@ from itertools import product
 import pytest
 import torch
 
-from bench.shapes import (
+from pyengine.bench.shapes import (
     SHAPES,
     Shape,
     geglu,

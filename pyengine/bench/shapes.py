@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyengine.ops.reference import COLUMNS
+from ..ops.reference import COLUMNS
+from ..ops.reference.linear import ACTIVATIONS
 
 BATCH = 2
 GROUPS = 32
@@ -105,37 +106,67 @@ def sampler_step(side: int, channels: int = 4, pictures: int = BATCH) -> Shape:
 
 
 def conv2d(
-    side: int, c: int, c_out: int, c2: int = 0, kernel: int = 3, batch: int = BATCH
-) -> Shape:
-    """A residual block's convolution: two inputs or one, bias, same size."""
-    flops = 2 * batch * side * side * c_out * kernel * kernel * (c + c2)
+    side: int, c: int, c_out: int, c2: int = 0, kernel: int = 3, batch: int = BATCH,
+    stride: int = 1, upsample: bool = False, block: bool = False,
+) -> Shape:  # fmt: skip
+    """A convolution with bias: two inputs or one, of the same size unless stride or upsample.
+
+    block: with what surrounds it in a residual block: scale, shift, SiLU before; a residual after.
+    """
+    out = side * (2 if upsample else 1) // stride
+    flops = 2 * batch * out * out * c_out * kernel * kernel * (c + c2)
 
     def build(dtype, device):
         fan_in = kernel * kernel * (c + c2)
-        tensors = {
-            "x": _randn(dtype, device, BATCH, side, side, c),
+        given = {
+            "x": _randn(dtype, device, batch, side, side, c),
             "weight": _randn(dtype, device, c_out, kernel, kernel, c + c2) / fan_in**0.5,
             "bias": _randn(dtype, device, c_out),
+            "padding": (kernel // 2,) * 4,
         }
         if c2:
-            tensors["x2"] = _randn(dtype, device, BATCH, side, side, c2)
-        return {**tensors, "padding": (kernel // 2,) * 4}
+            given["x2"] = _randn(dtype, device, batch, side, side, c2)
+        if stride > 1:
+            given["stride"] = stride
+        if upsample:
+            given["upsample"] = True
+        if block:
+            given["scale"] = 1 + 0.2 * _randn(dtype, device, batch, c + c2)
+            given["shift"] = _randn(dtype, device, batch, c + c2)
+            given["residual"] = _randn(dtype, device, batch, out, out, c_out)
+            given["silu"] = True
+        return given
 
     label = f"{side}^2 x {_joined(c, c2)} -> {c_out}, {kernel}x{kernel}"
+    label += f", stride {stride}" * (stride > 1) + ", upsampled" * upsample
+    label += ", in a block" * block + _pictures(batch)
     return Shape("conv2d", label, build, flops)
 
 
-def linear(rows: int, c: int, c_out: int) -> Shape:
-    """rows x c -> rows x c_out, with bias."""
+def linear(
+    rows: int, c: int, c_out: int, activation: str = "none", bias: bool = True,
+    residual: bool = False,
+) -> Shape:  # fmt: skip
+    """rows x c -> rows x c_out, with bias; c_out is what is left after GEGLU, which halves."""
+    width = 2 * c_out if activation == "geglu" else c_out
 
     def build(dtype, device):
-        return {
+        given = {
             "x": _randn(dtype, device, rows, c),
-            "weight": _randn(dtype, device, c_out, c) / c**0.5,
-            "bias": _randn(dtype, device, c_out),
+            "weight": _randn(dtype, device, width, c) / c**0.5,
         }
+        if bias:
+            given["bias"] = _randn(dtype, device, width)
+        if activation != "none":
+            given["activation"] = activation
+        if residual:
+            given["residual"] = _randn(dtype, device, rows, c_out)
+        return given
 
-    return Shape("linear", f"{rows} x {c} -> {c_out}", build, 2 * rows * c * c_out)
+    after = [*(["no bias"] if not bias else []), *([activation] if activation != "none" else [])]
+    after += ["residual"] if residual else []
+    label = ", ".join([f"{rows} x {c} -> {c_out}", *after])
+    return Shape("linear", label, build, 2 * rows * c * width)
 
 
 def attention(queries: int, keys: int, heads: int, width: int, batch: int = BATCH) -> Shape:
@@ -150,7 +181,8 @@ def attention(queries: int, keys: int, heads: int, width: int, batch: int = BATC
         }
 
     flops = 4 * batch * queries * keys * heads * width
-    return Shape("attention", f"{queries} x {keys}, {heads} x {width}", build, flops)
+    label = f"{queries} x {keys}, {heads} x {width}" + _pictures(batch)
+    return Shape("attention", label, build, flops)
 
 
 def vq_argmin(rows: int, entries: int, width: int) -> Shape:
@@ -220,9 +252,16 @@ def _randn(dtype: torch.dtype, device: str, *size: int) -> Tensor:
     return torch.randn(size, device=device).to(dtype)
 
 
+def _pictures(batch: int) -> str:
+    return "" if batch == BATCH else f", batch {batch}"
+
+
 def _joined(c: int, c2: int) -> str:
     return f"({c} + {c2})" if c2 else str(c)
 
+
+#: Tokens of both pictures and their width at each level of a U-Net on 64x64 latents.
+_TOKENS = ((8192, 320), (2048, 640), (512, 1280), (128, 1280))
 
 #: Side, channels, channels of the skip: the way down and the middle, then the way up.
 _NORMS = (
@@ -243,22 +282,47 @@ SHAPES: dict[str, list[Shape]] = {
     ],
     "sampler_step": [sampler_step(side) for side in (32, 64, 128)] + [sampler_step(64, 4, 16)],
     "conv2d": [
-        conv2d(*size)
-        for size in (
-            *((64, 320, 320), (32, 640, 640), (16, 1280, 1280), (8, 1280, 1280)),
-            *((32, 320, 320), (8, 1280, 1280, 1280)),
-        )
+        # The levels of a U-Net: 64x64 latents, and 32x32 from the second on.
+        conv2d(64, 320, 320),
+        conv2d(32, 640, 640),
+        conv2d(16, 1280, 1280),
+        conv2d(8, 1280, 1280),
+        conv2d(4, 1280, 1280),
+        conv2d(32, 320, 320),
+        conv2d(16, 640, 640),
+        # What surrounds one; two inputs; between levels; the first and the last.
+        conv2d(64, 320, 320, block=True),
+        conv2d(16, 1280, 1280, block=True),
+        conv2d(8, 1280, 1280, c2=1280),
+        conv2d(64, 320, 320, stride=2),
+        conv2d(16, 1280, 1280, upsample=True),
+        conv2d(64, 4, 320),
+        conv2d(64, 320, 4),
+        # The decoder's, one picture of 256x256.
+        conv2d(64, 512, 512, batch=1),
+        conv2d(128, 256, 256, batch=1),
+        conv2d(256, 128, 128, batch=1),
     ],
     "linear": [
-        linear(*size)
-        for size in ((8192, 320, 2560), (8192, 1280, 320), (2048, 640, 5120), (512, 1280, 10240))
+        *(linear(rows, c, c, bias=False) for rows, c in _TOKENS),
+        *(linear(rows, c, 3 * c, bias=False) for rows, c in _TOKENS[:3]),
+        *(linear(rows, c, 8 * c) for rows, c in _TOKENS),
+        *(linear(rows, c, 4 * c, "geglu") for rows, c in _TOKENS if "geglu" in ACTIVATIONS),
+        *(linear(rows, 4 * c, c) for rows, c in _TOKENS[:3]),
+        *(linear(rows, 4 * c, c, residual=True) for rows, c in _TOKENS),
+        linear(2048, 640, 2560, "gelu"),
+        linear(154, 768, 640, bias=False),
+        linear(154, 768, 3072, "quick_gelu"),
+        linear(2, 1280, 1280),
     ],
     "attention": [
-        attention(*size)
-        for size in (
-            *((4096, 4096, 8, 40), (4096, 77, 8, 40)),
-            *((1024, 1024, 8, 80), (256, 256, 8, 160)),
-        )
+        attention(4096, 4096, 8, 40),
+        attention(4096, 77, 8, 40),
+        attention(1024, 1024, 8, 80),
+        attention(1024, 77, 8, 80),
+        attention(256, 256, 8, 160),
+        attention(64, 64, 8, 160),
+        attention(4096, 4096, 1, 512, batch=1),
     ],
     "vq_argmin": [
         vq_argmin(*size) for size in ((576, 16384, 8), (1024, 8192, 256), (36864, 8192, 256))
@@ -279,8 +343,8 @@ TINY: dict[str, list[Shape]] = {
     "layer_norm": [layer_norm(7, 20)],
     "geglu": [geglu(7, 20)],
     "sampler_step": [sampler_step(5)],
-    "conv2d": [conv2d(5, 6, 4, c2=2)],
-    "linear": [linear(7, 20, 6)],
+    "conv2d": [conv2d(5, 6, 4, c2=2, block=True)],
+    "linear": [linear(7, 20, 6, residual=True)],
     "attention": [attention(9, 5, 2, 8)],
     "vq_argmin": [vq_argmin(9, 40, 6)],
     "vq_decode": [vq_decode(9, 40, 6, 10)],

@@ -1,0 +1,185 @@
+"""Stable Diffusion 1.5's configs, and checkpoints of that shape with random weights.
+
+The names and layout are diffusers', so that the engine and its peers load the same files. No weight
+is 0 or 1: matrices have variance 1 / fan-in, so that activations keep their size through the net.
+"""
+
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models import AutoencoderKL, CLIPTextModel, UNet2DConditionModel
+from ..models.base import Model
+from ..pipelines.loading import shipped_folder
+
+NAME = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+UNET: dict[str, Any] = {
+    "_class_name": "UNet2DConditionModel",
+    "sample_size": 64,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "layers_per_block": 2,
+    "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+    "norm_num_groups": 32,
+}
+VAE: dict[str, Any] = {
+    "_class_name": "AutoencoderKL",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "sample_size": 512,
+    "scaling_factor": 0.18215,
+}
+TEXT: dict[str, Any] = {
+    "architectures": ["CLIPTextModel"],
+    "model_type": "clip_text_model",
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "projection_dim": 768,
+    "bos_token_id": 3070,  # of the tokenizer that ships, which a random model can read as well
+    "eos_token_id": 3071,
+}
+SCHEDULER: dict[str, Any] = {
+    "_class_name": "DDIMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+INDEX: dict[str, Any] = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "safety_checker": [None, None],
+    "requires_safety_checker": False,
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+#: The same arrangement at a size that loads and runs in no time, for --quick.
+TINY_UNET = {
+    **UNET,
+    "sample_size": 8,
+    "block_out_channels": [16, 32],
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "layers_per_block": 1,
+    "cross_attention_dim": 32,
+    "attention_head_dim": 2,
+    "norm_num_groups": 8,
+}
+TINY_VAE = {
+    **VAE,
+    "block_out_channels": [8, 8, 16, 16],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "sample_size": 64,
+}
+TINY_TEXT = {
+    **TEXT,
+    "vocab_size": 3072,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "projection_dim": 32,
+}
+
+
+def write_unet(folder: Path, quick: bool = False, dtype: torch.dtype = torch.float32) -> Path:
+    """A folder that UNet2DConditionModel.from_pretrained reads, ours and diffusers'."""
+    return write_model(folder, UNet2DConditionModel, TINY_UNET if quick else UNET, dtype, seed=1)
+
+
+def write_vae(folder: Path, quick: bool = False, dtype: torch.dtype = torch.float32) -> Path:
+    """A folder that AutoencoderKL.from_pretrained reads, ours and diffusers'."""
+    return write_model(folder, AutoencoderKL, TINY_VAE if quick else VAE, dtype, seed=2)
+
+
+def write_pipeline(folder: Path, quick: bool = False, dtype: torch.dtype = torch.float16) -> Path:
+    """A whole Stable Diffusion 1.5 folder; 2.1 GB in float16."""
+    write_unet(folder / "unet", quick, dtype)
+    write_vae(folder / "vae", quick, dtype)
+    text = TINY_TEXT if quick else TEXT
+    write_model(
+        folder / "text_encoder", CLIPTextModel, text, dtype, seed=3, weights="model.safetensors"
+    )
+    _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    tokenizer = folder / "tokenizer"
+    shutil.copytree(shipped_folder() / "tokenizer", tokenizer, dirs_exist_ok=True)
+    config = json.loads((tokenizer / "tokenizer_config.json").read_text())
+    _write_json(tokenizer / "tokenizer_config.json", {**config, "model_max_length": 77})
+    _write_json(folder / "model_index.json", INDEX)
+    return folder
+
+
+def write_model(
+    folder: Path, cls: type[Model], config: dict, dtype: torch.dtype, seed: int,
+    weights: str = WEIGHTS,
+) -> Path:  # fmt: skip
+    """config.json and the random weights that cls needs, unless the folder has them already."""
+    recipe = {"config": config, "dtype": NAME[dtype], "seed": seed}
+    done = folder / "recipe.json"
+    if done.exists() and json.loads(done.read_text()) == recipe:
+        return folder
+    _write_json(folder / "config.json", config)
+    shapes = {k: v.shape for k, v in cls.from_config(dict(config)).state_dict().items()}
+    _write_safetensors(folder / weights, shapes, dtype, seed)
+    _write_json(done, recipe)  # last: an interrupted run leaves none
+    return folder
+
+
+def _write_json(path: Path, value: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1))
+
+
+def _write_safetensors(path: Path, shapes: dict[str, torch.Size], dtype, seed: int) -> None:
+    """Tensor by tensor: 3.4 GB need not be in memory at once."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + shape.numel() * dtype.itemsize
+        header[name] = {"dtype": NAME[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    generator = torch.Generator().manual_seed(seed)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name, shape in shapes.items():
+            tensor = _random(name, shape, generator).to(dtype)
+            file.write(tensor.view(torch.uint8).numpy().data)
+
+
+def _random(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(shape, generator=generator)
+    if "embedding.weight" in name:
+        return noise.mul_(0.3)
+    if len(shape) >= 2:
+        return noise.div_(shape[1:].numel() ** 0.5)
+    if name.endswith("weight"):
+        return noise.mul_(0.2).add_(1)
+    return noise.mul_(0.1)

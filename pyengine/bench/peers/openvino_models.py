@@ -1,0 +1,78 @@
+"""diffusers' U-Net and decoder converted to OpenVINO, in float32 and with static shapes."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import UnavailableError
+from ..worker import Run
+
+
+def convert(notes: dict, *, threads: int, folder: Path, kind: str, inputs: dict, to: Path) -> Run:
+    """Writes the model to `to` unless it is there; notes the seconds. A call does nothing."""
+    import openvino  # before torch, which takes longer to be missed
+    import torch
+
+    from .diffusers_models import module
+
+    begin = time.perf_counter()
+    if not to.exists():
+        torch.set_num_threads(threads)
+        model = _wrap(module(folder, kind), kind)
+        example = tuple(torch.from_numpy(array) for array in inputs.values())
+        with torch.no_grad():
+            shapes = [array.shape for array in inputs.values()]
+            found = openvino.convert_model(model, example_input=example, input=shapes)
+        part = to.with_suffix(".part.xml")
+        openvino.save_model(found, part, compress_to_fp16=False)
+        part.with_suffix(".bin").rename(to.with_suffix(".bin"))
+        part.rename(to)
+    notes["convert_seconds"] = time.perf_counter() - begin
+    return lambda: None
+
+
+def _wrap(model, kind: str):
+    import torch
+
+    class UNet(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unet = model
+
+        def forward(self, sample, timestep, text):
+            return self.unet(sample, timestep, text, return_dict=False)[0]
+
+    class Decoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vae = model
+
+        def forward(self, sample):
+            return self.vae.decode(sample, return_dict=False)[0]
+
+    return UNet() if kind == "unet" else Decoder()
+
+
+def static(notes: dict, *, threads: int, inputs: dict, converted: Path) -> Run:
+    """One request at a time on all threads, float32 throughout; tensors are shared, not copied."""
+    import openvino
+
+    if not converted.exists():
+        raise UnavailableError(f"{converted} is missing: the model was not converted")
+    begin = time.perf_counter()
+    core = openvino.Core()
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    model = core.compile_model(core.read_model(converted), "CPU", settings)
+    notes["load_seconds"] = time.perf_counter() - begin
+    request = model.create_infer_request()
+    values = list(inputs.values())
+
+    def run() -> np.ndarray:
+        return request.infer(values, share_inputs=True, share_outputs=True)[0]
+
+    return run

@@ -1,0 +1,156 @@
+"""Every op as one would write it in torch: what ours must agree with, and the first to beat.
+
+Each function takes the arguments of a Shape by keyword. torch convolves channels_last pictures,
+which permuted [N, H, W, C] tensors are: the layout that suits oneDNN best.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..shapes import SAMPLER_ROW
+
+_ACTIVATIONS: dict[str, Callable] = {
+    "none": lambda y: y,
+    "silu": lambda y: F.silu(y, inplace=True),
+    "gelu": F.gelu,
+    "quick_gelu": lambda y: y * torch.sigmoid(1.702 * y),
+    "geglu": lambda y: geglu(y),
+}
+
+
+def group_norm_silu(x, weight, bias, groups, x2=None):
+    """Concatenate, normalise, activate; to torch an NHWC tensor is a channels_last picture."""
+    if x2 is not None:
+        x = torch.cat([x, x2], dim=-1)
+    y = F.silu(F.group_norm(x.permute(0, 3, 1, 2), groups, weight, bias))
+    return y.permute(0, 2, 3, 1)
+
+
+def group_norm_scale_shift(x, weight, bias, groups, x2=None):
+    """The statistics alone."""
+    if x2 is not None:
+        x = torch.cat([x, x2], dim=-1)
+    n, h, w, c = x.shape
+    var, mean = torch.var_mean(x.view(n, h * w, groups, c // groups), dim=(1, 3), correction=0)
+    rstd = torch.rsqrt(var + 1e-5).repeat_interleave(c // groups, dim=1)
+    scale = rstd * weight
+    return scale, bias - mean.repeat_interleave(c // groups, dim=1) * scale
+
+
+def layer_norm(x, weight, bias):
+    return F.layer_norm(x, x.shape[-1:], weight, bias)
+
+
+def geglu(x):
+    value, gate = x.chunk(2, dim=-1)
+    return value * F.gelu(gate)
+
+
+def sampler_step(x, out, coeffs, d1):
+    """Guidance and a DPM++ 2M update, with coefficients as Python numbers, as a pipeline with one
+    sampler for the batch has them.
+
+    Returns (new x, D); the op writes a third tensor, and takes a row for every picture.
+    """
+    k = SAMPLER_ROW
+    uncond, cond = out.chunk(2)
+    m = uncond + k["g"] * (cond - uncond)
+    d = k["p"] * x + k["q"] * m
+    return k["x_x"] * x + k["x_d"] * d + k["x_d1"] * d1, d
+
+
+def conv2d(
+    x, weight, bias, padding, x2=None, stride=1, upsample=False, scale=None, shift=None,
+    silu=False, residual=None,
+):  # fmt: skip
+    if x2 is not None:
+        x = torch.cat([x, x2], dim=-1)
+    x = x.permute(0, 3, 1, 2)
+    if scale is not None:
+        x = torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
+    if silu:
+        x = F.silu(x, inplace=scale is not None)
+    if upsample:
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+    y = F.conv2d(x, weight.permute(0, 3, 1, 2), bias, stride, padding[0]).permute(0, 2, 3, 1)
+    return y if residual is None else y.add_(residual)
+
+
+def linear(x, weight, bias=None, activation="none", residual=None):
+    y = _ACTIVATIONS[activation](F.linear(x, weight, bias))
+    return y if residual is None else y.add_(residual)
+
+
+def attention(q, k, v, heads):
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def vq_argmin(x, codebook):
+    return torch.cdist(x, codebook).argmin(dim=-1)
+
+
+def vq_decode(indices, codebook, weight=None, bias=None):
+    y = F.embedding(indices, codebook)
+    return y if weight is None else F.linear(y, weight, bias)
+
+
+def sample_token(logits, uniform, settings):
+    """The first row's settings for all, as Python numbers, in transformers' order."""
+    guidance, temperature, top_k, top_p, _ = settings[0].tolist()
+    u, c = logits.chunk(2)
+    scores = (u + guidance * (c - u)) / temperature
+    kth = scores.topk(min(int(top_k), scores.shape[-1])).values[:, -1:]
+    scores = scores.masked_fill(scores < kth, -torch.inf)
+    ordered, order = scores.sort(dim=-1)
+    low = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
+    low[:, -1] = False
+    scores = scores.masked_fill(low.scatter(1, order, low), -torch.inf)
+    sums = scores.softmax(dim=-1).double().cumsum(dim=-1)
+    return torch.searchsorted(sums, uniform[:, None] * sums[:, -1:], right=True)[:, 0]
+
+
+def mask_refine(logits, tokens, noise, gumbel, masked, temperature, mask_token):
+    unknown = tokens == mask_token
+    p = logits.softmax(dim=-1)
+    sums = p.double().cumsum(dim=-1)
+    target = noise.double()[..., None] * sums[..., -1:]
+    drawn = torch.searchsorted(sums, target, right=True)[..., 0]
+    predicted = torch.where(unknown, drawn, tokens)
+    certain = p.gather(-1, predicted[..., None])[..., 0]
+    noise = -torch.log(-torch.log(gumbel.clamp(1e-20)).clamp(1e-20))
+    confidence = certain.clamp(1e-20).log() + temperature[:, None] * noise
+    confidence = torch.where(unknown, confidence, torch.inf)
+    count = torch.minimum(unknown.sum(dim=-1) - 1, masked).clamp(min=1)
+    cut = confidence.sort(dim=-1).values.gather(-1, count[:, None])
+    return torch.where(confidence < cut, mask_token, predicted), predicted
+
+
+#: op -> its function here; an op of pyengine.ops without one fails a test.
+EAGER: dict[str, Callable[..., Any]] = {
+    f.__name__: f
+    for f in (
+        attention,
+        conv2d,
+        geglu,
+        group_norm_scale_shift,
+        group_norm_silu,
+        layer_norm,
+        linear,
+        mask_refine,
+        sample_token,
+        sampler_step,
+        vq_argmin,
+        vq_decode,
+    )
+}
+
+
+def compiled(op: str, device: str) -> Callable[..., Any]:
+    """torch.compile's version for one shape, as for a fixed model; the first call compiles."""
+    torch.compiler.reset()
+    mode = "max-autotune" if device.startswith("cuda") else None
+    return torch.compile(EAGER[op], fullgraph=True, dynamic=False, mode=mode)

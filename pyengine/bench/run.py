@@ -1,0 +1,166 @@
+"""From the command line's options to measurements, and from these to table, JSON and picture."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import RequestError
+from ..pipelines.loading import DTYPES, find_device, find_dtype
+from . import machine, models, operations, pipeline, plot, results, timing
+from .results import Result
+
+#: Rounds of a run that only shows that everything works.
+QUICK_ROUNDS = 2
+
+
+@dataclass
+class Options:
+    """What every suite takes."""
+
+    peers: bool
+    without: list[str]
+    threads: int | None
+    rounds: int
+    quick: bool
+    json: Path | None
+    plot: Path | None
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    def names(self, known: tuple[str, ...]) -> tuple[str, ...]:
+        """The peers to measure; raises RequestError for one to leave out that is not there."""
+        for name in self.without:
+            if name not in known:
+                raise RequestError(f"without: expected one of {', '.join(known)}, given {name!r}")
+        return tuple(n for n in known if n not in self.without) if self.peers else ()
+
+
+def run_ops(o: Options, *, op: list[str], shape: list[str]) -> int:
+    peers = o.names(operations.PEERS)
+    chosen = operations.shapes(op, shape, o.quick)
+    return _run(
+        o,
+        "ops",
+        lambda **common: operations.measure(
+            chosen, dtype=DTYPES[o.dtype], device=o.device, quick=o.quick, peers=peers, **common
+        ),
+    )
+
+
+def run_model(
+    o: Options, kind: str, *, latents: str | None, batch: int, folder: Path | None
+) -> int:
+    sides = _sides(latents) if latents else ([8] if o.quick else [32, 64])
+    peers = o.names(models.PEERS)
+    tasks = [models.Task(kind, side, batch, o.quick) for side in sides]
+
+    def measure(**common: Any) -> Result:
+        with _folder(folder) as place:
+            return models.measure(tasks, peers=peers, folder=place, **common)
+
+    return _run(o, kind, measure)
+
+
+def run_pipeline(o: Options, *, size: int | None, steps: int | None, folder: Path | None) -> int:
+    size = size or (64 if o.quick else 512)
+    if size % 64:
+        raise RequestError(f"size: expected a multiple of 64, given {size}")
+    peers = o.names(pipeline.PEERS)
+    steps = steps or (2 if o.quick else 4)
+
+    def measure(**common: Any) -> Result:
+        with _folder(folder) as place:
+            return pipeline.measure(
+                size=size, steps=steps, quick=o.quick, peers=peers, folder=place, **common
+            )
+
+    return _run(o, "pipeline", measure)
+
+
+def _sides(text: str) -> list[int]:
+    try:
+        sides = [int(part) for part in text.split(",")]
+    except ValueError:
+        sides = []
+    if not sides or not all(8 <= side <= 1024 and side % 8 == 0 for side in sides):
+        raise RequestError(
+            f"latents: expected multiples of 8 up to 1024, as in 32,64, given {text!r}"
+        )
+    return sides
+
+
+@contextmanager
+def _folder(folder: Path | None) -> Iterator[Path]:
+    """The one that is kept, or one that is not."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="pyengine-bench-") as place:
+        yield Path(place)
+
+
+def _run(o: Options, suite: str, measure: Callable[..., Result]) -> int:
+    """Measures and tells. Returns the exit status."""
+    o.device = str(find_device(o.device))
+    find_dtype(o.dtype)
+    _check_files(o)  # now, rather than after many minutes
+    threads = o.threads or machine.cores()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    facts = {"suite": suite, **machine.facts(o.device, threads), "dtype": o.dtype}
+    rounds = QUICK_ROUNDS if o.quick else o.rounds
+    facts |= {"rounds": rounds, "quick": o.quick}
+    limits = timing.LimitsOfThisMinute(DTYPES[o.dtype], o.device, o.quick)
+    try:
+        result = measure(threads=threads, rounds=rounds, limits=limits, say=_say)
+    finally:
+        torch.set_num_threads(before)
+    facts["peak_bytes"] = machine.peak_memory()
+    tell(o, result, facts)
+    return 0
+
+
+def _check_files(o: Options) -> None:
+    """Raises RequestError where a file cannot be written, UnavailableError without matplotlib."""
+    for name, path in (("json", o.json), ("plot", o.plot)):
+        if path is None:
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("a").close()
+        except OSError as e:
+            raise RequestError(
+                f"{name}: expected a file to write, given {str(path)!r} ({e})"
+            ) from e
+    if o.plot is not None:
+        plot.figure_class()
+
+
+def _say(text: str) -> None:
+    print(f"pyengine bench: {text}", file=sys.stderr, flush=True)
+
+
+def tell(o: Options, result: Result, facts: dict[str, Any]) -> None:
+    """The table and what belongs to it on standard output; files where they were asked for."""
+    from rich.console import Console
+
+    print("; ".join(f"{k} {v}" for k, v in facts.items() if k != "peak_bytes"), end="\n\n")
+    console = Console(width=1000, highlight=False, color_system=None)  # the terminal may wrap it
+    with console.capture() as table:
+        console.print(results.table(result))
+    print(table.get().strip(), end="\n\n")
+    print("\n".join([*results.details(result), results.ceilings(result)]))
+    if o.json is not None:
+        o.json.write_text(json.dumps(result.json(facts), indent=1))
+    if o.plot is not None:
+        title = f"{facts['suite']}: {facts['cpu']}, {facts['instruction set']}"
+        plot.roofline(result, o.plot, f"{title}, {facts['threads']} threads, {o.dtype}")

@@ -1,0 +1,119 @@
+"""A contestant in a process of its own.
+
+Its OpenMP runtime and thread pool then compete with nobody's, its memory can be told from others',
+and loading it is measured from nothing. While one works, the others wait for a message.
+"""
+
+import multiprocessing
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UnavailableError
+from .machine import peak_memory
+
+#: Returned by a contestant's maker: a call without arguments that returns numpy arrays (or one).
+Run = Callable[[], Any]
+
+
+@dataclass
+class Loaded:
+    """Seconds that loading took (imports apart) and the first call, with what that compiles."""
+
+    load_seconds: float
+    first_call_seconds: float
+    notes: dict[str, Any]
+
+
+class Worker:
+    """make(notes, threads=..., **arguments) -> Run, called in a new process.
+
+    make: a function of a module, which may add to the dict `notes`. Raises UnavailableError where
+    it says so or a package is missing, RuntimeError with the trace for whatever else goes wrong.
+    """
+
+    def __init__(self, name: str, make: Callable[..., Run], threads: int, **arguments: Any):
+        self.name = name
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, make, threads, arguments), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        try:
+            self.loaded, self.result = self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def sample(self, calls: int) -> float:
+        """Seconds of one of that many calls, by the worker's clock: a timing.Sampler."""
+        self._pipe.send(calls)
+        return self._answer()
+
+    def peak(self) -> int:
+        """Bytes that the process has held at most so far."""
+        self._pipe.send("peak")
+        return self._answer()
+
+    def close(self) -> None:
+        self._pipe.close()  # which ends the worker's loop
+        self._process.join(5)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def _answer(self) -> Any:
+        try:
+            kind, value = self._pipe.recv()
+        except EOFError:
+            self._process.join(5)
+            raise RuntimeError(
+                f"{self.name}: the process ended with status {self._process.exitcode}"
+                " (-9: killed, often for memory)"
+            ) from None
+        if kind == "unavailable":
+            raise UnavailableError(value)
+        if kind == "error":
+            raise RuntimeError(f"{self.name}: {value}")
+        return value
+
+
+def _serve(pipe, make: Callable[..., Run], threads: int, arguments: dict[str, Any]) -> None:
+    warnings.simplefilter("ignore")  # of tracing and of renamed arguments: nobody here can mend it
+    try:
+        notes: dict[str, Any] = {}
+        begin = time.perf_counter()
+        run = make(notes, threads=threads, **arguments)
+        loaded = time.perf_counter() - begin
+        begin = time.perf_counter()
+        result = run()
+        first = time.perf_counter() - begin
+        pipe.send(("value", (Loaded(notes.pop("load_seconds", loaded), first, notes), result)))
+        while True:
+            message = pipe.recv()
+            if message == "peak":
+                pipe.send(("value", peak_memory()))
+                continue
+            begin = time.perf_counter()
+            for _ in range(message):
+                run()
+            pipe.send(("value", (time.perf_counter() - begin) / message))
+    except (EOFError, KeyboardInterrupt, BrokenPipeError):
+        pass
+    except UnavailableError as e:
+        pipe.send(("unavailable", str(e)))
+    except ModuleNotFoundError as e:
+        pipe.send(("unavailable", f"{e.name} is not installed"))
+    except Exception:
+        pipe.send(("error", traceback.format_exc()))

@@ -1,0 +1,144 @@
+"""`pyengine bench`: its options. What they start is in pyengine.bench, imported when it runs."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer import Option
+
+app = typer.Typer(
+    help="Measure the engine against named peers (--peers needs the extra `bench`).",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Peers = Annotated[bool, Option("--peers", help="Measure others too, in turn with us.")]
+Without = Annotated[
+    list[str] | None, Option("--without", help="Leave this peer out; may be repeated.")
+]
+Threads = Annotated[int | None, Option(help="For everyone; else one per core.", min=1)]
+Rounds = Annotated[int, Option(help="Samples of each; medians are shown.", min=2)]
+Quick = Annotated[bool, Option("--quick", help="Tiny shapes, two rounds: does it work?")]
+Json = Annotated[Path | None, Option("--json", help="Write everything to this file.")]
+Plot = Annotated[Path | None, Option("--plot", help="Draw a roofline to this .png file.")]
+Latents = Annotated[
+    str | None, Option(help="Sides of the latents, an eighth of the pixels'; else 32,64.")
+]
+Keep = Annotated[
+    Path | None,
+    Option(help="Folder for random checkpoints and converted models, used again if they fit."),
+]
+
+
+def _options(given: dict[str, Any], **more: Any):
+    from ..bench.run import Options
+
+    names = ("peers", "without", "threads", "rounds", "quick", "json", "plot")
+    chosen = {name: given[name] for name in names}
+    chosen["without"] = [n for text in chosen["without"] or [] for n in text.split(",")]
+    return Options(**chosen, **more)
+
+
+@app.command()
+def ops(
+    op: Annotated[list[str] | None, Option("--op", help="An op; may be repeated.")] = None,
+    shape: Annotated[
+        list[str] | None,
+        Option("--shape", help="A shape as the table names it, or part of it; may be repeated."),
+    ] = None,
+    dtype: Annotated[str, Option(help="float32, float16 or bfloat16.")] = "float32",
+    device: Annotated[str, Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    peers: Peers = False,
+    without: Without = None,
+    threads: Threads = None,
+    rounds: Rounds = 7,
+    quick: Quick = False,
+    json: Json = None,
+    plot: Plot = None,
+) -> int:
+    """Every op at SD 1.5's shapes, inputs hot and cold.
+
+    \b
+    pyengine bench ops --op conv2d --shape 16^2 --peers
+    pyengine bench ops --peers --without torch.compile --json ops.json --plot ops.png
+
+    Peers: torch, torch.compile and, for convolutions, ncnn.
+    """
+    from ..bench.run import run_ops
+
+    return run_ops(_options(locals(), dtype=dtype, device=device), op=op or [], shape=shape or [])
+
+
+@app.command()
+def unet(
+    latents: Latents = None,
+    batch: Annotated[int, Option(help="Rows; 2 are a picture with guidance.", min=1)] = 2,
+    keep: Keep = None,
+    peers: Peers = False,
+    without: Without = None,
+    threads: Threads = None,
+    rounds: Rounds = 5,
+    quick: Quick = False,
+    json: Json = None,
+    plot: Plot = None,
+) -> int:
+    """One call of SD 1.5's U-Net, random weights, float32.
+
+    \b
+    pyengine bench unet --peers --without torch.compile
+    pyengine bench unet --latents 32 --peers --keep /tmp/bench
+
+    Peers: diffusers (eager, channels_last), torch.compile (freezing) and openvino (float32, static
+    shapes, latency), each in a process of its own.
+    """
+    from ..bench.run import run_model
+
+    return run_model(_options(locals()), "unet", latents=latents, batch=batch, folder=keep)
+
+
+@app.command()
+def vae(
+    latents: Latents = None,
+    batch: Annotated[int, Option(help="Pictures.", min=1)] = 1,
+    keep: Keep = None,
+    peers: Peers = False,
+    without: Without = None,
+    threads: Threads = None,
+    rounds: Rounds = 5,
+    quick: Quick = False,
+    json: Json = None,
+    plot: Plot = None,
+) -> int:
+    """One decode by SD 1.5's autoencoder, random weights, float32; peers as for the U-Net.
+
+    \b
+    pyengine bench vae --peers --without torch.compile
+    """
+    from ..bench.run import run_model
+
+    return run_model(_options(locals()), "vae", latents=latents, batch=batch, folder=keep)
+
+
+@app.command()
+def pipeline(
+    size: Annotated[int | None, Option(help="Pixels a side; else 512.", min=64)] = None,
+    steps: Annotated[int | None, Option(help="Denoising steps; else 4.", min=2)] = None,
+    keep: Keep = None,
+    peers: Peers = False,
+    without: Without = None,
+    threads: Threads = None,
+    rounds: Rounds = 5,
+    quick: Quick = False,
+    json: Json = None,
+    plot: Plot = None,
+) -> int:
+    """A whole picture from a float16 checkpoint of SD 1.5's shape with random weights.
+
+    \b
+    pyengine bench pipeline --peers --rounds 2
+
+    Shows loading, the time to the first step, and the most memory held. Peer: diffusers.
+    """
+    from ..bench.run import run_pipeline
+
+    return run_pipeline(_options(locals()), size=size, steps=steps, folder=keep)
