@@ -22,6 +22,8 @@ def test_a_causal_row_does_not_see_what_follows():
     before = ops.attention(q, k, v, 2, causal=True)
     k[:, 4:], v[:, 4:] = 99.0, -99.0
     assert torch.equal(ops.attention(q, k, v, 2, causal=True)[:, :4], before[:, :4])
+    k[:, 4:] = float("nan")
+    assert torch.equal(ops.attention(q, k, v, 2, causal=True)[:, :4], before[:, :4])
 
 
 def test_masked_keys_do_not_count():

@@ -105,7 +105,11 @@ void scores(const float* keys, int64_t n, const float* q, int64_t width, float* 
 // Adds the mask, hides from each query the keys after it, and finds the largest scores anew.
 void hide(const AttentionArgs& args, const float* mask, int64_t query, int64_t key, int64_t n,
           float* s, Floats (&most)[kVectors]) {
-    for (int j = 0; j < kVectors; ++j) most[j] = splat(-kInfinity);
+    Ints lane_of[kVectors];
+    for (int j = 0; j < kVectors; ++j) {
+        for (int lane = 0; lane < kLanes; ++lane) lane_of[j][lane] = j * kLanes + lane;
+        most[j] = splat(-kInfinity);
+    }
     for (int64_t i = 0; i < n; ++i) {
         float add[kGroup] = {};
         if (mask) {
@@ -115,12 +119,15 @@ void hide(const AttentionArgs& args, const float* mask, int64_t query, int64_t k
                 add[lane] = column[row * args.mask_step[2]];
             }
         }
-        if (args.causal)
-            for (int lane = 0; lane < kGroup; ++lane)
-                if (query + lane < key + i) add[lane] = -kInfinity;
+        // The first lanes, of queries before this key. Set, not added: a hidden score may be NaN.
+        const int64_t before = args.causal ? key + i - query : 0;
+        const Ints hidden = Ints{} + static_cast<int32_t>(before < 0        ? 0
+                                                          : before < kGroup ? before
+                                                                            : kGroup);
         for (int j = 0; j < kVectors; ++j) {
             float* at = s + i * kGroup + j * kLanes;
-            const Floats score = load(at) + load(add + j * kLanes);
+            const Floats sum = load(at) + load(add + j * kLanes);
+            const Floats score = select(lane_of[j] < hidden, splat(-kInfinity), sum);
             store(at, score);
             most[j] = at_least(score, most[j]);
         }
