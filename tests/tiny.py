@@ -161,6 +161,25 @@ def make_vae(seed: int = 3, **overrides):
     return randomise(AutoencoderKL(**config), seed)
 
 
+def make_vq(seed: int = 4, **overrides):
+    """A diffusers VQModel with factor 2 and a codebook of 40 entries."""
+    from diffusers import VQModel
+
+    config = {
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "latent_channels": 4,
+        "num_vq_embeddings": 40,
+        "norm_num_groups": 4,
+        **overrides,
+    }
+    model = randomise(VQModel(**config), seed)
+    # As wide as what is compared with it, or a few entries would be nearest to everything.
+    model.quantize.embedding.weight.data.mul_(3)
+    return model
+
+
 # --- whole folders --------------------------------------------------------------------------------
 
 SD1_SCHEDULER = {

@@ -8,6 +8,7 @@ from .autoencoder import AutoencoderKL, AutoencoderKLConfig
 from .clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from .unet import TextContext, TimeEmbedding, UNet2DConditionModel
 from .unet_config import UNet2DConditionConfig
+from .vq import VQConfig, VQModel
 
 __all__ = [
     "AutoencoderKL",
@@ -19,4 +20,6 @@ __all__ = [
     "TimeEmbedding",
     "UNet2DConditionConfig",
     "UNet2DConditionModel",
+    "VQConfig",
+    "VQModel",
 ]
