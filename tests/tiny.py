@@ -180,6 +180,31 @@ def make_vq(seed: int = 4, **overrides):
     return model
 
 
+def make_uvit(seed: int = 5, **overrides):
+    """A diffusers UVit2DModel over the codebook of `make_vq`; token 40 is the mask."""
+    from diffusers import UVit2DModel
+
+    config = {
+        "hidden_size": 24,
+        "cond_embed_dim": 32,
+        "micro_cond_encode_dim": 6,
+        "micro_cond_embed_dim": 30,
+        "encoder_hidden_size": 32,
+        "vocab_size": 44,
+        "codebook_size": 40,
+        "in_channels": 20,
+        "block_out_channels": 16,
+        "num_res_blocks": 1,
+        "block_num_heads": 2,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 28,
+        "sample_size": 6,
+        **overrides,
+    }
+    return randomise(UVit2DModel(**config), seed)
+
+
 # --- whole folders --------------------------------------------------------------------------------
 
 SD1_SCHEDULER = {

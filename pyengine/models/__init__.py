@@ -8,6 +8,7 @@ from .autoencoder import AutoencoderKL, AutoencoderKLConfig
 from .clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from .unet import TextContext, TimeEmbedding, UNet2DConditionModel
 from .unet_config import UNet2DConditionConfig
+from .uvit import UVit2DConfig, UVit2DModel, UVitContext
 from .vq import VQConfig, VQModel
 
 __all__ = [
@@ -20,6 +21,9 @@ __all__ = [
     "TimeEmbedding",
     "UNet2DConditionConfig",
     "UNet2DConditionModel",
+    "UVit2DConfig",
+    "UVit2DModel",
+    "UVitContext",
     "VQConfig",
     "VQModel",
 ]

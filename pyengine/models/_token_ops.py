@@ -5,6 +5,7 @@ the rows beside it.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 #: Distances kept at a time: 64 MB of float32.
@@ -36,3 +37,68 @@ def vq_decode(tokens: Tensor, table: Tensor) -> Tensor:
     tokens: [...] int64 in 0..K-1; table: [K, C]. Returns [..., C].
     """
     return table[tokens]
+
+
+# --- norms and convolutions -----------------------------------------------------------------------
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension.
+
+    x: [..., C]; weight: [C], or None for ones. Squares are summed in float32; x's dtype returns.
+    Zhang & Sennrich 2019, arXiv:1910.07467.
+    """
+    wide = x.float()
+    y = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+    return y if weight is None else y * weight
+
+
+def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 3x3 convolution of every channel by itself. x: [N, H, W, C]; weight: [C, 1, 3, 3]."""
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=weight.shape[0])
+    return y.permute(0, 2, 3, 1).contiguous()
+
+
+def global_response_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """x + gamma * x * r + beta, r the norm of each channel over that of the average channel.
+
+    x: [N, H, W, C]; gamma, beta: [C]. Woo et al. 2023, arXiv:2301.00808.
+    """
+    size = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
+    relative = size / (size.mean(dim=-1, keepdim=True) + eps)
+    return gamma * (x * relative) + beta + x
+
+
+# --- masked tokens --------------------------------------------------------------------------------
+
+
+def refine_tokens(
+    logits: Tensor,
+    tokens: Tensor,
+    exponential: Tensor,
+    uniform: Tensor | None,
+    keep_masked: Tensor | None,
+    temperature: float,
+    mask_token: int,
+) -> tuple[Tensor, Tensor]:
+    """One step of MaskGIT: draw every masked token, then mask again those drawn least surely.
+
+    logits: [N, L, K]; tokens: [N, L] int64, `mask_token` where not yet known. exponential:
+    [N, L, K] float32 draws of an exponential distribution, which choose the token: the largest
+    p / draw. uniform: [N, L] draws in [0, 1) that decide, as Gumbel noise times temperature, what
+    is masked again; None in the last step, which masks nothing. keep_masked: [N] how many.
+    Returns (tokens for the next step, all tokens as drawn), [N, L] each.
+    Chang et al. 2022, arXiv:2202.04200.
+    """
+    unknown = tokens == mask_token
+    p = logits.softmax(dim=-1)
+    drawn = torch.where(unknown, (p.float() / exponential).argmax(dim=-1), tokens)
+    if uniform is None or keep_masked is None:
+        return drawn, drawn
+    confidence = p.gather(-1, drawn[..., None])[..., 0]
+    confidence = torch.where(unknown, confidence, torch.finfo(p.dtype).max)
+    gumbel = -torch.log((-torch.log(uniform.clamp(1e-20))).clamp(1e-20))
+    confidence = confidence.clamp(1e-20).log() + temperature * gumbel
+    count = torch.minimum(unknown.sum(dim=-1) - 1, keep_masked).clamp(min=1)
+    limit = confidence.sort(dim=-1).values.gather(1, count[:, None])
+    return torch.where(confidence < limit, mask_token, drawn), drawn
