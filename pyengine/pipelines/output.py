@@ -59,11 +59,13 @@ class Report:
 class PipelineOutput:
     """images: by output_type a list of PIL pictures, an array [N, H, W, 3] or a tensor [N, 3, H, W]
     in [0, 1], or latents [N, C, h, w]. seeds: one per picture; None where a generator was given.
+    tokens: of token models, [N, h, w] int64, -1 where a run that was stopped had drawn none.
     """
 
     images: Any
     seeds: list[int | None]
     report: Report
+    tokens: torch.Tensor | None = None
 
 
 def synchronise(device: torch.device) -> None:
