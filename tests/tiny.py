@@ -205,6 +205,21 @@ def make_uvit(seed: int = 5, **overrides):
     return randomise(UVit2DModel(**config), seed)
 
 
+def make_image_gpt(seed: int = 6, **overrides):
+    """A transformers ImageGPTForCausalImageModeling: 16 clusters, 24 positions."""
+    from transformers import ImageGPTConfig, ImageGPTForCausalImageModeling
+
+    config = {
+        "vocab_size": 17,
+        "n_positions": 24,
+        "n_embd": 12,
+        "n_layer": 2,
+        "n_head": 3,
+        **overrides,
+    }
+    return randomise(ImageGPTForCausalImageModeling(ImageGPTConfig(**config)), seed)
+
+
 # --- whole folders --------------------------------------------------------------------------------
 
 SD1_SCHEDULER = {

@@ -6,6 +6,7 @@ noise = unet(latents, 999, text).sample        # NCHW torch tensors in and out; 
 
 from .autoencoder import AutoencoderKL, AutoencoderKLConfig
 from .clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from .imagegpt import ImageGPT, ImageGPTConfig
 from .unet import TextContext, TimeEmbedding, UNet2DConditionModel
 from .unet_config import UNet2DConditionConfig
 from .uvit import UVit2DConfig, UVit2DModel, UVitContext
@@ -17,6 +18,8 @@ __all__ = [
     "CLIPTextConfig",
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
+    "ImageGPT",
+    "ImageGPTConfig",
     "TextContext",
     "TimeEmbedding",
     "UNet2DConditionConfig",

@@ -169,3 +169,63 @@ def refine_tokens(
     count = count.clamp(max=tokens.shape[1] - 1)
     limit = confidence.sort(dim=-1).values.gather(1, count[:, None])
     return torch.where(confidence < limit, mask_token, drawn), drawn
+
+
+# --- attention with a cache -----------------------------------------------------------------------
+
+
+class KVCache:
+    """Keys and values of every layer for rows that may have come to different lengths.
+
+    keys, values: per layer [N, most, width]; lengths: [N] int64, tokens that each row has.
+    """
+
+    def __init__(self, layers: int, rows: int, most: int, width: int, like: Tensor):
+        shape = (rows, most, width)
+        self.keys = [like.new_zeros(shape) for _ in range(layers)]
+        self.values = [like.new_zeros(shape) for _ in range(layers)]
+        self.lengths = torch.zeros(rows, dtype=torch.int64, device=like.device)
+
+    def __getitem__(self, rows: slice) -> "KVCache":
+        """Some rows, in the same memory."""
+        part = object.__new__(KVCache)
+        part.keys, part.values = ([t[rows] for t in side] for side in (self.keys, self.values))
+        part.lengths = self.lengths[rows]
+        return part
+
+    def keep(self, rows: Tensor) -> None:
+        """Leaves only these rows."""
+        self.keys, self.values = ([t[rows] for t in side] for side in (self.keys, self.values))
+        self.lengths = self.lengths[rows]
+
+    def positions(self, count: int) -> Tensor:
+        """[N, count]: where the next `count` tokens of every row come."""
+        return self.lengths[:, None] + torch.arange(count, device=self.lengths.device)
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, heads: int, kv_heads: int, scale: float
+    ) -> Tensor:
+        """Adds k, v [N, L, kv_heads * D] behind what a row has, and attends to all of it, causally.
+
+        q: [N, L, heads * D]; head h looks at key head h * kv_heads // heads. Returns q's shape.
+        """
+        n, length = q.shape[:2]
+        positions = self.positions(length)
+        rows = torch.arange(n, device=q.device)[:, None]
+        self.keys[layer][rows, positions] = k
+        self.values[layer][rows, positions] = v
+        end = int(self.lengths.max()) + length
+        q = q.unflatten(2, (heads, -1)).transpose(1, 2)
+        k, v = (
+            side[layer][:, :end].unflatten(2, (kv_heads, -1)).transpose(1, 2)
+            for side in (self.keys, self.values)
+        )
+        seen = torch.arange(end, device=q.device) <= positions[..., None]
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=seen[:, None], scale=scale, enable_gqa=heads != kv_heads
+        )
+        return y.transpose(1, 2).flatten(2)
+
+    def advance(self, count: int) -> None:
+        """After every layer has attended: the rows are longer by `count` tokens."""
+        self.lengths += count
