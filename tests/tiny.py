@@ -368,3 +368,17 @@ def write_amused(folder, *, transformer=None, vqvae=None, text=None, scheduler=N
         scheduler=AmusedScheduler(mask_token_id=40, **(scheduler or {})),
     )
     return _save(pipe, folder, {"tokenizer": END}, None, **save)
+
+
+def write_image_gpt(folder, *, height=4, width=6, processor=None, **overrides):
+    """An ImageGPT folder: 6x4 pictures of 16 colours. processor: keys of its preprocessor."""
+    from transformers.models.imagegpt.image_processing_pil_imagegpt import ImageGPTImageProcessorPil
+
+    folder = Path(folder)
+    model = make_image_gpt(**overrides)
+    model.save_pretrained(folder)
+    generator = torch.Generator().manual_seed(3)
+    clusters = 2 * torch.rand(model.config.vocab_size - 1, 3, generator=generator) - 1
+    look = {"clusters": clusters.tolist(), "size": {"height": height, "width": width}}
+    ImageGPTImageProcessorPil(**{**look, **(processor or {})}).save_pretrained(folder)
+    return folder

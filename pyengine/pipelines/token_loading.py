@@ -1,12 +1,16 @@
 """From a checkpoint to a pipeline of a token model."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from ..errors import ConfigError
-from ..models import CLIPTextModelWithProjection, UVit2DModel, VQModel
+from ..models import CLIPTextModelWithProjection, ImageGPT, UVit2DModel, VQModel
 from ..schedules.masked import MaskedConfig
 from ..weights import Checkpoint, load_module
 from .amused import AmusedParts, AmusedPipeline, check_parts
+from .image_gpt import ImageGPTPictures, ImageGPTPipeline, check_pictures
 from .reading import read_defaults, read_tokenizer
 
 
@@ -24,10 +28,7 @@ def build_amused(
         configs[name] = model.config_class.from_dict(data, f"{source}: {name}/config.json")
     schedule = MaskedConfig.from_dict(checkpoint.config("scheduler"), checkpoint.where("scheduler"))
     tokenizer = read_tokenizer(checkpoint, "text_encoder", configs["text_encoder"])
-    try:
-        check_parts(*configs.values(), schedule)
-    except ConfigError as e:
-        raise ConfigError(f"{source}: {e}") from None
+    _compare(source, check_parts, *configs.values(), schedule)
     defaults = read_defaults(checkpoint, AmusedPipeline.defaults_class)
     models = {}
     for name, model in classes.items():
@@ -40,8 +41,29 @@ def build_amused(
     return AmusedPipeline(parts, checkpoint, source, defaults)
 
 
+def build_image_gpt(
+    checkpoint: Checkpoint, source: str, device: torch.device, dtype: torch.dtype
+) -> ImageGPTPipeline:
+    data, tensors = checkpoint.component("model")
+    config = ImageGPT.config_class.from_dict(data, checkpoint.where("model"))
+    look = ImageGPTPictures.from_dict(checkpoint.config("pictures"), checkpoint.where("pictures"))
+    _compare(source, check_pictures, config, look)
+    defaults = read_defaults(checkpoint, ImageGPTPipeline.defaults_class)
+    model = load_module(ImageGPT.from_config(config), tensors, dtype=dtype, device=device)
+    return ImageGPTPipeline(model, look, checkpoint, source, defaults)
+
+
+def _compare(source: str, check: Callable, *configs: Any) -> None:
+    """Runs a check of configs with one another; its errors name the checkpoint."""
+    try:
+        check(*configs)
+    except ConfigError as e:
+        raise ConfigError(f"{source}: {e}") from None
+
+
 #: What builds the pipeline for the classes that a checkpoint may name.
 TOKEN_MODELS = {
     "AmusedPipeline": build_amused,
     "AmusedInpaintPipeline": build_amused,
+    "ImageGPTForCausalImageModeling": build_image_gpt,
 }

@@ -39,7 +39,8 @@ PARTS = {
     "vqvae": ("diffusers", ("VQModel",)),
     "transformer": ("diffusers", ("UVit2DModel",)),
 }
-MODELS = ("unet", "vae", "text_encoder", "text_encoder_2", "vqvae", "transformer")
+# "model": the only one of a single model's folder.
+MODELS = ("unet", "vae", "text_encoder", "text_encoder_2", "vqvae", "transformer", "model")
 # Parts that diffusers' pipelines may have and pyengine's do without.
 UNUSED_PARTS = {"safety_checker", "feature_extractor", "image_encoder"}
 SD_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
