@@ -7,6 +7,8 @@ noise = unet(latents, 999, text).sample        # NCHW torch tensors in and out; 
 from .autoencoder import AutoencoderKL, AutoencoderKLConfig
 from .clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from .imagegpt import ImageGPT, ImageGPTConfig
+from .janus import Janus, JanusConfig
+from .llama import Llama, LlamaConfig
 from .unet import TextContext, TimeEmbedding, UNet2DConditionModel
 from .unet_config import UNet2DConditionConfig
 from .uvit import UVit2DConfig, UVit2DModel, UVitContext
@@ -20,6 +22,10 @@ __all__ = [
     "CLIPTextModelWithProjection",
     "ImageGPT",
     "ImageGPTConfig",
+    "Janus",
+    "JanusConfig",
+    "Llama",
+    "LlamaConfig",
     "TextContext",
     "TimeEmbedding",
     "UNet2DConditionConfig",

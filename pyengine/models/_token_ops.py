@@ -198,6 +198,11 @@ class KVCache:
         self.keys, self.values = ([t[rows] for t in side] for side in (self.keys, self.values))
         self.lengths = self.lengths[rows]
 
+    def copy_row(self, source: int, target: int) -> None:
+        """Makes row `target` what row `source` is."""
+        for tensor in (*self.keys, *self.values, self.lengths):
+            tensor[target] = tensor[source]
+
     def positions(self, count: int) -> Tensor:
         """[N, count]: where the next `count` tokens of every row come."""
         return self.lengths[:, None] + torch.arange(count, device=self.lengths.device)
@@ -229,3 +234,27 @@ class KVCache:
     def advance(self, count: int) -> None:
         """After every layer has attended: the rows are longer by `count` tokens."""
         self.lengths += count
+
+
+# --- positions and gates --------------------------------------------------------------------------
+
+
+def rotary_table(positions: Tensor, width: int, theta: float) -> tuple[Tensor, Tensor]:
+    """(cosines, sines) of positions [N, L]: [N, L, width // 2] float32. Su et al. 2021,
+    arXiv:2104.09864.
+    """
+    steps = torch.arange(0, width, 2, dtype=torch.float32, device=positions.device) / width
+    angles = positions.float()[..., None] * (1.0 / theta**steps)
+    return angles.cos(), angles.sin()
+
+
+def rotary(x: Tensor, heads: int, table: tuple[Tensor, Tensor]) -> Tensor:
+    """x [N, L, heads * D] with every head's halves turned against one another by its position."""
+    cos, sin = (t[:, :, None].to(x.dtype) for t in table)
+    first, second = x.unflatten(2, (heads, -1)).chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(2)
+
+
+def swiglu(gate: Tensor, value: Tensor) -> Tensor:
+    """SiLU(gate) * value. Shazeer 2020, arXiv:2002.05202."""
+    return F.silu(gate) * value

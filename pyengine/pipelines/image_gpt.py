@@ -15,7 +15,6 @@ from ..errors import ConfigError
 from ..models import ImageGPT
 from ..models._token_ops import vq_argmin, vq_decode
 from ..weights import read_config
-from . import request as checks
 from .autoregressive import Drawing, Logits, draw_tokens
 from .output import PipelineOutput, Report
 from .prefix import read_prefix
@@ -105,16 +104,11 @@ class ImageGPTPipeline(TokenPipeline):
         output_type "latent": the tokens as images. Others: as of StableDiffusionPipeline.
         Raises RequestError that names the argument.
         """
-        d = self.defaults
-        for name, given, own in zip(
-            ("height", "width"), (height, width), self.default_size, strict=True
-        ):
-            if given is not None and checks.integer(name, given, 1, checks.MAX_SIDE) != own:
-                raise checks.refuse(name, f"{own}, the model's only one", given)
+        self._check_size(height, width)
         r = self._request(
             prompt=None, num_images_per_prompt=num_images_per_prompt, size=self.default_size,
-            guidance_scale=None, sampling=d.sampling(temperature, top_k, top_p, min_p), seed=seed,
-            generator=generator, output_type=output_type,
+            sampling=self.defaults.sampling(temperature, top_k, top_p, min_p), seed=seed,
+            guidance_scale=None, generator=generator, output_type=output_type,
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs, others=others,
         )  # fmt: skip

@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 
-from ..errors import ConfigError
-from ..models import CLIPTextModelWithProjection, ImageGPT, UVit2DModel, VQModel
+from ..errors import CheckpointError, ConfigError
+from ..models import CLIPTextModelWithProjection, ImageGPT, Janus, UVit2DModel, VQModel
 from ..schedules.masked import MaskedConfig
 from ..weights import Checkpoint, load_module
 from .amused import AmusedParts, AmusedPipeline, check_parts
 from .image_gpt import ImageGPTPictures, ImageGPTPipeline, check_pictures
+from .janus import JanusPipeline, JanusTokens, check_tokens_fit
+from .json_tokenizer import JsonTokenizer
 from .reading import read_defaults, read_tokenizer
 
 
@@ -53,6 +55,21 @@ def build_image_gpt(
     return ImageGPTPipeline(model, look, checkpoint, source, defaults)
 
 
+def build_janus(
+    checkpoint: Checkpoint, source: str, device: torch.device, dtype: torch.dtype
+) -> JanusPipeline:
+    data, tensors = checkpoint.component("model")
+    config = Janus.config_class.from_dict(data, checkpoint.where("model"))
+    tokens = JanusTokens.from_dict(checkpoint.config("generation"), checkpoint.where("generation"))
+    if "tokenizer" not in checkpoint.components:
+        raise CheckpointError(f"{source}: expected tokenizer.json, found none")
+    tokenizer = JsonTokenizer.from_files(checkpoint.tokenizer_files("tokenizer"), source)
+    _compare(source, check_tokens_fit, config, tokens, tokenizer)
+    defaults = read_defaults(checkpoint, JanusPipeline.defaults_class)
+    model = load_module(Janus.from_config(config), tensors, dtype=dtype, device=device)
+    return JanusPipeline(model, tokenizer, tokens, checkpoint, source, defaults)
+
+
 def _compare(source: str, check: Callable, *configs: Any) -> None:
     """Runs a check of configs with one another; its errors name the checkpoint."""
     try:
@@ -66,4 +83,5 @@ TOKEN_MODELS = {
     "AmusedPipeline": build_amused,
     "AmusedInpaintPipeline": build_amused,
     "ImageGPTForCausalImageModeling": build_image_gpt,
+    "JanusForConditionalGeneration": build_janus,
 }

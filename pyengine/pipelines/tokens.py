@@ -93,7 +93,7 @@ class TokenPipeline:
     """Base of the pipelines that draw a picture's tokens and decode them.
 
     Made by `pyengine.from_pretrained`. One call runs at a time; others wait.
-    A subclass has `_draw` and `_decode`.
+    A subclass has `default_size`, `_draw` and `_decode`.
     """
 
     defaults_class: ClassVar[type[TokenDefaults]] = TokenDefaults
@@ -125,6 +125,11 @@ class TokenPipeline:
     def interrupt(self) -> None:
         """Ends the run in progress after the token or step it is at; safe from any thread."""
         self._interrupt = True
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """(height, width) in pixels that the model was trained for."""
+        raise NotImplementedError
 
     # --- a subclass's part ------------------------------------------------------------------------
 
@@ -176,6 +181,14 @@ class TokenPipeline:
                 callback_on_step_end, callback_on_step_end_tensor_inputs, CALLBACK_TENSORS
             ),
         )  # fmt: skip
+
+    def _check_size(self, height: Any, width: Any) -> None:
+        """For a model that draws `default_size` only."""
+        for name, given, own in zip(
+            ("height", "width"), (height, width), self.default_size, strict=True
+        ):
+            if given is not None and checks.integer(name, given, 1, checks.MAX_SIDE) != own:
+                raise checks.refuse(name, f"{own}, the model's only one", given)
 
     # --- the run ----------------------------------------------------------------------------------
 
