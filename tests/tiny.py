@@ -476,8 +476,8 @@ def write_janus(folder, **overrides):
         bos_token_id=ids["<bos>"],
         pad_token_id=ids["<pad>"],
         eos_token_id=ids["<eos>"],
-        generation_kwargs={"boi_token_id": ids["<begin_of_image>"]},
     )
+    model.generation_config.generation_kwargs = {"boi_token_id": ids["<begin_of_image>"]}
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

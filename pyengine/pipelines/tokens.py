@@ -23,7 +23,7 @@ MAX_TEMPERATURE = 100.0
 
 #: Arguments of other pipelines' calls, and the value besides None that asks for nothing.
 OTHERS = {
-    "clip_skip": None, "eta": 0, "guidance_rescale": 0, "guidance_scale": None, "height": None,
+    "clip_skip": None, "eta": 0, "guidance_rescale": 0, "guidance_scale": 1, "height": None,
     "image": None, "latents": None, "mask_image": None, "min_p": 0, "negative_prompt": None,
     "num_inference_steps": None, "prefix": None, "prompt": None, "scheduler": None,
     "strength": None, "temperature": None, "top_k": 0, "top_p": 1, "width": None,
