@@ -132,7 +132,7 @@ class AmusedPipeline(TokenPipeline):
     ) -> TokenRequest:  # fmt: skip
         d = self.defaults
         items, masks = self._check_pictures(image, mask_image)
-        size = self._check_size(height, width, items)
+        size = self._find_size(height, width, items)
         sampling = d.sampling(0.0, top_k, top_p, min_p)
         r = self._request(size=size, sampling=sampling, **arguments)
         if strength is not None and items is None:
@@ -179,7 +179,7 @@ class AmusedPipeline(TokenPipeline):
         names = ("image", image), ("mask_image", mask)
         return tuple(None if v is None else pictures.as_list(v, name) for name, v in names)
 
-    def _check_size(self, height: Any, width: Any, items: list | None) -> tuple[int, int]:
+    def _find_size(self, height: Any, width: Any, items: list | None) -> tuple[int, int]:
         """(height, width) in pixels: what was asked for, the picture's own, or the model's."""
         multiple = self.vqvae.config.downscale * self.model.config.multiple
         default = self.default_size

@@ -18,7 +18,7 @@ from ..weights import read_config
 from .autoregressive import Drawing, Logits, draw_tokens
 from .output import PipelineOutput, Report
 from .prefix import read_prefix
-from .tokens import TokenDefaults, TokenPipeline, TokenRequest
+from .tokens import TokenDefaults, TokenPipeline, TokenRequest, check_cache_memory
 
 _SIDE = {"min": 1, "max": 4096}
 
@@ -143,6 +143,7 @@ class _Decoder:
     def __init__(self, model: ImageGPT, drawing: Drawing):
         rows, length = drawing.tokens.shape
         self.model, self.drawing = model, drawing
+        check_cache_memory(rows, length, model.cache(1, 1))
         self.cache = model.cache(rows, length)
 
     def start(self) -> Logits:

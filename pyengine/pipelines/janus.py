@@ -20,7 +20,7 @@ from .autoregressive import Drawing, Logits, draw_tokens
 from .json_tokenizer import JsonTokenizer
 from .output import PipelineOutput, Report
 from .prefix import read_prefix
-from .tokens import TokenDefaults, TokenPipeline, TokenRequest
+from .tokens import TokenDefaults, TokenPipeline, TokenRequest, check_cache_memory
 
 _ID = {"min": 0, "max": 1 << 20}
 
@@ -182,7 +182,9 @@ class _Decoder:
         self.model, self.drawing = model, drawing
         self.guided = len(texts) > r.count
         length = drawing.tokens.shape[1]
-        self.cache = model.cache(len(texts), max(map(len, texts)) + length)
+        most = max(map(len, texts)) + length
+        check_cache_memory(len(texts), most, model.cache(1, 1))
+        self.cache = model.cache(len(texts), most)
         # Each text by itself, once: it does not depend on the others' lengths.
         first: dict[tuple, int] = {}
         logits: list[Tensor] = []

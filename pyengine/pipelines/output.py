@@ -15,9 +15,11 @@ class Report:
     """How a call was carried out.
 
     model: what was loaded; pipeline: diffusers' name for its kind; device, dtype: of the U-Net.
-    sampler: its name; steps: denoising steps done; evaluations: calls of the U-Net.
+    sampler: its name; steps: denoising steps done, or tokens drawn one after another; evaluations:
+    calls of the U-Net or of the transformer.
     height, width: pixels. guidance_scale, strength: that were used.
-    seconds: wall clock by stage: "encode_prompt", "encode_image", "denoise", "decode", "total".
+    seconds: wall clock by stage: "encode_prompt", "encode_image", "denoise" or "draw", "decode",
+    "total".
     kernels: which implementation each op ran, {"conv2d": "torch", ...}.
     peak_memory: bytes: on CUDA the most this call had allocated there; on the CPU the largest
     resident size that the process has had so far, None where the system does not tell.

@@ -1,5 +1,6 @@
 """What the pipelines of token models share: a call's arguments, the run around the drawing."""
 
+import os
 import threading
 import warnings
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, RequestError
+from ..models._token_ops import KVCache
 from ..models.base import Model
 from ..ops._backend import kernels_used
 from ..weights.text import show
@@ -252,6 +254,24 @@ def refuse_others(others: dict[str, Any]) -> None:
         plain = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not (plain and nothing is not None and value == nothing):
             raise RequestError(f"{name}: this model has no such argument, given {show(value)}")
+
+
+def check_cache_memory(rows: int, most: int, cache: KVCache) -> None:
+    """Raises RequestError where keys and values of `rows` rows of `most` tokens, in layers like
+    those of `cache`, are more than the machine has. (On CUDA torch says so itself.)
+    """
+    if cache.lengths.device.type != "cpu":
+        return
+    needed = rows * most * sum(t.shape[2] * t.element_size() for t in (*cache.keys, *cache.values))
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not a system that tells
+        return
+    if needed > memory:
+        raise RequestError(
+            f"num_images_per_prompt: the keys and values of {rows} rows take"
+            f" {needed / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB: expected fewer pictures"
+        )
 
 
 def check_logits(logits: Tensor, source: str, step: int) -> None:
