@@ -11,7 +11,8 @@ from .janus import Janus, JanusConfig
 from .llama import Llama, LlamaConfig
 from .unet import TextContext, TimeEmbedding, UNet2DConditionModel
 from .unet_config import UNet2DConditionConfig
-from .uvit import UVit2DConfig, UVit2DModel, UVitContext
+from .uvit import UVit2DModel, UVitContext
+from .uvit_config import UVit2DConfig
 from .vq import VQConfig, VQModel
 
 __all__ = [

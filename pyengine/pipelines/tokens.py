@@ -269,8 +269,8 @@ def check_cache_memory(rows: int, most: int, cache: KVCache) -> None:
         return
     if needed > memory:
         raise RequestError(
-            f"num_images_per_prompt: the keys and values of {rows} rows take"
-            f" {needed / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB: expected fewer pictures"
+            f"num_images_per_prompt: expected fewer pictures: the keys and values of {rows} rows"
+            f" take {needed / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB"
         )
 
 
