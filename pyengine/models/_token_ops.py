@@ -126,7 +126,9 @@ def sample_token(
     logits = guide(logits, unconditional, guidance_scale).float()
     if temperature == 0:
         return logits.argmax(dim=-1)
-    logits = filter_logits(logits / temperature, top_k, top_p, min_p)
+    # Less the largest first: a temperature of 1e-40 would make two infinities of two logits.
+    logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+    logits = filter_logits(logits, top_k, top_p, min_p)
     cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
     total = cumulative[:, -1:]
     # A product that rounds up to the total would be past the last token.
@@ -151,7 +153,8 @@ def refine_tokens(
     logits: [N, L, K]; tokens: [N, L] int64, `mask_token` where not yet known. exponential:
     [N, L, K] float32 draws of an exponential distribution, which choose the token: the largest
     p / draw. uniform: [N, L] draws in [0, 1) that decide, as Gumbel noise times temperature, what
-    is masked again; None in the last step, which masks nothing. keep_masked: [N] how many.
+    is masked again; None in the last step, which masks nothing. keep_masked: [N] how many: fewer
+    than were masked, but at least one.
     Returns (tokens for the next step, all tokens as drawn), [N, L] each.
     Chang et al. 2022, arXiv:2202.04200.
     """

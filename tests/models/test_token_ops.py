@@ -98,6 +98,13 @@ def test_the_distribution(temperature, top_k, top_p, min_p):
     assert chi <= limit
 
 
+def test_a_temperature_next_to_zero():
+    logits = 50 * noise(20, 30)
+    u = torch.rand(20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for temperature in (1e-3, 1e-30, 1e-45):
+        assert torch.equal(sample_token(logits, u, temperature=temperature), logits.argmax(-1))
+
+
 def test_guidance():
     logits, other = noise(4, 9), noise(4, 9, seed=1)
     assert torch.equal(guide(logits, None, 7.0), logits)
