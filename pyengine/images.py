@@ -194,7 +194,12 @@ def is_latents(item: Any, channels: int) -> bool:
 
 
 def to_tensor(items: Sequence[Any], height: int, width: int, field: str) -> "torch.Tensor":
-    """[N, 3, height, width] float32 in [-1, 1] from `as_list`'s pictures.
+    """[N, 3, height, width] float32 in [-1, 1] from `as_list`'s pictures; see `to_unit`."""
+    return 2.0 * to_unit(items, height, width, field) - 1.0
+
+
+def to_unit(items: Sequence[Any], height: int, width: int, field: str) -> "torch.Tensor":
+    """[N, 3, height, width] float32 in [0, 1] from `as_list`'s pictures.
 
     PIL pictures are resized by Lanczos, arrays and tensors (values in [0, 1], or uint8) to the
     nearest pixel, as diffusers does. Raises RequestError for other shapes and values.
@@ -208,7 +213,7 @@ def to_tensor(items: Sequence[Any], height: int, width: int, field: str) -> "tor
             row = from_uint8(np.asarray(resize(rgb, height, width)))
         else:
             row = to_size(from_array(item, field, channels=3), height, width)
-        rows.append(2.0 * row - 1.0)
+        rows.append(row)
     return torch.cat(rows)
 
 
@@ -288,7 +293,12 @@ def from_tensor(pictures: "torch.Tensor", output_type: str) -> Any:
     """[N, 3, H, W] in [-1, 1] to "pt": the same shape in [0, 1]; "np": [N, H, W, 3] float32;
     "pil": a list of pictures.
     """
-    pictures = (pictures * 0.5 + 0.5).clamp(0, 1)
+    return from_unit(pictures * 0.5 + 0.5, output_type)
+
+
+def from_unit(pictures: "torch.Tensor", output_type: str) -> Any:
+    """As `from_tensor`, from [N, 3, H, W] in [0, 1]."""
+    pictures = pictures.clamp(0, 1)
     if output_type == "pt":
         return pictures
     array = pictures.cpu().permute(0, 2, 3, 1).float().numpy()

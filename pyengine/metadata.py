@@ -52,7 +52,8 @@ class Settings:
     seed: of this picture. first_seed, count, index: of the batch that it was made in and its place
     there (index None: all of them, as a grid). sampler: the sampler that ran; scheduler: the one
     that was asked for by name, or None. model: a Hub id, or the last part of a path; model_hash: of
-    its weights, hexadecimal. init_image, mask: SHA-256 of the pixels that went in, or None.
+    its weights, hexadecimal. init_image, mask, prefix: SHA-256 of the pixels that went in, or None.
+    temperature, top_k, top_p, min_p: of token models, what was asked for, or None.
     """
 
     prompt: str
@@ -70,6 +71,11 @@ class Settings:
     strength: float | None = dataclasses.field(default=None, metadata=bounds(0, 1))
     init_image: str | None = None
     mask: str | None = None
+    temperature: float | None = dataclasses.field(default=None, metadata=bounds(0, 100))
+    top_k: int | None = dataclasses.field(default=None, metadata=bounds(0, 1 << 20))
+    top_p: float | None = dataclasses.field(default=None, metadata=bounds(0, 1))
+    min_p: float | None = dataclasses.field(default=None, metadata=bounds(0, 1))
+    prefix: str | None = None
     first_seed: int | None = dataclasses.field(default=None, metadata=bounds(0, 2**63 - 1))
     count: int = dataclasses.field(default=1, metadata=bounds(1, 4096))
     index: int | None = dataclasses.field(default=0, metadata=bounds(0, 4095))

@@ -161,6 +161,147 @@ def make_vae(seed: int = 3, **overrides):
     return randomise(AutoencoderKL(**config), seed)
 
 
+def make_vq(seed: int = 4, **overrides):
+    """A diffusers VQModel with factor 2 and a codebook of 40 entries."""
+    from diffusers import VQModel
+
+    config = {
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "latent_channels": 4,
+        "num_vq_embeddings": 40,
+        "norm_num_groups": 4,
+        **overrides,
+    }
+    model = randomise(VQModel(**config), seed)
+    # As wide as what is compared with it, or a few entries would be nearest to everything.
+    model.quantize.embedding.weight.data.mul_(3)
+    return model
+
+
+def make_uvit(seed: int = 5, **overrides):
+    """A diffusers UVit2DModel over the codebook of `make_vq`; token 40 is the mask."""
+    from diffusers import UVit2DModel
+
+    config = {
+        "hidden_size": 24,
+        "cond_embed_dim": 32,
+        "micro_cond_encode_dim": 6,
+        "micro_cond_embed_dim": 30,
+        "encoder_hidden_size": 32,
+        "vocab_size": 44,
+        "codebook_size": 40,
+        "in_channels": 20,
+        "block_out_channels": 16,
+        "num_res_blocks": 1,
+        "block_num_heads": 2,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 28,
+        "sample_size": 6,
+        **overrides,
+    }
+    return randomise(UVit2DModel(**config), seed)
+
+
+def make_image_gpt(seed: int = 6, **overrides):
+    """A transformers ImageGPTForCausalImageModeling: 16 clusters, 24 positions."""
+    from transformers import ImageGPTConfig, ImageGPTForCausalImageModeling
+
+    config = {
+        "vocab_size": 17,
+        "n_positions": 24,
+        "n_embd": 12,
+        "n_layer": 2,
+        "n_head": 3,
+        **overrides,
+    }
+    return randomise(ImageGPTForCausalImageModeling(ImageGPTConfig(**config)), seed)
+
+
+JANUS_SPECIALS = ("<bos>", "<eos>", "<pad>", "<begin_of_image>", "<|User|>", "<|Assistant|>")
+
+
+def make_janus_tokenizer():
+    """A byte-level BPE of WORDS as transformers wraps it; JANUS_SPECIALS have the last ids."""
+    from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {letter: i for i, letter in enumerate(byte_letters())}
+    merges: dict[tuple[str, str], None] = {}
+    for word in WORDS:
+        parts = list(word)
+        while len(parts) > 1:
+            merges.setdefault((parts[0], parts[1]))
+            parts[:2] = [parts[0] + parts[1]]
+    for left, right in merges:
+        ids.setdefault(left + right, len(ids))
+    tokenizer = Tokenizer(BPE(vocab=ids, merges=list(merges)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in JANUS_SPECIALS])
+    bos = tokenizer.token_to_id("<bos>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", bos)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>",
+        padding_side="left",
+    )  # fmt: skip
+
+
+def make_janus(seed: int = 8, *, vocab_size: int = 600, text=None, vq=None, side: int = 3):
+    """A transformers JanusForConditionalGeneration: 30 tokens, side x side of them a picture."""
+    from transformers import (
+        JanusConfig,
+        JanusForConditionalGeneration,
+        JanusVisionConfig,
+        JanusVQVAEConfig,
+        LlamaConfig,
+    )
+
+    text = {
+        "vocab_size": vocab_size,
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 80,
+        **(text or {}),
+    }
+    vision = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 2 * side,
+        "patch_size": 2,
+        "projection_dim": text["hidden_size"],
+        "num_image_tokens": side * side,
+    }
+    vq = {
+        "embed_dim": 5,
+        "num_embeddings": 30,
+        "latent_channels": 8,
+        "base_channels": 32,
+        "channel_multiplier": [1, 2],
+        "num_res_blocks": 1,
+        "projection_dim": text["hidden_size"],
+        "image_token_embed_dim": text["hidden_size"],
+        **(vq or {}),
+    }
+    config = JanusConfig(
+        text_config=LlamaConfig(**text),
+        vision_config=JanusVisionConfig(**vision),
+        vq_config=JanusVQVAEConfig(**vq),
+        image_token_id=0,
+        tie_word_embeddings=False,
+    )
+    return randomise(JanusForConditionalGeneration(config), seed)
+
+
 # --- whole folders --------------------------------------------------------------------------------
 
 SD1_SCHEDULER = {
@@ -294,3 +435,49 @@ def write_sdxl(
         add_watermarker=False,
     )
     return _save(pipe, folder, {"tokenizer": END, "tokenizer_2": "!"}, dtype, **save)
+
+
+def write_amused(folder, *, transformer=None, vqvae=None, text=None, scheduler=None, **save):
+    """An aMUSEd folder: 40 tokens and the mask, factor 2, 12x12 pictures; keys as `write_sd1`'s."""
+    from diffusers import AmusedPipeline, AmusedScheduler
+
+    folder = Path(folder)
+    pipe = AmusedPipeline(
+        vqvae=make_vq(lookup_from_codebook=True, **(vqvae or {})),
+        tokenizer=_tokenizer(folder / "tokenizer"),
+        text_encoder=make_text_encoder(11, projection=True, **(text or {})),
+        transformer=make_uvit(**(transformer or {})),
+        scheduler=AmusedScheduler(mask_token_id=40, **(scheduler or {})),
+    )
+    return _save(pipe, folder, {"tokenizer": END}, None, **save)
+
+
+def write_image_gpt(folder, *, height=4, width=6, processor=None, **overrides):
+    """An ImageGPT folder: 6x4 pictures of 16 colours. processor: keys of its preprocessor."""
+    from transformers.models.imagegpt.image_processing_pil_imagegpt import ImageGPTImageProcessorPil
+
+    folder = Path(folder)
+    model = make_image_gpt(**overrides)
+    model.save_pretrained(folder)
+    generator = torch.Generator().manual_seed(3)
+    clusters = 2 * torch.rand(model.config.vocab_size - 1, 3, generator=generator) - 1
+    look = {"clusters": clusters.tolist(), "size": {"height": height, "width": width}}
+    ImageGPTImageProcessorPil(**{**look, **(processor or {})}).save_pretrained(folder)
+    return folder
+
+
+def write_janus(folder, **overrides):
+    """A Janus folder; its picture tokens and sizes as of `make_janus`."""
+    folder = Path(folder)
+    tokenizer = make_janus_tokenizer()
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in JANUS_SPECIALS}
+    model = make_janus(vocab_size=len(tokenizer), **overrides)
+    model.generation_config.update(
+        bos_token_id=ids["<bos>"],
+        pad_token_id=ids["<pad>"],
+        eos_token_id=ids["<eos>"],
+    )
+    model.generation_config.generation_kwargs = {"boi_token_id": ids["<begin_of_image>"]}
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

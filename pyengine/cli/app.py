@@ -82,6 +82,17 @@ def generate(
     mask: Annotated[Path | None, Option(help="White where it is made anew.")] = None,
     eta: Annotated[float | None, Option(help="0 to 1: DDIM's noise.")] = None,
     clip_skip: Annotated[int | None, Option(help="Text encoder layers to leave out.")] = None,
+    temperature: Annotated[
+        float | None, Option(help="Token models: 0 draws the likeliest every time.")
+    ] = None,
+    top_k: Annotated[int | None, Option(help="Token models: so many may be drawn; 0: all.")] = None,
+    top_p: Annotated[float | None, Option(help="Token models: the likeliest up to that.")] = None,
+    min_p: Annotated[
+        float | None, Option(help="Token models: this share of the likeliest.")
+    ] = None,
+    prefix: Annotated[
+        Path | None, Option(help="Token models: a picture of the upper rows, to be completed.")
+    ] = None,
     device: Annotated[str | None, Option(help="auto, cpu, cuda or cuda:N.")] = None,
     dtype: Dtype = None,
     json: Json = False,

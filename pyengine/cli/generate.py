@@ -18,10 +18,12 @@ from ..errors import RequestError
 from ..metadata import Settings
 from ..pipelines import from_pretrained
 from ..pipelines.loading import SHIPPED
+from ..pipelines.tokens import TokenPipeline
 from ..weights.text import show
 from . import warn
 
 MAX_SLUG = 60
+NO_PROMPT = "prompt: expected a prompt or --from PICTURE, given neither"
 #: Options whose values a picture's settings hold, and their names there and in the pipeline's call.
 REPEATED = {
     "prompt": ("prompt", "prompt"),
@@ -35,7 +37,13 @@ REPEATED = {
     "height": ("height", "height"),
     "width": ("width", "width"),
     "strength": ("strength", "strength"),
+    "temperature": ("temperature", "temperature"),
+    "top_k": ("top_k", "top_k"),
+    "top_p": ("top_p", "top_p"),
+    "min_p": ("min_p", "min_p"),
 }
+#: Options that only token models have.
+OF_TOKENS = ("temperature", "top_k", "top_p", "min_p", "prefix")
 
 
 @dataclass
@@ -61,6 +69,11 @@ class Options:
     mask: Path | None
     eta: float | None
     clip_skip: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    prefix: Path | None
     device: str | None
     dtype: str | None
     json: bool
@@ -69,12 +82,12 @@ class Options:
 
 def run(o: Options) -> int:
     saved = None if o.from_picture is None else metadata.read(o.from_picture)
-    if saved is None and o.prompt is None:
-        raise RequestError("prompt: expected a prompt or --from PICTURE, given neither")
+    if o.model is None and saved is None and o.prompt is None:
+        raise RequestError(NO_PROMPT)
     again = saved is not None and o.seed is None and o.number is None
     o = o if saved is None else repeat(o, saved, again)
     check_output(o)
-    init, mask, hashes = read_pictures(o, saved)
+    init, mask, prefix, hashes = read_pictures(o, saved)
     begin = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the report has them
@@ -82,11 +95,9 @@ def run(o: Options) -> int:
         loaded = time.perf_counter() - begin
         if saved is not None:
             compare(saved, pipe)
-        arguments = {call: getattr(o, name) for name, (_, call) in REPEATED.items()}
-        arguments = {name: value for name, value in arguments.items() if value is not None}
         result = pipe(
-            **arguments, image=init, mask_image=mask, seed=o.seed,
-            num_images_per_prompt=o.number or 1,
+            **arguments(o, pipe, prefix, saved is not None), image=init, mask_image=mask,
+            seed=o.seed, num_images_per_prompt=o.number or 1,
         )  # fmt: skip
     for message in result.report.warnings:
         warn(message)
@@ -95,6 +106,26 @@ def run(o: Options) -> int:
     files = write(o, result, settings, saved.index if again else None)
     tell(o, files, settings, result.report)
     return 0
+
+
+def arguments(o: Options, pipe: Any, prefix: Any, repeated: bool) -> dict[str, Any]:
+    """What the options say to the pipeline, besides the pictures and the seed."""
+    given = {call: getattr(o, name) for name, (_, call) in REPEATED.items()}
+    given = {name: value for name, value in given.items() if value is not None}
+    if prefix is not None:
+        given["prefix"] = prefix
+    if not isinstance(pipe, TokenPipeline):
+        for name in OF_TOKENS:
+            if name in given:
+                raise RequestError(f"{name}: this model draws no tokens")
+    elif repeated and not hasattr(pipe.defaults, "num_inference_steps"):
+        given.pop("num_inference_steps", None)  # as many as there are tokens
+    if getattr(pipe, "takes_prompt", True):
+        if o.prompt is None:
+            raise RequestError(NO_PROMPT)
+    elif not o.prompt:
+        given.pop("prompt", None)
+    return given
 
 
 # --- repeating a picture --------------------------------------------------------------------------
@@ -114,6 +145,8 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
         raise RequestError("from: the picture was made from another: expected it as --init-image")
     if o.mask is None and saved.mask is not None:
         raise RequestError("from: the picture was made with a mask: expected it as --mask")
+    if o.prefix is None and saved.prefix is not None:
+        raise RequestError("from: the picture was completed from another: expected it as --prefix")
     if o.init_image is None:
         filled["strength"] = None
     if o.model is None and saved.model != SHIPPED:
@@ -147,15 +180,17 @@ def compare(saved: Settings, pipe: Any) -> None:
 
 
 def read_pictures(o: Options, saved: Settings | None):
-    """(init picture, mask, their SHA-256 by the names in Settings)."""
+    """(init picture, mask, prefix, their SHA-256 by the names in Settings)."""
     init = None if o.init_image is None else pictures.load_image(o.init_image, "init-image")
     mask = None if o.mask is None else pictures.load_mask(o.mask, "mask")
-    hashes = {"init_image": init and digest(init), "mask": mask and digest(mask)}
+    prefix = None if o.prefix is None else pictures.load_image(o.prefix, "prefix")
+    found = {"init_image": init, "mask": mask, "prefix": prefix}
+    hashes = {name: image and digest(image) for name, image in found.items()}
     for name, value in hashes.items():
         before = None if saved is None else getattr(saved, name)
         if before is not None and value != before:
             warn(f"{name.replace('_', '-')}: not the picture that was used before")
-    return init, mask, hashes
+    return init, mask, prefix, hashes
 
 
 def digest(image: Any) -> str:
@@ -186,24 +221,29 @@ def target(o: Options) -> Path:
     place = Path("out") if o.output is None else o.output
     if o.output is not None and not is_folder(place):
         return place
-    return place / f"{slug(o.prompt)}.png"
+    return place / f"{slug(o.prompt or '')}.png"
 
 
 def describe(o: Options, pipe: Any, result: Any, hashes: dict) -> Settings:
     """The settings of the batch; a picture's own seed and index are filled in by `write`."""
-    report = result.report
+    report, defaults = result.report, pipe.defaults
+    steps = getattr(defaults, "num_inference_steps", report.steps)
     return Settings(
-        prompt=o.prompt,
+        prompt=o.prompt or "",
         negative_prompt=o.negative,
-        steps=pipe.defaults.num_inference_steps if o.steps is None else o.steps,
+        steps=steps if o.steps is None else o.steps,
         sampler=report.sampler,
         scheduler=o.scheduler,
         guidance_scale=report.guidance_scale,
-        guidance_rescale=pipe.defaults.guidance_rescale
+        guidance_rescale=getattr(defaults, "guidance_rescale", 0.0)
         if o.guidance_rescale is None
         else o.guidance_rescale,
         eta=o.eta or 0.0,
         clip_skip=o.clip_skip,
+        temperature=o.temperature,
+        top_k=o.top_k,
+        top_p=o.top_p,
+        min_p=o.min_p,
         height=report.height,
         width=report.width,
         strength=report.strength,

@@ -2,11 +2,21 @@
 
 import json
 import math
+import operator
 from typing import Any
 
-from ..models import AutoencoderKLConfig, CLIPTextConfig, UNet2DConditionConfig
+from ..models import (
+    AutoencoderKLConfig,
+    CLIPTextConfig,
+    ImageGPTConfig,
+    JanusConfig,
+    UNet2DConditionConfig,
+    UVit2DConfig,
+    VQConfig,
+)
 from ..pipelines.loading import find_checkpoint
 from ..schedules import from_config
+from ..schedules.masked import MaskedConfig
 from ..weights import Checkpoint, TensorSource
 from ..weights.text import show
 
@@ -15,6 +25,13 @@ CONFIGS = {
     "vae": AutoencoderKLConfig,
     "text_encoder": CLIPTextConfig,
     "text_encoder_2": CLIPTextConfig,
+    "transformer": UVit2DConfig,
+    "vqvae": VQConfig,
+}
+#: The config of the one model that a checkpoint of this kind holds.
+SINGLE = {
+    "ImageGPTForCausalImageModeling": ImageGPTConfig,
+    "JanusForConditionalGeneration": JanusConfig,
 }
 #: The keys of each config that tell most.
 SUMMARY = {
@@ -25,6 +42,17 @@ SUMMARY = {
             "force_upcast"),
     "text_encoder": ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
                      "hidden_act", "max_position_embeddings"),
+    "transformer": ("sample_size", "codebook_size", "vocab_size", "hidden_size",
+                    "num_hidden_layers", "num_attention_heads", "block_out_channels"),
+    "vqvae": ("num_vq_embeddings", "embed_dim", "latent_channels", "block_out_channels",
+              "layers_per_block", "force_upcast"),
+    "ImageGPTForCausalImageModeling": ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head",
+                                       "activation_function"),
+    "JanusForConditionalGeneration": (
+        "text_config.vocab_size", "text_config.hidden_size", "text_config.num_hidden_layers",
+        "text_config.num_attention_heads", "text_config.kv_heads",
+        "text_config.max_position_embeddings", "vq_config.num_embeddings", "vq_config.embed_dim",
+        "vision_config.num_image_tokens"),
 }  # fmt: skip
 
 
@@ -42,8 +70,9 @@ def run(model: str | None, variant: str | None, as_json: bool) -> int:
         pairs = ", ".join(f"{k} {v}" for k, v in part["config"].items() if v is not None)
         print(f"    {pairs}")
     scheduler = facts["scheduler"]
-    keys = ", ".join(f"{k} {show_plain(v)}" for k, v in scheduler["config"].items())
-    print(f"  scheduler: {scheduler['sampler']}: {keys}")
+    if scheduler is not None:
+        keys = ", ".join(f"{k} {show_plain(v)}" for k, v in scheduler["config"].items())
+        print(f"  scheduler: {scheduler['sampler']}: {keys}")
     print(f"  hash: {facts['hash']}")
     return 0
 
@@ -51,25 +80,37 @@ def run(model: str | None, variant: str | None, as_json: bool) -> int:
 def describe(checkpoint: Checkpoint, source: str) -> dict[str, Any]:
     """Everything that `info` tells, as plain values. Raises as the loader does for bad configs."""
     parts = {}
-    for name, cls in CONFIGS.items():
+    kind = checkpoint.pipeline_class
+    for name, cls in {**CONFIGS, "model": SINGLE.get(kind)}.items():
         if name not in checkpoint.components:
             continue
         data, tensors = checkpoint.component(name)
         config = cls.from_dict(data, f"{source}: {name}/config.json")
-        keys = SUMMARY[name.removesuffix("_2")]
-        parts[name] = {**count(tensors), "config": {k: getattr(config, k) for k in keys}}
-    saved = checkpoint.config("scheduler")
-    scheduler = from_config(saved, stable_diffusion="XL" not in checkpoint.pipeline_class)
-    plain = {k: v for k, v in saved.items() if isinstance(v, int | float | str | bool)}
+        keys = SUMMARY[kind if name == "model" else name.removesuffix("_2")]
+        values = {k.rpartition(".")[2]: operator.attrgetter(k)(config) for k in keys}
+        parts[name] = {**count(tensors), "config": values}
     return {
         "model": source,
         "pipeline": checkpoint.pipeline_class,
         "options": checkpoint.options,
         "parameters": sum(p["parameters"] for p in parts.values()),
         "parts": parts,
-        "scheduler": {"sampler": scheduler.name, "config": plain},
+        "scheduler": describe_scheduler(checkpoint),
         "hash": checkpoint.model_hash,
     }
+
+
+def describe_scheduler(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """The sampler's name and what its config says; None for models that need none."""
+    if "scheduler" not in checkpoint.components:
+        return None
+    saved, kind = checkpoint.config("scheduler"), checkpoint.pipeline_class
+    plain = {k: v for k, v in saved.items() if isinstance(v, int | float | str | bool)}
+    if kind.startswith("Amused"):
+        MaskedConfig.from_dict(saved, checkpoint.where("scheduler"))
+        return {"sampler": "masked", "config": plain}
+    scheduler = from_config(saved, stable_diffusion="XL" not in kind)
+    return {"sampler": scheduler.name, "config": plain}
 
 
 def count(tensors: TensorSource) -> dict[str, Any]:

@@ -6,8 +6,14 @@ noise = unet(latents, 999, text).sample        # NCHW torch tensors in and out; 
 
 from .autoencoder import AutoencoderKL, AutoencoderKLConfig
 from .clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from .imagegpt import ImageGPT, ImageGPTConfig
+from .janus import Janus, JanusConfig
+from .llama import Llama, LlamaConfig
 from .unet import TextContext, TimeEmbedding, UNet2DConditionModel
 from .unet_config import UNet2DConditionConfig
+from .uvit import UVit2DModel, UVitContext
+from .uvit_config import UVit2DConfig
+from .vq import VQConfig, VQModel
 
 __all__ = [
     "AutoencoderKL",
@@ -15,8 +21,19 @@ __all__ = [
     "CLIPTextConfig",
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
+    "ImageGPT",
+    "ImageGPTConfig",
+    "Janus",
+    "JanusConfig",
+    "Llama",
+    "LlamaConfig",
     "TextContext",
     "TimeEmbedding",
     "UNet2DConditionConfig",
     "UNet2DConditionModel",
+    "UVit2DConfig",
+    "UVit2DModel",
+    "UVitContext",
+    "VQConfig",
+    "VQModel",
 ]

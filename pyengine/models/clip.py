@@ -13,23 +13,8 @@ from .. import ops
 from ..errors import ConfigError, RequestError
 from ..layers import Embedding, LayerNorm, Linear, fuse
 from ..weights import read_config
-from .base import Model, Output, raise_problems
+from .base import TRANSFORMERS_KEYS, Model, Output, raise_problems
 
-# What transformers 4 and 5 save with every config, whatever the model: generation, bookkeeping,
-# training. None of it takes part in encoding text.
-_BOOKKEEPING = """
-add_cross_attention architectures attn_implementation bad_words_ids begin_suppress_tokens
-bos_token_id chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id
-diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size
-exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
-gradient_checkpointing id2label is_decoder is_encoder_decoder label2id length_penalty max_length
-min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
-output_attentions output_hidden_states output_scores pad_token_id prefix problem_type
-pruned_heads remove_invalid_values repetition_penalty return_dict return_dict_in_generate
-sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
-tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript
-transformers_version typical_p use_bfloat16 use_cache
-"""
 _TRAINING = {"attention_dropout", "dropout", "initializer_factor", "initializer_range"}
 
 #: In configs written before transformers 4.31: pool at the highest token id.
@@ -44,7 +29,7 @@ def _bounds(low: float, high: float) -> dict:
 class CLIPTextConfig:
     """text_encoder/config.json; defaults are transformers'."""
 
-    IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset(_BOOKKEEPING.split()) | _TRAINING
+    IGNORED_KEYS: ClassVar[frozenset[str]] = TRANSFORMERS_KEYS | _TRAINING
 
     vocab_size: int = field(default=49408, metadata=_bounds(1, 1 << 20))
     hidden_size: int = field(default=512, metadata=_bounds(1, 16384))

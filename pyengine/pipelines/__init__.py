@@ -5,18 +5,27 @@ result = pipe("a red heart", seed=1, num_images_per_prompt=4)
 result.images, result.seeds, result.report
 """
 
+from .amused import AmusedPipeline
 from .arguments import Defaults
+from .image_gpt import ImageGPTPipeline
+from .janus import JanusPipeline
 from .loading import from_pretrained
 from .output import PipelineOutput, Report
 from .stable_diffusion import StableDiffusionPipeline, StopSampling
 from .stable_diffusion_xl import StableDiffusionXLPipeline
+from .tokens import TokenDefaults, TokenPipeline
 
 __all__ = [
+    "AmusedPipeline",
     "Defaults",
+    "ImageGPTPipeline",
+    "JanusPipeline",
     "PipelineOutput",
     "Report",
     "StableDiffusionPipeline",
     "StableDiffusionXLPipeline",
     "StopSampling",
+    "TokenDefaults",
+    "TokenPipeline",
     "from_pretrained",
 ]

@@ -14,19 +14,17 @@ from ..models import (
     CLIPTextModelWithProjection,
     UNet2DConditionModel,
 )
-from ..tokenizer import ClipTokenizer
-from ..weights import Checkpoint, load_json, load_module, read_config, resolve
-from ..weights.files import allowed_roots
+from ..weights import Checkpoint, load_module, resolve
 from ..weights.text import show
-from .arguments import Defaults, DistilledDefaults
+from .arguments import DistilledDefaults
+from .reading import read_defaults, read_tokenizer
 from .stable_diffusion import Parts, StableDiffusionPipeline, check_channels
 from .stable_diffusion_xl import StableDiffusionXLPipeline
+from .token_loading import TOKEN_MODELS
+from .tokens import TokenPipeline
 
 #: The model that ships, and what settings in pictures call it.
 SHIPPED = "emoji"
-#: A checkpoint's own defaults for a call; diffusers does not read it.
-DEFAULTS_FILE = "pyengine.json"
-
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DEFAULTS = {"LatentConsistencyModelPipeline": DistilledDefaults}
 ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
@@ -39,7 +37,7 @@ def from_pretrained(
     dtype: str | torch.dtype | None = None,
     variant: str | None = None,
     **options: Any,
-) -> StableDiffusionPipeline:
+) -> StableDiffusionPipeline | TokenPipeline:
     """The pipeline for a checkpoint, of the kind that its model_index.json names.
 
     model: a folder in diffusers' layout, a single .safetensors file, a Hub id, or None for the
@@ -102,8 +100,10 @@ def find_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
 
 def build(
     checkpoint: Checkpoint, source: str, device: torch.device, dtype: torch.dtype
-) -> StableDiffusionPipeline:
+) -> StableDiffusionPipeline | TokenPipeline:
     """Reads every config and compares them with one another before any tensor is read."""
+    if checkpoint.pipeline_class in TOKEN_MODELS:
+        return TOKEN_MODELS[checkpoint.pipeline_class](checkpoint, source, device, dtype)
     xl = checkpoint.pipeline_class.startswith("StableDiffusionXL")
     cls = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
     classes: dict[str, type] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
@@ -148,17 +148,6 @@ def build(
     )
 
 
-def read_tokenizer(checkpoint: Checkpoint, encoder: str, config: Any) -> ClipTokenizer:
-    name = encoder.replace("text_encoder", "tokenizer")
-    files = checkpoint.tokenizer_files(name)
-    where = f"{checkpoint.source}: {name}"
-    tokenizer = ClipTokenizer.from_files(files, where, checkpoint.tokenizer_pad(name))
-    if tokenizer.size > config.vocab_size:
-        raise ConfigError(f"{where}: ids up to {tokenizer.size - 1}, but {encoder}'s vocab_size is"
-                          f" {config.vocab_size}")  # fmt: skip
-    return tokenizer
-
-
 def check_text_width(configs: dict, checkpoint: Checkpoint, xl: bool) -> None:
     """Raises ConfigError where the U-Net expects other text than the encoders give."""
     unet = configs["unet"]
@@ -189,13 +178,3 @@ def check_text_width(configs: dict, checkpoint: Checkpoint, xl: bool) -> None:
             f" {unet.projection_class_embeddings_input_dim}, but the pooled text and the sizes make"
             f" {given}"
         )
-
-
-def read_defaults(checkpoint: Checkpoint, cls: type[Defaults]) -> Defaults:
-    """The checkpoint's pyengine.json over the pipeline's own defaults."""
-    folder = getattr(checkpoint, "folder", None)
-    path = None if folder is None else Path(folder) / DEFAULTS_FILE
-    if path is None or not path.exists():
-        return cls()
-    json = load_json(path, max_bytes=1 << 16, roots=allowed_roots(path.parent))
-    return read_config(cls, json, str(path))

@@ -1,19 +1,19 @@
 """Where a run's random numbers come from, in the order in which diffusers draws them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 
 class NoiseSource:
-    """Standard normal numbers for a batch.
+    """Random numbers for a batch: standard normal, exponential or uniform ones.
 
     With a list of generators, one per picture, each picture draws its own [1, ...] from its own,
     so that it does not depend on its neighbours. With one generator for several pictures the whole
     batch is drawn from it at once.
     Numbers are drawn where the generator lives (the CPU, unless the caller brought another) and
-    in the models' dtype, since torch draws other numbers in another dtype.
+    in the dtype that is asked for, since torch draws other numbers in another dtype.
     """
 
     def __init__(
@@ -26,16 +26,29 @@ class NoiseSource:
         self.device = device
 
     def draw(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """[N, ...] on the run's device. N is the number of pictures, unless the generator is
-        shared, which gives any number.
+        """Normal [N, ...] on the run's device. N is the number of pictures, unless the generator
+        is shared, which gives any number.
         """
+        return self._draw(
+            shape, lambda s, g: torch.randn(s, generator=g, device=g.device, dtype=dtype)
+        )
+
+    def exponential(self, shape: Sequence[int]) -> Tensor:
+        """Exponential float32 [N, ...], as torch.multinomial draws them for one sample."""
+        return self._draw(
+            shape, lambda s, g: torch.empty(s, device=g.device).exponential_(generator=g)
+        )
+
+    def uniform(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Uniform [N, ...] in [0, 1)."""
+        return self._draw(
+            shape, lambda s, g: torch.rand(s, generator=g, device=g.device, dtype=dtype)
+        )
+
+    def _draw(self, shape: Sequence[int], make: Callable) -> Tensor:
         if self.shared:
-            return self._draw(shape, self.generators[0], dtype)
+            return make(tuple(shape), self.generators[0]).to(self.device)
         if shape[0] != len(self.generators):
             raise ValueError(f"noise: expected {len(self.generators)} pictures, given {shape[0]}")
-        rows = [self._draw((1, *shape[1:]), g, dtype) for g in self.generators]
+        rows = [make((1, *shape[1:]), g).to(self.device) for g in self.generators]
         return torch.cat(rows)
-
-    def _draw(self, shape, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        noise = torch.randn(tuple(shape), generator=generator, device=generator.device, dtype=dtype)
-        return noise.to(self.device)

@@ -15,9 +15,11 @@ class Report:
     """How a call was carried out.
 
     model: what was loaded; pipeline: diffusers' name for its kind; device, dtype: of the U-Net.
-    sampler: its name; steps: denoising steps done; evaluations: calls of the U-Net.
+    sampler: its name; steps: denoising steps done, or tokens drawn one after another; evaluations:
+    calls of the U-Net or of the transformer.
     height, width: pixels. guidance_scale, strength: that were used.
-    seconds: wall clock by stage: "encode_prompt", "encode_image", "denoise", "decode", "total".
+    seconds: wall clock by stage: "encode_prompt", "encode_image", "denoise" or "draw", "decode",
+    "total".
     kernels: which implementation each op ran, {"conv2d": "torch", ...}.
     peak_memory: bytes: on CUDA the most this call had allocated there; on the CPU the largest
     resident size that the process has had so far, None where the system does not tell.
@@ -59,11 +61,13 @@ class Report:
 class PipelineOutput:
     """images: by output_type a list of PIL pictures, an array [N, H, W, 3] or a tensor [N, 3, H, W]
     in [0, 1], or latents [N, C, h, w]. seeds: one per picture; None where a generator was given.
+    tokens: of token models, [N, h, w] int64, -1 where a run that was stopped had drawn none.
     """
 
     images: Any
     seeds: list[int | None]
     report: Report
+    tokens: torch.Tensor | None = None
 
 
 def synchronise(device: torch.device) -> None:

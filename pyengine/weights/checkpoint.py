@@ -36,12 +36,16 @@ PARTS = {
     "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
     "tokenizer_2": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
     "scheduler": ("diffusers", None),  # pyengine.schedules knows which
+    "vqvae": ("diffusers", ("VQModel",)),
+    "transformer": ("diffusers", ("UVit2DModel",)),
 }
-MODELS = ("unet", "vae", "text_encoder", "text_encoder_2")
+# "model": the only one of a single model's folder.
+MODELS = ("unet", "vae", "text_encoder", "text_encoder_2", "vqvae", "transformer", "model")
 # Parts that diffusers' pipelines may have and pyengine's do without.
 UNUSED_PARTS = {"safety_checker", "feature_extractor", "image_encoder"}
 SD_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 XL_PARTS = (*SD_PARTS, "text_encoder_2", "tokenizer_2")
+AMUSED_PARTS = ("transformer", "vqvae", "text_encoder", "tokenizer", "scheduler")
 PIPELINES = {
     "StableDiffusionPipeline": SD_PARTS,
     "StableDiffusionImg2ImgPipeline": SD_PARTS,
@@ -50,6 +54,16 @@ PIPELINES = {
     "StableDiffusionXLPipeline": XL_PARTS,
     "StableDiffusionXLImg2ImgPipeline": XL_PARTS,
     "StableDiffusionXLInpaintPipeline": XL_PARTS,
+    "AmusedPipeline": AMUSED_PARTS,
+    "AmusedInpaintPipeline": AMUSED_PARTS,
+}
+# Parts that are of another class than in PARTS.
+CLASSES = {
+    name: {
+        "text_encoder": ("transformers", ("CLIPTextModelWithProjection",)),
+        "scheduler": ("diffusers", ("AmusedScheduler",)),
+    }
+    for name in ("AmusedPipeline", "AmusedInpaintPipeline")
 }
 
 
@@ -79,7 +93,7 @@ class Checkpoint:
         raise NotImplementedError
 
     def component(self, name: str) -> tuple[dict, TensorSource | MappedSource]:
-        """(config, tensors) of a model: "unet", "vae", "text_encoder" or "text_encoder_2"."""
+        """(config, tensors) of a model: "unet", "vae", "text_encoder"...: one of MODELS."""
         return self.config(name), self.tensors(name)
 
     def tokenizer_files(self, name: str) -> dict[str, Path]:
@@ -146,7 +160,7 @@ class FolderCheckpoint(Checkpoint):
                 options[name] = value
             elif value == [None, None]:
                 continue
-            elif problem := _class_problem(name, value):
+            elif problem := _class_problem(name, value, self.pipeline_class):
                 problems.append(problem)
             else:
                 parts.append(name)
@@ -210,12 +224,14 @@ def check_config_class(name: str, config: dict, where: str) -> None:
         raise ConfigError(f"{where}: model_type is {show(kind)}, expected 'clip_text_model'")
 
 
-def _class_problem(name: str, value: object) -> str | None:
-    if name not in PARTS:
+def _class_problem(name: str, value: object, pipeline_class: str) -> str | None:
+    if name not in PARTS or (
+        name in ("vqvae", "transformer") and name not in PIPELINES[pipeline_class]
+    ):
         return f"{show(name)} {show(value)} is no part that pyengine knows"
     if not (isinstance(value, list) and len(value) == 2 and all(type(v) is str for v in value)):
         return f"{name} should be [library, class], found {show(value)}"
-    library, classes = PARTS[name]
+    library, classes = CLASSES.get(pipeline_class, {}).get(name, PARTS[name])
     if value[0] != library or (classes is not None and value[1] not in classes):
         wanted = listing(classes) if classes else "a scheduler"
         return f"{name} is {show(value)}, expected {wanted} of {library}"

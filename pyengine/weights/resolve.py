@@ -8,6 +8,7 @@ from .checkpoint import Checkpoint, FolderCheckpoint
 from .files import refuse_pickle
 from .hub import is_hub_id, open_hub
 from .single_file import SingleFileCheckpoint
+from .single_model import SingleModelCheckpoint, holds_single_model
 from .text import show
 
 
@@ -21,7 +22,8 @@ def resolve(
 ) -> Checkpoint:
     """The checkpoint at a path, or of a Hub id if there is no such path; headers only are read.
 
-    path_or_hub_id: a folder in diffusers' layout, a .safetensors file in the original layout of
+    path_or_hub_id: a folder in diffusers' layout (or transformers', for models that draw by
+    themselves), a .safetensors file in the original layout of
     Stable Diffusion, or "organisation/name", from the Hub's cache or downloaded into it.
     variant: "fp16" etc., for folders that have such weights. prediction_type: for single files,
     "epsilon" or "v_prediction", which SD 2.x's tensors do not show (v_prediction unless told).
@@ -36,6 +38,8 @@ def resolve(
     path = Path(os.path.expanduser(text))
     if os.path.isdir(path):
         _only_for(prediction_type is None, "prediction_type", "single files", text)
+        if holds_single_model(path):
+            return SingleModelCheckpoint(path, variant=variant)
         return FolderCheckpoint(path, variant=variant)
     if os.path.exists(path):
         refuse_pickle(path)

@@ -1,0 +1,263 @@
+"""What token models need and pyengine.ops does not have yet, in plain torch and in one place.
+
+Each function has the shape of the op that is to take its place: a row's result does not depend on
+the rows beside it.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Distances kept at a time: 64 MB of float32.
+DISTANCES = 1 << 24
+
+
+def vq_argmin(x: Tensor, codebook: Tensor) -> Tensor:
+    """The nearest row of `codebook` (Euclidean; the lowest index of equals) for every row of x.
+
+    x: [..., D]; codebook: [K, D], its dtype. Returns [...] int64.
+    van den Oord et al. 2017, arXiv:1711.00937.
+    """
+    rows = x.reshape(-1, x.shape[-1]).float()
+    entries = codebook.float()
+    found = torch.empty(len(rows), dtype=torch.int64, device=x.device)
+    step = max(1, DISTANCES // len(entries))
+    for i in range(0, len(rows), step):
+        # Sums of squared differences: |x|^2 - 2 x e + |e|^2 cancels where x lies close to e.
+        distances = torch.cdist(
+            rows[i : i + step], entries, compute_mode="donot_use_mm_for_euclid_dist"
+        )
+        found[i : i + step] = distances.argmin(dim=1)
+    return found.view(x.shape[:-1])
+
+
+def vq_decode(tokens: Tensor, table: Tensor) -> Tensor:
+    """Rows of a codebook, into which the convolution that follows may have been folded.
+
+    tokens: [...] int64 in 0..K-1; table: [K, C]. Returns [..., C].
+    """
+    return table[tokens]
+
+
+# --- norms and convolutions -----------------------------------------------------------------------
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension.
+
+    x: [..., C]; weight: [C], or None for ones. Squares are summed in float32; x's dtype returns.
+    Zhang & Sennrich 2019, arXiv:1910.07467.
+    """
+    wide = x.float()
+    y = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+    return y if weight is None else y * weight
+
+
+def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 3x3 convolution of every channel by itself. x: [N, H, W, C]; weight: [C, 1, 3, 3]."""
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=weight.shape[0])
+    return y.permute(0, 2, 3, 1).contiguous()
+
+
+def global_response_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """x + gamma * x * r + beta, r the norm of each channel over that of the average channel.
+
+    x: [N, H, W, C]; gamma, beta: [C]. Woo et al. 2023, arXiv:2301.00808.
+    """
+    size = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
+    relative = size / (size.mean(dim=-1, keepdim=True) + eps)
+    return gamma * (x * relative) + beta + x
+
+
+# --- drawing tokens -------------------------------------------------------------------------------
+
+
+def guide(logits: Tensor, unconditional: Tensor | None, guidance_scale: float) -> Tensor:
+    """unconditional + guidance_scale * (logits - unconditional), or logits without the former."""
+    if unconditional is None:
+        return logits
+    return unconditional + guidance_scale * (logits - unconditional)
+
+
+def filter_logits(logits: Tensor, top_k: int, top_p: float, min_p: float) -> Tensor:
+    """logits [..., K] with minus infinity where a token is not to be drawn.
+
+    top_k: the k most likely stay, and what equals the last of them; 0 keeps all. top_p: of these
+    the fewest whose probability reaches top_p; of equals the lower index goes first. min_p: of
+    these the ones at least min_p times as likely as the likeliest.
+    Fan et al. 2018, arXiv:1805.04833; Holtzman et al. 2019, arXiv:1904.09751; Nguyen et al. 2024,
+    arXiv:2407.01082.
+    """
+    low = float("-inf")
+    if 0 < top_k < logits.shape[-1]:
+        least = logits.topk(top_k).values[..., -1:]
+        logits = logits.masked_fill(logits < least, low)
+    if top_p < 1:
+        ordered, order = logits.double().softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+        before = ordered.cumsum(dim=-1) - ordered
+        drop = torch.zeros_like(before, dtype=torch.bool)
+        drop[..., 1:] = before[..., 1:] >= top_p
+        logits = logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), low)
+    if min_p > 0:
+        least = logits.amax(dim=-1, keepdim=True) + math.log(min_p)
+        logits = logits.masked_fill(logits < least, low)
+    return logits
+
+
+def sample_token(
+    logits: Tensor,
+    uniform: Tensor | None,
+    *,
+    unconditional: Tensor | None = None,
+    guidance_scale: float = 1.0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> Tensor:
+    """One token per row: guidance, temperature, `filter_logits`, and a draw.
+
+    logits, unconditional: [N, K]. uniform: [N] float64 in [0, 1): the token is the first whose
+    cumulative probability, in order of index, exceeds it. temperature 0: the likeliest, of equals
+    the lowest index; uniform is not read then. Returns [N] int64.
+    """
+    logits = guide(logits, unconditional, guidance_scale).float()
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    # Less the largest first: a temperature of 1e-40 would make two infinities of two logits.
+    logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+    logits = filter_logits(logits, top_k, top_p, min_p)
+    cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
+    total = cumulative[:, -1:]
+    # A product that rounds up to the total would be past the last token.
+    point = torch.minimum(uniform[:, None] * total, torch.nextafter(total, total.new_zeros(())))
+    return torch.searchsorted(cumulative, point, right=True)[:, 0]
+
+
+# --- masked tokens --------------------------------------------------------------------------------
+
+
+def refine_tokens(
+    logits: Tensor,
+    tokens: Tensor,
+    exponential: Tensor,
+    uniform: Tensor | None,
+    keep_masked: Tensor | None,
+    temperature: float,
+    mask_token: int,
+) -> tuple[Tensor, Tensor]:
+    """One step of MaskGIT: draw every masked token, then mask again those drawn least surely.
+
+    logits: [N, L, K]; tokens: [N, L] int64, `mask_token` where not yet known. exponential:
+    [N, L, K] float32 draws of an exponential distribution, which choose the token: the largest
+    p / draw. uniform: [N, L] draws in [0, 1) that decide, as Gumbel noise times temperature, what
+    is masked again; None in the last step, which masks nothing. keep_masked: [N] how many: fewer
+    than were masked, but at least one.
+    Returns (tokens for the next step, all tokens as drawn), [N, L] each.
+    Chang et al. 2022, arXiv:2202.04200.
+    """
+    unknown = tokens == mask_token
+    p = logits.softmax(dim=-1)
+    drawn = torch.where(unknown, (p.float() / exponential).argmax(dim=-1), tokens)
+    if uniform is None or keep_masked is None:
+        return drawn, drawn
+    confidence = p.gather(-1, drawn[..., None])[..., 0]
+    confidence = torch.where(unknown, confidence, torch.finfo(p.dtype).max)
+    gumbel = -torch.log((-torch.log(uniform.clamp(1e-20))).clamp(1e-20))
+    confidence = confidence.clamp(1e-20).log() + temperature * gumbel
+    left = unknown.sum(dim=-1)
+    count = torch.minimum(torch.minimum(left - 1, keep_masked).clamp(min=1), left)
+    count = count.clamp(max=tokens.shape[1] - 1)
+    limit = confidence.sort(dim=-1).values.gather(1, count[:, None])
+    return torch.where(confidence < limit, mask_token, drawn), drawn
+
+
+# --- attention with a cache -----------------------------------------------------------------------
+
+
+class KVCache:
+    """Keys and values of every layer for rows that may have come to different lengths.
+
+    keys, values: per layer [N, most, width]; lengths: [N] int64, tokens that each row has.
+    """
+
+    def __init__(self, layers: int, rows: int, most: int, width: int, like: Tensor):
+        shape = (rows, most, width)
+        self.keys = [like.new_zeros(shape) for _ in range(layers)]
+        self.values = [like.new_zeros(shape) for _ in range(layers)]
+        self.lengths = torch.zeros(rows, dtype=torch.int64, device=like.device)
+
+    def __getitem__(self, rows: slice) -> "KVCache":
+        """Some rows, in the same memory."""
+        part = object.__new__(KVCache)
+        part.keys, part.values = ([t[rows] for t in side] for side in (self.keys, self.values))
+        part.lengths = self.lengths[rows]
+        return part
+
+    def keep(self, rows: Tensor) -> None:
+        """Leaves only these rows."""
+        self.keys, self.values = ([t[rows] for t in side] for side in (self.keys, self.values))
+        self.lengths = self.lengths[rows]
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Makes row `target` what row `source` is."""
+        for tensor in (*self.keys, *self.values, self.lengths):
+            tensor[target] = tensor[source]
+
+    def positions(self, count: int) -> Tensor:
+        """[N, count]: where the next `count` tokens of every row come."""
+        return self.lengths[:, None] + torch.arange(count, device=self.lengths.device)
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, heads: int, kv_heads: int, scale: float
+    ) -> Tensor:
+        """Adds k, v [N, L, kv_heads * D] behind what a row has, and attends to all of it, causally.
+
+        q: [N, L, heads * D]; head h looks at key head h * kv_heads // heads. Returns q's shape.
+        """
+        n, length = q.shape[:2]
+        positions = self.positions(length)
+        rows = torch.arange(n, device=q.device)[:, None]
+        self.keys[layer][rows, positions] = k
+        self.values[layer][rows, positions] = v
+        end = int(self.lengths.max()) + length
+        q = q.unflatten(2, (heads, -1)).transpose(1, 2)
+        k, v = (
+            side[layer][:, :end].unflatten(2, (kv_heads, -1)).transpose(1, 2)
+            for side in (self.keys, self.values)
+        )
+        seen = torch.arange(end, device=q.device) <= positions[..., None]
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=seen[:, None], scale=scale, enable_gqa=heads != kv_heads
+        )
+        return y.transpose(1, 2).flatten(2)
+
+    def advance(self, count: int) -> None:
+        """After every layer has attended: the rows are longer by `count` tokens."""
+        self.lengths += count
+
+
+# --- positions and gates --------------------------------------------------------------------------
+
+
+def rotary_table(positions: Tensor, width: int, theta: float) -> tuple[Tensor, Tensor]:
+    """(cosines, sines) of positions [N, L]: [N, L, width // 2] float32. Su et al. 2021,
+    arXiv:2104.09864.
+    """
+    steps = torch.arange(0, width, 2, dtype=torch.float32, device=positions.device) / width
+    angles = positions.float()[..., None] * (1.0 / theta**steps)
+    return angles.cos(), angles.sin()
+
+
+def rotary(x: Tensor, heads: int, table: tuple[Tensor, Tensor]) -> Tensor:
+    """x [N, L, heads * D] with every head's halves turned against one another by its position."""
+    cos, sin = (t[:, :, None].to(x.dtype) for t in table)
+    first, second = x.unflatten(2, (heads, -1)).chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(2)
+
+
+def swiglu(gate: Tensor, value: Tensor) -> Tensor:
+    """SiLU(gate) * value. Shazeer 2020, arXiv:2002.05202."""
+    return F.silu(gate) * value

@@ -1,0 +1,209 @@
+"""ImageGPT: a picture's pixels, as clusters of colours, one after another.
+
+Chen et al. 2020, "Generative Pretraining from Pixels".
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..errors import RequestError
+from ..layers import Embedding, Linear, _parameter
+from ..weights import read_config
+from ._token_layers import RMSNorm
+from ._token_ops import KVCache
+from .base import TRANSFORMERS_KEYS, Model, raise_problems
+
+
+def _bounds(low: float, high: float) -> dict:
+    return {"min": low, "max": high}
+
+
+@dataclass(frozen=True)
+class ImageGPTConfig:
+    """config.json; names and defaults are transformers'."""
+
+    IGNORED_KEYS: ClassVar[frozenset[str]] = (
+        TRANSFORMERS_KEYS
+        | frozenset({"initializer_range", "resid_pdrop", "embd_pdrop", "attn_pdrop"})
+    ) - frozenset({"add_cross_attention", "eos_token_id", "pad_token_id", "tie_word_embeddings"})
+
+    vocab_size: int = field(default=513, metadata=_bounds(2, 1 << 17))
+    n_positions: int = field(default=1024, metadata=_bounds(1, 1 << 16))
+    n_embd: int = field(default=512, metadata=_bounds(1, 16384))
+    n_layer: int = field(default=24, metadata=_bounds(1, 256))
+    n_head: int = field(default=8, metadata=_bounds(1, 256))
+    n_inner: int | None = field(default=None, metadata=_bounds(1, 65536))
+    activation_function: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    layer_norm_epsilon: float = field(default=1e-5, metadata=_bounds(0, 1))
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    #: How transformers orders and rounds in half precision; here scores are always float32.
+    reorder_and_upcast_attn: bool = False
+    model_type: Literal["imagegpt"] = "imagegpt"
+    #: A cluster that ends a picture; no published model has one.
+    eos_token_id: int | None = field(default=None, metadata=_bounds(0, 1 << 17))
+    pad_token_id: int | None = field(default=None, metadata=_bounds(0, 1 << 17))
+    add_cross_attention: Literal[False] = False
+    tie_word_embeddings: Literal[False] = False
+
+    @classmethod
+    def from_dict(cls, d: dict, where: str = "config.json") -> "ImageGPTConfig":
+        """From the parsed config.json; raises ConfigError that lists every problem."""
+        return read_config(cls, d, where)
+
+    def __post_init__(self):
+        problems = []
+        if self.n_embd % self.n_head:
+            problems.append(f"n_embd {self.n_embd} is no multiple of n_head {self.n_head}")
+        for name in ("eos_token_id", "pad_token_id"):
+            value = getattr(self, name)
+            if value is not None and value >= self.codes:
+                problems.append(f"{name} {value} is no cluster: expected 0 to {self.codes - 1}")
+        raise_problems(problems)
+
+    @property
+    def codes(self) -> int:
+        """How many clusters there are; the token after them begins a picture."""
+        return self.vocab_size - 1
+
+    @property
+    def inner(self) -> int:
+        return 4 * self.n_embd if self.n_inner is None else self.n_inner
+
+
+# --- network --------------------------------------------------------------------------------------
+
+
+class _Transposed(nn.Module):
+    """A linear layer that is saved as [in, out]."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.weight = _parameter(in_features, out_features)
+        self.bias = _parameter(out_features)
+        self.packed = False
+
+    def pack(self) -> None:
+        if not self.packed:
+            self.weight = nn.Parameter(self.weight.T.contiguous(), requires_grad=False)
+            self.packed = True
+
+    def forward(self, x: Tensor, **around) -> Tensor:
+        weight = self.weight if self.packed else self.weight.T
+        return ops.linear(x, weight, self.bias, **around)
+
+
+class _Attention(nn.Module):
+    def __init__(self, c: ImageGPTConfig, layer: int):
+        super().__init__()
+        self.layer, self.heads = layer, c.n_head
+        self.scale = (c.n_embd // c.n_head) ** -0.5 if c.scale_attn_weights else 1.0
+        if c.scale_attn_by_inverse_layer_idx:
+            self.scale /= layer + 1
+        self.c_attn = _Transposed(c.n_embd, 3 * c.n_embd)
+        self.c_proj = _Transposed(c.n_embd, c.n_embd)
+
+    def forward(self, x: Tensor, cache: KVCache, residual: Tensor) -> Tensor:
+        q, k, v = self.c_attn(x).chunk(3, dim=-1)
+        y = cache.attend(self.layer, q, k, v, self.heads, self.heads, self.scale)
+        return self.c_proj(y, residual=residual)
+
+
+class _MLP(nn.Module):
+    def __init__(self, c: ImageGPTConfig):
+        super().__init__()
+        self.activation = c.activation_function
+        self.c_fc = _Transposed(c.n_embd, c.inner)
+        self.c_proj = _Transposed(c.inner, c.n_embd)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.c_proj(self.c_fc(x, activation=self.activation), residual=residual)
+
+
+class _Block(nn.Module):
+    def __init__(self, c: ImageGPTConfig, layer: int):
+        super().__init__()
+        # Called layer norms, but without a mean or a shift.
+        self.ln_1 = RMSNorm(c.n_embd, c.layer_norm_epsilon)
+        self.attn = _Attention(c, layer)
+        self.ln_2 = RMSNorm(c.n_embd, c.layer_norm_epsilon)
+        self.mlp = _MLP(c)
+
+    def forward(self, x: Tensor, cache: KVCache) -> Tensor:
+        x = self.attn(self.ln_1(x), cache, residual=x)
+        return self.mlp(self.ln_2(x), residual=x)
+
+
+class _Transformer(nn.Module):
+    def __init__(self, c: ImageGPTConfig):
+        super().__init__()
+        self.wte = Embedding(c.vocab_size, c.n_embd)
+        self.wpe = Embedding(c.n_positions, c.n_embd)
+        self.h = nn.ModuleList(_Block(c, i) for i in range(c.n_layer))
+        self.ln_f = RMSNorm(c.n_embd, c.layer_norm_epsilon)
+
+    def forward(self, ids: Tensor, cache: KVCache) -> Tensor:
+        x = self.wte(ids) + self.wpe(cache.positions(ids.shape[1]))
+        for block in self.h:
+            x = block(x, cache)
+        cache.advance(ids.shape[1])
+        return self.ln_f(x)
+
+
+# --- model ----------------------------------------------------------------------------------------
+
+
+class ImageGPT(Model):
+    """transformers' ImageGPTForCausalImageModeling."""
+
+    config_class = ImageGPTConfig
+    # Causal masks, which transformers 4 saved.
+    harmless_extra = ("transformer.h.*.attn.bias", "transformer.h.*.attn.masked_bias")
+
+    def __init__(self, config: ImageGPTConfig):
+        super().__init__(config)
+        self.transformer = _Transformer(config)
+        self.lm_head = Linear(config.n_embd, config.codes, bias=False)
+
+    def cache(self, rows: int, most: int) -> KVCache:
+        """An empty cache for `rows` pictures of at most `most` tokens."""
+        c = self.config
+        return KVCache(c.n_layer, rows, most, c.n_embd, self.lm_head.weight)
+
+    @torch.no_grad()
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """[N, L, vocab_size - 1]: logits of the token after each of input_ids [N, L].
+
+        vocab_size - 1 is the token that begins a picture. Raises RequestError for ids that are no
+        token, or more of them than n_positions.
+        """
+        ids = self._checked(input_ids, 0)
+        return self.lm_head(self.transformer(ids, self.cache(*ids.shape)))
+
+    @torch.no_grad()
+    def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+        """[N, vocab_size - 1]: logits of the token after the last of input_ids [N, L], which come
+        behind what `cache` holds and are added to it.
+        """
+        ids = self._checked(input_ids, int(cache.lengths.max()))
+        return self.lm_head(self.transformer(ids, cache)[:, -1])
+
+    def _checked(self, ids: Tensor, before: int) -> Tensor:
+        c = self.config
+        if ids.dim() != 2 or not ids.numel() or ids.is_floating_point():
+            raise RequestError(
+                f"input_ids: expected integers [N, L], got {ids.dtype} {list(ids.shape)}"
+            )
+        if before + ids.shape[1] > c.n_positions:
+            raise RequestError(
+                f"input_ids: expected at most n_positions {c.n_positions} tokens,"
+                f" got {before + ids.shape[1]}"
+            )
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= c.vocab_size:
+            raise RequestError(f"input_ids: expected 0 to {c.vocab_size - 1}, got {low} to {high}")
+        return ids.to(self.device)

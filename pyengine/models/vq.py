@@ -1,0 +1,268 @@
+"""VQModel: pictures to tokens of a codebook, and back.
+
+van den Oord et al. 2017, arXiv:1711.00937 (VQ-VAE); Esser et al. 2020, arXiv:2012.09841 (VQGAN).
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import RequestError
+from ..layers import Conv2d, Embedding, PointwiseConv2d
+from ..weights import read_config
+from . import autoencoder
+from ._token_ops import vq_argmin, vq_decode
+from .autoencoder import EPS, MAX_RESNETS, DecoderOutput
+from .base import Model, Output, check_levels, raise_problems
+from .transformer import PictureAttention
+
+MAX_CODEBOOK = 1 << 20
+
+_CHANNELS = {"min": 1, "max": 8192, "max_items": 16}
+_TYPES = {"max_items": 16}
+_FACTOR = {"min": 1e-6, "max": 1e6}
+
+DownType = Literal["DownEncoderBlock2D", "AttnDownEncoderBlock2D"]
+UpType = Literal["UpDecoderBlock2D", "AttnUpDecoderBlock2D"]
+
+
+@dataclass(frozen=True)
+class VQConfig:
+    """vqvae/config.json; names and defaults are diffusers'."""
+
+    CLASS_NAMES: ClassVar[tuple[str, ...]] = ("VQModel",)
+    IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset()
+
+    in_channels: int = field(default=3, metadata=_CHANNELS)
+    out_channels: int = field(default=3, metadata=_CHANNELS)
+    down_block_types: tuple[DownType, ...] = field(default=("DownEncoderBlock2D",), metadata=_TYPES)
+    up_block_types: tuple[UpType, ...] = field(default=("UpDecoderBlock2D",), metadata=_TYPES)
+    block_out_channels: tuple[int, ...] = field(default=(64,), metadata=_CHANNELS)
+    layers_per_block: int = field(default=1, metadata={"min": 1, "max": 32})
+    act_fn: Literal["silu", "swish"] = "silu"
+    latent_channels: int = field(default=3, metadata=_CHANNELS)
+    sample_size: int = field(default=32, metadata={"min": 1, "max": 65536})
+    num_vq_embeddings: int = field(default=256, metadata={"min": 1, "max": MAX_CODEBOOK})
+    norm_num_groups: int = field(default=32, metadata=_CHANNELS)
+    vq_embed_dim: int | None = field(default=None, metadata=_CHANNELS)
+    scaling_factor: float = field(default=0.18215, metadata=_FACTOR)
+    norm_type: Literal["group"] = "group"
+    mid_block_add_attention: bool = True
+    #: Whether diffusers' `decode(force_not_quantize=True)` is given tokens rather than latents.
+    lookup_from_codebook: bool = False
+    #: Whether a half-precision pipeline should decode in float32; the pipeline decides.
+    force_upcast: bool = False
+
+    @classmethod
+    def from_dict(cls, d: dict, where: str = "config.json") -> "VQConfig":
+        """From the parsed config.json; raises ConfigError that lists every problem."""
+        return read_config(cls, d, where)
+
+    def __post_init__(self):
+        problems: list[str] = []
+        levels = len(self.block_out_channels)
+        check_levels(
+            problems,
+            levels,
+            down_block_types=self.down_block_types,
+            up_block_types=self.up_block_types,
+        )
+        if not levels:
+            problems.append("block_out_channels is empty")
+        for i, channels in enumerate(self.block_out_channels):
+            if channels % self.norm_num_groups:
+                problems.append(
+                    f"block_out_channels[{i}] {channels} is no multiple of"
+                    f" norm_num_groups {self.norm_num_groups}"
+                )
+        resnets = levels * (2 * self.layers_per_block + 1) + 4
+        if resnets > MAX_RESNETS:
+            problems.append(f"{resnets} residual blocks in all, at most {MAX_RESNETS} are built")
+        raise_problems(problems)
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per token along each side."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of a codebook entry."""
+        return self.latent_channels if self.vq_embed_dim is None else self.vq_embed_dim
+
+
+# --- network --------------------------------------------------------------------------------------
+
+
+def _attentions(c: VQConfig, channels: int, count: int) -> nn.ModuleList:
+    return nn.ModuleList(PictureAttention(channels, c.norm_num_groups, EPS) for _ in range(count))
+
+
+def _interleaved(block: nn.Module, x: Tensor, after: nn.ModuleList) -> Tensor:
+    """Every residual block and its attention in turn, then the layers `after`."""
+    for resnet, attention in zip(block.resnets, block.attentions, strict=True):
+        x = attention(resnet(x))
+    for layer in after:
+        x = layer(x)
+    return x
+
+
+class _AttentionDownBlock(autoencoder._DownBlock):
+    def __init__(self, c: VQConfig, level: int):
+        super().__init__(c, level)
+        self.attentions = _attentions(c, c.block_out_channels[level], len(self.resnets))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _interleaved(self, x, self.downsamplers)
+
+
+class _AttentionUpBlock(autoencoder._UpBlock):
+    def __init__(self, c: VQConfig, level: int):
+        super().__init__(c, level)
+        self.attentions = _attentions(c, c.block_out_channels[level], len(self.resnets))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _interleaved(self, x, self.upsamplers)
+
+
+class _Encoder(autoencoder._Encoder):
+    """The KL autoencoder's, with attention where the config asks and no variance at the end."""
+
+    def __init__(self, c: VQConfig):
+        super().__init__(c)
+        for level, kind in enumerate(c.down_block_types):
+            if kind == "AttnDownEncoderBlock2D":
+                self.down_blocks[level] = _AttentionDownBlock(c, level)
+        self.conv_out = Conv2d(c.block_out_channels[-1], c.latent_channels)
+
+
+class _Decoder(autoencoder._Decoder):
+    def __init__(self, c: VQConfig):
+        super().__init__(c)
+        for i, kind in enumerate(c.up_block_types):
+            if kind == "AttnUpDecoderBlock2D":
+                level = len(c.block_out_channels) - 1 - i
+                self.up_blocks[i] = _AttentionUpBlock(c, level)
+
+
+class _Codebook(nn.Module):
+    def __init__(self, count: int, width: int):
+        super().__init__()
+        self.embedding = Embedding(count, width)
+
+
+# --- model ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class VQEncoderOutput(Output):
+    """latents: [N, vq_embed_dim, h, w], not yet quantised."""
+
+    latents: Tensor
+
+
+class VQModel(Model):
+    """Pictures to tokens and back.
+
+    tokens = vq.encode_tokens(pictures)      # [N, h, w] int64 in 0..num_vq_embeddings-1
+    pictures = vq.decode_tokens(tokens)      # [N, out_channels, H, W]
+    """
+
+    config_class = VQConfig
+
+    def __init__(self, config: VQConfig):
+        super().__init__(config)
+        c = config
+        self.encoder = _Encoder(c)
+        self.quant_conv = PointwiseConv2d(c.latent_channels, c.embed_dim)
+        self.quantize = _Codebook(c.num_vq_embeddings, c.embed_dim)
+        self.post_quant_conv = PointwiseConv2d(c.embed_dim, c.latent_channels)
+        self.decoder = _Decoder(c)
+        self._table: Tensor | None = None
+
+    def pack(self) -> None:
+        super().pack()
+        self._table = self.post_quant_conv(self.quantize.embedding.weight)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, return_dict: bool = True) -> VQEncoderOutput | tuple:
+        """x: [N, in_channels, H, W] -> latents [N, vq_embed_dim, h, w], not yet quantised.
+
+        h = H // downscale and w = W // downscale. VQGANs take pictures in -1..1, aMUSEd's in 0..1.
+        """
+        latents = self._encode(x).permute(0, 3, 1, 2).contiguous()
+        out = VQEncoderOutput(latents)
+        return out if return_dict else out.to_tuple()
+
+    @torch.no_grad()
+    def encode_tokens(self, x: Tensor) -> Tensor:
+        """x: [N, in_channels, H, W] -> [N, h, w] int64, the entries nearest to the latents."""
+        return vq_argmin(self._encode(x), self.quantize.embedding.weight)
+
+    @torch.no_grad()
+    def quantize_latents(self, latents: Tensor) -> Tensor:
+        """latents: [N, vq_embed_dim, h, w] -> [N, h, w] int64."""
+        h = self._nhwc(latents, self.config.embed_dim, "latents")
+        return vq_argmin(h, self.quantize.embedding.weight)
+
+    @torch.no_grad()
+    def decode(
+        self, h: Tensor, force_not_quantize: bool = False, return_dict: bool = True
+    ) -> DecoderOutput | tuple:
+        """h: [N, vq_embed_dim, h, w], latents -> [N, out_channels, h * downscale, w * downscale].
+
+        The latents are quantised first, unless `force_not_quantize`. Tokens: see `decode_tokens`.
+        """
+        if force_not_quantize:
+            z = self.post_quant_conv(self._nhwc(h, self.config.embed_dim, "h"))
+        else:
+            z = self._lookup(self.quantize_latents(h))
+        return self._decode(z, return_dict)
+
+    @torch.no_grad()
+    def decode_tokens(self, tokens: Tensor, return_dict: bool = True) -> DecoderOutput | tuple:
+        """tokens: [N, h, w] integers -> [N, out_channels, h * downscale, w * downscale].
+
+        Raises RequestError for tokens that are no entry of the codebook.
+        """
+        return self._decode(self._lookup(self._checked(tokens)), return_dict)
+
+    # --- inside, NHWC -----------------------------------------------------------------------------
+
+    def _encode(self, x: Tensor) -> Tensor:
+        x = self._nhwc(x, self.config.in_channels, "x")
+        factor = self.config.downscale
+        if min(x.shape[1:3]) < factor:
+            raise RequestError(
+                f"x: {x.shape[1]}x{x.shape[2]} pixels, expected at least {factor}x{factor}"
+            )
+        return self.quant_conv(self.encoder(x))
+
+    def _lookup(self, tokens: Tensor) -> Tensor:
+        """Tokens to what the decoder begins with: the convolution before it is in the table."""
+        table = self._table
+        if table is None:
+            table = self.post_quant_conv(self.quantize.embedding.weight)
+        return vq_decode(tokens, table)
+
+    def _decode(self, z: Tensor, return_dict: bool) -> DecoderOutput | tuple:
+        out = DecoderOutput(self.decoder(z).permute(0, 3, 1, 2).contiguous())
+        return out if return_dict else out.to_tuple()
+
+    def _nhwc(self, x: Tensor, channels: int, name: str) -> Tensor:
+        if x.dim() != 4 or x.shape[1] != channels or not x.numel():
+            raise RequestError(f"{name}: expected [N, {channels}, H, W], got {list(x.shape)}")
+        return x.to(device=self.device, dtype=self.dtype).permute(0, 2, 3, 1).contiguous()
+
+    def _checked(self, tokens: Tensor) -> Tensor:
+        count = self.config.num_vq_embeddings
+        if tokens.dim() != 3 or not tokens.numel() or tokens.is_floating_point():
+            raise RequestError(
+                f"tokens: expected integers [N, h, w], got {tokens.dtype} {list(tokens.shape)}"
+            )
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= count:
+            raise RequestError(f"tokens: expected 0 to {count - 1}, got {low} to {high}")
+        return tokens.to(self.device, torch.int64)

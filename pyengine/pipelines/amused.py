@@ -1,0 +1,390 @@
+"""aMUSEd: text to picture, picture to picture and inpainting by masked codebook tokens.
+
+Patil et al. 2024, arXiv:2401.01808; Chang et al. 2023, arXiv:2301.00704 (Muse).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import images as pictures
+from ..errors import ConfigError, RequestError
+from ..models import CLIPTextModelWithProjection, UVit2DModel, VQModel
+from ..models._token_ops import filter_logits, guide, refine_tokens
+from ..progress import progress as progress_bar
+from ..schedules.masked import MaskedConfig, MaskedPlan, plan
+from ..tokenizer import ClipTokenizer
+from . import request as checks
+from .arguments import bounded
+from .noise import NoiseSource
+from .output import PipelineOutput, Report
+from .prefix import read_prefix
+from .text import encode
+from .tokens import (
+    MAX_TEMPERATURE,
+    Sampling,
+    TokenDefaults,
+    TokenPipeline,
+    TokenRequest,
+    check_logits,
+    check_tokens,
+)
+
+#: The text encoder's layer that the transformer attends to, counted from the end.
+TEXT_LAYER = -2
+
+
+@dataclass(frozen=True)
+class AmusedDefaults(TokenDefaults):
+    """temperature, last_temperature: of the noise that decides which tokens are masked again."""
+
+    num_inference_steps: int = bounded(12, 1, 1000)
+    guidance_scale: float = bounded(10.0, 0, 1000)
+    temperature: float = bounded(2.0, 0, MAX_TEMPERATURE)
+    last_temperature: float = bounded(0.0, 0, MAX_TEMPERATURE)
+    strength: float = bounded(0.5, 0, 1)
+    inpaint_strength: float = bounded(1.0, 0, 1)
+    aesthetic_score: float = bounded(6.0, 0, 10)
+
+
+@dataclass(frozen=True)
+class AmusedParts:
+    """A checkpoint's parts, loaded."""
+
+    transformer: UVit2DModel
+    vqvae: VQModel
+    text_encoder: CLIPTextModelWithProjection
+    tokenizer: ClipTokenizer
+    schedule: MaskedConfig
+
+
+class AmusedPipeline(TokenPipeline):
+    """Text to pictures with an aMUSEd checkpoint; see `__call__`."""
+
+    defaults_class = AmusedDefaults
+    sampler = "masked"
+
+    def __init__(self, parts: AmusedParts, checkpoint: Any, source: str, defaults: AmusedDefaults):
+        super().__init__(parts.transformer, checkpoint, source, defaults)
+        self.parts = parts
+        self.vqvae, self.mask_token = parts.vqvae, parts.schedule.mask_token_id
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """(height, width) in pixels that the model was trained for."""
+        side = self.model.config.sample_size * self.vqvae.config.downscale
+        return side, side
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        num_images_per_prompt: int = 1,
+        seed: int | Sequence[int] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        prefix: Any = None,
+        image: Any = None,
+        strength: float | None = None,
+        mask_image: Any = None,
+        temperature: float | tuple[float, float] | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        micro_conditioning_aesthetic_score: float | None = None,
+        micro_conditioning_crop_coord: tuple[int, int] = (0, 0),
+        output_type: str = "pil",
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
+        progress: bool | None = None,
+        **others: Any,
+    ) -> PipelineOutput:
+        """Pictures for one prompt or a list of them; see StableDiffusionPipeline.__call__ for what
+        both have. With a generator of its own every picture is the one that diffusers'
+        AmusedPipeline draws from it alone; with one for all, the batch is diffusers' batch.
+
+        temperature: of the noise that decides which tokens are masked again: at the first and the
+        last step, or one number, which falls to 0.01. top_k, top_p, min_p: which may be drawn.
+        latents: [N, h, w] tokens to begin with, the mask token where not known. prefix: the first
+        tokens of the picture in reading order, [n] for all or [N, n], or a picture of the upper
+        rows. image: a picture to begin from; mask_image: white where it is made anew; without it
+        `strength` of the tokens are. callback_on_step_end gets {"tokens": [N, h, w]}. output_type
+        "latent": the tokens as images.
+        Raises RequestError that names the argument.
+        """
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "progress")}
+        return self._generate(self._check(**arguments), progress)
+
+    # --- arguments --------------------------------------------------------------------------------
+
+    def _check(
+        self, *, height, width, num_inference_steps, latents, prefix, image, strength, mask_image,
+        temperature, top_k, top_p, min_p, micro_conditioning_aesthetic_score,
+        micro_conditioning_crop_coord, **arguments,
+    ) -> TokenRequest:  # fmt: skip
+        d = self.defaults
+        items, masks = self._check_pictures(image, mask_image)
+        size = self._find_size(height, width, items)
+        sampling = d.sampling(0.0, top_k, top_p, min_p)
+        r = self._request(size=size, sampling=sampling, **arguments)
+        if strength is not None and items is None:
+            raise RequestError("strength: expected only together with image")
+        default = d.strength if masks is None else d.inpaint_strength
+        strength = default if strength is None else checks.real("strength", strength, 0, 1)
+        steps = d.num_inference_steps
+        if num_inference_steps is not None:
+            steps = checks.integer("num_inference_steps", num_inference_steps, 1, 1000)
+        strength = 1.0 if items is None else strength
+        if int(steps * strength) < 1:
+            raise checks.refuse(
+                "strength", f"at least {1 / steps:g}, one of {steps} steps", strength
+            )
+        score = d.aesthetic_score
+        if micro_conditioning_aesthetic_score is not None:
+            given = micro_conditioning_aesthetic_score
+            score = checks.real("micro_conditioning_aesthetic_score", given, 0, 10)
+        crop = checks.size_pair("micro_conditioning_crop_coord", micro_conditioning_crop_coord)
+        r.extra = {
+            "strength": strength,
+            "steps": steps,
+            "temperature": self._check_temperature(temperature),
+            "sizes": [size[1], size[0], *crop, score],
+            "images": self._per_picture("image", items, r),
+            "masks": self._per_picture("mask_image", masks, r),
+        }
+        self._check_known(r, latents, prefix)
+        return r
+
+    def _check_temperature(self, value: Any) -> tuple[float, float] | float:
+        if value is None:
+            return self.defaults.temperature, self.defaults.last_temperature
+        if isinstance(value, list | tuple):
+            if len(value) != 2:
+                raise checks.refuse("temperature", "a number or two of them", value)
+            return tuple(checks.real("temperature", v, 0, MAX_TEMPERATURE) for v in value)
+        return checks.real("temperature", value, 0, MAX_TEMPERATURE)
+
+    @staticmethod
+    def _check_pictures(image: Any, mask: Any) -> tuple[list | None, list | None]:
+        if image is None and mask is not None:
+            raise RequestError("mask_image: expected an image with it, given none")
+        names = ("image", image), ("mask_image", mask)
+        return tuple(None if v is None else pictures.as_list(v, name) for name, v in names)
+
+    def _find_size(self, height: Any, width: Any, items: list | None) -> tuple[int, int]:
+        """(height, width) in pixels: what was asked for, the picture's own, or the model's."""
+        multiple = self.vqvae.config.downscale * self.model.config.multiple
+        default = self.default_size
+        if items is not None:
+            if len({pictures.size_of(i) for i in items}) > 1 and None in (height, width):
+                raise RequestError("image: expected pictures of one size, or height and width")
+            h, w = pictures.size_of(items[0])
+            default = (h - h % multiple, w - w % multiple)
+            if 0 in default and None in (height, width):
+                raise checks.refuse("image", f"at least {multiple}x{multiple} pixels", f"{h}x{w}")
+        return (
+            checks.side("height", default[0] if height is None else height, multiple),
+            checks.side("width", default[1] if width is None else width, multiple),
+        )
+
+    @staticmethod
+    def _per_picture(name: str, items: list | None, r: TokenRequest) -> list | None:
+        """One item for every picture, from one for all, one per prompt or one each."""
+        if items is None:
+            return None
+        if len(items) == 1:
+            return items * r.count
+        if len(items) == len(r.prompts):
+            return [item for item in items for _ in range(r.per_prompt)]
+        if len(items) != r.count:
+            raise checks.refuse(name, f"one, {len(r.prompts)} (one per prompt) or {r.count}",
+                                len(items))  # fmt: skip
+        return items
+
+    def _check_known(self, r: TokenRequest, latents: Any, prefix: Any) -> None:
+        """Puts the tokens to begin with into the request, from `latents` or `prefix`."""
+        grid = self._grid(r)
+        codes = self.model.config.codebook_size
+        given = [n for n, v in (("latents", latents), ("prefix", prefix)) if v is not None]
+        if given and (r.extra["images"] is not None or len(given) > 1):
+            raise RequestError(f"{given[0]}: expected only one of latents, prefix and image")
+        if latents is not None:
+            known = check_tokens("latents", latents, (r.count, *grid), self.model.config.vocab_size)
+            if ((known >= codes) & (known != self.mask_token)).any():
+                raise checks.refuse("latents", f"tokens below {codes}, or the mask"
+                                    f" {self.mask_token}", int(known.max()))  # fmt: skip
+            r.extra["known"] = known.to(self.device)
+        if prefix is not None:
+            tokens = self._prefix_tokens(prefix, r)
+            known = torch.full((r.count, grid[0] * grid[1]), self.mask_token, device=self.device)
+            known[:, : tokens.shape[1]] = tokens
+            r.extra["known"] = known.view(r.count, *grid)
+
+    def _prefix_tokens(self, prefix: Any, r: TokenRequest) -> Tensor:
+        return read_prefix(
+            prefix, r, self._grid(r), self.vqvae.config.downscale, self.model.config.codebook_size,
+            lambda x: self.vqvae.encode_tokens(x.to(self.device)).flatten(1),
+        ).to(self.device)  # fmt: skip
+
+    def _grid(self, r: TokenRequest) -> tuple[int, int]:
+        factor = self.vqvae.config.downscale
+        return r.height // factor, r.width // factor
+
+    # --- the run ----------------------------------------------------------------------------------
+
+    def _draw(self, r: TokenRequest, report: Report, show_progress: bool | None) -> Tensor:
+        report.strength = r.extra["strength"] if r.extra["images"] is not None else None
+        with report.stage("encode_prompt", self.device):
+            context = self._context(r, report.warnings)
+        noise = NoiseSource(r.generators, self.device)
+        masked = r.extra["masks"] is not None
+        schedule = "linear" if masked else self.parts.schedule.masking_schedule
+        table = plan(schedule, r.extra["steps"], r.extra["temperature"], r.extra["strength"])
+        stage = "prepare" if r.extra["images"] is None else "encode_image"
+        with report.stage(stage, self.device):
+            tokens, ratio = self._start(r, table, noise)
+        with report.stage("denoise", self.device):
+            return self._denoise(r, table, tokens, ratio, context, noise, report, show_progress)
+
+    def _context(self, r: TokenRequest, warned: list[str]):
+        """The conditions of every picture, negative prompts' first where guidance is on."""
+        texts = [(r.negatives or [""] * len(r.prompts))] if r.guidance_scale > 1 else []
+        texts.append(r.prompts)
+        tokenizer, encoder = self.parts.tokenizer, self.parts.text_encoder
+        rows = [encode(tokenizer, encoder, t, TEXT_LAYER, warned) for t in texts]
+        hidden, pooled = (
+            torch.cat([row[i].repeat_interleave(r.per_prompt, dim=0) for row in rows])
+            for i in (0, 1)
+        )
+        sizes = torch.tensor([r.extra["sizes"]], dtype=hidden.dtype).expand(len(hidden), -1)
+        return self.model.encode_context(hidden, pooled, sizes)
+
+    def _start(self, r: TokenRequest, table: MaskedPlan, noise: NoiseSource):
+        """([N, h, w] tokens to begin with, [N] share of them that an inpainting run masks)."""
+        grid = self._grid(r)
+        ratio = torch.ones(r.count)
+        if r.extra["images"] is None:
+            known = r.extra.get("known")
+            if known is None:
+                known = torch.full((r.count, *grid), self.mask_token, device=self.device)
+            return known, ratio.to(self.device)
+        # Each distinct picture is encoded by itself.
+        first = {id(item): item for item in r.extra["images"]}
+        encoded = {
+            key: self.vqvae.encode_tokens(pictures.to_unit([item], r.height, r.width, "image"))
+            for key, item in first.items()
+        }
+        tokens = torch.cat([encoded[id(item)] for item in r.extra["images"]])
+        if r.extra["masks"] is not None:
+            hidden = pictures.to_mask(r.extra["masks"], *grid, "mask_image")[:, 0] > 0
+            ratio = hidden.flatten(1).sum(dim=1) / (grid[0] * grid[1])
+        else:
+            hidden = noise.uniform(tokens.shape, torch.float32).cpu() < self._image_ratio(r, table)
+        tokens = tokens.masked_fill(hidden.to(self.device), self.mask_token)
+        return tokens, ratio.to(self.device)
+
+    def _image_ratio(self, r: TokenRequest, table: MaskedPlan) -> Tensor:
+        """Share of a picture's tokens that is masked before image-to-image begins.
+
+        With strength 1 all are; diffusers masks none there.
+        """
+        before = r.extra["steps"] - len(table.timesteps)
+        if before == 0:
+            return torch.ones(())
+        whole = plan(self.parts.schedule.masking_schedule, r.extra["steps"], 0.0)
+        return whole.mask_ratio[before - 1]
+
+    def _denoise(
+        self, r: TokenRequest, table: MaskedPlan, tokens: Tensor, ratio: Tensor, context: Any,
+        noise: NoiseSource, report: Report, show_progress: bool | None,
+    ) -> Tensor:  # fmt: skip
+        """The tokens after the last step; all as drawn at the step that the run was stopped at."""
+        n, height, width = tokens.shape
+        length, guided = height * width, r.guidance_scale > 1
+        drawn = tokens.flatten(1)
+        with progress_bar("denoising", len(table.timesteps), show_progress) as advance:
+            for i, timestep in enumerate(table.timesteps):
+                if self._interrupt:
+                    break
+                logits = self._logits(r, tokens, context, guided, i)
+                q = noise.exponential(logits.shape)
+                last = timestep == 0
+                u = None if last else noise.uniform((n, length), logits.dtype)
+                kept = None if last else table.keep_masked(i, length, ratio.cpu()).to(self.device)
+                tokens, drawn = refine_tokens(
+                    logits, tokens.flatten(1), q, u, kept, float(table.temperature[i]),
+                    self.mask_token,
+                )  # fmt: skip
+                tokens = tokens.view(n, height, width)
+                report.steps += 1
+                report.evaluations += 1
+                advance()
+                if r.callback is not None:
+                    tokens = self._call_back(r, i, timestep, tokens)
+                    self._check_answer(tokens)
+                    flat = tokens.flatten(1)
+                    drawn = torch.where(flat == self.mask_token, drawn, flat)
+        report.interrupted = report.steps < len(table.timesteps)
+        if report.steps == 0:
+            return tokens.masked_fill(tokens == self.mask_token, -1)
+        return drawn.view(n, height, width)
+
+    def _logits(self, r: TokenRequest, tokens: Tensor, context: Any, guided: bool, step: int):
+        """[N, h * w, codebook_size], guided, minus infinity where a token is not to be drawn."""
+        rows = torch.cat([tokens, tokens]) if guided else tokens
+        logits = self.model.logits(rows, context).flatten(1, 2)
+        if guided:
+            unconditional, logits = logits.chunk(2)
+            logits = guide(logits, unconditional, r.guidance_scale)
+        check_logits(logits, self.source, step)
+        s: Sampling = r.sampling
+        return filter_logits(logits, s.top_k, s.top_p, s.min_p)
+
+    def _check_answer(self, tokens: Tensor) -> None:
+        codes = self.model.config.codebook_size
+        if ((tokens < 0) | ((tokens >= codes) & (tokens != self.mask_token))).any():
+            raise checks.refuse("callback_on_step_end: tokens",
+                                f"0 to {codes - 1}, or the mask {self.mask_token}",
+                                f"{int(tokens.min())} to {int(tokens.max())}")  # fmt: skip
+
+    def _decode(self, tokens: Tensor, output_type: str) -> Any:
+        # One by one: the decoder takes the most memory of all. A token that was never drawn is 0.
+        decoded = [self.vqvae.decode_tokens(t[None].clamp(min=0)).sample for t in tokens]
+        return pictures.from_unit(torch.cat(decoded), output_type)
+
+
+def check_parts(transformer: Any, vqvae: Any, text: Any, schedule: MaskedConfig) -> None:
+    """Raises ConfigError where the configs of a checkpoint's parts do not fit together."""
+    t = transformer
+    problems = []
+    if t.codebook_size != vqvae.num_vq_embeddings:
+        problems.append(
+            f"transformer: codebook_size {t.codebook_size}, but vqvae's num_vq_embeddings is"
+            f" {vqvae.num_vq_embeddings}"
+        )
+    if not t.codebook_size <= schedule.mask_token_id < t.vocab_size:
+        problems.append(
+            f"scheduler: mask_token_id {schedule.mask_token_id} is no token of the transformer"
+            f" beyond its codebook: expected {t.codebook_size} to {t.vocab_size - 1}"
+        )
+    if t.encoder_hidden_size != text.hidden_size or t.cond_embed_dim != text.projection_dim:
+        problems.append(
+            f"transformer: encoder_hidden_size {t.encoder_hidden_size} and cond_embed_dim"
+            f" {t.cond_embed_dim}, but the text encoder gives {text.hidden_size} and"
+            f" {text.projection_dim}"
+        )
+    if vqvae.in_channels != 3 or vqvae.out_channels != 3:
+        problems.append(
+            f"vqvae: expected pictures of 3 channels, found {vqvae.in_channels} in and"
+            f" {vqvae.out_channels} out"
+        )
+    if problems:
+        raise ConfigError("; ".join(problems))

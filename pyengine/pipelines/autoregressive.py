@@ -1,0 +1,121 @@
+"""Drawing tokens one after another, for a batch of pictures."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..models._token_ops import sample_token
+from ..progress import progress as progress_bar
+from . import request as checks
+from .noise import NoiseSource
+from .output import Report
+from .tokens import TokenPipeline, TokenRequest, check_logits
+
+#: (logits [N, K], those without the prompt [N, K] or None where guidance is off)
+Logits = tuple[Tensor, Tensor | None]
+
+
+class Decoder(Protocol):
+    """A model in the middle of a batch of pictures."""
+
+    def start(self) -> Logits:
+        """Logits of the first token that is to be drawn."""
+
+    def step(self, tokens: Tensor) -> Logits:
+        """Logits of the token after `tokens` [N], which were drawn last."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with these pictures only; rows: [n] int64."""
+
+
+class Drawing:
+    """The tokens of a batch as they come: [N, length] int64, -1 where none was drawn yet.
+
+    end: a token after which a picture gets no more, or None; what follows it is `fill`.
+    """
+
+    def __init__(self, r: TokenRequest, length: int, device: torch.device,
+                 end: int | None = None, fill: int = 0):  # fmt: skip
+        self.tokens = torch.full((r.count, length), -1, device=device)
+        self.begin = 0 if r.prefix is None else r.prefix.shape[1]
+        if r.prefix is not None:
+            self.tokens[:, : self.begin] = r.prefix.to(device)
+        self.end, self.fill = end, fill
+        #: Pictures that are still drawn, as indices into the batch.
+        self.alive = torch.arange(r.count, device=device)
+
+    def add(self, i: int, drawn: Tensor) -> Tensor | None:
+        """Puts `drawn` [alive] at place i. Returns which of the alive go on, if any has ended."""
+        self.tokens[self.alive, i] = drawn
+        if self.end is None:
+            return None
+        ended = self.tokens[self.alive, i] == self.end
+        if not ended.any():
+            return None
+        for row in self.alive[ended]:
+            self.tokens[row, i + 1 :] = self.fill
+        kept = (~ended).nonzero()[:, 0]
+        self.alive = self.alive[kept]
+        return kept
+
+
+def draw_tokens(
+    pipe: TokenPipeline, r: TokenRequest, decoder: Decoder, drawing: Drawing, report: Report,
+    show_progress: bool | None,
+) -> Tensor:  # fmt: skip
+    """`drawing.tokens` when all pictures are complete, or after the token that the run was stopped
+    at. A picture's random numbers come from its own generator, one float64 per token.
+    """
+    noise = NoiseSource(r.generators, pipe.device)
+    s, length = r.sampling, drawing.tokens.shape[1]
+    with progress_bar("drawing", length - drawing.begin, show_progress) as advance:
+        drawn, done = None, drawing.begin
+        for i in range(drawing.begin, length):
+            if pipe._interrupt or not len(drawing.alive):
+                break
+            logits, unconditional = decoder.start() if drawn is None else decoder.step(drawn)
+            for given in (logits, unconditional):
+                if given is not None:
+                    check_logits(given, pipe.source, i)
+            uniform = None
+            if s.temperature > 0:
+                uniform = noise.uniform((r.count,), torch.float64)[drawing.alive]
+            drawn = sample_token(
+                logits, uniform, unconditional=unconditional, guidance_scale=r.guidance_scale,
+                temperature=s.temperature, top_k=s.top_k, top_p=s.top_p, min_p=s.min_p,
+            )  # fmt: skip
+            kept = drawing.add(i, drawn)
+            done = i + 1
+            report.steps += 1
+            report.evaluations += 1
+            advance()
+            if r.callback is not None:
+                _call_back(pipe, r, drawing, i, logits.shape[-1])
+            drawn = drawing.tokens[drawing.alive, i]
+            if kept is not None and len(kept):
+                decoder.keep(kept)
+    report.interrupted = done < length and len(drawing.alive) > 0
+    return drawing.tokens
+
+
+def _call_back(pipe: TokenPipeline, r: TokenRequest, drawing: Drawing, i: int, codes: int) -> None:
+    """Shows the callback all tokens; it may change those drawn last, before they are looked at."""
+    old = drawing.tokens
+    new = pipe._call_back(r, i - drawing.begin, i, old.clone())
+    changed = new != old
+    others = changed.clone()
+    others[drawing.alive, i] = False
+    if others.any():
+        raise checks.refuse("callback_on_step_end: tokens", f"changes only at place {i}, in"
+                            " pictures that have not ended", f"place {_where(others)}")  # fmt: skip
+    last = new[:, i]
+    if changed.any() and ((last < 0) | (last >= codes)).any():
+        raise checks.refuse("callback_on_step_end: tokens", f"tokens 0 to {codes - 1}",
+                            f"{int(last.min())} to {int(last.max())}")  # fmt: skip
+    old[:, i] = last
+
+
+def _where(mask: Tensor) -> Any:
+    row, place = mask.nonzero()[0].tolist()
+    return f"{place} of picture {row}"

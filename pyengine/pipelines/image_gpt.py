@@ -1,0 +1,176 @@
+"""ImageGPT: pictures drawn pixel by pixel, from nothing or from their upper rows.
+
+Chen et al. 2020, "Generative Pretraining from Pixels".
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import images as pictures
+from ..errors import ConfigError
+from ..models import ImageGPT
+from ..models._token_ops import vq_argmin, vq_decode
+from ..weights import read_config
+from .autoregressive import Drawing, Logits, draw_tokens
+from .output import PipelineOutput, Report
+from .prefix import read_prefix
+from .tokens import TokenDefaults, TokenPipeline, TokenRequest, check_cache_memory
+
+_SIDE = {"min": 1, "max": 4096}
+
+
+@dataclass(frozen=True)
+class PictureSize:
+    height: int = field(metadata=_SIDE)
+    width: int = field(metadata=_SIDE)
+
+
+@dataclass(frozen=True)
+class ImageGPTPictures:
+    """preprocessor_config.json: what the tokens mean. clusters: [K, 3] colours in -1..1."""
+
+    IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset(
+        """
+        crop_size data_format default_to_square device disable_grouping do_center_crop
+        do_color_quantize do_convert_rgb do_normalize do_pad do_rescale do_resize
+        feature_extractor_type image_mean image_processor_type image_seq_length image_std
+        input_data_format pad_size processor_class resample rescale_factor return_tensors
+        """.split()  # noqa: SIM905
+    )
+
+    clusters: tuple[tuple[float, float, float], ...] = field(
+        metadata={"min": -1.01, "max": 1.01, "max_items": 1 << 16}
+    )
+    size: int | PictureSize = field(default=32, metadata=_SIDE)
+
+    @classmethod
+    def from_dict(cls, d: dict, where: str = "preprocessor_config.json") -> "ImageGPTPictures":
+        """From the parsed JSON; raises ConfigError that lists every problem."""
+        return read_config(cls, d, where)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        s = self.size
+        return (s, s) if isinstance(s, int) else (s.height, s.width)
+
+
+class ImageGPTPipeline(TokenPipeline):
+    """Pictures of an ImageGPT checkpoint; see `__call__`."""
+
+    takes_prompt = False
+
+    def __init__(self, model: ImageGPT, look: ImageGPTPictures, checkpoint: Any, source: str,
+                 defaults: TokenDefaults):  # fmt: skip
+        super().__init__(model, checkpoint, source, defaults)
+        self.look = look
+        self.clusters = torch.tensor(look.clusters, dtype=torch.float32, device=self.device)
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """(height, width) in pixels, the only size that the model draws."""
+        return self.look.grid
+
+    def __call__(
+        self,
+        *,
+        num_images_per_prompt: int = 1,
+        height: int | None = None,
+        width: int | None = None,
+        seed: int | Sequence[int] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        prefix: Any = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
+        progress: bool | None = None,
+        **others: Any,
+    ) -> PipelineOutput:
+        """Pictures from nothing, or completed from their first pixels.
+
+        num_images_per_prompt: how many. prefix: clusters of the first pixels in reading order, [n]
+        for all or [N, n], or a picture of the upper rows, of the model's width. temperature: 0
+        draws the likeliest cluster every time; top_k (0: all), top_p, min_p: which may be drawn.
+        callback_on_step_end is called after every pixel with {"tokens": [N, h * w]}, -1 where none
+        is drawn yet; it may change the last. height, width: the model's own, or nothing.
+        output_type "latent": the tokens as images. Others: as of StableDiffusionPipeline.
+        Raises RequestError that names the argument.
+        """
+        self._check_size(height, width)
+        r = self._request(
+            prompt=None, num_images_per_prompt=num_images_per_prompt, size=self.default_size,
+            sampling=self.defaults.sampling(temperature, top_k, top_p, min_p), seed=seed,
+            guidance_scale=None, generator=generator, output_type=output_type,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs, others=others,
+        )  # fmt: skip
+        if prefix is not None:
+            codes = self.model.config.codes
+            r.prefix = read_prefix(prefix, r, self.default_size, 1, codes, self.quantise)
+        return self._generate(r, progress)
+
+    def quantise(self, x: Tensor) -> Tensor:
+        """[N, h * w] int64: the nearest cluster of every pixel of x [N, 3, h, w] in 0..1."""
+        pixels = 2 * x.to(self.device).permute(0, 2, 3, 1).flatten(1, 2) - 1
+        return vq_argmin(pixels, self.clusters)
+
+    def _draw(self, r: TokenRequest, report: Report, show_progress: bool | None) -> Tensor:
+        c = self.model.config
+        height, width = self.default_size
+        fill = c.eos_token_id if c.pad_token_id is None else c.pad_token_id
+        drawing = Drawing(r, height * width, self.device, c.eos_token_id, fill or 0)
+        with report.stage("draw", self.device):
+            decoder = _Decoder(self.model, drawing)
+            tokens = draw_tokens(self, r, decoder, drawing, report, show_progress)
+        return tokens.view(r.count, height, width)
+
+    def _decode(self, tokens: Tensor, output_type: str) -> Any:
+        # Pixels that were never drawn are mid-grey.
+        colours = vq_decode(tokens.clamp(min=0), self.clusters)
+        colours = colours.masked_fill((tokens < 0)[..., None], 0.0)
+        return pictures.from_tensor(colours.permute(0, 3, 1, 2), output_type)
+
+
+class _Decoder:
+    def __init__(self, model: ImageGPT, drawing: Drawing):
+        rows, length = drawing.tokens.shape
+        self.model, self.drawing = model, drawing
+        check_cache_memory(rows, length, model.cache(1, 1))
+        self.cache = model.cache(rows, length)
+
+    def start(self) -> Logits:
+        known = self.drawing.tokens[:, : self.drawing.begin]
+        first = known.new_full((len(known), 1), self.model.config.vocab_size - 1)
+        return self.model.next_logits(torch.cat([first, known], dim=1), self.cache), None
+
+    def step(self, tokens: Tensor) -> Logits:
+        return self.model.next_logits(tokens[:, None], self.cache), None
+
+    def keep(self, rows: Tensor) -> None:
+        self.cache.keep(rows)
+
+
+def check_pictures(model: Any, look: ImageGPTPictures) -> None:
+    """Raises ConfigError where the clusters or the size do not fit the model's config."""
+    height, width = look.grid
+    problems = []
+    if len(look.clusters) != model.codes:
+        problems.append(
+            f"preprocessor_config.json: clusters has {len(look.clusters)} colours, but vocab_size"
+            f" {model.vocab_size} means {model.codes}"
+        )
+    if height * width > model.n_positions:
+        problems.append(
+            f"preprocessor_config.json: size {height}x{width} takes {height * width} positions,"
+            f" but n_positions is {model.n_positions}"
+        )
+    if problems:
+        raise ConfigError("; ".join(problems))

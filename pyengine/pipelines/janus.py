@@ -1,0 +1,247 @@
+"""Janus: text to picture, token by token.
+
+Wu et al. 2024, arXiv:2410.13848; Chen et al. 2025, arXiv:2501.17811 (Janus-Pro).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import images as pictures
+from ..errors import ConfigError
+from ..models import Janus, JanusConfig
+from ..weights import read_config
+from . import request as checks
+from .arguments import bounded
+from .autoregressive import Drawing, Logits, draw_tokens
+from .json_tokenizer import JsonTokenizer
+from .output import PipelineOutput, Report
+from .prefix import read_prefix
+from .tokens import TokenDefaults, TokenPipeline, TokenRequest, check_cache_memory
+
+_ID = {"min": 0, "max": 1 << 20}
+
+
+@dataclass(frozen=True)
+class JanusDefaults(TokenDefaults):
+    """template: what the model is given for a prompt, which takes the place of {}."""
+
+    guidance_scale: float = bounded(5.0, 0, 1000)
+    template: str = "<|User|>: {}\n\n<|Assistant|>:"
+
+    def __post_init__(self):
+        if "{}" not in self.template:
+            raise ValueError("template has no {} for the prompt")
+
+
+@dataclass(frozen=True)
+class PictureToken:
+    boi_token_id: int = field(metadata=_ID)
+
+
+@dataclass(frozen=True)
+class JanusTokens:
+    """generation_config.json: which ids begin a text, stand for nothing, and begin a picture."""
+
+    bos_token_id: int = field(metadata=_ID)
+    pad_token_id: int = field(metadata=_ID)
+    generation_kwargs: PictureToken = field()
+
+    @classmethod
+    def from_dict(cls, d: dict, where: str = "generation_config.json") -> "JanusTokens":
+        """From the parsed JSON, whose other keys do not matter; raises ConfigError."""
+        chosen = {name: d[name] for name in cls.__dataclass_fields__ if name in d}
+        inner = chosen.get("generation_kwargs")
+        if isinstance(inner, dict):
+            chosen["generation_kwargs"] = {k: v for k, v in inner.items() if k == "boi_token_id"}
+        return read_config(cls, chosen, where)
+
+
+class JanusPipeline(TokenPipeline):
+    """Text to pictures with a Janus checkpoint; see `__call__`."""
+
+    defaults_class = JanusDefaults
+
+    def __init__(
+        self, model: Janus, tokenizer: JsonTokenizer, tokens: JanusTokens, checkpoint: Any,
+        source: str, defaults: JanusDefaults,
+    ):  # fmt: skip
+        super().__init__(model, checkpoint, source, defaults)
+        self.tokenizer, self.tokens = tokenizer, tokens
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """(height, width) in pixels, the only size that the model draws."""
+        side = self.model.config.side * self.model.vq.config.downscale
+        return side, side
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        guidance_scale: float | None = None,
+        num_images_per_prompt: int = 1,
+        seed: int | Sequence[int] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        prefix: Any = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
+        progress: bool | None = None,
+        **others: Any,
+    ) -> PipelineOutput:
+        """Pictures for one prompt or a list of them, of any lengths.
+
+        negative_prompt: in place of the blanked prompt that guidance compares with. guidance_scale:
+        1 or less leaves guidance out. prefix: codebook tokens of the picture's beginning in reading
+        order, [n] for all or [N, n], or a picture of the upper rows, as wide as the model draws.
+        temperature: 0 draws the likeliest token every time; top_k (0: all), top_p, min_p: which may
+        be drawn. callback_on_step_end is called after every token with {"tokens": [N, h * w]}, -1
+        where none is drawn yet; it may change the last. height, width: the model's own, or nothing.
+        output_type "latent": the tokens as images. Others: as of StableDiffusionPipeline.
+        Raises RequestError that names the argument.
+        """
+        self._check_size(height, width)
+        r = self._request(
+            prompt=prompt, negative_prompt=negative_prompt, size=self.default_size,
+            num_images_per_prompt=num_images_per_prompt, guidance_scale=guidance_scale,
+            sampling=self.defaults.sampling(temperature, top_k, top_p, min_p), seed=seed,
+            generator=generator, output_type=output_type,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs, others=others,
+        )  # fmt: skip
+        r.extra["texts"] = self._texts(r)
+        if prefix is not None:
+            side, vq = self.model.config.side, self.model.vq
+            r.prefix = read_prefix(
+                prefix, r, (side, side), vq.config.downscale, vq.config.num_embeddings,
+                lambda x: vq.encode_tokens(2 * x - 1).flatten(1),
+            )  # fmt: skip
+        return self._generate(r, progress)
+
+    def _texts(self, r: TokenRequest) -> list[list[int]]:
+        """Ids for every row: each prompt's, then, with guidance, what it is compared with."""
+        prompts = [self._ids("prompt", p) for p in r.prompts]
+        rows = [ids for ids in prompts for _ in range(r.per_prompt)]
+        if r.guidance_scale <= 1:
+            return rows
+        if r.negatives is not None:
+            others = [self._ids("negative_prompt", p) for p in r.negatives]
+        else:
+            kept = (self.tokens.bos_token_id, self.tokens.generation_kwargs.boi_token_id)
+            others = [[i if i in kept else self.tokens.pad_token_id for i in p] for p in prompts]
+        return rows + [ids for ids in others for _ in range(r.per_prompt)]
+
+    def _ids(self, name: str, prompt: str) -> list[int]:
+        """Ids of a prompt in the template, from the token that begins a text to a picture's."""
+        ids = self.tokenizer.encode(self.defaults.template.replace("{}", prompt.strip()))
+        if ids[:1] != [self.tokens.bos_token_id]:
+            ids = [self.tokens.bos_token_id, *ids]
+        ids.append(self.tokens.generation_kwargs.boi_token_id)
+        c = self.model.config
+        most = c.text_config.max_position_embeddings - c.side**2
+        if len(ids) > most:
+            raise checks.refuse(
+                name,
+                f"at most {most} tokens, since max_position_embeddings is"
+                f" {c.text_config.max_position_embeddings} and the picture takes {c.side**2}",
+                f"{len(ids)} tokens",
+            )
+        return ids
+
+    def _draw(self, r: TokenRequest, report: Report, show_progress: bool | None) -> Tensor:
+        side = self.model.config.side
+        drawing = Drawing(r, side * side, self.device)
+        with report.stage("encode_prompt", self.device):
+            decoder = _Decoder(self.model, r, drawing)
+        with report.stage("draw", self.device):
+            tokens = draw_tokens(self, r, decoder, drawing, report, show_progress)
+        return tokens.view(r.count, side, side)
+
+    def _decode(self, tokens: Tensor, output_type: str) -> Any:
+        # One by one: the decoder takes the most memory. A token that was never drawn is 0.
+        decoded = [self.model.vq.decode_tokens(t[None].clamp(min=0)) for t in tokens]
+        return pictures.from_tensor(torch.cat(decoded), output_type)
+
+
+class _Decoder:
+    """Rows of the cache: the pictures, then, with guidance, what they are compared with."""
+
+    def __init__(self, model: Janus, r: TokenRequest, drawing: Drawing):
+        texts = r.extra["texts"]
+        self.model, self.drawing = model, drawing
+        self.guided = len(texts) > r.count
+        length = drawing.tokens.shape[1]
+        most = max(map(len, texts)) + length
+        check_cache_memory(len(texts), most, model.cache(1, 1))
+        self.cache = model.cache(len(texts), most)
+        # Each text by itself, once: it does not depend on the others' lengths.
+        first: dict[tuple, int] = {}
+        logits: list[Tensor] = []
+        for row, ids in enumerate(texts):
+            known = first.setdefault(tuple(ids), row)
+            if known != row:
+                self.cache.copy_row(known, row)
+                logits.append(logits[known])
+                continue
+            part = self.cache[row : row + 1]
+            given = torch.tensor([ids], device=model.device)
+            logits.append(model.read_text(given, part)[0])
+        self.logits = torch.stack(logits)
+
+    def start(self) -> Logits:
+        known = self.drawing.tokens[:, : self.drawing.begin]
+        if known.shape[1]:
+            return self._read(known)
+        return self._split(self.logits)
+
+    def step(self, tokens: Tensor) -> Logits:
+        return self._read(tokens[:, None])
+
+    def _read(self, tokens: Tensor) -> Logits:
+        rows = torch.cat([tokens, tokens]) if self.guided else tokens
+        return self._split(self.model.read_tokens(rows, self.cache))
+
+    def _split(self, logits: Tensor) -> Logits:
+        return logits.chunk(2) if self.guided else (logits, None)
+
+    def keep(self, rows: Tensor) -> None:
+        count = len(self.cache.lengths) // 2
+        self.cache.keep(torch.cat([rows, rows + count]) if self.guided else rows)
+
+
+def check_tokens_fit(config: JanusConfig, tokens: JanusTokens, tokenizer: JsonTokenizer) -> None:
+    """Raises ConfigError where token ids do not fit the model's config."""
+    vocab = config.text_config.vocab_size
+    given = {
+        "bos_token_id": tokens.bos_token_id,
+        "pad_token_id": tokens.pad_token_id,
+        "generation_kwargs: boi_token_id": tokens.generation_kwargs.boi_token_id,
+    }
+    problems = [
+        f"generation_config.json: {name} {value}, but text_config's vocab_size is {vocab}"
+        for name, value in given.items()
+        if value >= vocab
+    ]
+    if tokenizer.size > vocab:
+        problems.append(
+            f"tokenizer.json: ids up to {tokenizer.size - 1}, but text_config's vocab_size is"
+            f" {vocab}"
+        )
+    if config.side**2 >= config.text_config.max_position_embeddings:
+        problems.append(
+            f"text_config: max_position_embeddings {config.text_config.max_position_embeddings}"
+            f" leaves no room for a text beside {config.side**2} picture tokens"
+        )
+    if problems:
+        raise ConfigError("; ".join(problems))

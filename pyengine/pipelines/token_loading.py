@@ -1,0 +1,87 @@
+"""From a checkpoint to a pipeline of a token model."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..errors import CheckpointError, ConfigError
+from ..models import CLIPTextModelWithProjection, ImageGPT, Janus, UVit2DModel, VQModel
+from ..schedules.masked import MaskedConfig
+from ..weights import Checkpoint, load_module
+from .amused import AmusedParts, AmusedPipeline, check_parts
+from .image_gpt import ImageGPTPictures, ImageGPTPipeline, check_pictures
+from .janus import JanusPipeline, JanusTokens, check_tokens_fit
+from .json_tokenizer import JsonTokenizer
+from .reading import read_defaults, read_tokenizer
+
+
+def build_amused(
+    checkpoint: Checkpoint, source: str, device: torch.device, dtype: torch.dtype
+) -> AmusedPipeline:
+    classes = {
+        "transformer": UVit2DModel,
+        "vqvae": VQModel,
+        "text_encoder": CLIPTextModelWithProjection,
+    }
+    configs, sources = {}, {}
+    for name, model in classes.items():
+        data, sources[name] = checkpoint.component(name)
+        configs[name] = model.config_class.from_dict(data, f"{source}: {name}/config.json")
+    schedule = MaskedConfig.from_dict(checkpoint.config("scheduler"), checkpoint.where("scheduler"))
+    tokenizer = read_tokenizer(checkpoint, "text_encoder", configs["text_encoder"])
+    _compare(source, check_parts, *configs.values(), schedule)
+    defaults = read_defaults(checkpoint, AmusedPipeline.defaults_class)
+    models = {}
+    for name, model in classes.items():
+        upcast = name == "vqvae" and dtype == torch.float16 and configs[name].force_upcast
+        models[name] = load_module(
+            model.from_config(configs[name]), sources[name],
+            dtype=torch.float32 if upcast else dtype, device=device,
+        )  # fmt: skip
+    parts = AmusedParts(**models, tokenizer=tokenizer, schedule=schedule)
+    return AmusedPipeline(parts, checkpoint, source, defaults)
+
+
+def build_image_gpt(
+    checkpoint: Checkpoint, source: str, device: torch.device, dtype: torch.dtype
+) -> ImageGPTPipeline:
+    data, tensors = checkpoint.component("model")
+    config = ImageGPT.config_class.from_dict(data, checkpoint.where("model"))
+    look = ImageGPTPictures.from_dict(checkpoint.config("pictures"), checkpoint.where("pictures"))
+    _compare(source, check_pictures, config, look)
+    defaults = read_defaults(checkpoint, ImageGPTPipeline.defaults_class)
+    model = load_module(ImageGPT.from_config(config), tensors, dtype=dtype, device=device)
+    return ImageGPTPipeline(model, look, checkpoint, source, defaults)
+
+
+def build_janus(
+    checkpoint: Checkpoint, source: str, device: torch.device, dtype: torch.dtype
+) -> JanusPipeline:
+    data, tensors = checkpoint.component("model")
+    config = Janus.config_class.from_dict(data, checkpoint.where("model"))
+    tokens = JanusTokens.from_dict(checkpoint.config("generation"), checkpoint.where("generation"))
+    if "tokenizer" not in checkpoint.components:
+        raise CheckpointError(f"{source}: expected tokenizer.json, found none")
+    tokenizer = JsonTokenizer.from_files(checkpoint.tokenizer_files("tokenizer"), source)
+    _compare(source, check_tokens_fit, config, tokens, tokenizer)
+    defaults = read_defaults(checkpoint, JanusPipeline.defaults_class)
+    model = load_module(Janus.from_config(config), tensors, dtype=dtype, device=device)
+    return JanusPipeline(model, tokenizer, tokens, checkpoint, source, defaults)
+
+
+def _compare(source: str, check: Callable, *configs: Any) -> None:
+    """Runs a check of configs with one another; its errors name the checkpoint."""
+    try:
+        check(*configs)
+    except ConfigError as e:
+        raise ConfigError(f"{source}: {e}") from None
+
+
+#: What builds the pipeline for the classes that a checkpoint may name.
+TOKEN_MODELS = {
+    "AmusedPipeline": build_amused,
+    "AmusedInpaintPipeline": build_amused,
+    "ImageGPTForCausalImageModeling": build_image_gpt,
+    "JanusForConditionalGeneration": build_janus,
+}

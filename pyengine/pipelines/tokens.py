@@ -1,0 +1,306 @@
+"""What the pipelines of token models share: a call's arguments, the run around the drawing."""
+
+import os
+import threading
+import warnings
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, RequestError
+from ..models._token_ops import KVCache
+from ..models.base import Model
+from ..ops._backend import kernels_used
+from ..weights.text import show
+from . import request as checks
+from .arguments import bounded
+from .output import PipelineOutput, Report, peak_memory, reset_peak_memory
+from .stable_diffusion import StopSampling
+
+#: What a callback may ask for and give back.
+CALLBACK_TENSORS = ("tokens",)
+MAX_TEMPERATURE = 100.0
+
+#: Arguments of other pipelines' calls, and the value besides None that asks for nothing.
+OTHERS = {
+    "clip_skip": None, "eta": 0, "guidance_rescale": 0, "guidance_scale": 1, "height": None,
+    "image": None, "latents": None, "mask_image": None, "min_p": 0, "negative_prompt": None,
+    "num_inference_steps": None, "prefix": None, "prompt": None, "scheduler": None,
+    "strength": None, "temperature": None, "top_k": 0, "top_p": 1, "width": None,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn: see pyengine.models._token_ops.sample_token."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+
+@dataclass(frozen=True)
+class TokenDefaults:
+    """What a call uses where the caller says nothing; a checkpoint's pyengine.json may say more."""
+
+    guidance_scale: float = bounded(1.0, 0, 1000)
+    temperature: float = bounded(1.0, 0, MAX_TEMPERATURE)
+    top_k: int = bounded(0, 0, 1 << 20)
+    top_p: float = bounded(1.0, 0, 1)
+    min_p: float = bounded(0.0, 0, 1)
+
+    def sampling(self, temperature: Any, top_k: Any, top_p: Any, min_p: Any) -> Sampling:
+        """The four arguments of a call, checked; None stands for the default."""
+        return Sampling(
+            self.temperature if temperature is None
+            else checks.real("temperature", temperature, 0, MAX_TEMPERATURE),
+            self.top_k if top_k is None else checks.integer("top_k", top_k, 0, 1 << 20),
+            self.top_p if top_p is None else checks.real("top_p", top_p, 0, 1),
+            self.min_p if min_p is None else checks.real("min_p", min_p, 0, 1),
+        )  # fmt: skip
+
+
+@dataclass
+class TokenRequest:
+    """A call's arguments, checked, with defaults filled in.
+
+    prompts: [B], None each where the model takes none; per_prompt: pictures of each, together.
+    height, width: pixels. prefix: [count, n] int64, the first tokens of every picture, or None.
+    """
+
+    prompts: list[str | None]
+    negatives: list[str] | None
+    per_prompt: int
+    height: int
+    width: int
+    guidance_scale: float
+    sampling: Sampling
+    output_type: str
+    seeds: list[int | None]
+    generators: list[torch.Generator] | torch.Generator
+    callback: Any = None
+    callback_inputs: tuple[str, ...] = CALLBACK_TENSORS
+    prefix: Tensor | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return len(self.prompts) * self.per_prompt
+
+
+class TokenPipeline:
+    """Base of the pipelines that draw a picture's tokens and decode them.
+
+    Made by `pyengine.from_pretrained`. One call runs at a time; others wait.
+    A subclass has `default_size`, `_draw` and `_decode`.
+    """
+
+    defaults_class: ClassVar[type[TokenDefaults]] = TokenDefaults
+    #: How the report calls the way that tokens are drawn.
+    sampler: ClassVar[str] = "autoregressive"
+    #: Whether a call needs a prompt.
+    takes_prompt: ClassVar[bool] = True
+
+    def __init__(self, model: Model, checkpoint: Any, source: str, defaults: TokenDefaults):
+        """model: the one that predicts tokens. source: the path or Hub id it was loaded from."""
+        self.model, self.checkpoint = model, checkpoint
+        self.source, self.defaults = source, defaults
+        self._interrupt = False
+        self._lock = threading.RLock()  # a callback may call the pipeline too
+
+    @property
+    def model_hash(self) -> str:
+        """SHA-256 of the weights, hexadecimal."""
+        return self.checkpoint.model_hash
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    def interrupt(self) -> None:
+        """Ends the run in progress after the token or step it is at; safe from any thread."""
+        self._interrupt = True
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """(height, width) in pixels that the model was trained for."""
+        raise NotImplementedError
+
+    # --- a subclass's part ------------------------------------------------------------------------
+
+    def _draw(self, r: TokenRequest, report: Report, show_progress: bool | None) -> Tensor:
+        """[N, h, w] int64, -1 where the run was stopped before a token was drawn."""
+        raise NotImplementedError
+
+    def _decode(self, tokens: Tensor, output_type: str) -> Any:
+        """Pictures of `output_type`, one of "pil", "np" and "pt", for tokens [N, h, w]."""
+        raise NotImplementedError
+
+    # --- a call's arguments -----------------------------------------------------------------------
+
+    def _request(
+        self, *, prompt, num_images_per_prompt, size, guidance_scale, sampling, seed, generator,
+        output_type, callback_on_step_end, callback_on_step_end_tensor_inputs, others,
+        negative_prompt=None,
+    ) -> TokenRequest:  # fmt: skip
+        """The arguments that all have, checked. size: (height, width). others: those that the
+        model has not, which must ask for nothing.
+        """
+        refuse_others(others)
+        prompts = checks.texts("prompt", prompt) if self.takes_prompt else [None]
+        negatives = None
+        if negative_prompt is not None:
+            negatives = checks.texts("negative_prompt", negative_prompt, len(prompts))
+        per_prompt = checks.integer(
+            "num_images_per_prompt", num_images_per_prompt, 1, checks.MAX_PICTURES
+        )
+        count = len(prompts) * per_prompt
+        checks.check_total(*size, count)
+        seeds, generators = checks.seeds_and_generators(seed, generator, count, self.device)
+        default = self.defaults.guidance_scale
+        return TokenRequest(
+            prompts=prompts,
+            negatives=negatives,
+            per_prompt=per_prompt,
+            height=size[0],
+            width=size[1],
+            guidance_scale=default if guidance_scale is None else checks.real(
+                "guidance_scale", guidance_scale, 0, checks.MAX_GUIDANCE
+            ),
+            sampling=sampling,
+            output_type=checks.choice("output_type", output_type, checks.OUTPUT_TYPES),
+            seeds=seeds,
+            generators=generators,
+            callback=callback_on_step_end,
+            callback_inputs=checks.check_callback(
+                callback_on_step_end, callback_on_step_end_tensor_inputs, CALLBACK_TENSORS
+            ),
+        )  # fmt: skip
+
+    def _check_size(self, height: Any, width: Any) -> None:
+        """For a model that draws `default_size` only."""
+        for name, given, own in zip(
+            ("height", "width"), (height, width), self.default_size, strict=True
+        ):
+            if given is not None and checks.integer(name, given, 1, checks.MAX_SIDE) != own:
+                raise checks.refuse(name, f"{own}, the model's only one", given)
+
+    # --- the run ----------------------------------------------------------------------------------
+
+    def _generate(self, r: TokenRequest, show_progress: bool | None) -> PipelineOutput:
+        with self._lock, torch.no_grad():
+            self._interrupt = False
+            return self._run(r, show_progress)
+
+    def _run(self, r: TokenRequest, show_progress: bool | None) -> PipelineOutput:
+        report = Report(
+            model=self.source,
+            pipeline=self.checkpoint.pipeline_class,
+            device=str(self.device),
+            dtype=str(self.dtype).removeprefix("torch."),
+            sampler=self.sampler,
+            height=r.height,
+            width=r.width,
+            guidance_scale=r.guidance_scale,
+        )
+        reset_peak_memory(self.device)
+        with kernels_used() as used, report.stage("total", self.device):
+            tokens = self._draw(r, report, show_progress)
+            with report.stage("decode", self.device):
+                latent = r.output_type == "latent"
+                images = tokens if latent else self._decode(tokens, r.output_type)
+        report.peak_memory = peak_memory(self.device)
+        report.kernels = used.summary()
+        for message in report.warnings:
+            warnings.warn(message, stacklevel=4)
+        return PipelineOutput(images, r.seeds, report, tokens)
+
+    def _call_back(self, r: TokenRequest, step: int, timestep: int, tokens: Tensor) -> Tensor:
+        """The tokens after the callback has seen them; on StopSampling, as they were."""
+        given = dict.fromkeys(r.callback_inputs, tokens)
+        try:
+            answer = r.callback(self, step, timestep, given)
+        except StopSampling:
+            self._interrupt = True
+            return tokens
+        if answer is None:
+            return tokens
+        if not isinstance(answer, dict):
+            raise checks.refuse("callback_on_step_end", "a dict or None back", answer)
+        new = answer.get("tokens", tokens)
+        shaped = isinstance(new, Tensor) and new.shape == tokens.shape
+        if not shaped or new.is_floating_point():
+            raise checks.refuse("callback_on_step_end: tokens",
+                                f"an integer tensor {list(tokens.shape)} back",
+                                getattr(new, "shape", new))  # fmt: skip
+        return new.to(tokens.device, torch.int64)
+
+
+def refuse_others(others: dict[str, Any]) -> None:
+    """Raises RequestError for an argument that only other pipelines have, unless it asks for
+    nothing; TypeError, as Python does, for one that none has.
+    """
+    for name, value in others.items():
+        if name not in OTHERS:
+            raise TypeError(f"__call__() got an unexpected keyword argument {name!r}")
+        nothing = OTHERS[name]
+        plain = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (plain and nothing is not None and value == nothing):
+            raise RequestError(f"{name}: this model has no such argument, given {show(value)}")
+
+
+def check_cache_memory(rows: int, most: int, cache: KVCache) -> None:
+    """Raises RequestError where keys and values of `rows` rows of `most` tokens, in layers like
+    those of `cache`, are more than the machine has. (On CUDA torch says so itself.)
+    """
+    if cache.lengths.device.type != "cpu":
+        return
+    needed = rows * most * sum(t.shape[2] * t.element_size() for t in (*cache.keys, *cache.values))
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not a system that tells
+        return
+    if needed > memory:
+        raise RequestError(
+            f"num_images_per_prompt: expected fewer pictures: the keys and values of {rows} rows"
+            f" take {needed / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB"
+        )
+
+
+def check_logits(logits: Tensor, source: str, step: int) -> None:
+    """Raises CheckpointError for logits [N, ...] that are not numbers, naming the picture."""
+    bad = (logits.isnan() | (logits == float("inf"))).flatten(1).any(dim=1)
+    if bad.any():
+        kind = "NaN" if logits.isnan().any() else "infinity"
+        hint = "" if logits.dtype == torch.float32 else f" (in {logits.dtype}; try float32)"
+        raise CheckpointError(
+            f"{source}: logits: expected finite numbers, found {kind} in picture"
+            f" {int(bad.nonzero()[0])} at step {step}{hint}"
+        )
+
+
+def check_tokens(field_name: str, value: Any, shape: tuple, codes: int) -> Tensor:
+    """`value` as int64 of `shape`, each in 0..codes-1; None in shape: any size of at least 1."""
+    try:
+        tokens = value if isinstance(value, Tensor) else torch.tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        tokens = None
+    wanted = f"whole numbers [{', '.join('n' if s is None else str(s) for s in shape)}]"
+    if tokens is None or tokens.is_floating_point() or tokens.is_complex():
+        raise checks.refuse(field_name, wanted, value if tokens is None else tokens.dtype)
+    fits = tokens.dim() == len(shape) and all(
+        s == want or (want is None and s > 0) for s, want in zip(tokens.shape, shape, strict=False)
+    )
+    if not fits or tokens.dtype == torch.bool:
+        raise checks.refuse(field_name, wanted, list(tokens.shape))
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= codes:
+        raise checks.refuse(field_name, f"tokens 0 to {codes - 1}", f"{low} to {high}")
+    return tokens.to(torch.int64)
