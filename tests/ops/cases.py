@@ -132,6 +132,7 @@ CASES = [
             ("linear", "silu-alone", _linear(3, 20, cout=12, silu=True), DTYPES),
             ("linear", "half-weight", _linear(3, 7, 40, cout=50, weight=torch.float16), DTYPES),
             ("linear", "bfloat16-weight", _linear(3, 20, cout=50, weight=torch.bfloat16), DTYPES),
+            ("linear", "one-deep-pass", _linear(2, 50, 320, cout=64), DTYPES),
             ("linear", "two-passes", _linear(2, 41, 321, cout=70), DTYPES),
             ("linear", "one-row-deep", _linear(2, 1, 1280, cout=320, packed=True), DTYPES),
             ("linear", "many-passes", _linear(2, 26, 2300, cout=33, c2=20), FLOAT32),

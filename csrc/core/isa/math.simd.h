@@ -68,7 +68,10 @@ PYENGINE_INLINE Floats silu(Floats x) {
 
 // x / (1 + exp(-1.702 x)): the sigmoid that stands for GELU in CLIP (Hendrycks & Gimpel 2016).
 PYENGINE_INLINE Floats quick_gelu(Floats x) {
-    return x / (splat(1.0f) + exp(splat(-1.702f) * x, Floats{}));
+    const Floats factor = splat(-0x1.b3b646p0f), rest = splat(0x1.78d4fep-26f);  // -1.702
+    const Floats z = at_least(at_most(x, splat(64.0f)), splat(-64.0f));
+    const Floats product = factor * z;
+    return x / (splat(1.0f) + exp(product, fma(factor, z, -product) + rest * z));
 }
 
 // x times the normal distribution's Phi(x) (Hendrycks & Gimpel 2016, arXiv:1606.08415).
