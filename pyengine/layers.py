@@ -55,9 +55,7 @@ class Linear(nn.Module):
     def forward(self, x: Tensor, x2: Tensor | None = None, **around) -> Tensor:
         """around: activation, residual, scale, shift, silu as ops.linear takes them."""
         weight = self.weight if self.packed else self.weight.flatten(1)
-        return ops.linear(
-            x, weight, self.bias, x2=x2, out_features=self.out_features, **around
-        )
+        return ops.linear(x, weight, self.bias, x2=x2, out_features=self.out_features, **around)
 
 
 class PointwiseConv2d(Linear):

@@ -136,7 +136,9 @@ class _Layer(nn.Module):
 
 
 class _Positions(Embedding):
-    WIDENED: ClassVar[tuple[str, ...]] = ()  # so that the sum of both tables is in the model's dtype
+    WIDENED: ClassVar[
+        tuple[str, ...]
+    ] = ()  # so that the sum of both tables is in the model's dtype
 
 
 class _Embeddings(nn.Module):

@@ -64,9 +64,7 @@ def load_module(
     return module
 
 
-def _dtype(
-    stored: torch.dtype, want: torch.Tensor, dtype: torch.dtype | None
-) -> torch.dtype:
+def _dtype(stored: torch.dtype, want: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
     """What to read a tensor as."""
     if not stored.is_floating_point:
         return want.dtype
@@ -85,9 +83,7 @@ class _Packer:
 
     def __init__(self, module: torch.nn.Module, names: Iterable[str]):
         # Innermost first: a layer is packed before the one that takes it apart.
-        self.packed = {
-            path: part for path, part in module.named_modules() if hasattr(part, "pack")
-        }
+        self.packed = {path: part for path, part in module.named_modules() if hasattr(part, "pack")}
         self.waiting = dict.fromkeys(self.packed, 0)
         for name in names:
             for path in self._owners(name):

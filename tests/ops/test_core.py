@@ -37,6 +37,7 @@ def _calls():
             [p, 0, 2, 8, 0, p, 0, p, p, p, 1, False, 0, 0, p, 16, 0, 1],
             (2, 3, 4, 10, 15),
         ),
+        "pack_weight": (c.pack_weight, [p, p, 5, 3, 9, 4, 1], (2, 3, 4)),
         "sampler_step": (
             c.sampler_step, [p, p, 0, p, 0, 0, 0, 0, 0, p, p, p, 1, 16, 0, 1], (12, 13),
         ),
