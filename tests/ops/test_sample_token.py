@@ -82,7 +82,9 @@ def test_the_distribution_is_exact(isa, use_isa):
 def test_one_number_walks_through_the_tokens():
     """Weights 1, 2, 3, 4: borders at 0.1, 0.3 and 0.6."""
     logits = torch.tensor([[1.0, 2.0, 3.0, 4.0]]).log()
-    uniform = torch.tensor([0.0, 0.09, 0.11, 0.29, 0.31, 0.59, 0.61, 1 - 2**-53]).double()
+    uniform = torch.tensor(
+        [0.0, 0.09, 0.11, 0.29, 0.31, 0.59, 0.61, 1 - 2**-53], dtype=torch.float64
+    )
     tokens = ops.sample_token(logits.expand(8, -1), uniform, sampling_settings(8))
     assert tokens.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 

@@ -32,7 +32,9 @@ def test_equals_float64_at_every_width(isa, metric, offset, use_isa):
     """An offset of 1000 leaves float32 four digits of the differences; none may be lost."""
     use_isa(isa)
     generator = torch.Generator().manual_seed(5)
-    for width in (1, 2, 3, 4, 5, 8, 9, 16, 31, 64, 130, 512, 700):
+    # In one dimension all directions are the same, and what tells them apart is rounding.
+    widths = (2, 3, 4, 5, 8, 9, 16, 31, 64, 130, 512, 700) + (() if metric == "cosine" else (1,))
+    for width in widths:
         for rows, entries in ((1, 1), (7, 50), (13, 401)):
             x = offset + torch.randn(rows, width, generator=generator)
             codebook = offset + torch.randn(entries, width, generator=generator)
