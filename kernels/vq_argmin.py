@@ -116,7 +116,7 @@ def _decide(
     every = tl.load(lows + row * groups + line, mask=line < groups, other=float("inf"))
     least = tl.min(every, axis=0).to(tl.float64)
     norm = tl.load(norms + row)
-    unit = unit.to(tl.float64)
+    unit = tl.full([], 0.0, tl.float64) + unit
     inner = tl.maximum(norm * norm + 2 * least, 0.0)
     reach = (norm + tl.sqrt(inner)) * (1 + unit + 3 * tl.sqrt(unit))
     bound = least + 2.02 * unit * (reach * reach / 2 + norm * reach)

@@ -44,18 +44,22 @@ def _vq_decode(
             indices, codebook, row, there, column, inside, levels, entries, width, RESIDUAL
         )
     else:
+        # A term at a time, so that a row's bits do not depend on its place in the block.
         result = tl.zeros([ROWS, BLOCK], tl.float32)
         for first in range(0, inputs, DEPTH):
-            k = first + tl.arange(0, DEPTH)
-            x = _gather(
-                indices, codebook, row, there, k, k < inputs, levels, entries, width, RESIDUAL
-            )
-            w = tl.load(
-                weight + column[None, :] * inputs + k[:, None],
-                mask=inside[None, :] & (k < inputs)[:, None],
-                other=0.0,
-            ).to(tl.float32)
-            result += tl.dot(x, w, input_precision="ieee")
+            terms = tl.zeros([ROWS, BLOCK], tl.float32)
+            for term in range(DEPTH):
+                k = first + term + tl.arange(0, 1)
+                x = _gather(
+                    indices, codebook, row, there, k, k < inputs, levels, entries, width, RESIDUAL
+                )
+                w = tl.load(
+                    weight + column[None, :] * inputs + k[:, None],
+                    mask=inside[None, :] & (k < inputs)[:, None],
+                    other=0.0,
+                ).to(tl.float32)
+                terms += x * w
+            result += terms
         if bias is not None:
             result += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)[None, :]
     target = y + row[:, None] * outputs + column[None, :]

@@ -78,7 +78,8 @@ def test_compiles_without_spilling(launch, dtype, architecture, tmp_path, monkey
     if launch.kernel.__name__ in STREAMING:
         assert "LDG.E.128" in code.sass
         assert "STG.E.128" in code.sass
-    if dtype == torch.bfloat16 and launch.args.get("y") is not None:
+    copies = launch.kernel.__name__ == "_vq_decode" and launch.args["weight"] is None
+    if dtype == torch.bfloat16 and launch.args.get("y") is not None and not copies:
         # What the interpreter's tests take for granted: rounded to nearest, not cut off.
         assert "cvt.rn.bf16" in code.ptx
 

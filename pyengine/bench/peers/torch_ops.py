@@ -121,7 +121,7 @@ def mask_refine(logits, tokens, noise, gumbel, masked, temperature, mask_token):
     drawn = torch.searchsorted(sums, target, right=True)[..., 0]
     predicted = torch.where(unknown, drawn, tokens)
     certain = p.gather(-1, predicted[..., None])[..., 0]
-    noise = -torch.log(-torch.log(gumbel.clamp(1e-20)).clamp(1e-20))
+    noise = -(-gumbel.clamp(1e-20).log()).clamp(1e-20).log()
     confidence = certain.clamp(1e-20).log() + temperature[:, None] * noise
     confidence = torch.where(unknown, confidence, torch.inf)
     count = torch.minimum(unknown.sum(dim=-1) - 1, masked).clamp(min=1)
