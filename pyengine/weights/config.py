@@ -87,6 +87,9 @@ def _convert(value: Any, hint: Any, metadata: typing.Mapping, where: str) -> Any
 
 
 def _convert_union(value: Any, args: tuple, hint: Any, metadata: typing.Mapping, where: str) -> Any:
+    if isinstance(value, dict):  # only a nested dataclass takes one, and says best what is wrong
+        for arg in filter(dataclasses.is_dataclass, args):
+            return _convert(value, arg, metadata, where)
     reasons = []
     # An exact type first, so that 1 stays an int where int | float is asked for.
     for arg in sorted(args, key=lambda a: a is not type(value)):

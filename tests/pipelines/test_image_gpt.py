@@ -259,7 +259,7 @@ def damaged(folder, tmp_path):
         ("preprocessor", {"clusters": [[0.0, 0]] * 16}, "clusters has 2 items, expected 3"),
         ("preprocessor", {"clusters": None}, "clusters must be"),
         ("preprocessor", {"size": 5}, "size 5x5 takes 25 positions, but n_positions is 24"),
-        ("preprocessor", {"size": {"height": 4}}, "size must be a whole number or"),
+        ("preprocessor", {"size": {"height": 4}}, "size: width is missing"),
         ("preprocessor", {"wand": 1}, "unknown keys 'wand'"),
         ("model", {"n_head": 5}, "n_embd 12 is no multiple of n_head 5"),
         ("model", {"eos_token_id": 16}, "eos_token_id 16 is no cluster: expected 0 to 15"),
