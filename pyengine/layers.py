@@ -2,9 +2,15 @@
 
 Built on the meta device, with the parameter names and shapes that diffusers and transformers save,
 so that a checkpoint's tensors can be compared with them before memory is taken. Activations are
-NHWC pictures [N, H, W, C] or tokens [N, L, C]. `pack()` arranges a layer's weight for the ops once,
-after loading; a layer that was never packed arranges it anew in every call.
+NHWC pictures [N, H, W, C] or tokens [N, L, C].
+
+`pack()` arranges a layer's weight for the ops once, after loading: panels on CPUs, plain matrices
+and [out, kh, kw, in] elsewhere. A layer that was never packed arranges its weight anew in every
+call. The weights that WIDENED names may be narrower than the activations: float16 weights stay so
+in memory and are widened, exactly, where they are used.
 """
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,51 +22,104 @@ def _parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False)
 
 
+def _fixed(weight: Tensor) -> nn.Parameter:
+    return nn.Parameter(weight, requires_grad=False)
+
+
+def _for_cpu(weight: Tensor) -> bool:
+    """Whether a weight is packed in panels; the meta device stands for the CPU."""
+    return weight.device.type in ("cpu", "meta") and weight.dtype != torch.float64
+
+
 class Linear(nn.Module):
-    """activation(x @ weight.T + bias) + residual; x: [..., in_features], x2 beside it in C."""
+    """linear(x): ops.linear with this weight; x: [..., in_features], x2 beside it in C."""
+
+    WIDENED: ClassVar[tuple[str, ...]] = ("weight",)
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
         super().__init__()
-        self.weight = _parameter(out_features, in_features)
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = _parameter(*self._saved_shape())
         self.bias = _parameter(out_features) if bias else None
+        self.packed = False
 
-    def forward(
-        self,
-        x: Tensor,
-        x2: Tensor | None = None,
-        *,
-        activation: str = "none",
-        residual: Tensor | None = None,
-    ) -> Tensor:
-        return ops.linear(
-            x, self.weight, self.bias, x2=x2, activation=activation, residual=residual
-        )
-
-
-class PointwiseConv2d(nn.Module):
-    """A 1x1 convolution: a Linear over C whose weight is saved as [out, in, 1, 1]."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__()
-        self.weight = _parameter(out_channels, in_channels, 1, 1)
-        self.bias = _parameter(out_channels)
+    def _saved_shape(self) -> tuple[int, ...]:
+        return self.out_features, self.in_features
 
     def pack(self) -> None:
-        if self.weight.dim() == 4:
-            self.weight = nn.Parameter(self.weight.flatten(1), requires_grad=False)
+        if not self.packed:
+            weight = self.weight.detach().flatten(1)
+            self.weight = _fixed(ops.pack_weight(weight) if _for_cpu(weight) else weight)
+            self.packed = True
 
-    def forward(
-        self, x: Tensor, x2: Tensor | None = None, *, residual: Tensor | None = None
-    ) -> Tensor:
-        return ops.linear(x, self.weight.flatten(1), self.bias, x2=x2, residual=residual)
+    def forward(self, x: Tensor, x2: Tensor | None = None, **around) -> Tensor:
+        """around: activation, residual, scale, shift, silu as ops.linear takes them."""
+        weight = self.weight if self.packed else self.weight.flatten(1)
+        return ops.linear(x, weight, self.bias, x2=x2, out_features=self.out_features, **around)
+
+
+class PointwiseConv2d(Linear):
+    """A 1x1 convolution: a Linear over C whose weight is saved as [out, in, 1, 1]."""
+
+    def _saved_shape(self) -> tuple[int, ...]:
+        return self.out_features, self.in_features, 1, 1
+
+
+class Fused(nn.Module):
+    """Linear layers of one input side by side in one weight, so that the input is read once.
+
+    Takes the packed weights out of `parts`, which are of no use afterwards. forward returns their
+    results as views of one tensor, which ops.attention reads in place.
+    """
+
+    def __init__(self, *parts: Linear):
+        super().__init__()
+        self.widths = tuple(part.out_features for part in parts)
+        self.in_features = parts[0].in_features
+        # In panels each part begins with a panel of its own, and so may be padded.
+        panels = parts[0].weight.dim() == 3
+        self.steps = tuple(
+            part.weight.shape[0] * ops.PANEL if panels else part.out_features for part in parts
+        )
+        self.weight = _fixed(torch.cat([part.weight.detach() for part in parts]))
+        self.bias = None
+        if parts[0].bias is not None:
+            self.bias = _fixed(
+                torch.cat(
+                    [
+                        nn.functional.pad(part.bias.detach(), (0, step - part.out_features))
+                        for part, step in zip(parts, self.steps, strict=True)
+                    ]
+                )
+            )
+
+    def forward(self, x: Tensor, **around) -> tuple[Tensor, ...]:
+        """[..., in_features] -> a [..., out_features] of each part; around: as Linear.forward."""
+        y = ops.linear(x, self.weight, self.bias, **around)
+        parts = y.split(self.steps, dim=-1)
+        if self.steps == self.widths:
+            return parts
+        return tuple(part[..., :width] for part, width in zip(parts, self.widths, strict=True))
+
+
+def fuse(owner: nn.Module, *names: str) -> Fused:
+    """The Fused of the Linear layers that `owner` has under `names`, which it has no longer."""
+    parts = [getattr(owner, name) for name in names]
+    for part in parts:
+        part.pack()
+    for name in names:
+        delattr(owner, name)
+    return Fused(*parts)
 
 
 class Conv2d(nn.Module):
     """A convolution of [N, H, W, C] pictures; forward takes what ops.conv2d does before and after.
 
     padding: rows and columns of zeros on every side, or (top, bottom, left, right).
-    The weight is saved as [out, in, kh, kw] and packed to [out, kh, kw, in].
+    The weight is saved as [out, in, kh, kw].
     """
+
+    WIDENED: ClassVar[tuple[str, ...]] = ("weight",)
 
     def __init__(
         self,
@@ -72,27 +131,30 @@ class Conv2d(nn.Module):
         padding: int | tuple[int, int, int, int] = 1,
     ):
         super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
         self.weight = _parameter(out_channels, in_channels, kernel_size, kernel_size)
         self.bias = _parameter(out_channels)
         self.stride = stride
         self.padding = (padding,) * 4 if isinstance(padding, int) else padding
         self.packed = False
 
-    def _ohwi(self) -> Tensor:
-        return self.weight.permute(0, 2, 3, 1).contiguous()
-
     def pack(self) -> None:
         if not self.packed:
-            self.weight = nn.Parameter(self._ohwi(), requires_grad=False)
+            weight = self.weight.detach()
+            self.weight = _fixed(ops.pack_filters(weight) if _for_cpu(weight) else _ohwi(weight))
             self.packed = True
 
     def forward(self, x: Tensor, **around) -> Tensor:
-        weight = self.weight if self.packed else self._ohwi()
+        weight = self.weight if self.packed else _ohwi(self.weight)
         return ops.conv2d(x, weight, self.bias, stride=self.stride, padding=self.padding, **around)
 
 
+def _ohwi(weight: Tensor) -> Tensor:
+    return weight.permute(0, 2, 3, 1).contiguous()
+
+
 class GroupNorm(nn.Module):
-    """group_norm over [N, H, W, C], applied by itself or handed to a convolution's prologue."""
+    """group_norm over [N, H, W, C], handed to the prologue of the layer after it."""
 
     def __init__(self, groups: int, channels: int, eps: float):
         super().__init__()
@@ -102,7 +164,7 @@ class GroupNorm(nn.Module):
         self.eps = eps
 
     def scale_shift(self, x: Tensor, x2: Tensor | None = None) -> dict[str, Tensor]:
-        """{"scale", "shift"}: [N, C] each, for Conv2d.forward."""
+        """{"scale", "shift"}: [N, C] each, for Conv2d.forward and Linear.forward."""
         scale, shift = ops.group_norm_scale_shift(
             x, self.weight, self.bias, self.groups, self.eps, x2
         )
@@ -127,6 +189,8 @@ class LayerNorm(nn.Module):
 
 class Embedding(nn.Module):
     """Rows of a table: ids [...] int64 in 0..count-1 -> [..., width]."""
+
+    WIDENED: ClassVar[tuple[str, ...]] = ("weight",)
 
     def __init__(self, count: int, width: int):
         super().__init__()

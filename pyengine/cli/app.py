@@ -109,6 +109,14 @@ def info(
         Argument(help="Folder, .safetensors file or Hub id; else the model that ships."),
     ] = None,
     variant: Annotated[str | None, Option(help="Weights of a variant, such as fp16.")] = None,
+    plan: Annotated[
+        bool, Option("--plan", help="Tell layer by layer what the CPU will compute, and how.")
+    ] = False,
+    height: Annotated[int | None, Option(help="Pixels of the plan's picture.", min=8)] = None,
+    width: Annotated[int | None, Option(help="Pixels of the plan's picture.", min=8)] = None,
+    batch: Annotated[
+        int, Option(help="Rows of the plan's U-Net call: two a picture under guidance.", min=1)
+    ] = 2,
     json: Json = False,
 ) -> int:
     """Tell what is in a checkpoint: parts, sizes, configs, sampler, hash.
@@ -116,7 +124,12 @@ def info(
     \b
     pyengine info
     pyengine info ./stable-diffusion-2-1 --json
+    pyengine info --plan --height 512 --width 512
     """
+    if plan:
+        from .plan import run as run_plan
+
+        return run_plan(model, variant, height, width, batch, json)
     from .info import run
 
     return run(model, variant, json)

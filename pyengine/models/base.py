@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from ..ops import Arena
 from ..weights import load_json, load_module, open_weights
 from ..weights.files import allowed_roots
 
@@ -34,6 +35,8 @@ class Model(nn.Module):
     def __init__(self, config: Any):
         super().__init__()
         self.config = config
+        #: Where the activations of a call lie on the CPU; a pipeline's models share one.
+        self.arena = Arena()
 
     @classmethod
     def from_config(cls, config: Any) -> "Model":
@@ -57,8 +60,9 @@ class Model(nn.Module):
     ) -> "Model":
         """The model saved in `folder` (or in its `subfolder`) by diffusers or transformers.
 
-        variant: "fp16" reads *.fp16.safetensors. dtype: float32 (unless told), float16 or bfloat16;
-        what is stored otherwise is converted.
+        variant: "fp16" reads *.fp16.safetensors. dtype: float32 (unless told), float16 or bfloat16:
+        of activations and results; what is stored otherwise is converted. Only weights stored in
+        16 bits stay so under float32 on the CPU, whose kernels widen them, exactly, as they read.
         Raises ConfigError or CheckpointError for anything that is not such a model.
         """
         with open_weights(folder, subfolder=subfolder, variant=variant) as source:
@@ -68,22 +72,34 @@ class Model(nn.Module):
                 load_json(path, roots=allowed_roots(Path(folder))), str(path)
             )
             return load_module(
-                cls.from_config(config), source, dtype=dtype or torch.float32, device=device
-            )
+                cls.from_config(config), source, dtype=dtype or torch.float32, device=device,
+                keep_narrow=torch.device(device).type == "cpu",
+            )  # fmt: skip
 
     def pack(self) -> None:
-        """Arranges all weights for the ops; called once by load_module. Again, it does nothing."""
-        for module in self.modules():
+        """Arranges all weights for the ops. load_module has done so; again, it does nothing."""
+        for module in list(self.modules()):
             if module is not self and hasattr(module, "pack"):
                 module.pack()
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
+        """Of activations and results; weights that are widened when used may be narrower."""
+        return next(
+            p.dtype
+            for module in self.modules()
+            for name, p in module.named_parameters(recurse=False)
+            if name not in getattr(module, "WIDENED", ())
+        )
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+def to_nchw(x: torch.Tensor) -> torch.Tensor:
+    """[N, H, W, C] -> [N, C, H, W], contiguous, always in memory of its own."""
+    return x.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
 
 
 def check_levels(problems: list[str], count: int, **lists: Any) -> None:

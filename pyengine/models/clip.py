@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..errors import ConfigError, RequestError
-from ..layers import Embedding, LayerNorm, Linear
+from ..layers import Embedding, LayerNorm, Linear, fuse
 from ..weights import read_config
 from .base import Model, Output, raise_problems
 
@@ -111,9 +111,17 @@ class _Attention(nn.Module):
         self.k_proj = Linear(c.hidden_size, c.hidden_size)
         self.v_proj = Linear(c.hidden_size, c.hidden_size)
         self.out_proj = Linear(c.hidden_size, c.hidden_size)
+        self.qkv_proj = None
+
+    def pack(self) -> None:
+        if self.qkv_proj is None:
+            self.qkv_proj = fuse(self, "q_proj", "k_proj", "v_proj")
 
     def forward(self, x: Tensor, mask: Tensor | None, residual: Tensor) -> Tensor:
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        if self.qkv_proj is not None:
+            q, k, v = self.qkv_proj(x)
+        else:
+            q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         y = ops.attention(q, k, v, self.heads, mask=mask, causal=True)
         return self.out_proj(y, residual=residual)
 
@@ -142,11 +150,17 @@ class _Layer(nn.Module):
         return self.mlp(self.layer_norm2(x), residual=x)
 
 
+class _Positions(Embedding):
+    WIDENED: ClassVar[
+        tuple[str, ...]
+    ] = ()  # so that the sum of both tables is in the model's dtype
+
+
 class _Embeddings(nn.Module):
     def __init__(self, c: CLIPTextConfig):
         super().__init__()
         self.token_embedding = Embedding(c.vocab_size, c.hidden_size)
-        self.position_embedding = Embedding(c.max_position_embeddings, c.hidden_size)
+        self.position_embedding = _Positions(c.max_position_embeddings, c.hidden_size)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]

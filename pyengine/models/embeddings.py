@@ -15,17 +15,21 @@ def sinusoids(values: Tensor, dim: int, flip_sin_to_cos: bool, freq_shift: float
 
     values: [...], timesteps or sizes. The frequencies fall from 1 towards 1 / MAX_PERIOD; an odd
     dim ends with a zero. Computed in float32 in the order in which the models were trained: at
-    t = 999 the rounding of a frequency moves the angle by 6e-5.
+    t = 999 the rounding of a frequency moves the angle by 6e-5. Each value by itself: where torch's
+    vectors end depends on a tensor's size, and what is left over has other last bits.
     """
     half = dim // 2
     exponents = -math.log(MAX_PERIOD) * torch.arange(
         half, dtype=torch.float32, device=values.device
     )
     frequencies = torch.exp(exponents / (half - freq_shift))
-    angles = values.to(torch.float32)[..., None] * frequencies
-    halves = (angles.cos(), angles.sin()) if flip_sin_to_cos else (angles.sin(), angles.cos())
-    rest = angles.new_zeros((*values.shape, dim % 2))
-    return torch.cat((*halves, rest), dim=-1)
+    rest = frequencies.new_zeros(dim % 2)
+    rows = []
+    for value in values.to(torch.float32).reshape(-1):
+        angles = value * frequencies
+        halves = (angles.cos(), angles.sin()) if flip_sin_to_cos else (angles.sin(), angles.cos())
+        rows.append(torch.cat((*halves, rest)))
+    return torch.stack(rows).view(*values.shape, dim)
 
 
 class TimestepEmbedding(nn.Module):

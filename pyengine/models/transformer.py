@@ -8,37 +8,70 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from .. import ops
-from ..layers import GroupNorm, LayerNorm, Linear, PointwiseConv2d
+from ..layers import GroupNorm, LayerNorm, Linear, PointwiseConv2d, fuse
 
 #: What diffusers gives the group norm before a transformer, whatever the config says.
 NORM_EPS = 1e-6
 
 
-class Attention(nn.Module):
-    """Multi-head attention of tokens [N, L, width] to themselves or to a context."""
+class SelfAttention(nn.Module):
+    """Multi-head attention of tokens [N, L, width] to themselves.
 
-    def __init__(self, width: int, heads: int, context_width: int | None = None):
+    bias: of the three input projections; the output projection always has one.
+    """
+
+    def __init__(self, width: int, heads: int, bias: bool = False):
         super().__init__()
         self.heads = heads
-        self.to_q = Linear(width, width, bias=False)
-        self.to_k = Linear(context_width or width, width, bias=False)
-        self.to_v = Linear(context_width or width, width, bias=False)
+        self.to_q = Linear(width, width, bias)
+        self.to_k = Linear(width, width, bias)
+        self.to_v = Linear(width, width, bias)
         self.to_out = nn.ModuleList([Linear(width, width)])
+        self.to_qkv = None
+
+    def pack(self) -> None:
+        if self.to_qkv is None:
+            self.to_qkv = fuse(self, "to_q", "to_k", "to_v")
+
+    def _project(self, x: Tensor, **norm) -> tuple[Tensor, ...]:
+        if self.to_qkv is not None:
+            return self.to_qkv(x, **norm)
+        return self.to_q(x, **norm), self.to_k(x, **norm), self.to_v(x, **norm)
+
+    def forward(self, x: Tensor, residual: Tensor, **norm) -> Tensor:
+        """x, residual: [N, L, width]; norm: scale and shift for x, as ops.linear takes them."""
+        y = ops.attention(*self._project(x, **norm), self.heads)
+        return self.to_out[0](y, residual=residual)
+
+
+class CrossAttention(nn.Module):
+    """Attention to the text. Its keys and values are made once per prompt: see TextContext."""
+
+    #: Which of the context's keys and values are this layer's; the U-Net numbers them.
+    slot = -1
+
+    def __init__(self, width: int, heads: int, context_width: int):
+        super().__init__()
+        self.heads, self.context_width = heads, context_width
+        self.to_q = Linear(width, width, bias=False)
+        self.to_k = Linear(context_width, width, bias=False)
+        self.to_v = Linear(context_width, width, bias=False)
+        self.to_out = nn.ModuleList([Linear(width, width)])
+        self.to_kv = None
+
+    def pack(self) -> None:
+        if self.to_kv is None:
+            self.to_kv = fuse(self, "to_k", "to_v")
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """The two [N, Lk, width] tensors that `forward` attends to; context: [N, Lk, Cc]."""
+        if self.to_kv is not None:
+            return self.to_kv(context)
         return self.to_k(context), self.to_v(context)
 
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], residual: Tensor) -> Tensor:
         y = ops.attention(self.to_q(x), *keys_values, self.heads)
         return self.to_out[0](y, residual=residual)
-
-
-class CrossAttention(Attention):
-    """Attention to the text. Its keys and values are made once per prompt: see TextContext."""
-
-    #: Which of the context's keys and values are this layer's; the U-Net numbers them.
-    slot = -1
 
 
 class _GEGLU(nn.Module):
@@ -47,7 +80,7 @@ class _GEGLU(nn.Module):
         self.proj = Linear(width, 2 * inner)
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.geglu(self.proj(x))
+        return self.proj(x, activation="geglu")
 
 
 class _FeedForward(nn.Module):
@@ -68,15 +101,14 @@ class BasicTransformerBlock(nn.Module):
     def __init__(self, width: int, heads: int, context_width: int):
         super().__init__()
         self.norm1 = LayerNorm(width)
-        self.attn1 = Attention(width, heads)
+        self.attn1 = SelfAttention(width, heads)
         self.norm2 = LayerNorm(width)
         self.attn2 = CrossAttention(width, heads, context_width)
         self.norm3 = LayerNorm(width)
         self.ff = _FeedForward(width)
 
     def forward(self, x: Tensor, context: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        h = self.norm1(x)
-        x = self.attn1(h, self.attn1.keys_values(h), residual=x)
+        x = self.attn1(self.norm1(x), residual=x)
         x = self.attn2(self.norm2(x), context[self.attn2.slot], residual=x)
         return self.ff(self.norm3(x), residual=x)
 
@@ -102,28 +134,22 @@ class Transformer2DModel(nn.Module):
     def forward(self, x: Tensor, context: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """x: [N, H, W, C]; context: keys and values per slot. Returns [N, H, W, C]."""
         n, height, width, channels = x.shape
-        tokens = self.proj_in(self.norm(x).view(n, height * width, channels))
+        norm = self.norm.scale_shift(x)
+        tokens = self.proj_in(x.view(n, height * width, channels), **norm)
         for block in self.transformer_blocks:
             tokens = block(tokens, context)
         y = self.proj_out(tokens, residual=x.view(n, height * width, channels))
         return y.view(n, height, width, channels)
 
 
-class PictureAttention(nn.Module):
+class PictureAttention(SelfAttention):
     """Self-attention with one head over the pixels of a picture, added to it (autoencoder)."""
 
     def __init__(self, channels: int, groups: int, eps: float):
-        super().__init__()
+        super().__init__(channels, heads=1, bias=True)
         self.group_norm = GroupNorm(groups, channels, eps)
-        self.to_q = Linear(channels, channels)
-        self.to_k = Linear(channels, channels)
-        self.to_v = Linear(channels, channels)
-        self.to_out = nn.ModuleList([Linear(channels, channels)])
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, H, W, C] -> [N, H, W, C]."""
-        n, height, width, channels = x.shape
-        h = self.group_norm(x).view(n, height * width, channels)
-        y = ops.attention(self.to_q(h), self.to_k(h), self.to_v(h), 1)
-        y = self.to_out[0](y, residual=x.view(n, height * width, channels))
-        return y.view(n, height, width, channels)
+        tokens = x.flatten(1, 2)
+        return super().forward(tokens, tokens, **self.group_norm.scale_shift(x)).view(x.shape)

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import RequestError
 from ..layers import Conv2d, Embedding, GroupNorm
-from .base import Model, Output
+from .base import Model, Output, to_nchw
 from .embeddings import TimestepEmbedding, sinusoids
 from .resnet import ResnetBlock2D
 from .transformer import CrossAttention
@@ -109,7 +108,7 @@ class UNet2DConditionModel(Model):
         if not self._crosses:
             return TextContext(())
         text = encoder_hidden_states
-        for width in {m.to_k.weight.shape[1] for m in self._crosses}:
+        for width in {m.context_width for m in self._crosses}:
             if text.dim() != 3 or text.shape[2] != width or not text.shape[1]:
                 raise RequestError(
                     f"encoder_hidden_states: expected [N, L, {width}], got {list(text.shape)}"
@@ -157,8 +156,7 @@ class UNet2DConditionModel(Model):
         for condition in (self._class_rows(class_labels), self._added_rows(added)):
             if condition is not None:
                 emb = emb + condition
-        emb = F.silu(emb)
-        return TimeEmbedding(tuple(m.time_emb_proj(emb) for m in self._resnets))
+        return TimeEmbedding(tuple(m.time_emb_proj(emb, silu=True) for m in self._resnets))
 
     def _class_rows(self, labels: Tensor | None) -> Tensor | None:
         """[N, time_dim] for class_labels: ids [N], times [N] or vectors [N, C], by config."""
@@ -182,7 +180,7 @@ class UNet2DConditionModel(Model):
             raise RequestError(f"added_cond_kwargs: this model needs {' and '.join(missing)}")
         text, sizes = added["text_embeds"].to(self.device), added["time_ids"].to(self.device)
         waves = self._sinusoids(sizes, self.config.addition_time_embed_dim).flatten(1)
-        expected = self.add_embedding.linear_1.weight.shape[1]
+        expected = self.add_embedding.linear_1.in_features
         if text.dim() != 2 or sizes.dim() != 2 or text.shape[1] + waves.shape[1] != expected:
             raise RequestError(
                 f"added_cond_kwargs: text_embeds {list(text.shape)} and time_ids"
@@ -229,8 +227,9 @@ class UNet2DConditionModel(Model):
         sample = sample.to(device=self.device, dtype=self.dtype)
         if self.config.center_input_sample:
             sample = 2 * sample - 1
-        out = self._run(sample.permute(0, 2, 3, 1).contiguous(), given)
-        out = out.permute(0, 3, 1, 2).contiguous()
+        with self.arena.use():
+            out = self._run(sample.permute(0, 2, 3, 1).contiguous(), given)
+            out = to_nchw(out)
         return UNet2DConditionOutput(out) if return_dict else (out,)
 
     def _check_sample(self, sample: Tensor) -> None:

@@ -7,7 +7,8 @@ says what ran.
 
 from ._backend import force, kernels_used
 from ._core import isa, isas, openmp_runtimes
-from ._pack import pack_weight, unpack_weight
+from ._memory import Arena
+from ._pack import PANEL, pack_filters, pack_weight, unpack_weight
 from ._registry import OPS, backends
 from .attention import attention
 from .conv2d import conv2d
@@ -21,6 +22,8 @@ from .sampler_step import sampler_step
 __all__ = [
     "COLUMNS",
     "OPS",
+    "PANEL",
+    "Arena",
     "attention",
     "backends",
     "conv2d",
@@ -34,6 +37,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "openmp_runtimes",
+    "pack_filters",
     "pack_weight",
     "sampler_step",
     "unpack_weight",

@@ -1,6 +1,9 @@
 """What an op is: a schema, checks, a shape rule and a table of backends, under one name."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -13,6 +16,24 @@ from ._backend import Table
 LIBRARY = torch.library.Library("pyengine", "DEF")
 
 _PLAIN = (Tensor, Parameter)
+
+#: What a plan collects: (op, its arguments by name, its results) of every call.
+Call = tuple["Op", dict[str, Any], Any]
+_plan: ContextVar[Callable[[Call], None] | None] = ContextVar("pyengine_plan", default=None)
+
+
+@contextmanager
+def planned(note: Callable[[Call], None]) -> Iterator[None]:
+    """Within the block, `note` is given every op that is called on tensors of the meta device.
+
+    On that device, where there is nothing to compute, an op checks its arguments and returns empty
+    results, within such a block and without.
+    """
+    token = _plan.set(note)
+    try:
+        yield
+    finally:
+        _plan.reset(token)
 
 
 class Op:
@@ -56,12 +77,23 @@ class Op:
 
     def run(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Checks the arguments, chooses the backend, notes it and runs it."""
+        if x.is_meta:
+            return self._on_meta(x, *args, **kwargs)
         self.check(x, *args, **kwargs)
         gradient = torch.is_grad_enabled() and _wants_gradient(x, *args, *kwargs.values())
         backend = _backend.choose(self.name, self.table, x.device.type, x.dtype, gradient)
         function = backend.function
         _backend.record(self.name, backend.label)
         return function(x, *args, **kwargs)
+
+    def _on_meta(self, *args: Any, **kwargs: Any) -> Any:
+        results = self._fake(*args, **kwargs)
+        note = _plan.get()
+        if note is not None:
+            call = inspect.signature(self.check).bind(*args, **kwargs)
+            call.apply_defaults()
+            note((self, call.arguments, results))
+        return results
 
     def _fake(self, *args: Any, **kwargs: Any) -> Any:
         self.check(*args, **kwargs)

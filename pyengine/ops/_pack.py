@@ -4,8 +4,13 @@ A panel is 16 output channels side by side, whatever the instruction set (csrc/c
 serves matrix products, direct convolution and Winograd.
 """
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ._core import DTYPES, address, core
 
 PANEL = 16
 
@@ -15,10 +20,40 @@ def pack_weight(weight: Tensor) -> Tensor:
 
     weight: [Cout, C] of a linear layer or [Cout, KH, KW, C] of a convolution.
     """
+    if _moved_by_core(weight):
+        shape = weight.shape
+        return _packed(weight, (*shape[1:], PANEL), math.prod(shape[1:]), 1)
     missing = -weight.shape[0] % PANEL
     if missing:
         weight = F.pad(weight, (0, 0) * (weight.dim() - 1) + (0, missing))
     return weight.unflatten(0, (-1, PANEL)).movedim(1, -1).contiguous()
+
+
+def pack_filters(weight: Tensor) -> Tensor:
+    """pack_weight of a convolution's weight as checkpoints have it, [Cout, C, KH, KW].
+
+    Returns [ceil(Cout / 16), KH, KW, C, 16].
+    """
+    if not _moved_by_core(weight):
+        return pack_weight(weight.permute(0, 2, 3, 1))
+    _, channels, height, width = weight.shape
+    return _packed(weight, (height, width, channels, PANEL), channels, height * width)
+
+
+def _moved_by_core(weight: Tensor) -> bool:
+    """Whether our C++ packs it: on two threads 5 to 18 GB/s, where torch's copy makes 1 to 2.5."""
+    plain = weight.device.type == "cpu" and weight.dtype in DTYPES and not weight.requires_grad
+    return plain and weight.is_contiguous() and weight.numel() > 0
+
+
+def _packed(weight: Tensor, shape: tuple[int, ...], channels: int, taps: int) -> Tensor:
+    count = weight.shape[0]
+    packed = torch.empty((-(-count // PANEL), *shape), dtype=weight.dtype)
+    core().pack_weight(
+        address(weight), address(packed), count, channels, taps, weight.element_size(),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return packed
 
 
 def unpack_weight(packed: Tensor, channels: int | None = None) -> Tensor:

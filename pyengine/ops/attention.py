@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _backend, _check, reference
+from . import _backend, _check, _memory, reference
 from ._check import wrong
 from ._core import DTYPES, address, core
 from ._op import Op
@@ -58,7 +58,7 @@ def _torch(q, k, v, heads, *, mask=None, causal=False, scale=None):
 
 def _rows(x):
     """The tensor itself where its last dimension is contiguous, as in a slice; else a copy."""
-    return x if x.stride(2) == 1 and min(x.stride()) >= 0 else x.contiguous()
+    return x if x.stride(2) == 1 else x.contiguous()
 
 
 def _cpu(q, k, v, heads, *, mask=None, causal=False, scale=None):
@@ -69,7 +69,7 @@ def _cpu(q, k, v, heads, *, mask=None, causal=False, scale=None):
     if mask is not None:
         mask = mask.to(torch.float32).expand(n, heads, lq, lk)
         mask_step = mask.stride()
-    y = q.new_empty(n, lq, values)
+    y = _memory.empty((n, lq, values), q.dtype)
     core().attention(
         address(q), address(k), address(v), address(mask), address(y),
         (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2]), mask_step,

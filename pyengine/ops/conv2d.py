@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _backend, _check, reference
+from . import _backend, _check, _memory, reference
 from ._check import wrong
 from ._core import DTYPES, address, core, float32
 from ._op import Op
@@ -99,10 +99,8 @@ def _cpu(
     silu=False, channel_add=None, residual=None, upsample=False, out_channels=None, algorithm="",
 ):  # fmt: skip
     """algorithm: "" for the table's choice (csrc/core/conv/algorithm.cc), or one by its name."""
-    y = _empty(
-        x, weight, bias, stride=stride, padding=padding, upsample=upsample,
-        out_channels=out_channels,
-    )  # fmt: skip
+    shape = _output_shape(x, weight, bias, stride, padding, upsample, out_channels)
+    y = _memory.empty(shape, x.dtype)
     if weight.dim() == 4:
         weight = pack_weight(weight)
     x, x2, weight, channel_add, residual = _contiguous(x, x2, weight, channel_add, residual)

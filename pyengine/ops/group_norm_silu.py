@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from . import _backend, _check, reference
+from . import _backend, _check, _memory, reference
 from ._check import wrong
 from ._core import DTYPES, address, core, float32
 from ._op import Op
@@ -57,7 +57,7 @@ def _empty_silu(x, weight, bias, groups, eps=1e-5, x2=None, silu=True):
 def _cpu_silu(x, weight, bias, groups, eps=1e-5, x2=None, silu=True):
     x, x2 = x.contiguous(), None if x2 is None else x2.contiguous()
     weight, bias = float32(weight), float32(bias)
-    y = torch.empty_like(x) if x2 is None else _empty_silu(x, weight, bias, groups, eps, x2)
+    y = _memory.empty((*x.shape[:3], weight.shape[0]), x.dtype)
     core().group_norm_silu(
         *_pictures(x, x2), address(weight), address(bias), groups, eps, silu, address(y),
         DTYPES[x.dtype], torch.get_num_threads(),
@@ -177,7 +177,7 @@ def apply_scale_shift(
     """
     x, x2 = x.contiguous(), None if x2 is None else x2.contiguous()
     scale, shift = float32(scale), float32(shift)
-    y = x.new_empty(*x.shape[:3], scale.shape[1])
+    y = _memory.empty((*x.shape[:3], scale.shape[1]), x.dtype)
     core().group_norm_apply(
         *_pictures(x, x2), address(scale), address(shift), silu, address(y),
         DTYPES[x.dtype], torch.get_num_threads(),

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from . import _backend, _check, reference
+from . import _backend, _check, _memory, reference
 from ._check import wrong
 from ._core import DTYPES, address, core, float32
 from ._op import Op
@@ -30,7 +30,7 @@ def _cpu(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 1e-
     x = x.contiguous()
     weight = None if weight is None else float32(weight)
     bias = None if bias is None else float32(bias)
-    y = torch.empty_like(x)
+    y = _memory.empty_like(x)
     width = x.shape[-1]
     core().layer_norm(
         address(x), address(weight), address(bias), address(y),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _backend, _check, reference
+from . import _backend, _check, _memory, reference
 from ._check import wrong
 from ._core import DTYPES, address, core, float32
 from ._op import Op
@@ -98,8 +98,10 @@ def _cpu(
     x, weight, bias=None, *, x2=None, activation="none", residual=None, scale=None, shift=None,
     silu=False, out_features=None,
 ):  # fmt: skip
-    y = _empty(x, weight, bias, activation=activation, out_features=out_features)
-    weight = _panels(weight, _features(weight, bias, out_features), activation)
+    features = _features(weight, bias, out_features)
+    weight = _panels(weight, features, activation)
+    width = features // 2 if activation == "geglu" else features
+    y = _memory.empty((*x.shape[:-1], width), x.dtype)
     x = x.contiguous()
     x2, residual = (None if t is None else t.contiguous() for t in (x2, residual))
     bias, scale, shift = (None if t is None else float32(t) for t in (bias, scale, shift))

@@ -129,8 +129,9 @@ def build(
         upcast = name == "vae" and dtype == torch.float16 and configs[name].force_upcast
         kind = torch.float32 if upcast else dtype
         models[name] = load_module(
-            model.from_config(configs[name]), sources[name], dtype=kind, device=device
-        )
+            model.from_config(configs[name]), sources[name], dtype=kind, device=device,
+            keep_narrow=device.type == "cpu",
+        )  # fmt: skip
     return cls(
         Parts(
             unet=models["unet"],

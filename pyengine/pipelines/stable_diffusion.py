@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import images as pictures
 from ..errors import ConfigError
 from ..models import AutoencoderKL, UNet2DConditionModel
-from ..ops._backend import kernels_used
+from ..ops import Arena, kernels_used
 from ..progress import progress as progress_bar
 from ..schedules import Plan, Scheduler, from_config
 from ..tokenizer import ClipTokenizer
@@ -85,6 +85,9 @@ class StableDiffusionPipeline:
     def __init__(self, parts: Parts):
         self.parts = parts
         self.unet, self.vae = parts.unet, parts.vae
+        self._arena = Arena()  # one for all, which work one after the other
+        for model in (self.unet, self.vae, *parts.encoders):
+            model.arena = self._arena
         self.defaults = parts.defaults
         self._interrupt = False
         self._lock = threading.RLock()  # a callback may call the pipeline too
@@ -202,7 +205,10 @@ class StableDiffusionPipeline:
     def _generate(self, r: Request, show_progress: bool | None) -> PipelineOutput:
         with self._lock, torch.no_grad():
             self._interrupt = False
-            return self._run(r, show_progress)
+            try:
+                return self._run(r, show_progress)
+            finally:
+                self._arena.trim()
 
     def _run(self, r: Request, show_progress: bool | None) -> PipelineOutput:
         scheduler = self.scheduler if r.scheduler is None else self._scheduler(r.scheduler)

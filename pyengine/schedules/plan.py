@@ -322,11 +322,16 @@ def _rescaled(table: np.ndarray, out: Tensor, rescale: np.ndarray) -> np.ndarray
     table = table.copy()
     n = len(table)
     for k in np.flatnonzero(rescale):
-        # Summed in float64 and one picture at a time: the same factor at any batch size.
-        spread = out[n + k].double().std() / _guided(table, out, k).double().std()
-        factor = rescale[k] * spread.item() + 1 - rescale[k]
+        # In float64, one picture at a time and by NumPy, which knows no threads: the same factor at
+        # any batch size on any number of them.
+        spread = _spread(out[n + k]) / _spread(_guided(table, out, k))
+        factor = rescale[k] * spread + 1 - rescale[k]
         table[k, [_AT["q"], _AT["x_m"]]] *= factor
     return table
+
+
+def _spread(x: Tensor) -> float:
+    return x.double().cpu().numpy().std(ddof=1)
 
 
 def _thresholded(

@@ -21,15 +21,19 @@ def load_module(
     device: torch.device | str = "cpu",
     harmless: Iterable[str] = (),
     rename: Callable[[str], str] | None = None,
+    keep_narrow: bool = False,
 ) -> torch.nn.Module:
     """Fills `module`, built on the meta device, with the tensors of `source`; returns it.
 
     dtype: float32, float16 or bfloat16 for all floating-point tensors; None keeps each as stored
-    (float64 becomes float32). Converted tensor by tensor: the peak is the module and one tensor.
+    (float64 becomes float32). Tensor by tensor, each converted on the way and each layer packed as
+    soon as it is complete: the peak is the packed module and one layer.
+    keep_narrow: with float32, weights that are stored in 16 bits stay as they are where their layer
+    widens them in use (its WIDENED): half the memory, the same results.
     harmless: fnmatch patterns of tensors that may be left over, besides names.HARMLESS and
     `module.harmless_extra`. rename: the module's name for a name in `source`; without it, names
     that older versions of diffusers used are recognised.
-    Parameters need no gradient afterwards. `module.pack()` is called if there is one.
+    Parameters need no gradient afterwards. Every submodule that has `pack()` is packed by it.
 
     Raises CheckpointError, before any tensor is read, that lists every missing, misshapen and
     extra tensor.
@@ -40,15 +44,61 @@ def load_module(
     found = _match_names(expected, source, rename)
     patterns = (*HARMLESS, *getattr(module, "harmless_extra", ()), *harmless)
     _compare(expected, found, source, matcher(patterns))
+    plan = {
+        name: (old, _dtype(source.spec(old)[0], expected[name], dtype))
+        for name, old in found.items()
+        if name in expected
+    }
+    if keep_narrow and dtype == torch.float32:
+        for name, (old, _) in plan.items():
+            stored = source.spec(old)[0]
+            if stored in (torch.float16, torch.bfloat16) and _widened(module, name):
+                plan[name] = old, stored
     if torch.device(device).type == "cpu":
-        _check_memory([source.spec(o) for n, o in found.items() if n in expected], dtype, source)
-    for name, old in found.items():
-        if name in expected:
-            _assign(module, name, _read(source, old, expected[name], dtype, device))
+        _check_memory([(kind, source.spec(old)[1]) for old, kind in plan.values()], source)
+    packer = _Packer(module, plan)
+    for name, (old, kind) in plan.items():
+        _assign(module, name, source.read(old, kind).to(device))
+        packer.filled(name)
     _check_filled(module)
-    if hasattr(module, "pack"):
-        module.pack()
     return module
+
+
+def _dtype(stored: torch.dtype, want: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """What to read a tensor as."""
+    if not stored.is_floating_point:
+        return want.dtype
+    if dtype is not None:
+        return dtype
+    return torch.float32 if stored == torch.float64 else stored
+
+
+def _widened(module: torch.nn.Module, name: str) -> bool:
+    path, _, leaf = name.rpartition(".")
+    return leaf in getattr(module.get_submodule(path), "WIDENED", ())
+
+
+class _Packer:
+    """Packs each submodule when the last of its tensors has come."""
+
+    def __init__(self, module: torch.nn.Module, names: Iterable[str]):
+        # Innermost first: a layer is packed before the one that takes it apart.
+        self.packed = {path: part for path, part in module.named_modules() if hasattr(part, "pack")}
+        self.waiting = dict.fromkeys(self.packed, 0)
+        for name in names:
+            for path in self._owners(name):
+                self.waiting[path] += 1
+
+    def _owners(self, name: str) -> list[str]:
+        parts = name.split(".")
+        paths = (".".join(parts[:n]) for n in range(len(parts) - 1, -1, -1))
+        return [path for path in paths if path in self.packed]
+
+    def filled(self, name: str) -> None:
+        for path in self._owners(name):
+            self.waiting[path] -= 1
+            if not self.waiting[path]:
+                self.packed[path].pack()
 
 
 def _match_names(
@@ -95,9 +145,9 @@ def _compare(expected: dict, found: dict, source, harmless) -> None:
         )
 
 
-def _check_memory(specs: list, dtype: torch.dtype | None, source) -> None:
+def _check_memory(specs: list[tuple[torch.dtype, tuple[int, ...]]], source) -> None:
     """Refuses a module larger than the machine's memory: a sparse file can claim any size."""
-    needed = sum(torch.Size(shape).numel() * (dtype or stored).itemsize for stored, shape in specs)
+    needed = sum(torch.Size(shape).numel() * dtype.itemsize for dtype, shape in specs)
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not a system that tells
@@ -106,15 +156,6 @@ def _check_memory(specs: list, dtype: torch.dtype | None, source) -> None:
         raise CheckpointError(
             f"{source.where}: takes {needed / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB"
         )
-
-
-def _read(source, old: str, want: torch.Tensor, dtype, device) -> torch.Tensor:
-    stored, _ = source.spec(old)
-    if not stored.is_floating_point:
-        dtype = want.dtype
-    elif dtype is None and stored == torch.float64:
-        dtype = torch.float32
-    return source.read(old, dtype).to(device)
 
 
 def _assign(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:

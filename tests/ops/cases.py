@@ -64,12 +64,19 @@ def _linear(
     return build
 
 
-def _attention(n, lq, lk, heads, d, dv=None, mask=None, **more):
+def _attention(n, lq, lk, heads, d, dv=None, mask=None, fused=False, **more):
+    """fused: q, k and v are slices of one tensor."""
+
     def build(dtype):
+        q = torch.randn(n, lq, heads * d).to(dtype)
+        k = torch.randn(n, lk, heads * d).to(dtype)
+        v = torch.randn(n, lk, heads * (dv or d)).to(dtype)
+        if fused:
+            q, k, v = torch.cat([q, k, v], dim=-1).tensor_split(3, dim=-1)
         return {
-            "q": torch.randn(n, lq, heads * d).to(dtype),
-            "k": torch.randn(n, lk, heads * d).to(dtype),
-            "v": torch.randn(n, lk, heads * (dv or d)).to(dtype),
+            "q": q,
+            "k": k,
+            "v": v,
             "heads": heads,
             "mask": None if mask is None else torch.randn(mask),
             **more,
@@ -81,7 +88,7 @@ def _attention(n, lq, lk, heads, d, dv=None, mask=None, **more):
 _ROWS = {case.op: case.rows for case in KERNEL_CASES} | {
     "conv2d": ("x", "x2", "scale", "shift", "channel_add", "residual"),
     "linear": ("x", "x2", "residual", "scale", "shift"),
-    "attention": ("q", "k", "v"),
+    "attention": ("q", "k", "v", "mask"),
 }
 
 CASES = [
@@ -168,6 +175,7 @@ CASES = [
             ("linear", "silu-alone", _linear(3, 20, cout=12, silu=True), DTYPES),
             ("linear", "half-weight", _linear(3, 7, 40, cout=50, weight=torch.float16), DTYPES),
             ("linear", "bfloat16-weight", _linear(3, 20, cout=50, weight=torch.bfloat16), DTYPES),
+            ("linear", "one-deep-pass", _linear(2, 50, 320, cout=64), DTYPES),
             ("linear", "two-passes", _linear(2, 41, 321, cout=70), DTYPES),
             ("linear", "one-row-deep", _linear(2, 1, 1280, cout=320, packed=True), DTYPES),
             ("linear", "many-passes", _linear(2, 26, 2300, cout=33, c2=20), FLOAT32),
@@ -180,7 +188,26 @@ CASES = [
             ("attention", "masked", _attention(2, 5, 6, 3, 8, mask=(2, 1, 1, 6)), FLOAT32),
             (
                 "attention", "masked-causal",
-                _attention(2, 6, 6, 3, 8, mask=(6, 6), causal=True),
+                _attention(2, 6, 6, 3, 8, mask=(2, 1, 6, 6), causal=True),
+                FLOAT32,
+            ),
+            # The shipped head sizes and others; keys of one block, of a full one and of several.
+            ("attention", "text", _attention(2, 50, 77, 2, 40), DTYPES),
+            ("attention", "several-blocks", _attention(2, 70, 257, 2, 40), DTYPES),
+            ("attention", "one-key", _attention(3, 19, 1, 2, 72, dv=9), FLOAT32),
+            ("attention", "one-query", _attention(3, 1, 257, 2, 64), FLOAT32),
+            ("attention", "one-channel", _attention(2, 35, 130, 3, 1), FLOAT32),
+            ("attention", "seven-channels", _attention(2, 35, 121, 3, 7), DTYPES),
+            ("attention", "slices", _attention(2, 65, 65, 2, 80, fused=True), DTYPES),
+            ("attention", "head-160", _attention(2, 40, 125, 2, 160), FLOAT32),
+            ("attention", "head-512", _attention(2, 70, 100, 1, 512), DTYPES),
+            ("attention", "head-513", _attention(1, 20, 49, 1, 513, dv=600), FLOAT32),
+            ("attention", "causal-text", _attention(2, 77, 77, 3, 64, causal=True), DTYPES),
+            ("attention", "causal-short", _attention(2, 30, 140, 2, 40, causal=True), FLOAT32),
+            ("attention", "causal-long", _attention(2, 140, 30, 2, 40, causal=True), FLOAT32),
+            (
+                "attention", "masked-blocks",
+                _attention(2, 37, 257, 2, 40, mask=(2, 2, 37, 257), causal=True),
                 FLOAT32,
             ),
         ]

@@ -33,6 +33,109 @@ def test_masked_keys_do_not_count():
     )
 
 
+INFINITY = float("inf")
+ISAS = ("portable", "avx2", "avx512", "wide16")
+
+
+def _bits(x):
+    return x.contiguous().view(torch.int32)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_rows_bits_do_not_depend_on_the_rows_beside_it(isa, causal, use_isa):
+    """Nor on how many there are: rows are computed in groups, of which the last is not full."""
+    use_isa(isa)
+    q, k, v = torch.randn(1, 150, 2 * 40), torch.randn(1, 250, 2 * 40), torch.randn(1, 250, 2 * 7)
+    whole = ops.attention(q, k, v, 2, causal=causal)
+    for first, last in ((0, 1), (0, 37), (0, 149)) if causal else ((0, 1), (33, 34), (5, 150)):
+        part = ops.attention(q[:, first:last], k, v, 2, causal=causal)
+        assert torch.equal(_bits(part), _bits(whole[:, first:last]))
+
+
+def test_views_are_read_in_place_and_others_copied():
+    fused = torch.randn(2, 9, 3 * 24)
+    q, k, v = fused.chunk(3, dim=-1)
+    want = ops.attention(q.contiguous(), k.contiguous(), v.contiguous(), 3)
+    columns = q.mT.contiguous().mT  # its last dimension is not contiguous
+    repeated = k[:1].expand(2, -1, -1)
+    assert torch.equal(ops.attention(q, k, v, 3), want)
+    assert torch.equal(ops.attention(columns, k, v, 3), want)
+    assert torch.equal(
+        ops.attention(q, repeated, v, 3), ops.attention(q, repeated.contiguous(), v, 3)
+    )
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (6,), (5, 1), (5, 6), (3, 1, 1), (3, 5, 6), (2, 1, 1, 6), (2, 3, 5, 6)]
+)
+def test_masks_broadcast(shape):
+    q, k, v = torch.randn(2, 5, 12), torch.randn(2, 6, 12), torch.randn(2, 6, 12)
+    mask = torch.randn(shape)
+    arguments = {"heads": 3, "mask": mask}
+    want = ops.reference.attention(q, k, v, **arguments)
+    torch.testing.assert_close(ops.attention(q, k, v, **arguments), want)
+
+
+@pytest.mark.parametrize("low", [-INFINITY, torch.finfo(torch.float32).min, -1e30])
+def test_hidden_blocks_and_rows(low):
+    """A row that sees no key is NaN under -inf and the mean of all values under a finite mask."""
+    q, k, v = torch.randn(1, 40, 16), torch.randn(1, 300, 16), torch.randn(1, 300, 16)
+    mask = torch.zeros(40, 300)
+    mask[:, :150] = low  # the first block is hidden from all
+    mask[7] = low
+    got = ops.attention(q, k, v, 2, mask=mask)
+    want = ops.reference.attention(q, k, v, 2, mask=mask)
+    torch.testing.assert_close(got, want, equal_nan=True)
+    assert got[0, 7].isnan().all() == (low == -INFINITY)
+    assert not got[0, 8:].isnan().any()
+
+
+def test_large_scores_neither_overflow_nor_drown():
+    q, k, v = torch.randn(3, 1, 260, 16)
+    for scale in (1e4, -1e4, 1e30, 0.0):
+        got = ops.attention(q, k, v, 1, scale=scale)
+        want = ops.reference.attention(q.double(), k.double(), v.double(), 1, scale=scale)
+        torch.testing.assert_close(got, want.float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_nan_and_infinity_reach_their_rows_alone(isa, use_isa):
+    use_isa(isa)
+    q, k, v = torch.randn(1, 20, 8), torch.randn(1, 130, 8), torch.randn(1, 130, 8)
+    q[0, 3, 5], q[0, 17, 0] = float("nan"), INFINITY
+    got = ops.attention(q, k, v, 1)
+    assert got[0, [3, 17]].isnan().all()
+    assert not got[0, [0, 1, 2, 4, 16, 18, 19]].isnan().any()
+    k[0, 129, 2] = float("nan")
+    assert ops.attention(q, k, v, 1).isnan().all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_weights_are_exact_to_the_last_places(isa, use_isa):
+    """Two keys, one of score 0 and weight 1, so that the other's is exp of its score."""
+    use_isa(isa)
+    x = torch.cat([torch.linspace(-87, 0, 4001), torch.tensor([-88.0, -1e3, -INFINITY])])
+    q = torch.ones(1, 1, 1)
+    k, v = torch.zeros(1, 2, 1), torch.tensor([[[0.0], [1.0]]])
+    mask = torch.stack([torch.zeros_like(x), x], dim=-1)
+    got = ops.attention(q.expand(1, len(x), 1), k, v, 1, mask=mask)[0, :, 0].double()
+    want = x.double().sigmoid()
+    # x * log2(e) is rounded to float32: half a unit of at most 64 there, times ln 2.
+    assert ((got[:-3] - want[:-3]).abs() <= want[:-3] * (2**-22 + x[:-3].abs() * 2**-23)).all()
+    assert got[-2:].eq(0).all()
+
+
+def test_many_heads_are_packed_in_several_waves():
+    """More keys and values than are packed at once: 40 heads of 2 x 1040 x 64 floats."""
+    q, k, v = torch.randn(2, 3, 20 * 64), torch.randn(2, 1040, 1280), torch.randn(2, 1040, 1280)
+    together = ops.attention(q, k, v, 20)
+    for head in (0, 19):
+        columns = slice(64 * head, 64 * head + 64)
+        alone = ops.attention(q[..., columns], k[..., columns], v[..., columns], 1)
+        assert torch.equal(together[..., columns], alone)
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [

@@ -16,6 +16,11 @@ def _calls():
     p = torch.zeros(4096).data_ptr()
     c = core()
     return {
+        "attention": (
+            c.attention,
+            [p, p, p, 0, p, (0,) * 6, (0,) * 4, 1, 2, 3, 5, 4, 6, 0.5, True, 0, 1],
+            (7, 8, 9, 10, 11, 12),
+        ),
         "geglu": (c.geglu, [p, p, 2, 8, 0, 1], (2, 3)),
         "layer_norm": (c.layer_norm, [p, p, p, p, 2, 8, 1e-5, 0, 1], (4, 5)),
         "group_norm_silu": (
@@ -32,6 +37,7 @@ def _calls():
             [p, 0, 2, 8, 0, p, 0, p, p, p, 1, False, 0, 0, p, 16, 0, 1],
             (2, 3, 4, 10, 15),
         ),
+        "pack_weight": (c.pack_weight, [p, p, 5, 3, 9, 4, 1], (2, 3, 4)),
         "sampler_step": (
             c.sampler_step, [p, p, 0, p, 0, 0, 0, 0, 0, p, p, p, 1, 16, 0, 1], (12, 13),
         ),
@@ -62,7 +68,7 @@ def test_an_unknown_dtype_raises(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["geglu", "layer_norm", "group_norm_silu", "linear", "sampler_step"]
+    "name", ["attention", "geglu", "layer_norm", "group_norm_silu", "linear", "sampler_step"]
 )
 def test_a_null_pointer_raises(name):
     function, good, _ = _calls()[name]
@@ -76,7 +82,7 @@ def test_any_number_of_threads(name, threads):
     function, good, _ = _calls()[name]
     buffers = torch.zeros(65536)
     p = buffers.data_ptr()
-    function(*[p if a and a > 2**16 else a for a in good[:-1]], threads)
+    function(*[p if isinstance(a, int) and a > 2**16 else a for a in good[:-1]], threads)
 
 
 def test_groups_must_divide():

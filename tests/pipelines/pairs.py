@@ -23,6 +23,8 @@ LCM = {
     "set_alpha_to_one": True,
     "steps_offset": 1,
 }
+PNDM = {k: v for k, v in tiny.SD1_SCHEDULER.items() if k != "clip_sample"}
+PNDM["skip_prk_steps"] = True
 
 
 def xl_scheduler():
@@ -41,6 +43,9 @@ WRITERS = {
     "sdxl_bare": lambda folder: tiny.write_sdxl(folder, unet=SMALL),
     "inpaint": lambda folder: tiny.write_sd1(folder, unet={**SMALL, "in_channels": 9}),
     "inpaint_xl": lambda folder: tiny.write_sdxl(folder, unet={**SMALL, "in_channels": 9}),
+    "pndm": lambda folder: tiny.write_sd1(
+        folder, unet=SMALL, scheduler=diffusers.PNDMScheduler(**PNDM)
+    ),
     "lcm": lambda folder: tiny.write_sd1(
         folder,
         unet={**SMALL, "time_cond_proj_dim": 32},

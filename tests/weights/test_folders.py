@@ -15,11 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from whole import CLASSES, load, load_parts
 
-from pyengine import models
+from pyengine import layers
 from pyengine.errors import CheckpointError
-from pyengine.weights import load_module, open_weights, resolve
+from pyengine.models import clip, transformer
+from pyengine.weights import TensorSource, load_module, open_weights, resolve
 
 MODELS = ("unet", "vae", "text_encoder")
+FUSED = (transformer.SelfAttention, transformer.CrossAttention, clip._Attention)
 
 
 def saved(folder: Path) -> dict[str, torch.Tensor]:
@@ -35,12 +37,17 @@ def same(state: dict, want: dict, dtype=None) -> bool:
     )
 
 
-@pytest.fixture(autouse=True)
+as_loaded = pytest.mark.usefixtures("unpacked")
+
+
+@pytest.fixture
 def unpacked(monkeypatch):
-    """Weights as loaded, before a model arranges them for its ops."""
-    monkeypatch.setattr(models.base.Model, "pack", lambda self: None)
+    """Weights as loaded, before the layers arrange them for their ops."""
+    for layer in (layers.Linear, layers.Conv2d, *FUSED):
+        monkeypatch.setattr(layer, "pack", lambda self: None)
 
 
+@as_loaded
 @pytest.mark.parametrize("shape", ["whole", "sharded"])
 @pytest.mark.parametrize("variant", [None, "fp16", "ema"])
 @pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16], ids=str)
@@ -58,6 +65,7 @@ def test_round_trip(shape, variant, dtype, tmp_path):
         assert not any(p.requires_grad for p in parts[name].parameters())
 
 
+@as_loaded
 @pytest.mark.parametrize("write", [tiny.write_sd2, tiny.write_sdxl], ids=["sd2", "sdxl"])
 def test_other_families(write, tmp_path):
     folder = write(tmp_path / "c")
@@ -66,6 +74,7 @@ def test_other_families(write, tmp_path):
         assert same(parts[name].state_dict(), saved(folder / name)), name
 
 
+@as_loaded
 @pytest.mark.parametrize("wanted", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_dtype_is_converted(stored, wanted, sd1, tmp_path):
@@ -73,8 +82,56 @@ def test_dtype_is_converted(stored, wanted, sd1, tmp_path):
     file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
     save_file({n: t.to(stored) for n, t in load_file(file).items()}, file)
     unet = CLASSES["unet"].from_pretrained(tmp_path, subfolder="unet", dtype=wanted)
-    assert {p.dtype for p in unet.parameters()} == {wanted}
-    assert same(unet.state_dict(), saved(tmp_path / "unet"), wanted)
+    assert unet.dtype == wanted
+    state = unet.state_dict()
+    if wanted == torch.float32:  # a weight that its layer widens stays as it was stored
+        assert {n for n, t in state.items() if t.dtype != wanted} == (
+            {n for n, t in state.items() if t.dim() > 1} if stored != wanted else set()
+        )
+    else:
+        assert {t.dtype for t in state.values()} == {wanted}
+    state = {n: t.to(wanted) for n, t in state.items()}
+    assert same(state, saved(tmp_path / "unet"), wanted)
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16], ids=str)
+def test_weights_that_stay_narrow_make_no_difference(stored, sd1, tmp_path):
+    shutil.copytree(sd1 / "unet", tmp_path / "unet")
+    file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({n: t.to(stored) for n, t in load_file(file).items()}, file)
+    narrow = CLASSES["unet"].from_pretrained(tmp_path, subfolder="unet")
+    wide = CLASSES["unet"].from_config(narrow.config)
+    load_module(wide, open_weights(tmp_path, subfolder="unet"), dtype=torch.float32)
+    sizes = [sum(p.nbytes for p in m.parameters()) for m in (narrow, wide)]
+    assert sizes[0] < 0.55 * sizes[1]
+    x, text = torch.randn(2, 4, 8, 8), torch.randn(2, 5, narrow.config.cross_attention_dim)
+    results = [m(x, 500, text).sample for m in (narrow, wide)]
+    assert torch.equal(*results)
+    assert results[0].dtype == torch.float32
+
+
+def test_every_layer_is_packed_when_its_last_tensor_comes(sd1, monkeypatch):
+    """Innermost first, and before the next layer is read, so that the peak is one layer's."""
+    unpacked = []
+    order = []
+    read = TensorSource.read
+
+    def counted(self, name, dtype=None):
+        order.append(name)
+        begun = {n.rpartition(".")[0] for n in order}
+        left = {path for path, m in unet.named_modules() if not getattr(m, "packed", True)}
+        unpacked.append(len(begun & left))
+        return read(self, name, dtype)
+
+    monkeypatch.setattr(TensorSource, "read", counted)
+    with open_weights(sd1, subfolder="unet") as source:
+        config = CLASSES["unet"].config_class.from_dict(resolve(sd1).config("unet"))
+        unet = CLASSES["unet"].from_config(config)
+        load_module(unet, source)
+    assert len(order) > 100
+    assert max(unpacked) <= 1
+    assert not [path for path, m in unet.named_modules() if not getattr(m, "packed", True)]
+    assert all(m.to_qkv is not None for m in unet.modules() if isinstance(m, FUSED[0]))
 
 
 def test_double_precision_becomes_single(tmp_path):
@@ -108,6 +165,7 @@ def test_plain_and_variant_side_by_side(sd1, tmp_path):
     assert load(folder, variant="fp16")["unet"].dtype == torch.float16
 
 
+@as_loaded
 def test_old_names_of_the_autoencoders_attention(sd1, tmp_path):
     """SD 1.5's own folder has them."""
     folder = Path(shutil.copytree(sd1, tmp_path / "c"))
@@ -123,6 +181,7 @@ def test_old_names_of_the_autoencoders_attention(sd1, tmp_path):
     assert same(load(folder)["vae"].state_dict(), saved(sd1 / "vae"))
 
 
+@as_loaded
 @pytest.mark.parametrize("prefix", ["", "text_model."])
 def test_text_encoder_with_and_without_its_prefix(prefix, sd1, tmp_path):
     """transformers 4 saves `text_model.` before every name, newer ones may not."""

@@ -16,7 +16,7 @@ struct AttentionArgs {
     const void* v;  // [pictures, keys, heads * value_width]
     void* y;        // [pictures, queries, heads * value_width], contiguous
     int64_t q_picture, q_row, k_picture, k_row, v_picture, v_row;
-    const float* mask;  // added to the scores, or null
+    const float* mask;     // added to the scores, or null
     int64_t mask_step[4];  // of picture, head, query and key; 0 where it is broadcast
     int64_t pictures, heads, queries, keys, width, value_width;
     float scale;
@@ -30,7 +30,7 @@ struct AttentionWork {
     // for n keys the keys, [n, width], then the values, cut into panels [n, m] of m channels. All
     // in float32, so that both products read them as one stream.
     int64_t block, blocks, block_floats;
-    float* packed;  // [heads packed, blocks, block_floats]
+    float* packed;       // [heads packed, blocks, block_floats]
     int64_t first_head;  // of pictures * heads, the one that is packed first
     // An item of the computation is `groups` groups of kGroupVectors vectors of queries.
     int64_t groups, query_blocks;

@@ -33,8 +33,8 @@ PYENGINE_INLINE void with_rows(int64_t count, const Step& step) {
     }
 }
 
-// Cuts [0, n) into tiles of at most kTile that differ by one at most (40 = 5 * 6 + 2 * 5), and calls
-// step(start, Rows<M>{}) for each.
+// Cuts [0, n) into tiles of at most kTile that differ by one at most (40 = 5 * 6 + 2 * 5), and
+// calls step(start, Rows<M>{}) for each.
 template <class Step>
 PYENGINE_INLINE void for_tiles(int64_t n, const Step& step) {
     const int64_t tiles = (n + kTile - 1) / kTile;
@@ -49,11 +49,13 @@ PYENGINE_INLINE void for_tiles(int64_t n, const Step& step) {
 template <int M>
 PYENGINE_INLINE void multiply(const float* a, int64_t a_row, int64_t a_step, const float* b,
                               int64_t depth, Floats (&acc)[M][kVectors]) {
+#pragma GCC unroll 8
     for (int i = 0; i < M; ++i)
         for (int j = 0; j < kVectors; ++j) acc[i][j] = Floats{};
     for (int64_t step = 0; step < depth; ++step) {
         Floats right[kVectors];
         for (int j = 0; j < kVectors; ++j) right[j] = load(b + step * kGroup + j * kLanes);
+#pragma GCC unroll 8
         for (int i = 0; i < M; ++i) {
             const Floats left = splat(a[i * a_row + step * a_step]);
             for (int j = 0; j < kVectors; ++j) acc[i][j] = fma(left, right[j], acc[i][j]);
@@ -69,19 +71,35 @@ struct Group {
     float* sum;   // [kGroup]: sum of exp(score - most)
 };
 
+// Channels that are summed in one chain: keeps the rounding of wide heads (512) that of narrow
+// ones, and what is read again and again in the L1 cache.
+constexpr int64_t kDepth = 160;
+
 // Scores of n keys, [n, kGroup], and the largest of each query.
 void scores(const float* keys, int64_t n, const float* q, int64_t width, float* s,
-            Floats (&most)[kVectors]) {
-    for_tiles(n, [&](int64_t start, auto rows) {
-        constexpr int M = decltype(rows)::count;
-        Floats acc[M][kVectors];
-        multiply<M>(keys + start * width, width, 1, q, width, acc);
-        for (int i = 0; i < M; ++i)
-            for (int j = 0; j < kVectors; ++j) {
-                store(s + (start + i) * kGroup + j * kLanes, acc[i][j]);
-                most[j] = at_least(acc[i][j], most[j]);
-            }
-    });
+            Floats (&largest)[kVectors]) {
+    // In registers: through memory, each tile would wait for the one before.
+    Floats most[kVectors];
+    const int64_t chains = (width + kDepth - 1) / kDepth;
+    for (int64_t chain = 0; chain < chains; ++chain) {
+        const int64_t from = width * chain / chains, to = width * (chain + 1) / chains;
+        for (int j = 0; j < kVectors; ++j) most[j] = splat(-kInfinity);
+        for_tiles(n, [&](int64_t start, auto rows) {
+            constexpr int M = decltype(rows)::count;
+            Floats acc[M][kVectors];
+            multiply<M>(keys + start * width + from, width, 1, q + from * kGroup, to - from, acc);
+            float* tile = s + start * kGroup;
+#pragma GCC unroll 8
+            for (int i = 0; i < M; ++i)
+                for (int j = 0; j < kVectors; ++j) {
+                    float* at = tile + i * kGroup + j * kLanes;
+                    const Floats score = chain == 0 ? acc[i][j] : load(at) + acc[i][j];
+                    store(at, score);
+                    most[j] = at_least(score, most[j]);
+                }
+        });
+    }
+    for (int j = 0; j < kVectors; ++j) largest[j] = most[j];
 }
 
 // Adds the mask, hides from each query the keys after it, and finds the largest scores anew.
@@ -109,6 +127,20 @@ void hide(const AttentionArgs& args, const float* mask, int64_t query, int64_t k
     }
 }
 
+// weights = exp(score - base) for Keys keys, in place and added to sum.
+template <int Keys>
+PYENGINE_INLINE void weigh(float* s, const Floats (&base)[kVectors], Floats unit,
+                           Floats (&sum)[kVectors]) {
+    Floats x[Keys * kVectors];
+    for (int i = 0; i < Keys * kVectors; ++i)
+        x[i] = (load(s + i * kLanes) - base[i % kVectors]) * unit;
+    exp2_to_one(x);
+    for (int i = 0; i < Keys * kVectors; ++i) {
+        store(s + i * kLanes, x[i]);
+        sum[i % kVectors] += x[i];
+    }
+}
+
 // From scores to weights, exp(score - most), in place. most comes as this block's and becomes the
 // largest so far; factor is what earlier sums are multiplied by.
 void softmax(Floats unit, int64_t n, float* s, Group& group, const Floats (&most)[kVectors],
@@ -119,16 +151,13 @@ void softmax(Floats unit, int64_t n, float* s, Group& group, const Floats (&most
         store(group.most + j * kLanes, now);
         // With no key seen yet, any base but -inf gives weights of zero.
         base[j] = select(now == splat(-kInfinity), Floats{}, now);
-        factor[j] = exp2_to_one((before - base[j]) * unit);
+        factor[j] = (before - base[j]) * unit;
         sum[j] = Floats{};
     }
-    for (int64_t i = 0; i < n; ++i)
-        for (int j = 0; j < kVectors; ++j) {
-            float* at = s + i * kGroup + j * kLanes;
-            const Floats weight = exp2_to_one((load(at) - base[j]) * unit);
-            store(at, weight);
-            sum[j] += weight;
-        }
+    exp2_to_one(factor);
+    int64_t i = 0;
+    for (; i + 2 <= n; i += 2) weigh<2>(s + i * kGroup, base, unit, sum);
+    if (i < n) weigh<1>(s + i * kGroup, base, unit, sum);
     for (int j = 0; j < kVectors; ++j) {
         float* total = group.sum + j * kLanes;
         store(total, fma(load(total), factor[j], sum[j]));
@@ -176,8 +205,8 @@ void store_columns(const float* from, const Floats (&factor)[kVectors], int64_t 
             Floats block[kLanes];
             const int64_t left = width - c;
             for (int i = 0; i < kLanes; ++i)
-                block[i] = i < left ? load(from + (c + i) * kGroup + j * kLanes) * factor[j]
-                                    : Floats{};
+                block[i] =
+                    i < left ? load(from + (c + i) * kGroup + j * kLanes) * factor[j] : Floats{};
             transpose(block);
             for (int i = 0; i < kLanes; ++i)
                 if (j * kLanes + i < rows) store(y + (j * kLanes + i) * step + c, block[i], lanes);
@@ -199,7 +228,6 @@ void attend(const AttentionWork& work, const float* packed, const float* mask, i
             const int64_t first = query + g * kGroup;
             if (args.causal && key > first + kGroup - 1) continue;  // all hidden
             Floats most[kVectors], factor[kVectors];
-            for (int j = 0; j < kVectors; ++j) most[j] = splat(-kInfinity);
             scores(keys, n, group[g].q, args.width, s, most);
             if (mask || (args.causal && key + n - 1 > first))
                 hide(args, mask, first, key, n, s, most);
@@ -279,8 +307,7 @@ void attention(const AttentionWork& work, int64_t begin, int64_t end) {
                 store(group[g].sum + j * kLanes, Floats{});
             }
         }
-        if (args.mask)
-            mask = args.mask + picture * args.mask_step[0] + column * args.mask_step[1];
+        if (args.mask) mask = args.mask + picture * args.mask_step[0] + column * args.mask_step[1];
         attend(work, work.packed + packed_head * work.blocks * work.block_floats, mask, query,
                group, groups, s);
         T* y = static_cast<T*>(args.y) + (picture * args.queries + query) * values +

@@ -9,7 +9,7 @@ namespace pyengine {
 // Output pixels multiplied at a time, by all weights of a pass: a multiple of every instruction
 // set's rows of a tile (3, 6, 14). Their A takes 315 KB of the second-level cache.
 constexpr int64_t kDirectBlock = 252;
-// kDepth of gemm/tile.simd.h, which only vector code sees.
+// The most that kDepth of gemm/tile.simd.h is, which only vector code sees.
 constexpr int64_t kDirectDepth = 320;
 // Up to so many output channels, sums run over a vector's lanes.
 constexpr int64_t kDirectNarrow = 4;

@@ -42,27 +42,34 @@ struct Grid {
     int64_t rows, units;
 };
 
-// The grid whose slowest thread has least to do, counted in multiply-adds: those of its tiles,
+// What a thread has to do for some rows and columns, counted in multiply-adds: those of its tiles,
 // where one of few rows takes as long as one of four; and for each element of A that it lays out
 // and each weight that it reads, what could have been computed meanwhile (8 and 16: half a cycle,
 // and 4 bytes from memory at 4 bytes a cycle).
-Grid grid_for(const LinearArgs& args, int64_t units, int64_t unit_columns, int threads) {
-    const int64_t tile = table().tile_rows;
-    const double depth = static_cast<double>(args.channels + args.channels2 + 1);
+double cost(int64_t depth, int64_t rows, int64_t columns) {
+    const int64_t tile = table().tile_rows, tiles = ceil_divide(rows, tile);
+    const int64_t height = std::max(ceil_divide(rows, tiles), std::min<int64_t>(tile, 4));
+    const double multiplied = static_cast<double>(tiles * height) * static_cast<double>(columns);
+    return static_cast<double>(depth + 1) *
+           (multiplied + 8.0 * static_cast<double>(rows) + 16.0 * static_cast<double>(columns));
+}
+
+// Less than this, some 4 us, is not worth waking threads for.
+constexpr double kSmall = 200e3;
+
+// The grid whose slowest thread has least to do.
+Grid grid_for(const LinearArgs& args, int64_t units, int threads) {
+    const int64_t depth = args.channels + args.channels2, width = 2 * kPanel;
     Grid best{1, 1};
-    double least = 0;
+    double least = cost(depth, args.rows, units * width);
+    if (least < kSmall) return best;
     for (int64_t r = 1; r <= std::min<int64_t>(threads, args.rows); ++r) {
         const int64_t u = std::min<int64_t>(threads / r, units);
-        const int64_t rows = ceil_divide(args.rows, r),
-                      columns = ceil_divide(units, u) * unit_columns;
-        const int64_t tiles = ceil_divide(rows, tile);
-        const int64_t height = std::max(ceil_divide(rows, tiles), std::min<int64_t>(tile, 4));
-        const double cost =
-            depth * (static_cast<double>(tiles * height) * static_cast<double>(columns) +
-                     8.0 * static_cast<double>(rows) + 16.0 * static_cast<double>(columns));
-        if (r == 1 || cost < least) {
+        const double slowest =
+            cost(depth, ceil_divide(args.rows, r), ceil_divide(units, u) * width);
+        if (slowest < least) {
             best = {r, u};
-            least = cost;
+            least = slowest;
         }
     }
     return best;
@@ -75,9 +82,7 @@ void linear(const LinearArgs& args, int threads) {
     const bool gated = args.activation == Activation::geglu;
     const int64_t panels = ceil_divide(args.outputs, kPanel);
     const int64_t units = gated ? panels : ceil_divide(panels, 2);
-    const int64_t work = args.rows * (args.channels + args.channels2 + 1) / 32768 * panels;
-    const Grid grid =
-        grid_for(args, units, 2 * kPanel, work < 8 ? 1 : std::clamp(threads, 1, 1024));
+    const Grid grid = grid_for(args, units, std::clamp(threads, 1, 1024));
     const auto share = [&](int64_t i) {
         const int64_t row = i / grid.units, unit = i % grid.units;
         return LinearShare{args.rows * row / grid.rows, args.rows * (row + 1) / grid.rows,

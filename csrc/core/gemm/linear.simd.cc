@@ -11,8 +11,12 @@ namespace {
 constexpr int64_t kBlockFloats = 240 * 320;
 // Sums of a block that wait for the next pass: 1 MB at most.
 constexpr int64_t kSumFloats = 240 * 1024;
-// Fewer rows than this are not worth reading all weights for once more; see Plan.
-constexpr int64_t kFewestRows = 48;
+
+// Rows for which 16-bit weights are widened in registers.
+constexpr int kFewRows = kTileRows < 4 ? kTileRows : 4;
+
+// Tiles over which it pays to fetch the next weights: while few are computed, all wait for memory.
+constexpr int64_t kFetchTiles = 8;
 
 // How a share is cut. K falls into passes of one length, give or take an element, a function of K
 // alone: the sums of the passes are added up in their order, which is all that bits depend on.
@@ -54,11 +58,10 @@ Plan plan_of(const LinearArgs& args, const LinearShare& share) {
 
     const int64_t rows = share.row_end - share.row_begin;
     const int64_t block = kBlockFloats / kDepth;
-    const int64_t resident_rows = block / plan.passes;
-    plan.resident = resident_rows >= least(rows, kFewestRows);
-    plan.block_rows = plan.resident ? resident_rows : block;
+    // Several passes over fewer rows each would read all weights more often: 85 GFLOP/s for 92.
+    plan.resident = plan.passes == 1 || rows * plan.passes <= block;
     // Blocks of about one height: a last one of a few rows would read all weights for them.
-    plan.block_rows = ceil_divide(rows, ceil_divide(rows, plan.block_rows));
+    plan.block_rows = ceil_divide(rows, ceil_divide(rows, block));
     const int64_t strip = plan.block_rows * plan.panels * kPanel;
     plan.chunk = plan.resident ? 1 : kSumFloats / strip;
     return plan;
@@ -121,49 +124,69 @@ void gather(const LinearArgs& args, int64_t row, int64_t rows, int64_t begin, in
 
 // --- the product -----------------------------------------------------------------------------
 
-// All rows of a block by some panels. Tiles are of about one height: the last would otherwise be
-// so low that its few sums wait for each other.
-template <int Panels, class W>
+// Weights that will be wanted next: panels, stride apart, `bytes` of each; or nothing.
+struct Ahead {
+    const char* first;
+    int64_t stride, bytes;
+
+    // Asks the second-level cache for one of `parts` equal parts.
+    void fetch(int panels, int64_t part, int64_t parts) const {
+        const int64_t begin = bytes * part / parts, end = bytes * (part + 1) / parts;
+        for (int p = 0; p < panels; ++p)
+            for (int64_t i = begin; i < end; i += 64)
+                __builtin_prefetch(first + p * stride + i, 0, 2);
+    }
+};
+
+// All rows of a block by one or two panels. Tiles are of about one height: the last would otherwise
+// be so low that its few sums wait for each other.
+template <int Panels, int Rows, class W>
 void multiply(const float* a, int64_t rows, const W* b, int64_t b_stride, int64_t depth, float* c,
-              int64_t c_stride, bool accumulate) {
-    const int64_t tiles = ceil_divide(rows, kTileRows);
+              int64_t c_stride, bool accumulate, const Ahead& ahead) {
+    const int64_t tiles = ceil_divide(rows, Rows);
+    const bool fetches = ahead.first && tiles >= kFetchTiles;
     for (int64_t t = 0, row = 0; t < tiles; ++t) {
+        if (fetches) ahead.fetch(Panels, t, tiles);
         const int64_t next = rows * (t + 1) / tiles;
-        tile_of<Panels>(next - row, a + row * kDepth, b, b_stride, depth, c + row * c_stride,
-                        c_stride, accumulate);
+        tile_of<Panels, Rows>(next - row, a + row * kDepth, b, b_stride, depth, c + row * c_stride,
+                              c_stride, accumulate);
         row = next;
     }
 }
 
-// The panels of one group, as many as there are (the last group may lack one).
-template <class W>
-void multiply_panels(int64_t panels, const float* a, int64_t rows, const W* b, int64_t b_stride,
-                     int64_t depth, float* c, int64_t c_stride, bool accumulate) {
-    int64_t p = 0;
-    if constexpr (kTilePanels == 2)
-        for (; p + 2 <= panels; p += 2)
-            multiply<2>(a, rows, b + p * b_stride, b_stride, depth, c + p * kPanel, c_stride,
-                        accumulate);
-    for (; p < panels; ++p)
-        multiply<1>(a, rows, b + p * b_stride, b_stride, depth, c + p * kPanel, c_stride,
-                    accumulate);
-}
-
-// 16-bit weights are widened in registers for a single tile; where more tiles use them, once, into
+// The panels of one group, b_stride apart, and where the next group begins (or null). c: the
+// block's sums, a group wide. 16-bit weights that more than a few rows use are widened once, into
 // the first-level cache.
-template <class W>
-void multiply_group(int64_t panels, const float* a, int64_t rows, const W* b, int64_t b_stride,
-                    int64_t depth, float* c, int64_t c_stride, bool accumulate, float* wide) {
+template <int Panels, class W>
+void multiply_panels(const float* a, int64_t rows, const W* b, int64_t b_stride, int64_t depth,
+                     float* c, int64_t c_stride, bool accumulate, const W* next, float* wide) {
+    const Ahead ahead{reinterpret_cast<const char*>(next), b_stride * int64_t{sizeof(W)},
+                      depth * kPanel * int64_t{sizeof(W)}};
     if constexpr (sizeof(W) == 4) {
-        multiply_panels(panels, a, rows, b, b_stride, depth, c, c_stride, accumulate);
+        multiply<Panels, kTileRows>(a, rows, b, b_stride, depth, c, c_stride, accumulate, ahead);
+    } else if (rows <= kFewRows) {
+        multiply<Panels, kFewRows>(a, rows, b, b_stride, depth, c, c_stride, accumulate, ahead);
     } else {
-        if (rows <= kTileRows)
-            return multiply_panels(panels, a, rows, b, b_stride, depth, c, c_stride, accumulate);
-        for (int64_t p = 0; p < panels; ++p)
+        for (int p = 0; p < Panels; ++p)
             for (int64_t i = 0; i < depth * kPanel; i += kLanes)
                 store(wide + p * kDepth * kPanel + i, load(b + p * b_stride + i));
-        multiply_panels(panels, a, rows, wide, kDepth * kPanel, depth, c, c_stride, accumulate);
+        multiply<Panels, kTileRows, float>(a, rows, wide, kDepth * kPanel, depth, c, c_stride,
+                                           accumulate, ahead);
     }
+}
+
+template <class W>
+void multiply_group(int64_t panels, const float* a, int64_t rows, const W* b, int64_t b_stride,
+                    int64_t depth, float* c, int64_t c_stride, bool accumulate, const W* next,
+                    float* wide) {
+    int64_t p = 0;
+    if constexpr (kTilePanels == 2)
+        for (; p + 2 <= panels; p += 2)  // a group has no more
+            multiply_panels<2>(a, rows, b + p * b_stride, b_stride, depth, c + p * kPanel, c_stride,
+                               accumulate, next, wide);
+    for (; p < panels; ++p)
+        multiply_panels<1>(a, rows, b + p * b_stride, b_stride, depth, c + p * kPanel, c_stride,
+                           accumulate, p + 1 < panels ? b + (p + 1) * b_stride : next, wide);
 }
 
 // --- the epilogue ----------------------------------------------------------------------------
@@ -176,35 +199,44 @@ PYENGINE_INLINE Floats activate(Floats value) {
     return value;
 }
 
-// One vector of a panel, down all rows. sums: its first row's, `stride` floats to the next; for
-// geglu the gates lie a panel further on.
-template <Activation Chosen, class T, class Lanes>
-PYENGINE_INLINE void finish_vector(const LinearArgs& args, int64_t row, int64_t rows,
-                                   int64_t column, const float* sums, int64_t stride, Lanes lanes) {
+// One or more vectors of each row. sums: the first row's, `stride` floats to the next; for geglu
+// the gates lie a panel further on.
+template <Activation Chosen, int Vectors, class T, class Lanes>
+PYENGINE_INLINE void finish_vectors(const LinearArgs& args, int64_t row, int64_t rows,
+                                    int64_t column, const float* sums, int64_t stride,
+                                    Lanes lanes) {
+    constexpr bool kGated = Chosen == Activation::geglu;
     const T* residual = static_cast<const T*>(args.residual);
     T* y = static_cast<T*>(args.y);
-    Floats bias{}, gate_bias{};
-    if (args.bias) {
-        bias = load(args.bias + column, lanes);
-        if constexpr (Chosen == Activation::geglu)
-            gate_bias = load(args.bias + args.outputs + column, lanes);
+    Floats bias[Vectors] = {}, gate_bias[Vectors] = {};
+    for (int v = 0; v < Vectors && args.bias; ++v) {
+        bias[v] = load(args.bias + column + v * kLanes, lanes);
+        if (kGated) gate_bias[v] = load(args.bias + args.outputs + column + v * kLanes, lanes);
     }
     for (int64_t r = 0; r < rows; ++r, sums += stride) {
-        const int64_t at = (row + r) * args.outputs + column;
-        Floats v = activate<Chosen>(load(sums) + bias);
-        if constexpr (Chosen == Activation::geglu) v *= gelu(load(sums + kPanel) + gate_bias);
-        if (residual) v += load(residual + at, lanes);
-        store(y + at, v, lanes);
+#pragma GCC unroll 4
+        for (int v = 0; v < Vectors; ++v) {
+            const int64_t at = (row + r) * args.outputs + column + v * kLanes;
+            Floats value = activate<Chosen>(load(sums + v * kLanes) + bias[v]);
+            if (kGated) value *= gelu(load(sums + kPanel + v * kLanes) + gate_bias[v]);
+            if (residual) value += load(residual + at, lanes);
+            store(y + at, value, lanes);
+        }
     }
 }
 
+// Some panels of each row; whole ones a row at a time, since that is a cache line of y.
 template <Activation Chosen, class T>
 void finish(const LinearArgs& args, int64_t row, int64_t rows, int64_t column, int64_t panels,
             const float* sums, int64_t stride) {
-    const int64_t width =
-        least(args.outputs - column, Chosen == Activation::geglu ? kPanel : panels * kPanel);
-    for_vectors(width, [&](int64_t c, auto lanes) {
-        finish_vector<Chosen, T>(args, row, rows, column + c, sums + c, stride, lanes);
+    const int64_t most = Chosen == Activation::geglu ? kPanel : panels * kPanel;
+    const int64_t width = least(args.outputs - column, most);
+    int64_t c = 0;
+    for (; c + kPanel <= width; c += kPanel)
+        finish_vectors<Chosen, kPanelVectors, T>(args, row, rows, column + c, sums + c, stride,
+                                                 Whole{});
+    for_vectors(width - c, [&](int64_t i, auto lanes) {
+        finish_vectors<Chosen, 1, T>(args, row, rows, column + c + i, sums + c + i, stride, lanes);
     });
 }
 
@@ -243,12 +275,17 @@ struct Share {
     Finish finish;
     float *a, *sums, *wide;
 
-    void multiply(int64_t group, int64_t pass, int64_t rows, const float* from, float* to) const {
-        const int64_t begin = plan.pass_begin(pass);
-        const W* b = static_cast<const W*>(args.weight) + group * plan.group_stride;
-        multiply_group(panels_of(args, plan, group), from, rows, b + begin * kPanel,
-                       plan.panel_stride, plan.pass_begin(pass + 1) - begin, to,
-                       plan.panels * kPanel, pass > 0, wide);
+    const W* weights(int64_t group, int64_t pass) const {
+        return static_cast<const W*>(args.weight) + group * plan.group_stride +
+               plan.pass_begin(pass) * kPanel;
+    }
+
+    // next: the weights of the call after this one, or null.
+    void multiply(int64_t group, int64_t pass, int64_t rows, const float* from, float* to,
+                  const W* next) const {
+        multiply_group(panels_of(args, plan, group), from, rows, weights(group, pass),
+                       plan.panel_stride, plan.pass_begin(pass + 1) - plan.pass_begin(pass), to,
+                       plan.panels * kPanel, pass > 0, next, wide);
     }
 
     void finish_group(int64_t group, int64_t row, int64_t rows, const float* from) const {
@@ -267,8 +304,12 @@ struct Share {
         for (int64_t pass = 0; pass < plan.passes; ++pass)
             gather_pass(pass, row, rows, a + pass * rows * kDepth);
         for (int64_t group = plan.groups_begin; group < plan.groups_end; ++group) {
-            for (int64_t pass = 0; pass < plan.passes; ++pass)
-                multiply(group, pass, rows, a + pass * rows * kDepth, sums);
+            for (int64_t pass = 0; pass < plan.passes; ++pass) {
+                const W* next = pass + 1 < plan.passes        ? weights(group, pass + 1)
+                                : group + 1 < plan.groups_end ? weights(group + 1, 0)
+                                                              : nullptr;
+                multiply(group, pass, rows, a + pass * rows * kDepth, sums, next);
+            }
             finish_group(group, row, rows, sums);
         }
     }
@@ -282,7 +323,8 @@ struct Share {
                 gather_pass(pass, row, rows, a);
                 for (int64_t group = begin; group < end; ++group) {
                     float* to = sums + (group - begin) * strip;
-                    multiply(group, pass, rows, a, to);
+                    multiply(group, pass, rows, a, to,
+                             group + 1 < end ? weights(group + 1, pass) : nullptr);
                     if (pass + 1 == plan.passes) finish_group(group, row, rows, to);
                 }
             }
@@ -299,7 +341,7 @@ Room room_of(const LinearArgs& args, const Plan& plan) {
     const int64_t groups = least(plan.chunk, plan.groups_end - plan.groups_begin);
     return {plan.block_rows * (plan.resident ? plan.passes : 1) * kDepth,
             plan.block_rows * plan.panels * kPanel * groups,
-            args.weight_dtype == DType::float32 ? 0 : plan.panels * kDepth * kPanel};
+            args.weight_dtype == DType::float32 ? 0 : kTilePanels * kDepth * kPanel};
 }
 
 }  // namespace

@@ -48,6 +48,10 @@ def main():
     bound = mp.mpf("0.36")
     show("exp", *fit(mp.exp, -bound, bound, 6, fixed=(1.0, 1.0)))
 
+    # 2^r for |r| <= 1/2.
+    half = mp.mpf("0.5")
+    show("exp2", *fit(lambda r: mp.mpf(2) ** r, -half, half, 6, fixed=(1.0,)))
+
     # erfc(g / sqrt 2) / 2 = exp(-g^2 / 2) * P(q) / (g + 4) with q = (g - 4) / (g + 4), 0 <= g <= 15
     # (after Shepherd & Laframboise 1981; of the centres 2, 3 and 4, 4 needs the lowest degree).
     def tail(q):

@@ -1,0 +1,95 @@
+"""Where the results of the CPU's kernels lie: in an arena within `with arena.use():`.
+
+Fresh memory for a large result costs a page fault every 4 KB, three times what computing it costs;
+an arena's pages are used over and over. Its tensors are ordinary ones: the memory goes back to the
+arena when the last that uses it dies, so that a result may be kept for any time.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from ._core import DTYPES, core
+
+#: Bytes from which a result comes from the arena: below, malloc has memory at hand as well.
+LEAST = 1 << 16
+
+_current: ContextVar["Arena | None"] = ContextVar("pyengine_arena", default=None)
+
+
+class Arena:
+    """A pool of memory for activations, of no size until it is used; any thread may use it.
+
+    It reserves as much address space as the machine has memory, on first use, and grows to the most
+    that a call has needed. Freed with the last of its tensors and itself.
+    """
+
+    def __init__(self):
+        self._arena = None
+
+    @contextmanager
+    def use(self) -> Iterator[None]:
+        """Within the block this thread's ops take their results from here, or from the arena that
+        a block around it uses already.
+        """
+        if _current.get() is not None:
+            yield
+            return
+        if self._arena is None:
+            self._arena = core().Arena(_machine_memory())
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def trim(self) -> None:
+        """Gives all memory that is not in use back to the system."""
+        if self._arena is not None:
+            self._arena.trim()
+
+    def statistics(self) -> dict[str, int]:
+        """Bytes: reserved (address space), used, peak (the most of `used`), touched (what may be
+        resident); and how many blocks are in use.
+        """
+        if self._arena is None:
+            return dict.fromkeys(("reserved", "used", "blocks", "peak", "touched"), 0)
+        return self._arena.statistics()
+
+    def _empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor | None:
+        capsule = self._arena.empty(shape, DTYPES[dtype])
+        return None if capsule is None else from_dlpack(capsule)
+
+
+def _machine_memory() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not a system that tells
+        return 16 << 30
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A contiguous CPU tensor with undefined contents, for a kernel to fill.
+
+    From the arena in use where it is large and the arena has room, else from torch.
+    """
+    arena = _current.get()
+    if arena is not None:
+        size = dtype.itemsize
+        for n in shape:
+            size *= n
+        if size >= LEAST:
+            tensor = arena._empty(tuple(shape), dtype)
+            if tensor is not None:
+                return tensor
+    return torch.empty(shape, dtype=dtype)
+
+
+def empty_like(x: Tensor) -> Tensor:
+    """A contiguous tensor of x's shape and dtype; see `empty`."""
+    return empty(x.shape, x.dtype)
