@@ -183,7 +183,8 @@ def test_nothing_is_written_beside_the_result(isa, tile):
     y = memory[64:-64].view(2, 5, 7, 21)
     winograd(x, weight, bias, tile=tile, out=y)
     assert torch.equal(y, winograd(x, weight, bias, tile=tile))
-    assert (memory[:64] == 7).all() and (memory[-64:] == 7).all()
+    assert (memory[:64] == 7).all()
+    assert (memory[-64:] == 7).all()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -17,17 +17,17 @@ constexpr const char* kOp = "conv2d_winograd";
 // As tile.simd.h has them.
 constexpr int64_t kPanel = 16, kDepth = 320;
 
-// Floats of the transformed input of one call: with U and M of two threads it stays within 20 MB of
-// the last-level cache.
+// Floats of a block's transformed input, which is read from the last-level cache once per group.
 constexpr int64_t kInputFloats = 3 << 20;
-// Most tiles in one call: M then takes 2.4 MB per thread.
-constexpr int64_t kMostTiles = 256;
+// Most tiles in a block. From here on the weights' transform, once per block, is 2% of the
+// products, and M, 590 KB per thread, grows out of the second-level cache.
+constexpr int64_t kMostTiles = 128;
 // Floats of a strip of pixels: half of a second-level cache of 512 KB.
 constexpr int64_t kStripFloats = 32 << 10;
 constexpr int64_t kSegment = 16;
-// Input channels multiplied at a time: two panels of U (20 KB) and a tile of V share the first-level
-// cache, and sums of no more terms keep the error small.
-constexpr int64_t kPass = 160;
+// Input channels multiplied at a time: the U of two panels (369 KB for 4x4) stays in a
+// second-level cache of 512 KB, and sums of so few terms keep the error small.
+constexpr int64_t kPass = 80;
 
 int64_t round_up(int64_t value, int64_t to) {
     return (value + to - 1) / to * to;
@@ -56,6 +56,7 @@ void check(const Conv2dArgs& a, int64_t output_tile) {
     checked_count(kOp, a.pictures, a.height_out, a.width_out, a.channels_out, 36);
     checked_count(kOp, a.channels_out, channels, 9, 36);
     require(a.top >= 0 && a.left >= 0, kOp, "negative padding");
+    require(!a.scale == !a.shift, kOp, "one of scale and shift without the other");
 }
 
 }  // namespace
@@ -73,15 +74,15 @@ void conv2d_winograd(const Conv2dArgs& conv, int64_t output_tile, int threads) {
     const int64_t tiles = conv.pictures * a.tiles_high * a.tiles_wide;
     if (tiles == 0 || panels == 0) return;
     require(channels > 0, kOp, "no input channels");
-    require(conv.weight && conv.y && (conv.x || !conv.channels) && (conv.x2 || !conv.channels2), kOp,
-            "null pointer");
+    require(conv.weight && conv.y && (conv.x || !conv.channels) && (conv.x2 || !conv.channels2),
+            kOp, "null pointer");
 
     a.slab = equal_part(channels, kDepth);
     a.pass = equal_part(a.slab, kPass);
     const int64_t slabs = (channels + a.slab - 1) / a.slab;
 
-    const int64_t most_tiles = std::clamp(kInputFloats / (slabs * positions * kDepth), int64_t{1},
-                                          kMostTiles);
+    const int64_t most_tiles =
+        std::clamp(kInputFloats / (slabs * positions * kDepth), int64_t{1}, kMostTiles);
     const int64_t segment = std::min(kSegment, most_tiles);
     a.segments_wide = (a.tiles_wide + segment - 1) / segment;
     a.segment = (a.tiles_wide + a.segments_wide - 1) / a.segments_wide;
@@ -99,13 +100,11 @@ void conv2d_winograd(const Conv2dArgs& conv, int64_t output_tile, int threads) {
     const int64_t units = table().lanes == 16 ? (panels + 1) / 2 : panels;
     a.shares = std::clamp(int64_t{threads}, int64_t{1}, block_tiles * units);
     a.tile_parts = tile_parts(units, a.shares, block_tiles);
-    const int64_t products =
-        winograd_weights_floats(output_tile, a.pass) +
-        block_tiles * positions * kWinogradGroup * kPanel;
+    const int64_t products = winograd_weights_floats(output_tile, a.pass) +
+                             block_tiles * positions * kWinogradGroup * kPanel;
     a.scratch_stride = round_up(std::max(strip_pixels * a.depth, products), 16);
     const int64_t input_floats = checked_count(kOp, slabs, a.slab_stride);
-    float* memory =
-        scratch(input_floats + checked_count(kOp, a.shares, a.scratch_stride));
+    float* memory = scratch(input_floats + checked_count(kOp, a.shares, a.scratch_stride));
     a.input = memory;
     a.scratch = memory + input_floats;
 

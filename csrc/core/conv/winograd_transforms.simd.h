@@ -6,8 +6,8 @@
 namespace pyengine::PYENGINE_NS {
 
 // Points 0, 1, -1, 1/2, -2 and infinity. Against the textbook's 0, +-1, +-2 that halves the error
-// (as Barabasz et al. 2020, arXiv:1803.10986, found for other sizes), and shared differences make it
-// as cheap. The divisors are all in the output's transform, where they cost two multiplications.
+// (as Barabasz et al. 2020, arXiv:1803.10986, found for other sizes), and shared differences make
+// it as cheap. The divisors are all in the output's transform, where they cost two multiplications.
 template <int Output>
 struct Winograd;
 
