@@ -115,6 +115,21 @@ def _cpu(
     return y
 
 
+def algorithm_of(
+    x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), x2=None, upsample=False,
+    out_channels=None, **_,
+):  # fmt: skip
+    """The algorithm that our C++ takes for a call: direct, winograd4 (F(4x4, 3x3)) or winograd2.
+
+    A function of one picture's shape, the weight's dtype and the instruction set in use.
+    """
+    shape = _output_shape(x, weight, bias, stride, padding, upsample, out_channels)
+    return core().conv2d_algorithm(
+        *shape[1:3], weight.shape[3], shape[3], *weight.shape[1:3], stride, upsample,
+        DTYPES[weight.dtype],
+    )  # fmt: skip
+
+
 def _prologue(x, x2, scale, shift, silu):
     """The input of the convolution: one tensor, in one pass where our kernel runs."""
     if scale is not None:

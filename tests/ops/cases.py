@@ -17,20 +17,25 @@ from gpu_cases import (
 from gpu_cases import CASES as KERNEL_CASES
 
 from pyengine import ops
-from pyengine.ops import OPS, reference
+from pyengine.ops import OPS, pack_weight, reference
 
 FLOAT32 = (torch.float32,)
 
 
-def _conv(n, h, w, c, cout, k=3, *, c2=0, norm=False, epilogue=False, hw=None, **more):
+def _conv(
+    n, h, w, c, cout, k=3, *, c2=0, norm=False, epilogue=False, hw=None, packed=False, **more
+):
+    height, width = k if isinstance(k, tuple) else (k, k)
+
     def build(dtype):
         def random(*shape):
             return torch.randn(shape).to(dtype)
 
         total = c + c2
+        fan_in = height * width * total
         inputs = {
             "x": random(n, h, w, c),
-            "weight": (torch.randn(cout, k, k, total) / (k * total**0.5)).to(dtype),
+            "weight": (torch.randn(cout, height, width, total) / fan_in**0.5).to(dtype),
             "bias": random(cout),
             "x2": random(n, h, w, c2) if c2 else None,
             **more,
@@ -39,6 +44,8 @@ def _conv(n, h, w, c, cout, k=3, *, c2=0, norm=False, epilogue=False, hw=None, *
             inputs |= {"scale": torch.randn(n, total), "shift": torch.randn(n, total)}
         if epilogue:
             inputs |= {"channel_add": random(n, cout), "residual": random(n, *hw, cout)}
+        if packed:
+            inputs |= {"weight": pack_weight(inputs["weight"]), "out_channels": cout}
         return inputs
 
     return build
@@ -131,6 +138,42 @@ CASES = [
             ),
             ("conv2d", "up", _conv(2, 5, 4, 8, 8, upsample=True, padding=(1, 1, 1, 1)), DTYPES),
             ("conv2d", "down", _conv(2, 8, 6, 8, 8, stride=2, padding=(0, 1, 0, 1)), DTYPES),
+            (
+                "conv2d", "packed",
+                _conv(3, 9, 11, 24, 37, c2=8, norm=True, silu=True, epilogue=True, hw=(9, 11),
+                      packed=True, padding=(1, 1, 1, 1)),
+                DTYPES,
+            ),
+            ("conv2d", "many-blocks", _conv(3, 17, 18, 20, 24, padding=(1, 1, 1, 1)), DTYPES),
+            ("conv2d", "many-channels", _conv(2, 4, 4, 380, 70, padding=(1, 1, 1, 1)), FLOAT32),
+            ("conv2d", "many-pictures", _conv(300, 1, 1, 9, 17, k=1, stride=2), FLOAT32),
+            ("conv2d", "few-outputs", _conv(2, 13, 12, 37, 3, padding=(1, 1, 1, 1)), DTYPES),
+            (
+                "conv2d", "few-outputs-of-few",
+                _conv(2, 5, 3, 4, 4, k=1, norm=True, epilogue=True, hw=(5, 3)),
+                DTYPES,
+            ),
+            (
+                "conv2d", "up-with-all",
+                _conv(3, 5, 7, 36, 33, c2=4, norm=True, silu=True, epilogue=True, hw=(10, 14),
+                      upsample=True, padding=(1, 1, 1, 1)),
+                DTYPES,
+            ),
+            (
+                "conv2d", "up-uneven",
+                _conv(2, 5, 4, 8, 8, upsample=True, padding=(0, 2, 1, 1)),
+                DTYPES,
+            ),
+            ("conv2d", "two-by-five", _conv(2, 9, 8, 6, 20, k=(2, 5), padding=(1, 0, 2, 5)), DTYPES),
+            ("conv2d", "stride-3", _conv(2, 10, 11, 33, 20, k=2, stride=3), DTYPES),
+            ("conv2d", "one-row", _conv(2, 1, 40, 16, 16, padding=(1, 1, 1, 1)), DTYPES),
+            ("conv2d", "one-column", _conv(2, 40, 1, 16, 16, padding=(1, 1, 1, 1)), DTYPES),
+            (
+                "conv2d", "winograd",
+                _conv(3, 11, 9, 40, 36, c2=8, norm=True, silu=True, epilogue=True, hw=(11, 9),
+                      padding=(1, 1, 1, 1)),
+                DTYPES,
+            ),
             ("conv2d", "silu-alone", _conv(1, 6, 6, 4, 8, silu=True), DTYPES),
             ("linear", "plain", _linear(5, 7, 33, cout=20), DTYPES),
             ("linear", "one-row", _linear(16, cout=4, bias=False), DTYPES),

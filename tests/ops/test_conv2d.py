@@ -6,6 +6,8 @@ import torch
 from pyengine import ops
 from pyengine.errors import RequestError
 from pyengine.ops import reference
+from pyengine.ops._core import core
+from pyengine.ops.conv2d import _cpu, algorithm_of
 
 
 def test_inputs_are_left_as_they_were():
@@ -30,6 +32,115 @@ def test_the_prologue_is_our_kernels_and_the_group_norms():
     torch.testing.assert_close(fused, apart)
 
 
+FORMATS = (torch.float32, torch.bfloat16, torch.float16)
+PADDED = (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("weight_dtype", FORMATS)
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"upsample": True}, {"stride": 2}, {"out_channels": 3}, {"c": 40, "out_channels": 40}],
+    ids=["direct", "upsample", "stride", "few-outputs", "winograd"],
+)
+def test_weights_of_any_dtype_packed_or_not(dtype, weight_dtype, more, use_isa):
+    """The same bits as with the weights widened beforehand, on every instruction set."""
+    more = {"c": 20, "out_channels": 21} | more
+    channels, count = more.pop("c"), more["out_channels"]
+    x = torch.randn(2, 7, 9, channels).to(dtype)
+    weight = (torch.randn(count, 3, 3, channels) / 20).to(weight_dtype)
+    for isa, missing in ops.isas().items():
+        if missing:
+            continue
+        use_isa(isa)
+        wide = ops.conv2d(x, weight.float(), padding=PADDED, **more)
+        for given in (weight, ops.pack_weight(weight)):
+            assert torch.equal(ops.conv2d(x, given, padding=PADDED, **more), wide)
+
+
+def test_a_bias_tells_a_packed_weights_channels():
+    x, weight = torch.randn(1, 3, 3, 4), ops.pack_weight(torch.randn(20, 1, 1, 4))
+    assert ops.conv2d(x, weight).shape[3] == 32
+    assert ops.conv2d(x, weight, torch.randn(20)).shape[3] == 20
+    assert ops.conv2d(x, weight, out_channels=20).shape[3] == 20
+    with ops.force("torch"):
+        assert ops.conv2d(x, weight, out_channels=20).shape[3] == 20
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "winograd4", "winograd2"])
+def test_every_algorithm_can_be_asked_for(algorithm, use_isa):
+    x, weight = torch.randn(2, 10, 9, 8), torch.randn(20, 3, 3, 8) / 9
+    wanted = reference.conv2d(x.double(), weight.double(), padding=PADDED)
+    for isa, missing in ops.isas().items():
+        if not missing:
+            use_isa(isa)
+            got = _cpu(x, weight, padding=PADDED, algorithm=algorithm)
+            torch.testing.assert_close(got.double(), wanted, atol=2e-5, rtol=0)
+
+
+def test_an_algorithm_that_cannot_be_is_refused():
+    x, weight = torch.randn(1, 4, 4, 8), torch.randn(8, 3, 3, 8)
+    with pytest.raises(ValueError, match="3x3 with stride 1"):
+        _cpu(x, weight, padding=PADDED, stride=2, algorithm="winograd4")
+    with pytest.raises(ValueError, match="no algorithm fft"):
+        _cpu(x, weight, padding=PADDED, algorithm="fft")
+
+
+def test_which_algorithm_does_not_depend_on_the_batch():
+    weight = torch.empty(320, 3, 3, 320)
+    for pictures in (1, 2, 9):
+        x = torch.empty(pictures, 64, 64, 320)
+        assert algorithm_of(x, weight, padding=PADDED) == "winograd4"
+        assert algorithm_of(x, weight, padding=PADDED, stride=2) == "direct"
+
+
+def test_the_residual_may_be_where_the_result_goes():
+    """An arena may give the result the residual's memory: read before it is written."""
+    x, weight = torch.randn(2, 9, 9, 12), ops.pack_weight(torch.randn(20, 3, 3, 12) / 10)
+    residual = torch.randn(2, 9, 9, 20)
+    wanted = ops.conv2d(x, weight, padding=PADDED, residual=residual, out_channels=20)
+    core().conv2d(
+        x.data_ptr(), 0, weight.data_ptr(), 0, 0, 0, 0, residual.data_ptr(), residual.data_ptr(),
+        2, 9, 9, 12, 0, 9, 9, 20, 3, 3, 1, 1, 1, False, False, 0, 0, "direct", 2,
+    )  # fmt: skip
+    assert torch.equal(residual, wanted)
+
+
+def test_zeros_around_are_zero_after_the_prologue():
+    """And bad values outside of an output's window do not reach it, whatever lies beside it."""
+    x, weight = torch.zeros(1, 6, 6, 3), torch.ones(2, 3, 3, 3)
+    scale, shift = torch.ones(1, 3), torch.full((1, 3), 2.0)
+    y = ops.conv2d(x, weight, padding=PADDED, scale=scale, shift=shift)
+    assert y[0, 0, 0, 0] == 4 * 3 * 2
+    assert y[0, 2, 2, 0] == 9 * 3 * 2
+    x[0, 5, 5, 0] = float("nan")
+    y = ops.conv2d(x, weight, padding=PADDED)
+    assert y.isnan()[0, 4:, 4:].all()
+    assert y.isnan().sum() == 2 * 2 * 2
+
+
+def test_an_empty_batch():
+    y = ops.conv2d(torch.empty(0, 5, 5, 4), torch.ones(8, 3, 3, 4), padding=PADDED)
+    assert y.shape == (0, 5, 5, 8)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"pictures": 2**60}, {"height": 2**31}, {"stride": 0}, {"width": 0}, {"channels": -1}],
+    ids=str,
+)
+def test_core_refuses_sizes_that_cannot_be(change):
+    """Whatever Python let through: no read or write where it should not be."""
+    sizes = {
+        "pictures": 1, "height": 4, "width": 4, "channels": 4, "channels2": 0, "height_out": 4,
+        "width_out": 4, "channels_out": 4, "kernel_height": 3, "kernel_width": 3, "stride": 1,
+    } | change  # fmt: skip
+    x = torch.zeros(4096)
+    a = x.data_ptr()
+    with pytest.raises(ValueError, match="conv2d: size"):
+        core().conv2d(a, 0, a, 0, 0, 0, 0, 0, a, *sizes.values(), 1, 1, False, False, 0, 0, "", 1)
+
+
 def test_gradients_reach_the_weights():
     """By the specification: the table's row for gradients."""
     weight = torch.randn(4, 3, 3, 4, requires_grad=True)
@@ -48,6 +159,15 @@ def test_gradients_reach_the_weights():
     [
         ({"weight": torch.ones(8, 3, 3, 5)}, r"weight: expected shape \[\*, \*, \*, 4\]"),
         ({"weight": torch.ones(8, 9, 3, 4)}, "x: expected a padded picture no smaller than weight"),
+        ({"weight": torch.ones(8, 0, 3, 4)}, "weight: expected a kernel of at least 1x1"),
+        ({"weight": torch.ones(1, 3, 3, 4, 8)}, r"weight: expected shape \[\*, \*, \*, 4, 16\]"),
+        ({"weight": torch.ones(8, 3, 3, 4).double()}, "weight: expected float32, bfloat16"),
+        ({"out_channels": 7}, "out_channels: expected 8 to 8 channels, as weight has, got 7"),
+        (
+            {"weight": torch.ones(2, 3, 3, 4, 16), "out_channels": 16},
+            "out_channels: expected 17 to 32 channels",
+        ),
+        ({"x": torch.ones(1, 5, 5, 0), "weight": torch.ones(8, 3, 3, 0)}, "x: expected at least"),
         ({"stride": 0}, "stride: expected at least 1, got 0"),
         ({"padding": (1, 1)}, "padding: expected 4 sizes"),
         ({"padding": (1, 1, -1, 1)}, "padding: expected 4 sizes"),

@@ -13,7 +13,10 @@ from gpu_cases import tensors, widen
 
 from pyengine import ops
 from pyengine.ops import OPS, reference
+from pyengine.ops.conv2d import algorithm_of
 
+#: Largest error of Winograd's convolution in float32, in standard deviations of the result.
+WINOGRAD_BOUND = 2e-5
 #: wide16: the code for 16 lanes in AVX2 instructions, so that any x86 tests AVX-512's logic.
 ISAS = ("portable", "avx2", "avx512", "wide16")
 
@@ -66,6 +69,10 @@ def _expected(case, dtype):
     return list(zip(*map(tensors, (exact, torchs, specification(**inputs))), strict=True))
 
 
+def _by_winograd(case, inputs):
+    return case.op == "conv2d" and algorithm_of(**inputs) != "direct"
+
+
 def test_every_op_has_cases():
     assert {case.op for case in CASES} == set(OPS)
     assert set(TORCHS_OWN) == set(OPS)
@@ -76,19 +83,24 @@ def test_error_is_at_most_twice_torchs(case, dtype, row, isa, use_isa):
     """Largest and root-mean-square error against float64; dtype and layout as specified.
 
     Torch's own error is at least that of rounding the exact result to the dtype: on a tensor of few
-    numbers it can be less by luck, which no promise can be made of.
+    numbers it can be less by luck, which no promise can be made of. Winograd's convolution has a
+    bound of its own.
     """
     if isa:
         use_isa(isa)
-    results = _run(case, row, case.inputs(dtype))
+    inputs = case.inputs(dtype)
+    results = _run(case, row, inputs)
+    declared = WINOGRAD_BOUND if isa and _by_winograd(case, inputs) else 0.0
     for got, (exact, own, specified) in zip(results, _expected(case, dtype), strict=True):
         assert (got.dtype, got.shape) == (specified.dtype, specified.shape)
         assert got.is_contiguous()
         rounding = (exact.to(got.dtype).double() - exact).abs()
         error, torchs_error = (got.double() - exact).abs(), (own.double() - exact).abs()
         assert error.isfinite().all()
-        assert error.max() <= 2 * max(torchs_error.max(), rounding.max())
-        assert error.norm() <= 2 * max(torchs_error.norm(), rounding.norm())
+        allowed = 2 * max(torchs_error.max(), rounding.max())
+        assert error.max() <= max(allowed, rounding.max() + declared * exact.std())
+        if not declared:
+            assert error.norm() <= 2 * max(torchs_error.norm(), rounding.norm())
 
 
 @invariant

@@ -14,7 +14,7 @@ from pyengine.ops._core import core
 ROOT = Path(__file__).resolve().parents[2]
 
 #: The vector code of ops that have more than one algorithm; the others' is in a file of their name.
-ALGORITHMS = {"conv2d": ("direct",)}
+ALGORITHMS = {"conv2d": ("direct", "winograd")}
 
 each_op = pytest.mark.parametrize("op", OPS.values(), ids=list(OPS))
 

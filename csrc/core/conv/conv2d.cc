@@ -3,6 +3,7 @@
 #include "check.h"
 #include "conv/algorithm.h"
 #include "conv/direct.h"
+#include "conv/winograd.h"
 #include "table.h"
 
 namespace pyengine {
@@ -48,8 +49,10 @@ void conv2d(const Conv2dArgs& args, int algorithm, int threads) {
     switch (chosen) {
         case ConvAlgorithm::direct:
             return conv2d_direct(args, threads);
-        default:
-            require(false, kOp, "no such algorithm");
+        case ConvAlgorithm::winograd4:
+            return conv2d_winograd(args, 4, threads);
+        case ConvAlgorithm::winograd2:
+            return conv2d_winograd(args, 2, threads);
     }
 }
 

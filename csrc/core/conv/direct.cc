@@ -50,6 +50,7 @@ DirectShape direct_shape(const Conv2dArgs& args) {
     shape.parities = args.upsample && args.stride == 1 && args.kernel_height == 3 &&
                      args.kernel_width == 3 && args.top == 1 && args.left == 1 &&
                      args.height_out == 2 * args.height && args.width_out == 2 * args.width;
+    shape.narrow = !shape.parities && args.channels_out <= kDirectNarrow;
     const int64_t parts = shape.parities ? 2 : 1;
     shape.kernel_height = shape.parities ? 2 : args.kernel_height;
     shape.kernel_width = shape.parities ? 2 : args.kernel_width;
@@ -75,8 +76,14 @@ void conv2d_direct(const Conv2dArgs& args, int threads) {
     const auto floats = [](int64_t count) { return (count + 2 * kSlack - 1) / kSlack * kSlack; };
     direct.block_at = floats(checked_count(kOp, direct.ring, shape.columns, channels));
     direct.sums_at = direct.block_at + floats(kDirectBlock * kDirectDepth);
-    direct.weights_at = direct.sums_at + kDirectBlock * direct.panels_per_share * kPanelWidth;
-    direct.scratch_stride = direct.weights_at + 2 * kPanelWidth * kDirectDepth;
+    const int64_t outputs = direct.panels_per_share * kPanelWidth;
+    direct.base_at = direct.sums_at + kDirectBlock * outputs;
+    direct.weights_at = direct.base_at + outputs;
+    const int64_t line = shape.kernel_width * channels;
+    direct.scratch_stride =
+        direct.weights_at +
+        (shape.narrow ? checked_count(kOp, kDirectNarrow, shape.kernel_height, floats(line))
+                      : 2 * kPanelWidth * kDirectDepth);
     const int64_t items = direct.pixel_shares * direct.panel_shares;
     direct.scratch = scratch(checked_count(kOp, items, direct.scratch_stride));
 

@@ -11,6 +11,8 @@ namespace pyengine {
 constexpr int64_t kDirectBlock = 252;
 // The most that kDepth of gemm/tile.simd.h is, which only vector code sees.
 constexpr int64_t kDirectDepth = 320;
+// Up to so many output channels, sums run over a vector's lanes.
+constexpr int64_t kDirectNarrow = 4;
 // Floats that kernels may read and write, without use, past the end of a row.
 constexpr int64_t kSlack = 16;
 
@@ -20,6 +22,7 @@ constexpr int64_t kSlack = 16;
 // 2x2 taps, one for each parity of the output's row and column: taps that see the same pixel are
 // added up first. That is 4 products where there were 9.
 struct DirectShape {
+    bool narrow;                          // few output channels
     bool parities;                        // the four convolutions; otherwise one
     int64_t kernel_height, kernel_width;  // taps of each
     int64_t height, width;                // output pixels of each
@@ -35,9 +38,10 @@ struct DirectArgs {
     int64_t pixel_shares, panel_shares;
     int64_t pixels_per_share, panels_per_share;
     int64_t ring;  // rows of the strip; row r lies at r % ring
-    // An item's scratch: the strip, the gathered block, the sums, widened weights.
+    // An item's scratch: the strip, the gathered block, the sums, bias + channel_add, weights made
+    // of the given ones.
     float* scratch;
-    int64_t scratch_stride, block_at, sums_at, weights_at;
+    int64_t scratch_stride, block_at, sums_at, base_at, weights_at;
 };
 
 DirectShape direct_shape(const Conv2dArgs& args);

@@ -2,6 +2,7 @@
 
 #include "conv/strip.simd.h"
 #include "gemm/tile.simd.h"
+#include "isa/transpose.simd.h"
 
 namespace pyengine::PYENGINE_NS {
 
@@ -124,6 +125,10 @@ struct Pixel {
         row = 0;
         ++picture;
     }
+    // The first that it reads; all pictures' rows in order.
+    int64_t row_of_strip(const DirectArgs& direct) const {
+        return picture * direct.shape.rows + row * direct.conv.stride;
+    }
 };
 
 // a: [count][kDepth] gets elements [from, from + depth) of the pixels' rows of the matrix: of each
@@ -137,10 +142,11 @@ void gather(const DirectArgs& direct, Range pixels, int64_t parity, int64_t from
     const int64_t first_tap = from / line + parity / 2, first_at = from % line;
     Pixel pixel(shape, pixels.begin);
     for (int64_t i = pixels.begin; i < pixels.end; ++i, a += kDepth, pixel.advance(shape)) {
-        int64_t row = pixel.picture * shape.rows + pixel.row * stride + first_tap;
+        int64_t slot = (pixel.row_of_strip(direct) + first_tap) % direct.ring;
         const int64_t column = (pixel.column * stride + parity % 2) * channels;
-        for (int64_t k = 0, at = first_at; k < depth; ++row, at = 0) {
-            const float* source = strip + row % direct.ring * row_size + column + at;
+        for (int64_t k = 0, at = first_at; k < depth; at = 0) {
+            const float* source = strip + slot * row_size + column + at;
+            if (++slot == direct.ring) slot = 0;
             const int64_t count = smaller(line - at, depth - k);
             // Up to a vector too much, which the next piece or row overwrites.
             for (int64_t j = 0; j < count; j += kLanes) store(a + k + j, load(source + j));
@@ -165,17 +171,96 @@ void multiply(const DirectArgs& direct, Range panels, int64_t parity, int64_t fr
         const int64_t next_count = smaller(kTilePanels, panels.end - next);
         for (int64_t t = 0; t < tiles; ++t) {
             prefetch_weights(direct, next, next_count, next_from, next_depth, t, tiles);
-            const int64_t row = t * kTileRows, left = smaller(kTileRows, rows - row);
+            // Of nearly equal height: one of a row or two that were left over would be slow.
+            const int64_t row = rows * t / tiles, height = rows * (t + 1) / tiles - row;
+            const float* at = a + row * kDepth;
             float* c = sums + row * kGroup;
             if (count == kTilePanels)
-                tile_of<kTilePanels>(left, a + row * kDepth, weights.first, weights.stride, depth,
-                                     c, kGroup, from > 0);
+                tile_of<kTilePanels>(height, at, weights.first, weights.stride, depth, c, kGroup,
+                                     from > 0);
             else
-                tile_of<1>(left, a + row * kDepth, weights.first, weights.stride, depth, c, kGroup,
-                           from > 0);
+                tile_of<1>(height, at, weights.first, weights.stride, depth, c, kGroup, from > 0);
         }
         sums += kDirectBlock * kGroup;
     }
+}
+
+// --- few output channels: sums over lanes ------------------------------------------------------
+
+// A vector then holds input channels of one tap and not output channels, of which a panel would
+// have 12 or more for nothing.
+constexpr int64_t kNarrowRows = 3;
+static_assert(kDirectNarrow == 4);
+
+// [kernel_height][vectors of a row of taps][4][kLanes], zero where there is nothing.
+template <class W>
+void transpose_weights(const DirectArgs& direct, float* out) {
+    const DirectShape& shape = direct.shape;
+    const W* weight = static_cast<const W*>(direct.conv.weight);
+    const int64_t line = shape.depth / shape.kernel_height;
+    for (int64_t row = 0; row < shape.kernel_height; ++row)
+        for (int64_t i = 0; i < line; i += kLanes, out += 4 * kLanes)
+            for (int64_t lane = 0; lane < kLanes; ++lane) {
+                float outputs[kLanes];
+                store(outputs,
+                      i + lane < line ? load(weight + (row * line + i + lane) * kPanel) : Floats{});
+                for (int64_t o = 0; o < 4; ++o) out[o * kLanes + lane] = outputs[o];
+            }
+}
+
+// The sums over the lanes of four vectors.
+PYENGINE_INLINE void sum_lanes(const Floats (&v)[4], float* out) {
+    const Floats even = first_in_turn(v[0], v[2]) + second_in_turn(v[0], v[2]);
+    const Floats odd = first_in_turn(v[1], v[3]) + second_in_turn(v[1], v[3]);
+    float lanes[kLanes];  // each of the four, again and again
+    store(lanes, first_in_turn(even, odd) + second_in_turn(even, odd));
+    for (int width = kLanes / 2; width >= 4; width /= 2)
+        for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+    for (int o = 0; o < 4; ++o) out[o] = lanes[o];
+}
+
+// Four sums of each of `Rows` pixels, which it leaves behind.
+template <int Rows>
+PYENGINE_INLINE void narrow_tile(const DirectArgs& direct, Pixel& pixel, const float* strip,
+                                 const float* weights, float* sums) {
+    const DirectShape& shape = direct.shape;
+    const int64_t channels = direct.conv.channels + direct.conv.channels2;
+    const int64_t line = shape.kernel_width * channels, row_size = shape.columns * channels;
+    int64_t slots[Rows], columns[Rows];
+    for (int r = 0; r < Rows; ++r, pixel.advance(shape)) {
+        slots[r] = pixel.row_of_strip(direct) % direct.ring;
+        columns[r] = pixel.column * direct.conv.stride * channels;
+    }
+    Floats total[Rows][4] = {};
+    for (int64_t row = 0; row < shape.kernel_height; ++row) {
+        const float* from[Rows];
+        for (int r = 0; r < Rows; ++r) {
+            from[r] = strip + slots[r] * row_size + columns[r];
+            if (++slots[r] == direct.ring) slots[r] = 0;
+        }
+        for_vectors(line, [&](int64_t i, auto lanes) {
+            Floats a[Rows];
+#pragma GCC unroll 4
+            for (int r = 0; r < Rows; ++r) a[r] = first_lanes(load(from[r] + i), lanes);
+#pragma GCC unroll 4
+            for (int o = 0; o < 4; ++o) {
+                const Floats w = load(weights + o * kLanes);
+#pragma GCC unroll 4
+                for (int r = 0; r < Rows; ++r) total[r][o] = fma(a[r], w, total[r][o]);
+            }
+            weights += 4 * kLanes;
+        });
+    }
+    for (int r = 0; r < Rows; ++r) sum_lanes(total[r], sums + r * kGroup);
+}
+
+void narrow_products(const DirectArgs& direct, Range pixels, const float* strip,
+                     const float* weights, float* sums) {
+    Pixel pixel(direct.shape, pixels.begin);
+    int64_t i = pixels.begin;
+    for (; i + kNarrowRows <= pixels.end; i += kNarrowRows, sums += kNarrowRows * kGroup)
+        narrow_tile<kNarrowRows>(direct, pixel, strip, weights, sums);
+    for (; i < pixels.end; ++i, sums += kGroup) narrow_tile<1>(direct, pixel, strip, weights, sums);
 }
 
 // --- what goes in, what comes out --------------------------------------------------------------
@@ -185,11 +270,9 @@ template <class T>
 void fill_strip(const DirectArgs& direct, Range pixels, int64_t& filled, float* strip) {
     const DirectShape& shape = direct.shape;
     const Pixel first(shape, pixels.begin), last(shape, pixels.end - 1);
-    const int64_t stride = direct.conv.stride;
     const int64_t row_size = shape.columns * (direct.conv.channels + direct.conv.channels2);
-    const int64_t begin = first.picture * shape.rows + first.row * stride;
-    const int64_t end = last.picture * shape.rows + last.row * stride + shape.kernel_height +
-                        (shape.parities ? 1 : 0);
+    const int64_t begin = first.row_of_strip(direct);
+    const int64_t end = last.row_of_strip(direct) + shape.kernel_height + (shape.parities ? 1 : 0);
     const int64_t start = filled > begin ? filled : begin;
     for (int64_t row = start; row < end; ++row) {
         const int64_t in_picture = row % shape.rows;
@@ -203,32 +286,45 @@ void fill_strip(const DirectArgs& direct, Range pixels, int64_t& filled, float* 
     filled = end;
 }
 
-// y = sums + bias + channel_add + residual for the channels of some panels.
+// base = bias + channel_add of a picture, for `channels` channels from the first.
 template <class T>
-void finish(const DirectArgs& direct, Range pixels, Range panels, int64_t parity,
-            const float* sums) {
+void fill_base(const Conv2dArgs& conv, int64_t picture, int64_t first, int64_t channels,
+               float* base) {
+    const T* add = static_cast<const T*>(conv.channel_add) + picture * conv.channels_out + first;
+    for_vectors(channels, [&](int64_t c, auto lanes) {
+        Floats v{};
+        if (conv.bias) v = load(conv.bias + first + c, lanes);
+        if (conv.channel_add) v += load(add + c, lanes);
+        store(base + c, v);
+    });
+}
+
+// y = sums + base + residual for the channels of some panels.
+template <class T>
+void finish(const DirectArgs& direct, Range pixels, Range panels, int64_t parity, const float* sums,
+            float* base) {
     const Conv2dArgs& conv = direct.conv;
     const DirectShape& shape = direct.shape;
     const int64_t repeat = shape.parities ? 2 : 1, first = panels.begin * kPanel;
     const int64_t channels = smaller(panels.end * kPanel, conv.channels_out) - first;
-    const float* bias = conv.bias + first;
     Pixel pixel(shape, pixels.begin);
+    int64_t picture = -1;
     for (int64_t i = pixels.begin; i < pixels.end; ++i, pixel.advance(shape), sums += kGroup) {
+        if (pixel.picture != picture) {
+            picture = pixel.picture;
+            fill_base<T>(conv, picture, first, channels, base);
+        }
         const int64_t row = pixel.row * repeat + parity / 2;
         const int64_t column = pixel.column * repeat + parity % 2;
-        const int64_t at = ((pixel.picture * conv.height_out + row) * conv.width_out + column) *
-                               conv.channels_out +
-                           first;
-        const T* add =
-            static_cast<const T*>(conv.channel_add) + pixel.picture * conv.channels_out + first;
+        const int64_t at =
+            ((picture * conv.height_out + row) * conv.width_out + column) * conv.channels_out +
+            first;
         const T* residual = static_cast<const T*>(conv.residual) + at;
         T* y = static_cast<T*>(conv.y) + at;
         for (int64_t group = 0; group < channels; group += kGroup) {
             const float* from = sums + group * kDirectBlock;
             for_vectors(smaller(kGroup, channels - group), [&](int64_t c, auto lanes) {
-                Floats v = load(from + c);
-                if (conv.bias) v += load(bias + group + c, lanes);
-                if (conv.channel_add) v += load(add + group + c, lanes);
+                Floats v = load(from + c) + load(base + group + c);
                 if (conv.residual) v += load(residual + group + c, lanes);
                 store(y + group + c, v, lanes);
             });
@@ -242,6 +338,21 @@ void convolve(const DirectArgs& direct, Range pixels, Range panels, float* scrat
     float* a = scratch + direct.block_at;
     float* sums = scratch + direct.sums_at;
     float* weights = scratch + direct.weights_at;
+    float* base = scratch + direct.base_at;
+    const bool narrow = direct.shape.narrow;
+    if (narrow) {
+        switch (direct.conv.weight_dtype) {
+            case DType::float32:
+                transpose_weights<float>(direct, weights);
+                break;
+            case DType::bfloat16:
+                transpose_weights<BFloat16>(direct, weights);
+                break;
+            case DType::float16:
+                transpose_weights<Float16>(direct, weights);
+                break;
+        }
+    }
     const int64_t depth = direct.shape.depth, parities = direct.shape.parities ? 4 : 1;
     const int64_t count = pixels.end - pixels.begin;
     // Blocks of like size: the last would otherwise read all weights for a few pixels.
@@ -251,6 +362,11 @@ void convolve(const DirectArgs& direct, Range pixels, Range panels, float* scrat
     for (int64_t begin = pixels.begin; begin < pixels.end; begin += size) {
         const Range block{begin, smaller(begin + size, pixels.end)};
         fill_strip<T>(direct, block, filled, scratch);
+        if (narrow) {
+            narrow_products(direct, block, scratch, weights, sums);
+            finish<T>(direct, block, panels, 0, sums, base);
+            continue;
+        }
         for (int64_t parity = 0; parity < parities; ++parity) {
             for (int64_t from = 0; from < depth; from += kDepth) {
                 const int64_t pass = smaller(kDepth, depth - from);
@@ -258,7 +374,7 @@ void convolve(const DirectArgs& direct, Range pixels, Range panels, float* scrat
                 multiply(direct, panels, parity, from, pass, block.end - block.begin, a, sums,
                          weights);
             }
-            finish<T>(direct, block, panels, parity, sums);
+            finish<T>(direct, block, panels, parity, sums, base);
         }
     }
 }
