@@ -252,6 +252,9 @@ PYBIND11_MODULE(_core, m) {
                  pictures, height, width, channels, channels2, height_out, width_out, channels_out,
                  3, 3, 1, top, left, silu, upsample, dtype_of(dtype), dtype_of(weight_dtype)},
                 output_tile, threads);
+        },
+        Release());
+    m.def(
         "vq_argmin",
         [](uintptr_t x, uintptr_t codebook, int64_t rows, int64_t stride, int64_t width,
            int64_t entries, int64_t levels, bool cosine, bool residual, uintptr_t indices,
