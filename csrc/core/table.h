@@ -45,8 +45,8 @@ struct Table {
     void (*linear)(const LinearArgs&, const LinearShare&, float* scratch);
     int64_t (*linear_scratch)(const LinearArgs&, const LinearShare&);  // floats
     int tile_rows;                                                     // of the register tile
-    RangeFunction<WinogradArgs> winograd_input[kDTypes];   // of x
-    RangeFunction<WinogradArgs> winograd_output[kDTypes];  // of the weights
+    RangeFunction<WinogradArgs> winograd_input[kDTypes];               // of x
+    RangeFunction<WinogradArgs> winograd_output[kDTypes];              // of the weights
     RangeFunction<TokenWeightsArgs> token_weights[kDTypes];
     RangeFunction<VqArgminArgs> vq_argmin[kDTypes];
     RangeFunction<VqDecodeArgs> vq_decode[kDTypes];
