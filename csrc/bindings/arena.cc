@@ -67,8 +67,8 @@ py::object empty(const std::shared_ptr<Arena>& arena, const py::tuple& shape, in
     void* memory = arena->take(static_cast<size_t>(count) * (kBits[dtype] / 8));
     if (!memory) return py::none();
     lease->arena = arena;
-    lease->managed = {{memory, 1, 0, static_cast<int32_t>(shape.size()), kCode[dtype],
-                       kBits[dtype], 1, lease->shape, nullptr, 0},
+    lease->managed = {{memory, 1, 0, static_cast<int32_t>(shape.size()), kCode[dtype], kBits[dtype],
+                       1, lease->shape, nullptr, 0},
                       lease.get(),
                       end_lease};
     PyObject* capsule = PyCapsule_New(&lease->managed, kCapsule, end_capsule);

@@ -57,9 +57,19 @@ def load_module(
     if torch.device(device).type == "cpu":
         _check_memory([(kind, source.spec(old)[1]) for old, kind in plan.values()], source)
     packer = _Packer(module, plan)
+    staging = None
+    if torch.device(device).type == "cpu":
+        sizes = [torch.Size(source.spec(o)[1]).numel() * k.itemsize for o, k in plan.values()]
+        staging = torch.empty(max(sizes, default=0), dtype=torch.uint8)
     for name, (old, kind) in plan.items():
-        _assign(module, name, source.read(old, kind).to(device))
+        # What is packed at once, into memory of its own, passes through one buffer: one allocated
+        # for each would leave holes between the packed weights.
+        into = staging if packer.completes(name) and _widened(module, name) else None
+        owner = module.get_submodule(name.rpartition(".")[0])
+        _assign(module, name, source.read(old, kind, into).to(device))
         packer.filled(name)
+        if into is not None:
+            _own(owner, name.rpartition(".")[2], staging)
     _check_filled(module)
     return module
 
@@ -93,6 +103,11 @@ class _Packer:
         parts = name.split(".")
         paths = (".".join(parts[:n]) for n in range(len(parts) - 1, -1, -1))
         return [path for path in paths if path in self.packed]
+
+    def completes(self, name: str) -> bool:
+        """Whether the layer of this tensor has all others, and is packed when it comes."""
+        path = name.rpartition(".")[0]
+        return self.waiting.get(path) == 1
 
     def filled(self, name: str) -> None:
         for path in self._owners(name):
@@ -165,6 +180,13 @@ def _assign(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
         owner._parameters[leaf] = torch.nn.Parameter(tensor, requires_grad=False)
     else:
         owner._buffers[leaf] = tensor
+
+
+def _own(owner: torch.nn.Module, leaf: str, staging: torch.Tensor) -> None:
+    """Copies a parameter that packing has left in the staging buffer."""
+    tensor = owner._parameters.get(leaf)
+    if tensor is not None and tensor.untyped_storage().data_ptr() == staging.data_ptr():
+        owner._parameters[leaf] = torch.nn.Parameter(tensor.clone(), requires_grad=False)
 
 
 def _check_filled(module: torch.nn.Module) -> None:

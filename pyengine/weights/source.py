@@ -78,8 +78,12 @@ class TensorSource:
         """Bytes of all tensors as stored."""
         return sum(e.end - e.begin for f in self.files for e in f.entries.values())
 
-    def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+    def read(
+        self, name: str, dtype: torch.dtype | None = None, into: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The tensor, contiguous, in CPU memory of its own; dtype as stored, or `dtype`.
+
+        into: bytes [n] uint8, at least as many as it takes, to read it into instead.
 
         Converted piece by piece, so that it is never in memory twice.
         Raises CheckpointError if the file has become shorter since it was opened. (Plain reads,
@@ -87,7 +91,12 @@ class TensorSource:
         """
         stored, shape = self.spec(name)
         file = self._home[name]
-        tensor = torch.empty(shape, dtype=dtype or stored)
+        dtype = dtype or stored
+        if into is None:
+            tensor = torch.empty(shape, dtype=dtype)
+        else:
+            count = torch.Size(shape).numel() * dtype.itemsize
+            tensor = into[:count].view(dtype).view(shape)
         flat = tensor.reshape(-1)
         if tensor.dtype == stored:
             file.read_into(name, _bytes_of(flat))
@@ -157,9 +166,12 @@ class MappedSource:
             total += dtype.itemsize * torch.Size(shape).numel()
         return total
 
-    def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+    def read(
+        self, name: str, dtype: torch.dtype | None = None, into: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """As TensorSource.read; `into` serves where the tensor is as it is in the source."""
         old, shape, change = self._table[name]
-        tensor = self.source.read(old, dtype)
+        tensor = self.source.read(old, dtype, into if change is None else None)
         if change is not None:
             tensor = change(tensor)
         if shape is not None:

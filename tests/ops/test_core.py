@@ -59,7 +59,7 @@ def test_impossible_sizes_raise(name):
                     function(*arguments)
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", [n for n in KERNELS if n != "pack_weight"])  # moves any dtype
 def test_an_unknown_dtype_raises(name):
     function, good, _ = _calls()[name]
     for bad in (-1, 3, 2**31 - 1):

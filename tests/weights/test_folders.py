@@ -116,12 +116,12 @@ def test_every_layer_is_packed_when_its_last_tensor_comes(sd1, monkeypatch):
     order = []
     read = TensorSource.read
 
-    def counted(self, name, dtype=None):
+    def counted(self, name, dtype=None, into=None):
         order.append(name)
         begun = {n.rpartition(".")[0] for n in order}
         left = {path for path, m in unet.named_modules() if not getattr(m, "packed", True)}
         unpacked.append(len(begun & left))
-        return read(self, name, dtype)
+        return read(self, name, dtype, into)
 
     monkeypatch.setattr(TensorSource, "read", counted)
     with open_weights(sd1, subfolder="unet") as source:

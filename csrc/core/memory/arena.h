@@ -1,7 +1,7 @@
 // Memory for activations: one stretch of address space whose pages are used over and over.
 //
-// A fresh 42 MB result costs 10,241 page faults, three times what computing it does; taken from here
-// it costs them once. Address space is reserved at the start and takes no memory; pages become
+// A fresh 42 MB result costs 10,241 page faults, three times what computing it does; taken from
+// here it costs them once. Address space is reserved at the start and takes no memory; pages become
 // resident when they are first written, in huge pages where the system has them.
 #pragma once
 
@@ -16,7 +16,7 @@
 namespace pyengine {
 
 class Arena {
-   public:
+ public:
     static constexpr size_t kAlignment = 64;
 
     // Reserves up to `reserve` bytes of address space: less, down to none, where the process may
@@ -43,7 +43,7 @@ class Arena {
     };
     Statistics statistics() const;
 
-   private:
+ private:
     using Hole = std::pair<size_t, size_t>;  // size, offset
 
     bool make_writable(size_t end);

@@ -8,8 +8,8 @@ namespace pyengine {
 constexpr int64_t kPanel = 16;
 
 struct PackWeightArgs {
-    const void* weight;    // [channels_out, channels, taps], as checkpoints have it
-    void* packed;          // [ceil(channels_out / 16), taps, channels, 16]; missing channels zero
+    const void* weight;  // [channels_out, channels, taps], as checkpoints have it
+    void* packed;        // [ceil(channels_out / 16), taps, channels, 16]; missing channels zero
     int64_t channels_out, channels, taps;  // taps: kernel height * width; 1 for a matrix
 };
 
