@@ -53,6 +53,9 @@ struct Table {
     // On float32 alone.
     RangeFunction<RaceArgs> token_race;
     RangeFunction<VqPackArgs> vq_pack;
+    int tile_depth;  // from a row of its A to the next
+    RangeFunction<WinogradArgs> winograd_input[kDTypes];   // of x
+    RangeFunction<WinogradArgs> winograd_output[kDTypes];  // of the weights
 };
 
 // The table in use: PYENGINE_ISA's when that is set, otherwise the best that this CPU and its

@@ -61,6 +61,7 @@ const Table kTable = {
     linear,
     linear_scratch,
     kTileRows,
+    kDepth,
     PYENGINE_ROW(winograd_input),
     PYENGINE_ROW(winograd_output),
     PYENGINE_ROW(token_weights),

@@ -155,7 +155,7 @@ CASES = [
             ),
             (
                 "conv2d", "up-with-all",
-                _conv(3, 5, 7, 36, 33, c2=4, norm=True, silu=True, epilogue=True, hw=(10, 14),
+                _conv(3, 5, 7, 36, 30, c2=4, norm=True, silu=True, epilogue=True, hw=(10, 14),
                       upsample=True, padding=(1, 1, 1, 1)),
                 DTYPES,
             ),
@@ -167,6 +167,8 @@ CASES = [
             (
                 "conv2d", "two-by-five",
                 _conv(2, 9, 8, 6, 20, k=(2, 5), padding=(1, 0, 2, 5)), DTYPES,
+                _conv(2, 9, 8, 6, 20, k=(2, 5), padding=(1, 0, 2, 5)),
+                DTYPES,
             ),
             ("conv2d", "stride-3", _conv(2, 10, 11, 33, 20, k=2, stride=3), DTYPES),
             ("conv2d", "one-row", _conv(2, 1, 40, 16, 16, padding=(1, 1, 1, 1)), DTYPES),

@@ -92,6 +92,7 @@ def test_which_algorithm_does_not_depend_on_the_batch():
         x = torch.empty(pictures, 64, 64, 320)
         assert algorithm_of(x, weight, padding=PADDED) == "winograd4"
         assert algorithm_of(x, weight, padding=PADDED, stride=2) == "direct"
+        assert algorithm_of(x[:, :4, :4], weight, padding=PADDED) == "winograd2"
 
 
 def test_the_residual_may_be_where_the_result_goes():

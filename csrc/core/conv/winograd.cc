@@ -14,11 +14,8 @@ namespace {
 
 constexpr const char* kOp = "conv2d_winograd";
 
-// As tile.simd.h has them.
+// As tile.simd.h has it.
 constexpr int64_t kPanel = 16;
-int64_t depth_of_tile() {  // kDepth
-    return table().lanes == 16 ? 160 : 320;
-}
 
 // Floats of a block's transformed input, which is read from the last-level cache once per group.
 constexpr int64_t kInputFloats = 3 << 20;
@@ -80,13 +77,13 @@ void conv2d_winograd(const Conv2dArgs& conv, int64_t output_tile, int threads) {
     require(conv.weight && conv.y && (conv.x || !conv.channels) && (conv.x2 || !conv.channels2),
             kOp, "null pointer");
 
-    const int64_t depth = depth_of_tile();
-    a.slab = equal_part(channels, depth);
+    const int64_t tile_depth = table().tile_depth;
+    a.slab = equal_part(channels, tile_depth);
     a.pass = equal_part(a.slab, kPass);
     const int64_t slabs = (channels + a.slab - 1) / a.slab;
 
     const int64_t most_tiles =
-        std::clamp(kInputFloats / (slabs * positions * depth), int64_t{1}, kMostTiles);
+        std::clamp(kInputFloats / (slabs * positions * tile_depth), int64_t{1}, kMostTiles);
     const int64_t segment = std::min(kSegment, most_tiles);
     a.segments_wide = (a.tiles_wide + segment - 1) / segment;
     a.segment = (a.tiles_wide + a.segments_wide - 1) / a.segments_wide;
@@ -99,7 +96,7 @@ void conv2d_winograd(const Conv2dArgs& conv, int64_t output_tile, int threads) {
     a.depth = equal_part(a.slab, std::max(kStripFloats / strip_pixels, int64_t{64}));
 
     // One line more, so that the positions do not all fall into the same set of the cache.
-    a.position_stride = block_tiles * depth + 16;
+    a.position_stride = block_tiles * tile_depth + 16;
     a.slab_stride = positions * a.position_stride;
     const int64_t units = table().lanes == 16 ? (panels + 1) / 2 : panels;
     a.shares = std::clamp(int64_t{threads}, int64_t{1}, block_tiles * units);
