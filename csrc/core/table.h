@@ -45,17 +45,15 @@ struct Table {
     void (*linear)(const LinearArgs&, const LinearShare&, float* scratch);
     int64_t (*linear_scratch)(const LinearArgs&, const LinearShare&);  // floats
     int tile_rows;                                                     // of the register tile
-    RangeFunction<WinogradArgs> winograd_input[kDTypes];               // of x
-    RangeFunction<WinogradArgs> winograd_output[kDTypes];              // of the weights
+    int tile_depth;                                        // from a row of its A to the next
+    RangeFunction<WinogradArgs> winograd_input[kDTypes];   // of x
+    RangeFunction<WinogradArgs> winograd_output[kDTypes];  // of the weights
     RangeFunction<TokenWeightsArgs> token_weights[kDTypes];
     RangeFunction<VqArgminArgs> vq_argmin[kDTypes];
     RangeFunction<VqDecodeArgs> vq_decode[kDTypes];
     // On float32 alone.
     RangeFunction<RaceArgs> token_race;
     RangeFunction<VqPackArgs> vq_pack;
-    int tile_depth;  // from a row of its A to the next
-    RangeFunction<WinogradArgs> winograd_input[kDTypes];   // of x
-    RangeFunction<WinogradArgs> winograd_output[kDTypes];  // of the weights
 };
 
 // The table in use: PYENGINE_ISA's when that is set, otherwise the best that this CPU and its
