@@ -10,11 +10,11 @@
 
 #include "activation/geglu.h"
 #include "arena.h"
-#include "gemm/linear.h"
+#include "attention/attention.h"
 #include "conv/algorithm.h"
 #include "conv/conv2d.h"
 #include "conv/winograd.h"
-#include "attention/attention.h"
+#include "gemm/linear.h"
 #include "instruction_sets.h"
 #include "memory/pack_weight.h"
 #include "norm/group_norm_silu.h"
@@ -132,7 +132,8 @@ PYBIND11_MODULE(_core, m) {
         return kConvAlgorithms[static_cast<int>(choose_algorithm(shape, table().lanes))];
     });
     m.def(
-        "attention",  // steps: of q, k and v between pictures and between rows; then the mask's four
+        "attention",  // steps: of q, k and v between pictures and between rows; then the mask's
+                      // four
         [](uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t mask, uintptr_t y,
            const std::array<int64_t, 6>& step, const std::array<int64_t, 4>& mask_step,
            int64_t pictures, int64_t heads, int64_t queries, int64_t keys, int64_t width,
@@ -241,12 +242,33 @@ PYBIND11_MODULE(_core, m) {
            int64_t height_out, int64_t width_out, int64_t channels_out, int64_t top, int64_t left,
            bool silu, bool upsample, int64_t output_tile, int weight_dtype, int dtype,
            int threads) {
-            conv2d_winograd(
-                {at<void>(x), at<void>(x2), at<void>(weight), at<float>(bias), at<float>(scale),
-                 at<float>(shift), at<void>(channel_add), at<void>(residual), at<void>(y),
-                 pictures, height, width, channels, channels2, height_out, width_out, channels_out,
-                 3, 3, 1, top, left, silu, upsample, dtype_of(dtype), dtype_of(weight_dtype)},
-                output_tile, threads);
+            conv2d_winograd({at<void>(x),
+                             at<void>(x2),
+                             at<void>(weight),
+                             at<float>(bias),
+                             at<float>(scale),
+                             at<float>(shift),
+                             at<void>(channel_add),
+                             at<void>(residual),
+                             at<void>(y),
+                             pictures,
+                             height,
+                             width,
+                             channels,
+                             channels2,
+                             height_out,
+                             width_out,
+                             channels_out,
+                             3,
+                             3,
+                             1,
+                             top,
+                             left,
+                             silu,
+                             upsample,
+                             dtype_of(dtype),
+                             dtype_of(weight_dtype)},
+                            output_tile, threads);
         },
         Release());
 }

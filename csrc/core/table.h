@@ -40,7 +40,7 @@ struct Table {
     void (*linear)(const LinearArgs&, const LinearShare&, float* scratch);
     int64_t (*linear_scratch)(const LinearArgs&, const LinearShare&);  // floats
     int tile_rows;                                                     // of the register tile
-    int tile_depth;  // from a row of its A to the next
+    int tile_depth;                                        // from a row of its A to the next
     RangeFunction<WinogradArgs> winograd_input[kDTypes];   // of x
     RangeFunction<WinogradArgs> winograd_output[kDTypes];  // of the weights
 };

@@ -1,5 +1,5 @@
-// exp, SiLU and GELU on vectors: within one, two and three units in the last place; 2^x for a softmax.
-// The coefficients come from fit.py beside this file.
+// exp, SiLU and GELU on vectors: within one, two and three units in the last place; 2^x for a
+// softmax. The coefficients come from fit.py beside this file.
 #pragma once
 
 #include "isa/vector.simd.h"
@@ -35,9 +35,9 @@ PYENGINE_INLINE Floats exp(Floats x, Floats low) {
 }
 
 // 2^x for x at most 0, in place: what a softmax needs of exp. Down to -126 within 0.8 units in the
-// last place, 1.1 without a fused multiply-add; zero below -126.5 (minus infinity too), NaN for NaN.
-// Several vectors step by step: one alone is a chain of 50 cycles' latency, of which the CPU keeps
-// too few in flight.
+// last place, 1.1 without a fused multiply-add; zero below -126.5 (minus infinity too), NaN for
+// NaN. Several vectors step by step: one alone is a chain of 50 cycles' latency, of which the CPU
+// keeps too few in flight.
 template <int N>
 PYENGINE_INLINE void exp2_to_one(Floats (&x)[N]) {
     // Adding 1.5 * 2^23 + 127 leaves 127 + round(x), which is 2^round(x)'s exponent, in the last
