@@ -103,6 +103,12 @@ _forced: ContextVar[dict[str, str] | None] = ContextVar("pyengine_forced", defau
 _recorder: ContextVar[dict[str, list[str]] | None] = ContextVar("pyengine_used", default=None)
 
 
+def forced(op: str) -> str | None:
+    """The backend that force() asks for, None where it asks for none."""
+    names = _forced.get()
+    return names and (names.get(op) or names.get("*"))
+
+
 def choose(op: str, table: Table, device: str, dtype: torch.dtype, gradient: bool) -> Backend:
     """The first row of the op's table that takes the call, or the one that force() asks for.
 
@@ -110,8 +116,7 @@ def choose(op: str, table: Table, device: str, dtype: torch.dtype, gradient: boo
     the op does not have or that does not take the call.
     """
     rows = table.get(device) or table[ANY]
-    forced = _forced.get()
-    name = forced and (forced.get(op) or forced.get("*"))
+    name = forced(op)
     if name:
         for row in rows:
             if row.name == name and row.takes(dtype, gradient):

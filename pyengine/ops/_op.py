@@ -79,7 +79,7 @@ class Op:
 
     def run(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Checks the arguments, chooses the backend, notes it and runs it."""
-        if x.is_meta:
+        if x.is_meta and not _backend.forced(self.name):
             return self._on_meta(x, *args, **kwargs)
         self.check(x, *args, **kwargs)
         gradient = torch.is_grad_enabled() and _wants_gradient(x, *args, *kwargs.values())
