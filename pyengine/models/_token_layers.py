@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
+from .. import ops
 from ..layers import Linear, PointwiseConv2d, _parameter
-from ._token_ops import rms_norm
 
 
 class RMSNorm(nn.Module):
@@ -15,7 +15,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps)
+        return ops.rms_norm(x, self.weight, self.eps)
 
 
 class Pointwise(PointwiseConv2d):
