@@ -212,6 +212,8 @@ CASES = [
             ("linear", "one-deep-pass", _linear(2, 50, 320, cout=64), DTYPES),
             ("linear", "two-passes", _linear(2, 41, 321, cout=70), DTYPES),
             ("linear", "one-row-deep", _linear(2, 1, 1280, cout=320, packed=True), DTYPES),
+            ("linear", "a-few-rows-of-320", _linear(2, 1, 320, cout=1000, packed=True), FLOAT32),
+            ("linear", "a-few-rows-of-768", _linear(2, 768, cout=1000, packed=True), FLOAT32),
             ("linear", "many-passes", _linear(2, 26, 2300, cout=33, c2=20), FLOAT32),
             ("linear", "many-blocks", _linear(2, 530, 18, cout=40, residual=True), FLOAT32),
             ("linear", "blocks-and-passes", _linear(2, 130, 2000, cout=20), FLOAT32),
