@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import RequestError
-from . import autoencoder, captions, dataset, denoiser, loop, samples, tokenizer
+from . import autoencoder, captions, course, dataset, denoiser, loop, samples, tokenizer
 from .concepts import CONCEPTS
 from .concepts import labels as labels_of
 
@@ -98,7 +98,7 @@ def train(
     run, batches = prepare(folder, settings, chosen, model, tokens, device, begin_from)
     if before is not None and run.step:
         note_changes(folder, run.step, before, settings)
-    denoiser.train(
+    course.train(
         run,
         batches,
         steps,
@@ -139,7 +139,7 @@ def cool(
         folder, settings, chosen, model, tokenizer.load(folder / "tokenizer"), device
     )
     log = loop.Log(folder / "log.jsonl", "cooldown", log_every, echo)
-    denoiser.train(
+    course.train(
         run,
         batches,
         run.step + steps,
@@ -348,7 +348,7 @@ def _sampler(folder: Path, model, tokens, minutes: float):
     """A grid of samples from the averaged weights every so many minutes."""
     last = [time.monotonic()]
 
-    def every_step(run: denoiser.Run) -> None:
+    def every_step(run: course.Run) -> None:
         if minutes > 0 and time.monotonic() - last[0] > 60 * minutes:
             draw_grid(folder / f"samples-{run.step:06d}.png", run, model, tokens)
             last[0] = time.monotonic()
@@ -357,7 +357,7 @@ def _sampler(folder: Path, model, tokens, minutes: float):
 
 
 def draw_grid(
-    path: Path, run: denoiser.Run, model, tokens, prompts: Sequence[str] = samples.PROMPTS
+    path: Path, run: course.Run, model, tokens, prompts: Sequence[str] = samples.PROMPTS
 ) -> None:
     """Draw the prompts with the averaged weights, then put the weights in training back."""
     networks = run.networks
