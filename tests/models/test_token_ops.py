@@ -12,13 +12,13 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from pyengine import ops
 from pyengine.models._token_ops import (
     KVCache,
     filter_logits,
     guide,
     rms_norm,
     sample_token,
-    vq_argmin,
 )
 
 
@@ -160,6 +160,8 @@ def test_nearest_entries():
     """Exact where x lies next to entries that are far from the origin."""
     codebook = 1000 + noise(300, 8, seed=2)
     x = codebook[torch.arange(300).flip(0)] + 1e-3 * noise(300, 8)
-    assert torch.equal(vq_argmin(x.view(30, 10, 8), codebook).flatten(), torch.arange(300).flip(0))
+    assert torch.equal(
+        ops.vq_argmin(x.view(30, 10, 8), codebook).flatten(), torch.arange(300).flip(0)
+    )
     twice = torch.cat([codebook, codebook])
-    assert int(vq_argmin(x, twice).max()) < 300
+    assert int(ops.vq_argmin(x, twice).max()) < 300
