@@ -4,8 +4,6 @@ Each function has the shape of the op that is to take its place: a row's result 
 the rows beside it.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,71 +36,6 @@ def global_response_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> 
     size = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
     relative = size / (size.mean(dim=-1, keepdim=True) + eps)
     return gamma * (x * relative) + beta + x
-
-
-# --- drawing tokens -------------------------------------------------------------------------------
-
-
-def guide(logits: Tensor, unconditional: Tensor | None, guidance_scale: float) -> Tensor:
-    """unconditional + guidance_scale * (logits - unconditional), or logits without the former."""
-    if unconditional is None:
-        return logits
-    return unconditional + guidance_scale * (logits - unconditional)
-
-
-def filter_logits(logits: Tensor, top_k: int, top_p: float, min_p: float) -> Tensor:
-    """logits [..., K] with minus infinity where a token is not to be drawn.
-
-    top_k: the k most likely stay, and what equals the last of them; 0 keeps all. top_p: of these
-    the fewest whose probability reaches top_p; of equals the lower index goes first. min_p: of
-    these the ones at least min_p times as likely as the likeliest.
-    Fan et al. 2018, arXiv:1805.04833; Holtzman et al. 2019, arXiv:1904.09751; Nguyen et al. 2024,
-    arXiv:2407.01082.
-    """
-    low = float("-inf")
-    if 0 < top_k < logits.shape[-1]:
-        least = logits.topk(top_k).values[..., -1:]
-        logits = logits.masked_fill(logits < least, low)
-    if top_p < 1:
-        ordered, order = logits.double().softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-        before = ordered.cumsum(dim=-1) - ordered
-        drop = torch.zeros_like(before, dtype=torch.bool)
-        drop[..., 1:] = before[..., 1:] >= top_p
-        logits = logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), low)
-    if min_p > 0:
-        least = logits.amax(dim=-1, keepdim=True) + math.log(min_p)
-        logits = logits.masked_fill(logits < least, low)
-    return logits
-
-
-def sample_token(
-    logits: Tensor,
-    uniform: Tensor | None,
-    *,
-    unconditional: Tensor | None = None,
-    guidance_scale: float = 1.0,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-) -> Tensor:
-    """One token per row: guidance, temperature, `filter_logits`, and a draw.
-
-    logits, unconditional: [N, K]. uniform: [N] float64 in [0, 1): the token is the first whose
-    cumulative probability, in order of index, exceeds it. temperature 0: the likeliest, of equals
-    the lowest index; uniform is not read then. Returns [N] int64.
-    """
-    logits = guide(logits, unconditional, guidance_scale).float()
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    # Less the largest first: a temperature of 1e-40 would make two infinities of two logits.
-    logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
-    logits = filter_logits(logits, top_k, top_p, min_p)
-    cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
-    total = cumulative[:, -1:]
-    # A product that rounds up to the total would be past the last token.
-    point = torch.minimum(uniform[:, None] * total, torch.nextafter(total, total.new_zeros(())))
-    return torch.searchsorted(cumulative, point, right=True)[:, 0]
 
 
 # --- masked tokens --------------------------------------------------------------------------------

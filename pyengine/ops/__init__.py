@@ -18,7 +18,7 @@ from .layer_norm import layer_norm
 from .linear import linear
 from .mask_refine import mask_refine, places_to_mask
 from .reference import COLUMNS, SAMPLING_COLUMNS
-from .sample_token import sample_token, sampling_settings
+from .sample_token import filter_logits, sample_token, sampling_settings
 from .sampler_step import sampler_step
 from .vq_argmin import vq_argmin
 from .vq_decode import fold_codebook, vq_decode
@@ -32,6 +32,7 @@ __all__ = [
     "attention",
     "backends",
     "conv2d",
+    "filter_logits",
     "fold_codebook",
     "force",
     "geglu",

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from .. import images as pictures
+from .. import ops
 from ..errors import ConfigError, RequestError
 from ..models import CLIPTextModelWithProjection, UVit2DModel, VQModel
-from ..models._token_ops import filter_logits, guide, refine_tokens
+from ..models._token_ops import refine_tokens
 from ..progress import progress as progress_bar
 from ..schedules.masked import MaskedConfig, MaskedPlan, plan
 from ..tokenizer import ClipTokenizer
@@ -343,10 +344,10 @@ class AmusedPipeline(TokenPipeline):
         logits = self.model.logits(rows, context).flatten(1, 2)
         if guided:
             unconditional, logits = logits.chunk(2)
-            logits = guide(logits, unconditional, r.guidance_scale)
+            logits = unconditional + r.guidance_scale * (logits - unconditional)
         check_logits(logits, self.source, step)
         s: Sampling = r.sampling
-        return filter_logits(logits, s.top_k, s.top_p, s.min_p)
+        return ops.filter_logits(logits, s.top_k, s.top_p, s.min_p)
 
     def _check_answer(self, tokens: Tensor) -> None:
         codes = self.model.config.codebook_size
