@@ -38,44 +38,6 @@ def global_response_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> 
     return gamma * (x * relative) + beta + x
 
 
-# --- masked tokens --------------------------------------------------------------------------------
-
-
-def refine_tokens(
-    logits: Tensor,
-    tokens: Tensor,
-    exponential: Tensor,
-    uniform: Tensor | None,
-    keep_masked: Tensor | None,
-    temperature: float,
-    mask_token: int,
-) -> tuple[Tensor, Tensor]:
-    """One step of MaskGIT: draw every masked token, then mask again those drawn least surely.
-
-    logits: [N, L, K]; tokens: [N, L] int64, `mask_token` where not yet known. exponential:
-    [N, L, K] float32 draws of an exponential distribution, which choose the token: the largest
-    p / draw. uniform: [N, L] draws in [0, 1) that decide, as Gumbel noise times temperature, what
-    is masked again; None in the last step, which masks nothing. keep_masked: [N] how many: fewer
-    than were masked, but at least one.
-    Returns (tokens for the next step, all tokens as drawn), [N, L] each.
-    Chang et al. 2022, arXiv:2202.04200.
-    """
-    unknown = tokens == mask_token
-    p = logits.softmax(dim=-1)
-    drawn = torch.where(unknown, (p.float() / exponential).argmax(dim=-1), tokens)
-    if uniform is None or keep_masked is None:
-        return drawn, drawn
-    confidence = p.gather(-1, drawn[..., None])[..., 0]
-    confidence = torch.where(unknown, confidence, torch.finfo(p.dtype).max)
-    gumbel = -torch.log((-torch.log(uniform.clamp(1e-20))).clamp(1e-20))
-    confidence = confidence.clamp(1e-20).log() + temperature * gumbel
-    left = unknown.sum(dim=-1)
-    count = torch.minimum(torch.minimum(left - 1, keep_masked).clamp(min=1), left)
-    count = count.clamp(max=tokens.shape[1] - 1)
-    limit = confidence.sort(dim=-1).values.gather(1, count[:, None])
-    return torch.where(confidence < limit, mask_token, drawn), drawn
-
-
 # --- attention with a cache -----------------------------------------------------------------------
 
 
