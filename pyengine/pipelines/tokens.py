@@ -1,6 +1,5 @@
 """What the pipelines of token models share: a call's arguments, the run around the drawing."""
 
-import os
 import threading
 import warnings
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from ..errors import CheckpointError, RequestError
 from ..models._token_ops import KVCache
 from ..models.base import Model
 from ..ops._backend import kernels_used
+from ..weights.load import machine_memory
 from ..weights.text import show
 from . import request as checks
 from .arguments import bounded
@@ -271,11 +271,8 @@ def check_cache_memory(rows: int, most: int, cache: KVCache) -> None:
     if cache.lengths.device.type != "cpu":
         return
     needed = rows * most * sum(t.shape[2] * t.element_size() for t in (*cache.keys, *cache.values))
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not a system that tells
-        return
-    if needed > memory:
+    memory = machine_memory()
+    if memory is not None and needed > memory:
         raise RequestError(
             f"num_images_per_prompt: expected fewer pictures: the keys and values of {rows} rows"
             f" take {needed / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB"
