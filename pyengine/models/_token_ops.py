@@ -1,4 +1,4 @@
-"""What token models need and pyengine.ops does not have yet, in plain torch and in one place.
+"""What token models need and pyengine.ops does not have, in plain torch and in one place.
 
 Each function has the shape of the op that is to take its place: a row's result does not depend on
 the rows beside it.
