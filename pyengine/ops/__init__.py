@@ -16,9 +16,9 @@ from .geglu import geglu
 from .group_norm_silu import group_norm_scale_shift, group_norm_silu
 from .layer_norm import layer_norm
 from .linear import linear
-from .mask_refine import mask_refine, places_to_mask
+from .mask_refine import mask_refine, places_to_mask, share_to_mask
 from .reference import COLUMNS, SAMPLING_COLUMNS
-from .sample_token import sample_token, sampling_settings
+from .sample_token import filter_logits, sample_token, sampling_settings
 from .sampler_step import sampler_step
 from .vq_argmin import vq_argmin
 from .vq_decode import fold_codebook, vq_decode
@@ -32,6 +32,7 @@ __all__ = [
     "attention",
     "backends",
     "conv2d",
+    "filter_logits",
     "fold_codebook",
     "force",
     "geglu",
@@ -50,6 +51,7 @@ __all__ = [
     "sample_token",
     "sampler_step",
     "sampling_settings",
+    "share_to_mask",
     "unpack_weight",
     "vq_argmin",
     "vq_decode",
