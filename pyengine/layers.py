@@ -119,6 +119,12 @@ class Fused(nn.Module):
             return parts
         return tuple(part[..., :width] for part, width in zip(parts, self.widths, strict=True))
 
+    def joined(self, x: Tensor, **around) -> Tensor:
+        """The same side by side in one contiguous tensor."""
+        if self.steps == self.widths:
+            return ops.linear(x, self.weight, self.bias, **around)
+        return torch.cat(self(x, **around), dim=-1)
+
 
 def fuse(owner: nn.Module, *names: str) -> Fused:
     """The Fused of the Linear layers that `owner` has under `names`, which it has no longer."""

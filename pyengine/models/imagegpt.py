@@ -13,8 +13,8 @@ from ..errors import RequestError
 from ..layers import Embedding, Linear, TransposedLinear
 from ..weights import read_config
 from ._token_layers import RMSNorm
-from ._token_ops import KVCache
 from .base import TRANSFORMERS_KEYS, Model, raise_problems
+from .kv_cache import KVCache
 
 
 def _bounds(low: float, high: float) -> dict:
@@ -89,7 +89,7 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor, cache: KVCache, residual: Tensor) -> Tensor:
         q, k, v = self.c_attn(x).chunk(3, dim=-1)
-        y = cache.attend(self.layer, q, k, v, self.heads, self.heads, self.scale)
+        y = cache.attend(self.layer, q, k, v, self.heads, self.scale)
         return self.c_proj(y, residual=residual)
 
 

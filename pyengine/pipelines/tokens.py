@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import CheckpointError, RequestError
-from ..models._token_ops import KVCache
 from ..models.base import Model
+from ..models.kv_cache import KVCache
 from ..ops._backend import kernels_used
 from ..weights.load import machine_memory
 from ..weights.text import show

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from transformers import (
     MinPLogitsWarper,
     TemperatureLogitsWarper,
@@ -13,7 +12,6 @@ from transformers import (
 )
 
 from pyengine import ops
-from pyengine.models._token_ops import KVCache, rms_norm
 from pyengine.ops import filter_logits, sampling_settings
 
 
@@ -125,40 +123,6 @@ def test_a_row_does_not_depend_on_the_others():
     drawn = sample_token(logits, u, **how)
     for i in range(16):
         assert sample_token(logits[i : i + 1], u[i : i + 1], **how)[0] == drawn[i]
-
-
-@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (6, 6), (6, 2), (4, 1)])
-def test_attention_with_a_cache(heads, kv_heads):
-    """Rows of several lengths, in pieces, against plain causal attention of each alone."""
-    width, lengths, most = 5, [7, 3, 1], 12
-    q, k, v = (noise(3, most, n * width, seed=i) for i, n in enumerate((heads, kv_heads, kv_heads)))
-
-    def alone(row, length):
-        qh, kh, vh = (t[row, :length].unflatten(1, (-1, width)).transpose(0, 1) for t in (q, k, v))
-        kh, vh = (t.repeat_interleave(heads // kv_heads, dim=0) for t in (kh, vh))
-        y = F.scaled_dot_product_attention(qh, kh, vh, is_causal=True, scale=0.3)
-        return y.transpose(0, 1).flatten(1)
-
-    cache = KVCache(1, 3, most, kv_heads * width, q)
-    for row, length in enumerate(lengths):  # prompts of different lengths, each by itself
-        part = cache[row : row + 1]
-        y = part.attend(0, *(t[row : row + 1, :length] for t in (q, k, v)), heads, kv_heads, 0.3)
-        part.advance(length)
-        torch.testing.assert_close(y[0], alone(row, length))
-    assert cache.lengths.tolist() == lengths
-    for step in range(4):  # then together, one by one
-        at = [n + step for n in lengths]
-        new = [torch.stack([t[row, i : i + 1] for row, i in enumerate(at)]) for t in (q, k, v)]
-        y = cache.attend(0, *new, heads, kv_heads, 0.3)
-        cache.advance(1)
-        for row, i in enumerate(at):
-            torch.testing.assert_close(y[row], alone(row, i + 1)[-1:])
-
-
-def test_rms_norm():
-    x, weight = noise(3, 4, 11), 1 + noise(11, seed=1)
-    want = F.rms_norm(x.double(), (11,), weight.double(), 1e-3)
-    torch.testing.assert_close(rms_norm(x, weight, 1e-3).double(), want, rtol=1e-6, atol=1e-6)
 
 
 def test_nearest_entries():
