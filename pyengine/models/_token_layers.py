@@ -1,4 +1,4 @@
-"""Layers over _token_ops; they are to move into pyengine.layers together with the ops."""
+"""Layers that only token models have."""
 
 from torch import Tensor, nn
 

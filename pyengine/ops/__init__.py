@@ -17,10 +17,10 @@ from .geglu import geglu, swiglu
 from .group_norm_silu import group_norm_scale_shift, group_norm_silu
 from .layer_norm import layer_norm, rms_norm
 from .linear import linear
-from .mask_refine import mask_refine, places_to_mask
+from .mask_refine import mask_refine, places_to_mask, share_to_mask
 from .reference import COLUMNS, SAMPLING_COLUMNS
 from .rotary import rotary, rotary_cache, rotary_table
-from .sample_token import sample_token, sampling_settings
+from .sample_token import filter_logits, sample_token, sampling_settings
 from .sampler_step import sampler_step
 from .vq_argmin import vq_argmin
 from .vq_decode import fold_codebook, vq_decode
@@ -35,6 +35,7 @@ __all__ = [
     "backends",
     "conv2d",
     "decode_attention",
+    "filter_logits",
     "fold_codebook",
     "force",
     "geglu",
@@ -57,6 +58,7 @@ __all__ = [
     "sample_token",
     "sampler_step",
     "sampling_settings",
+    "share_to_mask",
     "swiglu",
     "unpack_weight",
     "vq_argmin",

@@ -11,7 +11,8 @@ from pathlib import Path
 from ..errors import RequestError
 from . import autoencoder, denoiser, loop, samples, tokenizer
 from .card import NOTICE, card
-from .emoji import EmojiSettings, load_history, load_settings, prepare_scale
+from .emoji import EmojiSettings, load_settings, prepare_scale
+from .recipe import load_history
 
 # What pyengine uses where a call says nothing; diffusers does not read it.
 DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 2.5}

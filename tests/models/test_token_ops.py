@@ -1,4 +1,4 @@
-"""What stands in for the ops of token models: drawing, filtering, attention with a cache."""
+"""What token models are made of: drawing, filtering, attention with a cache."""
 
 import math
 
@@ -11,16 +11,21 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from pyengine.models._token_ops import (
-    filter_logits,
-    guide,
-    sample_token,
-    vq_argmin,
-)
+from pyengine import ops
+from pyengine.ops import filter_logits, sampling_settings
 
 
 def noise(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def sample_token(logits, uniform, *, unconditional=None, **how):
+    """ops.sample_token with the same settings for every row; uniform: None where none is read."""
+    if uniform is None:
+        uniform = torch.full((len(logits),), 0.5)
+    settings = sampling_settings(len(logits), **how)
+    rows = logits if unconditional is None else torch.cat([unconditional, logits])
+    return ops.sample_token(rows, uniform, settings)
 
 
 def warped(logits, temperature, top_k, top_p, min_p):
@@ -104,9 +109,10 @@ def test_a_temperature_next_to_zero():
 
 def test_guidance():
     logits, other = noise(4, 9), noise(4, 9, seed=1)
-    assert torch.equal(guide(logits, None, 7.0), logits)
+    u = torch.rand(4, dtype=torch.float64)
+    assert torch.equal(sample_token(logits, u, guidance=7.0), sample_token(logits, u))
     want = (other + 3.0 * (logits - other)).argmax(-1)
-    got = sample_token(logits, None, unconditional=other, guidance_scale=3.0, temperature=0)
+    got = sample_token(logits, None, unconditional=other, guidance=3.0, temperature=0)
     assert torch.equal(got, want)
 
 
@@ -123,6 +129,8 @@ def test_nearest_entries():
     """Exact where x lies next to entries that are far from the origin."""
     codebook = 1000 + noise(300, 8, seed=2)
     x = codebook[torch.arange(300).flip(0)] + 1e-3 * noise(300, 8)
-    assert torch.equal(vq_argmin(x.view(30, 10, 8), codebook).flatten(), torch.arange(300).flip(0))
+    assert torch.equal(
+        ops.vq_argmin(x.view(30, 10, 8), codebook).flatten(), torch.arange(300).flip(0)
+    )
     twice = torch.cat([codebook, codebook])
-    assert int(vq_argmin(x, twice).max()) < 300
+    assert int(ops.vq_argmin(x, twice).max()) < 300
