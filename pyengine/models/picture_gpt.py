@@ -14,8 +14,8 @@ from .. import ops
 from ..errors import RequestError
 from ..layers import Linear
 from ..weights import read_config
-from ._token_ops import KVCache
 from .base import Model, raise_problems
+from .kv_cache import KVCache
 from .llama import Llama, LlamaConfig
 
 _ID = {"min": 0, "max": 1 << 20}
