@@ -29,7 +29,7 @@ def settings_ar(pictures):
             batch=4, warmup=1, cooldown=3, plain_steps=4, shift=1,
         ),
         gpt=gpt.GPTSettings(
-            hidden=16, intermediate=24, layers=2, heads=2, vocabulary=530, length=12, codes=12,
+            hidden=16, intermediate=24, layers=2, heads=2, vocabulary=530, length=32, codes=12,
             side=4, views=3, shift=1, batch=4, warmup=2,
         ),
         labels=tuple(dict.fromkeys(pictures.labels)),
