@@ -47,6 +47,20 @@ class PictureGPTPipeline(TokenPipeline):
         side = self.tokens.side * self.vq.config.downscale
         return side, side
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(height, width) of a picture in tokens."""
+        return self.tokens.side, self.tokens.side
+
+    def preview(self, tokens: Tensor) -> list:
+        """PIL pictures of tokens [N, h, w] of which some, -1, are not drawn yet: grey there."""
+        with self._lock, torch.no_grad():
+            x = pictures.from_tensor(self.vq.decode_tokens(tokens.clamp(min=0)).sample, "pt")
+            unknown = (tokens < 0)[:, None].to(x.device)
+            for dim in (2, 3):
+                unknown = unknown.repeat_interleave(self.vq.config.downscale, dim=dim)
+            return pictures.from_tensor(2 * x.masked_fill(unknown, 0.85) - 1, "pil")
+
     def __call__(
         self,
         prompt: str | Sequence[str] | None = None,

@@ -299,7 +299,8 @@ def draw_grid(
     kept = [parameter.detach().clone() for parameter in networks.parameters]
     networks.load_average(run.average.values)
     networks.unet.eval(), networks.text_encoder.eval()
-    generate = samples.generator(samples.pipeline(networks, model, tokens))
+    pipe = samples.pipeline(networks, model, tokens)
+    generate = samples.generator(pipe)
     images = generate(prompts, range(len(prompts)))
     networks.load_average(kept)
     networks.unet.train(), networks.text_encoder.train()

@@ -22,7 +22,6 @@ from . import vq_autoencoder as vq
 from .concepts import CONCEPTS
 
 STYLES = ("fluent-3d",)
-PARTS = ("vq", "gpt")
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def train(
         seconds=None if until is None else until - time.monotonic(),
         checkpoint=folder / "gpt.pt",
         log=loop.Log(folder / "log.jsonl", gpt.STAGE, log_every, echo),
-        every_step=_sampler(folder, model, tokens, sample_minutes),
+        every_step=_sampler(folder, model, sample_minutes),
     )
     return folder
 
@@ -156,7 +155,7 @@ def make_tokenizer(everything: dataset.Pictures, folder: Path, settings: EmojiAR
     if not (place / "vocab.json").exists() and parallel.first():
         counts = captions.word_counts(everything, set(settings.labels))
         tokenizer.write(place, counts, settings.gpt.vocabulary, settings.gpt.length)
-    parallel.agree(True)
+    parallel.agree(True)  # nobody reads the files before the first process has written them
     return tokenizer.load(place)
 
 
@@ -212,7 +211,7 @@ def _settings(settings, labels, seed, batch, rate, vq_steps) -> EmojiARSettings:
     return replace(settings, gpt=shape, vq=replace(coder, steps=vq_steps or coder.steps))
 
 
-def _sampler(folder: Path, model, tokens, minutes: float):
+def _sampler(folder: Path, model, minutes: float):
     """A grid of samples from the averaged weights every so many minutes."""
     from . import samples_ar
 
@@ -220,7 +219,8 @@ def _sampler(folder: Path, model, tokens, minutes: float):
 
     def every_step(run: course.Run) -> None:
         if parallel.first() and minutes > 0 and time.monotonic() - last[0] > 60 * minutes:
-            samples_ar.draw_grid(folder / f"samples-{run.step:06d}.png", run, model, tokens)
+            path = folder / f"samples-{run.step:06d}.png"
+            samples_ar.draw_grid(path, run, model, folder / "tokenizer")
             last[0] = time.monotonic()
 
     return every_step

@@ -10,21 +10,30 @@ from . import course, samples
 
 
 def draw_grid(
-    path: Path, run: course.Run, model, tokens, prompts: Sequence[str] = samples.PROMPTS
-) -> None:
+    path: Path, run: course.Run, model, tokenizer_files: Path,
+    prompts: Sequence[str] = samples.PROMPTS,
+) -> None:  # fmt: skip
     """Draw the prompts with the averaged weights, then put the weights in training back.
 
-    model: the VQ-VAE; tokens: the tokenizer.
+    model: the VQ-VAE.
     """
-    from .. import from_pretrained
     from .export_ar import write_parts
 
     networks = run.networks
     kept = [parameter.detach().clone() for parameter in networks.parameters]
     networks.load_average(run.average.values)
-    with tempfile.TemporaryDirectory() as folder:
-        write_parts(Path(folder), networks, model, Path(tokens.name_or_path))
-        generate = samples.generator(from_pretrained(folder, device="cpu"))
-        images = generate(prompts, range(len(prompts)))
-    networks.load_average(kept)
-    samples.save_png(path, samples.grid(images, columns=8))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            write_parts(Path(folder), networks, model, tokenizer_files)
+            draw(Path(folder), path, prompts)
+    finally:
+        networks.load_average(kept)
+
+
+def draw(folder: Path, path: Path, prompts: Sequence[str] = samples.PROMPTS) -> None:
+    """A sheet of what the model folder draws."""
+    from .. import from_pretrained
+
+    pipe = from_pretrained(folder, device="cpu")
+    generate = samples.generator(pipe, steps=None, guidance=None)
+    samples.save_png(path, samples.grid(generate(prompts, range(len(prompts))), columns=8))

@@ -275,6 +275,7 @@ def train(
             saved = now
     if first < training.step:
         training.save(path)
+        parallel.agree(True)  # nobody reads the file before the first process has written it
     training.average.copy_to(training.model.parameters())
     return training.model.eval()
 
