@@ -151,7 +151,7 @@ class Recorder:
         self._pool = None
 
     def __call__(self, function: Function, changing: Sequence[Tensor], kept: Sequence[Tensor]):
-        """See Record. The function runs twice first, for what is compiled or chosen at first use."""
+        """See Record. The function runs twice first: it may compile something at its first use."""
         device = changing[0].device
         with torch.cuda.device(device):
             if self._pool is None:

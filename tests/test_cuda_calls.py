@@ -97,7 +97,7 @@ def test_out_of_memory_is_told_with_what_helps_and_holds_nothing():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
 
     released = []
-    with pytest.raises(OutOfMemoryError, match="^CUDA out of memory; smaller") as caught:
+    with pytest.raises(OutOfMemoryError, match=r"^CUDA out of memory; smaller") as caught:
         cuda.within_memory(call, "smaller pictures would help", lambda: released.append(1))
     assert released == [1]
     assert isinstance(caught.value, MemoryError)

@@ -43,10 +43,10 @@ def from_pretrained(
     """The pipeline for a checkpoint, of the kind that its model_index.json names.
 
     model: a folder in diffusers' layout, a single .safetensors file, a Hub id, the name of a model
-    that ships (NAMED), or None for the first of them. device: "auto" (CUDA where there is one of
-    compute capability 8.0 or newer, else the CPU), "cpu", "cuda", "cuda:1". dtype: "float32" (unless told), "float16" or "bfloat16".
-    variant: "fp16" reads *.fp16.safetensors. options: as pyengine.weights.resolve takes them
-    (revision, cache_dir, prediction_type).
+    that ships (NAMED), or None for the first of them. device: "auto" (CUDA where there is a
+    GPU of compute capability 8.0 or newer, else the CPU), "cpu", "cuda", "cuda:1". dtype: "float32"
+    (unless told), "float16" or "bfloat16". variant: "fp16" reads *.fp16.safetensors. options: as
+    pyengine.weights.resolve takes them (revision, cache_dir, prediction_type).
     Raises CheckpointError or ConfigError for what cannot be loaded, RequestError for a wrong
     argument, UnavailableError for a device that is not there, OutOfMemoryError for one that is too
     small.

@@ -239,7 +239,9 @@ class StableDiffusionPipeline:
             self._interrupt = False
             try:
                 output = within_memory(
-                    lambda: self._run(r, show_progress), checks.memory_advice(r), self._evaluate.clear
+                    lambda: self._run(r, show_progress),
+                    checks.memory_advice(r),
+                    self._evaluate.clear,
                 )
             finally:
                 self._arena.trim()
