@@ -119,6 +119,11 @@ def forced(op: str) -> str | None:
     return names and (names.get(op) or names.get("*"))
 
 
+def forcing() -> tuple[tuple[str, str], ...]:
+    """All that force() asks for here, as a value that can be compared."""
+    return tuple(sorted((_forced.get() or {}).items()))
+
+
 def choose(
     op: str,
     table: Table,
