@@ -85,7 +85,7 @@ def _linear_dot(
     inside = first + outputs < width
     x += tl.program_id(0).to(tl.int64) * ROWS * depth
     weight += first.to(tl.int64) * depth
-    second = weight + width.to(tl.int64) * depth
+    second = weight + (tl.zeros([], tl.int64) + width) * depth
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
     gates = tl.zeros([ROWS, COLUMNS], tl.float32)
     for start in range(0, depth, DEPTH):
@@ -122,7 +122,7 @@ def _linear_sum(
     inside = first + outputs < width
     x += tl.program_id(0).to(tl.int64) * ROWS * depth
     weight += first.to(tl.int64) * depth
-    second = weight + width.to(tl.int64) * depth
+    second = weight + (tl.zeros([], tl.int64) + width) * depth
     sums = tl.zeros([ROWS, COLUMNS, DEPTH], tl.float32)
     gates = tl.zeros([ROWS, COLUMNS, DEPTH], tl.float32)
     for start in tl.range(0, depth, DEPTH, num_stages=4):

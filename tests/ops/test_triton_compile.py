@@ -85,6 +85,16 @@ def test_compiles_without_spilling(launch, dtype, architecture, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
+    "shape", [attention(1, 1, 1, 1), linear(2, 1, 1, "geglu"), epilogue(1, 1)], ids=str
+)
+def test_sizes_of_one_compile(shape, tmp_path, monkeypatch):
+    """Triton makes constants of them, which are no tensors in the kernel."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    for launch in launches_of(shape, torch.float32):
+        assert compile_launch(launch, 90, tmp_path).cubin.startswith(b"\x7fELF")
+
+
+@pytest.mark.parametrize(
     ("few", "many"),
     [
         [group_norm("group_norm_silu", 7, 330, 45, batch=n, groups=5) for n in (1, 64)],
