@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RequestError
-from ..layers import Embedding, Linear, TransposedLinear
+from ..layers import Embedding, Linear, TransposedLinear, WideEmbedding
 from ..weights import read_config
 from ._token_layers import RMSNorm
 from .base import TRANSFORMERS_KEYS, Model, raise_problems
@@ -122,7 +122,8 @@ class _Transformer(nn.Module):
     def __init__(self, c: ImageGPTConfig):
         super().__init__()
         self.wte = Embedding(c.vocab_size, c.n_embd)
-        self.wpe = Embedding(c.n_positions, c.n_embd)
+        # Wide, so that the sum of both tables is in the model's dtype.
+        self.wpe = WideEmbedding(c.n_positions, c.n_embd)
         self.h = nn.ModuleList(_Block(c, i) for i in range(c.n_layer))
         self.ln_f = RMSNorm(c.n_embd, c.layer_norm_epsilon)
 
@@ -152,7 +153,7 @@ class ImageGPT(Model):
     def cache(self, rows: int, most: int) -> KVCache:
         """An empty cache for `rows` pictures of at most `most` tokens."""
         c = self.config
-        return KVCache(c.n_layer, rows, most, c.n_embd, self.lm_head.weight)
+        return KVCache(c.n_layer, rows, most, c.n_embd, self.transformer.ln_f.weight)
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor) -> Tensor:

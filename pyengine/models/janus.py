@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RequestError
-from ..layers import Embedding, Linear
+from ..layers import Linear, WideEmbedding
 from ..weights import read_config
 from ._token_layers import MLP
 from .base import TRANSFORMERS_KEYS, Model, raise_problems
@@ -90,7 +90,7 @@ class _Parts(nn.Module):
         super().__init__()
         vq = c.vq_config
         self.vqmodel = JanusVQ(vq)
-        self.generation_embeddings = Embedding(vq.num_embeddings, vq.embed_dim)
+        self.generation_embeddings = WideEmbedding(vq.num_embeddings, vq.embed_dim)
         self.generation_aligner = MLP(vq.embed_dim, vq.projection_dim, vq.num_hidden_layers)
         self.generation_head = _Head(vq)
         self.language_model = Llama(c.text_config)
@@ -120,7 +120,8 @@ class Janus(Model):
         is added to `cache`. Raises RequestError for ids that are no token.
         """
         ids = self._checked(input_ids, "input_ids", self.config.text_config.vocab_size)
-        return self._logits(self.model.language_model.embed_tokens(ids), cache)
+        # The table may be narrower than the activations.
+        return self._logits(self.model.language_model.embed_tokens(ids).to(self.dtype), cache)
 
     @torch.no_grad()
     def read_tokens(self, tokens: Tensor, cache: KVCache) -> Tensor:
