@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..cuda import OLDEST, check_capability, within_memory
 from ..errors import CheckpointError, ConfigError, RequestError, UnavailableError
 from ..models import (
     AutoencoderKL,
@@ -42,16 +43,20 @@ def from_pretrained(
     """The pipeline for a checkpoint, of the kind that its model_index.json names.
 
     model: a folder in diffusers' layout, a single .safetensors file, a Hub id, the name of a model
-    that ships (NAMED), or None for the first of them. device: "auto" (CUDA where there is one, else
-    the CPU), "cpu", "cuda", "cuda:1". dtype: "float32" (unless told), "float16" or "bfloat16".
-    variant: "fp16" reads *.fp16.safetensors. options: as pyengine.weights.resolve takes them
-    (revision, cache_dir, prediction_type).
+    that ships (NAMED), or None for the first of them. device: "auto" (CUDA where there is a
+    GPU of compute capability 8.0 or newer, else the CPU), "cpu", "cuda", "cuda:1". dtype: "float32"
+    (unless told), "float16" or "bfloat16". variant: "fp16" reads *.fp16.safetensors. options: as
+    pyengine.weights.resolve takes them (revision, cache_dir, prediction_type).
     Raises CheckpointError or ConfigError for what cannot be loaded, RequestError for a wrong
-    argument, UnavailableError for a device that is not there.
+    argument, UnavailableError for a device that is not there, OutOfMemoryError for one that is too
+    small.
     """
     place, kind = find_device(device), find_dtype(dtype)
     checkpoint, source = find_checkpoint(model, variant, options)
-    return build(checkpoint, source, place, kind)
+    return within_memory(
+        lambda: build(checkpoint, source, place, kind),
+        f"{source}: float16, bfloat16 or a larger device would help",
+    )
 
 
 def find_checkpoint(model, variant: str | None = None, options: dict | None = None):
@@ -75,7 +80,8 @@ def shipped_folder(name: str = SHIPPED) -> Path:
 
 def find_device(device: str | torch.device) -> torch.device:
     if isinstance(device, str) and device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        usable = torch.cuda.is_available() and torch.cuda.get_device_capability() >= OLDEST
+        return torch.device("cuda" if usable else "cpu")
     try:
         place = torch.device(device)
     except (RuntimeError, TypeError):
@@ -89,6 +95,7 @@ def find_device(device: str | torch.device) -> torch.device:
             raise UnavailableError(
                 f"device: {place} was asked for, but there are {torch.cuda.device_count()}"
             )
+        check_capability(place)
     return place
 
 
