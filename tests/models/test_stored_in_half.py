@@ -1,6 +1,4 @@
-"""Token models stored in 16 bits compute in float32, unless told otherwise: as with the same weights
-stored in 32.
-"""
+"""Token models stored in 16 bits compute in float32: as with the same weights stored in 32."""
 
 import pytest
 import tiny
