@@ -166,12 +166,13 @@ class ImageGPT(Model):
         return self.lm_head(self.transformer(ids, self.cache(*ids.shape)))
 
     @torch.no_grad()
-    def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+    def next_logits(self, input_ids: Tensor, cache: KVCache, every: bool = False) -> Tensor:
         """[N, vocab_size - 1]: logits of the token after the last of input_ids [N, L], which come
-        behind what `cache` holds and are added to it.
+        behind what `cache` holds and are added to it; every: [N, L, vocab_size - 1], after each.
         """
         ids = self._checked(input_ids, int(cache.lengths.max()))
-        return self.lm_head(self.transformer(ids, cache)[:, -1])
+        x = self.transformer(ids, cache)
+        return self.lm_head(x if every else x[:, -1])
 
     def _checked(self, ids: Tensor, before: int) -> Tensor:
         c = self.config

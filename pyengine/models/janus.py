@@ -124,20 +124,21 @@ class Janus(Model):
         return self._logits(self.model.language_model.embed_tokens(ids).to(self.dtype), cache)
 
     @torch.no_grad()
-    def read_tokens(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """The same after picture tokens [N, L]."""
+    def read_tokens(self, tokens: Tensor, cache: KVCache, every: bool = False) -> Tensor:
+        """The same after picture tokens [N, L]; every: [N, L, num_embeddings], after each."""
         tokens = self._checked(tokens, "tokens", self.config.vq_config.num_embeddings)
         x = self.model.generation_aligner(self.model.generation_embeddings(tokens))
-        return self._logits(x, cache)
+        return self._logits(x, cache, every)
 
-    def _logits(self, x: Tensor, cache: KVCache) -> Tensor:
+    def _logits(self, x: Tensor, cache: KVCache, every: bool = False) -> Tensor:
         most = self.config.text_config.max_position_embeddings
         if int(cache.lengths.max()) + x.shape[1] > most:
             raise RequestError(
                 f"input_ids: expected at most max_position_embeddings {most} tokens,"
                 f" got {int(cache.lengths.max()) + x.shape[1]}"
             )
-        return self.model.generation_head(self.model.language_model(x, cache)[:, -1])
+        x = self.model.language_model(x, cache)
+        return self.model.generation_head(x if every else x[:, -1])
 
     def _checked(self, ids: Tensor, name: str, count: int) -> Tensor:
         if ids.dim() != 2 or not ids.numel() or ids.is_floating_point():
