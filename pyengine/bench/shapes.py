@@ -366,6 +366,7 @@ SHAPES: dict[str, list[Shape]] = {
     "decode_attention": [
         decode_attention(2, 1, 12, 12, 64, 288),
         decode_attention(2, 1, 12, 12, 64, 576),
+        decode_attention(2, 16, 12, 12, 64, 288),
         decode_attention(8, 1, 32, 8, 128, 576),
         decode_attention(1, 256, 12, 12, 64, 0),
     ],
@@ -403,6 +404,13 @@ SHAPES: dict[str, list[Shape]] = {
         linear(154, 768, 640, bias=False),
         linear(154, 768, 3072, "quick_gelu"),
         linear(2, 1280, 1280),
+        # A token of LlamaGen's B with guidance: fused projections, SwiGLU's two, down, the head;
+        # a window of Jacobi decoding.
+        linear(2, 768, 2304, bias=False),
+        linear(2, 768, 4096, bias=False),
+        linear(2, 2048, 768, bias=False, residual=True),
+        linear(2, 768, 16384, bias=False),
+        linear(32, 768, 4096, bias=False),
     ],
     "attention": [
         attention(4096, 4096, 8, 40),

@@ -43,7 +43,7 @@ REPEATED = {
     "min_p": ("min_p", "min_p"),
 }
 #: Options that only token models have.
-OF_TOKENS = ("temperature", "top_k", "top_p", "min_p", "prefix")
+OF_TOKENS = ("temperature", "top_k", "top_p", "min_p", "prefix", "decoding", "window")
 
 
 @dataclass
@@ -74,6 +74,8 @@ class Options:
     top_p: float | None
     min_p: float | None
     prefix: Path | None
+    decoding: str | None
+    window: int | None
     preview: Path | None
     device: str | None
     dtype: str | None
@@ -116,6 +118,8 @@ def run(o: Options) -> int:
 def arguments(o: Options, pipe: Any, prefix: Any, repeated: bool) -> dict[str, Any]:
     """What the options say to the pipeline, besides the pictures and the seed."""
     given = {call: getattr(o, name) for name, (_, call) in REPEATED.items()}
+    # How the model is read leaves the tokens as they are: no picture remembers it.
+    given |= {"decoding": o.decoding, "window": o.window}
     given = {name: value for name, value in given.items() if value is not None}
     if prefix is not None:
         given["prefix"] = prefix
@@ -301,7 +305,7 @@ def tell(o: Options, files: list[Path], settings: Settings, report: Any) -> None
         answer = {
             "files": [str(f) for f in files],
             "settings": dataclasses.asdict(settings),
-            "report": dataclasses.asdict(report),
+            "report": {**dataclasses.asdict(report), "tokens_per_pass": report.tokens_per_pass},
         }
         print(json.dumps(answer))
         return
@@ -317,5 +321,7 @@ def tell(o: Options, files: list[Path], settings: Settings, report: Any) -> None
     stages = ", ".join(f"{name.replace('_', ' ')} {s:.2f} s" for name, s in report.seconds.items())
     memory = "" if report.peak_memory is None else f"; at most {report.peak_memory >> 20} MB"
     print(f"  {stages}{memory}")
+    if report.decoding == "jacobi":
+        print(f"  {report.tokens_per_pass:.2f} tokens a pass")
     print(f"  kernels: {', '.join(f'{op} {name}' for op, name in report.kernels.items())}")
     sys.stdout.flush()

@@ -114,7 +114,8 @@ class ImageGPTPipeline(TokenPipeline):
         r = self._request(
             prompt=None, num_images_per_prompt=num_images_per_prompt, size=self.default_size,
             sampling=self.defaults.sampling(temperature, top_k, top_p, min_p), seed=seed,
-            guidance_scale=None, generator=generator, output_type=output_type,
+            guidance_scale=None, generator=generator, output_type=output_type, decoding=decoding,
+            window=window,
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs, others=others,
         )  # fmt: skip

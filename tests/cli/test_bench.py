@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import multiprocessing
 import sys
 
 import numpy as np
@@ -22,6 +23,29 @@ def needs(package):
     """Skips where a peer is not installed, without loading its libraries into this process."""
     there = importlib.util.find_spec(package) is not None
     return pytest.mark.skipif(not there, reason=f"{package} is not installed (extra `bench`)")
+
+
+#: What workers would import first of all, each for itself.
+PRELOADED = (
+    "torch", "pyengine.bench.run", "diffusers.models.unets.unet_2d_condition",
+    "diffusers.models.autoencoders.autoencoder_kl", "transformers.models.clip.modeling_clip",
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked():
+    """Workers come from one process that has imported what they need; see `spawned`."""
+    multiprocessing.set_forkserver_preload(list(PRELOADED))
+    before, worker.START = worker.START, "forkserver"
+    yield
+    worker.START = before
+
+
+@pytest.fixture
+def spawned(monkeypatch):
+    """Workers begin from nothing, as they do for whoever measures."""
+    monkeypatch.setattr(worker, "START", "spawn")
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +221,7 @@ def test_openvino_agrees(run, kept, tmp_path):
     assert "converted in" in out
 
 
-def test_peers_that_are_missing_are_said(run, kept, tmp_path, monkeypatch):
+def test_peers_that_are_missing_are_said(run, kept, tmp_path, monkeypatch, spawned):
     """Workers import in processes of their own, which this path hides the packages from."""
     hidden = tmp_path / "hidden"
     hidden.mkdir()
