@@ -1,5 +1,6 @@
 """`pyengine bench token`: a token and a picture of LlamaGen-B's shape, and Jacobi decoding."""
 
+import itertools
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -288,11 +289,11 @@ def measure_jacobi(
     result: Result, model: str, windows: list[int], pictures: int, *, threads: int, rounds: int,
     limits: timing.LimitsOfThisMinute, say: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """The given model's pictures, one after another, a row for every window; "sequential" is the
-    same pipeline, token by token. Its defaults decide how tokens are drawn.
+    """The given model's pictures, one after another, a row for every way and window; "sequential"
+    is the same pipeline, token by token. Its defaults decide which tokens may be drawn.
     """
     from ..pipelines import from_pretrained
-    from ..pipelines.tokens import TokenPipeline
+    from ..pipelines.tokens import DECODINGS, OTHER_DRAWS, TokenPipeline
 
     say(f"jacobi: loading {model}")
     pipe = from_pretrained(model, device="cpu")
@@ -309,23 +310,23 @@ def measure_jacobi(
 
     plain = draw(decoding="sequential")
     weights = sum(p.numel() * p.element_size() for p in pipe.model.parameters())
-    for window in windows:
-        say(f"jacobi: measuring windows of {window}")
-        found = draw(decoding="jacobi", window=window)
+    for decoding, window in itertools.product(DECODINGS[1:], windows):
+        say(f"{decoding}: measuring windows of {window}")
+        found = draw(decoding=decoding, window=window)
         for one, other in zip(found, plain, strict=True):
-            if not torch.equal(one.tokens, other.tokens):
-                raise RuntimeError("jacobi: the tokens are not those of one by one")
+            if decoding != OTHER_DRAWS and not torch.equal(one.tokens, other.tokens):
+                raise RuntimeError(f"{decoding}: the tokens are not those of one by one")
         passes = {
             name: sum(o.report.passes for o in outputs) / sum(o.report.tokens for o in outputs)
             for name, outputs in ((OURS, found), ("sequential", plain))
         }
         samplers = {
             "sequential": _sampler(lambda: draw(decoding="sequential")),
-            OURS: _sampler(lambda window=window: draw(decoding="jacobi", window=window)),
+            OURS: _sampler(lambda how=(decoding, window): draw(decoding=how[0], window=how[1])),
         }
         now, times = timing.contest(samplers, rounds, limits)
         row = Row(
-            suite="token", name="jacobi", inputs="",
+            suite="token", name=decoding, inputs="",
             shape=f"{pictures} pictures of {plain[0].tokens[0].numel()} tokens, window {window}",
             flops=0, nbytes=weights * sum(o.report.evaluations for o in found), limits=now,
             times=times, kernels=found[0].report.kernels,

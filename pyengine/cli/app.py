@@ -95,7 +95,7 @@ def generate(
     ] = None,
     decoding: Annotated[
         str | None,
-        Option(help="Models that draw token by token: sequential, or jacobi: fewer passes."),
+        Option(help="Models that draw token by token: sequential, jacobi, jacobi-gumbel."),
     ] = None,
     window: Annotated[int | None, Option(help="Tokens that a pass of jacobi reads.")] = None,
     preview: Annotated[

@@ -104,9 +104,10 @@ class ImageGPTPipeline(TokenPipeline):
         draws the likeliest cluster every time; top_k (0: all), top_p, min_p: which may be drawn.
         decoding: "sequential" reads the model once for every token, "jacobi" for a window of so
         many at once, of which those that were guessed right are drawn, and one more: the same
-        tokens in fewer passes (report.tokens_per_pass). callback_on_step_end is called after every
-        pass with {"tokens": [N, h * w]}, -1 where none is drawn yet; it may change each picture's
-        last. height, width: the model's own, or nothing.
+        tokens in fewer passes (report.tokens_per_pass); "jacobi-gumbel" draws others of the same
+        distribution, in fewer still where the model is unsure. callback_on_step_end is called after
+        every pass with {"tokens": [N, h * w]}, -1 where none is drawn yet; it may change each
+        picture's last. height, width: the model's own, or nothing.
         output_type "latent": the tokens as images. Others: as of StableDiffusionPipeline.
         Raises RequestError that names the argument.
         """

@@ -1,4 +1,4 @@
-"""Several tokens of a picture in one pass of the model: the same tokens as one by one.
+"""Several tokens of a picture in one pass of the model: the same tokens for every window.
 
 Given a picture's random numbers, one for each token, a token is a function of those before it, so
 that a picture is the fixed point of all these functions. Guess a window of tokens, compute all of
@@ -7,19 +7,20 @@ so that every pass makes at least one token certain, and as many as were guessed
 
 Jacobi iteration: Song et al. 2021, arXiv:2002.03629; of random draws with the noise held:
 Wiggers & Hoogeboom 2020, arXiv:2002.09928; in a window that moves: Teng et al. 2024,
-arXiv:2410.01699, whose rule of acceptance keeps the distribution. Held noise keeps the tokens.
+arXiv:2410.01699, whose rule of acceptance keeps the distribution. Held noise keeps the tokens:
+those of drawing one by one ("jacobi"), or others of the same distribution ("jacobi-gumbel"), of
+which more are guessed right where a model is unsure; see draws.py.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import ops
 from ..progress import progress as progress_bar
 from .autoregressive import Decoder, Drawing, Logits, call_back, draw_one_by_one
-from .noise import NoiseSource
+from .draws import Quantiles, Races
 from .output import Report
-from .tokens import TokenPipeline, TokenRequest, check_logits
+from .tokens import OTHER_DRAWS, TokenPipeline, TokenRequest, check_logits
 
 
 def draw_tokens(
@@ -41,20 +42,11 @@ class _Windows:
     def __init__(self, pipe, r: TokenRequest, decoder: Decoder, drawing: Drawing, report: Report):
         self.pipe, self.r, self.decoder, self.drawing = pipe, r, decoder, drawing
         self.report, self.length = report, drawing.tokens.shape[1]
-        self.settings = r.sampling.rows(r.count, r.guidance_scale).to(pipe.device)
         self.window = min(r.window, self.length)
         self.guess = F.pad(drawing.tokens.clamp(min=0), (0, self.window))
-        self.uniform = self._numbers()
-
-    def _numbers(self) -> Tensor:
-        """[N, length + window] float64, drawn in the order of drawing one by one."""
-        r, begin = self.r, self.drawing.begin
-        numbers = torch.zeros(self.guess.shape, dtype=torch.float64, device=self.pipe.device)
-        if r.sampling.temperature > 0:
-            noise = NoiseSource(r.generators, self.pipe.device)
-            for i in range(begin, self.length):
-                numbers[:, i] = noise.uniform((r.count,), torch.float64)
-        return numbers
+        races = r.decoding == OTHER_DRAWS and r.sampling.temperature > 0
+        kind = Races if races else Quantiles
+        self.draws = kind(r, drawing.begin, self.length, pipe.device)
 
     def run(self, show_progress: bool | None) -> Tensor:
         """All tokens, or those that were certain when the run was stopped."""
@@ -78,7 +70,7 @@ class _Windows:
         begins, logits = self._read(alive, known)
         width = logits[0].shape[1]
         places = begins[:, None] + 1 + torch.arange(width, device=begins.device)
-        thought, drawn = self.guess[alive[:, None], places], self._sample(logits, alive, places)
+        thought, drawn = self.guess[alive[:, None], places], self.draws(logits, alive, places)
         old = places < known[:, None]
         right = (old | (thought == drawn)).long().cumprod(dim=1).sum(dim=1)
         certain = begins + 1 + (right + 1).clamp(max=width)
@@ -106,14 +98,6 @@ class _Windows:
         places = begins[:, None] + torch.arange(width, device=begins.device)
         return begins, self.decoder.read(self.guess[alive[:, None], places], begins)
 
-    def _sample(self, logits: Logits, alive: Tensor, places: Tensor) -> Tensor:
-        """[n, W]: the tokens at `places`, if those before them are what they were thought to be."""
-        conditional, unconditional = (None if t is None else t.flatten(0, 1) for t in logits)
-        rows = conditional if unconditional is None else torch.cat([unconditional, conditional])
-        settings = self.settings[alive].repeat_interleave(places.shape[1], dim=0)
-        uniform = self.uniform[alive[:, None], places].flatten()
-        return ops.sample_token(rows, uniform, settings).view(places.shape)
-
     def _look_ahead(self, logits: Logits, alive: Tensor, last: Tensor, certain: Tensor) -> None:
         """Thinks of the tokens behind the `last` of a window that the next one will reach: drawn
         as that was.
@@ -124,7 +108,7 @@ class _Windows:
             return
         places = last + 1 + torch.arange(count, device=last.device)
         same = tuple(None if t is None else t[:, -1:].expand(-1, count, -1) for t in logits)
-        self.guess[alive[:, None], places] = self._sample(same, alive, places)
+        self.guess[alive[:, None], places] = self.draws(same, alive, places)
 
     def _keep(self, alive: Tensor, known: Tensor, certain: Tensor, codes: int) -> None:
         """Takes over what has become certain, and takes leave of pictures that are complete."""
@@ -145,3 +129,5 @@ class _Windows:
         kept = drawing.drop(drawing.known[drawing.alive] == self.length)
         if kept is not None and len(kept):
             self.decoder.keep(kept)
+        if len(drawing.alive):
+            self.draws.forget(int(drawing.known[drawing.alive].min()))

@@ -17,7 +17,7 @@ class Report:
     model: what was loaded; pipeline: diffusers' name for its kind; device, dtype: of the U-Net.
     sampler: its name; steps: denoising steps done, or tokens drawn one after another; evaluations:
     calls of the U-Net or of the transformer.
-    decoding: how a model that draws one token after another was read, "sequential" or "jacobi";
+    decoding: how a model that draws one token after another was read, "sequential" or otherwise;
     tokens: that were drawn, of all pictures; passes: calls of the transformer, for each picture as
     many as it took part in.
     height, width: pixels. guidance_scale, strength: that were used.

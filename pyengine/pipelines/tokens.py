@@ -24,8 +24,9 @@ from .stable_diffusion import StopSampling
 #: What a callback may ask for and give back.
 CALLBACK_TENSORS = ("tokens",)
 MAX_TEMPERATURE = 100.0
-#: How tokens are drawn that come one after another; see jacobi.py.
-DECODINGS = ("sequential", "jacobi")
+#: The way of drawing tokens one after another that draws other tokens than the rest; see jacobi.py.
+OTHER_DRAWS = "jacobi-gumbel"
+DECODINGS = ("sequential", "jacobi", OTHER_DRAWS)
 MAX_WINDOW = 1 << 16
 
 #: Arguments of other pipelines' calls, and the value besides None that asks for nothing.

@@ -81,10 +81,12 @@ def test_passes_of_a_given_model(run, tmp_path):
     folder = tiny.write_picture_gpt(tmp_path / "gpt")
     rows, out = measured(run, tmp_path / "j.json", "--only", "jacobi", "-m", folder,
                          "--windows", "1,6", "--pictures", "2")  # fmt: skip
-    assert [row["shape"] for row in rows] == [
-        f"2 pictures of 25 tokens, window {window}" for window in (1, 6)
+    assert [(row["name"], row["shape"]) for row in rows] == [
+        (name, f"2 pictures of 25 tokens, window {window}")
+        for name in ("jacobi", "jacobi-gumbel")
+        for window in (1, 6)
     ]
-    one, six = (row["facts"][OURS]["passes_per_token"] for row in rows)
+    one, six, *_ = (row["facts"][OURS]["passes_per_token"] for row in rows)
     assert one == rows[0]["facts"]["sequential"]["passes_per_token"] == 1
     assert 1 / 6 <= six < 1
     assert f"passes per token {six:.3f}" in out

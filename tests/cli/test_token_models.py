@@ -199,3 +199,15 @@ def test_fewer_passes_draw_the_same_picture(run, token_model, tmp_path):
     status, out, _ = run(*fast, "--json")
     report = json.loads(out)["report"]
     assert report["tokens_per_pass"] == report["tokens"] / report["passes"] >= 1
+
+
+def test_other_draws_are_remembered(run, token_model, tmp_path):
+    kind, folder = token_model
+    if kind == "amused":
+        return
+    prompt = () if kind == "imagegpt" else ("a red heart",)
+    how = ("--decoding", "jacobi-gumbel", "--window", "5", "--seed", "4", "-o", "one.png")
+    assert run("generate", *prompt, "-m", folder, *how)[0] == 0
+    assert metadata.read(tmp_path / "one.png").decoding == "jacobi-gumbel"
+    assert run("generate", "--from", "one.png", "-m", folder, "-o", "again.png")[0] == 0
+    assert np.array_equal(pixels(tmp_path / "one.png"), pixels(tmp_path / "again.png"))

@@ -72,6 +72,21 @@ def test_the_tokens_of_one_by_one(pipe, name):
             assert (report.evaluations, report.passes) == (length, 3 * length)
 
 
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_tokens_of_every_window(pipe, name):
+    """By races: those of one by one, if these are draws by races too."""
+    how = {"decoding": "jacobi-gumbel", **SETTINGS[name]}
+    want = draw(pipe, window=1, **how)
+    length = want.tokens[0].numel()
+    assert (want.report.decoding, want.report.evaluations) == ("jacobi-gumbel", length)
+    for window in (2, 5, 1000):
+        got = draw(pipe, window=window, **how)
+        assert torch.equal(got.tokens, want.tokens)
+        assert got.report.evaluations <= length
+    likeliest = SETTINGS[name].get("temperature") == 0
+    assert torch.equal(draw(pipe, **SETTINGS[name]).tokens, want.tokens) == likeliest
+
+
 def test_prefix(pipe):
     prefix = [[1, 2, 3, 4], [5, 6, 7, 8], [9, 0, 1, 2]]
     want = draw(pipe, prefix=prefix)
@@ -84,12 +99,13 @@ def test_prefix(pipe):
     assert got.report.evaluations == 1
 
 
-def test_alone_as_in_a_batch(pipe):
+@pytest.mark.parametrize("decoding", ["jacobi", "jacobi-gumbel"])
+def test_alone_as_in_a_batch(pipe, decoding):
     """Pictures of a batch advance by different amounts: tokens and passes are each one's own."""
-    batch = jacobi(pipe, 4, temperature=0.5)
+    batch = draw(pipe, decoding=decoding, window=4, temperature=0.5)
     passes = 0
     for i in range(3):
-        how = {"seed": 4 + i, "temperature": 0.5, "decoding": "jacobi", "window": 4}
+        how = {"seed": 4 + i, "temperature": 0.5, "decoding": decoding, "window": 4}
         alone = pipe(PROMPTS[i], **how) if pipe.takes_prompt else pipe(**how)
         assert torch.equal(alone.tokens[0], batch.tokens[i])
         passes += alone.report.passes
@@ -103,6 +119,12 @@ def test_one_generator_for_all(pipe):
         for how in ({}, {"decoding": "jacobi", "window": 6})
     )
     assert torch.equal(got.tokens, want.tokens)
+    one, other = (
+        draw(pipe, seed=None, generator=torch.Generator().manual_seed(2), decoding="jacobi-gumbel",
+             window=window)
+        for window in (1, 7)
+    )  # fmt: skip
+    assert torch.equal(one.tokens, other.tokens)
 
 
 def test_a_window_has_the_logits_of_one_by_one(pipe):
@@ -172,9 +194,10 @@ def exact(logits, guidance_scale=1.0, temperature=1.0, top_k=0, top_p=1.0):
 
 
 @pytest.mark.parametrize(
-    ("window", "how"),
+    ("decoding", "window", "how"),
     [
-        (window, how)
+        (decoding, window, how)
+        for decoding in ("jacobi", "jacobi-gumbel")
         for window in (2, 4)
         for how in (
             {"guidance_scale": 1.0},
@@ -183,14 +206,14 @@ def exact(logits, guidance_scale=1.0, temperature=1.0, top_k=0, top_p=1.0):
         )
     ],
 )
-def test_the_distribution(two_by_two, window, how):
-    """Chi-square of 6,000 pictures against their exact probabilities."""
+def test_the_distribution(two_by_two, decoding, window, how):
+    """Chi-square of 5,000 pictures against their exact probabilities."""
     pipe, logits = two_by_two
     p = exact(logits, **how)
-    counts, n = dict.fromkeys(p, 0), 6_000
+    counts, n = dict.fromkeys(p, 0), 5_000
     for seed in range(0, n, 1000):
         got = pipe(
-            "x", seed=10_000 + seed, num_images_per_prompt=1000, decoding="jacobi", window=window,
+            "x", seed=10_000 + seed, num_images_per_prompt=1000, decoding=decoding, window=window,
             output_type="latent", **how,
         )  # fmt: skip
         assert got.report.passes < got.report.tokens
@@ -294,7 +317,7 @@ def test_a_callback_may_not_change_what_was_read(pipe):
 
 def test_refused(pipe):
     for how, message in (
-        ({"decoding": "fast"}, "decoding: expected one of sequential, jacobi"),
+        ({"decoding": "fast"}, "decoding: expected one of sequential, jacobi, jacobi-gumbel"),
         ({"decoding": 1}, "decoding: expected"),
         ({"window": 0}, "window: expected"),
         ({"window": 1.5}, "window: expected"),
