@@ -237,6 +237,7 @@ class TokenPipeline:
             height=r.height,
             width=r.width,
             guidance_scale=r.guidance_scale,
+            weights=self.model.weights,
         )
         reset_peak_memory(self.device)
         with kernels_used() as used, report.stage("total", self.device):
