@@ -181,7 +181,7 @@ def token(
     pyengine bench token --only picture --peers --without torch.compile --rounds 2
     pyengine bench token --only jacobi -m emoji-ar
 
-    Random weights, stored in 32 and in 16 bits, arithmetic in float32. Peers: torch, which is
+    Random weights, kept in 32, 16 and 8 bits, arithmetic in float32. Peers: torch, which is
     transformers' Llama with a static cache (and its generate, and diffusers' VQModel), and
     torch.compile of the same step. Jacobi decoding is measured on a model that you give.
     """
