@@ -5,23 +5,30 @@ a function of the shape of one picture or row alone, never of the batch or of a 
 picture's bits depend on nothing beside it. Importing this package imports Triton.
 """
 
-from .geglu import geglu
+from .decode_attention import decode_attention
+from .geglu import geglu, swiglu
 from .group_norm_silu import group_norm_scale_shift, group_norm_silu
-from .layer_norm import layer_norm
+from .layer_norm import layer_norm, rms_norm
 from .mask_refine import mask_refine
+from .rotary import rotary, rotary_cache
 from .sample_token import sample_token
 from .sampler_step import sampler_step
 from .vq_argmin import vq_argmin
 from .vq_decode import vq_decode
 
 __all__ = [
+    "decode_attention",
     "geglu",
     "group_norm_scale_shift",
     "group_norm_silu",
     "layer_norm",
     "mask_refine",
+    "rms_norm",
+    "rotary",
+    "rotary_cache",
     "sample_token",
     "sampler_step",
+    "swiglu",
     "vq_argmin",
     "vq_decode",
 ]

@@ -46,16 +46,24 @@ class Linear(nn.Module):
     def _saved_shape(self) -> tuple[int, ...]:
         return self.out_features, self.in_features
 
+    def _arranged(self) -> tuple[Tensor, Tensor | None]:
+        """([out_features, in_features], [out_features] or None) from weight and bias as saved."""
+        return self.weight.flatten(1), self.bias
+
     def pack(self) -> None:
         if not self.packed:
-            weight = self.weight.detach().flatten(1)
-            self.weight = _fixed(ops.pack_weight(weight) if _for_cpu(weight) else weight)
+            weight, bias = self._arranged()
+            weight = weight.detach()
+            self.weight = _fixed(
+                ops.pack_weight(weight) if _for_cpu(weight) else weight.contiguous()
+            )
+            self.bias = None if bias is None else _fixed(bias.detach())
             self.packed = True
 
     def forward(self, x: Tensor, x2: Tensor | None = None, **around) -> Tensor:
         """around: activation, residual, scale, shift, silu as ops.linear takes them."""
-        weight = self.weight if self.packed else self.weight.flatten(1)
-        return ops.linear(x, weight, self.bias, x2=x2, out_features=self.out_features, **around)
+        weight, bias = (self.weight, self.bias) if self.packed else self._arranged()
+        return ops.linear(x, weight, bias, x2=x2, out_features=self.out_features, **around)
 
 
 class PointwiseConv2d(Linear):
@@ -63,6 +71,16 @@ class PointwiseConv2d(Linear):
 
     def _saved_shape(self) -> tuple[int, ...]:
         return self.out_features, self.in_features, 1, 1
+
+
+class TransposedLinear(Linear):
+    """A Linear whose weight is saved as [in, out]."""
+
+    def _saved_shape(self) -> tuple[int, ...]:
+        return self.in_features, self.out_features
+
+    def _arranged(self) -> tuple[Tensor, Tensor | None]:
+        return self.weight.T, self.bias
 
 
 class Fused(nn.Module):
@@ -100,6 +118,12 @@ class Fused(nn.Module):
         if self.steps == self.widths:
             return parts
         return tuple(part[..., :width] for part, width in zip(parts, self.widths, strict=True))
+
+    def joined(self, x: Tensor, **around) -> Tensor:
+        """The same side by side in one contiguous tensor."""
+        if self.steps == self.widths:
+            return ops.linear(x, self.weight, self.bias, **around)
+        return torch.cat(self(x, **around), dim=-1)
 
 
 def fuse(owner: nn.Module, *names: str) -> Fused:

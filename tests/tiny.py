@@ -302,6 +302,39 @@ def make_janus(seed: int = 8, *, vocab_size: int = 600, text=None, vq=None, side
     return randomise(JanusForConditionalGeneration(config), seed)
 
 
+def make_gpt(seed: int = 9, *, codes: int = 40, length: int = 16, side: int = 5, **overrides):
+    """(a transformers LlamaForCausalLM over `codes` picture tokens and the text's, which is which).
+
+    The picture tokens begin in the middle of a panel, and some ids mean nothing.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    text = 3
+    picture = text + VOCAB_SIZE
+    tokens = {
+        "_class_name": "PictureTokens",
+        "picture_tokens": codes,
+        "first_picture_token": picture,
+        "text_tokens": VOCAB_SIZE,
+        "first_text_token": text,
+        "begin_of_picture": 1,
+        "padding": 0,
+        "text_length": length,
+        "side": side,
+    }
+    config = {
+        "vocab_size": picture + codes + 2,
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": length + 1 + side * side,
+        **overrides,
+    }
+    return randomise(LlamaForCausalLM(LlamaConfig(**config)), seed), tokens
+
+
 # --- whole folders --------------------------------------------------------------------------------
 
 SD1_SCHEDULER = {
@@ -480,4 +513,24 @@ def write_janus(folder, **overrides):
     model.generation_config.generation_kwargs = {"boi_token_id": ids["<begin_of_image>"]}
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_picture_gpt(folder, *, gpt=None, vqvae=None):
+    """A PictureGPT folder: 40 tokens, factor 2, 10x10 pictures."""
+    folder = Path(folder)
+    model, tokens = make_gpt(**(gpt or {}))
+    model.save_pretrained(folder / "transformer")
+    make_vq(**(vqvae or {})).save_pretrained(folder / "vqvae")
+    write_tokenizer(folder / "tokenizer")
+    (folder / "tokens").mkdir()
+    (folder / "tokens" / "config.json").write_text(json.dumps(tokens), encoding="utf-8")
+    index = {
+        "_class_name": "PictureGPTPipeline",
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokens": ["pyengine", "PictureTokens"],
+        "transformer": ["transformers", "LlamaForCausalLM"],
+        "vqvae": ["diffusers", "VQModel"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     return folder

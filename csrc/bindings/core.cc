@@ -11,6 +11,8 @@
 #include "activation/geglu.h"
 #include "arena.h"
 #include "attention/attention.h"
+#include "attention/decode_attention.h"
+#include "attention/rotary.h"
 #include "conv/algorithm.h"
 #include "conv/conv2d.h"
 #include "conv/winograd.h"
@@ -170,6 +172,114 @@ PYBIND11_MODULE(_core, m) {
         "geglu",
         [](uintptr_t x, uintptr_t y, int64_t rows, int64_t width, int dtype, int threads) {
             geglu({at<void>(x), at<void>(y), rows, width}, dtype_of(dtype), threads);
+        },
+        Release());
+    m.def(
+        "swiglu",
+        [](uintptr_t x, uintptr_t y, int64_t rows, int64_t width, int dtype, int threads) {
+            swiglu({at<void>(x), at<void>(y), rows, width}, dtype_of(dtype), threads);
+        },
+        Release());
+    m.def(
+        "rotary",  // steps: of x between pictures and between rows; returns a bad position's index
+        [](uintptr_t x, const std::array<int64_t, 2>& step, uintptr_t cosines, uintptr_t sines,
+           int64_t table_rows, uintptr_t positions, uintptr_t y, int64_t pictures, int64_t rows,
+           int64_t heads, int64_t width, int dtype, int threads) {
+            const int64_t row = heads * width;
+            return rotary({at<void>(x), at<void>(y), step[0], step[1], rows * row, row,
+                           at<float>(cosines), at<float>(sines), table_rows, at<int64_t>(positions),
+                           nullptr, false, pictures, rows, heads, width, dtype_of(dtype)},
+                          dtype_of(dtype), threads);
+        },
+        Release());
+    m.def(
+        "rotary_cache",  // steps: of q, k, v and both caches, as rotary's
+        [](uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t keys, uintptr_t values,
+           const std::array<int64_t, 10>& step, uintptr_t cosines, uintptr_t sines,
+           int64_t table_rows, uintptr_t lengths, uintptr_t y, int64_t pictures, int64_t rows,
+           int64_t most, int64_t heads, int64_t kv_heads, int64_t width, int dtype, int cache_dtype,
+           int threads) {
+            const DType x_type = dtype_of(dtype), cache_type = dtype_of(cache_dtype);
+            const int64_t row = heads * width;
+            const RotaryArgs q_part{at<void>(q),
+                                    at<void>(y),
+                                    step[0],
+                                    step[1],
+                                    rows * row,
+                                    row,
+                                    at<float>(cosines),
+                                    at<float>(sines),
+                                    table_rows,
+                                    nullptr,
+                                    at<int64_t>(lengths),
+                                    false,
+                                    pictures,
+                                    rows,
+                                    heads,
+                                    width,
+                                    x_type};
+            const RotaryArgs k_part{at<void>(k),
+                                    at<void>(keys),
+                                    step[2],
+                                    step[3],
+                                    step[6],
+                                    step[7],
+                                    at<float>(cosines),
+                                    at<float>(sines),
+                                    table_rows,
+                                    nullptr,
+                                    at<int64_t>(lengths),
+                                    true,
+                                    pictures,
+                                    rows,
+                                    kv_heads,
+                                    width,
+                                    cache_type};
+            RotaryArgs v_part = k_part;
+            v_part.x = at<void>(v);
+            v_part.y = at<void>(values);
+            v_part.x_picture = step[4];
+            v_part.x_row = step[5];
+            v_part.y_picture = step[8];
+            v_part.y_row = step[9];
+            v_part.cosines = v_part.sines = nullptr;
+            return rotary_cache(q_part, k_part, v_part, most, x_type, threads);
+        },
+        Release());
+    m.def(
+        "decode_attention",  // steps: of q, k and v between pictures and between rows
+        [](uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t y, const std::array<int64_t, 6>& step,
+           uintptr_t lengths, int64_t pictures, int64_t rows, int64_t heads, int64_t kv_heads,
+           int64_t width, int64_t most, double scale, int dtype, int cache_dtype, int threads) {
+            return decode_attention({at<void>(q),
+                                     at<void>(k),
+                                     at<void>(v),
+                                     at<void>(y),
+                                     step[0],
+                                     step[1],
+                                     step[2],
+                                     step[3],
+                                     step[4],
+                                     step[5],
+                                     at<int64_t>(lengths),
+                                     pictures,
+                                     rows,
+                                     heads,
+                                     kv_heads,
+                                     width,
+                                     most,
+                                     static_cast<float>(scale),
+                                     dtype_of(dtype),
+                                     dtype_of(cache_dtype)},
+                                    threads);
+        },
+        Release());
+    m.def(
+        "rms_norm",
+        [](uintptr_t x, uintptr_t weight, uintptr_t y, int64_t rows, int64_t width, double eps,
+           int dtype, int threads) {
+            rms_norm({at<void>(x), at<float>(weight), nullptr, at<void>(y), rows, width, eps},
+                     dtype_of(dtype), threads);
         },
         Release());
     m.def(

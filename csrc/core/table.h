@@ -12,12 +12,15 @@ namespace pyengine {
 
 struct DirectArgs;
 struct AttentionWork;
+struct DecodeAttentionArgs;
+struct DecodeAttentionShare;
 struct GegluArgs;
 struct GroupNormArgs;
 struct GroupNormApplyArgs;
 struct LayerNormArgs;
 struct LinearArgs;
 struct LinearShare;
+struct RotaryArgs;
 struct SamplerStepArgs;
 struct WinogradArgs;
 struct RaceArgs;
@@ -37,10 +40,16 @@ struct Table {
     RangeFunction<AttentionWork> attention_pack[kDTypes];
     RangeFunction<AttentionWork> attention[kDTypes];
     RangeFunction<GegluArgs> geglu[kDTypes];
+    RangeFunction<GegluArgs> swiglu[kDTypes];
     RangeFunction<GroupNormArgs> group_norm_statistics[kDTypes];
     RangeFunction<GroupNormApplyArgs> group_norm_apply[kDTypes];
     RangeFunction<LayerNormArgs> layer_norm[kDTypes];
+    RangeFunction<LayerNormArgs> rms_norm[kDTypes];
+    RangeFunction<RotaryArgs> rotary[kDTypes];
     RangeFunction<SamplerStepArgs> sampler_step[kDTypes];
+    // By the cache's DType.
+    void (*decode_attention[kDTypes])(const DecodeAttentionArgs&, const DecodeAttentionShare&);
+    int64_t (*decode_attention_scratch)(const DecodeAttentionArgs&);  // floats
     // One share of the work; shares do not touch each other's rows and outputs.
     void (*linear)(const LinearArgs&, const LinearShare&, float* scratch);
     int64_t (*linear_scratch)(const LinearArgs&, const LinearShare&);  // floats

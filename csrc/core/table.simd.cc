@@ -3,6 +3,8 @@
 
 #include "activation/geglu.h"
 #include "attention/attention.h"
+#include "attention/decode_attention.h"
+#include "attention/rotary.h"
 #include "conv/direct.h"
 #include "conv/winograd.h"
 #include "gemm/linear.h"
@@ -28,9 +30,12 @@ PYENGINE_DECLARE(conv2d_direct, DirectArgs);
 PYENGINE_DECLARE(attention_pack, AttentionWork);
 PYENGINE_DECLARE(attention, AttentionWork);
 PYENGINE_DECLARE(geglu, GegluArgs);
+PYENGINE_DECLARE(swiglu, GegluArgs);
 PYENGINE_DECLARE(group_norm_statistics, GroupNormArgs);
 PYENGINE_DECLARE(group_norm_apply, GroupNormApplyArgs);
 PYENGINE_DECLARE(layer_norm, LayerNormArgs);
+PYENGINE_DECLARE(rms_norm, LayerNormArgs);
+PYENGINE_DECLARE(rotary, RotaryArgs);
 PYENGINE_DECLARE(sampler_step, SamplerStepArgs);
 PYENGINE_DECLARE(winograd_input, WinogradArgs);
 PYENGINE_DECLARE(winograd_output, WinogradArgs);
@@ -38,6 +43,9 @@ PYENGINE_DECLARE(token_weights, TokenWeightsArgs);
 PYENGINE_DECLARE(vq_argmin, VqArgminArgs);
 PYENGINE_DECLARE(vq_decode, VqDecodeArgs);
 
+template <class T>
+void decode_attention(const DecodeAttentionArgs&, const DecodeAttentionShare&);
+int64_t decode_attention_scratch(const DecodeAttentionArgs&);
 void linear(const LinearArgs&, const LinearShare&, float* scratch);
 int64_t linear_scratch(const LinearArgs&, const LinearShare&);
 void token_race(const RaceArgs&, int64_t begin, int64_t end);
@@ -54,10 +62,15 @@ const Table kTable = {
     PYENGINE_ROW(attention_pack),
     PYENGINE_ROW(attention),
     PYENGINE_ROW(geglu),
+    PYENGINE_ROW(swiglu),
     PYENGINE_ROW(group_norm_statistics),
     PYENGINE_ROW(group_norm_apply),
     PYENGINE_ROW(layer_norm),
+    PYENGINE_ROW(rms_norm),
+    PYENGINE_ROW(rotary),
     PYENGINE_ROW(sampler_step),
+    PYENGINE_ROW(decode_attention),
+    decode_attention_scratch,
     linear,
     linear_scratch,
     kTileRows,

@@ -89,6 +89,84 @@ def geglu(rows: int, width: int) -> Shape:
     )
 
 
+def rms_norm(rows: int, width: int) -> Shape:
+    """Rows of a token model, one of each sequence, or a prompt's."""
+
+    def build(dtype, device):
+        return {
+            "x": _randn(dtype, device, rows, width),
+            "weight": _randn(dtype, device, width),
+        }
+
+    return Shape("rms_norm", f"{rows} x {width}", build)
+
+
+def swiglu(rows: int, width: int) -> Shape:
+    """rows x 2 width in, rows x width out."""
+    return Shape(
+        "swiglu",
+        f"{rows} x (2 x {width})",
+        lambda dtype, device: {"x": _randn(dtype, device, rows, 2 * width)},
+    )
+
+
+def rotary(rows: int, tokens: int, heads: int, width: int) -> Shape:
+    """The next tokens of every sequence, at places of their own."""
+
+    def build(dtype, device):
+        angles = torch.rand(tokens + 7, width // 2, device=device)
+        return {
+            "x": _randn(dtype, device, rows, tokens, heads * width),
+            "cosines": angles.cos(),
+            "sines": angles.sin(),
+            "positions": torch.arange(tokens, device=device).repeat(rows, 1) + 7,
+            "heads": heads,
+        }
+
+    return Shape("rotary", f"{rows} x {tokens}, {heads} x {width}", build)
+
+
+def rotary_cache(rows: int, tokens: int, heads: int, width: int, most: int) -> Shape:
+    """The next tokens of every sequence, behind half of a cache; q, k and v side by side."""
+
+    def build(dtype, device):
+        angles = torch.rand(most, width // 2, device=device)
+        q, k, v = _randn(dtype, device, rows, tokens, 3 * heads * width).chunk(3, dim=-1)
+        return {
+            "q": q,
+            "k": k,
+            "v": v,
+            "keys": _randn(dtype, device, rows, most, heads * width),
+            "values": _randn(dtype, device, rows, most, heads * width),
+            "lengths": torch.full((rows,), most // 2, device=device),
+            "heads": heads,
+            "cosines": angles.cos(),
+            "sines": angles.sin(),
+        }
+
+    return Shape("rotary_cache", f"{rows} x {tokens}, {heads} x {width}, of {most}", build)
+
+
+def decode_attention(
+    rows: int, tokens: int, heads: int, kv_heads: int, width: int, length: int
+) -> Shape:
+    """The next tokens of every sequence, behind `length` others in a cache that they fill."""
+
+    def build(dtype, device):
+        size = (rows, length + tokens, kv_heads * width)
+        return {
+            "q": _randn(dtype, device, rows, tokens, heads * width),
+            "keys": _randn(dtype, device, *size),
+            "values": _randn(dtype, device, *size),
+            "lengths": torch.full((rows,), length, device=device),
+            "heads": heads,
+        }
+
+    label = f"{rows} x {tokens} behind {length}, {heads} x {width}"
+    label += f" to {kv_heads}" if kv_heads != heads else ""
+    return Shape("decode_attention", label, build)
+
+
 def sampler_step(side: int, channels: int = 4, pictures: int = BATCH) -> Shape:
     """A DPM++ 2M step with guidance, channels first: x, 2 x model output, one earlier D."""
 
@@ -280,6 +358,17 @@ SHAPES: dict[str, list[Shape]] = {
         geglu(rows, width)
         for rows, width in ((8192, 1280), (2048, 2560), (512, 5120), (2048, 1280))
     ],
+    # A token of LlamaGen's B and XL with guidance, and a prompt.
+    "rms_norm": [rms_norm(rows, width) for rows, width in ((2, 768), (2, 1280), (256, 768))],
+    "swiglu": [swiglu(rows, width) for rows, width in ((2, 2048), (256, 2048))],
+    "rotary": [rotary(2, 1, 12, 64), rotary(1, 256, 12, 64)],
+    "rotary_cache": [rotary_cache(2, 1, 12, 64, 577), rotary_cache(1, 256, 12, 64, 577)],
+    "decode_attention": [
+        decode_attention(2, 1, 12, 12, 64, 288),
+        decode_attention(2, 1, 12, 12, 64, 576),
+        decode_attention(8, 1, 32, 8, 128, 576),
+        decode_attention(1, 256, 12, 12, 64, 0),
+    ],
     "sampler_step": [sampler_step(side) for side in (32, 64, 128)] + [sampler_step(64, 4, 16)],
     "conv2d": [
         # The levels of a U-Net: 64x64 latents, and 32x32 from the second on.
@@ -342,6 +431,11 @@ TINY: dict[str, list[Shape]] = {
     "group_norm_scale_shift": [group_norm("group_norm_scale_shift", 5, 24, groups=4)],
     "layer_norm": [layer_norm(7, 20)],
     "geglu": [geglu(7, 20)],
+    "rms_norm": [rms_norm(7, 20)],
+    "swiglu": [swiglu(7, 20)],
+    "rotary": [rotary(3, 2, 2, 6)],
+    "rotary_cache": [rotary_cache(3, 2, 2, 6, 9)],
+    "decode_attention": [decode_attention(3, 2, 4, 2, 6, 9)],
     "sampler_step": [sampler_step(5)],
     "conv2d": [conv2d(5, 6, 4, c2=2, block=True)],
     "linear": [linear(7, 20, 6, residual=True)],

@@ -93,6 +93,10 @@ def generate(
     prefix: Annotated[
         Path | None, Option(help="Token models: a picture of the upper rows, to be completed.")
     ] = None,
+    preview: Annotated[
+        Path | None,
+        Option(help="Models that draw token by token: a .png of the picture as it grows."),
+    ] = None,
     device: Annotated[str | None, Option(help="auto, cpu, cuda or cuda:N.")] = None,
     dtype: Dtype = None,
     json: Json = False,
@@ -108,6 +112,7 @@ def generate(
     pyengine generate "a cat" -n 4 --grid --seed 7 -o cats.png
     pyengine generate "a fox, oil painting" -m stable-diffusion-v1-5/stable-diffusion-v1-5
     pyengine generate "a boat" --init-image sketch.png --strength 0.6
+    pyengine generate "a red heart" -m emoji-ar --preview growing.png
     pyengine generate --from out/a-red-heart.png
     """
     from .generate import Options, run
@@ -187,6 +192,39 @@ def train_emoji(
     return run_emoji(**{k: v for k, v in locals().items() if k != "run_emoji"})
 
 
+@train_app.command("emoji-ar")
+def train_emoji_ar(
+    data: Annotated[
+        Path | None, Option(help="Folder with train.npz, or the file; else $PYENGINE_DATA.")
+    ] = None,
+    out: Annotated[
+        Path, Option("--out", "-o", help="Folder of the run; it goes on where it stopped.")
+    ] = Path("emoji-ar-run"),
+    steps: Annotated[
+        int, Option(help="Steps of the transformer, from its beginning.", min=1)
+    ] = 10000,
+    vq_steps: Annotated[
+        int | None, Option(help="Steps of the VQ-VAE, from its beginning.", min=1)
+    ] = None,
+    minutes: Annotated[float | None, Option(help="Stop earlier, after so many.")] = None,
+    device: Device = "cpu",
+    threads: Annotated[int | None, Option(min=1)] = None,
+    seed: int | None = None,
+    batch: Annotated[int | None, Option(help="Of the transformer.", min=1)] = None,
+    rate: Annotated[float | None, Option(help="The transformer's learning rate.")] = None,
+    export: Annotated[Path | None, Option(help="Write the model here when done.")] = None,
+) -> int:
+    """Train the model that draws emoji token by token, or go on where it stopped.
+
+    \b
+    pyengine train data --out emoji64
+    pyengine train emoji-ar --data emoji64 --out emoji-ar-run --minutes 60 --export emoji-ar
+    """
+    from .train import run_emoji_ar
+
+    return run_emoji_ar(**{k: v for k, v in locals().items() if k != "run_emoji_ar"})
+
+
 @train_app.command("data")
 def train_data(
     out: Annotated[Path, Option("--out", "-o", help="Folder for train.npz and the others.")] = Path(
@@ -225,6 +263,31 @@ def eval_emoji(
     json: Json = False,
 ) -> int:
     """How often the model's pictures are recognised: nearest training pictures, in 16x16 RGB."""
+    from .train import run_evaluation
+
+    return run_evaluation(**{k: v for k, v in locals().items() if k != "run_evaluation"})
+
+
+@eval_app.command("emoji-ar")
+def eval_emoji_ar(
+    model: Annotated[
+        str, Option("--model", "-m", help="Folder or Hub id; else emoji-ar, if it ships.")
+    ] = "emoji-ar",
+    data: Annotated[
+        Path | None, Option(help="Folder with train.npz, or the file; else $PYENGINE_DATA.")
+    ] = None,
+    concepts: Annotated[
+        Path | None, Option(help="File of labels; else the model's concepts.txt.")
+    ] = None,
+    style: str = "fluent-3d",
+    count: Annotated[int, Option(help="Labels to ask for.", min=1)] = 200,
+    seed: int = 0,
+    guidance: float | None = None,
+    device: Device = "auto",
+    pictures: Annotated[Path | None, Option(help="Save what was drawn as a sheet.")] = None,
+    json: Json = False,
+) -> int:
+    """How often the token model's pictures are recognised: the same figures as `eval emoji`."""
     from .train import run_evaluation
 
     return run_evaluation(**{k: v for k, v in locals().items() if k != "run_evaluation"})

@@ -17,10 +17,10 @@ from .. import images as pictures
 from ..errors import RequestError
 from ..metadata import Settings
 from ..pipelines import from_pretrained
-from ..pipelines.loading import SHIPPED
+from ..pipelines.loading import NAMED, SHIPPED
 from ..pipelines.tokens import TokenPipeline
 from ..weights.text import show
-from . import warn
+from . import preview, warn
 
 MAX_SLUG = 60
 NO_PROMPT = "prompt: expected a prompt or --from PICTURE, given neither"
@@ -74,6 +74,7 @@ class Options:
     top_p: float | None
     min_p: float | None
     prefix: Path | None
+    preview: Path | None
     device: str | None
     dtype: str | None
     json: bool
@@ -87,6 +88,7 @@ def run(o: Options) -> int:
     again = saved is not None and o.seed is None and o.number is None
     o = o if saved is None else repeat(o, saved, again)
     check_output(o)
+    preview.check(o.preview)
     init, mask, prefix, hashes = read_pictures(o, saved)
     begin = time.perf_counter()
     with warnings.catch_warnings():
@@ -95,10 +97,13 @@ def run(o: Options) -> int:
         loaded = time.perf_counter() - begin
         if saved is not None:
             compare(saved, pipe)
+        shown = preview.begin(o.preview, pipe, o.json)
         result = pipe(
             **arguments(o, pipe, prefix, saved is not None), image=init, mask_image=mask,
-            seed=o.seed, num_images_per_prompt=o.number or 1,
+            seed=o.seed, num_images_per_prompt=o.number or 1, callback_on_step_end=shown,
         )  # fmt: skip
+    if shown is not None:
+        shown.finish(result.images)
     for message in result.report.warnings:
         warn(message)
     result.report.seconds = {"load": loaded, **result.report.seconds}
@@ -149,7 +154,9 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
         raise RequestError("from: the picture was completed from another: expected it as --prefix")
     if o.init_image is None:
         filled["strength"] = None
-    if o.model is None and saved.model != SHIPPED:
+    if o.model is None and saved.model in NAMED[1:]:
+        filled["model"] = saved.model
+    elif o.model is None and saved.model != SHIPPED:
         # A stranger's file does not choose what is loaded or downloaded.
         raise RequestError(f"from: the picture was made with {show(saved.model)}: expected --model"
                            " with the place of it")  # fmt: skip

@@ -1,5 +1,6 @@
 """`pyengine info`: what is in a checkpoint, from its configs and headers."""
 
+import dataclasses
 import json
 import math
 import operator
@@ -10,6 +11,8 @@ from ..models import (
     CLIPTextConfig,
     ImageGPTConfig,
     JanusConfig,
+    PictureGPTConfig,
+    PictureTokens,
     UNet2DConditionConfig,
     UVit2DConfig,
     VQConfig,
@@ -28,6 +31,8 @@ CONFIGS = {
     "transformer": UVit2DConfig,
     "vqvae": VQConfig,
 }
+#: Those of pyengine's own pipeline, where they are others.
+GPT_CONFIGS = {"transformer": PictureGPTConfig}
 #: The config of the one model that a checkpoint of this kind holds.
 SINGLE = {
     "ImageGPTForCausalImageModeling": ImageGPTConfig,
@@ -46,6 +51,8 @@ SUMMARY = {
                     "num_hidden_layers", "num_attention_heads", "block_out_channels"),
     "vqvae": ("num_vq_embeddings", "embed_dim", "latent_channels", "block_out_channels",
               "layers_per_block", "force_upcast"),
+    "PictureGPTPipeline": ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+                           "num_attention_heads", "kv_heads", "max_position_embeddings"),
     "ImageGPTForCausalImageModeling": ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head",
                                        "activation_function"),
     "JanusForConditionalGeneration": (
@@ -73,6 +80,8 @@ def run(model: str | None, variant: str | None, as_json: bool) -> int:
     if scheduler is not None:
         keys = ", ".join(f"{k} {show_plain(v)}" for k, v in scheduler["config"].items())
         print(f"  scheduler: {scheduler['sampler']}: {keys}")
+    if facts["tokens"] is not None:
+        print(f"  tokens: {', '.join(f'{k} {v}' for k, v in facts['tokens'].items())}")
     print(f"  hash: {facts['hash']}")
     return 0
 
@@ -81,12 +90,13 @@ def describe(checkpoint: Checkpoint, source: str) -> dict[str, Any]:
     """Everything that `info` tells, as plain values. Raises as the loader does for bad configs."""
     parts = {}
     kind = checkpoint.pipeline_class
-    for name, cls in {**CONFIGS, "model": SINGLE.get(kind)}.items():
+    own = GPT_CONFIGS if kind == "PictureGPTPipeline" else {}
+    for name, cls in {**CONFIGS, **own, "model": SINGLE.get(kind)}.items():
         if name not in checkpoint.components:
             continue
         data, tensors = checkpoint.component(name)
         config = cls.from_dict(data, f"{source}: {name}/config.json")
-        keys = SUMMARY[kind if name == "model" else name.removesuffix("_2")]
+        keys = SUMMARY[kind if name == "model" or name in own else name.removesuffix("_2")]
         values = {k.rpartition(".")[2]: operator.attrgetter(k)(config) for k in keys}
         parts[name] = {**count(tensors), "config": values}
     return {
@@ -96,8 +106,17 @@ def describe(checkpoint: Checkpoint, source: str) -> dict[str, Any]:
         "parameters": sum(p["parameters"] for p in parts.values()),
         "parts": parts,
         "scheduler": describe_scheduler(checkpoint),
+        "tokens": describe_tokens(checkpoint),
         "hash": checkpoint.model_hash,
     }
+
+
+def describe_tokens(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """Which ids are text and which pictures; None for models that need not say so."""
+    if "tokens" not in checkpoint.components:
+        return None
+    tokens = PictureTokens.from_dict(checkpoint.config("tokens"), checkpoint.where("tokens"))
+    return dataclasses.asdict(tokens)
 
 
 def describe_scheduler(checkpoint: Checkpoint) -> dict[str, Any] | None:

@@ -31,6 +31,15 @@ def run_emoji(*, device: str, export: Path | None, **options: Any) -> int:
     return 0
 
 
+def run_emoji_ar(*, device: str, export: Path | None, **options: Any) -> int:
+    place = str(find_device(device))
+    out = training("emoji_ar").train(device=place, **options)
+    print(out)
+    if export is not None:
+        print(training("export_ar").export(run=out, to=export))
+    return 0
+
+
 def run_data(*, out: Path, packages: list[Path] | None, **options: Any) -> int:
     print(training("data").build(out, packages=packages or None, **options))
     return 0
@@ -38,21 +47,19 @@ def run_data(*, out: Path, packages: list[Path] | None, **options: Any) -> int:
 
 def run_evaluation(
     *, model: str | None, data: Path | None, concepts: Path | None, style: str, count: int,
-    seed: int, steps: int | None, guidance: float | None, device: str, pictures: Path | None,
-    json: bool,
+    seed: int, guidance: float | None, device: str, pictures: Path | None, json: bool,
+    steps: int | None = None,
 ) -> int:  # fmt: skip
-    from ..pipelines import from_pretrained
+    from ..pipelines import TokenPipeline, from_pretrained
 
     evaluate, samples = training("evaluate"), training("samples")
     pipe = from_pretrained(model, device=device)
-    d = pipe.defaults
-    generate = samples.generator(
-        pipe,
-        steps=d.num_inference_steps if steps is None else steps,
-        guidance=d.guidance_scale if guidance is None else guidance,
-    )
+    if not isinstance(pipe, TokenPipeline):
+        d = pipe.defaults
+        steps = d.num_inference_steps if steps is None else steps
+        guidance = d.guidance_scale if guidance is None else guidance
     result = evaluate.evaluate(
-        generate,
+        samples.generator(pipe, steps=steps, guidance=guidance),
         concepts=concepts or concepts_of(pipe),
         data=data,
         style=style,
@@ -70,7 +77,8 @@ def as_json(result: dict) -> str:
 
 
 def concepts_of(pipe: Any) -> Path:
-    folder = getattr(pipe.parts.checkpoint, "folder", None)
+    checkpoint = pipe.checkpoint if hasattr(pipe, "checkpoint") else pipe.parts.checkpoint
+    folder = getattr(checkpoint, "folder", None)
     path = None if folder is None else Path(folder) / "concepts.txt"
     if path is None or not path.is_file():
         raise UnavailableError(f"{pipe.source} has no concepts.txt: name one with --concepts")
@@ -78,18 +86,22 @@ def concepts_of(pipe: Any) -> Path:
 
 
 def autoencoder(pipe: Any, batch: int = 32) -> Callable:
-    """uint8 pictures [N, H, W, 3] through the model's autoencoder and back."""
+    """uint8 pictures [N, H, W, 3] through the model's autoencoder, or VQ-VAE, and back."""
     import numpy as np
     import torch
 
     from ..images import from_tensor
 
+    def through(x: torch.Tensor) -> torch.Tensor:
+        if hasattr(pipe, "vq"):
+            return pipe.vq.decode_tokens(pipe.vq.encode_tokens(x)).sample
+        return pipe.vae.decode(pipe.vae.encode(x).latent_dist.mode()).sample
+
     def run(images: np.ndarray) -> np.ndarray:
         parts = []
         for i in range(0, len(images), batch):
             x = torch.from_numpy(images[i : i + batch]).permute(0, 3, 1, 2).float() / 127.5 - 1
-            latents = pipe.vae.encode(x.to(pipe.device)).latent_dist.mode()
-            parts.append(from_tensor(pipe.vae.decode(latents).sample, "np"))
+            parts.append(from_tensor(through(x.to(pipe.device)), "np"))
         return (np.concatenate(parts) * 255).round().astype(np.uint8)
 
     return run

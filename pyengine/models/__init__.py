@@ -9,6 +9,7 @@ from .clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from .imagegpt import ImageGPT, ImageGPTConfig
 from .janus import Janus, JanusConfig
 from .llama import Llama, LlamaConfig
+from .picture_gpt import PictureGPT, PictureGPTConfig, PictureTokens
 from .unet import TextContext, TimeEmbedding, UNet2DConditionModel
 from .unet_config import UNet2DConditionConfig
 from .uvit import UVit2DModel, UVitContext
@@ -27,6 +28,9 @@ __all__ = [
     "JanusConfig",
     "Llama",
     "LlamaConfig",
+    "PictureGPT",
+    "PictureGPTConfig",
+    "PictureTokens",
     "TextContext",
     "TimeEmbedding",
     "UNet2DConditionConfig",

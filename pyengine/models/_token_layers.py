@@ -1,9 +1,9 @@
-"""Layers over _token_ops; they are to move into pyengine.layers together with the ops."""
+"""Layers that only token models have."""
 
 from torch import Tensor, nn
 
+from .. import ops
 from ..layers import Linear, PointwiseConv2d, _parameter
-from ._token_ops import rms_norm
 
 
 class RMSNorm(nn.Module):
@@ -15,7 +15,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps)
+        return ops.rms_norm(x, self.weight, self.eps)
 
 
 class Pointwise(PointwiseConv2d):

@@ -9,13 +9,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from .. import ops
 from ..errors import RequestError
-from ..layers import Embedding, Linear, _parameter
+from ..layers import Embedding, Linear, TransposedLinear
 from ..weights import read_config
 from ._token_layers import RMSNorm
-from ._token_ops import KVCache
 from .base import TRANSFORMERS_KEYS, Model, raise_problems
+from .kv_cache import KVCache
 
 
 def _bounds(low: float, high: float) -> dict:
@@ -78,25 +77,6 @@ class ImageGPTConfig:
 # --- network --------------------------------------------------------------------------------------
 
 
-class _Transposed(nn.Module):
-    """A linear layer that is saved as [in, out]."""
-
-    def __init__(self, in_features: int, out_features: int):
-        super().__init__()
-        self.weight = _parameter(in_features, out_features)
-        self.bias = _parameter(out_features)
-        self.packed = False
-
-    def pack(self) -> None:
-        if not self.packed:
-            self.weight = nn.Parameter(self.weight.T.contiguous(), requires_grad=False)
-            self.packed = True
-
-    def forward(self, x: Tensor, **around) -> Tensor:
-        weight = self.weight if self.packed else self.weight.T
-        return ops.linear(x, weight, self.bias, **around)
-
-
 class _Attention(nn.Module):
     def __init__(self, c: ImageGPTConfig, layer: int):
         super().__init__()
@@ -104,12 +84,12 @@ class _Attention(nn.Module):
         self.scale = (c.n_embd // c.n_head) ** -0.5 if c.scale_attn_weights else 1.0
         if c.scale_attn_by_inverse_layer_idx:
             self.scale /= layer + 1
-        self.c_attn = _Transposed(c.n_embd, 3 * c.n_embd)
-        self.c_proj = _Transposed(c.n_embd, c.n_embd)
+        self.c_attn = TransposedLinear(c.n_embd, 3 * c.n_embd)
+        self.c_proj = TransposedLinear(c.n_embd, c.n_embd)
 
     def forward(self, x: Tensor, cache: KVCache, residual: Tensor) -> Tensor:
         q, k, v = self.c_attn(x).chunk(3, dim=-1)
-        y = cache.attend(self.layer, q, k, v, self.heads, self.heads, self.scale)
+        y = cache.attend(self.layer, q, k, v, self.heads, self.scale)
         return self.c_proj(y, residual=residual)
 
 
@@ -117,8 +97,8 @@ class _MLP(nn.Module):
     def __init__(self, c: ImageGPTConfig):
         super().__init__()
         self.activation = c.activation_function
-        self.c_fc = _Transposed(c.n_embd, c.inner)
-        self.c_proj = _Transposed(c.inner, c.n_embd)
+        self.c_fc = TransposedLinear(c.n_embd, c.inner)
+        self.c_proj = TransposedLinear(c.inner, c.n_embd)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         return self.c_proj(self.c_fc(x, activation=self.activation), residual=residual)

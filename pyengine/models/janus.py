@@ -13,9 +13,9 @@ from ..errors import RequestError
 from ..layers import Embedding, Linear
 from ..weights import read_config
 from ._token_layers import MLP
-from ._token_ops import KVCache
 from .base import TRANSFORMERS_KEYS, Model, raise_problems
 from .janus_vq import JanusVQ, JanusVQConfig
+from .kv_cache import KVCache
 from .llama import Llama, LlamaConfig
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from .. import ops
 from ..errors import RequestError
 from ..layers import Conv2d, Embedding, GroupNorm, PointwiseConv2d
-from ._token_ops import vq_argmin, vq_decode
 from .base import TRANSFORMERS_KEYS, raise_problems
 from .resnet import Downsample2D, Upsample2D
 
@@ -238,11 +237,11 @@ class JanusVQ(nn.Module):
                 f"x: {x.shape[1]}x{x.shape[2]} pixels, expected at least"
                 f" {self.config.downscale}x{self.config.downscale}"
             )
-        return vq_argmin(self.quant_conv(self.encoder(x)), weight)
+        return ops.vq_argmin(self.quant_conv(self.encoder(x)), weight)
 
     @torch.no_grad()
     def decode_tokens(self, tokens: Tensor) -> Tensor:
         """tokens: [N, h, w] int64 -> [N, 3, h * downscale, w * downscale], about -1..1."""
         table = self._fold() if self._table is None else self._table
-        x = self.decoder(vq_decode(tokens, table))
+        x = self.decoder(ops.vq_decode(tokens, table))
         return x.permute(0, 3, 1, 2).contiguous()

@@ -6,13 +6,15 @@ Touvron et al. 2023, arXiv:2302.13971; Su et al. 2021, arXiv:2104.09864 (rotary 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
-from ..layers import Embedding, Linear
+from .. import ops
+from ..layers import Embedding, Fused, Linear, fuse
 from ..weights import read_config
 from ._token_layers import RMSNorm
-from ._token_ops import KVCache, rotary, rotary_table, swiglu
 from .base import TRANSFORMERS_KEYS, raise_problems
+from .kv_cache import KVCache
 
 
 def _bounds(low: float, high: float) -> dict:
@@ -105,11 +107,18 @@ class _Attention(nn.Module):
         self.k_proj = Linear(c.hidden_size, kv_width, bias=bias)
         self.v_proj = Linear(c.hidden_size, kv_width, bias=bias)
         self.o_proj = Linear(width, c.hidden_size, bias=bias)
+        self.qkv_proj: Fused | None = None
 
-    def forward(self, x: Tensor, table: tuple, cache: KVCache, residual: Tensor) -> Tensor:
-        q = rotary(self.q_proj(x), self.heads, table)
-        k = rotary(self.k_proj(x), self.kv_heads, table)
-        y = cache.attend(self.layer, q, k, self.v_proj(x), self.heads, self.kv_heads, self.scale)
+    def pack(self) -> None:
+        if self.qkv_proj is None:
+            self.qkv_proj = fuse(self, "q_proj", "k_proj", "v_proj")
+
+    def forward(self, x: Tensor, cache: KVCache, residual: Tensor) -> Tensor:
+        if self.qkv_proj is not None:
+            q, k, v = self.qkv_proj(x)
+        else:
+            q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        y = cache.attend(self.layer, q, k, v, self.heads, self.scale)
         return self.o_proj(y, residual=residual)
 
 
@@ -119,9 +128,18 @@ class _MLP(nn.Module):
         self.gate_proj = Linear(c.hidden_size, c.intermediate_size, bias=c.mlp_bias)
         self.up_proj = Linear(c.hidden_size, c.intermediate_size, bias=c.mlp_bias)
         self.down_proj = Linear(c.intermediate_size, c.hidden_size, bias=c.mlp_bias)
+        self.up_gate_proj: Fused | None = None
+
+    def pack(self) -> None:
+        if self.up_gate_proj is None:
+            self.up_gate_proj = fuse(self, "up_proj", "gate_proj")
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)), residual=residual)
+        if self.up_gate_proj is not None:
+            both = self.up_gate_proj.joined(x)
+        else:
+            both = torch.cat([self.up_proj(x), self.gate_proj(x)], dim=-1)
+        return self.down_proj(ops.swiglu(both), residual=residual)
 
 
 class _Layer(nn.Module):
@@ -132,8 +150,8 @@ class _Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         self.mlp = _MLP(c)
 
-    def forward(self, x: Tensor, table: tuple, cache: KVCache) -> Tensor:
-        x = self.self_attn(self.input_layernorm(x), table, cache, residual=x)
+    def forward(self, x: Tensor, cache: KVCache) -> Tensor:
+        x = self.self_attn(self.input_layernorm(x), cache, residual=x)
         return self.mlp(self.post_attention_layernorm(x), residual=x)
 
 
@@ -150,16 +168,16 @@ class Llama(nn.Module):
     def cache(self, rows: int, most: int) -> KVCache:
         """An empty cache for `rows` sequences of at most `most` tokens."""
         c = self.config
-        width = c.kv_heads * c.head_width
-        return KVCache(c.num_hidden_layers, rows, most, width, self.norm.weight)
+        width, like = c.kv_heads * c.head_width, self.norm.weight
+        places = torch.arange(most, device=like.device)
+        tables = ops.rotary_table(places, c.head_width, c.theta)
+        return KVCache(c.num_hidden_layers, rows, most, width, like, tables)
 
     def forward(self, x: Tensor, cache: KVCache) -> Tensor:
         """[N, L, hidden_size] after the last norm, for embeddings x [N, L, hidden_size] that come
         behind what `cache` holds and are added to it.
         """
-        c = self.config
-        table = rotary_table(cache.positions(x.shape[1]), c.head_width, c.theta)
         for layer in self.layers:
-            x = layer(x, table, cache)
+            x = layer(x, cache)
         cache.advance(x.shape[1])
         return self.norm(x)

@@ -199,13 +199,12 @@ class _Downsample(nn.Module):
         super().__init__()
         channels = c.block_out_channels
         self.norm = RMSNorm(channels, c.layer_norm_eps, c.ln_elementwise_affine)
-        self.conv = _Patches(c, (channels, channels, 2, 2))
+        self.conv = _FromPatches(4 * channels, channels, bias=c.use_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         n, height, width, channels = x.shape
         x = self.norm(x).view(n, height // 2, 2, width // 2, 2, channels).transpose(2, 3)
-        weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
-        return ops.linear(x.reshape(n, height // 2, width // 2, -1), weight, self.conv.bias)
+        return self.conv(x.reshape(n, height // 2, width // 2, -1))
 
 
 class _Upsample(nn.Module):
@@ -215,24 +214,38 @@ class _Upsample(nn.Module):
         super().__init__()
         channels = c.block_out_channels
         self.norm = RMSNorm(channels, c.layer_norm_eps, c.ln_elementwise_affine)
-        self.conv = _Patches(c, (channels, channels, 2, 2))
+        self.conv = _ToPatches(channels, 4 * channels, bias=c.use_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         n, height, width, channels = x.shape
-        weight = self.conv.weight.permute(2, 3, 1, 0).flatten(0, 2)
-        bias = None if self.conv.bias is None else self.conv.bias.repeat(4)
-        y = ops.linear(self.norm(x), weight.contiguous(), bias)
-        y = y.view(n, height, width, 2, 2, channels).transpose(2, 3)
+        y = self.conv(self.norm(x)).view(n, height, width, 2, 2, channels).transpose(2, 3)
         return y.reshape(n, 2 * height, 2 * width, channels)
 
 
-class _Patches(nn.Module):
-    """The weight of a convolution that takes each 2x2 pixels by themselves."""
+class _FromPatches(Linear):
+    """From 2x2 pixels side by side in C to one; saved as a convolution, [out, in, 2, 2]."""
 
-    def __init__(self, c: UVit2DConfig, shape: tuple[int, int, int, int]):
-        super().__init__()
-        self.weight = _parameter(*shape)
-        self.bias = _parameter(c.block_out_channels) if c.use_bias else None
+    def _saved_shape(self) -> tuple[int, ...]:
+        return self.out_features, self.in_features // 4, 2, 2
+
+    def _arranged(self) -> tuple[Tensor, Tensor | None]:
+        return self.weight.permute(0, 2, 3, 1).flatten(1), self.bias
+
+
+class _ToPatches(Linear):
+    """From a pixel to 2x2 side by side in C; saved as a transposed convolution, [in, out, 2, 2]."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True):
+        super().__init__(in_features, out_features, bias=False)
+        if bias:
+            self.bias = _parameter(out_features // 4)
+
+    def _saved_shape(self) -> tuple[int, ...]:
+        return self.in_features, self.out_features // 4, 2, 2
+
+    def _arranged(self) -> tuple[Tensor, Tensor | None]:
+        weight = self.weight.permute(2, 3, 1, 0).flatten(0, 2)
+        return weight, None if self.bias is None else self.bias.repeat(4)
 
 
 class Block(nn.Module):

@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from .. import ops
 from ..errors import RequestError
 from ..layers import Conv2d, Embedding, PointwiseConv2d
 from ..weights import read_config
 from . import autoencoder
-from ._token_ops import vq_argmin, vq_decode
 from .autoencoder import EPS, MAX_RESNETS, DecoderOutput
 from .base import Model, Output, check_levels, raise_problems
 from .transformer import PictureAttention
@@ -184,7 +184,7 @@ class VQModel(Model):
 
     def pack(self) -> None:
         super().pack()
-        self._table = self.post_quant_conv(self.quantize.embedding.weight)
+        self._table = self._fold()
 
     @torch.no_grad()
     def encode(self, x: Tensor, return_dict: bool = True) -> VQEncoderOutput | tuple:
@@ -199,13 +199,13 @@ class VQModel(Model):
     @torch.no_grad()
     def encode_tokens(self, x: Tensor) -> Tensor:
         """x: [N, in_channels, H, W] -> [N, h, w] int64, the entries nearest to the latents."""
-        return vq_argmin(self._encode(x), self.quantize.embedding.weight)
+        return ops.vq_argmin(self._encode(x), self.quantize.embedding.weight)
 
     @torch.no_grad()
     def quantize_latents(self, latents: Tensor) -> Tensor:
         """latents: [N, vq_embed_dim, h, w] -> [N, h, w] int64."""
         h = self._nhwc(latents, self.config.embed_dim, "latents")
-        return vq_argmin(h, self.quantize.embedding.weight)
+        return ops.vq_argmin(h, self.quantize.embedding.weight)
 
     @torch.no_grad()
     def decode(
@@ -240,12 +240,13 @@ class VQModel(Model):
             )
         return self.quant_conv(self.encoder(x))
 
+    def _fold(self) -> Tensor:
+        """The codebook with the convolution before the decoder in it: [K, latent_channels]."""
+        return self.post_quant_conv(self.quantize.embedding.weight)
+
     def _lookup(self, tokens: Tensor) -> Tensor:
-        """Tokens to what the decoder begins with: the convolution before it is in the table."""
-        table = self._table
-        if table is None:
-            table = self.post_quant_conv(self.quantize.embedding.weight)
-        return vq_decode(tokens, table)
+        """Tokens to what the decoder begins with."""
+        return ops.vq_decode(tokens, self._fold() if self._table is None else self._table)
 
     def _decode(self, z: Tensor, return_dict: bool) -> DecoderOutput | tuple:
         out = DecoderOutput(self.decoder(z).permute(0, 3, 1, 2).contiguous())

@@ -12,13 +12,15 @@ from ._pack import PANEL, pack_filters, pack_weight, unpack_weight
 from ._registry import OPS, backends
 from .attention import attention
 from .conv2d import conv2d
-from .geglu import geglu
+from .decode_attention import decode_attention
+from .geglu import geglu, swiglu
 from .group_norm_silu import group_norm_scale_shift, group_norm_silu
-from .layer_norm import layer_norm
+from .layer_norm import layer_norm, rms_norm
 from .linear import linear
-from .mask_refine import mask_refine, places_to_mask
+from .mask_refine import mask_refine, places_to_mask, share_to_mask
 from .reference import COLUMNS, SAMPLING_COLUMNS
-from .sample_token import sample_token, sampling_settings
+from .rotary import rotary, rotary_cache, rotary_table
+from .sample_token import filter_logits, sample_token, sampling_settings
 from .sampler_step import sampler_step
 from .vq_argmin import vq_argmin
 from .vq_decode import fold_codebook, vq_decode
@@ -32,6 +34,8 @@ __all__ = [
     "attention",
     "backends",
     "conv2d",
+    "decode_attention",
+    "filter_logits",
     "fold_codebook",
     "force",
     "geglu",
@@ -47,9 +51,15 @@ __all__ = [
     "pack_filters",
     "pack_weight",
     "places_to_mask",
+    "rms_norm",
+    "rotary",
+    "rotary_cache",
+    "rotary_table",
     "sample_token",
     "sampler_step",
     "sampling_settings",
+    "share_to_mask",
+    "swiglu",
     "unpack_weight",
     "vq_argmin",
     "vq_decode",

@@ -87,7 +87,7 @@ def triton(
 
 def torch_backed(function: Callable[..., Any]) -> Backend:
     """torch's own kernels, arranged without needless copies."""
-    why = "torch's own kernels, until ours replace them"
+    why = "torch's own kernels, where ours do not run"
     return Backend("torch", why, lambda: function, FLOATS, batch_invariant=False)
 
 

@@ -1,4 +1,4 @@
-"""layer_norm.  Ba, Kiros & Hinton 2016, arXiv:1607.06450."""
+"""layer_norm and rms_norm.  Ba, Kiros & Hinton 2016, arXiv:1607.06450."""
 
 import torch
 from torch import Tensor
@@ -62,3 +62,61 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     Ba, Kiros & Hinton 2016, arXiv:1607.06450.
     """
     return OP(x, weight, bias, eps)
+
+
+# --- rms_norm -------------------------------------------------------------------------------------
+
+
+def _check_rms(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> None:
+    if x.dim() < 1:
+        raise wrong("rms_norm", "x", "at least one dimension", "a scalar")
+    if not eps >= 0:
+        raise wrong("rms_norm", "eps", "at least 0", eps)
+    if weight is not None:
+        _check.shape(weight, (x.shape[-1],), "rms_norm", "weight")
+        _check.like(weight, x, "rms_norm", "weight", dtype=False)
+
+
+def _empty_rms(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _cpu_rms(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+    x = x.contiguous()
+    weight = None if weight is None else float32(weight)
+    y = _memory.empty_like(x)
+    width = x.shape[-1]
+    core().rms_norm(
+        address(x), address(weight), address(y), x.numel() // width if width else 0, width, eps,
+        DTYPES[x.dtype], torch.get_num_threads(),
+    )  # fmt: skip
+    return y
+
+
+RMS_NORM = Op(
+    "rms_norm",
+    "(Tensor x, Tensor? weight=None, float eps=1e-06) -> Tensor",
+    check=_check_rms,
+    fake=_empty_rms,
+    table={
+        "cpu": (_backend.cpu(_cpu_rms), _backend.reference(reference.rms_norm)),
+        "cuda": (
+            _backend.triton("rms_norm", module="layer_norm"),
+            _backend.reference(reference.rms_norm),
+        ),
+        _backend.ANY: (_backend.reference(reference.rms_norm),),
+    },
+    module="layer_norm",
+)
+
+
+def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension.
+
+    x: [..., C] float32 | bfloat16 | float16 | float64; copied if it is not contiguous.
+    weight: [C] of any floating-point dtype, or None for ones.  eps: at least 0.
+    Returns x's shape and dtype; computed in float32 (float64 for float64), rounded once.
+    Raises RequestError for other shapes.
+    Zhang & Sennrich 2019, arXiv:1910.07467.
+    """
+    return RMS_NORM(x, weight, eps)

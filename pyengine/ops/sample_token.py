@@ -1,5 +1,7 @@
 """sample_token: from logits to a token, in one pass."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -122,3 +124,25 @@ def sampling_settings(
 ) -> Tensor:
     """n equal rows of settings for sample_token, [n, len(SAMPLING_COLUMNS)] float32."""
     return torch.tensor([[guidance, temperature, float(top_k), top_p, min_p]]).repeat(n, 1)
+
+
+def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> Tensor:
+    """What sample_token's limits leave of logits, for draws of another kind, as mask_refine's.
+
+    logits: [..., V] floating-point.  Returns them with minus infinity where a token is not to be
+    drawn, by the rules of pyengine.ops.reference.sample_token; in plain torch.
+    """
+    low = float("-inf")
+    if 0 < top_k < logits.shape[-1]:
+        least = logits.topk(top_k).values[..., -1:]
+        logits = logits.masked_fill(logits < least, low)
+    if top_p < 1:
+        ordered, order = logits.double().softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+        before = ordered.cumsum(dim=-1) - ordered
+        drop = before >= top_p
+        drop[..., 0] = False
+        logits = logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), low)
+    if min_p > 0:
+        least = logits.amax(dim=-1, keepdim=True) + math.log(min_p)
+        logits = logits.masked_fill(logits < least, low)
+    return logits

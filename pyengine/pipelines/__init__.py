@@ -11,6 +11,7 @@ from .image_gpt import ImageGPTPipeline
 from .janus import JanusPipeline
 from .loading import from_pretrained
 from .output import PipelineOutput, Report
+from .picture_gpt import PictureGPTPipeline
 from .stable_diffusion import StableDiffusionPipeline, StopSampling
 from .stable_diffusion_xl import StableDiffusionXLPipeline
 from .tokens import TokenDefaults, TokenPipeline
@@ -20,6 +21,7 @@ __all__ = [
     "Defaults",
     "ImageGPTPipeline",
     "JanusPipeline",
+    "PictureGPTPipeline",
     "PipelineOutput",
     "Report",
     "StableDiffusionPipeline",

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .. import images as pictures
+from .. import ops
 from ..errors import ConfigError, RequestError
 from ..models import CLIPTextModelWithProjection, UVit2DModel, VQModel
-from ..models._token_ops import filter_logits, guide, refine_tokens
 from ..progress import progress as progress_bar
 from ..schedules.masked import MaskedConfig, MaskedPlan, plan
 from ..tokenizer import ClipTokenizer
@@ -275,7 +275,7 @@ class AmusedPipeline(TokenPipeline):
             known = r.extra.get("known")
             if known is None:
                 known = torch.full((r.count, *grid), self.mask_token, device=self.device)
-            return known, ratio.to(self.device)
+            return known, ratio
         # Each distinct picture is encoded by itself.
         first = {id(item): item for item in r.extra["images"]}
         encoded = {
@@ -287,20 +287,10 @@ class AmusedPipeline(TokenPipeline):
             hidden = pictures.to_mask(r.extra["masks"], *grid, "mask_image")[:, 0] > 0
             ratio = hidden.flatten(1).sum(dim=1) / (grid[0] * grid[1])
         else:
-            hidden = noise.uniform(tokens.shape, torch.float32).cpu() < self._image_ratio(r, table)
+            # diffusers masks none of the tokens with strength 1, where we mask all.
+            hidden = noise.uniform(tokens.shape, torch.float32).cpu() < table.ratio_before()
         tokens = tokens.masked_fill(hidden.to(self.device), self.mask_token)
-        return tokens, ratio.to(self.device)
-
-    def _image_ratio(self, r: TokenRequest, table: MaskedPlan) -> Tensor:
-        """Share of a picture's tokens that is masked before image-to-image begins.
-
-        With strength 1 all are; diffusers masks none there.
-        """
-        before = r.extra["steps"] - len(table.timesteps)
-        if before == 0:
-            return torch.ones(())
-        whole = plan(self.parts.schedule.masking_schedule, r.extra["steps"], 0.0)
-        return whole.mask_ratio[before - 1]
+        return tokens, ratio
 
     def _denoise(
         self, r: TokenRequest, table: MaskedPlan, tokens: Tensor, ratio: Tensor, context: Any,
@@ -315,13 +305,15 @@ class AmusedPipeline(TokenPipeline):
                 if self._interrupt:
                     break
                 logits = self._logits(r, tokens, context, guided, i)
-                q = noise.exponential(logits.shape)
-                last = timestep == 0
-                u = None if last else noise.uniform((n, length), logits.dtype)
-                kept = None if last else table.keep_masked(i, length, ratio.cpu()).to(self.device)
-                tokens, drawn = refine_tokens(
-                    logits, tokens.flatten(1), q, u, kept, float(table.temperature[i]),
-                    self.mask_token,
+                race = noise.exponential(logits.shape)
+                # The last step masks nothing, and draws no numbers to decide what.
+                gumbel = torch.zeros(n, length, device=self.device)
+                if timestep > 0:
+                    gumbel = noise.uniform((n, length), logits.dtype)
+                tokens, drawn = ops.mask_refine(
+                    logits, tokens.flatten(1), race, gumbel,
+                    table.masked(i, length, ratio).to(self.device),
+                    table.temperature[i].repeat(n).to(self.device), self.mask_token,
                 )  # fmt: skip
                 tokens = tokens.view(n, height, width)
                 report.steps += 1
@@ -343,10 +335,10 @@ class AmusedPipeline(TokenPipeline):
         logits = self.model.logits(rows, context).flatten(1, 2)
         if guided:
             unconditional, logits = logits.chunk(2)
-            logits = guide(logits, unconditional, r.guidance_scale)
+            logits = unconditional + r.guidance_scale * (logits - unconditional)
         check_logits(logits, self.source, step)
         s: Sampling = r.sampling
-        return filter_logits(logits, s.top_k, s.top_p, s.min_p)
+        return ops.filter_logits(logits, s.top_k, s.top_p, s.min_p)
 
     def _check_answer(self, tokens: Tensor) -> None:
         codes = self.model.config.codebook_size

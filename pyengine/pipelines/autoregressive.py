@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..models._token_ops import sample_token
+from .. import ops
 from ..progress import progress as progress_bar
 from . import request as checks
 from .noise import NoiseSource
@@ -69,6 +69,9 @@ def draw_tokens(
     """
     noise = NoiseSource(r.generators, pipe.device)
     s, length = r.sampling, drawing.tokens.shape[1]
+    settings = s.rows(r.count, r.guidance_scale).to(pipe.device)
+    # A run that takes the likeliest token every time draws no numbers.
+    uniform = torch.zeros(r.count, dtype=torch.float64, device=pipe.device)
     with progress_bar("drawing", length - drawing.begin, show_progress) as advance:
         drawn, done = None, drawing.begin
         for i in range(drawing.begin, length):
@@ -78,13 +81,10 @@ def draw_tokens(
             for given in (logits, unconditional):
                 if given is not None:
                     check_logits(given, pipe.source, i)
-            uniform = None
             if s.temperature > 0:
-                uniform = noise.uniform((r.count,), torch.float64)[drawing.alive]
-            drawn = sample_token(
-                logits, uniform, unconditional=unconditional, guidance_scale=r.guidance_scale,
-                temperature=s.temperature, top_k=s.top_k, top_p=s.top_p, min_p=s.min_p,
-            )  # fmt: skip
+                uniform = noise.uniform((r.count,), torch.float64)
+            rows = logits if unconditional is None else torch.cat([unconditional, logits])
+            drawn = ops.sample_token(rows, uniform[drawing.alive], settings[drawing.alive])
             kept = drawing.add(i, drawn)
             done = i + 1
             report.steps += 1

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .. import images as pictures
+from .. import ops
 from ..errors import ConfigError
 from ..models import ImageGPT
-from ..models._token_ops import vq_argmin, vq_decode
 from ..weights import read_config
 from .autoregressive import Drawing, Logits, draw_tokens
 from .output import PipelineOutput, Report
@@ -120,7 +120,7 @@ class ImageGPTPipeline(TokenPipeline):
     def quantise(self, x: Tensor) -> Tensor:
         """[N, h * w] int64: the nearest cluster of every pixel of x [N, 3, h, w] in 0..1."""
         pixels = 2 * x.to(self.device).permute(0, 2, 3, 1).flatten(1, 2) - 1
-        return vq_argmin(pixels, self.clusters)
+        return ops.vq_argmin(pixels, self.clusters)
 
     def _draw(self, r: TokenRequest, report: Report, show_progress: bool | None) -> Tensor:
         c = self.model.config
@@ -134,7 +134,7 @@ class ImageGPTPipeline(TokenPipeline):
 
     def _decode(self, tokens: Tensor, output_type: str) -> Any:
         # Pixels that were never drawn are mid-grey.
-        colours = vq_decode(tokens.clamp(min=0), self.clusters)
+        colours = ops.vq_decode(tokens.clamp(min=0), self.clusters)
         colours = colours.masked_fill((tokens < 0)[..., None], 0.0)
         return pictures.from_tensor(colours.permute(0, 3, 1, 2), output_type)
 

@@ -16,11 +16,12 @@ from ..models import Janus, JanusConfig
 from ..weights import read_config
 from . import request as checks
 from .arguments import bounded
-from .autoregressive import Drawing, Logits, draw_tokens
+from .autoregressive import Drawing, draw_tokens
 from .json_tokenizer import JsonTokenizer
 from .output import PipelineOutput, Report
 from .prefix import read_prefix
-from .tokens import TokenDefaults, TokenPipeline, TokenRequest, check_cache_memory
+from .text_decoder import TextDecoder
+from .tokens import TokenDefaults, TokenPipeline, TokenRequest
 
 _ID = {"min": 0, "max": 1 << 20}
 
@@ -163,7 +164,7 @@ class JanusPipeline(TokenPipeline):
         side = self.model.config.side
         drawing = Drawing(r, side * side, self.device)
         with report.stage("encode_prompt", self.device):
-            decoder = _Decoder(self.model, r, drawing)
+            decoder = TextDecoder(self.model, r, drawing)
         with report.stage("draw", self.device):
             tokens = draw_tokens(self, r, decoder, drawing, report, show_progress)
         return tokens.view(r.count, side, side)
@@ -172,52 +173,6 @@ class JanusPipeline(TokenPipeline):
         # One by one: the decoder takes the most memory. A token that was never drawn is 0.
         decoded = [self.model.vq.decode_tokens(t[None].clamp(min=0)) for t in tokens]
         return pictures.from_tensor(torch.cat(decoded), output_type)
-
-
-class _Decoder:
-    """Rows of the cache: the pictures, then, with guidance, what they are compared with."""
-
-    def __init__(self, model: Janus, r: TokenRequest, drawing: Drawing):
-        texts = r.extra["texts"]
-        self.model, self.drawing = model, drawing
-        self.guided = len(texts) > r.count
-        length = drawing.tokens.shape[1]
-        most = max(map(len, texts)) + length
-        check_cache_memory(len(texts), most, model.cache(1, 1))
-        self.cache = model.cache(len(texts), most)
-        # Each text by itself, once: it does not depend on the others' lengths.
-        first: dict[tuple, int] = {}
-        logits: list[Tensor] = []
-        for row, ids in enumerate(texts):
-            known = first.setdefault(tuple(ids), row)
-            if known != row:
-                self.cache.copy_row(known, row)
-                logits.append(logits[known])
-                continue
-            part = self.cache[row : row + 1]
-            given = torch.tensor([ids], device=model.device)
-            logits.append(model.read_text(given, part)[0])
-        self.logits = torch.stack(logits)
-
-    def start(self) -> Logits:
-        known = self.drawing.tokens[:, : self.drawing.begin]
-        if known.shape[1]:
-            return self._read(known)
-        return self._split(self.logits)
-
-    def step(self, tokens: Tensor) -> Logits:
-        return self._read(tokens[:, None])
-
-    def _read(self, tokens: Tensor) -> Logits:
-        rows = torch.cat([tokens, tokens]) if self.guided else tokens
-        return self._split(self.model.read_tokens(rows, self.cache))
-
-    def _split(self, logits: Tensor) -> Logits:
-        return logits.chunk(2) if self.guided else (logits, None)
-
-    def keep(self, rows: Tensor) -> None:
-        count = len(self.cache.lengths) // 2
-        self.cache.keep(torch.cat([rows, rows + count]) if self.guided else rows)
 
 
 def check_tokens_fit(config: JanusConfig, tokens: JanusTokens, tokenizer: JsonTokenizer) -> None:

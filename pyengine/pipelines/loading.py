@@ -23,8 +23,9 @@ from .stable_diffusion_xl import StableDiffusionXLPipeline
 from .token_loading import TOKEN_MODELS
 from .tokens import TokenPipeline
 
-#: The model that ships, and what settings in pictures call it.
+#: The model that is loaded where none is named, and all that have a name of their own.
 SHIPPED = "emoji"
+NAMED = (SHIPPED, "emoji-ar")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DEFAULTS = {"LatentConsistencyModelPipeline": DistilledDefaults}
 ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
@@ -40,11 +41,11 @@ def from_pretrained(
 ) -> StableDiffusionPipeline | TokenPipeline:
     """The pipeline for a checkpoint, of the kind that its model_index.json names.
 
-    model: a folder in diffusers' layout, a single .safetensors file, a Hub id, or None for the
-    model that ships. device: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda",
-    "cuda:1". dtype: "float32" (unless told), "float16" or "bfloat16". variant: "fp16" reads
-    *.fp16.safetensors. options: as pyengine.weights.resolve takes them (revision, cache_dir,
-    prediction_type).
+    model: a folder in diffusers' layout, a single .safetensors file, a Hub id, the name of a model
+    that ships (NAMED), or None for the first of them. device: "auto" (CUDA where there is one, else
+    the CPU), "cpu", "cuda", "cuda:1". dtype: "float32" (unless told), "float16" or "bfloat16".
+    variant: "fp16" reads *.fp16.safetensors. options: as pyengine.weights.resolve takes them
+    (revision, cache_dir, prediction_type).
     Raises CheckpointError or ConfigError for what cannot be loaded, RequestError for a wrong
     argument, UnavailableError for a device that is not there.
     """
@@ -55,19 +56,21 @@ def from_pretrained(
 
 def find_checkpoint(model, variant: str | None = None, options: dict | None = None):
     """(the Checkpoint, what to call it) of `from_pretrained`'s `model`."""
-    if model is None:
-        folder = shipped_folder()
+    if model is None or (model in NAMED and not os.path.exists(model)):
+        name = SHIPPED if model is None else str(model)
+        folder = shipped_folder(name)
         if not (folder / "model_index.json").exists():
-            raise CheckpointError(f"this build ships no model: {folder} holds none; name one")
-        return resolve(folder, variant=variant, **(options or {})), SHIPPED
+            what = "no model" if model is None else f"no model {name}"
+            raise CheckpointError(f"this build ships {what}: {folder} holds none; name one")
+        return resolve(folder, variant=variant, **(options or {})), name
     if not isinstance(model, str | os.PathLike) or not os.fspath(model):
         raise RequestError(f"model: expected a folder, a file or a Hub id, given {show(model)}")
     checkpoint = resolve(model, variant=variant, **(options or {}))
     return checkpoint, checkpoint.source
 
 
-def shipped_folder() -> Path:
-    return Path(str(package_files("pyengine"))) / "assets" / SHIPPED
+def shipped_folder(name: str = SHIPPED) -> Path:
+    return Path(str(package_files("pyengine"))) / "assets" / name
 
 
 def find_device(device: str | torch.device) -> torch.device:

@@ -6,14 +6,26 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, ConfigError
-from ..models import CLIPTextModelWithProjection, ImageGPT, Janus, UVit2DModel, VQModel
+from ..models import (
+    CLIPTextModelWithProjection,
+    ImageGPT,
+    Janus,
+    PictureGPT,
+    PictureTokens,
+    UVit2DModel,
+    VQModel,
+)
 from ..schedules.masked import MaskedConfig
+from ..tokenizer import ClipTokenizer
 from ..weights import Checkpoint, load_module
 from .amused import AmusedParts, AmusedPipeline, check_parts
 from .image_gpt import ImageGPTPictures, ImageGPTPipeline, check_pictures
 from .janus import JanusPipeline, JanusTokens, check_tokens_fit
 from .json_tokenizer import JsonTokenizer
+from .picture_gpt import PictureGPTParts, PictureGPTPipeline
+from .picture_gpt import check_parts as check_gpt_parts
 from .reading import read_defaults, read_tokenizer
+from .tokens import TokenDefaults
 
 
 def build_amused(
@@ -70,6 +82,30 @@ def build_janus(
     return JanusPipeline(model, tokenizer, tokens, checkpoint, source, defaults)
 
 
+def build_picture_gpt(
+    checkpoint: Checkpoint, source: str, device: torch.device, dtype: torch.dtype
+) -> PictureGPTPipeline:
+    classes = {"transformer": PictureGPT, "vqvae": VQModel}
+    configs, sources = {}, {}
+    for name, model in classes.items():
+        data, sources[name] = checkpoint.component(name)
+        configs[name] = model.config_class.from_dict(data, checkpoint.where(name))
+    tokens = PictureTokens.from_dict(checkpoint.config("tokens"), checkpoint.where("tokens"))
+    files = checkpoint.tokenizer_files("tokenizer")
+    tokenizer = ClipTokenizer.from_files(files, f"{source}: tokenizer")
+    _compare(source, check_gpt_parts, *configs.values(), tokens, tokenizer)
+    defaults = read_defaults(checkpoint, TokenDefaults)
+    models = {
+        name: load_module(
+            model.from_config(configs[name]), sources[name], dtype=dtype, device=device,
+            keep_narrow=name == "transformer" and device.type == "cpu",
+        )
+        for name, model in classes.items()
+    }  # fmt: skip
+    parts = PictureGPTParts(**models, tokenizer=tokenizer, tokens=tokens)
+    return PictureGPTPipeline(parts, checkpoint, source, defaults)
+
+
 def _compare(source: str, check: Callable, *configs: Any) -> None:
     """Runs a check of configs with one another; its errors name the checkpoint."""
     try:
@@ -84,4 +120,5 @@ TOKEN_MODELS = {
     "AmusedInpaintPipeline": build_amused,
     "ImageGPTForCausalImageModeling": build_image_gpt,
     "JanusForConditionalGeneration": build_janus,
+    "PictureGPTPipeline": build_picture_gpt,
 }

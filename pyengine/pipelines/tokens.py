@@ -1,6 +1,5 @@
 """What the pipelines of token models share: a call's arguments, the run around the drawing."""
 
-import os
 import threading
 import warnings
 from dataclasses import dataclass, field
@@ -9,10 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..errors import CheckpointError, RequestError
-from ..models._token_ops import KVCache
 from ..models.base import Model
+from ..models.kv_cache import KVCache
 from ..ops._backend import kernels_used
+from ..weights.load import machine_memory
 from ..weights.text import show
 from . import request as checks
 from .arguments import bounded
@@ -34,12 +35,19 @@ OTHERS = {
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is drawn: see pyengine.models._token_ops.sample_token."""
+    """How a token is drawn: see pyengine.ops.sample_token."""
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+
+    def rows(self, count: int, guidance_scale: float) -> Tensor:
+        """A row of settings for each of `count` pictures, as ops.sample_token takes them."""
+        return ops.sampling_settings(
+            count, guidance=guidance_scale, temperature=self.temperature, top_k=self.top_k,
+            top_p=self.top_p, min_p=self.min_p,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -263,11 +271,8 @@ def check_cache_memory(rows: int, most: int, cache: KVCache) -> None:
     if cache.lengths.device.type != "cpu":
         return
     needed = rows * most * sum(t.shape[2] * t.element_size() for t in (*cache.keys, *cache.values))
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not a system that tells
-        return
-    if needed > memory:
+    memory = machine_memory()
+    if memory is not None and needed > memory:
         raise RequestError(
             f"num_images_per_prompt: expected fewer pictures: the keys and values of {rows} rows"
             f" take {needed / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB"
@@ -275,10 +280,13 @@ def check_cache_memory(rows: int, most: int, cache: KVCache) -> None:
 
 
 def check_logits(logits: Tensor, source: str, step: int) -> None:
-    """Raises CheckpointError for logits [N, ...] that are not numbers, naming the picture."""
-    bad = (logits.isnan() | (logits == float("inf"))).flatten(1).any(dim=1)
+    """Raises CheckpointError for logits [N, ..., K] of which no token can be drawn, naming the
+    picture: NaN, infinity, or minus infinity for every token.
+    """
+    largest = logits.amax(dim=-1)  # NaN where one is
+    bad = ~largest.isfinite().view(len(logits), -1).all(dim=1)
     if bad.any():
-        kind = "NaN" if logits.isnan().any() else "infinity"
+        kind = "NaN" if largest.isnan().any() else "infinity"
         hint = "" if logits.dtype == torch.float32 else f" (in {logits.dtype}; try float32)"
         raise CheckpointError(
             f"{source}: logits: expected finite numbers, found {kind} in picture"

@@ -3,12 +3,12 @@
 Chang et al. 2022, arXiv:2202.04200, section 3.2.
 """
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
 
+from ..ops import places_to_mask, share_to_mask
 from ..weights.config import read_config
 
 
@@ -29,21 +29,32 @@ class MaskedConfig:
 
 @dataclass(frozen=True)
 class MaskedPlan:
-    """One run. timesteps: steps - 1 down to 0, of those that are run. mask_ratio: share of the
-    tokens that is masked again after each. temperature: of the Gumbel noise that decides which.
+    """One run. timesteps: steps - 1 down to 0, of those that are run. temperature: [timesteps] of
+    the Gumbel noise that decides which tokens are masked again.
     """
 
+    schedule: str
+    steps: int
     timesteps: tuple[int, ...]
-    mask_ratio: torch.Tensor
     temperature: torch.Tensor
 
-    def keep_masked(self, i: int, length: int, starting_ratio: torch.Tensor) -> torch.Tensor:
-        """[N] int64: tokens of `length` that stay masked after step i.
+    def masked(self, i: int, length: int, starting_ratio: torch.Tensor) -> torch.Tensor:
+        """[N] int64: how many tokens of `length` are masked again after step i.
 
-        starting_ratio: [N] float32, the share that was masked when the run began. In float32, as
-        diffusers rounds: cos(pi / 3) is less than a half there, and one token fewer is masked.
+        starting_ratio: [N] float32, the share that was masked when the run began.
         """
-        return (length * (starting_ratio * self.mask_ratio[i])).floor().long()
+        step = self.steps - 1 - self.timesteps[i]
+        return torch.tensor([
+            places_to_mask(step, self.steps, length, self.schedule, start)
+            for start in starting_ratio.tolist()
+        ])  # fmt: skip
+
+    def ratio_before(self) -> torch.Tensor:
+        """[]: the share of a picture's tokens that the steps which are left out would have left
+        masked; 1 where none is.
+        """
+        before = self.steps - len(self.timesteps)
+        return share_to_mask(before - 1, self.steps, self.schedule) if before else torch.ones(())
 
 
 def plan(
@@ -56,9 +67,7 @@ def plan(
 
     temperature: at the first and the last step; a number t means (t, 0.01), as diffusers has it.
     """
-    ratio = (torch.arange(steps) + 1) / steps
-    mask = torch.cos(ratio * math.pi / 2) if schedule == "cosine" else 1 - ratio
     first, last = temperature if isinstance(temperature, tuple) else (temperature, 0.01)
     skip = steps - int(steps * strength)
     times = tuple(range(steps - 1 - skip, -1, -1))
-    return MaskedPlan(times, mask[skip:], torch.linspace(first, last, steps)[skip:])
+    return MaskedPlan(schedule, steps, times, torch.linspace(first, last, steps)[skip:])

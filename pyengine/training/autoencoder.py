@@ -38,11 +38,7 @@ class AutoencoderSettings:
     def shape(self) -> dict:
         """What a checkpoint must agree on."""
         names = ("channels", "layers", "latent_channels", "groups", "size")
-        return {name: _plain(getattr(self, name)) for name in names}
-
-
-def _plain(value):
-    return list(value) if isinstance(value, tuple) else value
+        return {name: loop.plain(getattr(self, name)) for name in names}
 
 
 def build(settings: AutoencoderSettings):
@@ -242,4 +238,4 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
 
 def describe(settings: AutoencoderSettings) -> dict:
     """The settings as plain values for the card."""
-    return {name: _plain(value) for name, value in asdict(settings).items()}
+    return {name: loop.plain(value) for name, value in asdict(settings).items()}

@@ -19,7 +19,7 @@ from these sets:
 Twemoji graphics: Copyright 2020 Twitter, Inc and other contributors, licensed under CC-BY 4.0,
 https://creativecommons.org/licenses/by/4.0/. They were rasterised at 64x64 on white.
 
-The autoencoder has seen all of these sets; the noise predictor only the styles and labels that
+The autoencoder has seen all of these sets; the model that draws only the styles and labels that
 README.md and concepts.txt name.  No picture of the sets is in this folder: the pictures here are
 drawn by the model, and may come close to those it has seen.
 """
@@ -73,6 +73,79 @@ See [NOTICE](NOTICE). The weights are under the project's licence as far as that
 weights; the sets keep theirs, and Twemoji asks for attribution.
 """
 
+CARD_AR = """# A small DALL-E that draws emoji, token by token
+
+Text to 64x64 pictures: one transformer over a caption's tokens and then a picture's
+{side}x{side}, which a VQ-VAE decodes; float16, trained from random numbers on {labels} things in
+{style_count} ({styles}). It draws what is in [concepts.txt](concepts.txt), one label a line, and
+little else.
+
+```python
+import pyengine
+pipe = pyengine.from_pretrained("emoji-ar")
+pipe("a red heart", seed=1).images[0].save("heart.png")
+```
+
+`transformer/` is a LlamaForCausalLM that transformers loads, `vqvae/` a VQModel that diffusers
+loads; [tokens/config.json](tokens/config.json) says which ids are text and which are pictures.
+
+![24 prompts drawn by the model](samples.png)
+
+## Training
+
+| | |
+| --- | --- |
+| parameters | transformer {transformer:.1f} M, VQ-VAE {vqvae:.1f} M |
+| pictures | {labels} labels in the styles {styles}; the VQ-VAE: {favourites:.0%} these, else all |
+| codebook | {entries} entries of {width}, {used} in use, perplexity {perplexity:.0f} |
+| VQ-VAE | {vq_steps:,} steps of {vq_batch}, {vq_hours} hours |
+| seen | {samples:,} pictures in {steps:,} steps of {batch}, {views} versions of each |
+| hours | {hours} for the transformer |
+| seed | {seed} |
+| empty prompts | {dropped:.0%} |
+| loss | cross entropy of picture tokens + {text:g} of text tokens |
+| optimiser | AdamW {rate:g}, warm-up {warmup} steps, then constant{cooled} |
+| changed on the way | {history} |
+| average | of the weights, decay {decay} |
+
+Every number is in [training.json](training.json).
+
+![loss](curves.png)
+
+## How good it is
+
+{evaluation}
+
+## Data and licences
+
+{sets}
+
+See [NOTICE](NOTICE). The weights are under the project's licence as far as that can be said of
+weights; the sets keep theirs, and Twemoji asks for attribution.
+"""
+
+
+def card_ar(facts: dict) -> str:
+    """README.md of an exported emoji-ar."""
+    shape, coder = facts["gpt"], facts["vq"]
+    named = {f"vq_{name}": coder[name] for name in ("steps", "batch", "hours")}
+    named |= {name: coder[name] for name in ("entries", "width", "used", "perplexity")}
+    named |= {name: facts[name] for name in ("labels", "samples", "steps", "hours", "seed")}
+    for name in ("side", "batch", "views", "dropped", "text", "rate", "warmup", "decay"):
+        named[name] = shape[name]
+    return CARD_AR.format(
+        **named,
+        styles=", ".join(facts["styles"]),
+        style_count=_counted(len(facts["styles"]), "style"),
+        favourites=coder["favourites"],
+        transformer=facts["parameters"]["transformer"] / 1e6,
+        vqvae=facts["parameters"]["vqvae"] / 1e6,
+        cooled=f", descent to zero over the last {facts['cooled']}" if facts["cooled"] else "",
+        history="; ".join(facts["history"]) or "nothing",
+        evaluation=_evaluation(facts["evaluation"], "emoji-ar"),
+        sets=SETS.replace("\n    ", " ").replace("\n", "\n\n"),
+    )
+
 
 def card(facts: dict) -> str:
     """README.md of an exported model."""
@@ -109,12 +182,12 @@ def _counted(number: int, what: str) -> str:
     return f"one {what}" if number == 1 else f"{number} {what}s"
 
 
-def _evaluation(result: dict | None) -> str:
-    """The table of `pyengine eval emoji`, with what its columns mean."""
+def _evaluation(result: dict | None, model: str = "emoji") -> str:
+    """The table of `pyengine eval`, with what its columns mean."""
     if result is None:
-        return "Not measured yet: `pyengine eval emoji`."
+        return f"Not measured yet: `pyengine eval {model}`."
     lines = [
-        f"`pyengine eval emoji`: {result['asked']} labels asked for in style {result['style']};",
+        f"`pyengine eval {model}`: {result['asked']} labels asked for in style {result['style']};",
         "is a picture of that label the nearest (top 1), or among the five nearest (top 5), of",
         f"{result['searched']} training pictures in 16x16 RGB? Distance: median RMS distance",
         f"to the nearest one. Copies: nearer than {COPY_DISTANCE}.",

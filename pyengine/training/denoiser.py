@@ -10,14 +10,13 @@ loss.  One prompt in ten is empty, for classifier-free guidance.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from . import captions, dataset, loop, tokenizer
+from .course import Run, resume, shuffled_rows
 
 
 @dataclass(frozen=True)
@@ -49,15 +48,11 @@ class DenoiserSettings:
             "channels layers heads groups size latent_channels context text_layers vocabulary "
             "length beta_start beta_end"
         )
-        return {name: _plain(getattr(self, name)) for name in names.split()}
+        return {name: loop.plain(getattr(self, name)) for name in names.split()}
 
     def describe(self) -> dict:
         """All settings as plain values, for the card."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
-
-
-def _plain(value):
-    return list(value) if isinstance(value, tuple) else value
+        return {name: loop.plain(value) for name, value in asdict(self).items()}
 
 
 def build_unet(settings: DenoiserSettings):
@@ -119,6 +114,8 @@ def build_scheduler(settings: DenoiserSettings):
 class Networks:
     """Text encoder and noise predictor as one bag of parameters."""
 
+    MEASURES = ("loss", "v_error")
+
     def __init__(self, settings: DenoiserSettings, device: str, seed: int):
         import torch
 
@@ -167,13 +164,7 @@ class Batches:
 
     def rows(self, step: int) -> np.ndarray:
         """Rows of one step: shuffled passes over the pictures; all are seen equally often."""
-        count, batch = len(self.pictures), self.settings.batch
-        places = np.arange(step * batch, (step + 1) * batch)
-        orders = {
-            turn: np.random.default_rng([self.seed, 0, turn]).permutation(count)
-            for turn in np.unique(places // count)
-        }
-        return np.array([orders[place // count][place % count] for place in places])
+        return shuffled_rows(self.seed, step, self.settings.batch, len(self.pictures))
 
     def __call__(self, step: int):
         import torch
@@ -201,55 +192,14 @@ class Batches:
         return tuple(moved)
 
 
-@dataclass
-class Run:
-    """Where a training of the denoiser stands."""
-
-    networks: Networks
-    optimizer: object
-    average: loop.Average
-    step: int = 0
-    seconds: float = 0.0
-    cooled: int = 0
-
-    def save(self, path: Path, seed: int) -> None:
-        state = {
-            "step": self.step,
-            "seconds": self.seconds,
-            "cooled": self.cooled,
-            "seed": seed,
-            "settings": self.networks.settings.shape(),
-            "model": self.networks.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average.values,
-        }
-        loop.save_checkpoint(path, state)
-
-
 def start(
     path: Path, settings: DenoiserSettings, seed: int, device: str, init_from: Path | None = None
 ) -> Run:
     """A run from its checkpoint, or from exported weights, or from random ones."""
-    import torch
-
     networks = Networks(settings, device, seed)
     if not path.exists() and init_from is not None:
         load_exported(networks, init_from)
-    optimizer = torch.optim.AdamW(
-        networks.parameters, lr=settings.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-    )
-    run = Run(networks, optimizer, loop.Average(networks.parameters, settings.decay))
-    if path.exists():
-        state = loop.load_checkpoint(path, settings.shape())
-        networks.load_state_dict(state["model"])
-        for group in state["optimizer"]["param_groups"]:
-            group["fused"], group["foreach"] = True, None
-        optimizer.load_state_dict(state["optimizer"])
-        for value, stored in zip(run.average.values, state["average"], strict=True):
-            value.copy_(stored)
-        run.step, run.seconds = state["step"], state["seconds"]
-        run.cooled = state.get("cooled", 0)
-    return run
+    return resume(path, networks)
 
 
 def load_exported(networks: Networks, folder: Path) -> None:
@@ -272,58 +222,6 @@ def load_exported(networks: Networks, folder: Path) -> None:
         raise dataset.DataError(
             f"init_from: expected weights of the settings' shape, given {reason}"
         ) from error
-
-
-def train(
-    run: Run,
-    batches: Batches,
-    steps: int,
-    *,
-    cooldown: int = 0,
-    seconds: float | None = None,
-    checkpoint: Path | None = None,
-    save_seconds: float = 180.0,
-    log: loop.Log | None = None,
-    every_step: Callable[[Run], None] | None = None,
-) -> Run:
-    """Go on until `steps`, or for `seconds` of this call, whichever comes first.
-
-    The rate is constant after the warm-up; over the last `cooldown` steps it
-    descends to zero.  A cooled run is for export: go on from the one before.
-    """
-    import torch
-
-    settings, networks = run.networks.settings, run.networks
-    autocast = torch.autocast("cuda", torch.bfloat16, enabled=networks.device.startswith("cuda"))
-    began = saved = last = time.monotonic()
-    while run.step < steps and (seconds is None or last - began < seconds):
-        rate = loop.learning_rate(run.step, settings.rate, settings.warmup, steps, cooldown)
-        for group in run.optimizer.param_groups:
-            group["lr"] = rate
-        with autocast:
-            loss, plain = networks.loss(*batches(run.step))
-        run.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(networks.parameters, 1.0)
-        run.optimizer.step()
-        run.average.update(networks.parameters, run.step)
-        if log is not None:
-            log.add(
-                run.step, settings.batch, loss=loss.detach(), v_error=plain.detach(), gradient=norm
-            )
-        run.step += 1
-        now = time.monotonic()
-        run.seconds += now - last
-        last = now
-        if checkpoint is not None and now - saved > save_seconds:
-            run.save(checkpoint, batches.seed)
-            saved = now
-        if every_step is not None:
-            every_step(run)
-    run.cooled = cooldown
-    if checkpoint is not None:
-        run.save(checkpoint, batches.seed)
-    return run
 
 
 def token_cache(tokens):

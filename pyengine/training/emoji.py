@@ -8,18 +8,15 @@ grids of samples; :mod:`.export` makes the model folder of it.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from ..errors import RequestError
-from . import autoencoder, captions, dataset, denoiser, loop, samples, tokenizer
+from . import autoencoder, captions, course, dataset, denoiser, loop, recipe, samples, tokenizer
 from .concepts import CONCEPTS
 from .concepts import labels as labels_of
 
@@ -80,13 +77,13 @@ def train(
     settings = _settings(settings, labels, styles, seed, batch, rate, autoencoder_steps)
     everything, chosen = load_pictures(data, settings)
     before = load_settings(folder) if (folder / "settings.json").exists() else None
-    save_settings(folder, settings)
+    recipe.save_settings(folder, settings)
     begin_from = Path(init_from) if init_from is not None else None
     if begin_from is not None:
         adopt(begin_from, folder, settings)
     model = autoencoder.train(
         everything,
-        _rows(everything, settings),
+        recipe.choose_rows(everything, settings),
         folder,
         settings.autoencoder,
         seed=settings.seed,
@@ -97,8 +94,8 @@ def train(
     tokens = make_tokenizer(everything, folder, settings)
     run, batches = prepare(folder, settings, chosen, model, tokens, device, begin_from)
     if before is not None and run.step:
-        note_changes(folder, run.step, before, settings)
-    denoiser.train(
+        recipe.note_changes(folder, run.step, before, settings, ("denoiser",))
+    course.train(
         run,
         batches,
         steps,
@@ -139,7 +136,7 @@ def cool(
         folder, settings, chosen, model, tokenizer.load(folder / "tokenizer"), device
     )
     log = loop.Log(folder / "log.jsonl", "cooldown", log_every, echo)
-    denoiser.train(
+    course.train(
         run,
         batches,
         run.step + steps,
@@ -172,7 +169,7 @@ def sharpen(
     settings = settings or load_settings(folder)
     everything, _ = load_pictures(data, settings)
     course = replace(settings.autoencoder, steps=steps, rate=rate, cooldown=steps // 2)
-    rows = _rows(everything, settings)
+    rows = recipe.choose_rows(everything, settings)
     autoencoder.train(
         everything,
         rows,
@@ -187,68 +184,15 @@ def sharpen(
     return folder / "decoder.pt"
 
 
-def save_settings(folder: Path, settings: EmojiSettings) -> None:
-    """Keep the run's settings beside its checkpoints."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(asdict(settings), indent=2, ensure_ascii=False)
-    (folder / "settings.json").write_text(text + "\n", encoding="utf-8")
-
-
 def load_settings(folder: Path) -> EmojiSettings:
     """The settings that a run was last trained with."""
-    file = folder / "settings.json"
-    if not file.is_file():
-        raise RequestError(f"run: expected a folder with {file.name}, given {str(folder)!r}")
-
-    def restore(kind, value: dict):
-        lists = {key: tuple(item) for key, item in value.items() if isinstance(item, list)}
-        return kind(**(value | lists))
-
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-        parts = {
-            "autoencoder": restore(autoencoder.AutoencoderSettings, value["autoencoder"]),
-            "denoiser": restore(denoiser.DenoiserSettings, value["denoiser"]),
-        }
-        return restore(EmojiSettings, value | parts)
-    except (ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{file.name}: expected the settings of a run, given {error}") from error
-
-
-def note_changes(folder: Path, step: int, before: EmojiSettings, now: EmojiSettings) -> None:
-    """Add to the run's history.txt what a resumed run does otherwise, for its card."""
-    old, new = (asdict(s) | asdict(s.denoiser) for s in (before, now))
-    changes = []
-    for name in sorted(old):
-        if old[name] == new[name] or isinstance(old[name], dict):
-            continue
-        many = isinstance(old[name], (list, tuple)) and len(str(old[name]) + str(new[name])) > 80
-        was, becomes = (f"{len(s[name])} items" if many else str(s[name]) for s in (old, new))
-        changes.append(f"step {step:,}: {name} from {was} to {becomes}\n")
-    if changes:
-        with (folder / "history.txt").open("a", encoding="utf-8") as file:
-            file.writelines(changes)
-
-
-def load_history(folder: Path) -> list[str]:
-    """What changed in the course of a run, a line each; empty for one that was never changed."""
-    file = folder / "history.txt"
-    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    parts = {"autoencoder": autoencoder.AutoencoderSettings, "denoiser": denoiser.DenoiserSettings}
+    return recipe.load_settings(folder, EmojiSettings, parts)
 
 
 def load_pictures(data, settings: EmojiSettings) -> tuple[dataset.Pictures, dataset.Pictures]:
     """All pictures, and those of the run's labels and styles."""
-    everything = data if isinstance(data, dataset.Pictures) else dataset.load(data)
-    side = settings.autoencoder.size
-    if everything.images.shape[1:3] != (side, side):
-        height, width = everything.images.shape[1:3]
-        raise dataset.DataError(f"images: expected {side}x{side} pictures, given {height}x{width}")
-    rows = _rows(everything, settings)
-    if not len(rows):
-        raise dataset.DataError(
-            "labels: expected some of the data's labels in styles "
-            f"{', '.join(settings.styles)}, given none of them"
-        )
+    everything, rows = recipe.load_pictures(data, settings, settings.autoencoder.size)
     return everything, everything.rows(rows.tolist())
 
 
@@ -335,20 +279,11 @@ def _settings(settings, labels, styles, seed, batch, rate, autoencoder_steps) ->
     return replace(settings, denoiser=course, autoencoder=coder)
 
 
-def _rows(everything: dataset.Pictures, settings: EmojiSettings) -> np.ndarray:
-    labels, styles = set(settings.labels), set(settings.styles)
-    pairs = zip(everything.labels, everything.styles, strict=True)
-    return np.array(
-        [i for i, (label, style) in enumerate(pairs) if label in labels and style in styles],
-        np.int64,
-    )
-
-
 def _sampler(folder: Path, model, tokens, minutes: float):
     """A grid of samples from the averaged weights every so many minutes."""
     last = [time.monotonic()]
 
-    def every_step(run: denoiser.Run) -> None:
+    def every_step(run: course.Run) -> None:
         if minutes > 0 and time.monotonic() - last[0] > 60 * minutes:
             draw_grid(folder / f"samples-{run.step:06d}.png", run, model, tokens)
             last[0] = time.monotonic()
@@ -357,14 +292,15 @@ def _sampler(folder: Path, model, tokens, minutes: float):
 
 
 def draw_grid(
-    path: Path, run: denoiser.Run, model, tokens, prompts: Sequence[str] = samples.PROMPTS
+    path: Path, run: course.Run, model, tokens, prompts: Sequence[str] = samples.PROMPTS
 ) -> None:
     """Draw the prompts with the averaged weights, then put the weights in training back."""
     networks = run.networks
     kept = [parameter.detach().clone() for parameter in networks.parameters]
     networks.load_average(run.average.values)
     networks.unet.eval(), networks.text_encoder.eval()
-    generate = samples.generator(samples.pipeline(networks, model, tokens))
+    pipe = samples.pipeline(networks, model, tokens)
+    generate = samples.generator(pipe)
     images = generate(prompts, range(len(prompts)))
     networks.load_average(kept)
     networks.unet.train(), networks.text_encoder.train()

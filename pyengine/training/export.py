@@ -11,10 +11,11 @@ from pathlib import Path
 from ..errors import RequestError
 from . import autoencoder, denoiser, loop, samples, tokenizer
 from .card import NOTICE, card
-from .emoji import EmojiSettings, load_history, load_settings, prepare_scale
+from .emoji import EmojiSettings, load_settings, prepare_scale
+from .recipe import load_history
 
 # What pyengine uses where a call says nothing; diffusers does not read it.
-DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 2.5}
+DEFAULTS = {"num_inference_steps": samples.STEPS, "guidance_scale": samples.GUIDANCE}
 
 
 def export(
@@ -81,10 +82,10 @@ def write_parts(folder: Path, networks, model, tokens, tokenizer_files: Path) ->
     for file in folder.rglob("*.*"):
         file.chmod(0o644)
         if file.name.endswith("config.json"):
-            _tidy(file)
+            tidy_config(file)
 
 
-def _tidy(config: Path) -> None:
+def tidy_config(config: Path) -> None:
     """Take out local paths; say float32.
 
     transformers would load the files' float16 where diffusers loads float32.
@@ -156,7 +157,8 @@ def draw(folder: Path) -> None:
 
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
-    images = samples.generator(pipe)(samples.PROMPTS, range(len(samples.PROMPTS)))
+    generate = samples.generator(pipe)
+    images = generate(samples.PROMPTS, range(len(samples.PROMPTS)))
     samples.save_png(folder / "samples.png", samples.grid(images, columns=8))
 
 

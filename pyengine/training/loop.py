@@ -14,8 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CheckpointError
+from . import parallel
 
-STAGES = {"autoencoder": 1, "decoder": 2, "denoiser": 3, "sample": 4}
+STAGES = {
+    "autoencoder": 1,
+    "decoder": 2,
+    "denoiser": 3,
+    "sample": 4,
+    "vq": 5,
+    "codes": 6,
+    "gpt": 7,
+    "views": 8,
+}
 
 
 def numbers(seed: int, stage: str, step: int) -> np.random.Generator:
@@ -28,6 +38,11 @@ def torch_numbers(seed: int, stage: str, step: int):
     import torch
 
     return torch.Generator().manual_seed(int(numbers(seed, stage, step).integers(2**62)))
+
+
+def plain(value):
+    """A setting as JSON and checkpoints hold it: tuples as lists."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def learning_rate(
@@ -44,6 +59,8 @@ def save_checkpoint(path: Path, state: dict) -> None:
     """Write tensors and plain values; a crash leaves the former file in place."""
     import torch
 
+    if not parallel.first():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
     torch.save(state, temporary)
@@ -115,6 +132,8 @@ class Log:
         self.sums, self.steps, self.pictures, self.start = {}, 0, 0, time.monotonic()
 
     def write(self, **record) -> None:
+        if not parallel.first():
+            return
         line = json.dumps({"stage": self.stage, **record})
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:

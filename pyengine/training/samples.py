@@ -9,6 +9,8 @@ import numpy as np
 
 Generate = Callable[[Sequence[str], Sequence[int]], np.ndarray]
 
+#: What the shipped diffusion model draws with.
+STEPS, GUIDANCE = 20, 2.5
 PROMPTS = (
     "a red heart",
     "a blue heart",
@@ -57,9 +59,17 @@ def pipeline(networks, autoencoder, tokenizer):
     return pipe
 
 
-def generator(pipe, *, steps: int = 20, guidance: float = 2.5, batch: int = 32) -> Generate:
-    """A function from prompts and seeds to uint8 pictures; each depends on its own seed only."""
+def generator(
+    pipe, *, steps: int | None = STEPS, guidance: float | None = GUIDANCE, batch: int = 32
+) -> Generate:
+    """A function from prompts and seeds to uint8 pictures; each depends on its own seed only.
+
+    pipe: one of diffusers or of pyengine; steps, guidance: None leaves them to the pipeline.
+    """
     import torch
+
+    how = {"num_inference_steps": steps, "guidance_scale": guidance}
+    how = {name: value for name, value in how.items() if value is not None}
 
     def generate(prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
         parts = []
@@ -67,8 +77,7 @@ def generator(pipe, *, steps: int = 20, guidance: float = 2.5, batch: int = 32) 
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[i : i + batch]]
             result = pipe(
                 list(prompts[i : i + batch]),
-                num_inference_steps=steps,
-                guidance_scale=guidance,
+                **how,
                 generator=generators,
                 output_type="np",
             )

@@ -38,6 +38,7 @@ PARTS = {
     "scheduler": ("diffusers", None),  # pyengine.schedules knows which
     "vqvae": ("diffusers", ("VQModel",)),
     "transformer": ("diffusers", ("UVit2DModel",)),
+    "tokens": ("pyengine", ("PictureTokens",)),
 }
 # "model": the only one of a single model's folder.
 MODELS = ("unet", "vae", "text_encoder", "text_encoder_2", "vqvae", "transformer", "model")
@@ -46,6 +47,7 @@ UNUSED_PARTS = {"safety_checker", "feature_extractor", "image_encoder"}
 SD_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 XL_PARTS = (*SD_PARTS, "text_encoder_2", "tokenizer_2")
 AMUSED_PARTS = ("transformer", "vqvae", "text_encoder", "tokenizer", "scheduler")
+GPT_PARTS = ("transformer", "vqvae", "tokenizer", "tokens")
 PIPELINES = {
     "StableDiffusionPipeline": SD_PARTS,
     "StableDiffusionImg2ImgPipeline": SD_PARTS,
@@ -56,7 +58,10 @@ PIPELINES = {
     "StableDiffusionXLInpaintPipeline": XL_PARTS,
     "AmusedPipeline": AMUSED_PARTS,
     "AmusedInpaintPipeline": AMUSED_PARTS,
+    "PictureGPTPipeline": GPT_PARTS,  # pyengine's own
 }
+# Parts that only the pipelines that need them may have.
+OF_TOKENS = ("vqvae", "transformer", "tokens")
 # Parts that are of another class than in PARTS.
 CLASSES = {
     name: {
@@ -64,7 +69,7 @@ CLASSES = {
         "scheduler": ("diffusers", ("AmusedScheduler",)),
     }
     for name in ("AmusedPipeline", "AmusedInpaintPipeline")
-}
+} | {"PictureGPTPipeline": {"transformer": ("transformers", ("LlamaForCausalLM",))}}
 
 
 class Checkpoint:
@@ -189,7 +194,7 @@ class FolderCheckpoint(Checkpoint):
         # diffusers saves DPMSolverMultistepScheduler's default for this key as -Infinity.
         unbounded = frozenset({"lambda_min_clipped"} if name == "scheduler" else ())
         config = load_json(self.where(name), roots=self._roots, unbounded=unbounded)
-        check_config_class(name, config, self.where(name))
+        check_config_class(name, config, self.where(name), self.pipeline_class)
         return config
 
     def tensors(self, name: str) -> TensorSource:
@@ -210,12 +215,12 @@ def tokenizer_files_in(folder: Path) -> dict[str, Path]:
     return {n: folder / n for n in TOKENIZER_FILES if (folder / n).exists()}
 
 
-def check_config_class(name: str, config: dict, where: str) -> None:
+def check_config_class(name: str, config: dict, where: str, pipeline_class: str = "") -> None:
     """Raises ConfigError if a part's config names another class or code of its own."""
     code = [key for key in ("auto_map", "custom_pipelines", "trust_remote_code") if key in config]
     if code:
         raise ConfigError(f"{where}: {listing(code)} would run code from the checkpoint")
-    classes = PARTS[name][1]
+    classes = CLASSES.get(pipeline_class, {}).get(name, PARTS[name])[1]
     named = config.get("_class_name")
     if named is not None and classes is not None and named not in classes:
         raise ConfigError(f"{where}: _class_name is {show(named)}, expected {listing(classes)}")
@@ -225,9 +230,7 @@ def check_config_class(name: str, config: dict, where: str) -> None:
 
 
 def _class_problem(name: str, value: object, pipeline_class: str) -> str | None:
-    if name not in PARTS or (
-        name in ("vqvae", "transformer") and name not in PIPELINES[pipeline_class]
-    ):
+    if name not in PARTS or (name in OF_TOKENS and name not in PIPELINES[pipeline_class]):
         return f"{show(name)} {show(value)} is no part that pyengine knows"
     if not (isinstance(value, list) and len(value) == 2 and all(type(v) is str for v in value)):
         return f"{name} should be [library, class], found {show(value)}"

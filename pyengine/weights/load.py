@@ -160,14 +160,19 @@ def _compare(expected: dict, found: dict, source, harmless) -> None:
         )
 
 
+def machine_memory() -> int | None:
+    """Bytes of physical memory; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
 def _check_memory(specs: list[tuple[torch.dtype, tuple[int, ...]]], source) -> None:
     """Refuses a module larger than the machine's memory: a sparse file can claim any size."""
     needed = sum(torch.Size(shape).numel() * dtype.itemsize for dtype, shape in specs)
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not a system that tells
-        return
-    if needed > memory:
+    memory = machine_memory()
+    if memory is not None and needed > memory:
         raise CheckpointError(
             f"{source.where}: takes {needed / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB"
         )

@@ -14,9 +14,10 @@ WRITERS = {
     "amused": tiny.write_amused,
     "imagegpt": tiny.write_image_gpt,
     "janus": tiny.write_janus,
+    "gpt": tiny.write_picture_gpt,
 }
 #: (height, width) of their pictures.
-SIZES = {"amused": (12, 12), "imagegpt": (4, 6), "janus": (6, 6)}
+SIZES = {"amused": (12, 12), "imagegpt": (4, 6), "janus": (6, 6), "gpt": (10, 10)}
 
 
 @pytest.fixture(scope="module", params=WRITERS)
@@ -99,6 +100,7 @@ def test_info(run, token_model):
                    "scheduler: masked: .*mask_token_id 40"],
         "imagegpt": ["ImageGPTForCausalImageModeling", "vocab_size 17", "n_positions 24"],
         "janus": ["JanusForConditionalGeneration", "num_embeddings 30", "num_image_tokens 9"],
+        "gpt": ["PictureGPTPipeline", "num_vq_embeddings 40", "tokens: picture_tokens 40"],
     }  # fmt: skip
     for fact in facts[kind]:
         assert re.search(fact, out), out
@@ -106,3 +108,71 @@ def test_info(run, token_model):
     assert re.search("hash: [0-9a-f]{64}", out)
     status, out, _ = run("info", folder, "--json")
     assert json.loads(out)["parameters"] > 1000
+
+
+def test_preview(run, token_model, tmp_path, monkeypatch):
+    """Every look at it: grey where nothing is drawn yet; in the end the picture itself."""
+    from pyengine.cli import preview
+
+    kind, folder = token_model
+    prompt = () if kind == "imagegpt" else ("a red heart",)
+    call = ("generate", *prompt, "-m", folder, "--seed", "1", "-o", "x.png", "--preview", "p.png")
+    if kind != "gpt":
+        status, _, err = run(*call)
+        assert status == 2
+        assert "preview: this model does not draw one token after another" in err
+        return
+    monkeypatch.setattr(preview, "PAUSE", 0)
+    looks, save = [], preview.pictures.save_atomically
+
+    def look(image, path, **options):
+        looks.append(np.asarray(image))
+        return save(image, path, **options)
+
+    monkeypatch.setattr(preview.pictures, "save_atomically", look)
+    status, _, err = run(*call)
+    assert (status, err) == (0, "")
+    assert len(looks) == 25 + 2  # tokens, the finished preview and the picture
+    grey = round(0.85 * 255)
+    for i, image in enumerate(looks[:24]):
+        row, column = divmod(i + 1, 5)
+        rest = image[2 * row :, :].copy()
+        assert (rest[2:] == grey).all()
+        assert (rest[:2, 2 * column :] == grey).all()
+    assert np.array_equal(pixels(tmp_path / "p.png"), pixels(tmp_path / "x.png"))
+    status, _, err = run(*call[:-1], "p.jpg")
+    assert status == 2
+    assert "preview: expected a .png file" in err
+
+
+def test_terminals_that_show_pictures():
+    import base64
+    import io
+
+    from pyengine.cli import preview
+
+    assert preview.protocol({"TERM": "xterm-kitty"}, True) == "kitty"
+    assert preview.protocol({"TERM_PROGRAM": "iTerm.app"}, True) == "iterm"
+    assert preview.protocol({"TERM": "xterm-kitty"}, False) is None
+    assert preview.protocol({"TERM": "xterm-256color"}, True) is None
+    assert preview.protocol({"TERM": "xterm-kitty", "TMUX": "x"}, True) is None
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
+    commands = preview.escape(Image.fromarray(noise), "kitty").split("\x1b\\")
+    assert commands.pop() == ""
+    assert len(commands) > 2
+    assert all(c.startswith("\x1b_G") and len(c) < 4200 for c in commands)
+    assert [c[3:].split(";")[0][-3:] for c in commands] == ["m=1"] * (len(commands) - 1) + ["m=0"]
+    data = "".join(c.split(";")[1] for c in commands)
+    for encoded in (data, preview.escape(Image.fromarray(noise), "iterm").split(":")[1][:-3]):
+        shown = Image.open(io.BytesIO(base64.b64decode(encoded)))
+        assert np.array_equal(np.asarray(shown), noise)
+
+
+def test_a_named_model_that_does_not_ship(run):
+    from pyengine.pipelines.loading import shipped_folder
+
+    if (shipped_folder("emoji-ar") / "model_index.json").exists():
+        pytest.skip("emoji-ar ships")
+    status, _, err = run("generate", "a red heart", "-m", "emoji-ar")
+    assert status == 2
+    assert "this build ships no model emoji-ar" in err

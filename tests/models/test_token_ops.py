@@ -1,10 +1,9 @@
-"""What stands in for the ops of token models: drawing, filtering, attention with a cache."""
+"""What token models are made of: drawing, filtering, attention with a cache."""
 
 import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from transformers import (
     MinPLogitsWarper,
     TemperatureLogitsWarper,
@@ -12,18 +11,21 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from pyengine.models._token_ops import (
-    KVCache,
-    filter_logits,
-    guide,
-    rms_norm,
-    sample_token,
-    vq_argmin,
-)
+from pyengine import ops
+from pyengine.ops import filter_logits, sampling_settings
 
 
 def noise(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def sample_token(logits, uniform, *, unconditional=None, **how):
+    """ops.sample_token with the same settings for every row; uniform: None where none is read."""
+    if uniform is None:
+        uniform = torch.full((len(logits),), 0.5)
+    settings = sampling_settings(len(logits), **how)
+    rows = logits if unconditional is None else torch.cat([unconditional, logits])
+    return ops.sample_token(rows, uniform, settings)
 
 
 def warped(logits, temperature, top_k, top_p, min_p):
@@ -107,9 +109,10 @@ def test_a_temperature_next_to_zero():
 
 def test_guidance():
     logits, other = noise(4, 9), noise(4, 9, seed=1)
-    assert torch.equal(guide(logits, None, 7.0), logits)
+    u = torch.rand(4, dtype=torch.float64)
+    assert torch.equal(sample_token(logits, u, guidance=7.0), sample_token(logits, u))
     want = (other + 3.0 * (logits - other)).argmax(-1)
-    got = sample_token(logits, None, unconditional=other, guidance_scale=3.0, temperature=0)
+    got = sample_token(logits, None, unconditional=other, guidance=3.0, temperature=0)
     assert torch.equal(got, want)
 
 
@@ -122,44 +125,12 @@ def test_a_row_does_not_depend_on_the_others():
         assert sample_token(logits[i : i + 1], u[i : i + 1], **how)[0] == drawn[i]
 
 
-@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (6, 6), (6, 2), (4, 1)])
-def test_attention_with_a_cache(heads, kv_heads):
-    """Rows of several lengths, in pieces, against plain causal attention of each alone."""
-    width, lengths, most = 5, [7, 3, 1], 12
-    q, k, v = (noise(3, most, n * width, seed=i) for i, n in enumerate((heads, kv_heads, kv_heads)))
-
-    def alone(row, length):
-        qh, kh, vh = (t[row, :length].unflatten(1, (-1, width)).transpose(0, 1) for t in (q, k, v))
-        kh, vh = (t.repeat_interleave(heads // kv_heads, dim=0) for t in (kh, vh))
-        y = F.scaled_dot_product_attention(qh, kh, vh, is_causal=True, scale=0.3)
-        return y.transpose(0, 1).flatten(1)
-
-    cache = KVCache(1, 3, most, kv_heads * width, q)
-    for row, length in enumerate(lengths):  # prompts of different lengths, each by itself
-        part = cache[row : row + 1]
-        y = part.attend(0, *(t[row : row + 1, :length] for t in (q, k, v)), heads, kv_heads, 0.3)
-        part.advance(length)
-        torch.testing.assert_close(y[0], alone(row, length))
-    assert cache.lengths.tolist() == lengths
-    for step in range(4):  # then together, one by one
-        at = [n + step for n in lengths]
-        new = [torch.stack([t[row, i : i + 1] for row, i in enumerate(at)]) for t in (q, k, v)]
-        y = cache.attend(0, *new, heads, kv_heads, 0.3)
-        cache.advance(1)
-        for row, i in enumerate(at):
-            torch.testing.assert_close(y[row], alone(row, i + 1)[-1:])
-
-
-def test_rms_norm():
-    x, weight = noise(3, 4, 11), 1 + noise(11, seed=1)
-    want = F.rms_norm(x.double(), (11,), weight.double(), 1e-3)
-    torch.testing.assert_close(rms_norm(x, weight, 1e-3).double(), want, rtol=1e-6, atol=1e-6)
-
-
 def test_nearest_entries():
     """Exact where x lies next to entries that are far from the origin."""
     codebook = 1000 + noise(300, 8, seed=2)
     x = codebook[torch.arange(300).flip(0)] + 1e-3 * noise(300, 8)
-    assert torch.equal(vq_argmin(x.view(30, 10, 8), codebook).flatten(), torch.arange(300).flip(0))
+    assert torch.equal(
+        ops.vq_argmin(x.view(30, 10, 8), codebook).flatten(), torch.arange(300).flip(0)
+    )
     twice = torch.cat([codebook, codebook])
-    assert int(vq_argmin(x, twice).max()) < 300
+    assert int(ops.vq_argmin(x, twice).max()) < 300

@@ -6,9 +6,13 @@ from gpu_cases import (
     _SETTINGS,
     DTYPES,
     Case,
+    _decode_attention,
     _layer_norm,
     _mask_refine,
     _norm,
+    _rms_norm,
+    _rotary,
+    _rotary_cache,
     _sample_token,
     _step,
     _vq_argmin,
@@ -119,6 +123,16 @@ CASES = [
             ("layer_norm", "very-wide", _layer_norm(2, 70001), FLOAT32),
             ("layer_norm", "mean-10000", _layer_norm(3, 5, 320, mean=1e4), FLOAT32),
             ("layer_norm", "one-row", _layer_norm(17), FLOAT32),
+            ("rms_norm", "large", _rms_norm(2, 300, 320), DTYPES),
+            ("rms_norm", "very-wide", _rms_norm(2, 70001), FLOAT32),
+            ("rms_norm", "large-values", _rms_norm(3, 5, 320, spread=1e8), FLOAT32),
+            ("rms_norm", "one-row", _rms_norm(17), FLOAT32),
+            ("swiglu", "large", lambda dtype: {"x": 3 * torch.randn(4, 50, 640).to(dtype)}, DTYPES),
+            ("rotary", "large", _rotary(3, 200, 12, 64), DTYPES),
+            ("rotary_cache", "large", _rotary_cache(3, 70, 12, 4, 64, 200), DTYPES),
+            ("decode_attention", "large", _decode_attention(4, 1, 12, 12, 64, 577), DTYPES),
+            ("decode_attention", "large-text", _decode_attention(2, 40, 6, 2, 40, 90), DTYPES),
+            ("decode_attention", "large-heads", _decode_attention(3, 9, 4, 2, 300, 200), FLOAT32),
             ("geglu", "large", lambda dtype: {"x": 3 * torch.randn(4, 50, 640).to(dtype)}, DTYPES),
             ("geglu", "tail", lambda dtype: {"x": torch.linspace(-15, 15, 802).to(dtype)}, DTYPES),
             ("sampler_step", "large", _step(2, 4, 96, 97), DTYPES),
@@ -198,6 +212,8 @@ CASES = [
             ("linear", "one-deep-pass", _linear(2, 50, 320, cout=64), DTYPES),
             ("linear", "two-passes", _linear(2, 41, 321, cout=70), DTYPES),
             ("linear", "one-row-deep", _linear(2, 1, 1280, cout=320, packed=True), DTYPES),
+            ("linear", "a-few-rows-of-320", _linear(2, 1, 320, cout=1000, packed=True), FLOAT32),
+            ("linear", "a-few-rows-of-768", _linear(2, 768, cout=1000, packed=True), FLOAT32),
             ("linear", "many-passes", _linear(2, 26, 2300, cout=33, c2=20), FLOAT32),
             ("linear", "many-blocks", _linear(2, 530, 18, cout=40, residual=True), FLOAT32),
             ("linear", "blocks-and-passes", _linear(2, 130, 2000, cout=20), FLOAT32),
@@ -259,6 +275,11 @@ def _torch_geglu(x):
     return value * F.gelu(gate)
 
 
+def _torch_swiglu(x):
+    value, gate = x.chunk(2, dim=-1)
+    return value * F.silu(gate)
+
+
 #: op -> the same from torch's own functions; sampler_step is its reference's elementwise chain, and
 #: the ops with torch behind them are compared with their references.
 TORCHS_OWN = {
@@ -268,5 +289,7 @@ TORCHS_OWN = {
         x, x.shape[-1:], weight, bias, eps
     ),
     "geglu": _torch_geglu,
+    "rms_norm": lambda x, weight=None, eps=1e-6: F.rms_norm(x, x.shape[-1:], weight, eps),
+    "swiglu": _torch_swiglu,
 }
 TORCHS_OWN |= {op: getattr(reference, op) for op in OPS if op not in TORCHS_OWN}

@@ -72,6 +72,64 @@ def _layer_norm(*shape, affine=True, mean=0.0, **more):
     return build
 
 
+def _rms_norm(*shape, affine=True, spread=1.0, **more):
+    def build(dtype):
+        weight = torch.randn(shape[-1]).to(dtype) if affine else None
+        return {"x": (spread * torch.randn(shape)).to(dtype), "weight": weight, **more}
+
+    return build
+
+
+def _rotary(n, rows, heads, d, places=50):
+    def build(dtype):
+        angles = 6 * torch.randn(places, d // 2)
+        return {
+            "x": torch.randn(n, rows, heads * d).to(dtype),
+            "cosines": angles.cos(),
+            "sines": angles.sin(),
+            "positions": torch.randint(0, places, (n, rows)),
+            "heads": heads,
+        }
+
+    return build
+
+
+def _lengths(n, rows, most):
+    """The first row's is 0, the last's as many as fit."""
+    return torch.arange(n) * (most - rows) // max(n - 1, 1)
+
+
+def _rotary_cache(n, rows, heads, kv_heads, d, most, turned=True, cache=None):
+    """cache: its dtype, q's where it is None."""
+
+    def build(dtype):
+        angles = 6 * torch.randn(most, d // 2)
+        q, k, v = (
+            torch.randn(n, rows, (heads + 2 * kv_heads) * d)
+            .to(dtype)
+            .split((heads * d, kv_heads * d, kv_heads * d), dim=-1)
+        )
+        inputs = {"q": q, "k": k, "v": v}
+        for name in ("keys", "values"):
+            inputs[name] = torch.randn(n, most, kv_heads * d).to(cache or dtype)
+        inputs |= {"lengths": _lengths(n, rows, most), "heads": heads}
+        if turned:
+            inputs |= {"cosines": angles.cos(), "sines": angles.sin()}
+        return inputs
+
+    return build
+
+
+def _decode_attention(n, rows, heads, kv_heads, d, most, cache=None, **more):
+    def build(dtype):
+        inputs = {"q": 1.5 * torch.randn(n, rows, heads * d).to(dtype)}
+        for name in ("keys", "values"):
+            inputs[name] = torch.randn(n, most, kv_heads * d).to(cache or dtype)
+        return {**inputs, "lengths": _lengths(n, rows, most), "heads": heads, **more}
+
+    return build
+
+
 def _step(n, *shape, guided=True, present=("d1", "noise"), limit=None, half_model=False):
     def build(dtype):
         coeffs = torch.randn(n, len(COLUMNS))
@@ -164,7 +222,12 @@ _ROWS = {
     "group_norm_silu": ("x", "x2"),
     "group_norm_scale_shift": ("x", "x2"),
     "layer_norm": ("x",),
+    "rms_norm": ("x",),
     "geglu": ("x",),
+    "swiglu": ("x",),
+    "rotary": ("x", "positions"),
+    "rotary_cache": ("q", "k", "v", "keys", "values", "lengths"),
+    "decode_attention": ("q", "keys", "values", "lengths"),
     "sampler_step": ("x", "out", "coeffs", *EXTRAS),
     "vq_argmin": ("x",),
     "vq_decode": ("indices",),
@@ -190,6 +253,25 @@ CASES = [
         ("layer_norm", "wide", _layer_norm(3, 5000)),
         ("layer_norm", "far-from-zero", _layer_norm(2, 3, 77, mean=50.0)),
         ("layer_norm", "one-column", _layer_norm(4, 1)),
+        ("rms_norm", "odd", _rms_norm(5, 7, 123)),
+        ("rms_norm", "plain", _rms_norm(3, 5, 320, affine=False, eps=1e-5)),
+        ("rms_norm", "wide", _rms_norm(3, 5000)),
+        ("rms_norm", "one-column", _rms_norm(4, 1)),
+        ("swiglu", "odd", lambda dtype: {"x": (3 * torch.randn(5, 7, 246)).to(dtype)}),
+        ("swiglu", "narrow", lambda dtype: {"x": torch.randn(3, 2).to(dtype)}),
+        ("rotary", "odd", _rotary(3, 5, 3, 14)),
+        ("rotary", "narrow", _rotary(2, 1, 1, 2)),
+        ("rotary", "wide", _rotary(2, 3, 2, 160)),
+        ("rotary_cache", "odd", _rotary_cache(3, 2, 3, 3, 10, 9)),
+        ("rotary_cache", "grouped", _rotary_cache(3, 1, 6, 2, 16, 8)),
+        ("rotary_cache", "not-turned", _rotary_cache(2, 3, 2, 1, 7, 5, turned=False)),
+        ("rotary_cache", "half-cache", _rotary_cache(2, 2, 2, 2, 8, 4, cache=torch.float16)),
+        ("decode_attention", "odd", _decode_attention(3, 2, 3, 3, 10, 150)),
+        ("decode_attention", "grouped", _decode_attention(3, 1, 6, 2, 16, 70)),
+        ("decode_attention", "one-channel", _decode_attention(2, 3, 2, 1, 1, 5)),
+        ("decode_attention", "one-key", _decode_attention(3, 1, 2, 2, 64, 1)),
+        ("decode_attention", "half-cache",
+         _decode_attention(2, 3, 2, 1, 64, 66, cache=torch.float16, scale=0.3)),
         ("geglu", "odd", lambda dtype: {"x": (3 * torch.randn(5, 7, 246)).to(dtype)}),
         ("geglu", "narrow", lambda dtype: {"x": torch.randn(3, 2).to(dtype)}),
         ("geglu", "wide", lambda dtype: {"x": torch.randn(2, 3, 2560).to(dtype)}),

@@ -1,4 +1,4 @@
-"""What geglu does beyond the promises; the accuracy of GELU over its whole range."""
+"""What geglu and swiglu do beyond the promises; the accuracy of GELU over its whole range."""
 
 import pytest
 import torch
@@ -57,3 +57,21 @@ def test_refusals():
         ops.geglu(torch.tensor(1.0))
     with pytest.raises(RequestError, match=r"geglu: expected a floating-point dtype.*int32"):
         ops.geglu(torch.ones(2, 8, dtype=torch.int32))
+
+
+# --- swiglu ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1, 3, 7, 8, 9, 15, 16, 17, 31, 33])
+def test_every_kind_of_tail_of_swiglu(width):
+    value, gate = 3 * torch.randn(2, 4, width, generator=torch.Generator().manual_seed(width))
+    exact = value.double() * F.silu(gate.double())
+    got = ops.swiglu(torch.cat([value, gate], dim=-1))
+    torch.testing.assert_close(got.double(), exact, atol=1e-30, rtol=4e-7)
+
+
+def test_swiglu_refuses_an_odd_width():
+    with pytest.raises(RequestError, match=r"swiglu: x: expected an even last dimension, got"):
+        ops.swiglu(torch.ones(2, 3))
+    with pytest.raises(RequestError, match="swiglu: x: expected at least one dimension"):
+        ops.swiglu(torch.tensor(1.0))

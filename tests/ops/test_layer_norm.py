@@ -61,3 +61,36 @@ def test_strided_and_empty_rows():
 def test_refusals(arguments, complaint):
     with pytest.raises(RequestError, match=f"layer_norm: .*{complaint}"):
         ops.layer_norm(*arguments)
+
+
+# --- rms_norm -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 15, 16, 17, 63, 64, 65, 129, 2047, 2048, 2049, 5000])
+def test_every_kind_of_tail_of_rms_norm(width):
+    x = 1 + torch.randn(3, width, generator=torch.Generator().manual_seed(width))
+    exact = F.rms_norm(x.double(), (width,), eps=1e-6)
+    torch.testing.assert_close(ops.rms_norm(x).double(), exact, atol=1e-6, rtol=1e-6)
+
+
+def test_rms_norm_of_strided_empty_and_bad_rows():
+    x = torch.randn(4, 6, 40)
+    part = x[..., 8:24]
+    assert torch.equal(ops.rms_norm(part), ops.rms_norm(part.contiguous()))
+    assert ops.rms_norm(torch.empty(0, 8)).shape == (0, 8)
+    assert ops.rms_norm(torch.empty(8, 0)).shape == (8, 0)
+    x[1, 2, 3] = float("nan")
+    assert ops.rms_norm(x).isnan().nonzero()[:, :2].unique(dim=0).tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((torch.tensor(1.0),), "x: expected at least one dimension, got a scalar"),
+        ((torch.ones(2, 8), torch.ones(4)), r"weight: expected shape \[8\], got \[4\]"),
+        ((torch.ones(2, 8), None, -1e-5), "eps: expected at least 0"),
+    ],
+)
+def test_rms_norm_refuses(arguments, complaint):
+    with pytest.raises(RequestError, match=f"rms_norm: .*{complaint}"):
+        ops.rms_norm(*arguments)

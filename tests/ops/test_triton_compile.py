@@ -13,12 +13,17 @@ import torch
 from pyengine.bench.shapes import (
     SHAPES,
     Shape,
+    decode_attention,
     geglu,
     group_norm,
     layer_norm,
     mask_refine,
+    rms_norm,
+    rotary,
+    rotary_cache,
     sample_token,
     sampler_step,
+    swiglu,
     vq_argmin,
     vq_decode,
 )
@@ -28,27 +33,38 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from pyengine.kernels._launch import prepare
 from triton_machine_code import compile_launch, source_of
 
+from pyengine.ops import OPS as EVERY_OP
+
 OPS = (
     *("group_norm_silu", "group_norm_scale_shift", "layer_norm", "geglu", "sampler_step"),
     *("vq_argmin", "vq_decode", "sample_token", "mask_refine"),
+    *("rms_norm", "swiglu", "rotary", "rotary_cache", "decode_attention"),
 )
+#: The ops that share a file, whose functions need names.
+PLANS = {
+    "group_norm_scale_shift": "plan_scale_shift",
+    "rms_norm": "plan_rms_norm",
+    "rotary_cache": "plan_rotary_cache",
+    "swiglu": "plan_swiglu",
+}
 # Kernels that must read and write whole 16-byte pieces to reach the memory's speed.
-STREAMING = ("_apply", "_layer_norm", "_layer_norm_wide", "_geglu", "_sampler_step")
+STREAMING = (
+    *("_apply", "_layer_norm", "_layer_norm_wide", "_geglu", "_sampler_step"),
+    *("_rms_norm", "_rms_norm_wide"),
+)
 
 
 def launches_of(shape: Shape, dtype: torch.dtype):
     """The launches of one call, planned on tensors that have no memory."""
-    module = import_module(f"pyengine.kernels.{shape.op.replace('scale_shift', 'silu')}")
-    inputs = shape.build(dtype, "meta")
-    if shape.op == "group_norm_scale_shift":
-        return module.plan_scale_shift(**inputs)[0]
-    return module.plan(**inputs)[0]
+    module = import_module(f"pyengine.kernels.{EVERY_OP[shape.op].module}")
+    plan = PLANS.get(shape.op, "plan")
+    return getattr(module, plan)(**shape.build(dtype, "meta"))[0]
 
 
 def programs():
     """Every different program once: launches that differ in nothing compiled in share one."""
     shapes = [shape for op in OPS for shape in SHAPES[op]]
-    first = [*(SHAPES[op][0] for op in OPS), layer_norm(8, 20000)]
+    first = [*(SHAPES[op][0] for op in OPS), layer_norm(8, 20000), rms_norm(8, 20000)]
     wanted = [
         *product(shapes, (torch.bfloat16,), (90,)),
         *product(first, (torch.float32, torch.float16), (90,)),
@@ -78,7 +94,8 @@ def test_compiles_without_spilling(launch, dtype, architecture, tmp_path, monkey
     if launch.kernel.__name__ in STREAMING:
         assert "LDG.E.128" in code.sass
         assert "STG.E.128" in code.sass
-    copies = launch.kernel.__name__ == "_vq_decode" and launch.args["weight"] is None
+    name = launch.kernel.__name__
+    copies = name == "_place" or (name == "_vq_decode" and launch.args["weight"] is None)
     if dtype == torch.bfloat16 and launch.args.get("y") is not None and not copies:
         # What the interpreter's tests take for granted: rounded to nearest, not cut off.
         assert "cvt.rn.bf16" in code.ptx
@@ -96,6 +113,11 @@ def test_compiles_without_spilling(launch, dtype, architecture, tmp_path, monkey
         [vq_decode(n, 330, 15, 33) for n in (1, 64)],
         [sample_token(n, 331) for n in (1, 64)],
         [mask_refine(n, 15, 331) for n in (1, 64)],
+        [rms_norm(rows, 321) for rows in (1, 8192)],
+        [swiglu(rows, 1281) for rows in (1, 8192)],
+        [rotary(n, 3, 5, 48) for n in (1, 64)],
+        [rotary_cache(n, 2, 5, 48, 97) for n in (1, 64)],
+        [decode_attention(n, 1, 5, 5, 48, 96) for n in (1, 64)],
     ],
     ids=OPS,
 )

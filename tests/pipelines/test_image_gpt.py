@@ -307,7 +307,7 @@ def test_logits_that_are_no_numbers(damaged, bad):
 
 
 def test_more_pictures_than_the_machine_has_room_for(ours, monkeypatch):
-    import pyengine.pipelines.tokens as module
+    import pyengine.weights.load as module
 
     # 2 layers, keys and values of 12 float32: 192 bytes a token, 24 tokens a picture.
     monkeypatch.setattr(module.os, "sysconf", {"SC_PHYS_PAGES": 9, "SC_PAGE_SIZE": 512}.get)

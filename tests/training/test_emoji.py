@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pyengine.errors import CheckpointError, RequestError
-from pyengine.training import autoencoder, denoiser, emoji, export, loop, samples
+from pyengine.training import autoencoder, denoiser, emoji, export, loop, recipe, samples
 
 
 def quiet(line):
@@ -56,8 +56,8 @@ def test_changes_on_the_way_come_to_the_card(run, tmp_path, pictures, settings):
             echo=quiet,
         )  # fmt: skip
     lines = [f"step 6: rate from {settings.denoiser.rate} to 0.0001"]
-    assert emoji.load_history(folder) == lines
-    assert emoji.load_history(run) == []
+    assert recipe.load_history(folder) == lines
+    assert recipe.load_history(run) == []
     export.export(run=folder, to=tmp_path / "model", data=pictures, draw_samples=False)
     assert f"| changed on the way | {lines[0]} |" in (tmp_path / "model" / "README.md").read_text()
 

@@ -15,4 +15,7 @@ struct GegluArgs {
 // y = value * GELU(gate), the exact (erf) GELU.
 void geglu(const GegluArgs& args, DType dtype, int threads);
 
+// y = value * SiLU(gate).
+void swiglu(const GegluArgs& args, DType dtype, int threads);
+
 }  // namespace pyengine

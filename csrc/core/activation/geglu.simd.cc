@@ -4,22 +4,40 @@
 
 namespace pyengine::PYENGINE_NS {
 
+namespace {
+
 // Items are rows.
-template <class T>
-void geglu(const GegluArgs& args, int64_t begin, int64_t end) {
+template <class T, class Activate>
+PYENGINE_INLINE void gated(const GegluArgs& args, int64_t begin, int64_t end,
+                           const Activate& activate) {
     const int64_t width = args.width;
     for (int64_t row = begin; row < end; ++row) {
         const T* value = static_cast<const T*>(args.x) + row * 2 * width;
         const T* gate = value + width;
         T* y = static_cast<T*>(args.y) + row * width;
         for_vectors(width, [&](int64_t c, auto lanes) {
-            store(y + c, load(value + c, lanes) * gelu(load(gate + c, lanes)), lanes);
+            store(y + c, load(value + c, lanes) * activate(load(gate + c, lanes)), lanes);
         });
     }
+}
+
+}  // namespace
+
+template <class T>
+void geglu(const GegluArgs& args, int64_t begin, int64_t end) {
+    gated<T>(args, begin, end, [](Floats gate) { return gelu(gate); });
+}
+
+template <class T>
+void swiglu(const GegluArgs& args, int64_t begin, int64_t end) {
+    gated<T>(args, begin, end, [](Floats gate) { return silu(gate); });
 }
 
 template void geglu<float>(const GegluArgs&, int64_t, int64_t);
 template void geglu<BFloat16>(const GegluArgs&, int64_t, int64_t);
 template void geglu<Float16>(const GegluArgs&, int64_t, int64_t);
+template void swiglu<float>(const GegluArgs&, int64_t, int64_t);
+template void swiglu<BFloat16>(const GegluArgs&, int64_t, int64_t);
+template void swiglu<Float16>(const GegluArgs&, int64_t, int64_t);
 
 }  // namespace pyengine::PYENGINE_NS

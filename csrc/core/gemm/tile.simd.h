@@ -22,7 +22,7 @@ constexpr int kDepth = kLanes == 16 ? 160 : 320;
 
 // Most elements of K in one chain of multiply-adds: rounding errors grow with its length. Chains of
 // 320 err up to 2.5 times as much as MKL at K = 320; of 160, which costs 1% of the speed, 1.5
-// times.
+// times. Matrix products have shorter ones.
 constexpr int kChain = 160;
 
 constexpr int kPanelVectors = kPanel / kLanes;
@@ -78,10 +78,10 @@ PYENGINE_INLINE void add_chain(const float* a, const W* b, int64_t b_stride, int
 // a: [Rows] rows, kDepth apart. b: the first panel's [k][16]; the next lies b_stride floats on.
 // c: rows c_stride floats apart, panels side by side.
 // B may be of 16-bit floats, which are widened in registers.
-template <int Rows, int Panels, class W>
+template <int Rows, int Panels, int64_t Chain = kChain, class W>
 PYENGINE_INLINE void tile(const float* a, const W* b, int64_t b_stride, int64_t k, float* c,
                           int64_t c_stride, bool accumulate) {
-    const int64_t chains = k > kChain ? (k + kChain - 1) / kChain : 1;
+    const int64_t chains = k > Chain ? (k + Chain - 1) / Chain : 1;
     for (int64_t chain = 0, i = 0; chain < chains; ++chain) {
         const int64_t end = k * (chain + 1) / chains;
         add_chain<Rows, Panels>(a, b, b_stride, i, end, c, c_stride, accumulate || chain > 0);
@@ -90,12 +90,12 @@ PYENGINE_INLINE void tile(const float* a, const W* b, int64_t b_stride, int64_t 
 }
 
 // The same for 0 < rows <= kTileRows and 0 < panels <= kTilePanels.
-template <int Panels, int Rows = kTileRows, class W>
+template <int Panels, int Rows = kTileRows, int64_t Chain = kChain, class W>
 PYENGINE_INLINE void tile_of(int64_t rows, const float* a, const W* b, int64_t b_stride, int64_t k,
                              float* c, int64_t c_stride, bool accumulate) {
-    if (rows == Rows) return tile<Rows, Panels>(a, b, b_stride, k, c, c_stride, accumulate);
+    if (rows == Rows) return tile<Rows, Panels, Chain>(a, b, b_stride, k, c, c_stride, accumulate);
     if constexpr (Rows > 1)
-        tile_of<Panels, Rows - 1>(rows, a, b, b_stride, k, c, c_stride, accumulate);
+        tile_of<Panels, Rows - 1, Chain>(rows, a, b, b_stride, k, c, c_stride, accumulate);
 }
 
 }  // namespace pyengine::PYENGINE_NS

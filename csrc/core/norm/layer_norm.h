@@ -18,4 +18,7 @@ struct LayerNormArgs {
 // y = (x - mean) / sqrt(var + eps) * weight + bias over each row.
 void layer_norm(const LayerNormArgs& args, DType dtype, int threads);
 
+// y = x / sqrt(mean(x^2) + eps) * weight over each row; there is no bias.
+void rms_norm(const LayerNormArgs& args, DType dtype, int threads);
+
 }  // namespace pyengine

@@ -81,8 +81,28 @@ void layer_norm(const LayerNormArgs& args, int64_t begin, int64_t end) {
     }
 }
 
+// Items are rows.
+template <class T>
+void rms_norm(const LayerNormArgs& args, int64_t begin, int64_t end) {
+    const int64_t width = args.width;
+    for (int64_t row = begin; row < end; ++row) {
+        const T* x = static_cast<const T*>(args.x) + row * width;
+        T* y = static_cast<T*>(args.y) + row * width;
+        const double mean = moments_about(0.0f, x, width).second / static_cast<double>(width);
+        const Floats scale = splat(static_cast<float>(1 / __builtin_sqrt(mean + args.eps)));
+        for_vectors(width, [&](int64_t c, auto lanes) {
+            Floats v = load(x + c, lanes) * scale;
+            if (args.weight) v *= load(args.weight + c, lanes);
+            store(y + c, v, lanes);
+        });
+    }
+}
+
 template void layer_norm<float>(const LayerNormArgs&, int64_t, int64_t);
 template void layer_norm<BFloat16>(const LayerNormArgs&, int64_t, int64_t);
 template void layer_norm<Float16>(const LayerNormArgs&, int64_t, int64_t);
+template void rms_norm<float>(const LayerNormArgs&, int64_t, int64_t);
+template void rms_norm<BFloat16>(const LayerNormArgs&, int64_t, int64_t);
+template void rms_norm<Float16>(const LayerNormArgs&, int64_t, int64_t);
 
 }  // namespace pyengine::PYENGINE_NS

@@ -49,6 +49,44 @@ def geglu(x):
     return value * F.gelu(gate)
 
 
+def rms_norm(x, weight):
+    return F.rms_norm(x, x.shape[-1:], weight, 1e-6)
+
+
+def swiglu(x):
+    value, gate = x.chunk(2, dim=-1)
+    return value * F.silu(gate)
+
+
+def rotary(x, cosines, sines, positions, heads):
+    """As transformers' apply_rotary_pos_emb has it, with halves."""
+    cos, sin = (t.to(x.dtype)[positions].repeat(1, 1, 2)[:, :, None] for t in (cosines, sines))
+    x = x.unflatten(2, (heads, -1))
+    a, b = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat((-b, a), dim=-1) * sin).flatten(2)
+
+
+def rotary_cache(q, k, v, keys, values, lengths, heads, cosines, sines):
+    positions = lengths[:, None] + torch.arange(q.shape[1], device=q.device)
+    rows = torch.arange(q.shape[0], device=q.device)[:, None]
+    keys[rows, positions] = rotary(k, cosines, sines, positions, heads)
+    values[rows, positions] = v
+    return rotary(q, cosines, sines, positions, heads)
+
+
+def decode_attention(q, keys, values, lengths, heads):
+    """As over transformers' static cache: all of it, with a mask."""
+    width = q.shape[2] // heads
+    kv_heads = keys.shape[2] // width
+    seen = lengths[:, None] + torch.arange(1, q.shape[1] + 1, device=q.device)
+    mask = torch.arange(keys.shape[1], device=q.device) < seen[..., None]
+    q, k, v = (t.unflatten(2, (-1, width)).transpose(1, 2) for t in (q, keys, values))
+    y = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask[:, None], enable_gqa=heads != kv_heads
+    )
+    return y.transpose(1, 2).flatten(2)
+
+
 def sampler_step(x, out, coeffs, d1):
     """Guidance and a DPM++ 2M update, with coefficients as Python numbers, as a pipeline with one
     sampler for the batch has them.
@@ -135,14 +173,19 @@ EAGER: dict[str, Callable[..., Any]] = {
     for f in (
         attention,
         conv2d,
+        decode_attention,
         geglu,
         group_norm_scale_shift,
         group_norm_silu,
         layer_norm,
         linear,
         mask_refine,
+        rms_norm,
+        rotary,
+        rotary_cache,
         sample_token,
         sampler_step,
+        swiglu,
         vq_argmin,
         vq_decode,
     )

@@ -1,4 +1,4 @@
-"""Specification of geglu.  Shazeer 2020, arXiv:2002.05202."""
+"""Specifications of geglu and swiglu.  Shazeer 2020, arXiv:2002.05202."""
 
 import torch
 from torch import Tensor
@@ -12,3 +12,13 @@ def geglu(x: Tensor) -> Tensor:
     acc = torch.float64 if x.dtype == torch.float64 else torch.float32
     value, gate = x.to(acc).chunk(2, dim=-1)
     return (value * 0.5 * gate * (1.0 + torch.erf(gate * 0.5**0.5))).to(x.dtype)
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """value * SiLU(gate), x = [value, gate] in the last dimension.
+
+    x: [..., 2 * D].  Returns [..., D] in x's dtype, computed in float32.
+    """
+    acc = torch.float64 if x.dtype == torch.float64 else torch.float32
+    value, gate = x.to(acc).chunk(2, dim=-1)
+    return (value * gate * torch.sigmoid(gate)).to(x.dtype)

@@ -1,0 +1,38 @@
+// Rotary positions (Su et al. 2021, arXiv:2104.09864), and new keys and values into a cache.
+#pragma once
+
+#include <stdint.h>
+
+#include "dtype.h"
+
+namespace pyengine {
+
+// Rows of heads side by side, each head's halves turned against one another by the row's position:
+// y = (a cos - b sin, b cos + a sin). Steps count elements; the last dimension is contiguous.
+struct RotaryArgs {
+    const void* x;  // [pictures, rows, heads * width]
+    void* y;        // the same shape; or, with lengths, [pictures, most, heads * width]
+    int64_t x_picture, x_row, y_picture, y_row;
+    const float* cosines;  // [table_rows, width / 2], or null: nothing is turned
+    const float* sines;
+    int64_t table_rows;
+    // One of the two. A row's position: positions[picture][row], or lengths[picture] + row, which
+    // is then also where it goes in y if that is a cache.
+    const int64_t* positions;  // [pictures, rows]
+    const int64_t* lengths;    // [pictures]
+    bool into_cache;
+    int64_t pictures, rows, heads, width;
+    DType y_dtype;
+};
+
+// Returns -1, or the first picture * rows + row whose position is outside the table; then y is as
+// it was.
+int64_t rotary(const RotaryArgs& args, DType dtype, int threads);
+
+// q is turned, k too on its way into its cache, v goes into its cache as it is. most: rows of a
+// picture's cache. Returns -1, or the first picture whose new rows do not fit in the table or the
+// cache; then nothing was written.
+int64_t rotary_cache(const RotaryArgs& q, const RotaryArgs& k, const RotaryArgs& v, int64_t most,
+                     DType dtype, int threads);
+
+}  // namespace pyengine

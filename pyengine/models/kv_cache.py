@@ -1,0 +1,69 @@
+"""Keys and values of what a token model has read."""
+
+import torch
+from torch import Tensor
+
+from .. import ops
+
+
+class KVCache:
+    """Keys and values of every layer for rows that may have come to different lengths.
+
+    keys, values: per layer [N, most, width]; lengths: [N] int64, tokens that each row has.
+    tables: (cosines, sines) of positions 0 to most - 1 (see ops.rotary_table), or None for a model
+    whose positions are not rotary.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        rows: int,
+        most: int,
+        width: int,
+        like: Tensor,
+        tables: tuple[Tensor, Tensor] | None = None,
+    ):
+        shape = (rows, most, width)
+        self.keys = [like.new_zeros(shape) for _ in range(layers)]
+        self.values = [like.new_zeros(shape) for _ in range(layers)]
+        self.lengths = torch.zeros(rows, dtype=torch.int64, device=like.device)
+        self.tables = tables
+
+    def __getitem__(self, rows: slice) -> "KVCache":
+        """Some rows, in the same memory."""
+        part = object.__new__(KVCache)
+        part.keys, part.values = ([t[rows] for t in side] for side in (self.keys, self.values))
+        part.lengths, part.tables = self.lengths[rows], self.tables
+        return part
+
+    def keep(self, rows: Tensor) -> None:
+        """Leaves only these rows."""
+        self.keys, self.values = ([t[rows] for t in side] for side in (self.keys, self.values))
+        self.lengths = self.lengths[rows]
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Makes row `target` what row `source` is."""
+        for tensor in (*self.keys, *self.values, self.lengths):
+            tensor[target] = tensor[source]
+
+    def positions(self, count: int) -> Tensor:
+        """[N, count]: where the next `count` tokens of every row come."""
+        return self.lengths[:, None] + torch.arange(count, device=self.lengths.device)
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float
+    ) -> Tensor:
+        """Adds k, v [N, L, kv_heads * D] behind what a row has, and attends to all of it, causally;
+        with tables, q and k are turned by their positions first.
+
+        q: [N, L, heads * D]; head h looks at key head h * kv_heads // heads. Returns q's shape.
+        Raises RequestError where a row has no room.
+        """
+        keys, values = self.keys[layer], self.values[layer]
+        tables = (None, None) if self.tables is None else self.tables
+        q = ops.rotary_cache(q, k, v, keys, values, self.lengths, heads, *tables)
+        return ops.decode_attention(q, keys, values, self.lengths, heads, scale=scale)
+
+    def advance(self, count: int) -> None:
+        """After every layer has attended: the rows are longer by `count` tokens."""
+        self.lengths += count

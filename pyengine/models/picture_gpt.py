@@ -1,0 +1,148 @@
+"""One Llama over text tokens and then picture tokens, as DALL-E has it.
+
+Ramesh et al. 2021, arXiv:2102.12092.
+"""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..errors import RequestError
+from ..layers import Linear
+from ..weights import read_config
+from .base import Model, raise_problems
+from .kv_cache import KVCache
+from .llama import Llama, LlamaConfig
+
+_ID = {"min": 0, "max": 1 << 20}
+_COUNT = {"min": 1, "max": 1 << 20}
+
+
+@dataclass(frozen=True)
+class PictureGPTConfig(LlamaConfig):
+    """transformer/config.json: that of a LlamaForCausalLM with an output matrix of its own."""
+
+    IGNORED_KEYS: ClassVar[frozenset[str]] = LlamaConfig.IGNORED_KEYS - {"tie_word_embeddings"}
+
+    tie_word_embeddings: Literal[False] = False
+
+    @classmethod
+    def from_dict(cls, d: dict, where: str = "config.json") -> "PictureGPTConfig":
+        """From the parsed config.json; raises ConfigError that lists every problem."""
+        return read_config(cls, d, where)
+
+
+@dataclass(frozen=True)
+class PictureTokens:
+    """tokens/config.json: which ids are text and which are pictures.
+
+    A row is at most text_length ids of text, begin_of_picture, and side * side picture tokens in
+    reading order. Token 0 of a picture has the id first_picture_token, token 0 of the text (as the
+    tokenizer counts them) first_text_token. padding: an id that stands for nothing.
+    """
+
+    CLASS_NAMES: ClassVar[tuple[str, ...]] = ("PictureTokens",)
+
+    picture_tokens: int = field(metadata=_COUNT)
+    text_tokens: int = field(metadata=_COUNT)
+    begin_of_picture: int = field(metadata=_ID)
+    padding: int = field(metadata=_ID)
+    text_length: int = field(metadata={"min": 2, "max": 1 << 16})
+    side: int = field(metadata={"min": 1, "max": 1024})
+    first_picture_token: int = field(default=0, metadata=_ID)
+    first_text_token: int = field(default=0, metadata=_ID)
+
+    @classmethod
+    def from_dict(cls, d: dict, where: str = "config.json") -> "PictureTokens":
+        """From the parsed config.json; raises ConfigError that lists every problem."""
+        return read_config(cls, d, where)
+
+    def __post_init__(self):
+        ranges = {
+            "picture tokens": (self.first_picture_token, self.picture_tokens),
+            "text tokens": (self.first_text_token, self.text_tokens),
+            "begin_of_picture": (self.begin_of_picture, 1),
+            "padding": (self.padding, 1),
+        }
+        ordered = sorted(ranges.items(), key=lambda item: item[1])
+        problems = []
+        for (one, (first, count)), (other, (start, _)) in pairwise(ordered):
+            if first + count > start:
+                problems.append(f"{one} and {other} share ids")
+        raise_problems(problems)
+
+    @property
+    def last(self) -> int:
+        """The largest id."""
+        return max(
+            self.first_picture_token + self.picture_tokens - 1,
+            self.first_text_token + self.text_tokens - 1,
+            self.begin_of_picture,
+            self.padding,
+        )
+
+    @property
+    def context(self) -> int:
+        """The longest row."""
+        return self.text_length + 1 + self.side**2
+
+
+class _Head(Linear):
+    """The output matrix, which can be asked for a range of its rows only."""
+
+    def some(self, x: Tensor, first: int, count: int) -> Tensor:
+        """x [..., C] -> [..., count]: the rows first to first + count - 1."""
+        if not (self.packed and self.weight.dim() == 3):
+            return self(x)[..., first : first + count]
+        begin, skip = divmod(first, ops.PANEL)
+        panels = self.weight[begin : -(-(first + count) // ops.PANEL)]
+        return ops.linear(x, panels, None, out_features=skip + count)[..., skip:]
+
+
+class PictureGPT(Model):
+    """transformers' LlamaForCausalLM.
+
+    logits = gpt.next_logits(ids, gpt.cache(rows, most))       # [N, vocab_size]
+    """
+
+    config_class = PictureGPTConfig
+
+    def __init__(self, config: PictureGPTConfig):
+        super().__init__(config)
+        self.model = Llama(config)
+        self.lm_head = _Head(config.hidden_size, config.vocab_size, bias=False)
+
+    def cache(self, rows: int, most: int) -> KVCache:
+        """An empty cache for `rows` sequences of at most `most` tokens."""
+        return self.model.cache(rows, most)
+
+    @torch.no_grad()
+    def next_logits(
+        self, ids: Tensor, cache: KVCache, first: int = 0, count: int | None = None
+    ) -> Tensor:
+        """[N, count] logits of the ids first, first + 1... coming after ids [N, L].
+
+        The ids come behind what `cache` holds and are added to it. count: None for all.
+        Raises RequestError for ids that are no token, or more of them than the model's context.
+        """
+        c = self.config
+        if ids.dim() != 2 or not ids.numel() or ids.is_floating_point():
+            raise RequestError(f"ids: expected integers [N, L], got {ids.dtype} {list(ids.shape)}")
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= c.vocab_size:
+            raise RequestError(f"ids: expected 0 to {c.vocab_size - 1}, got {low} to {high}")
+        length = int(cache.lengths.max()) + ids.shape[1]
+        if length > c.max_position_embeddings:
+            raise RequestError(
+                f"ids: expected at most max_position_embeddings {c.max_position_embeddings} tokens,"
+                f" got {length}"
+            )
+        x = self.model.embed_tokens(ids.to(self.device)).to(self.dtype)
+        x = self.model(x, cache)[:, -1].contiguous()
+        if count is None:
+            return self.lm_head(x)
+        return self.lm_head.some(x, first, count)

@@ -1,0 +1,291 @@
+"""rotary positions, alone and on the way into a cache.  Su et al. 2021, arXiv:2104.09864."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import _backend, _check, _memory, reference
+from ._check import wrong
+from ._core import DTYPES, address, core, float32
+from ._op import Op
+
+#: Positions whose angles are computed at a time: whole vectors on one thread, so that what a
+#: position gets does not depend on how many others there are.
+_BLOCK = 32
+
+
+def _check_heads(op: str, name: str, x: Tensor, heads: int) -> int:
+    """The width of a head of x [N, L, heads * D]."""
+    if x.dim() != 3:
+        raise wrong(op, name, "3 dimensions [N, L, heads * D]", list(x.shape))
+    if heads <= 0:
+        raise wrong(op, "heads", "at least 1", heads)
+    if x.shape[2] % heads or not x.shape[2]:
+        raise wrong(op, name, f"a width divisible by {heads} heads", list(x.shape))
+    return x.shape[2] // heads
+
+
+def _check_tables(op: str, x: Tensor, width: int, cosines: Tensor, sines: Tensor) -> None:
+    if width % 2:
+        raise wrong(op, "heads", "heads of an even width", width)
+    for name, table in (("cosines", cosines), ("sines", sines)):
+        _check.shape(table, (cosines.shape[0], width // 2), op, name)
+        _check.like(table, x, op, name, dtype=False)
+
+
+def _check_whole_numbers(op: str, name: str, numbers: Tensor, shape: tuple, x: Tensor) -> None:
+    _check.shape(numbers, shape, op, name)
+    if numbers.dtype != torch.int64:
+        raise wrong(op, name, "int64", numbers.dtype)
+    if numbers.device != x.device:
+        raise wrong(op, name, f"the device {x.device}", numbers.device)
+
+
+# --- rotary ---------------------------------------------------------------------------------------
+
+
+def _check_rotary(x, cosines, sines, positions, heads):
+    op = "rotary"
+    width = _check_heads(op, "x", x, heads)
+    _check.like(x, x, op, "x")
+    _check_tables(op, x, width, cosines, sines)
+    _check_whole_numbers(op, "positions", positions, x.shape[:2], x)
+
+
+def _empty(x, cosines, sines, positions, heads):
+    return x.new_empty(x.shape)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """The tensor itself where its last dimension is contiguous, as in a slice; else a copy."""
+    return x if x.stride(2) == 1 else x.contiguous()
+
+
+def _outside(position: int, rows: int) -> Exception:
+    return wrong("rotary", "positions", f"values from 0 to {rows - 1}", position)
+
+
+def _cpu(x, cosines, sines, positions, heads):
+    x, positions = _rows(x), positions.contiguous()
+    cosines, sines = float32(cosines), float32(sines)
+    y = _memory.empty(x.shape, x.dtype)
+    bad = core().rotary(
+        address(x), x.stride()[:2], address(cosines), address(sines), len(cosines),
+        address(positions), address(y), x.shape[0], x.shape[1], heads, x.shape[2] // heads,
+        DTYPES[x.dtype], torch.get_num_threads(),
+    )  # fmt: skip
+    if bad >= 0:
+        raise _outside(positions.view(-1)[bad].item(), len(cosines))
+    return y
+
+
+def _checked(function):
+    """A backend that reads the tables itself, behind a look at the positions."""
+
+    def run(x, cosines, sines, positions, heads):
+        if positions.numel() and positions.device.type != "meta":
+            low, high = (bound.item() for bound in positions.aminmax())
+            if low < 0 or high >= len(cosines):
+                raise _outside(low if low < 0 else high, len(cosines))
+        return function(x, cosines, sines, positions, heads)
+
+    return run
+
+
+OP = Op(
+    "rotary",
+    "(Tensor x, Tensor cosines, Tensor sines, Tensor positions, int heads) -> Tensor",
+    check=_check_rotary,
+    fake=_empty,
+    table={
+        "cpu": (_backend.cpu(_cpu), _backend.reference(_checked(reference.rotary))),
+        "cuda": (
+            _backend.triton("rotary", wrap=_checked),
+            _backend.reference(_checked(reference.rotary)),
+        ),
+        _backend.ANY: (_backend.reference(_checked(reference.rotary)),),
+    },
+)
+
+
+def rotary(x: Tensor, cosines: Tensor, sines: Tensor, positions: Tensor, heads: int) -> Tensor:
+    """Each head's halves a, b turned by the row's position: a cos - b sin, b cos + a sin.
+
+    x: [N, L, heads * D] float32 | bfloat16 | float16 | float64, D even; a view whose last dimension
+        is contiguous, such as a slice of one fused projection, is read in place.
+    cosines, sines: [P, D / 2] of any floating-point dtype (see rotary_table), in one dimension or
+        two: a position is a row of the tables.
+    positions: [N, L] int64 in 0..P-1.
+    Returns x's shape and dtype, contiguous; computed in float32 (float64 for float64).
+    Raises RequestError for a position outside the tables, and for other shapes and dtypes.
+    Su et al. 2021, arXiv:2104.09864.
+    """
+    return OP(x, cosines, sines, positions, heads)
+
+
+# --- rotary_cache ---------------------------------------------------------------------------------
+
+
+def check_cache(op: str, q: Tensor, width: int, keys: Tensor, values: Tensor, lengths: Tensor):
+    """Checks a cache for q [N, L, heads * width]; returns how many heads the keys have."""
+    _check.shape(keys, (q.shape[0], None, None), op, "keys")
+    kv_heads = keys.shape[2] // width
+    if kv_heads * width != keys.shape[2] or not kv_heads:
+        raise wrong(op, "keys", f"a width divisible by {width}, a head's", list(keys.shape))
+    _check.shape(values, tuple(keys.shape), op, "values")
+    for name, cache in (("keys", keys), ("values", values)):
+        _check.like(cache, q, op, name, dtype=False)
+        if cache.stride(2) != 1 or cache.dtype != keys.dtype:
+            raise wrong(op, name, "the keys' dtype, the last dimension contiguous", cache.dtype)
+    if keys.dtype != q.dtype and (keys.dtype not in DTYPES or q.dtype not in DTYPES):
+        raise wrong(op, "keys", f"q's dtype {q.dtype} or one of at most 32 bits", keys.dtype)
+    _check_whole_numbers(op, "lengths", lengths, (q.shape[0],), q)
+    return kv_heads
+
+
+def full(op: str, lengths: Tensor, row: int, count: int, most: int) -> Exception:
+    """The error for a row whose new tokens do not fit."""
+    return wrong(op, "lengths", f"0 to {most - count} where {count} tokens come into a cache of"
+                 f" {most}", f"{int(lengths[row])} for row {row}")  # fmt: skip
+
+
+def _check_rotary_cache(q, k, v, keys, values, lengths, heads, cosines=None, sines=None):
+    op = "rotary_cache"
+    width = _check_heads(op, "q", q, heads)
+    _check.like(q, q, op, "q")
+    kv_heads = check_cache(op, q, width, keys, values, lengths)
+    for name, part in (("k", k), ("v", v)):
+        _check.shape(part, (*q.shape[:2], kv_heads * width), op, name)
+        _check.like(part, q, op, name)
+    if (cosines is None) != (sines is None):
+        raise wrong(op, "sines", "both cosines and sines or neither", "one")
+    if cosines is not None:
+        _check_tables(op, q, width, cosines, sines)
+
+
+def _empty_cache(q, k, v, keys, values, lengths, heads, cosines=None, sines=None):
+    return q.new_empty(q.shape)
+
+
+def _places(keys: Tensor, cosines: Tensor | None) -> int:
+    """How many tokens a row may have."""
+    return keys.shape[1] if cosines is None else min(keys.shape[1], len(cosines))
+
+
+def _cpu_cache(q, k, v, keys, values, lengths, heads, cosines=None, sines=None):
+    op = "rotary_cache"
+    q, k, v, lengths = _rows(q), _rows(k), _rows(v), lengths.contiguous()
+    if cosines is not None:
+        cosines, sines = float32(cosines), float32(sines)
+    y = _memory.empty(q.shape, q.dtype)
+    n, count, width = q.shape
+    head = width // heads
+    bad = core().rotary_cache(
+        address(q), address(k), address(v), address(keys), address(values),
+        (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *keys.stride()[:2],
+         *values.stride()[:2]),
+        address(cosines), address(sines), 0 if cosines is None else len(cosines),
+        address(lengths), address(y), n, count, keys.shape[1], heads, keys.shape[2] // head, head,
+        DTYPES[q.dtype], DTYPES[keys.dtype], torch.get_num_threads(),
+    )  # fmt: skip
+    if bad >= 0:
+        raise full(op, lengths, bad, count, _places(keys, cosines))
+    return y
+
+
+def _room_checked(function):
+    """A backend that writes the cache itself, behind a look at the lengths."""
+
+    def run(q, k, v, keys, values, lengths, heads, cosines=None, sines=None):
+        most = _places(keys, cosines)
+        check_lengths("rotary_cache", lengths, q.shape[1], most)
+        return function(q, k, v, keys, values, lengths, heads, cosines, sines)
+
+    return run
+
+
+def check_lengths(op: str, lengths: Tensor, count: int, most: int) -> None:
+    """Raises RequestError unless `count` more tokens fit behind every row's."""
+    if lengths.device.type == "meta":
+        return
+    bad = (lengths < 0) | (lengths > most - count)
+    if bad.any():
+        raise full(op, lengths, int(bad.nonzero()[0]), count, most)
+
+
+_CACHE_REFERENCE = _backend.reference(_room_checked(reference.rotary_cache))
+
+ROTARY_CACHE = Op(
+    "rotary_cache",
+    "(Tensor q, Tensor k, Tensor v, Tensor(a!) keys, Tensor(b!) values, Tensor lengths, int heads, "
+    "Tensor? cosines=None, Tensor? sines=None) -> Tensor",
+    check=_check_rotary_cache,
+    fake=_empty_cache,
+    table={
+        "cpu": (_backend.cpu(_cpu_cache), _CACHE_REFERENCE),
+        "cuda": (
+            _backend.triton("rotary_cache", module="rotary", wrap=_room_checked),
+            _CACHE_REFERENCE,
+        ),
+        _backend.ANY: (_CACHE_REFERENCE,),
+    },
+    module="rotary",
+)
+
+
+def rotary_cache(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    heads: int,
+    cosines: Tensor | None = None,
+    sines: Tensor | None = None,
+) -> Tensor:
+    """New tokens into a cache: q and k turned by their positions, k and v written there.
+
+    q: [N, L, heads * D]; k, v: [N, L, kv_heads * D], float32 | bfloat16 | float16 | float64; views
+        whose last dimension is contiguous, such as slices of one fused projection, are read in
+        place.
+    keys, values: [N, most, kv_heads * D] of one dtype, which is q's or another of at most 32 bits;
+        rows lengths[n] to lengths[n] + L - 1 are written, rounded once.
+    lengths: [N] int64, how many tokens each row has; the new ones' positions follow.
+    cosines, sines: [P, D / 2] (see rotary_table), or None: nothing is turned.
+    Returns q turned, its shape and dtype, contiguous; the bits are `rotary`'s.
+    Raises RequestError, before anything is written, where a row has no room for L more tokens, and
+    for other shapes and dtypes.
+    Su et al. 2021, arXiv:2104.09864.
+    """
+    return ROTARY_CACHE(q, k, v, keys, values, lengths, heads, cosines, sines)
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def rotary_table(positions: Tensor, width: int, theta: float = 1e4) -> tuple[Tensor, Tensor]:
+    """(cosines, sines) for heads of `width` channels, [P, width // 2] float32 each.
+
+    positions: [P], or [P, 2] for places in a picture: then the first half of the pairs turns by the
+    row and the second by the column (width divisible by 4), as LlamaGen's (Sun et al. 2024,
+    arXiv:2406.06525).  A position's bits do not depend on what stands beside it.
+    """
+    axes = positions.shape[1] if positions.dim() == 2 else 1
+    if positions.dim() not in (1, 2) or axes > 2 or width <= 0 or width % (2 * axes):
+        raise wrong("rotary_table", "positions", f"[P], or [P, 2] and a multiple of 4, for {width}"
+                    " channels", list(positions.shape))  # fmt: skip
+    own = width // axes
+    steps = torch.arange(0, own, 2, dtype=torch.float32, device=positions.device) / own
+    angle = 1.0 / theta**steps
+    places = positions.float().reshape(-1, axes)
+    count = len(places)
+    places = F.pad(places, (0, 0, 0, -count % _BLOCK))
+    tables = []
+    for block in places.split(_BLOCK):
+        angles = (block[:, :, None] * angle).flatten(1)
+        tables.append((angles.cos(), angles.sin()))
+    if not tables:
+        return (places.new_empty(0, width // 2),) * 2
+    cosines, sines = (torch.cat(side)[:count] for side in zip(*tables, strict=True))
+    return cosines, sines

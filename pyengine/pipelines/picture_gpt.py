@@ -1,0 +1,190 @@
+"""Text to picture with one transformer over text tokens and then picture tokens: emoji-ar.
+
+Ramesh et al. 2021, arXiv:2102.12092 (DALL-E).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import images as pictures
+from ..errors import ConfigError
+from ..models import PictureGPT, PictureTokens, VQConfig, VQModel
+from ..models.picture_gpt import PictureGPTConfig
+from ..tokenizer import ClipTokenizer
+from . import request as checks
+from .autoregressive import Drawing, draw_tokens
+from .output import PipelineOutput, Report
+from .prefix import read_prefix
+from .text_decoder import TextDecoder
+from .tokens import TokenDefaults, TokenPipeline, TokenRequest
+
+
+@dataclass
+class PictureGPTParts:
+    """Of a loaded checkpoint."""
+
+    transformer: PictureGPT
+    vqvae: VQModel
+    tokenizer: ClipTokenizer
+    tokens: PictureTokens
+
+
+class PictureGPTPipeline(TokenPipeline):
+    """Text to pictures, token by token; see `__call__`."""
+
+    def __init__(self, parts: PictureGPTParts, checkpoint: Any, source: str,
+                 defaults: TokenDefaults):  # fmt: skip
+        super().__init__(parts.transformer, checkpoint, source, defaults)
+        self.vq, self.tokenizer, self.tokens = parts.vqvae, parts.tokenizer, parts.tokens
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """(height, width) in pixels, the only size that the model draws."""
+        side = self.tokens.side * self.vq.config.downscale
+        return side, side
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(height, width) of a picture in tokens."""
+        return self.tokens.side, self.tokens.side
+
+    def preview(self, tokens: Tensor) -> list:
+        """PIL pictures of tokens [N, h, w] of which some, -1, are not drawn yet: grey there."""
+        with self._lock, torch.no_grad():
+            x = pictures.from_tensor(self.vq.decode_tokens(tokens.clamp(min=0)).sample, "pt")
+            unknown = (tokens < 0)[:, None].to(x.device)
+            for dim in (2, 3):
+                unknown = unknown.repeat_interleave(self.vq.config.downscale, dim=dim)
+            return pictures.from_tensor(2 * x.masked_fill(unknown, 0.85) - 1, "pil")
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        *,
+        num_images_per_prompt: int = 1,
+        height: int | None = None,
+        width: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int | Sequence[int] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        prefix: Any = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
+        progress: bool | None = None,
+        **others: Any,
+    ) -> PipelineOutput:
+        """Pictures for one prompt or a list of them, of any lengths.
+
+        negative_prompt: in place of the empty prompt that guidance compares with. guidance_scale: 1
+        or less leaves guidance out. prefix: tokens of the picture's beginning in reading order, [n]
+        for all or [N, n], or a picture of the upper rows, as wide as the model draws. temperature:
+        0 draws the likeliest token every time; top_k (0: all), top_p, min_p: which may be drawn.
+        callback_on_step_end is called after every token with {"tokens": [N, h * w]}, -1 where none
+        is drawn yet; it may change the last. height, width: the model's own, or nothing.
+        output_type "latent": the tokens as images. Others: as of StableDiffusionPipeline.
+        Raises RequestError that names the argument.
+        """
+        self._check_size(height, width)
+        r = self._request(
+            prompt=prompt, negative_prompt=negative_prompt, size=self.default_size,
+            num_images_per_prompt=num_images_per_prompt, guidance_scale=guidance_scale,
+            sampling=self.defaults.sampling(temperature, top_k, top_p, min_p), seed=seed,
+            generator=generator, output_type=output_type,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs, others=others,
+        )  # fmt: skip
+        r.extra["texts"] = self._texts(r)
+        if prefix is not None:
+            side = self.tokens.side
+            r.prefix = read_prefix(
+                prefix, r, (side, side), self.vq.config.downscale, self.tokens.picture_tokens,
+                lambda x: self.vq.encode_tokens(2 * x - 1).flatten(1),
+            )  # fmt: skip
+        return self._generate(r, progress)
+
+    def _texts(self, r: TokenRequest) -> list[list[int]]:
+        """Ids for every row: each prompt's, then, with guidance, what it is compared with."""
+        texts = [self._ids("prompt", p) for p in r.prompts]
+        if r.guidance_scale > 1:
+            negatives = [""] * len(texts) if r.negatives is None else r.negatives
+            texts += [self._ids("negative_prompt", p) for p in negatives]
+        return [ids for ids in texts for _ in range(r.per_prompt)]
+
+    def _ids(self, name: str, prompt: str) -> list[int]:
+        """Ids of a prompt, from the start of a text to the begin of a picture."""
+        ids = self.tokenizer.encode(prompt)
+        most = self.tokens.text_length
+        if len(ids) > most:
+            raise checks.refuse(
+                name, f"at most {most} tokens, start and end included", f"{len(ids)} tokens"
+            )
+        return [*(i + self.tokens.first_text_token for i in ids), self.tokens.begin_of_picture]
+
+    # --- what the loop of autoregressive.py draws with --------------------------------------------
+
+    def cache(self, rows: int, most: int):
+        return self.model.cache(rows, most)
+
+    def read_text(self, ids: Tensor, cache: Any) -> Tensor:
+        """[N, picture_tokens]: logits of the picture token after ids [N, L], added to `cache`."""
+        t = self.tokens
+        return self.model.next_logits(ids, cache, t.first_picture_token, t.picture_tokens)
+
+    def read_tokens(self, tokens: Tensor, cache: Any) -> Tensor:
+        """The same after picture tokens [N, L]."""
+        return self.read_text(tokens + self.tokens.first_picture_token, cache)
+
+    def _draw(self, r: TokenRequest, report: Report, show_progress: bool | None) -> Tensor:
+        side = self.tokens.side
+        drawing = Drawing(r, side * side, self.device)
+        with report.stage("encode_prompt", self.device):
+            decoder = TextDecoder(self, r, drawing)
+        with report.stage("draw", self.device):
+            tokens = draw_tokens(self, r, decoder, drawing, report, show_progress)
+        return tokens.view(r.count, side, side)
+
+    def _decode(self, tokens: Tensor, output_type: str) -> Any:
+        # A token that was never drawn is 0.
+        return pictures.from_tensor(self.vq.decode_tokens(tokens.clamp(min=0)).sample, output_type)
+
+
+def check_parts(
+    transformer: PictureGPTConfig, vq: VQConfig, tokens: PictureTokens, tokenizer: ClipTokenizer
+) -> None:
+    """Raises ConfigError where the parts do not fit one another."""
+    problems = []
+    if tokens.picture_tokens != vq.num_vq_embeddings:
+        problems.append(
+            f"tokens: picture_tokens {tokens.picture_tokens}, but vqvae's num_vq_embeddings is"
+            f" {vq.num_vq_embeddings}"
+        )
+    if tokens.last >= transformer.vocab_size:
+        problems.append(
+            f"tokens: ids up to {tokens.last}, but transformer's vocab_size is"
+            f" {transformer.vocab_size}"
+        )
+    if tokenizer.size > tokens.text_tokens:
+        problems.append(
+            f"tokenizer: ids up to {tokenizer.size - 1}, but tokens' text_tokens is"
+            f" {tokens.text_tokens}"
+        )
+    if tokens.context > transformer.max_position_embeddings:
+        problems.append(
+            f"tokens: text_length {tokens.text_length} and side {tokens.side} make rows of"
+            f" {tokens.context}, but transformer's max_position_embeddings is"
+            f" {transformer.max_position_embeddings}"
+        )
+    if vq.in_channels != 3 or vq.out_channels != 3:
+        problems.append(f"vqvae: {vq.in_channels} and {vq.out_channels} channels, expected 3")
+    if problems:
+        raise ConfigError("; ".join(problems))

@@ -1,0 +1,59 @@
+"""The decoder of models that read a text and then draw picture tokens behind it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .autoregressive import Drawing, Logits
+from .tokens import TokenRequest, check_cache_memory
+
+
+class TextDecoder:
+    """Rows of the cache: the pictures, then, with guidance, what they are compared with.
+
+    model: has cache(rows, most), read_text(ids [N, L], cache) and read_tokens(tokens [N, L],
+    cache), both to the logits [N, K] of the next picture token. r.extra["texts"]: ids of every row.
+    """
+
+    def __init__(self, model: Any, r: TokenRequest, drawing: Drawing):
+        texts = r.extra["texts"]
+        self.model, self.drawing = model, drawing
+        self.guided = len(texts) > r.count
+        length = drawing.tokens.shape[1]
+        most = max(map(len, texts)) + length
+        check_cache_memory(len(texts), most, model.cache(1, 1))
+        self.cache = model.cache(len(texts), most)
+        # Each text by itself, once: it does not depend on the others' lengths.
+        first: dict[tuple, int] = {}
+        logits: list[Tensor] = []
+        for row, ids in enumerate(texts):
+            known = first.setdefault(tuple(ids), row)
+            if known != row:
+                self.cache.copy_row(known, row)
+                logits.append(logits[known])
+                continue
+            part = self.cache[row : row + 1]
+            given = torch.tensor([ids], device=drawing.tokens.device)
+            logits.append(model.read_text(given, part)[0])
+        self.logits = torch.stack(logits)
+
+    def start(self) -> Logits:
+        known = self.drawing.tokens[:, : self.drawing.begin]
+        if known.shape[1]:
+            return self._read(known)
+        return self._split(self.logits)
+
+    def step(self, tokens: Tensor) -> Logits:
+        return self._read(tokens[:, None])
+
+    def _read(self, tokens: Tensor) -> Logits:
+        rows = torch.cat([tokens, tokens]) if self.guided else tokens
+        return self._split(self.model.read_tokens(rows, self.cache))
+
+    def _split(self, logits: Tensor) -> Logits:
+        return logits.chunk(2) if self.guided else (logits, None)
+
+    def keep(self, rows: Tensor) -> None:
+        count = len(self.cache.lengths) // 2
+        self.cache.keep(torch.cat([rows, rows + count]) if self.guided else rows)

@@ -1,0 +1,134 @@
+"""A training as it goes on: networks, optimiser, average, step; saved, resumed, advanced.
+
+Networks here are an object with ``settings``, ``device``, ``parameters`` (a
+list), ``MEASURES`` (the names of what ``loss`` returns, the loss first),
+``loss(*batch)``, ``state_dict``, ``load_state_dict`` and ``load_average``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import loop, parallel
+
+
+@dataclass
+class Run:
+    """Where a training stands."""
+
+    networks: object
+    optimizer: object
+    average: loop.Average
+    step: int = 0
+    seconds: float = 0.0
+    cooled: int = 0
+
+    def save(self, path: Path, seed: int) -> None:
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "cooled": self.cooled,
+            "seed": seed,
+            "settings": self.networks.settings.shape(),
+            "model": self.networks.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.values,
+        }
+        loop.save_checkpoint(path, state)
+
+
+def resume(path: Path, networks, weight_decay: float = 0.01) -> Run:
+    """The run of a checkpoint, or where there is none one that begins with these networks."""
+    import torch
+
+    settings = networks.settings
+    optimizer = torch.optim.AdamW(
+        networks.parameters,
+        lr=settings.rate,
+        betas=(0.9, 0.99),
+        weight_decay=weight_decay,
+        fused=True,
+    )
+    run = Run(networks, optimizer, loop.Average(networks.parameters, settings.decay))
+    if path.exists():
+        state = loop.load_checkpoint(path, settings.shape())
+        networks.load_state_dict(state["model"])
+        for group in state["optimizer"]["param_groups"]:
+            group["fused"], group["foreach"] = True, None
+        optimizer.load_state_dict(state["optimizer"])
+        for value, stored in zip(run.average.values, state["average"], strict=True):
+            value.copy_(stored)
+        run.step, run.seconds = state["step"], state["seconds"]
+        run.cooled = state.get("cooled", 0)
+    return run
+
+
+def train(
+    run: Run,
+    batches,
+    steps: int,
+    *,
+    cooldown: int = 0,
+    seconds: float | None = None,
+    checkpoint: Path | None = None,
+    save_seconds: float = 180.0,
+    log: loop.Log | None = None,
+    every_step: Callable[[Run], None] | None = None,
+) -> Run:
+    """Go on until `steps`, or for `seconds` of this call, whichever comes first.
+
+    The rate is constant after the warm-up; over the last `cooldown` steps it
+    descends to zero.  A cooled run is for export: go on from the one before.
+    """
+    import torch
+
+    settings, networks = run.networks.settings, run.networks
+    autocast = torch.autocast("cuda", torch.bfloat16, enabled=networks.device.startswith("cuda"))
+    began = saved = last = time.monotonic()
+
+    def out_of_time() -> bool:
+        return parallel.agree(seconds is not None and last - began >= seconds)
+
+    while run.step < steps and not out_of_time():
+        rate = loop.learning_rate(run.step, settings.rate, settings.warmup, steps, cooldown)
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        with autocast:
+            measures = networks.loss(*batches(run.step))
+        run.optimizer.zero_grad(set_to_none=True)
+        measures[0].backward()
+        parallel.average_gradients(networks.parameters)
+        norm = torch.nn.utils.clip_grad_norm_(networks.parameters, 1.0)
+        run.optimizer.step()
+        run.average.update(networks.parameters, run.step)
+        if log is not None:
+            values = dict(zip(networks.MEASURES, (m.detach() for m in measures), strict=True))
+            log.add(run.step, settings.batch, **values, gradient=norm)
+        run.step += 1
+        now = time.monotonic()
+        run.seconds += now - last
+        last = now
+        if checkpoint is not None and now - saved > save_seconds:
+            run.save(checkpoint, batches.seed)
+            saved = now
+        if every_step is not None:
+            every_step(run)
+    run.cooled = cooldown
+    if checkpoint is not None:
+        run.save(checkpoint, batches.seed)
+    return run
+
+
+def shuffled_rows(seed: int, step: int, batch: int, count: int):
+    """Rows of one step: shuffled passes over `count` rows; all are seen equally often."""
+    import numpy as np
+
+    places = np.arange(step * batch, (step + 1) * batch)
+    orders = {
+        turn: np.random.default_rng([seed, 0, turn]).permutation(count)
+        for turn in np.unique(places // count)
+    }
+    return np.array([orders[place // count][place % count] for place in places])

@@ -1,0 +1,210 @@
+"""One transformer over a caption's tokens and then a picture's, in transformers' Llama layout.
+
+Ramesh et al. 2021, arXiv:2102.12092.  A row is: caption (start, words, end), begin
+of picture, the picture's tokens in reading order.  Rows are filled up behind
+the picture, where nothing looks back at the filling.  One caption in ten is empty,
+for guidance.  A place where a picture token comes is scored among picture tokens
+only, one where text comes among text tokens, with a small weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from . import captions, loop, parallel
+from .course import Run, resume, shuffled_rows
+
+STAGE = "gpt"
+
+
+@dataclass(frozen=True)
+class GPTSettings:
+    """Shape of the transformer and course of its training.
+
+    vocabulary, length: of the text, start and end included.  codes, side: of a picture.
+    views: how many versions of each picture are learnt (mirrored, moved by up to `shift` pixels).
+    """
+
+    hidden: int = 256
+    intermediate: int = 704
+    layers: int = 6
+    heads: int = 4
+    vocabulary: int = 3072
+    length: int = 24
+    codes: int = 1024
+    side: int = 8
+    views: int = 4
+    shift: int = 2
+    batch: int = 32
+    rate: float = 1.5e-3
+    warmup: int = 200
+    decay: float = 0.998
+    dropped: float = 0.1
+    text: float = 0.1
+    weight_decay: float = 0.05
+
+    @property
+    def first_text(self) -> int:
+        """The id of the text's token 0; a picture's tokens are 0 to codes - 1."""
+        return self.codes
+
+    @property
+    def begin_of_picture(self) -> int:
+        return self.codes + self.vocabulary
+
+    @property
+    def padding(self) -> int:
+        return self.codes + self.vocabulary + 1
+
+    @property
+    def context(self) -> int:
+        """The longest row."""
+        return self.length + 1 + self.side**2
+
+    def shape(self) -> dict:
+        """What a checkpoint must agree on."""
+        names = "hidden intermediate layers heads vocabulary length codes side"
+        return {name: getattr(self, name) for name in names.split()}
+
+    def describe(self) -> dict:
+        """All settings as plain values, for the card."""
+        return {name: loop.plain(value) for name, value in asdict(self).items()}
+
+    def tokens(self) -> dict:
+        """tokens/config.json of an exported model."""
+        return {
+            "_class_name": "PictureTokens",
+            "picture_tokens": self.codes,
+            "first_picture_token": 0,
+            "text_tokens": self.vocabulary,
+            "first_text_token": self.first_text,
+            "begin_of_picture": self.begin_of_picture,
+            "padding": self.padding,
+            "text_length": self.length,
+            "side": self.side,
+        }
+
+
+def build(settings: GPTSettings):
+    """A LlamaForCausalLM."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=settings.padding + 1,
+        hidden_size=settings.hidden,
+        intermediate_size=settings.intermediate,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        max_position_embeddings=settings.context,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=settings.padding,
+        rms_norm_eps=1e-6,
+        use_cache=False,
+    )
+    return LlamaForCausalLM(config)
+
+
+class Networks:
+    """The transformer, as :mod:`.course` trains it."""
+
+    MEASURES = ("loss", "picture", "text")
+
+    def __init__(self, settings: GPTSettings, device: str, seed: int):
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model = build(settings).to(device).train()
+        self.settings, self.device = settings, device
+        self.parameters = list(self.model.parameters())
+
+    def loss(self, ids, lengths):
+        """(weighted loss, its picture part, its text part), nats per token.
+
+        ids: int64 [N, L]; lengths: [N] of the text before the begin of the picture.
+        """
+        import torch
+        from torch.nn import functional
+
+        s, pixels = self.settings, self.settings.side**2
+        hidden = self.model.model(input_ids=ids[:, :-1]).last_hidden_state
+        head, rows = self.model.lm_head.weight, torch.arange(len(ids), device=ids.device)[:, None]
+        places = lengths[:, None] + torch.arange(pixels, device=ids.device)
+        logits = hidden[rows, places] @ head[: s.codes].T
+        picture = functional.cross_entropy(
+            logits.flatten(0, 1).float(), ids[rows, places + 1].flatten()
+        )
+        # After start come the words, end, and at the place of the last of them the picture.
+        texts = torch.arange(ids.shape[1] - 1, device=ids.device) < lengths[:, None] - 1
+        targets = ids[:, 1:][texts] - s.first_text
+        logits = hidden[texts] @ head[s.first_text : s.begin_of_picture].T
+        text = functional.cross_entropy(logits.float(), targets)
+        return picture + s.text * text, picture, text
+
+    def state_dict(self) -> dict:
+        return self.model.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.model.load_state_dict(state)
+
+    def load_average(self, values) -> None:
+        """Replace the parameters by a list of averages."""
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.data.copy_(value)
+
+
+class Batches:
+    """The batch of any step, from its number alone; each process has its share of it.
+
+    codes: int [N, views, h, w], the pictures' tokens.
+    """
+
+    def __init__(self, pictures, codes, tokens_of, settings: GPTSettings, seed: int, device: str):
+        self.pictures, self.codes, self.tokens_of = pictures, codes, tokens_of
+        self.settings, self.seed, self.device = settings, seed, device
+        parallel.check_batch(settings.batch)
+
+    def __call__(self, step: int):
+        """(ids [N, L], lengths [N]) for `Networks.loss`."""
+        import torch
+
+        s, numbers = self.settings, loop.numbers(self.seed, STAGE, step)
+        rows = shuffled_rows(self.seed, step, s.batch, len(self.pictures))
+        prompts = [
+            ""
+            if numbers.random() < s.dropped
+            else captions.random_prompt(self.pictures, row, numbers)
+            for row in rows
+        ]
+        views = numbers.integers(self.codes.shape[1], size=len(rows))
+        rows, views, prompts = (parallel.share(part) for part in (rows, views, prompts))
+        texts = [self.tokens_of(prompt) for prompt in prompts]
+        lengths = np.array([len(text) for text in texts])
+        ids = np.full((len(rows), lengths.max() + 1 + s.side**2), s.padding)
+        for line, text, codes in zip(ids, texts, self.codes[rows, views], strict=True):
+            line[: len(text)] = text
+            line[: len(text)] += s.first_text
+            line[len(text)] = s.begin_of_picture
+            line[len(text) + 1 : len(text) + 1 + s.side**2] = codes.flatten()
+        return torch.from_numpy(ids).to(self.device), torch.from_numpy(lengths).to(self.device)
+
+
+def start(path, settings: GPTSettings, seed: int, device: str) -> Run:
+    """A run from its checkpoint, or from random weights."""
+    return resume(path, Networks(settings, device, seed), settings.weight_decay)
+
+
+def text_cache(tokens, length: int):
+    """A function from a prompt to its tokens (start, words, end), cut to `length`; it remembers."""
+    known: dict[str, list[int]] = {}
+
+    def tokens_of(prompt: str) -> list[int]:
+        if prompt not in known:
+            known[prompt] = tokens(prompt, truncation=True, max_length=length).input_ids
+        return known[prompt]
+
+    return tokens_of
