@@ -53,6 +53,7 @@ PYENGINE_INLINE void multiply(const float* a, int64_t a_row, int64_t a_step, con
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i)
         for (int j = 0; j < kVectors; ++j) acc[i][j] = Floats{};
+#pragma GCC unroll 4
     for (int64_t step = 0; step < depth; ++step) {
         Floats right[kVectors];
         for (int j = 0; j < kVectors; ++j) right[j] = load(b + step * kGroup + j * kLanes);

@@ -283,46 +283,17 @@ PYENGINE_INLINE void finish_vector(const Conv2dArgs& args, const float* m, int64
     }
 }
 
-// Asks the first-level cache for the pixels of one tile that finish_vector reads and writes: they
-// lie a picture's row and a pixel's channels apart, which the hardware does not foresee.
-template <int Output, class T>
-PYENGINE_INLINE void prefetch_pixels(const Conv2dArgs& args, int64_t picture, int64_t y, int64_t x,
-                                     int64_t first, int64_t count) {
-    const int64_t rows = least(Output, args.height_out - y);
-    const int64_t width = least(Output, args.width_out - x);
-    for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = 0; j < width; ++j) {
-            const int64_t at =
-                ((picture * args.height_out + y + i) * args.width_out + x + j) * args.channels_out +
-                first;
-            for (int64_t c = 0; c < count; c += 64 / int64_t{sizeof(T)}) {
-                if (args.residual)
-                    __builtin_prefetch(static_cast<const T*>(args.residual) + at + c);
-                __builtin_prefetch(static_cast<const T*>(args.y) + at + c, 1);
-            }
-        }
-}
-
 template <int Output, class T>
 void finish(const WinogradArgs& args, const float* m, const Group& group) {
     constexpr int64_t kPositions = (Output + 2) * (Output + 2);
     const Conv2dArgs& conv = args.conv;
     const int64_t first = group.panel * kPanel;
     const int64_t count = least(group.panels * kPanel, conv.channels_out - first);
-    const auto with_place = [&](int64_t i, const auto& use) {  // picture, y, x of a tile
-        const int64_t tile = args.first_tile + i, row = tile / args.tiles_wide;
-        use(row / args.tiles_high, row % args.tiles_high * Output, tile % args.tiles_wide * Output);
-    };
-    const auto prefetch = [&](int64_t picture, int64_t y, int64_t x) {
-        prefetch_pixels<Output, T>(conv, picture, y, x, first, count);
-    };
-    with_place(group.from, prefetch);
     for (int64_t i = group.from; i < group.to; ++i, m += kPositions * kGroup * kPanel) {
-        if (i + 1 < group.to) with_place(i + 1, prefetch);
-        with_place(i, [&](int64_t picture, int64_t y, int64_t x) {
-            for_vectors(count, [&](int64_t c, auto lanes) {
-                finish_vector<Output, T>(conv, m + c, picture, y, x, first + c, lanes);
-            });
+        const int64_t tile = args.first_tile + i, row = tile / args.tiles_wide;
+        const int64_t y = row % args.tiles_high * Output, x = tile % args.tiles_wide * Output;
+        for_vectors(count, [&](int64_t c, auto lanes) {
+            finish_vector<Output, T>(conv, m + c, row / args.tiles_high, y, x, first + c, lanes);
         });
     }
 }

@@ -121,15 +121,12 @@ void gather(const LinearArgs& args, int64_t row, int64_t rows, int64_t begin, in
 
 // --- the product -----------------------------------------------------------------------------
 
-// Asks the second-level cache for what is wanted next, a few lines at a time between tiles: the
-// CPU's own prefetching foresees neither the next panel nor columns of rows that lie far apart.
-
-// Panels of weights, stride apart, `bytes` of each; or nothing.
-struct NextWeights {
+// Weights that will be wanted next: panels, stride apart, `bytes` of each; or nothing.
+struct Ahead {
     const char* first;
     int64_t stride, bytes;
 
-    // One of `parts` equal parts.
+    // Asks the second-level cache for one of `parts` equal parts.
     void fetch(int panels, int64_t part, int64_t parts) const {
         const int64_t begin = bytes * part / parts, end = bytes * (part + 1) / parts;
         for (int p = 0; p < panels; ++p)
@@ -138,32 +135,16 @@ struct NextWeights {
     }
 };
 
-// What the epilogue of a group reads and writes: some columns of a block's rows; or nothing.
-struct NextResults {
-    const char *residual, *y;  // the former may be null
-    int64_t row_bytes, column_bytes;
-
-    void fetch(int64_t begin, int64_t end) const {
-        for (int64_t row = begin; row < end; ++row)
-            for (int64_t i = 0; i < column_bytes; i += 64) {
-                if (residual) __builtin_prefetch(residual + row * row_bytes + i, 0, 2);
-                __builtin_prefetch(y + row * row_bytes + i, 1, 2);
-            }
-    }
-};
-
 // All rows of a block by one or two panels. Tiles are of about one height: the last would otherwise
 // be so low that its few sums wait for each other.
 template <int Panels, int Rows, class W>
 void multiply(const float* a, int64_t rows, const W* b, int64_t b_stride, int64_t depth, float* c,
-              int64_t c_stride, bool accumulate, const NextWeights& weights,
-              const NextResults& results) {
+              int64_t c_stride, bool accumulate, const Ahead& ahead) {
     const int64_t tiles = ceil_divide(rows, Rows);
-    const bool fetches = weights.first && tiles >= kFetchTiles;
+    const bool fetches = ahead.first && tiles >= kFetchTiles;
     for (int64_t t = 0, row = 0; t < tiles; ++t) {
+        if (fetches) ahead.fetch(Panels, t, tiles);
         const int64_t next = rows * (t + 1) / tiles;
-        if (fetches) weights.fetch(Panels, t, tiles);
-        if (results.y) results.fetch(row, next);
         tile_of<Panels, Rows, kLinearChain>(next - row, a + row * kDepth, b, b_stride, depth,
                                             c + row * c_stride, c_stride, accumulate);
         row = next;
@@ -175,38 +156,34 @@ void multiply(const float* a, int64_t rows, const W* b, int64_t b_stride, int64_
 // the first-level cache.
 template <int Panels, class W>
 void multiply_panels(const float* a, int64_t rows, const W* b, int64_t b_stride, int64_t depth,
-                     float* c, int64_t c_stride, bool accumulate, const W* next,
-                     const NextResults& results, float* wide) {
-    const NextWeights weights{reinterpret_cast<const char*>(next), b_stride * int64_t{sizeof(W)},
-                              depth * kPanel * int64_t{sizeof(W)}};
+                     float* c, int64_t c_stride, bool accumulate, const W* next, float* wide) {
+    const Ahead ahead{reinterpret_cast<const char*>(next), b_stride * int64_t{sizeof(W)},
+                      depth * kPanel * int64_t{sizeof(W)}};
     if constexpr (sizeof(W) == 4) {
-        multiply<Panels, kTileRows>(a, rows, b, b_stride, depth, c, c_stride, accumulate, weights,
-                                    results);
+        multiply<Panels, kTileRows>(a, rows, b, b_stride, depth, c, c_stride, accumulate, ahead);
     } else if (rows <= kFewRows) {
-        multiply<Panels, kFewRows>(a, rows, b, b_stride, depth, c, c_stride, accumulate, weights,
-                                   results);
+        multiply<Panels, kFewRows>(a, rows, b, b_stride, depth, c, c_stride, accumulate, ahead);
     } else {
         for (int p = 0; p < Panels; ++p)
             for (int64_t i = 0; i < depth * kPanel; i += kLanes)
                 store(wide + p * kDepth * kPanel + i, load(b + p * b_stride + i));
         multiply<Panels, kTileRows, float>(a, rows, wide, kDepth * kPanel, depth, c, c_stride,
-                                           accumulate, weights, results);
+                                           accumulate, ahead);
     }
 }
 
 template <class W>
 void multiply_group(int64_t panels, const float* a, int64_t rows, const W* b, int64_t b_stride,
                     int64_t depth, float* c, int64_t c_stride, bool accumulate, const W* next,
-                    const NextResults& results, float* wide) {
+                    float* wide) {
     int64_t p = 0;
     if constexpr (kTilePanels == 2)
         for (; p + 2 <= panels; p += 2)  // a group has no more
             multiply_panels<2>(a, rows, b + p * b_stride, b_stride, depth, c + p * kPanel, c_stride,
-                               accumulate, next, results, wide);
+                               accumulate, next, wide);
     for (; p < panels; ++p)
         multiply_panels<1>(a, rows, b + p * b_stride, b_stride, depth, c + p * kPanel, c_stride,
-                           accumulate, p + 1 < panels ? b + (p + 1) * b_stride : next,
-                           p + 1 < panels ? NextResults{} : results, wide);
+                           accumulate, p + 1 < panels ? b + (p + 1) * b_stride : next, wide);
 }
 
 // --- the epilogue ----------------------------------------------------------------------------
@@ -300,31 +277,18 @@ struct Share {
                plan.pass_begin(pass) * kPanel;
     }
 
-    int64_t columns() const {  // of a group's results
-        return args.activation == Activation::geglu ? int64_t{kPanel} : plan.panels * kPanel;
-    }
-
-    // What is read and written after the last pass.
-    NextResults results(int64_t group, int64_t pass, int64_t row) const {
-        if (pass + 1 < plan.passes) return {};
-        const int64_t first = group * columns(), at = row * args.outputs + first;
-        const T* residual = static_cast<const T*>(args.residual);
-        return {reinterpret_cast<const char*>(residual ? residual + at : nullptr),
-                reinterpret_cast<const char*>(static_cast<T*>(args.y) + at),
-                args.outputs * int64_t{sizeof(T)},
-                least(columns(), args.outputs - first) * int64_t{sizeof(T)}};
-    }
-
     // next: the weights of the call after this one, or null.
-    void multiply(int64_t group, int64_t pass, int64_t row, int64_t rows, const float* from,
-                  float* to, const W* next) const {
+    void multiply(int64_t group, int64_t pass, int64_t rows, const float* from, float* to,
+                  const W* next) const {
         multiply_group(panels_of(args, plan, group), from, rows, weights(group, pass),
                        plan.panel_stride, plan.pass_begin(pass + 1) - plan.pass_begin(pass), to,
-                       plan.panels * kPanel, pass > 0, next, results(group, pass, row), wide);
+                       plan.panels * kPanel, pass > 0, next, wide);
     }
 
     void finish_group(int64_t group, int64_t row, int64_t rows, const float* from) const {
-        finish(args, row, rows, group * columns(), panels_of(args, plan, group), from,
+        const int64_t columns =
+            args.activation == Activation::geglu ? int64_t{kPanel} : plan.panels * kPanel;
+        finish(args, row, rows, group * columns, panels_of(args, plan, group), from,
                plan.panels * kPanel);
     }
 
@@ -341,7 +305,7 @@ struct Share {
                 const W* next = pass + 1 < plan.passes        ? weights(group, pass + 1)
                                 : group + 1 < plan.groups_end ? weights(group + 1, 0)
                                                               : nullptr;
-                multiply(group, pass, row, rows, a + pass * rows * kDepth, sums, next);
+                multiply(group, pass, rows, a + pass * rows * kDepth, sums, next);
             }
             finish_group(group, row, rows, sums);
         }
@@ -356,7 +320,7 @@ struct Share {
                 gather_pass(pass, row, rows, a);
                 for (int64_t group = begin; group < end; ++group) {
                     float* to = sums + (group - begin) * strip;
-                    multiply(group, pass, row, rows, a, to,
+                    multiply(group, pass, rows, a, to,
                              group + 1 < end ? weights(group + 1, pass) : nullptr);
                     if (pass + 1 == plan.passes) finish_group(group, row, rows, to);
                 }
