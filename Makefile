@@ -17,7 +17,7 @@ export PYTHONWARNINGS := ignore::UserWarning
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu lint format bench sanitize fuzz grid sdist-check clean
+.PHONY: help demo test test-gpu lint format bench bench-gpu sanitize sanitize-gpu fuzz grid sdist-check clean
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
@@ -28,6 +28,8 @@ help:
 	  'make sanitize     op tests under ASan and UBSan' \
 	  'make fuzz         random damage to checkpoints and headers, for FUZZ_SECONDS' \
 	  'make test-gpu     the tests that need an NVIDIA GPU' \
+  'make bench-gpu    U-Net, decoder and ops on an NVIDIA GPU, beside diffusers and torch.compile' \
+  'make sanitize-gpu the kernels under compute-sanitizer, on an NVIDIA GPU' \
 	  'make sdist-check  build an sdist, install it elsewhere, run its tests' \
 	  'make clean        remove .venv and everything built'
 
@@ -75,9 +77,21 @@ $(VENV)/bench.stamp: $(VENV)/run.stamp
 bench: $(VENV)/bench.stamp
 	$(BIN)/pyengine bench ops --peers $(ARGS)
 
+bench-gpu: $(VENV)/bench.stamp
+	$(BIN)/pyengine bench ops --device cuda --dtype bfloat16 --peers $(ARGS)
+	$(BIN)/pyengine bench unet --device cuda --dtype bfloat16 --latents 64 --peers $(ARGS)
+	$(BIN)/pyengine bench vae --device cuda --dtype bfloat16 --latents 64,128 --peers $(ARGS)
+
 # Rebuilds _core with AddressSanitizer and UBSan in a folder of its own and runs the op tests.
 sanitize: $(VENV)/test.stamp
 	PATH="$(CURDIR)/$(BIN):$$PATH" tests/sanitize.sh
+
+# Out-of-bounds and uninitialised reads; the kernels' own tests are the workload.
+sanitize-gpu: $(VENV)/test.stamp
+	for tool in memcheck initcheck racecheck; do \
+	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+	    $(BIN)/python -m pytest -m gpu tests/ops/test_cuda_device.py $(ARGS) || exit 1; \
+	done
 
 FUZZ_SECONDS ?= 60
 fuzz: $(VENV)/test.stamp

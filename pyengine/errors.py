@@ -17,5 +17,9 @@ class RequestError(PyengineError, ValueError):
     """An argument of a call (prompt, size, seed, image...) cannot be used."""
 
 
+class OutOfMemoryError(PyengineError, MemoryError):
+    """A device has too little memory for what was asked; the process can go on."""
+
+
 class UnavailableError(PyengineError, RuntimeError):
     """A device, backend or optional package that was asked for is not there."""

@@ -7,7 +7,8 @@ NHWC pictures [N, H, W, C] or tokens [N, L, C].
 `pack()` arranges a layer's weight for the ops once, after loading: panels on CPUs, plain matrices
 and [out, kh, kw, in] elsewhere. A layer that was never packed arranges its weight anew in every
 call. The weights that WIDENED names may be narrower than the activations: float16 weights stay so
-in memory and are widened, exactly, where they are used.
+in memory and are widened, exactly, where they are used. A Linear that was told to `quantize()`
+packs its weight in 8 bits.
 """
 
 from typing import ClassVar
@@ -41,10 +42,16 @@ class Linear(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.weight = _parameter(*self._saved_shape())
         self.bias = _parameter(out_features) if bias else None
-        self.packed = False
+        #: [out_features] where the packed weight is int8.
+        self.register_buffer("weight_scale", None, persistent=False)
+        self.packed = self.quantized = False
 
     def _saved_shape(self) -> tuple[int, ...]:
         return self.out_features, self.in_features
+
+    def quantize(self) -> None:
+        """Makes pack() store the weight in 8 bits: see ops.quantize_weight."""
+        self.quantized = True
 
     def _arranged(self) -> tuple[Tensor, Tensor | None]:
         """([out_features, in_features], [out_features] or None) from weight and bias as saved."""
@@ -54,16 +61,21 @@ class Linear(nn.Module):
         if not self.packed:
             weight, bias = self._arranged()
             weight = weight.detach()
-            self.weight = _fixed(
-                ops.pack_weight(weight) if _for_cpu(weight) else weight.contiguous()
-            )
+            if self.quantized:
+                weight, self.weight_scale = ops.quantize_weight(weight)
+            else:
+                weight = ops.pack_weight(weight) if _for_cpu(weight) else weight.contiguous()
+            self.weight = _fixed(weight)
             self.bias = None if bias is None else _fixed(bias.detach())
             self.packed = True
 
     def forward(self, x: Tensor, x2: Tensor | None = None, **around) -> Tensor:
         """around: activation, residual, scale, shift, silu as ops.linear takes them."""
         weight, bias = (self.weight, self.bias) if self.packed else self._arranged()
-        return ops.linear(x, weight, bias, x2=x2, out_features=self.out_features, **around)
+        return ops.linear(
+            x, weight, bias, x2=x2, out_features=self.out_features,
+            weight_scale=self.weight_scale, **around,
+        )  # fmt: skip
 
 
 class PointwiseConv2d(Linear):
@@ -100,21 +112,28 @@ class Fused(nn.Module):
             part.weight.shape[0] * ops.PANEL if panels else part.out_features for part in parts
         )
         self.weight = _fixed(torch.cat([part.weight.detach() for part in parts]))
-        self.bias = None
-        if parts[0].bias is not None:
-            self.bias = _fixed(
-                torch.cat(
-                    [
-                        nn.functional.pad(part.bias.detach(), (0, step - part.out_features))
-                        for part, step in zip(parts, self.steps, strict=True)
-                    ]
-                )
-            )
+        bias, scale = (self._joined(parts, name) for name in ("bias", "weight_scale"))
+        self.bias = None if bias is None else _fixed(bias)
+        self.register_buffer("weight_scale", scale, persistent=False)
+
+    def _joined(self, parts: tuple[Linear, ...], name: str) -> Tensor | None:
+        """[sum of steps]: what each part has for its outputs, side by side."""
+        if getattr(parts[0], name) is None:
+            return None
+        pairs = zip(parts, self.steps, strict=True)
+        return torch.cat(
+            [
+                nn.functional.pad(getattr(part, name).detach(), (0, step - part.out_features))
+                for part, step in pairs
+            ]
+        )
+
+    def _all(self, x: Tensor, around: dict) -> Tensor:
+        return ops.linear(x, self.weight, self.bias, weight_scale=self.weight_scale, **around)
 
     def forward(self, x: Tensor, **around) -> tuple[Tensor, ...]:
         """[..., in_features] -> a [..., out_features] of each part; around: as Linear.forward."""
-        y = ops.linear(x, self.weight, self.bias, **around)
-        parts = y.split(self.steps, dim=-1)
+        parts = self._all(x, around).split(self.steps, dim=-1)
         if self.steps == self.widths:
             return parts
         return tuple(part[..., :width] for part, width in zip(parts, self.widths, strict=True))
@@ -122,7 +141,7 @@ class Fused(nn.Module):
     def joined(self, x: Tensor, **around) -> Tensor:
         """The same side by side in one contiguous tensor."""
         if self.steps == self.widths:
-            return ops.linear(x, self.weight, self.bias, **around)
+            return self._all(x, around)
         return torch.cat(self(x, **around), dim=-1)
 
 

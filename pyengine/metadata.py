@@ -53,7 +53,7 @@ class Settings:
     there (index None: all of them, as a grid). sampler: the sampler that ran; scheduler: the one
     that was asked for by name, or None. model: a Hub id, or the last part of a path; model_hash: of
     its weights, hexadecimal. init_image, mask, prefix: SHA-256 of the pixels that went in, or None.
-    temperature, top_k, top_p, min_p: of token models, what was asked for, or None.
+    temperature, top_k, top_p, min_p, weights: of token models, what was asked for, or None.
     """
 
     prompt: str
@@ -82,6 +82,7 @@ class Settings:
     model: str = ""
     model_hash: str = ""
     dtype: str = "float32"
+    weights: str | None = None
     device: str = "cpu"
     version: str = ""
 

@@ -15,17 +15,18 @@ MAY_IMPORT = {
     "errors": set(),
     "kernels": {"errors", "ops.reference"},  # the specification, which is below both
     "ops": {"_core", "_cuda", "errors", "kernels"},
+    "cuda": {"errors", "ops"},
     "layers": {"errors", "ops"},
     "models": {"errors", "layers", "ops", "weights"},
     "weights": {"errors"},
-    "schedules": {"errors", "ops", "weights"},
+    "schedules": {"cuda", "errors", "ops", "weights"},
     "progress": {"errors"},
     "images": {"errors", "weights"},  # readers that believe nothing in a file
     "tokenizer": {"errors", "weights"},
     "metadata": {"", "errors", "images", "weights"},
     "pipelines": {
-        "", "errors", "images", "metadata", "models", "ops", "progress", "schedules", "tokenizer",
-        "weights",
+        "", "cuda", "errors", "images", "metadata", "models", "ops", "progress", "schedules",
+        "tokenizer", "weights",
     },
     "training": None,  # recipes at the very top: anything
     "bench": None,  # measures anything; nothing but the command line imports it

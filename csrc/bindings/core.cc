@@ -44,6 +44,10 @@ DType dtype_of(int code) {
     return static_cast<DType>(code);
 }
 
+DType weight_dtype_of(int code) {
+    return code == static_cast<int>(DType::int8) ? DType::int8 : dtype_of(code);
+}
+
 Activation activation_of(int code) {
     if (code < 0 || code >= kActivations)
         throw std::invalid_argument("no activation " + std::to_string(code));
@@ -325,14 +329,15 @@ PYBIND11_MODULE(_core, m) {
     m.def(
         "linear",
         [](uintptr_t x, uintptr_t x2, int64_t rows, int64_t channels, int64_t channels2,
-           uintptr_t weight, int weight_dtype, uintptr_t bias, uintptr_t scale, uintptr_t shift,
-           int64_t picture_rows, bool silu, int activation, uintptr_t residual, uintptr_t y,
-           int64_t outputs, int dtype, int threads) {
-            linear({at<void>(x), at<void>(x2), rows, channels, channels2, at<void>(weight),
-                    dtype_of(weight_dtype), at<float>(bias), at<float>(scale), at<float>(shift),
-                    picture_rows, silu, activation_of(activation), at<void>(residual), at<void>(y),
-                    outputs, dtype_of(dtype)},
-                   threads);
+           uintptr_t weight, int weight_dtype, uintptr_t weight_scale, uintptr_t bias,
+           uintptr_t scale, uintptr_t shift, int64_t picture_rows, bool silu, int activation,
+           uintptr_t residual, uintptr_t y, int64_t outputs, int dtype, int threads) {
+            linear(
+                {at<void>(x), at<void>(x2), rows, channels, channels2, at<void>(weight),
+                 weight_dtype_of(weight_dtype), at<float>(weight_scale), at<float>(bias),
+                 at<float>(scale), at<float>(shift), picture_rows, silu, activation_of(activation),
+                 at<void>(residual), at<void>(y), outputs, dtype_of(dtype)},
+                threads);
         },
         Release());
     m.def(

@@ -1,4 +1,4 @@
-"""`pyengine bench unet` and `vae`: one call of SD 1.5's networks, random weights, float32."""
+"""`pyengine bench unet` and `vae`: one call of SD 1.5's networks, random weights."""
 
 import math
 import time
@@ -14,6 +14,7 @@ import torch
 from .. import ops
 from ..errors import UnavailableError
 from ..models import AutoencoderKL, UNet2DConditionModel
+from ..pipelines.stable_diffusion import Evaluator
 from . import checkpoints, timing
 from .flops import model_work
 from .peers import diffusers_models, openvino_models
@@ -21,8 +22,10 @@ from .results import Result, Row
 from .worker import Run, Worker
 
 #: Relative L2 distance from diffusers that stops a benchmark.
-AGREEMENT = 1e-4
+AGREEMENT = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 PEERS = ("diffusers", "torch.compile", "openvino")
+#: openvino runs on CPUs.
+CUDA_PEERS = PEERS[:2]
 TOKENS = 77
 #: A timestep in the middle of a schedule.
 TIMESTEP = 500
@@ -33,13 +36,15 @@ class Task:
     """One network at one size.
 
     kind: unet | vae. latents: side of the latents in pixels. batch: rows of the call; two for a
-    picture with guidance.
+    picture with guidance. device, dtype: of every contestant.
     """
 
     kind: str
     latents: int
     batch: int
     quick: bool = False
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
 
     @property
     def label(self) -> str:
@@ -82,8 +87,9 @@ class Task:
 
 
 def ours(
-    notes: dict, *, threads: int, folder: Path, kind: str, inputs: dict, backend: str = ""
-) -> Run:
+    notes: dict, *, threads: int, folder: Path, kind: str, inputs: dict, device: str,
+    dtype: torch.dtype, backend: str = "",
+) -> Run:  # fmt: skip
     """The engine's network as a pipeline calls it: text and timesteps are prepared once a prompt.
 
     backend: what pyengine.ops.force takes, for the first call; "" for the op tables' own choice.
@@ -92,9 +98,9 @@ def ours(
     ops.isa()  # loads the kernels
     begin = time.perf_counter()
     cls = UNet2DConditionModel if kind == "unet" else AutoencoderKL
-    model = cls.from_pretrained(folder)
+    model = cls.from_pretrained(folder, device=device, dtype=dtype)
     notes["load_seconds"] = time.perf_counter() - begin
-    given = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    given = on_device(inputs, device, dtype)
     force = partial(ops.force, backend) if backend else nullcontext
     if kind == "unet":
         begin = time.perf_counter()
@@ -102,11 +108,12 @@ def ours(
             context = model.encode_context(given["text"])
             times = model.embed_timesteps([TIMESTEP])
         notes["prompt_seconds"] = time.perf_counter() - begin
+        evaluate = Evaluator(model)
 
     def call() -> np.ndarray:
         if kind == "vae":
-            return model.decode(given["sample"], return_dict=False)[0].numpy()
-        return model(given["sample"], times[0], context, return_dict=False)[0].numpy()
+            return to_array(model.decode(given["sample"], return_dict=False)[0])
+        return to_array(evaluate(given["sample"], times[0], context))
 
     def run() -> np.ndarray:
         if "kernels" in notes:
@@ -117,6 +124,17 @@ def ours(
         return result
 
     return run
+
+
+def on_device(inputs: dict[str, np.ndarray], device: str, dtype: torch.dtype) -> dict[str, Any]:
+    """The arrays as tensors; those of floats in `dtype`."""
+    tensors = {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
+    return {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+
+
+def to_array(tensor: torch.Tensor) -> np.ndarray:
+    """The numbers, once they have been computed."""
+    return tensor.detach().float().cpu().numpy()
 
 
 @dataclass
@@ -163,15 +181,17 @@ def _load(stack: ExitStack, task: Task, threads: int, peers: tuple[str, ...], fo
     """One after the other, so that no two peaks of loading coincide."""
     write = checkpoints.write_unet if task.kind == "unet" else checkpoints.write_vae
     weights = write(folder / f"{task.kind}{'-quick' if task.quick else ''}", task.quick)
+    place = {"device": task.device, "dtype": task.dtype}
     arguments = {"folder": weights, "kind": task.kind, "inputs": task.inputs()}
     found = Contestants()
     found.workers["pyengine"] = stack.enter_context(
-        Worker("pyengine", ours, threads, **arguments)
+        Worker("pyengine", ours, threads, **arguments, **place)
     )  # not try_: without us there is nothing to measure
     if "diffusers" in peers:
-        found.try_(stack, "diffusers", diffusers_models.eager, threads, **arguments)
+        found.try_(stack, "diffusers", diffusers_models.eager, threads, **arguments, **place)
     if "torch.compile" in peers:
-        found.try_(stack, "torch.compile", diffusers_models.compiled, threads, **arguments)
+        compiled = diffusers_models.compiled
+        found.try_(stack, "torch.compile", compiled, threads, **arguments, **place)
     if "openvino" in peers:
         _load_openvino(stack, found, task, threads, arguments)
     return found
@@ -196,7 +216,7 @@ def _load_openvino(stack, found: Contestants, task: Task, threads: int, argument
 def check(found: Contestants, task: Task, threads: int, folder: Path) -> None:
     """Raises RuntimeError where a contestant is not within AGREEMENT of diffusers.
 
-    Without diffusers the specifications in pyengine.ops.reference take its place.
+    Without diffusers the specifications in pyengine.ops.reference, in float32, take its place.
     """
     results = {name: worker.result for name, worker in found.workers.items()}
     if "diffusers" in results:
@@ -205,14 +225,15 @@ def check(found: Contestants, task: Task, threads: int, folder: Path) -> None:
         truth = "the specification"
         arguments = {"folder": folder / f"{task.kind}{'-quick' if task.quick else ''}"}
         arguments |= {"kind": task.kind, "inputs": task.inputs(), "backend": "reference"}
+        arguments |= {"device": task.device, "dtype": torch.float32}
         with Worker(truth, ours, threads, **arguments) as worker:
             expected = worker.result
     for name, got in results.items():
         distance = relative_l2(got, expected)
-        if not distance <= AGREEMENT:
+        if not distance <= AGREEMENT[task.dtype]:
             raise RuntimeError(
                 f"{task.kind}, {task.label}: {name} is {distance:.1e} away from {truth},"
-                f" expected at most {AGREEMENT:.0e}"
+                f" expected at most {AGREEMENT[task.dtype]:.0e}"
             )
         found.workers[name].loaded.notes["relative_l2"] = distance
 

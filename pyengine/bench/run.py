@@ -58,8 +58,10 @@ def run_model(
     o: Options, kind: str, *, latents: str | None, batch: int, folder: Path | None
 ) -> int:
     sides = _sides(latents) if latents else ([8] if o.quick else [32, 64])
-    peers = o.names(models.PEERS)
-    tasks = [models.Task(kind, side, batch, o.quick) for side in sides]
+    on_gpu = find_device(o.device).type == "cuda"
+    peers = o.names(models.CUDA_PEERS if on_gpu else models.PEERS)
+    place = {"device": o.device, "dtype": find_dtype(o.dtype)}
+    tasks = [models.Task(kind, side, batch, o.quick, **place) for side in sides]
 
     def measure(**common: Any) -> Result:
         with _folder(folder) as place:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..ops.reference import COLUMNS
 from ..ops.reference.linear import ACTIVATIONS
 
@@ -223,9 +224,11 @@ def conv2d(
 
 def linear(
     rows: int, c: int, c_out: int, activation: str = "none", bias: bool = True,
-    residual: bool = False,
+    residual: bool = False, int8: bool = False,
 ) -> Shape:  # fmt: skip
-    """rows x c -> rows x c_out, with bias; c_out is what is left after GEGLU, which halves."""
+    """rows x c -> rows x c_out, with bias; c_out is what is left after GEGLU, which halves.
+    int8: weights of 8 bits, with a scale for each output.
+    """
     width = 2 * c_out if activation == "geglu" else c_out
 
     def build(dtype, device):
@@ -235,6 +238,9 @@ def linear(
         }
         if bias:
             given["bias"] = _randn(dtype, device, width)
+        if int8:
+            panels, given["weight_scale"] = ops.quantize_weight(given["weight"])
+            given["weight"] = ops.unpack_weight(panels, width).contiguous()
         if activation != "none":
             given["activation"] = activation
         if residual:
@@ -242,7 +248,7 @@ def linear(
         return given
 
     after = [*(["no bias"] if not bias else []), *([activation] if activation != "none" else [])]
-    after += ["residual"] if residual else []
+    after += [*(["residual"] if residual else []), *(["int8"] if int8 else [])]
     label = ", ".join([f"{rows} x {c} -> {c_out}", *after])
     return Shape("linear", label, build, 2 * rows * c * width)
 
@@ -403,6 +409,12 @@ SHAPES: dict[str, list[Shape]] = {
         linear(154, 768, 640, bias=False),
         linear(154, 768, 3072, "quick_gelu"),
         linear(2, 1280, 1280),
+        # A token of LlamaGen-B with guidance: one layer's, and the head.
+        *(
+            linear(2, *size, bias=False, int8=int8)
+            for size in ((768, 2304), (768, 768), (768, 4096), (2048, 768), (768, 16384))
+            for int8 in (False, True)
+        ),
     ],
     "attention": [
         attention(4096, 4096, 8, 40),
@@ -438,7 +450,7 @@ TINY: dict[str, list[Shape]] = {
     "decode_attention": [decode_attention(3, 2, 4, 2, 6, 9)],
     "sampler_step": [sampler_step(5)],
     "conv2d": [conv2d(5, 6, 4, c2=2, block=True)],
-    "linear": [linear(7, 20, 6, residual=True)],
+    "linear": [linear(7, 20, 6, residual=True), linear(2, 20, 6, int8=True)],
     "attention": [attention(9, 5, 2, 8)],
     "vq_argmin": [vq_argmin(9, 40, 6)],
     "vq_decode": [vq_decode(9, 40, 6, 10)],

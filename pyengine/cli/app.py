@@ -51,6 +51,7 @@ Model = Annotated[
 ]
 Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str | None, Option(help="float32 (unless told), float16 or bfloat16.")]
+Weights = Annotated[str | None, Option(help="int8: of a token model on the CPU.")]
 Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 
 
@@ -99,6 +100,7 @@ def generate(
     ] = None,
     device: Annotated[str | None, Option(help="auto, cpu, cuda or cuda:N.")] = None,
     dtype: Dtype = None,
+    weights: Weights = None,
     json: Json = False,
     from_picture: Annotated[
         Path | None,

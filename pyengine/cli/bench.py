@@ -21,6 +21,8 @@ Rounds = Annotated[int, Option(help="Samples of each; medians are shown.", min=2
 Quick = Annotated[bool, Option("--quick", help="Tiny shapes, two rounds: does it work?")]
 Json = Annotated[Path | None, Option("--json", help="Write everything to this file.")]
 Plot = Annotated[Path | None, Option("--plot", help="Draw a roofline to this .png file.")]
+Device = Annotated[str, Option(help="cpu, cuda or cuda:N.")]
+Dtype = Annotated[str, Option(help="float32, float16 or bfloat16.")]
 Latents = Annotated[
     str | None, Option(help="Sides of the latents, an eighth of the pixels'; else 32,64.")
 ]
@@ -46,8 +48,8 @@ def ops(
         list[str] | None,
         Option("--shape", help="A shape as the table names it, or part of it; may be repeated."),
     ] = None,
-    dtype: Annotated[str, Option(help="float32, float16 or bfloat16.")] = "float32",
-    device: Annotated[str, Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
     peers: Peers = False,
     without: Without = None,
     threads: Threads = None,
@@ -73,6 +75,8 @@ def ops(
 def unet(
     latents: Latents = None,
     batch: Annotated[int, Option(help="Rows; 2 are a picture with guidance.", min=1)] = 2,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
     keep: Keep = None,
     peers: Peers = False,
     without: Without = None,
@@ -82,24 +86,28 @@ def unet(
     json: Json = None,
     plot: Plot = None,
 ) -> int:
-    """One call of SD 1.5's U-Net, random weights, float32.
+    """One call of SD 1.5's U-Net, random weights.
 
     \b
     pyengine bench unet --peers --without torch.compile
     pyengine bench unet --latents 32 --peers --keep /tmp/bench
+    pyengine bench unet --device cuda --dtype bfloat16 --latents 64 --peers
 
-    Peers: diffusers (eager, channels_last), torch.compile (freezing) and openvino (float32, static
-    shapes, latency), each in a process of its own.
+    Peers: diffusers (eager, channels_last), torch.compile (freezing; max-autotune on GPUs) and, on
+    CPUs, openvino (float32, static shapes, latency), each in a process of its own.
     """
     from ..bench.run import run_model
 
-    return run_model(_options(locals()), "unet", latents=latents, batch=batch, folder=keep)
+    given = _options(locals(), dtype=dtype, device=device)
+    return run_model(given, "unet", latents=latents, batch=batch, folder=keep)
 
 
 @app.command()
 def vae(
     latents: Latents = None,
     batch: Annotated[int, Option(help="Pictures.", min=1)] = 1,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
     keep: Keep = None,
     peers: Peers = False,
     without: Without = None,
@@ -109,14 +117,15 @@ def vae(
     json: Json = None,
     plot: Plot = None,
 ) -> int:
-    """One decode by SD 1.5's autoencoder, random weights, float32; peers as for the U-Net.
+    """One decode by SD 1.5's autoencoder, random weights; peers as for the U-Net.
 
     \b
     pyengine bench vae --peers --without torch.compile
     """
     from ..bench.run import run_model
 
-    return run_model(_options(locals()), "vae", latents=latents, batch=batch, folder=keep)
+    given = _options(locals(), dtype=dtype, device=device)
+    return run_model(given, "vae", latents=latents, batch=batch, folder=keep)
 
 
 @app.command()

@@ -77,6 +77,7 @@ class Options:
     preview: Path | None
     device: str | None
     dtype: str | None
+    weights: str | None
     json: bool
     from_picture: Path | None
 
@@ -93,7 +94,9 @@ def run(o: Options) -> int:
     begin = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the report has them
-        pipe = from_pretrained(o.model, device=o.device or "auto", dtype=o.dtype, variant=o.variant)
+        pipe = from_pretrained(
+            o.model, device=o.device or "auto", dtype=o.dtype, variant=o.variant, weights=o.weights
+        )
         loaded = time.perf_counter() - begin
         if saved is not None:
             compare(saved, pipe)
@@ -168,6 +171,8 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
         filled["seed"] = saved.seed
     if o.dtype is None:
         filled["dtype"] = saved.dtype
+    if o.weights is None:
+        filled["weights"] = saved.weights
     if o.device is None and saved.device == "cpu":
         filled["device"] = "cpu"
     return dataclasses.replace(o, **filled)
@@ -261,6 +266,7 @@ def describe(o: Options, pipe: Any, result: Any, hashes: dict) -> Settings:
         model=model_name(o.model),
         model_hash=pipe.model_hash,
         dtype=report.dtype,
+        weights=report.weights,
         device=pipe.device.type,
         version=__version__,
         **hashes,

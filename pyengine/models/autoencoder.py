@@ -5,7 +5,7 @@ Kingma & Welling 2013, arXiv:1312.6114; Rombach et al. 2022, arXiv:2112.10752.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,27 @@ _PIECE = 1 << 14  # half of the least that torch gives to two threads
 _CHANNELS = {"min": 1, "max": 8192, "max_items": 16}
 _TYPES = {"max_items": 16}
 _FACTOR = {"min": 1e-6, "max": 1e6}
+
+
+def check_autoencoder(c: Any) -> None:
+    """Raises ValueError where a config's channels, block types and sizes do not go together."""
+    problems: list[str] = []
+    levels = len(c.block_out_channels)
+    check_levels(
+        problems, levels, down_block_types=c.down_block_types, up_block_types=c.up_block_types
+    )
+    if not levels:
+        problems.append("block_out_channels is empty")
+    for i, channels in enumerate(c.block_out_channels):
+        if channels % c.norm_num_groups:
+            problems.append(
+                f"block_out_channels[{i}] {channels} is no multiple of"
+                f" norm_num_groups {c.norm_num_groups}"
+            )
+    resnets = levels * (2 * c.layers_per_block + 1) + 4
+    if resnets > MAX_RESNETS:
+        problems.append(f"{resnets} residual blocks in all, at most {MAX_RESNETS} are built")
+    raise_problems(problems)
 
 
 @dataclass(frozen=True)
@@ -66,26 +87,7 @@ class AutoencoderKLConfig:
         return read_config(cls, d, where)
 
     def __post_init__(self):
-        problems: list[str] = []
-        levels = len(self.block_out_channels)
-        check_levels(
-            problems,
-            levels,
-            down_block_types=self.down_block_types,
-            up_block_types=self.up_block_types,
-        )
-        if not levels:
-            problems.append("block_out_channels is empty")
-        for i, channels in enumerate(self.block_out_channels):
-            if channels % self.norm_num_groups:
-                problems.append(
-                    f"block_out_channels[{i}] {channels} is no multiple of"
-                    f" norm_num_groups {self.norm_num_groups}"
-                )
-        resnets = levels * (2 * self.layers_per_block + 1) + 4
-        if resnets > MAX_RESNETS:
-            problems.append(f"{resnets} residual blocks in all, at most {MAX_RESNETS} are built")
-        raise_problems(problems)
+        check_autoencoder(self)
 
     @property
     def downscale(self) -> int:

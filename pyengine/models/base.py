@@ -49,6 +49,8 @@ class Model(nn.Module):
     config_class: ClassVar[type]
     #: fnmatch patterns of tensors that may come on top of the model's own and take no part in it.
     harmless_extra: ClassVar[tuple[str, ...]] = ()
+    #: fnmatch patterns of the linear layers whose weights load_module can store in int8.
+    int8_layers: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Any):
         super().__init__()
@@ -109,6 +111,12 @@ class Model(nn.Module):
             for name, p in module.named_parameters(recurse=False)
             if name not in getattr(module, "WIDENED", ())
         )
+
+    @property
+    def weights(self) -> str | None:
+        """What the layers that `int8_layers` names hold: "int8", or None for what was stored."""
+        scales = (getattr(module, "weight_scale", None) for module in self.modules())
+        return "int8" if any(scale is not None for scale in scales) else None
 
     @property
     def device(self) -> torch.device:

@@ -100,7 +100,12 @@ class _Head(Linear):
             return self(x)[..., first : first + count]
         begin, skip = divmod(first, ops.PANEL)
         panels = self.weight[begin : -(-(first + count) // ops.PANEL)]
-        return ops.linear(x, panels, None, out_features=skip + count)[..., skip:]
+        scale = self.weight_scale
+        if scale is not None:
+            scale = scale[begin * ops.PANEL : first + count]
+        return ops.linear(x, panels, None, out_features=skip + count, weight_scale=scale)[
+            ..., skip:
+        ]
 
 
 class PictureGPT(Model):
@@ -110,6 +115,7 @@ class PictureGPT(Model):
     """
 
     config_class = PictureGPTConfig
+    int8_layers = ("model.layers.*", "lm_head")
 
     def __init__(self, config: PictureGPTConfig):
         super().__init__(config)

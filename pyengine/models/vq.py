@@ -14,8 +14,8 @@ from ..errors import RequestError
 from ..layers import Conv2d, Embedding, PointwiseConv2d
 from ..weights import read_config
 from . import autoencoder
-from .autoencoder import EPS, MAX_RESNETS, DecoderOutput
-from .base import Model, Output, check_levels, raise_problems
+from .autoencoder import EPS, DecoderOutput, check_autoencoder
+from .base import Model, Output
 from .transformer import PictureAttention
 
 MAX_CODEBOOK = 1 << 20
@@ -61,26 +61,7 @@ class VQConfig:
         return read_config(cls, d, where)
 
     def __post_init__(self):
-        problems: list[str] = []
-        levels = len(self.block_out_channels)
-        check_levels(
-            problems,
-            levels,
-            down_block_types=self.down_block_types,
-            up_block_types=self.up_block_types,
-        )
-        if not levels:
-            problems.append("block_out_channels is empty")
-        for i, channels in enumerate(self.block_out_channels):
-            if channels % self.norm_num_groups:
-                problems.append(
-                    f"block_out_channels[{i}] {channels} is no multiple of"
-                    f" norm_num_groups {self.norm_num_groups}"
-                )
-        resnets = levels * (2 * self.layers_per_block + 1) + 4
-        if resnets > MAX_RESNETS:
-            problems.append(f"{resnets} residual blocks in all, at most {MAX_RESNETS} are built")
-        raise_problems(problems)
+        check_autoencoder(self)
 
     @property
     def downscale(self) -> int:

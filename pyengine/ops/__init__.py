@@ -8,7 +8,7 @@ says what ran.
 from ._backend import force, kernels_used
 from ._core import isa, isas, openmp_runtimes
 from ._memory import Arena
-from ._pack import PANEL, pack_filters, pack_weight, unpack_weight
+from ._pack import PANEL, pack_filters, pack_weight, quantize_weight, unpack_weight
 from ._registry import OPS, backends
 from .attention import attention
 from .conv2d import conv2d
@@ -51,6 +51,7 @@ __all__ = [
     "pack_filters",
     "pack_weight",
     "places_to_mask",
+    "quantize_weight",
     "rms_norm",
     "rotary",
     "rotary_cache",

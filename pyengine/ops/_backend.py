@@ -109,6 +109,11 @@ def forced(op: str) -> str | None:
     return names and (names.get(op) or names.get("*"))
 
 
+def forcing() -> tuple[tuple[str, str], ...]:
+    """All that force() asks for here, as a value that can be compared."""
+    return tuple(sorted((_forced.get() or {}).items()))
+
+
 def choose(op: str, table: Table, device: str, dtype: torch.dtype, gradient: bool) -> Backend:
     """The first row of the op's table that takes the call, or the one that force() asks for.
 

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._check import wrong
 from ._core import DTYPES, address, core
 
 PANEL = 16
+_MOVED = {*DTYPES, torch.int8}
 
 
 def pack_weight(weight: Tensor) -> Tensor:
@@ -40,9 +42,33 @@ def pack_filters(weight: Tensor) -> Tensor:
     return _packed(weight, (height, width, channels, PANEL), channels, height * width)
 
 
+def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A linear layer's weight in 8 bits: (int8 in pack_weight's panels, float32 scales [Cout]).
+
+    weight: [Cout, C] of any floating-point dtype. Each output channel has one scale, its largest
+    magnitude / 127, and the numbers are weight / scale, in float32 and rounded to nearest, ties to
+    even: -127 to 127, so that number * scale is within scale / 2 of the weight but for rounding. A
+    channel of zeros has the scale 0.
+    Raises RequestError where the weight is no matrix or not finite.
+    """
+    if weight.dim() != 2 or not weight.dtype.is_floating_point:
+        raise wrong(
+            "quantize_weight", "weight", "a floating-point matrix [Cout, C]",
+            f"{weight.dtype} {list(weight.shape)}",
+        )  # fmt: skip
+    weight = weight.detach().float()
+    most = weight.abs().amax(1) if weight.shape[1] else weight.new_zeros(weight.shape[0])
+    if not most.isfinite().all():
+        raise wrong("quantize_weight", "weight", "finite numbers in float32", "NaN or infinity")
+    scale = most / 127
+    # A quotient of subnormal numbers, or of zeros, may lie anywhere.
+    numbers = (weight / scale[:, None]).nan_to_num_(0).round_().clamp_(-127, 127)
+    return pack_weight(numbers.to(torch.int8)), scale
+
+
 def _moved_by_core(weight: Tensor) -> bool:
     """Whether our C++ packs it: on two threads 5 to 18 GB/s, where torch's copy makes 1 to 2.5."""
-    plain = weight.device.type == "cpu" and weight.dtype in DTYPES and not weight.requires_grad
+    plain = weight.device.type == "cpu" and weight.dtype in _MOVED and not weight.requires_grad
     return plain and weight.is_contiguous() and weight.numel() > 0
 
 

@@ -12,14 +12,15 @@ from ._check import wrong
 from ._core import DTYPES, address, core, float32
 from ._op import Op
 from ._pack import PANEL, pack_weight, unpack_weight
-from .reference.linear import ACTIVATIONS
+from .reference.linear import ACTIVATIONS, dequantised
 
 _CODES = {name: code for code, name in enumerate(ACTIVATIONS)}  # csrc/core/gemm/linear.h
+_WEIGHTS = {**DTYPES, torch.int8: 3}  # csrc/core/dtype.h
 
 
 def _check_arguments(
     x, weight, bias=None, *, x2=None, activation="none", residual=None, scale=None, shift=None,
-    silu=False, out_features=None,
+    silu=False, out_features=None, weight_scale=None,
 ):  # fmt: skip
     op = "linear"
     if x.dim() < 1:
@@ -31,7 +32,7 @@ def _check_arguments(
         channels += x2.shape[-1]
     if activation not in ACTIVATIONS:
         raise wrong(op, "activation", f"one of {', '.join(ACTIVATIONS)}", repr(activation))
-    features = _check_weight(op, x, weight, bias, channels, out_features)
+    features = _check_weight(op, x, weight, bias, channels, out_features, weight_scale)
     if activation == "geglu":
         if features % 2:
             raise wrong(op, "weight", "an even number of output features for geglu", features)
@@ -49,17 +50,28 @@ def _check_arguments(
             _check.like(tensor, x, op, name, dtype=False)
 
 
-def _check_weight(op, x, weight, bias, channels, out_features):
-    """Checks weight and bias against each other; returns Cout."""
-    _check.like(weight, x, op, "weight", dtype=False)
-    if weight.dtype != x.dtype and weight.dtype not in DTYPES:
+def _check_weight(op, x, weight, bias, channels, out_features, weight_scale):
+    """Checks weight, its scales and bias against each other; returns Cout."""
+    whole = weight.dtype == torch.int8
+    if whole and weight.device != x.device:
+        raise wrong(op, "weight", f"x's device {x.device}", weight.device)
+    if not whole:
+        _check.like(weight, x, op, "weight", dtype=False)
+    if whole != (weight_scale is not None):
+        raise wrong(op, "weight_scale", "scales of int8 weights, and only of those", weight.dtype)
+    if not whole and weight.dtype != x.dtype and weight.dtype not in DTYPES:
         raise wrong(op, "weight", f"x's dtype {x.dtype} or one of at most 32 bits", weight.dtype)
     packed = weight.dim() == 3
     _check.shape(weight, (None, channels, PANEL) if packed else (None, channels), op, "weight")
     if bias is not None:
         _check.shape(bias, (None if packed else weight.shape[0],), op, "bias")
         _check.like(bias, x, op, "bias", dtype=False)
-    features = _features(weight, bias, out_features)
+    if weight_scale is not None:
+        _check.shape(weight_scale, (None if packed else weight.shape[0],), op, "weight_scale")
+        _check.like(weight_scale, x, op, "weight_scale", dtype=False)
+    features = _features(weight, bias, out_features, weight_scale)
+    if weight_scale is not None:
+        _check.shape(weight_scale, (features,), op, "weight_scale")
     if out_features is not None and out_features != features:
         raise wrong(op, "out_features", f"{features}, as bias or weight has it", out_features)
     if packed and -(-features // PANEL) != weight.shape[0]:
@@ -67,19 +79,21 @@ def _check_weight(op, x, weight, bias, channels, out_features):
     return features
 
 
-def _features(weight, bias, out_features):
+def _features(weight, bias, out_features, weight_scale=None):
     """Cout: what a packed weight, whose last panel may be padded, does not tell by itself."""
     if weight.dim() == 2:
         return weight.shape[0]
     if bias is not None:
         return bias.shape[0]
+    if weight_scale is not None:
+        return weight_scale.shape[0]
     return PANEL * weight.shape[0] if out_features is None else out_features
 
 
 def _empty(
-    x, weight, bias=None, *, activation="none", out_features=None, **_
+    x, weight, bias=None, *, activation="none", out_features=None, weight_scale=None, **_
 ):  # fmt: skip
-    features = _features(weight, bias, out_features)
+    features = _features(weight, bias, out_features, weight_scale)
     return x.new_empty(*x.shape[:-1], features // 2 if activation == "geglu" else features)
 
 
@@ -96,31 +110,35 @@ def _panels(weight, features, activation):
 
 def _cpu(
     x, weight, bias=None, *, x2=None, activation="none", residual=None, scale=None, shift=None,
-    silu=False, out_features=None,
+    silu=False, out_features=None, weight_scale=None,
 ):  # fmt: skip
-    features = _features(weight, bias, out_features)
+    features = _features(weight, bias, out_features, weight_scale)
     weight = _panels(weight, features, activation)
     width = features // 2 if activation == "geglu" else features
     y = _memory.empty((*x.shape[:-1], width), x.dtype)
     x = x.contiguous()
     x2, residual = (None if t is None else t.contiguous() for t in (x2, residual))
-    bias, scale, shift = (None if t is None else float32(t) for t in (bias, scale, shift))
+    weight_scale, bias, scale, shift = (
+        None if t is None else float32(t) for t in (weight_scale, bias, scale, shift)
+    )
     core().linear(
         address(x), address(x2), math.prod(x.shape[:-1]), x.shape[-1],
-        0 if x2 is None else x2.shape[-1], address(weight), DTYPES[weight.dtype], address(bias),
-        address(scale), address(shift), 1 if scale is None else math.prod(x.shape[1:-1]), silu,
-        _CODES[activation], address(residual), address(y), y.shape[-1], DTYPES[x.dtype],
-        torch.get_num_threads(),
+        0 if x2 is None else x2.shape[-1], address(weight), _WEIGHTS[weight.dtype],
+        address(weight_scale), address(bias), address(scale), address(shift),
+        1 if scale is None else math.prod(x.shape[1:-1]), silu, _CODES[activation],
+        address(residual), address(y), y.shape[-1], DTYPES[x.dtype], torch.get_num_threads(),
     )  # fmt: skip
     return y
 
 
 def _torch(
     x, weight, bias=None, *, x2=None, activation="none", residual=None, scale=None, shift=None,
-    silu=False, out_features=None,
+    silu=False, out_features=None, weight_scale=None,
 ):  # fmt: skip
     if weight.dim() == 3:
-        weight = unpack_weight(weight, _features(weight, bias, out_features))
+        weight = unpack_weight(weight, _features(weight, bias, out_features, weight_scale))
+    if weight_scale is not None:
+        weight = dequantised(weight, weight_scale, x.dtype)
     dtype = x.dtype
     wide = reduce(torch.promote_types, (t.dtype for t in (weight, bias) if t is not None), dtype)
     weight, bias = weight.to(wide), None if bias is None else bias.to(wide)
@@ -151,7 +169,7 @@ OP = Op(
     "linear",
     "(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? x2=None, str activation='none', "
     "Tensor? residual=None, Tensor? scale=None, Tensor? shift=None, bool silu=False, "
-    "int? out_features=None) -> Tensor",
+    "int? out_features=None, Tensor? weight_scale=None) -> Tensor",
     check=_check_arguments,
     fake=_empty,
     table={"cpu": (_backend.cpu(_cpu), *_ROWS), _backend.ANY: _ROWS},
@@ -170,6 +188,7 @@ def linear(
     shift: Tensor | None = None,
     silu: bool = False,
     out_features: int | None = None,
+    weight_scale: Tensor | None = None,
 ) -> Tensor:
     """activation(prologue(x) @ weight.T + bias) + residual, in one pass over each.
 
@@ -178,7 +197,9 @@ def linear(
     weight: [Cout, C + C2], or pack_weight's [ceil(Cout / 16), C + C2, 16], which the CPU's kernel
     reads as it is (a plain one it packs in every call); float32, bfloat16 or float16 whatever x's
     dtype, or x's.  bias: [Cout] of any floating-point dtype, or None.  out_features: Cout, where a
-    packed weight has no bias to tell it and Cout is not a multiple of 16.
+    packed weight has neither bias nor scales to tell it and Cout is not a multiple of 16.
+    weight_scale: [Cout] of any floating-point dtype, with an int8 weight, plain or packed, and only
+    with one: weight * weight_scale is then what x is multiplied by (quantize_weight makes both).
     Prologue: x * scale + shift, where scale and shift are [N, C + C2] of any floating-point dtype
     and x is [N, ..., C] (group_norm_scale_shift's result); SiLU when silu.
     activation: none, silu, gelu (erf), quick_gelu, or geglu: the first half of Cout times
@@ -189,5 +210,5 @@ def linear(
     """
     return OP(
         x, weight, bias, x2=x2, activation=activation, residual=residual, scale=scale, shift=shift,
-        silu=silu, out_features=out_features,
+        silu=silu, out_features=out_features, weight_scale=weight_scale,
     )  # fmt: skip

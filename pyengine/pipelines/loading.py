@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..cuda import OLDEST, check_capability, within_memory
 from ..errors import CheckpointError, ConfigError, RequestError, UnavailableError
 from ..models import (
     AutoencoderKL,
@@ -15,12 +16,12 @@ from ..models import (
     UNet2DConditionModel,
 )
 from ..weights import Checkpoint, load_module, resolve
-from ..weights.text import show
+from ..weights.text import listing, show
 from .arguments import DistilledDefaults
 from .reading import read_defaults, read_tokenizer
 from .stable_diffusion import Parts, StableDiffusionPipeline, check_channels
 from .stable_diffusion_xl import StableDiffusionXLPipeline
-from .token_loading import TOKEN_MODELS
+from .token_loading import INT8_MODELS, TOKEN_MODELS
 from .tokens import TokenPipeline
 
 #: The model that is loaded where none is named, and all that have a name of their own.
@@ -37,21 +38,31 @@ def from_pretrained(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
     variant: str | None = None,
+    weights: str | None = None,
     **options: Any,
 ) -> StableDiffusionPipeline | TokenPipeline:
     """The pipeline for a checkpoint, of the kind that its model_index.json names.
 
     model: a folder in diffusers' layout, a single .safetensors file, a Hub id, the name of a model
-    that ships (NAMED), or None for the first of them. device: "auto" (CUDA where there is one, else
-    the CPU), "cpu", "cuda", "cuda:1". dtype: "float32" (unless told), "float16" or "bfloat16".
-    variant: "fp16" reads *.fp16.safetensors. options: as pyengine.weights.resolve takes them
-    (revision, cache_dir, prediction_type).
+    that ships (NAMED), or None for the first of them. device: "auto" (CUDA where there is a
+    GPU of compute capability 8.0 or newer, else the CPU), "cpu", "cuda", "cuda:1". dtype: "float32"
+    (unless told), "float16" or "bfloat16". variant: "fp16" reads *.fp16.safetensors. weights:
+    "int8" rounds the transformer's of a token model (Janus, PictureGPT) to 8 bits, on the CPU: a
+    quarter of the memory and of the time that a token waits for it, and other pictures
+    (docs/numerics.md). options: as pyengine.weights.resolve takes them (revision, cache_dir,
+    prediction_type).
     Raises CheckpointError or ConfigError for what cannot be loaded, RequestError for a wrong
-    argument, UnavailableError for a device that is not there.
+    argument, UnavailableError for a device that is not there, OutOfMemoryError for one that is too
+    small.
     """
     place, kind = find_device(device), find_dtype(dtype)
+    if weights not in (None, "int8"):
+        raise RequestError(f"weights: expected int8 or None, given {show(weights)}")
     checkpoint, source = find_checkpoint(model, variant, options)
-    return build(checkpoint, source, place, kind)
+    return within_memory(
+        lambda: build(checkpoint, source, place, kind, weights),
+        f"{source}: float16, bfloat16 or a larger device would help",
+    )
 
 
 def find_checkpoint(model, variant: str | None = None, options: dict | None = None):
@@ -75,7 +86,8 @@ def shipped_folder(name: str = SHIPPED) -> Path:
 
 def find_device(device: str | torch.device) -> torch.device:
     if isinstance(device, str) and device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        usable = torch.cuda.is_available() and torch.cuda.get_device_capability() >= OLDEST
+        return torch.device("cuda" if usable else "cpu")
     try:
         place = torch.device(device)
     except (RuntimeError, TypeError):
@@ -89,6 +101,7 @@ def find_device(device: str | torch.device) -> torch.device:
             raise UnavailableError(
                 f"device: {place} was asked for, but there are {torch.cuda.device_count()}"
             )
+        check_capability(place)
     return place
 
 
@@ -102,11 +115,22 @@ def find_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
 
 
 def build(
-    checkpoint: Checkpoint, source: str, device: torch.device, dtype: torch.dtype
+    checkpoint: Checkpoint,
+    source: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    weights: str | None = None,
 ) -> StableDiffusionPipeline | TokenPipeline:
     """Reads every config and compares them with one another before any tensor is read."""
-    if checkpoint.pipeline_class in TOKEN_MODELS:
-        return TOKEN_MODELS[checkpoint.pipeline_class](checkpoint, source, device, dtype)
+    kind_of = checkpoint.pipeline_class
+    if weights is not None and (kind_of not in INT8_MODELS or device.type != "cpu"):
+        raise RequestError(
+            f"weights: expected None for {kind_of} on {device.type}, given {weights}, which is for"
+            f" {listing(INT8_MODELS)} on the CPU"
+        )
+    if kind_of in TOKEN_MODELS:
+        int8 = {"int8": True} if weights else {}
+        return TOKEN_MODELS[kind_of](checkpoint, source, device, dtype, **int8)
     xl = checkpoint.pipeline_class.startswith("StableDiffusionXL")
     cls = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
     classes: dict[str, type] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..cuda import to_device
+
 
 class NoiseSource:
     """Random numbers for a batch: standard normal, exponential or uniform ones.
@@ -47,8 +49,8 @@ class NoiseSource:
 
     def _draw(self, shape: Sequence[int], make: Callable) -> Tensor:
         if self.shared:
-            return make(tuple(shape), self.generators[0]).to(self.device)
+            return to_device(make(tuple(shape), self.generators[0]), self.device)
         if shape[0] != len(self.generators):
             raise ValueError(f"noise: expected {len(self.generators)} pictures, given {shape[0]}")
-        rows = [make((1, *shape[1:]), g).to(self.device) for g in self.generators]
+        rows = [to_device(make((1, *shape[1:]), g), self.device) for g in self.generators]
         return torch.cat(rows)

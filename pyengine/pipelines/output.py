@@ -15,6 +15,7 @@ class Report:
     """How a call was carried out.
 
     model: what was loaded; pipeline: diffusers' name for its kind; device, dtype: of the U-Net.
+    weights: "int8" where the transformer's are so, None where they are as stored.
     sampler: its name; steps: denoising steps done, or tokens drawn one after another; evaluations:
     calls of the U-Net or of the transformer.
     height, width: pixels. guidance_scale, strength: that were used.
@@ -36,6 +37,7 @@ class Report:
     width: int
     guidance_scale: float
     strength: float | None = None
+    weights: str | None = None
     steps: int = 0
     evaluations: int = 0
     seconds: dict[str, float] = field(default_factory=dict)

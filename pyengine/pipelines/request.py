@@ -129,6 +129,14 @@ def side(field: str, value: Any, multiple: int) -> int:
     return number
 
 
+def memory_advice(r: Any) -> str:
+    """What helps where a request's pictures do not fit into a GPU."""
+    return (
+        f"{r.count} pictures of {r.height}x{r.width}: fewer at a time, smaller ones, or float16 or"
+        " bfloat16 would help"
+    )
+
+
 def check_total(height: int, width: int, count: int) -> None:
     """Bounds what a call can take, so that it does not end in the kernel's memory killer."""
     if height * width > MAX_PIXELS:

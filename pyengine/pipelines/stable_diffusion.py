@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from .. import images as pictures
+from ..cuda import Graphs, Leash, Record, within_memory
 from ..errors import ConfigError
 from ..models import AutoencoderKL, UNet2DConditionModel
+from ..models.unet import TextContext, TimeEmbedding
 from ..ops import Arena, kernels_used
 from ..progress import progress as progress_bar
 from ..schedules import Plan, Scheduler, from_config
@@ -71,6 +73,35 @@ class Parts:
     checkpoint: Any = None
 
 
+class Evaluator:
+    """unet(x, times, context), on a GPU as a CUDA graph: the same kernels in one launch.
+
+    record: pyengine.cuda.Record, given for tests. The result is overwritten by the next call.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, record: Record | None = None):
+        self.unet = unet
+        self.graphs = None
+        if record is not None or unet.device.type == "cuda":
+            self.graphs = Graphs(self._run, record=record)
+
+    def __call__(self, x: Tensor, times: TimeEmbedding, context: TextContext) -> Tensor:
+        if self.graphs is None:
+            return self.unet(x, times, context, return_dict=False)[0]
+        kept = [tensor for pair in context.keys_values for tensor in pair]
+        return self.graphs([x, *times.rows], kept)
+
+    def _run(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
+        x, *rows = changing
+        context = TextContext(tuple(zip(kept[::2], kept[1::2], strict=True)))
+        return self.unet(x, TimeEmbedding(tuple(rows)), context, return_dict=False)[0]
+
+    def clear(self) -> None:
+        """Frees what was recorded."""
+        if self.graphs is not None:
+            self.graphs.clear()
+
+
 class StableDiffusionPipeline:
     """Text to pictures with a Stable Diffusion 1.x or 2.x checkpoint; see `__call__`.
 
@@ -89,6 +120,7 @@ class StableDiffusionPipeline:
         for model in (self.unet, self.vae, *parts.encoders):
             model.arena = self._arena
         self.defaults = parts.defaults
+        self._evaluate = Evaluator(self.unet)
         self._interrupt = False
         self._lock = threading.RLock()  # a callback may call the pipeline too
         # Reads the scheduler's config now, so that a bad one is refused when the model is loaded.
@@ -206,9 +238,16 @@ class StableDiffusionPipeline:
         with self._lock, torch.no_grad():
             self._interrupt = False
             try:
-                return self._run(r, show_progress)
+                output = within_memory(
+                    lambda: self._run(r, show_progress),
+                    checks.memory_advice(r),
+                    self._evaluate.clear,
+                )
             finally:
                 self._arena.trim()
+        for message in output.report.warnings:
+            warnings.warn(message, stacklevel=3)
+        return output
 
     def _run(self, r: Request, show_progress: bool | None) -> PipelineOutput:
         scheduler = self.scheduler if r.scheduler is None else self._scheduler(r.scheduler)
@@ -229,8 +268,6 @@ class StableDiffusionPipeline:
                 result = self._decode(latents, r.output_type)
         report.peak_memory = peak_memory(device)
         report.kernels = used.summary()
-        for message in report.warnings:
-            warnings.warn(message, stacklevel=4)
         return PipelineOutput(result, r.seeds, report)
 
     def _report(self, r: Request, plan: Plan) -> Report:
@@ -292,7 +329,7 @@ class StableDiffusionPipeline:
         """The latents after the last step, or after the one that the run was stopped at."""
         state, guided = start.state, self._guided(r)
         context = self.unet.encode_context(conditions.text)
-        block = 0
+        block, leash = 0, Leash(self.device)
         with progress_bar("denoising", sum(plan.ends_step), show_progress) as advance:
             for i in range(len(plan)):
                 if self._interrupt:
@@ -301,7 +338,7 @@ class StableDiffusionPipeline:
                     first, (times, many) = i, self._times(plan, conditions, i)
                     block = i + many
                 x = self._model_input(plan.scale_input(i, state.x), start, guided)
-                out = self.unet(x, times[i - first], context, return_dict=False)[0]
+                out = self._evaluate(x, times[i - first], context)
                 fresh = None
                 if plan.draws_noise[i]:
                     fresh = noise.draw(state.x.shape, plan.noise_dtype or state.x.dtype)
@@ -309,6 +346,7 @@ class StableDiffusionPipeline:
                 if start.known is not None:
                     state = plan.keep_known(i, state, start.known, start.noise, start.mask)
                 report.evaluations += 1
+                leash.step()
                 if plan.ends_step[i]:
                     report.steps += 1
                     advance()

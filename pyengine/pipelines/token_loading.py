@@ -68,7 +68,12 @@ def build_image_gpt(
 
 
 def build_janus(
-    checkpoint: Checkpoint, source: str, device: torch.device, dtype: torch.dtype
+    checkpoint: Checkpoint,
+    source: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    int8: bool = False,
 ) -> JanusPipeline:
     data, tensors = checkpoint.component("model")
     config = Janus.config_class.from_dict(data, checkpoint.where("model"))
@@ -78,12 +83,17 @@ def build_janus(
     tokenizer = JsonTokenizer.from_files(checkpoint.tokenizer_files("tokenizer"), source)
     _compare(source, check_tokens_fit, config, tokens, tokenizer)
     defaults = read_defaults(checkpoint, JanusPipeline.defaults_class)
-    model = load_module(Janus.from_config(config), tensors, dtype=dtype, device=device)
+    model = load_module(Janus.from_config(config), tensors, dtype=dtype, device=device, int8=int8)
     return JanusPipeline(model, tokenizer, tokens, checkpoint, source, defaults)
 
 
 def build_picture_gpt(
-    checkpoint: Checkpoint, source: str, device: torch.device, dtype: torch.dtype
+    checkpoint: Checkpoint,
+    source: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    int8: bool = False,
 ) -> PictureGPTPipeline:
     classes = {"transformer": PictureGPT, "vqvae": VQModel}
     configs, sources = {}, {}
@@ -99,6 +109,7 @@ def build_picture_gpt(
         name: load_module(
             model.from_config(configs[name]), sources[name], dtype=dtype, device=device,
             keep_narrow=name == "transformer" and device.type == "cpu",
+            int8=int8 and name == "transformer",
         )
         for name, model in classes.items()
     }  # fmt: skip
@@ -122,3 +133,5 @@ TOKEN_MODELS = {
     "JanusForConditionalGeneration": build_janus,
     "PictureGPTPipeline": build_picture_gpt,
 }
+#: Those among them that can hold their weights in int8.
+INT8_MODELS = ("JanusForConditionalGeneration", "PictureGPTPipeline")

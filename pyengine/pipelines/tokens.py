@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..cuda import within_memory
 from ..errors import CheckpointError, RequestError
 from ..models.base import Model
 from ..models.kv_cache import KVCache
@@ -205,7 +206,10 @@ class TokenPipeline:
     def _generate(self, r: TokenRequest, show_progress: bool | None) -> PipelineOutput:
         with self._lock, torch.no_grad():
             self._interrupt = False
-            return self._run(r, show_progress)
+            output = within_memory(lambda: self._run(r, show_progress), checks.memory_advice(r))
+        for message in output.report.warnings:
+            warnings.warn(message, stacklevel=3)
+        return output
 
     def _run(self, r: TokenRequest, show_progress: bool | None) -> PipelineOutput:
         report = Report(
@@ -217,6 +221,7 @@ class TokenPipeline:
             height=r.height,
             width=r.width,
             guidance_scale=r.guidance_scale,
+            weights=self.model.weights,
         )
         reset_peak_memory(self.device)
         with kernels_used() as used, report.stage("total", self.device):
@@ -226,8 +231,6 @@ class TokenPipeline:
                 images = tokens if latent else self._decode(tokens, r.output_type)
         report.peak_memory = peak_memory(self.device)
         report.kernels = used.summary()
-        for message in report.warnings:
-            warnings.warn(message, stacklevel=4)
         return PipelineOutput(images, r.seeds, report, tokens)
 
     def _call_back(self, r: TokenRequest, step: int, timestep: int, tokens: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..cuda import to_device
 from ..errors import RequestError
 from ..ops import COLUMNS, sampler_step
 
@@ -95,7 +96,7 @@ class Rows:
         """x times each picture's in_scale, in x's dtype."""
         if np.all(self.in_scale == 1):
             return x
-        scale = torch.from_numpy(self.in_scale).to(_accumulator(x)).to(x.device)
+        scale = to_device(torch.from_numpy(self.in_scale).to(_accumulator(x)), x.device)
         return (x * scale.reshape(-1, *[1] * (x.dim() - 1))).to(x.dtype)
 
 
@@ -281,7 +282,7 @@ def step_rows(
         table = _rescaled(table, out, rescale)
     if any(rows.thresholds):
         table = _thresholded(table, x, out, rows.thresholds)
-    coeffs = torch.from_numpy(table).to(_accumulator(x)).to(x.device)
+    coeffs = to_device(torch.from_numpy(table).to(_accumulator(x)), x.device)
     uses = np.any(table, axis=0)
     past = {}
     for name in (*_HISTORY, "base"):

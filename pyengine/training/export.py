@@ -36,16 +36,14 @@ def export(
     """
     folder, target = Path(run), Path(to)
     settings = settings or load_settings(folder)
-    checkpoint = choose_weights(folder, weights)
+    checkpoint = choose_weights(folder, weights, "denoiser.pt")
     tokens = tokenizer.load(folder / "tokenizer")
     shape = replace(settings.denoiser, vocabulary=len(tokens))
     trained = denoiser.start(checkpoint, shape, settings.seed, "cpu")
     trained.networks.load_average(trained.average.values)
     model = autoencoder.load(folder, settings.autoencoder)
     prepare_scale(model, data, settings)
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = new_folder(target)
     write_parts(partial, trained.networks, model, tokens, folder / "tokenizer")
     write_words(partial, folder, trained, settings, evaluation)
     if draw_samples:
@@ -54,9 +52,9 @@ def export(
     return target
 
 
-def choose_weights(folder: Path, weights: str) -> Path:
-    """The checkpoint that `weights` names."""
-    average, cooled = folder / "denoiser.pt", folder / "cooled.pt"
+def choose_weights(folder: Path, weights: str, run: str) -> Path:
+    """The checkpoint that `weights` names; run: the file name of the uncooled one."""
+    average, cooled = folder / run, folder / "cooled.pt"
     if weights not in ("auto", "average", "cooled"):
         raise RequestError(f"weights: expected auto, average or cooled, given {weights!r}")
     if weights == "auto":
@@ -160,6 +158,14 @@ def draw(folder: Path) -> None:
     generate = samples.generator(pipe)
     images = generate(samples.PROMPTS, range(len(samples.PROMPTS)))
     samples.save_png(folder / "samples.png", samples.grid(images, columns=8))
+
+
+def new_folder(target: Path) -> Path:
+    """An empty folder beside `target`, which replace_folder puts in its place."""
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
 
 
 def replace_folder(new: Path, target: Path) -> None:

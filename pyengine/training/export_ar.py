@@ -10,11 +10,10 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ..errors import RequestError
 from . import emoji_ar, gpt, loop, recipe, samples, samples_ar, tokenizer
 from . import vq_autoencoder as vq
 from .card import NOTICE, card_ar
-from .export import replace_folder, tidy_config
+from .export import choose_weights, new_folder, replace_folder, tidy_config
 
 # What pyengine uses where a call says nothing.
 DEFAULTS = {"guidance_scale": 2.0, "temperature": 1.0, "top_k": 200, "top_p": 0.95}
@@ -45,11 +44,9 @@ def export(
     settings = emoji_ar.load_settings(folder)
     tokens = tokenizer.load(folder / "tokenizer")
     shape = replace(settings.gpt, vocabulary=len(tokens))
-    trained = gpt.start(choose_weights(folder, weights), shape, settings.seed, "cpu")
+    trained = gpt.start(choose_weights(folder, weights, "gpt.pt"), shape, settings.seed, "cpu")
     model = vq.load(folder, settings.vq)
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = new_folder(target)
     trained.networks.load_average(trained.average.values)
     write_parts(partial, trained.networks, model, folder / "tokenizer")
     if draw_samples:
@@ -57,22 +54,6 @@ def export(
     write_words(partial, folder, trained, settings, evaluation)
     replace_folder(partial, target)
     return target
-
-
-def choose_weights(folder: Path, weights: str) -> Path:
-    """The checkpoint that `weights` names."""
-    average, cooled = folder / "gpt.pt", folder / "cooled.pt"
-    if weights not in ("auto", "average", "cooled"):
-        raise RequestError(f"weights: expected auto, average or cooled, given {weights!r}")
-    if weights == "auto":
-        newer = cooled.exists() and (
-            not average.exists() or cooled.stat().st_mtime >= average.stat().st_mtime
-        )
-        weights = "cooled" if newer else "average"
-    chosen = cooled if weights == "cooled" else average
-    if not chosen.exists():
-        raise RequestError(f"run: expected a folder with {chosen.name}, given {str(folder)!r}")
-    return chosen
 
 
 def write_parts(folder: Path, networks: gpt.Networks, model, tokenizer_files: Path) -> None:

@@ -22,6 +22,7 @@ def load_module(
     harmless: Iterable[str] = (),
     rename: Callable[[str], str] | None = None,
     keep_narrow: bool = False,
+    int8: bool = False,
 ) -> torch.nn.Module:
     """Fills `module`, built on the meta device, with the tensors of `source`; returns it.
 
@@ -30,6 +31,7 @@ def load_module(
     soon as it is complete: the peak is the packed module and one layer.
     keep_narrow: with float32, weights that are stored in 16 bits stay as they are where their layer
     widens them in use (its WIDENED): half the memory, the same results.
+    int8: the linear layers that `module.int8_layers` names pack their weights in 8 bits.
     harmless: fnmatch patterns of tensors that may be left over, besides names.HARMLESS and
     `module.harmless_extra`. rename: the module's name for a name in `source`; without it, names
     that older versions of diffusers used are recognised.
@@ -56,6 +58,8 @@ def load_module(
                 plan[name] = old, stored
     if torch.device(device).type == "cpu":
         _check_memory([(kind, source.spec(old)[1]) for old, kind in plan.values()], source)
+    if int8:
+        _quantize(module)
     packer = _Packer(module, plan)
     staging = None
     if torch.device(device).type == "cpu":
@@ -86,6 +90,14 @@ def _dtype(stored: torch.dtype, want: torch.Tensor, dtype: torch.dtype | None) -
 def _widened(module: torch.nn.Module, name: str) -> bool:
     path, _, leaf = name.rpartition(".")
     return leaf in getattr(module.get_submodule(path), "WIDENED", ())
+
+
+def _quantize(module: torch.nn.Module) -> None:
+    """Tells the layers that may be stored in int8 to be so when they are packed."""
+    chosen = matcher(module.int8_layers)
+    for path, part in module.named_modules():
+        if hasattr(part, "quantize") and chosen.fullmatch(path):
+            part.quantize()
 
 
 class _Packer:

@@ -59,10 +59,15 @@ def _linear(
     *shape, cout, c2=0, bias=True, residual=False, norm=False, packed=False, weight=None, **more
 ):
     """weight: its dtype, x's where it is None."""
+    whole = weight == torch.int8
 
     def build(dtype):
         total, gated = shape[-1] + c2, more.get("activation") == "geglu"
-        matrix = (torch.randn(cout, total) / total**0.5).to(weight or dtype)
+        matrix = torch.randn(cout, total) / total**0.5
+        if whole:
+            panels, scale = ops.quantize_weight(matrix)
+            matrix, more["weight_scale"] = ops.unpack_weight(panels, cout), scale
+        matrix = matrix.to(weight or dtype)
         result = (*shape[:-1], cout // 2 if gated else cout)
         return {
             "x": torch.randn(shape).to(dtype),
@@ -72,7 +77,7 @@ def _linear(
             "residual": torch.randn(result).to(dtype) if residual else None,
             "scale": torch.randn(shape[0], total) if norm else None,
             "shift": torch.randn(shape[0], total) if norm else None,
-            **({"out_features": cout} if packed and not bias else {}),
+            **({"out_features": cout} if packed and not bias and not whole else {}),
             **more,
         }
 
@@ -209,6 +214,15 @@ CASES = [
             ("linear", "silu-alone", _linear(3, 20, cout=12, silu=True), DTYPES),
             ("linear", "half-weight", _linear(3, 7, 40, cout=50, weight=torch.float16), DTYPES),
             ("linear", "bfloat16-weight", _linear(3, 20, cout=50, weight=torch.bfloat16), DTYPES),
+            ("linear", "two-int8", _linear(2, 7, 40, cout=50, weight=torch.int8), DTYPES),
+            ("linear", "int8-few-rows", _linear(2, 1, 700, cout=200, weight=torch.int8,
+                                                packed=True, bias=False), DTYPES),
+            ("linear", "int8-many-rows", _linear(2, 130, 330, c2=9, cout=70, weight=torch.int8,
+                                                 residual=True), DTYPES),
+            ("linear", "int8-geglu-odd", _linear(2, 5, 40, cout=38, activation="geglu",
+                                                 weight=torch.int8), DTYPES),
+            ("linear", "int8-norm", _linear(3, 5, 20, cout=44, norm=True, silu=True, packed=True,
+                                            activation="gelu", weight=torch.int8), DTYPES),
             ("linear", "one-deep-pass", _linear(2, 50, 320, cout=64), DTYPES),
             ("linear", "two-passes", _linear(2, 41, 321, cout=70), DTYPES),
             ("linear", "one-row-deep", _linear(2, 1, 1280, cout=320, packed=True), DTYPES),

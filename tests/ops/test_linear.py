@@ -46,18 +46,72 @@ def test_packed_and_plain_weights_give_the_same_bits(activation, features, dtype
 
 @pytest.mark.parametrize("rows", [1, 2, 6, 7, 14, 15, 61, 250, 500])
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "wide16"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int8])
 def test_a_rows_bits_do_not_depend_on_its_neighbours(rows, isa, dtype, use_isa, use_threads):
     """Tile heights, blocks, splits over threads and where weights are widened: all follow rows."""
     use_isa(isa)
     use_threads(1)
-    x, weight = torch.randn(500, 700), ops.pack_weight(torch.randn(80, 700).to(dtype))
-    together = ops.linear(x, weight)
+    x, weight, scale = torch.randn(500, 700), torch.randn(80, 700), None
+    if dtype == torch.int8:
+        weight, scale = ops.quantize_weight(weight)
+    else:
+        weight = ops.pack_weight(weight.to(dtype))
+    together = ops.linear(x, weight, weight_scale=scale)
     for threads in (1, 2, 5, 16):
         use_threads(threads)
         for first in {0, (500 - rows) // 2, 500 - rows}:
-            part = ops.linear(x[first : first + rows], weight)
+            part = ops.linear(x[first : first + rows], weight, weight_scale=scale)
             assert torch.equal(part, together[first : first + rows]), (threads, first)
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "wide16"])
+@pytest.mark.parametrize("k", [1, 7, 40, 41, 120, 321, 700])
+def test_8_bit_weights_are_whole_numbers_whose_sums_are_scaled(k, isa, use_isa):
+    """The same bits as with the same numbers in float32, but for the one product at the end."""
+    use_isa(isa)
+    panels, scale = ops.quantize_weight(torch.randn(70, k))
+    numbers = ops.unpack_weight(panels, 70)
+    for rows in (1, 2, 3, 4, 5, 40):
+        x = torch.randn(rows, k)
+        want = ops.linear(x, numbers.float()) * scale
+        assert torch.equal(ops.linear(x, panels, weight_scale=scale), want), rows
+        assert torch.equal(ops.linear(x, numbers, weight_scale=scale), want), rows
+
+
+def test_weights_are_rounded_to_the_nearest_of_255_numbers():
+    weight = torch.randn(50, 33) * torch.logspace(-6, 6, 50)[:, None]
+    weight[7] = 0
+    panels, scale = ops.quantize_weight(weight)
+    numbers = ops.unpack_weight(panels, 50)
+    assert panels.dtype == torch.int8
+    assert panels.shape == (4, 33, 16)
+    assert scale.dtype == torch.float32
+    assert scale[7] == 0
+    assert not numbers[7].any()
+    assert not ops.unpack_weight(panels)[50:].any()
+    others = numbers[torch.arange(50) != 7]
+    assert (others.abs().amax(1) == 127).all()
+    error = (numbers.double() * scale.double()[:, None] - weight.double()).abs()
+    assert (error <= scale.double()[:, None] * 0.50001).all()
+    halves = torch.tensor([[254.0, 1.0, 3.0, 5.0, -1.0, -3.0]])  # of a scale of 2: ties
+    assert ops.unpack_weight(ops.quantize_weight(halves)[0], 1).tolist() == [[127, 0, 2, 2, 0, -2]]
+
+
+@pytest.mark.parametrize("tiny", [1e-45, 1e-40, 1e-38])
+def test_subnormal_weights_become_finite_numbers(tiny):
+    panels, scale = ops.quantize_weight(torch.tensor([[tiny, -tiny, 0.0]]))
+    got = ops.linear(torch.eye(3), panels, weight_scale=scale)
+    assert (got - torch.tensor([[tiny], [-tiny], [0.0]])).abs().max() <= tiny
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [torch.ones(3), torch.ones(3, 3, dtype=torch.int32), torch.tensor([[1.0, float("nan")]]),
+     torch.tensor([[1.0, float("inf")]])],
+)  # fmt: skip
+def test_what_cannot_be_quantized_is_refused(weight):
+    with pytest.raises(RequestError, match="quantize_weight: weight: expected"):
+        ops.quantize_weight(weight)
 
 
 def test_odd_values_come_out_as_torchs():
@@ -87,6 +141,21 @@ def test_odd_values_come_out_as_torchs():
             {"weight": torch.ones(2, 4, 16), "bias": torch.ones(16)},
             "weight: expected the panels of 16 features, got 2 panels",
         ),
+        ({"weight": torch.ones(8, 4).char()}, "weight_scale: expected scales of int8 weights"),
+        ({"weight_scale": torch.ones(8)}, "weight_scale: expected scales of int8 weights"),
+        (
+            {"weight": torch.ones(8, 4).char(), "weight_scale": torch.ones(7)},
+            r"weight_scale: expected shape \[8\], got \[7\]",
+        ),
+        (
+            {"weight": torch.ones(1, 4, 16).char(), "weight_scale": torch.ones(17)},
+            "weight: expected the panels of 17 features, got 1 panels",
+        ),
+        (
+            {"weight": torch.ones(8, 4).char(), "weight_scale": torch.ones(8).int()},
+            "weight_scale: expected a floating-point dtype",
+        ),
+        ({"weight": torch.ones(8, 4).int()}, "weight: expected a floating-point dtype"),
         ({"out_features": 7}, "out_features: expected 8, as bias or weight has it, got 7"),
         (
             {"weight": torch.ones(1, 4, 16), "out_features": 17},

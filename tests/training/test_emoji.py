@@ -143,8 +143,8 @@ def test_cooldown_is_a_branch(run, tmp_path, pictures, settings):
     cooled = emoji.cool(data=pictures, out=folder, steps=3, settings=settings, echo=quiet)
     assert torch.load(cooled, weights_only=True)["step"] == 9
     assert (folder / "denoiser.pt").read_bytes() == before
-    assert export.choose_weights(folder, "auto") == cooled
-    assert export.choose_weights(folder, "average").name == "denoiser.pt"
+    assert export.choose_weights(folder, "auto", "denoiser.pt") == cooled
+    assert export.choose_weights(folder, "average", "denoiser.pt").name == "denoiser.pt"
 
 
 def test_sharpening_keeps_the_encoder(run, tmp_path, pictures, settings):
@@ -216,6 +216,6 @@ def test_foreign_checkpoints_are_refused(run, tmp_path, settings):
     with pytest.raises(CheckpointError, match="channels: expected"):
         loop.load_checkpoint(run / "denoiser.pt", {"channels": [1, 2]})
     with pytest.raises(RequestError, match="weights: expected"):
-        export.choose_weights(run, "best")
+        export.choose_weights(run, "best", "denoiser.pt")
     with pytest.raises(RequestError, match=r"expected a folder with denoiser\.pt"):
-        export.choose_weights(tmp_path / "none", "average")
+        export.choose_weights(tmp_path / "none", "average", "denoiser.pt")

@@ -13,7 +13,7 @@ import torch
 
 import pyengine
 from pyengine.errors import CheckpointError, RequestError
-from pyengine.training import codebook, course, emoji_ar, evaluate, export_ar, gpt, samples
+from pyengine.training import codebook, course, emoji_ar, evaluate, export, export_ar, gpt, samples
 from pyengine.training import vq_autoencoder as vq
 
 
@@ -133,8 +133,8 @@ def test_cooldown_is_a_branch(run_ar, tmp_path, pictures):
     cooled = emoji_ar.cool(data=pictures, out=folder, steps=3, echo=quiet)
     assert torch.load(cooled, weights_only=True)["step"] == 9
     assert (folder / "gpt.pt").read_bytes() == before
-    assert export_ar.choose_weights(folder, "auto") == cooled
-    assert export_ar.choose_weights(folder, "average").name == "gpt.pt"
+    assert export.choose_weights(folder, "auto", "gpt.pt") == cooled
+    assert export.choose_weights(folder, "average", "gpt.pt").name == "gpt.pt"
 
 
 # --- the model folder -----------------------------------------------------------------------------
@@ -295,7 +295,7 @@ def test_refusals(run_ar, tmp_path, pictures, settings_ar):
     with pytest.raises(RequestError, match=r"expected a folder with gpt\.pt"):
         emoji_ar.cool(data=pictures, out=_only_settings(run_ar, tmp_path / "new"))
     with pytest.raises(RequestError, match="weights: expected auto"):
-        export_ar.choose_weights(run_ar, "best")
+        export.choose_weights(run_ar, "best", "gpt.pt")
     wider = replace(settings_ar, vq=replace(settings_ar.vq, width=5))
     with pytest.raises(CheckpointError, match="width: expected 5, given 4"):
         emoji_ar.train(data=pictures, out=run_ar, steps=6, settings=wider, echo=quiet)

@@ -348,6 +348,8 @@ void convolve(const DirectArgs& direct, Range pixels, Range panels, float* scrat
             case DType::float16:
                 transpose_weights<Float16>(direct, weights);
                 break;
+            case DType::int8:  // of matrix products alone
+                break;
         }
     }
     const int64_t depth = direct.shape.depth, parities = direct.shape.parities ? 4 : 1;

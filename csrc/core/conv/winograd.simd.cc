@@ -367,6 +367,8 @@ void multiply_share(const WinogradArgs& args, int64_t share) {
             case DType::float16:
                 finish<Output, Float16>(args, m, group);
                 break;
+            case DType::int8:  // weights of matrix products alone
+                break;
         }
         i += run;
     }

@@ -29,6 +29,8 @@ bool check(const LinearArgs& args) {
     require(args.channels2 == 0 || args.x2, kOp, "null pointer x2");
     require(depth == 0 || args.weight, kOp, "null pointer weight");
     require(args.y, kOp, "null pointer y");
+    require(!args.weight_scale == (args.weight_dtype != DType::int8), kOp,
+            "scales go with int8 weights, and only with them");
     require(!args.scale == !args.shift, kOp, "scale and shift come together");
     require(args.picture_rows > 0, kOp, "a picture without rows");
     return true;

@@ -11,7 +11,8 @@ enum class Activation : int { none = 0, silu = 1, gelu = 2, quick_gelu = 3, gegl
 constexpr int kActivations = 5;
 
 // y = activation(prologue(x | x2) W + bias) + residual, where prologue(x) = x * scale + shift, then
-// SiLU, each if asked for. x, x2, residual and y have one dtype, the weight one of its own.
+// SiLU, each if asked for. x, x2, residual and y have one dtype, the weight one of its own; int8
+// weights are numbers that weight_scale makes weights of, one scale for each output.
 struct LinearArgs {
     const void* x;   // [rows, channels]
     const void* x2;  // [rows, channels2], side by side with x; or null with channels2 = 0
@@ -19,7 +20,8 @@ struct LinearArgs {
     const void* weight;  // panels [ceil(outputs / 16)][channels + channels2][16]; for geglu twice
                          // as many, first the values', then the gates'
     DType weight_dtype;
-    const float* bias;   // [outputs], for geglu [2 * outputs]; or null
+    const float* weight_scale;  // [outputs], for geglu [2 * outputs]: of int8 weights; else null
+    const float* bias;          // [outputs], for geglu [2 * outputs]; or null
     const float* scale;  // [rows / picture_rows, channels + channels2], or null as shift then is
     const float* shift;
     int64_t picture_rows;  // rows that share scale and shift; 1 or more

@@ -1,5 +1,6 @@
 #include "gemm/linear.h"
 
+#include "gemm/few_rows.simd.h"
 #include "gemm/tile.simd.h"
 #include "isa/divide.simd.h"
 #include "isa/math.simd.h"
@@ -17,7 +18,7 @@ constexpr int64_t kSumFloats = 240 * 1024;
 // up to 4 times as much; of 40, from K = 64 on, 2.1 times. Their speed is the same.
 constexpr int64_t kLinearChain = 40;
 
-// Rows for which 16-bit weights are widened in registers.
+// Rows for which narrow weights are widened in registers.
 constexpr int kFewRows = kTileRows < 4 ? kTileRows : 4;
 
 // Tiles over which it pays to fetch the next weights: while few are computed, all wait for memory.
@@ -70,6 +71,12 @@ PYENGINE_INLINE void with_type(DType dtype, const Use& use) {
     if (dtype == DType::float32) return use(float{});
     if (dtype == DType::bfloat16) return use(BFloat16{});
     use(Float16{});
+}
+
+template <class Use>
+PYENGINE_INLINE void with_weight_type(DType dtype, const Use& use) {
+    if (dtype == DType::int8) return use(Int8{});
+    with_type(dtype, use);
 }
 
 // --- A: rows of x | x2 through the prologue ------------------------------------------------------
@@ -152,7 +159,7 @@ void multiply(const float* a, int64_t rows, const W* b, int64_t b_stride, int64_
 }
 
 // The panels of one group, b_stride apart, and where the next group begins (or null). c: the
-// block's sums, a group wide. 16-bit weights that more than a few rows use are widened once, into
+// block's sums, a group wide. Narrow weights that more than a few rows use are widened once, into
 // the first-level cache.
 template <int Panels, class W>
 void multiply_panels(const float* a, int64_t rows, const W* b, int64_t b_stride, int64_t depth,
@@ -161,6 +168,10 @@ void multiply_panels(const float* a, int64_t rows, const W* b, int64_t b_stride,
                       depth * kPanel * int64_t{sizeof(W)}};
     if constexpr (sizeof(W) == 4) {
         multiply<Panels, kTileRows>(a, rows, b, b_stride, depth, c, c_stride, accumulate, ahead);
+    } else if (sizeof(W) == 1 && rows <= kFewRows) {
+        if constexpr (sizeof(W) == 1)
+            few_rows_of<Panels, kFewRows, kLinearChain>(rows, a, b, b_stride, depth, c, c_stride,
+                                                        accumulate);
     } else if (rows <= kFewRows) {
         multiply<Panels, kFewRows>(a, rows, b, b_stride, depth, c, c_stride, accumulate, ahead);
     } else {
@@ -184,6 +195,21 @@ void multiply_group(int64_t panels, const float* a, int64_t rows, const W* b, in
     for (; p < panels; ++p)
         multiply_panels<1>(a, rows, b + p * b_stride, b_stride, depth, c + p * kPanel, c_stride,
                            accumulate, p + 1 < panels ? b + (p + 1) * b_stride : next, wide);
+}
+
+// What int8 weights have left out of the sums of some panels: column is that of the first output.
+void scale_sums(const LinearArgs& args, int64_t column, int64_t panels, int64_t rows, float* sums,
+                int64_t stride) {
+    const bool gated = args.activation == Activation::geglu;
+    for (int64_t p = 0; p < panels; ++p) {
+        const int64_t at = gated ? column : column + p * kPanel;
+        const float* scale = args.weight_scale + at + (gated ? p * args.outputs : 0);
+        for_vectors(least(args.outputs - at, kPanel), [&](int64_t c, auto lanes) {
+            const Floats factor = load(scale + c, lanes);
+            float* to = sums + p * kPanel + c;
+            for (int64_t r = 0; r < rows; ++r, to += stride) store(to, load(to) * factor);
+        });
+    }
 }
 
 // --- the epilogue ----------------------------------------------------------------------------
@@ -285,9 +311,12 @@ struct Share {
                        plan.panels * kPanel, pass > 0, next, wide);
     }
 
-    void finish_group(int64_t group, int64_t row, int64_t rows, const float* from) const {
+    void finish_group(int64_t group, int64_t row, int64_t rows, float* from) const {
         const int64_t columns =
             args.activation == Activation::geglu ? int64_t{kPanel} : plan.panels * kPanel;
+        if constexpr (sizeof(W) == 1)
+            scale_sums(args, group * columns, panels_of(args, plan, group), rows, from,
+                       plan.panels * kPanel);
         finish(args, row, rows, group * columns, panels_of(args, plan, group), from,
                plan.panels * kPanel);
     }
@@ -353,7 +382,7 @@ void linear(const LinearArgs& args, const LinearShare& share, float* scratch) {
     const Plan plan = plan_of(args, share);
     const Room room = room_of(args, plan);
     with_type(args.dtype, [&](auto t) {
-        with_type(args.weight_dtype, [&](auto w) {
+        with_weight_type(args.weight_dtype, [&](auto w) {
             using T = decltype(t);
             using W = decltype(w);
             const Share<T, W> work{args,

@@ -28,6 +28,7 @@ typedef float Floats __attribute__((vector_size(kLanes * 4)));
 typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t Bits __attribute__((vector_size(kLanes * 4)));
 typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
+typedef int8_t Bytes __attribute__((vector_size(kLanes)));
 
 PYENGINE_INLINE Floats splat(float value) {
     return value - Floats{};  // not +: that turns -0 into 0 and takes an instruction
@@ -159,6 +160,20 @@ PYENGINE_INLINE Floats load(const float* from) {
     Floats value;
     __builtin_memcpy(&value, from, sizeof value);
     return value;
+}
+
+PYENGINE_INLINE Floats load(const Int8* from) {
+#if defined(__AVX512F__) && PYENGINE_LANES == 16
+    const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(values));
+#elif defined(__AVX2__) && PYENGINE_LANES == 8
+    const __m128i values = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+    return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(values));
+#else
+    Bytes values;
+    __builtin_memcpy(&values, from, sizeof values);
+    return __builtin_convertvector(values, Floats);
+#endif
 }
 
 template <class T>

@@ -44,9 +44,11 @@ void pack_weight(const PackWeightArgs& a, int item_size, int threads) {
     require(a.channels_out > 0 && a.channels > 0 && a.taps > 0, op, "empty weight");
     checked_count(op, a.channels_out + kPanel, a.channels, a.taps);
     require(a.weight && a.packed, op, "null pointer");
-    require(item_size == 2 || item_size == 4, op, "items of neither 2 nor 4 bytes");
+    require(item_size == 1 || item_size == 2 || item_size == 4, op, "items of no known size");
     const int64_t panels = (a.channels_out + kPanel - 1) / kPanel;
-    const auto pack = item_size == 2 ? pack_panels<uint16_t> : pack_panels<uint32_t>;
+    const auto pack = item_size == 1   ? pack_panels<uint8_t>
+                      : item_size == 2 ? pack_panels<uint16_t>
+                                       : pack_panels<uint32_t>;
     parallel_for(panels, 1, threads, [&](int64_t begin, int64_t end) { pack(a, begin, end); });
 }
 

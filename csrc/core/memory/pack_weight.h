@@ -13,7 +13,7 @@ struct PackWeightArgs {
     int64_t channels_out, channels, taps;  // taps: kernel height * width; 1 for a matrix
 };
 
-// item_size: bytes of an element, 2 or 4; they are moved, not computed with.
+// item_size: bytes of an element, 1, 2 or 4; they are moved, not computed with.
 void pack_weight(const PackWeightArgs& a, int item_size, int threads);
 
 }  // namespace pyengine

@@ -9,26 +9,31 @@ import numpy as np
 from ..worker import Run
 
 
-def eager(notes: dict, *, threads: int, folder: Path, kind: str, inputs: dict) -> Run:
-    """float32, channels_last: what suits torch's convolutions best."""
-    return _run(_load(notes, threads, folder, kind), kind, inputs)
+def eager(notes: dict, *, threads: int, folder: Path, kind: str, inputs: dict, **place) -> Run:
+    """channels_last, what suits torch's convolutions best; place: device and dtype."""
+    return _run(_load(notes, threads, folder, kind, **place), kind, inputs, **place)
 
 
-def compiled(notes: dict, *, threads: int, folder: Path, kind: str, inputs: dict) -> Run:
-    """torch.compile with weights frozen into the graph; the first call compiles."""
+def compiled(notes: dict, *, threads: int, folder: Path, kind: str, inputs: dict, **place) -> Run:
+    """torch.compile at its best; the first call compiles.
+
+    On CPUs weights are frozen into the graph; on GPUs max-autotune, which records CUDA graphs.
+    """
     import torch
     from torch._inductor import config
 
-    config.freezing = True
-    model = _load(notes, threads, folder, kind)
+    on_cpu = place["device"] == "cpu"
+    config.freezing = on_cpu
+    model = _load(notes, threads, folder, kind, **place)
     target = model if kind == "unet" else model.decode
-    call = torch.compile(target, fullgraph=True, dynamic=False)
-    return _run(call, kind, inputs)
+    mode = None if on_cpu else "max-autotune"
+    call = torch.compile(target, fullgraph=True, dynamic=False, mode=mode)
+    return _run(call, kind, inputs, **place)
 
 
-def module(folder: Path, kind: str) -> Any:
+def module(folder: Path, kind: str, dtype: Any = None) -> Any:
     """The torch module as diffusers loads it."""
-    return _classes()[kind].from_pretrained(folder).eval()
+    return _classes()[kind].from_pretrained(folder, torch_dtype=dtype).eval()
 
 
 def _classes() -> dict[str, Any]:
@@ -37,21 +42,23 @@ def _classes() -> dict[str, Any]:
     return {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
 
 
-def _load(notes: dict, threads: int, folder: Path, kind: str) -> Any:
+def _load(notes: dict, threads: int, folder: Path, kind: str, device: str, dtype: Any) -> Any:
     import torch
 
     torch.set_num_threads(threads)
     _classes()  # their import is no part of loading
     begin = time.perf_counter()
-    model = module(folder, kind).to(memory_format=torch.channels_last)
+    model = module(folder, kind, dtype).to(device, memory_format=torch.channels_last)
     notes["load_seconds"] = time.perf_counter() - begin
     return model
 
 
-def _run(call: Any, kind: str, inputs: dict[str, np.ndarray]) -> Run:
+def _run(call: Any, kind: str, inputs: dict[str, np.ndarray], device: str, dtype: Any) -> Run:
     import torch
 
-    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    from ..models import on_device, to_array
+
+    tensors = on_device(inputs, device, dtype)
     first = tensors["sample"].contiguous(memory_format=torch.channels_last)
 
     def run() -> np.ndarray:
@@ -59,9 +66,9 @@ def _run(call: Any, kind: str, inputs: dict[str, np.ndarray]) -> Run:
         with torch.no_grad():
             if kind == "vae":
                 decode = getattr(call, "decode", call)
-                return decode(first, return_dict=False)[0].numpy()
+                return to_array(decode(first, return_dict=False)[0])
             out = call(first, tensors["timestep"], tensors["text"], return_dict=False)
-            return out[0].numpy()
+            return to_array(out[0])
 
     return run
 

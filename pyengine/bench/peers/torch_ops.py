@@ -117,7 +117,9 @@ def conv2d(
     return y if residual is None else y.add_(residual)
 
 
-def linear(x, weight, bias=None, activation="none", residual=None):
+def linear(x, weight, bias=None, activation="none", residual=None, weight_scale=None):
+    if weight_scale is not None:
+        weight = weight.to(x.dtype) * weight_scale[:, None]
     y = _ACTIVATIONS[activation](F.linear(x, weight, bias))
     return y if residual is None else y.add_(residual)
 

@@ -18,6 +18,12 @@ ACTIVATIONS = {
 }
 
 
+def dequantised(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """int8 [Cout, C] times its scales [Cout], in the wider of dtype and the scales'."""
+    wide = torch.promote_types(dtype, scale.dtype)
+    return weight.to(wide) * scale.to(wide)[:, None]
+
+
 def linear(
     x: Tensor,
     weight: Tensor,
@@ -30,6 +36,7 @@ def linear(
     shift: Tensor | None = None,
     silu: bool = False,
     out_features: int | None = None,
+    weight_scale: Tensor | None = None,
 ) -> Tensor:
     """activation(prologue(x) @ weight.T + bias) + residual.
 
@@ -38,13 +45,16 @@ def linear(
     Prologue: x * scale + shift per picture, [N, C + C2] for x [N, ..., C]; SiLU if silu.
     activation: none, silu, gelu (erf), quick_gelu, or geglu, which halves Cout: the first half
     times gelu(the second).  residual: [..., Cout], or half of it.
+    weight_scale: [Cout] with an int8 weight, which it multiplies.
     Computed in the widest dtype of x, weight and bias.  Returns x's dtype.
     """
     if x2 is not None:
         x = torch.cat([x, x2], dim=-1)
     if weight.dim() == 3:
-        channels = out_features if bias is None else bias.shape[0]
-        weight = unpack_weight(weight, channels)
+        told = next((t.shape[0] for t in (bias, weight_scale) if t is not None), out_features)
+        weight = unpack_weight(weight, told)
+    if weight_scale is not None:
+        weight = dequantised(weight, weight_scale, x.dtype)
     dtype = x.dtype
     if scale is not None:
         rows = (x.shape[0], *(1,) * (x.dim() - 2), x.shape[-1])

@@ -1,0 +1,168 @@
+"""Calls on an NVIDIA GPU without waiting: copies, CUDA graphs, how far ahead the host may run.
+
+All of it does nothing, or the same without waiting, on other devices. Nothing here has run on a
+GPU yet: docs/gpu.md.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .errors import OutOfMemoryError, UnavailableError
+from .ops import kernels_used
+from .ops._backend import forcing, record
+
+#: The oldest compute capability that the kernels are compiled for.
+OLDEST = (8, 0)
+
+Result = TypeVar("Result")
+
+#: A call on tensors that change from call to call and on others that stay for many calls.
+Function = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+#: Makes (replay, result) of a function and its tensors: replay() computes the result anew.
+Record = Callable[[Function, Sequence[Tensor], Sequence[Tensor]], tuple[Callable[[], None], Tensor]]
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on `device`; to a GPU by way of page-locked memory, which nothing waits for."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def check_capability(device: torch.device) -> None:
+    """Raises UnavailableError for a GPU that is too old for the kernels."""
+    found = torch.cuda.get_device_capability(device)
+    if found < OLDEST:
+        raise UnavailableError(
+            f"device: {device} is a {torch.cuda.get_device_name(device)} of compute capability"
+            f" {found[0]}.{found[1]}; expected {OLDEST[0]}.{OLDEST[1]} or newer (Ampere); the CPU"
+            " runs everything too"
+        )
+
+
+def within_memory(
+    call: Callable[[], Result], helps: str, release: Callable[[], None] = lambda: None
+) -> Result:
+    """call(); where the GPU's memory does not suffice, OutOfMemoryError that says what helps.
+
+    release: lets go of what can be made again. The process can go on: the error holds no tensors
+    (which a traceback would), and what torch keeps for later goes back to the device.
+    """
+    try:
+        return call()
+    except torch.OutOfMemoryError as error:
+        cause = str(error).split(". ")[0]
+    release()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    raise OutOfMemoryError(f"{cause}; {helps}")
+
+
+class Leash:
+    """Keeps the host at most `steps` steps ahead of the GPU, so that a run can be stopped in time
+    though nothing in it waits.
+    """
+
+    def __init__(self, device: torch.device, steps: int = 2):
+        self._steps = steps if device.type == "cuda" else None
+        self._events: deque = deque()
+
+    def step(self) -> None:
+        """A step has been queued."""
+        if self._steps is None:
+            return
+        event = torch.cuda.Event()
+        event.record()
+        self._events.append(event)
+        if len(self._events) > self._steps:
+            self._events.popleft().synchronize()
+
+
+@dataclass
+class _Recording:
+    changing: list[Tensor]
+    kept: list[Tensor]
+    copied: tuple[Tensor, ...]  # what `kept` holds the values of
+    replay: Callable[[], None]
+    result: Tensor
+    kernels: dict[str, list[str]]
+
+
+class Graphs:
+    """function(changing, kept), recorded once for each combination of shapes, then replayed.
+
+    A network's thousands of launches become one. The function gets tensors that belong to the
+    recording; a call copies its own into them: `changing` every time, `kept` only where other
+    tensors are given than the last time (so they must not be written to in between). It must
+    neither wait for the device nor look at values. At most `most` recordings are kept; the one that
+    was not used for the longest time goes first.
+    """
+
+    def __init__(self, function: Function, most: int = 4, record: Record | None = None):
+        self._function, self._most = function, most
+        self._record = record or Recorder()
+        self._recordings: OrderedDict[tuple, _Recording] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._recordings)
+
+    def clear(self) -> None:
+        """Forgets all recordings and frees their memory."""
+        self._recordings.clear()
+
+    def __call__(self, changing: Sequence[Tensor], kept: Sequence[Tensor] = ()) -> Tensor:
+        """The result is overwritten by the next call with the same shapes."""
+        shapes = tuple((t.shape, t.dtype, t.device) for t in (*changing, *kept))
+        key = (shapes, len(changing), forcing())
+        found = self._recordings.get(key)
+        if found is None:
+            while len(self._recordings) >= self._most:
+                self._recordings.popitem(last=False)
+            found = self._recordings[key] = self._new(changing, kept)
+        else:
+            self._recordings.move_to_end(key)
+            torch._foreach_copy_(found.changing, list(changing))
+            if any(a is not b for a, b in zip(found.copied, kept, strict=True)):
+                torch._foreach_copy_(found.kept, list(kept))
+                found.copied = tuple(kept)
+            for op, labels in found.kernels.items():
+                for label in labels:
+                    record(op, label)
+        found.replay()
+        return found.result
+
+    def _new(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> _Recording:
+        own = [t.clone(memory_format=torch.contiguous_format) for t in changing]
+        own_kept = [t.clone(memory_format=torch.contiguous_format) for t in kept]
+        with kernels_used() as used:
+            replay, result = self._record(self._function, own, own_kept)
+        return _Recording(own, own_kept, tuple(kept), replay, result, used)
+
+
+class Recorder:
+    """Records by CUDA; all recordings share one pool of memory, as they run one after the other."""
+
+    def __init__(self):
+        self._pool = None
+
+    def __call__(self, function: Function, changing: Sequence[Tensor], kept: Sequence[Tensor]):
+        """See Record. The function runs twice first: it may compile something at its first use."""
+        device = changing[0].device
+        with torch.cuda.device(device):
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(2):
+                    function(changing, kept)
+            torch.cuda.current_stream().wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool):
+                result = function(changing, kept)
+        return graph.replay, result

@@ -1,0 +1,77 @@
+"""Whole pictures on a GPU: those of the CPU, the same bits again, no host waiting in the loop."""
+
+import numpy as np
+import pytest
+import torch
+
+import pyengine
+from pyengine.bench.pipeline import psnr
+from pyengine.errors import OutOfMemoryError
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU"),
+]
+
+PROMPTS = ["a red heart", "a blue circle", "a dog face"]
+GIVEN = {"seed": 3, "output_type": "np", "num_inference_steps": 10}
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return pyengine.from_pretrained(device="cuda")
+
+
+def test_the_picture_of_the_cpu(pipe):
+    expected = pyengine.from_pretrained(device="cpu")(PROMPTS, **GIVEN).images
+    got = pipe(PROMPTS, **GIVEN)
+    assert got.report.device.startswith("cuda")
+    for one, other in zip(got.images, expected, strict=True):
+        assert psnr(one, other) >= 40
+
+
+def test_the_same_bits_again(pipe):
+    first = pipe(PROMPTS, **GIVEN).images
+    assert np.array_equal(pipe(PROMPTS, **GIVEN).images, first)
+    pipe._evaluate.clear()
+    assert np.array_equal(pipe(PROMPTS, **GIVEN).images, first)
+
+
+def test_a_graph_draws_what_single_launches_draw(pipe, monkeypatch):
+    recorded = pipe(PROMPTS, **GIVEN).images
+    assert len(pipe._evaluate.graphs)
+    monkeypatch.setattr(pipe._evaluate, "graphs", None)
+    assert np.array_equal(pipe(PROMPTS, **GIVEN).images, recorded)
+
+
+@pytest.mark.parametrize("scheduler", ["dpmpp_2m", "euler_ancestral"])
+def test_no_step_waits_for_the_device(pipe, scheduler):
+    """torch raises where a call in the loop would make the host wait."""
+    given = {**GIVEN, "scheduler": scheduler, "output_type": "latent"}
+    pipe(PROMPTS, **given)
+
+    def strict(pipe, step, timestep, tensors):
+        torch.cuda.set_sync_debug_mode("error" if step < 8 else "default")
+        return {}
+
+    try:
+        pipe(PROMPTS, **given, callback_on_step_end=strict)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_types(pipe, dtype):
+    narrow = pyengine.from_pretrained(device="cuda", dtype=dtype)(PROMPTS, **GIVEN).images
+    for one, other in zip(narrow, pipe(PROMPTS, **GIVEN).images, strict=True):
+        assert psnr(one, other) >= 15  # the same thing, differently sampled
+
+
+def test_after_running_out_of_memory_it_draws_on(pipe):
+    expected = pipe(PROMPTS[0], **GIVEN).images
+    free, _ = torch.cuda.mem_get_info()
+    hog = torch.empty(max(free - (64 << 20), 1), dtype=torch.uint8, device="cuda")
+    with pytest.raises(OutOfMemoryError, match="fewer at a time"):
+        pipe(PROMPTS[0], **{**GIVEN, "num_images_per_prompt": 64, "height": 256, "width": 256})
+    del hog
+    assert np.array_equal(pipe(PROMPTS[0], **GIVEN).images, expected)

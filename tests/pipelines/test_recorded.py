@@ -1,0 +1,77 @@
+"""A pipeline whose U-Net is recorded and replayed draws what it draws without."""
+
+import numpy as np
+import pytest
+import torch
+from test_cuda_calls import Recorder
+
+from pyengine.errors import OutOfMemoryError
+from pyengine.pipelines.stable_diffusion import Evaluator
+
+
+@pytest.fixture
+def recorded(pair, monkeypatch):
+    """use(name): (the pipeline of that checkpoint, its recorder)."""
+
+    def use(name):
+        pipe, recorder = pair(name).own, Recorder()
+        monkeypatch.setattr(pipe, "_evaluate", Evaluator(pipe.unet, recorder))
+        return pipe, recorder
+
+    return use
+
+
+CALLS = (
+    {"prompt": "a red heart", "scheduler": "dpmpp_2m"},
+    {"prompt": ["a dog", "the moon"], "scheduler": "euler_ancestral"},
+    {"prompt": "a red heart", "guidance_scale": 1.0},
+    {"prompt": "a small cat", "scheduler": "unipc", "guidance_rescale": 0.5},
+)
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_the_same_pictures(pair, recorded, name):
+    plain = pair(name).own
+    given = {"num_inference_steps": 3, "seed": 5, "output_type": "np"}
+    expected = [plain(**call, **given) for call in CALLS]
+    pipe, recorder = recorded(name)
+    for call, want in zip(CALLS, expected, strict=True):
+        got = pipe(**call, **given)
+        assert np.array_equal(got.images, want.images)
+        assert got.report.kernels == want.report.kernels
+    assert recorder.recorded == 3  # one picture, two, one without guidance
+    assert recorder.replayed == sum(one.report.evaluations for one in expected)
+
+
+def test_a_prompt_changed_by_the_callback_is_seen(recorded, pair):
+    def change(pipe, step, timestep, tensors):
+        return {"prompt_embeds": tensors["prompt_embeds"].flip(1)} if step == 0 else {}
+
+    given = {
+        "num_inference_steps": 3, "seed": 5, "output_type": "latent",
+        "callback_on_step_end": change,
+        "callback_on_step_end_tensor_inputs": ("latents", "prompt_embeds"),
+    }  # fmt: skip
+    expected = pair("sd1").own("a cat", **given).images
+    pipe, _ = recorded("sd1")
+    assert torch.equal(pipe("a cat", **given).images, expected)
+    del given["callback_on_step_end"]
+    assert not torch.equal(pipe("a cat", **given).images, expected)
+
+
+def test_after_running_out_of_memory_it_draws_on(recorded, monkeypatch):
+    pipe, recorder = recorded("sd1")
+    given = {"num_inference_steps": 2, "seed": 5, "output_type": "latent"}
+    expected = pipe("a cat", **given).images
+    decode = type(pipe.vae).decode
+
+    def too_much(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(type(pipe.vae), "decode", too_much)
+    with pytest.raises(OutOfMemoryError, match=r"out of memory; 1 pictures of \d+x\d+: fewer"):
+        pipe("a cat", num_inference_steps=2)
+    assert len(pipe._evaluate.graphs) == 0
+    monkeypatch.setattr(type(pipe.vae), "decode", decode)
+    assert torch.equal(pipe("a cat", **given).images, expected)
+    assert recorder.recorded == 2
