@@ -24,7 +24,7 @@ LEFT_OUT = {
     *("attention-one-query", "attention-one-channel", "attention-slices", "attention-head-160"),
     *("linear-many-passes", "linear-many-blocks", "linear-blocks-and-passes"),
     *("linear-a-few-rows-of-768", "linear-a-few-rows-of-320", "linear-one-deep-pass"),
-    *("linear-two-passes", "linear-int8-many-rows"),
+    *("linear-two-passes", "linear-one-row-deep", "linear-int8-many-rows"),
 }
 #: Of the ops with a Triton kernel.
 RUNS = [
