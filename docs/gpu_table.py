@@ -24,8 +24,8 @@ MARKERS = ("<!-- gpu_table.py: begin -->", "<!-- gpu_table.py: end -->")
 TARGETS = ((torch.float32, 90), (torch.float16, 90), (torch.bfloat16, 90), (torch.bfloat16, 80))
 HEADER = """\
 Registers per thread, for sm_90 but in one column; shared memory of a block (bfloat16, sm_90);
-the bytes of a launch's tensors in bfloat16, each counted once. Triton {triton}. No kernel spills
-or has a stack.
+the bytes of a launch's tensors in bfloat16, each counted once, caches as a whole. linear_dot's
+float32 column is linear_sum. Triton {triton}. No kernel spills or has a stack.
 
 | kernel | at | threads | float32 | float16 | bfloat16 | bfloat16, sm_80 | shared, KB | MB |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
