@@ -10,6 +10,7 @@ from ._core import isa, isas, openmp_runtimes
 from ._memory import Arena
 from ._pack import PANEL, pack_filters, pack_weight, quantize_weight, unpack_weight
 from ._registry import OPS, backends
+from ._replay import Replays
 from .attention import attention
 from .conv2d import conv2d
 from .decode_attention import decode_attention
@@ -31,6 +32,7 @@ __all__ = [
     "PANEL",
     "SAMPLING_COLUMNS",
     "Arena",
+    "Replays",
     "attention",
     "backends",
     "conv2d",

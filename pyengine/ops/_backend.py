@@ -114,6 +114,11 @@ def forcing() -> tuple[tuple[str, str], ...]:
     return tuple(sorted((_forced.get() or {}).items()))
 
 
+def any_forced() -> bool:
+    """Whether force() is in use for any op."""
+    return bool(_forced.get())
+
+
 def choose(op: str, table: Table, device: str, dtype: torch.dtype, gradient: bool) -> Backend:
     """The first row of the op's table that takes the call, or the one that force() asks for.
 

@@ -29,8 +29,12 @@ class Arena:
     that a call has needed. Freed with the last of its tensors and itself.
     """
 
-    def __init__(self):
-        self._arena = None
+    def __init__(self, reserve: int | None = None, every: bool = False):
+        """reserve: bytes of address space; None: the machine's memory. every: for the smallest
+        results too.
+        """
+        self._arena, self._reserve = None, reserve
+        self._least = 0 if every else LEAST
 
     @contextmanager
     def use(self) -> Iterator[None]:
@@ -40,8 +44,14 @@ class Arena:
         if _current.get() is not None:
             yield
             return
+        with self.alone():
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """The same, from here whatever a block around it uses."""
         if self._arena is None:
-            self._arena = core().Arena(_machine_memory())
+            self._arena = core().Arena(self._reserve or _machine_memory())
         token = _current.set(self)
         try:
             yield
@@ -83,7 +93,7 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         size = dtype.itemsize
         for n in shape:
             size *= n
-        if size >= LEAST:
+        if size >= arena._least:
             tensor = arena._empty(tuple(shape), dtype)
             if tensor is not None:
                 return tensor
