@@ -241,3 +241,11 @@ class Embedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.weight[ids]
+
+
+class WideEmbedding(Embedding):
+    """An Embedding in the dtype of the activations: for a table whose rows begin them, or that is
+    compared with them as a whole.
+    """
+
+    WIDENED: ClassVar[tuple[str, ...]] = ()

@@ -54,6 +54,7 @@ class Settings:
     that was asked for by name, or None. model: a Hub id, or the last part of a path; model_hash: of
     its weights, hexadecimal. init_image, mask, prefix: SHA-256 of the pixels that went in, or None.
     temperature, top_k, top_p, min_p, weights: of token models, what was asked for, or None.
+    decoding: where it draws other tokens than "sequential" would, or None.
     """
 
     prompt: str
@@ -75,6 +76,7 @@ class Settings:
     top_k: int | None = dataclasses.field(default=None, metadata=bounds(0, 1 << 20))
     top_p: float | None = dataclasses.field(default=None, metadata=bounds(0, 1))
     min_p: float | None = dataclasses.field(default=None, metadata=bounds(0, 1))
+    decoding: str | None = None
     prefix: str | None = None
     first_seed: int | None = dataclasses.field(default=None, metadata=bounds(0, 2**63 - 1))
     count: int = dataclasses.field(default=1, metadata=bounds(1, 4096))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models import AutoencoderKL, CLIPTextModel, UNet2DConditionModel
+from ..models import AutoencoderKL, CLIPTextModel, PictureGPT, UNet2DConditionModel, VQModel
 from ..models.base import Model
 from ..pipelines.loading import shipped_folder
 
@@ -68,6 +68,31 @@ SCHEDULER: dict[str, Any] = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
+#: LlamaGen-B's (Sun et al. 2024, arXiv:2406.06525): 111M parameters, 24x24 of 16,384 tokens, and
+#: its VQGAN, 16 pixels a side for each. Four ids more say what is drawn, and begin it.
+GPT: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 16384 + 4,
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 24 * 24 + 4,
+    "tie_word_embeddings": False,
+}
+VQ: dict[str, Any] = {
+    "_class_name": "VQModel",
+    "block_out_channels": [128, 128, 256, 256, 512],
+    "down_block_types": [*["DownEncoderBlock2D"] * 4, "AttnDownEncoderBlock2D"],
+    "up_block_types": ["AttnUpDecoderBlock2D", *["UpDecoderBlock2D"] * 4],
+    "latent_channels": 256,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "num_vq_embeddings": 16384,
+    "vq_embed_dim": 8,
+    "sample_size": 384,
+}
 INDEX: dict[str, Any] = {
     "_class_name": "StableDiffusionPipeline",
     "feature_extractor": [None, None],
@@ -108,6 +133,39 @@ TINY_TEXT = {
     "num_attention_heads": 2,
     "projection_dim": 32,
 }
+
+
+TINY_GPT = {
+    **GPT,
+    "vocab_size": 40 + 4,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 3 * 3 + 4,
+}
+TINY_VQ = {
+    **VQ,
+    "block_out_channels": [8, 16],
+    "down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"],
+    "up_block_types": ["AttnUpDecoderBlock2D", "UpDecoderBlock2D"],
+    "latent_channels": 8,
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "num_vq_embeddings": 40,
+    "sample_size": 6,
+}
+
+
+def write_gpt(folder: Path, quick: bool = False, dtype: torch.dtype = torch.float16) -> Path:
+    """A folder that PictureGPT.from_pretrained reads, and transformers' LlamaForCausalLM."""
+    config = TINY_GPT if quick else GPT
+    return write_model(folder, PictureGPT, config, dtype, seed=4, weights="model.safetensors")
+
+
+def write_vq(folder: Path, quick: bool = False, dtype: torch.dtype = torch.float16) -> Path:
+    """A folder that VQModel.from_pretrained reads, ours and diffusers'."""
+    return write_model(folder, VQModel, TINY_VQ if quick else VQ, dtype, seed=5)
 
 
 def write_unet(folder: Path, quick: bool = False, dtype: torch.dtype = torch.float32) -> Path:
@@ -176,7 +234,7 @@ def _write_safetensors(path: Path, shapes: dict[str, torch.Size], dtype, seed: i
 
 def _random(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
     noise = torch.randn(shape, generator=generator)
-    if "embedding.weight" in name:
+    if "embedding.weight" in name or "embed_tokens.weight" in name:
         return noise.mul_(0.3)
     if len(shape) >= 2:
         return noise.div_(shape[1:].numel() ** 0.5)

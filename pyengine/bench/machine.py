@@ -11,7 +11,7 @@ import torch
 from .. import __version__, ops
 from ..doctor import cpu_name
 
-PACKAGES = ("torch", "diffusers", "openvino", "ncnn")
+PACKAGES = ("torch", "diffusers", "transformers", "openvino", "ncnn")
 #: Settings that change what is measured, shown where they are set.
 ENVIRONMENT = (
     "PYENGINE_ISA", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS",

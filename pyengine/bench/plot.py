@@ -51,7 +51,12 @@ def _roof(axes, rows: list[Row], style: dict) -> None:
     axes.plot([low, edge, high], [low * bandwidth, peak, peak], color="black", linewidth=1)
     axes.text(high, peak, f"GEMM {peak:.0f} GFLOP/s", ha="right", va="bottom", fontsize=8)
     axes.text(
-        low, low * bandwidth, f"copy {bandwidth:.1f} GB/s", ha="left", va="bottom", fontsize=8
+        low,
+        low * bandwidth,
+        f"{rows[0].limits.moved} {bandwidth:.1f} GB/s",
+        ha="left",
+        va="bottom",
+        fontsize=8,
     )
     for name, (colour, marker) in style.items():
         mine = [(x, row) for x, row in zip(places, rows, strict=True) if name in row.times]
@@ -83,7 +88,7 @@ def _bars(axes, rows: list[Row], style: dict) -> None:
         )  # fmt: skip
     bandwidth = statistics.median(row.limits.bandwidth for row in rows) / 1e9
     axes.axvline(bandwidth, color="black", linewidth=1)
-    axes.text(bandwidth, -0.6, f"copy {bandwidth:.1f}", fontsize=8, ha="center")
+    axes.text(bandwidth, -0.6, f"{rows[0].limits.moved} {bandwidth:.1f}", fontsize=8, ha="center")
     axes.set_yticks([y + 0.4 for y in range(len(rows))])
     axes.set_yticklabels([f"{row.name} {row.shape}" for row in rows], fontsize=7)
     axes.invert_yaxis()

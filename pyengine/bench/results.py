@@ -12,9 +12,9 @@ OURS = "pyengine"
 class Row:
     """One piece of work and everyone's times for it.
 
-    suite: ops | unet | vae | pipeline. name: op or model. inputs: "hot", "cold" or "". flops,
-    nbytes: what the definition needs. limits: the machine's, of that minute. kernels: op -> what
-    ran for us. facts: contestant -> load_seconds, first_call_seconds, peak_bytes and others.
+    suite: ops | unet | vae | pipeline | token. name: op or model. inputs: "hot", "cold" or "".
+    flops, nbytes: what the definition needs. limits: the machine's, of that minute. kernels: op ->
+    what ran for us. facts: contestant -> load_seconds, first_call_seconds, peak_bytes and others.
     """
 
     suite: str
@@ -63,7 +63,7 @@ class Row:
             "bound_seconds": self.bound,
             "limited_by": self.limited_by,
             "gemm_flops_per_second": self.limits.peak,
-            "copy_bytes_per_second": self.limits.bandwidth,
+            f"{self.limits.moved}_bytes_per_second": self.limits.bandwidth,
             "kernels": self.kernels,
             "times": times,
             "faster_than": {n: t.median / ours for n, t in self.times.items() if n != OURS},
@@ -122,7 +122,8 @@ def _cells(row: Row, names: list[str], peers: list[str], hot: bool) -> list[str]
         times = row.times.get(name)
         cells.append("-" if times is None else f"{times.median / ours:.2f}x")
     share = row.share(OURS)
-    cells.append(f"{_ms(row.bound)} ({'GEMM' if row.limited_by == 'arithmetic' else 'copy'})")
+    limit = "GEMM" if row.limited_by == "arithmetic" else row.limits.moved
+    cells.append(f"{_ms(row.bound)} ({limit})")
     cells.append("-" if share is None else f"{share:.0%}")
     return cells
 
@@ -141,6 +142,7 @@ _FACTS = {
     "prompt_seconds": ("once a prompt", "{:.3f} s"),
     "first_step_begins": ("load to first step", "{:.2f} s"),
     "relative_l2": ("relative L2 from the reference", "{:.1e}"),
+    "passes_per_token": ("passes per token", "{:.3f}"),
     "psnr": ("PSNR against the reference", "{:.1f} dB"),
 }
 
@@ -167,7 +169,7 @@ def ceilings(result: Result) -> str:
     rates = []
     for what, unit, get in (
         ("GEMM", "GFLOP/s", lambda row: row.limits.peak),
-        ("copy", "GB/s", lambda row: row.limits.bandwidth),
+        (result.rows[0].limits.moved, "GB/s", lambda row: row.limits.bandwidth),
     ):
         values = [get(row) / 1e9 for row in result.rows]
         low, high = min(values), max(values)

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import RequestError
 from ..pipelines.loading import DTYPES, find_device, find_dtype
-from . import machine, models, operations, pipeline, plot, results, timing
+from . import machine, models, operations, pipeline, plot, results, timing, token
 from .results import Result
 
 #: Rounds of a run that only shows that everything works.
@@ -86,6 +86,31 @@ def run_pipeline(o: Options, *, size: int | None, steps: int | None, folder: Pat
     return _run(o, "pipeline", measure)
 
 
+def run_token(
+    o: Options, *, model: str | None, windows: str, pictures: int, only: list[str],
+    folder: Path | None,
+) -> int:  # fmt: skip
+    peers = o.names(token.PEERS)
+    parts = token.parts(only, model)
+    sizes = _windows(windows) if model else []
+
+    def measure(**common: Any) -> Result:
+        with _folder(folder) as place:
+            return token.measure(
+                parts, quick=o.quick, peers=peers, folder=place, model=model, windows=sizes,
+                pictures=pictures, **common,
+            )  # fmt: skip
+
+    return _run(o, "token", measure, moved="read")
+
+
+def _windows(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isdigit() and 1 <= int(part) <= 1 << 16 for part in parts):
+        raise RequestError(f"windows: expected sizes of 1 or more, as in 8,16, given {text!r}")
+    return [int(part) for part in parts]
+
+
 def _sides(text: str) -> list[int]:
     try:
         sides = [int(part) for part in text.split(",")]
@@ -109,7 +134,7 @@ def _folder(folder: Path | None) -> Iterator[Path]:
         yield Path(place)
 
 
-def _run(o: Options, suite: str, measure: Callable[..., Result]) -> int:
+def _run(o: Options, suite: str, measure: Callable[..., Result], moved: str = "copy") -> int:
     """Measures and tells. Returns the exit status."""
     o.device = str(find_device(o.device))
     find_dtype(o.dtype)
@@ -121,7 +146,7 @@ def _run(o: Options, suite: str, measure: Callable[..., Result]) -> int:
     facts = {"suite": suite, **machine.facts(o.device, threads), "dtype": o.dtype}
     rounds = QUICK_ROUNDS if o.quick else o.rounds
     facts |= {"rounds": rounds, "quick": o.quick}
-    limits = timing.LimitsOfThisMinute(DTYPES[o.dtype], o.device, o.quick)
+    limits = timing.LimitsOfThisMinute(DTYPES[o.dtype], o.device, o.quick, moved)
     try:
         result = measure(threads=threads, rounds=rounds, limits=limits, say=_say)
     finally:

@@ -372,6 +372,7 @@ SHAPES: dict[str, list[Shape]] = {
     "decode_attention": [
         decode_attention(2, 1, 12, 12, 64, 288),
         decode_attention(2, 1, 12, 12, 64, 576),
+        decode_attention(2, 16, 12, 12, 64, 288),
         decode_attention(8, 1, 32, 8, 128, 576),
         decode_attention(1, 256, 12, 12, 64, 0),
     ],
@@ -415,6 +416,8 @@ SHAPES: dict[str, list[Shape]] = {
             for size in ((768, 2304), (768, 768), (768, 4096), (2048, 768), (768, 16384))
             for int8 in (False, True)
         ),
+        # A window of Jacobi decoding.
+        linear(32, 768, 4096, bias=False),
     ],
     "attention": [
         attention(4096, 4096, 8, 40),

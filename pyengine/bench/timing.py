@@ -11,6 +11,8 @@ import torch
 
 #: A sample lasts at least this long, so that the clock's steps and a call's start do not show.
 SAMPLE_SECONDS = 0.03
+#: The same of a run that only shows that everything works.
+QUICK_SECONDS = 0.002
 #: Limits are measured anew when they are older.
 MINUTE = 60.0
 
@@ -41,11 +43,13 @@ class Times:
 class Limits:
     """What the machine can do at most: bytes and floating-point operations per second.
 
-    Bandwidth is that of a large copy, read and written; the peak is that of torch's GEMM.
+    Bandwidth is that of a large copy, read and written, or of a sum, which only reads; the peak is
+    that of torch's GEMM. moved: "copy" or "read".
     """
 
     bandwidth: float
     peak: float
+    moved: str = "copy"
 
     def bound(self, flops: int, nbytes: int) -> float:
         """Seconds that the work takes at least, arithmetic and memory fully overlapped.
@@ -59,14 +63,16 @@ class Limits:
         return "arithmetic" if flops / self.peak > nbytes / self.bandwidth else "memory"
 
 
-def contest(samplers: dict[str, Sampler], rounds: int, limits: Callable[[], Limits]):
+def contest(samplers: dict[str, Sampler], rounds: int, limits: "LimitsOfThisMinute"):
     """(Limits, {name: Times}): the machine's limits and, right after, `rounds` samples of each."""
-    return limits(), take_turns(samplers, rounds)
+    return limits(), take_turns(samplers, rounds, limits.sample_seconds)
 
 
-def take_turns(samplers: dict[str, Sampler], rounds: int) -> dict[str, Times]:
-    """A B C A B C ...: `rounds` samples of each, all warmed up."""
-    calls = {name: _calls(sample) for name, sample in samplers.items()}
+def take_turns(
+    samplers: dict[str, Sampler], rounds: int, seconds: float = SAMPLE_SECONDS
+) -> dict[str, Times]:
+    """A B C A B C ...: `rounds` samples of each, all warmed up, of at least that many seconds."""
+    calls = {name: _calls(sample, seconds) for name, sample in samplers.items()}
     samples: dict[str, list[float]] = {name: [] for name in samplers}
     for _ in range(rounds):
         for name, sample in samplers.items():
@@ -74,12 +80,12 @@ def take_turns(samplers: dict[str, Sampler], rounds: int) -> dict[str, Times]:
     return {name: Times(tuple(found)) for name, found in samples.items()}
 
 
-def _calls(sample: Sampler) -> int:
-    """Warms up; how many calls last SAMPLE_SECONDS."""
+def _calls(sample: Sampler, seconds: float) -> int:
+    """Warms up; how many calls last that long."""
     once = sample(1)
-    if once < 10 * SAMPLE_SECONDS:
+    if once < 10 * seconds:
         once = min(sample(1) for _ in range(3))
-    return max(1, round(SAMPLE_SECONDS / max(once, 1e-7)))
+    return max(1, round(seconds / max(once, 1e-7)))
 
 
 def sampler(run: Callable[..., Any], inputs: Iterable[dict[str, Any]], device: str) -> Sampler:
@@ -115,8 +121,9 @@ def _cuda_seconds(run: Callable[..., Any], chosen: list[dict[str, Any]]) -> floa
 class LimitsOfThisMinute:
     """Measures the machine's limits when it is called, unless that is less than a minute ago."""
 
-    def __init__(self, dtype: torch.dtype, device: str, quick: bool = False):
-        self.dtype, self.device, self.quick = dtype, device, quick
+    def __init__(self, dtype: torch.dtype, device: str, quick: bool = False, moved: str = "copy"):
+        self.dtype, self.device, self.quick, self.moved = dtype, device, quick, moved
+        self.sample_seconds = QUICK_SECONDS if quick else SAMPLE_SECONDS
         self.measured: list[Limits] = []
         self._when = 0.0
 
@@ -125,11 +132,17 @@ class LimitsOfThisMinute:
             self._when = time.perf_counter()
             self.measured.append(
                 Limits(
-                    copy_bandwidth(self.device, 1 << 20 if self.quick else 32 << 20),
+                    self._bandwidth(),
                     gemm_peak(self.dtype, self.device, 256 if self.quick else None),
+                    self.moved,
                 )
             )
         return self.measured[-1]
+
+    def _bandwidth(self) -> float:
+        if self.moved == "read":
+            return read_bandwidth(self.device, 1 << 20 if self.quick else 250_000_000)
+        return copy_bandwidth(self.device, 1 << 20 if self.quick else 32 << 20)
 
 
 def copy_bandwidth(device: str, elements: int = 32 << 20) -> float:
@@ -138,6 +151,13 @@ def copy_bandwidth(device: str, elements: int = 32 << 20) -> float:
     target = torch.zeros_like(source)
     times = take_turns({"copy": sampler(target.copy_, [{"other": source}], device)}, 5)
     return 2 * source.nbytes / times["copy"].median
+
+
+def read_bandwidth(device: str, elements: int = 250_000_000) -> float:
+    """Bytes per second read by the sum of that many float32: 1 GB."""
+    source = torch.ones(elements, device=device)  # zeros might be one page, mapped many times
+    times = take_turns({"read": sampler(source.sum, [{}], device)}, 5)
+    return source.nbytes / times["read"].median
 
 
 def gemm_peak(dtype: torch.dtype, device: str, n: int | None = None) -> float:

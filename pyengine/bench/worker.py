@@ -15,6 +15,8 @@ from typing import Any
 from ..errors import UnavailableError
 from .machine import peak_memory
 
+#: How processes begin: from nothing. (Tests fork them from a process that has imported torch.)
+START = "spawn"
 #: Returned by a contestant's maker: a call without arguments that returns numpy arrays (or one).
 Run = Callable[[], Any]
 
@@ -37,7 +39,7 @@ class Worker:
 
     def __init__(self, name: str, make: Callable[..., Run], threads: int, **arguments: Any):
         self.name = name
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(START)
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
             target=_serve, args=(theirs, make, threads, arguments), daemon=True

@@ -94,6 +94,11 @@ def generate(
     prefix: Annotated[
         Path | None, Option(help="Token models: a picture of the upper rows, to be completed.")
     ] = None,
+    decoding: Annotated[
+        str | None,
+        Option(help="Models that draw token by token: sequential, jacobi, jacobi-gumbel."),
+    ] = None,
+    window: Annotated[int | None, Option(help="Tokens that a pass of jacobi reads.")] = None,
     preview: Annotated[
         Path | None,
         Option(help="Models that draw token by token: a .png of the picture as it grows."),

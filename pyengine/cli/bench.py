@@ -151,3 +151,43 @@ def pipeline(
     from ..bench.run import run_pipeline
 
     return run_pipeline(_options(locals()), size=size, steps=steps, folder=keep)
+
+
+@app.command()
+def token(
+    only: Annotated[
+        list[str] | None, Option("--only", help="token, picture or jacobi; may be repeated.")
+    ] = None,
+    model: Annotated[
+        str | None, Option("--model", "-m", help="A model whose passes per token are measured.")
+    ] = None,
+    windows: Annotated[
+        str, Option(help="Tokens that a pass of Jacobi decoding reads.")
+    ] = "8,16,32",
+    pictures: Annotated[int, Option(help="That the given model draws, one by one.", min=1)] = 8,
+    keep: Keep = None,
+    peers: Peers = False,
+    without: Without = None,
+    threads: Threads = None,
+    rounds: Rounds = 5,
+    quick: Quick = False,
+    json: Json = None,
+    plot: Plot = None,
+) -> int:
+    """One token of a GPT of LlamaGen-B's shape, two rows, and a picture of 576 of them.
+
+    \b
+    pyengine bench token --only token --peers
+    pyengine bench token --only picture --peers --without torch.compile --rounds 2
+    pyengine bench token --only jacobi -m emoji-ar
+
+    Random weights, kept in 32, 16 and 8 bits, arithmetic in float32. Peers: torch, which is
+    transformers' Llama with a static cache (and its generate, and diffusers' VQModel), and
+    torch.compile of the same step. Jacobi decoding is measured on a model that you give.
+    """
+    from ..bench.run import run_token
+
+    return run_token(
+        _options(locals()), model=model, windows=windows, pictures=pictures, only=only or [],
+        folder=keep,
+    )  # fmt: skip

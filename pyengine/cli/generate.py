@@ -18,7 +18,7 @@ from ..errors import RequestError
 from ..metadata import Settings
 from ..pipelines import from_pretrained
 from ..pipelines.loading import NAMED, SHIPPED
-from ..pipelines.tokens import TokenPipeline
+from ..pipelines.tokens import OTHER_DRAWS, TokenPipeline
 from ..weights.text import show
 from . import preview, warn
 
@@ -41,9 +41,10 @@ REPEATED = {
     "top_k": ("top_k", "top_k"),
     "top_p": ("top_p", "top_p"),
     "min_p": ("min_p", "min_p"),
+    "decoding": ("decoding", "decoding"),
 }
 #: Options that only token models have.
-OF_TOKENS = ("temperature", "top_k", "top_p", "min_p", "prefix")
+OF_TOKENS = ("temperature", "top_k", "top_p", "min_p", "prefix", "decoding", "window")
 
 
 @dataclass
@@ -74,6 +75,8 @@ class Options:
     top_p: float | None
     min_p: float | None
     prefix: Path | None
+    decoding: str | None
+    window: int | None
     preview: Path | None
     device: str | None
     dtype: str | None
@@ -119,6 +122,7 @@ def run(o: Options) -> int:
 def arguments(o: Options, pipe: Any, prefix: Any, repeated: bool) -> dict[str, Any]:
     """What the options say to the pipeline, besides the pictures and the seed."""
     given = {call: getattr(o, name) for name, (_, call) in REPEATED.items()}
+    given["window"] = o.window  # leaves the tokens as they are: no picture remembers it
     given = {name: value for name, value in given.items() if value is not None}
     if prefix is not None:
         given["prefix"] = prefix
@@ -256,6 +260,7 @@ def describe(o: Options, pipe: Any, result: Any, hashes: dict) -> Settings:
         top_k=o.top_k,
         top_p=o.top_p,
         min_p=o.min_p,
+        decoding=report.decoding if report.decoding == OTHER_DRAWS else None,
         height=report.height,
         width=report.width,
         strength=report.strength,
@@ -307,7 +312,7 @@ def tell(o: Options, files: list[Path], settings: Settings, report: Any) -> None
         answer = {
             "files": [str(f) for f in files],
             "settings": dataclasses.asdict(settings),
-            "report": dataclasses.asdict(report),
+            "report": {**dataclasses.asdict(report), "tokens_per_pass": report.tokens_per_pass},
         }
         print(json.dumps(answer))
         return
@@ -323,5 +328,7 @@ def tell(o: Options, files: list[Path], settings: Settings, report: Any) -> None
     stages = ", ".join(f"{name.replace('_', ' ')} {s:.2f} s" for name, s in report.seconds.items())
     memory = "" if report.peak_memory is None else f"; at most {report.peak_memory >> 20} MB"
     print(f"  {stages}{memory}")
+    if report.decoding not in (None, "sequential"):
+        print(f"  {report.tokens_per_pass:.2f} tokens a pass")
     print(f"  kernels: {', '.join(f'{op} {name}' for op, name in report.kernels.items())}")
     sys.stdout.flush()

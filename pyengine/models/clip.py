@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..errors import ConfigError, RequestError
-from ..layers import Embedding, LayerNorm, Linear, fuse
+from ..layers import Embedding, LayerNorm, Linear, WideEmbedding, fuse
 from ..weights import read_config
 from .base import TRANSFORMERS_KEYS, Model, Output, raise_problems
 
@@ -135,17 +135,12 @@ class _Layer(nn.Module):
         return self.mlp(self.layer_norm2(x), residual=x)
 
 
-class _Positions(Embedding):
-    WIDENED: ClassVar[
-        tuple[str, ...]
-    ] = ()  # so that the sum of both tables is in the model's dtype
-
-
 class _Embeddings(nn.Module):
     def __init__(self, c: CLIPTextConfig):
         super().__init__()
         self.token_embedding = Embedding(c.vocab_size, c.hidden_size)
-        self.position_embedding = _Positions(c.max_position_embeddings, c.hidden_size)
+        # Wide, so that the sum of both tables is in the model's dtype.
+        self.position_embedding = WideEmbedding(c.max_position_embeddings, c.hidden_size)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RequestError
-from ..layers import Embedding, Linear, TransposedLinear
+from ..layers import Embedding, Linear, TransposedLinear, WideEmbedding
 from ..weights import read_config
 from ._token_layers import RMSNorm
 from .base import TRANSFORMERS_KEYS, Model, raise_problems
@@ -122,7 +122,8 @@ class _Transformer(nn.Module):
     def __init__(self, c: ImageGPTConfig):
         super().__init__()
         self.wte = Embedding(c.vocab_size, c.n_embd)
-        self.wpe = Embedding(c.n_positions, c.n_embd)
+        # Wide, so that the sum of both tables is in the model's dtype.
+        self.wpe = WideEmbedding(c.n_positions, c.n_embd)
         self.h = nn.ModuleList(_Block(c, i) for i in range(c.n_layer))
         self.ln_f = RMSNorm(c.n_embd, c.layer_norm_epsilon)
 
@@ -152,7 +153,7 @@ class ImageGPT(Model):
     def cache(self, rows: int, most: int) -> KVCache:
         """An empty cache for `rows` pictures of at most `most` tokens."""
         c = self.config
-        return KVCache(c.n_layer, rows, most, c.n_embd, self.lm_head.weight)
+        return KVCache(c.n_layer, rows, most, c.n_embd, self.transformer.ln_f.weight)
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -165,12 +166,13 @@ class ImageGPT(Model):
         return self.lm_head(self.transformer(ids, self.cache(*ids.shape)))
 
     @torch.no_grad()
-    def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+    def next_logits(self, input_ids: Tensor, cache: KVCache, every: bool = False) -> Tensor:
         """[N, vocab_size - 1]: logits of the token after the last of input_ids [N, L], which come
-        behind what `cache` holds and are added to it.
+        behind what `cache` holds and are added to it; every: [N, L, vocab_size - 1], after each.
         """
         ids = self._checked(input_ids, int(cache.lengths.max()))
-        return self.lm_head(self.transformer(ids, cache)[:, -1])
+        x = self.transformer(ids, cache)
+        return self.lm_head(x if every else x[:, -1])
 
     def _checked(self, ids: Tensor, before: int) -> Tensor:
         c = self.config

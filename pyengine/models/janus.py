@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RequestError
-from ..layers import Embedding, Linear
+from ..layers import Linear, WideEmbedding
 from ..weights import read_config
 from ._token_layers import MLP
 from .base import TRANSFORMERS_KEYS, Model, raise_problems
@@ -90,7 +90,7 @@ class _Parts(nn.Module):
         super().__init__()
         vq = c.vq_config
         self.vqmodel = JanusVQ(vq)
-        self.generation_embeddings = Embedding(vq.num_embeddings, vq.embed_dim)
+        self.generation_embeddings = WideEmbedding(vq.num_embeddings, vq.embed_dim)
         self.generation_aligner = MLP(vq.embed_dim, vq.projection_dim, vq.num_hidden_layers)
         self.generation_head = _Head(vq)
         self.language_model = Llama(c.text_config)
@@ -121,23 +121,25 @@ class Janus(Model):
         is added to `cache`. Raises RequestError for ids that are no token.
         """
         ids = self._checked(input_ids, "input_ids", self.config.text_config.vocab_size)
-        return self._logits(self.model.language_model.embed_tokens(ids), cache)
+        # The table may be narrower than the activations.
+        return self._logits(self.model.language_model.embed_tokens(ids).to(self.dtype), cache)
 
     @torch.no_grad()
-    def read_tokens(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """The same after picture tokens [N, L]."""
+    def read_tokens(self, tokens: Tensor, cache: KVCache, every: bool = False) -> Tensor:
+        """The same after picture tokens [N, L]; every: [N, L, num_embeddings], after each."""
         tokens = self._checked(tokens, "tokens", self.config.vq_config.num_embeddings)
         x = self.model.generation_aligner(self.model.generation_embeddings(tokens))
-        return self._logits(x, cache)
+        return self._logits(x, cache, every)
 
-    def _logits(self, x: Tensor, cache: KVCache) -> Tensor:
+    def _logits(self, x: Tensor, cache: KVCache, every: bool = False) -> Tensor:
         most = self.config.text_config.max_position_embeddings
         if int(cache.lengths.max()) + x.shape[1] > most:
             raise RequestError(
                 f"input_ids: expected at most max_position_embeddings {most} tokens,"
                 f" got {int(cache.lengths.max()) + x.shape[1]}"
             )
-        return self.model.generation_head(self.model.language_model(x, cache)[:, -1])
+        x = self.model.language_model(x, cache)
+        return self.model.generation_head(x if every else x[:, -1])
 
     def _checked(self, ids: Tensor, name: str, count: int) -> Tensor:
         if ids.dim() != 2 or not ids.numel() or ids.is_floating_point():

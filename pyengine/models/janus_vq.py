@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..errors import RequestError
-from ..layers import Conv2d, Embedding, GroupNorm, PointwiseConv2d
+from ..layers import Conv2d, GroupNorm, PointwiseConv2d, WideEmbedding
 from .base import TRANSFORMERS_KEYS, raise_problems
 from .resnet import Downsample2D, Upsample2D
 
@@ -203,7 +203,7 @@ class _Decoder(nn.Module):
 class _Codebook(nn.Module):
     def __init__(self, count: int, width: int):
         super().__init__()
-        self.embedding = Embedding(count, width)
+        self.embedding = WideEmbedding(count, width)
 
 
 class JanusVQ(nn.Module):

@@ -128,11 +128,17 @@ class PictureGPT(Model):
 
     @torch.no_grad()
     def next_logits(
-        self, ids: Tensor, cache: KVCache, first: int = 0, count: int | None = None
+        self,
+        ids: Tensor,
+        cache: KVCache,
+        first: int = 0,
+        count: int | None = None,
+        every: bool = False,
     ) -> Tensor:
         """[N, count] logits of the ids first, first + 1... coming after ids [N, L].
 
-        The ids come behind what `cache` holds and are added to it. count: None for all.
+        The ids come behind what `cache` holds and are added to it. count: None for all. every:
+        [N, L, count], the logits after each of the ids.
         Raises RequestError for ids that are no token, or more of them than the model's context.
         """
         c = self.config
@@ -148,7 +154,8 @@ class PictureGPT(Model):
                 f" got {length}"
             )
         x = self.model.embed_tokens(ids.to(self.device)).to(self.dtype)
-        x = self.model(x, cache)[:, -1].contiguous()
+        x = self.model(x, cache)
+        x = x if every else x[:, -1].contiguous()
         if count is None:
             return self.lm_head(x)
         return self.lm_head.some(x, first, count)

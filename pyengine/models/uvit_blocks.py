@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
-from ..layers import Embedding, Linear, _parameter
+from ..layers import Linear, WideEmbedding, _parameter
 from ._token_layers import Pointwise, RMSNorm
 from ._token_ops import depthwise_conv2d, global_response_norm
 from .uvit_config import UVit2DConfig
@@ -272,7 +272,7 @@ class Block(nn.Module):
 class Embed(nn.Module):
     def __init__(self, c: UVit2DConfig):
         super().__init__()
-        self.embeddings = Embedding(c.vocab_size, c.in_channels)
+        self.embeddings = WideEmbedding(c.vocab_size, c.in_channels)
         self.layer_norm = RMSNorm(c.in_channels, c.layer_norm_eps, c.ln_elementwise_affine)
         self.conv = Pointwise(c.in_channels, c.block_out_channels, bias=c.use_bias)
 

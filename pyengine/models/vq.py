@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..errors import RequestError
-from ..layers import Conv2d, Embedding, PointwiseConv2d
+from ..layers import Conv2d, PointwiseConv2d, WideEmbedding
 from ..weights import read_config
 from . import autoencoder
 from .autoencoder import EPS, DecoderOutput, check_autoencoder
@@ -131,7 +131,7 @@ class _Decoder(autoencoder._Decoder):
 class _Codebook(nn.Module):
     def __init__(self, count: int, width: int):
         super().__init__()
-        self.embedding = Embedding(count, width)
+        self.embedding = WideEmbedding(count, width)
 
 
 # --- model ----------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ class _Noting:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._core, name)
-        if name == "isa":
+        if name in ("isa", "Arena"):
             return function
 
         def noted(*arguments: Any) -> Any:
@@ -137,6 +137,6 @@ def _suits(x: Tensor) -> bool:
         and x.dtype in _core.DTYPES
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
-        and not _backend.any_forced()
+        and not _backend.forcing()
         and not _core.is_stood_in_for()
     )

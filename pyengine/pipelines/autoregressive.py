@@ -25,6 +25,11 @@ class Decoder(Protocol):
     def step(self, tokens: Tensor) -> Logits:
         """Logits of the token after `tokens` [N], which were drawn last."""
 
+    def read(self, tokens: Tensor, begins: Tensor) -> Logits:
+        """Logits [N, W, K] of the token after each of `tokens` [N, W], which are a picture's from
+        `begins` [N] on; what was read from there on before is forgotten.
+        """
+
     def keep(self, rows: Tensor) -> None:
         """Goes on with these pictures only; rows: [n] int64."""
 
@@ -32,7 +37,8 @@ class Decoder(Protocol):
 class Drawing:
     """The tokens of a batch as they come: [N, length] int64, -1 where none was drawn yet.
 
-    end: a token after which a picture gets no more, or None; what follows it is `fill`.
+    known: [N], how many a picture has. end: a token after which it gets no more, or None; what
+    follows it is `fill`.
     """
 
     def __init__(self, r: TokenRequest, length: int, device: torch.device,
@@ -42,25 +48,35 @@ class Drawing:
         if r.prefix is not None:
             self.tokens[:, : self.begin] = r.prefix.to(device)
         self.end, self.fill = end, fill
+        self.known = torch.full((r.count,), self.begin, device=device)
         #: Pictures that are still drawn, as indices into the batch.
         self.alive = torch.arange(r.count, device=device)
 
-    def add(self, i: int, drawn: Tensor) -> Tensor | None:
-        """Puts `drawn` [alive] at place i. Returns which of the alive go on, if any has ended."""
-        self.tokens[self.alive, i] = drawn
-        if self.end is None:
+    def add(self, drawn: Tensor, counts: list[int]) -> Tensor | None:
+        """Puts the first counts[k] of drawn[k] behind what the k-th of the alive has. Returns which
+        of the alive go on, if any has ended.
+        """
+        ended = []
+        for row, new, count in zip(self.alive.tolist(), drawn.tolist(), counts, strict=True):
+            begin, new = int(self.known[row]), new[:count]
+            ended.append(self.end in new)
+            if ended[-1]:
+                new = new[: new.index(self.end) + 1]
+                self.tokens[row, begin:] = self.fill
+            self.tokens[row, begin : begin + len(new)] = torch.tensor(new, device=drawn.device)
+            self.known[row] = begin + len(new)
+        return self.drop(torch.tensor(ended, device=drawn.device)) if any(ended) else None
+
+    def drop(self, gone: Tensor) -> Tensor | None:
+        """The alive without those that are marked; None if there are none of these."""
+        if not gone.any():
             return None
-        ended = self.tokens[self.alive, i] == self.end
-        if not ended.any():
-            return None
-        for row in self.alive[ended]:
-            self.tokens[row, i + 1 :] = self.fill
-        kept = (~ended).nonzero()[:, 0]
+        kept = (~gone).nonzero()[:, 0]
         self.alive = self.alive[kept]
         return kept
 
 
-def draw_tokens(
+def draw_one_by_one(
     pipe: TokenPipeline, r: TokenRequest, decoder: Decoder, drawing: Drawing, report: Report,
     show_progress: bool | None,
 ) -> Tensor:  # fmt: skip
@@ -85,13 +101,15 @@ def draw_tokens(
                 uniform = noise.uniform((r.count,), torch.float64)
             rows = logits if unconditional is None else torch.cat([unconditional, logits])
             drawn = ops.sample_token(rows, uniform[drawing.alive], settings[drawing.alive])
-            kept = drawing.add(i, drawn)
-            done = i + 1
             report.steps += 1
             report.evaluations += 1
+            report.passes += len(drawn)
+            report.tokens += len(drawn)
+            kept = drawing.add(drawn[:, None], [1] * len(drawn))
+            done = i + 1
             advance()
             if r.callback is not None:
-                _call_back(pipe, r, drawing, i, logits.shape[-1])
+                call_back(pipe, r, drawing, report, logits.shape[-1])
             drawn = drawing.tokens[drawing.alive, i]
             if kept is not None and len(kept):
                 decoder.keep(kept)
@@ -99,21 +117,29 @@ def draw_tokens(
     return drawing.tokens
 
 
-def _call_back(pipe: TokenPipeline, r: TokenRequest, drawing: Drawing, i: int, codes: int) -> None:
-    """Shows the callback all tokens; it may change those drawn last, before they are looked at."""
+def call_back(
+    pipe: TokenPipeline, r: TokenRequest, drawing: Drawing, report: Report, codes: int
+) -> None:
+    """Shows the callback all tokens; it may change each picture's last, which no model has read."""
     old = drawing.tokens
-    new = pipe._call_back(r, i - drawing.begin, i, old.clone())
+    places = drawing.known[drawing.alive] - 1
+    new = pipe._call_back(r, report.evaluations - 1, int(drawing.known.max()) - 1, old.clone())
     changed = new != old
     others = changed.clone()
-    others[drawing.alive, i] = False
+    others[drawing.alive, places] = False
     if others.any():
-        raise checks.refuse("callback_on_step_end: tokens", f"changes only at place {i}, in"
-                            " pictures that have not ended", f"place {_where(others)}")  # fmt: skip
-    last = new[:, i]
+        raise checks.refuse("callback_on_step_end: tokens", "changes only at place"
+                            f" {_listed(places)}, in pictures that have not ended",
+                            f"place {_where(others)}")  # fmt: skip
+    last = new[drawing.alive, places]
     if changed.any() and ((last < 0) | (last >= codes)).any():
         raise checks.refuse("callback_on_step_end: tokens", f"tokens 0 to {codes - 1}",
                             f"{int(last.min())} to {int(last.max())}")  # fmt: skip
-    old[:, i] = last
+    old[drawing.alive, places] = last
+
+
+def _listed(places: Tensor) -> str:
+    return ", ".join(map(str, sorted(set(places.tolist()))[:8]))
 
 
 def _where(mask: Tensor) -> Any:

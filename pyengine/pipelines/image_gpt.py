@@ -15,7 +15,8 @@ from .. import ops
 from ..errors import ConfigError
 from ..models import ImageGPT
 from ..weights import read_config
-from .autoregressive import Drawing, Logits, draw_tokens
+from .autoregressive import Drawing, Logits
+from .jacobi import draw_tokens
 from .output import PipelineOutput, Report
 from .prefix import read_prefix
 from .tokens import TokenDefaults, TokenPipeline, TokenRequest, check_cache_memory
@@ -88,6 +89,8 @@ class ImageGPTPipeline(TokenPipeline):
         top_k: int | None = None,
         top_p: float | None = None,
         min_p: float | None = None,
+        decoding: str | None = None,
+        window: int | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
@@ -99,8 +102,12 @@ class ImageGPTPipeline(TokenPipeline):
         num_images_per_prompt: how many. prefix: clusters of the first pixels in reading order, [n]
         for all or [N, n], or a picture of the upper rows, of the model's width. temperature: 0
         draws the likeliest cluster every time; top_k (0: all), top_p, min_p: which may be drawn.
-        callback_on_step_end is called after every pixel with {"tokens": [N, h * w]}, -1 where none
-        is drawn yet; it may change the last. height, width: the model's own, or nothing.
+        decoding: "sequential" reads the model once for every token, "jacobi" for a window of so
+        many at once, of which those that were guessed right are drawn, and one more: the same
+        tokens in fewer passes (report.tokens_per_pass); "jacobi-gumbel" draws others of the same
+        distribution, in fewer still where the model is unsure. callback_on_step_end is called after
+        every pass with {"tokens": [N, h * w]}, -1 where none is drawn yet; it may change each
+        picture's last. height, width: the model's own, or nothing.
         output_type "latent": the tokens as images. Others: as of StableDiffusionPipeline.
         Raises RequestError that names the argument.
         """
@@ -108,7 +115,8 @@ class ImageGPTPipeline(TokenPipeline):
         r = self._request(
             prompt=None, num_images_per_prompt=num_images_per_prompt, size=self.default_size,
             sampling=self.defaults.sampling(temperature, top_k, top_p, min_p), seed=seed,
-            guidance_scale=None, generator=generator, output_type=output_type,
+            guidance_scale=None, generator=generator, output_type=output_type, decoding=decoding,
+            window=window,
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs, others=others,
         )  # fmt: skip
@@ -153,6 +161,10 @@ class _Decoder:
 
     def step(self, tokens: Tensor) -> Logits:
         return self.model.next_logits(tokens[:, None], self.cache), None
+
+    def read(self, tokens: Tensor, begins: Tensor) -> Logits:
+        self.cache.lengths.copy_(begins + 1)  # the token that begins a picture comes before
+        return self.model.next_logits(tokens, self.cache, every=True), None
 
     def keep(self, rows: Tensor) -> None:
         self.cache.keep(rows)

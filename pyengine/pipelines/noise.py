@@ -35,10 +35,11 @@ class NoiseSource:
             shape, lambda s, g: torch.randn(s, generator=g, device=g.device, dtype=dtype)
         )
 
-    def exponential(self, shape: Sequence[int]) -> Tensor:
-        """Exponential float32 [N, ...], as torch.multinomial draws them for one sample."""
+    def exponential(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Exponential [N, ...], in float32 as torch.multinomial draws them for one sample."""
         return self._draw(
-            shape, lambda s, g: torch.empty(s, device=g.device).exponential_(generator=g)
+            shape,
+            lambda s, g: torch.empty(s, device=g.device, dtype=dtype).exponential_(generator=g),
         )
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -18,6 +18,9 @@ class Report:
     weights: "int8" where the transformer's are so, None where they are as stored.
     sampler: its name; steps: denoising steps done, or tokens drawn one after another; evaluations:
     calls of the U-Net or of the transformer.
+    decoding: how a model that draws one token after another was read, "sequential" or otherwise;
+    tokens: that were drawn, of all pictures; passes: calls of the transformer, for each picture as
+    many as it took part in.
     height, width: pixels. guidance_scale, strength: that were used.
     seconds: wall clock by stage: "encode_prompt", "encode_image", "denoise" or "draw", "decode",
     "total".
@@ -40,11 +43,19 @@ class Report:
     weights: str | None = None
     steps: int = 0
     evaluations: int = 0
+    decoding: str | None = None
+    tokens: int = 0
+    passes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     kernels: dict[str, str] = field(default_factory=dict)
     peak_memory: int | None = None
     interrupted: bool = False
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def tokens_per_pass(self) -> float | None:
+        """Of a picture, on average; None for models that do not draw one token after another."""
+        return self.tokens / self.passes if self.passes else None
 
     @contextmanager
     def stage(self, name: str, device: torch.device) -> Iterator[None]:

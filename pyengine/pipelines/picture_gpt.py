@@ -16,7 +16,8 @@ from ..models import PictureGPT, PictureTokens, VQConfig, VQModel
 from ..models.picture_gpt import PictureGPTConfig
 from ..tokenizer import ClipTokenizer
 from . import request as checks
-from .autoregressive import Drawing, draw_tokens
+from .autoregressive import Drawing
+from .jacobi import draw_tokens
 from .output import PipelineOutput, Report
 from .prefix import read_prefix
 from .text_decoder import TextDecoder
@@ -77,6 +78,8 @@ class PictureGPTPipeline(TokenPipeline):
         top_k: int | None = None,
         top_p: float | None = None,
         min_p: float | None = None,
+        decoding: str | None = None,
+        window: int | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
@@ -89,8 +92,12 @@ class PictureGPTPipeline(TokenPipeline):
         or less leaves guidance out. prefix: tokens of the picture's beginning in reading order, [n]
         for all or [N, n], or a picture of the upper rows, as wide as the model draws. temperature:
         0 draws the likeliest token every time; top_k (0: all), top_p, min_p: which may be drawn.
-        callback_on_step_end is called after every token with {"tokens": [N, h * w]}, -1 where none
-        is drawn yet; it may change the last. height, width: the model's own, or nothing.
+        decoding: "sequential" reads the model once for every token, "jacobi" for a window of so
+        many at once, of which those that were guessed right are drawn, and one more: the same
+        tokens in fewer passes (report.tokens_per_pass); "jacobi-gumbel" draws others of the same
+        distribution, in fewer still where the model is unsure. callback_on_step_end is called after
+        every pass with {"tokens": [N, h * w]}, -1 where none is drawn yet; it may change each
+        picture's last. height, width: the model's own, or nothing.
         output_type "latent": the tokens as images. Others: as of StableDiffusionPipeline.
         Raises RequestError that names the argument.
         """
@@ -99,7 +106,7 @@ class PictureGPTPipeline(TokenPipeline):
             prompt=prompt, negative_prompt=negative_prompt, size=self.default_size,
             num_images_per_prompt=num_images_per_prompt, guidance_scale=guidance_scale,
             sampling=self.defaults.sampling(temperature, top_k, top_p, min_p), seed=seed,
-            generator=generator, output_type=output_type,
+            generator=generator, output_type=output_type, decoding=decoding, window=window,
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs, others=others,
         )  # fmt: skip
@@ -135,14 +142,16 @@ class PictureGPTPipeline(TokenPipeline):
     def cache(self, rows: int, most: int):
         return self.model.cache(rows, most)
 
-    def read_text(self, ids: Tensor, cache: Any) -> Tensor:
-        """[N, picture_tokens]: logits of the picture token after ids [N, L], added to `cache`."""
+    def read_text(self, ids: Tensor, cache: Any, every: bool = False) -> Tensor:
+        """[N, picture_tokens]: logits of the picture token after ids [N, L], added to `cache`;
+        every: [N, L, picture_tokens], after each of them.
+        """
         t = self.tokens
-        return self.model.next_logits(ids, cache, t.first_picture_token, t.picture_tokens)
+        return self.model.next_logits(ids, cache, t.first_picture_token, t.picture_tokens, every)
 
-    def read_tokens(self, tokens: Tensor, cache: Any) -> Tensor:
+    def read_tokens(self, tokens: Tensor, cache: Any, every: bool = False) -> Tensor:
         """The same after picture tokens [N, L]."""
-        return self.read_text(tokens + self.tokens.first_picture_token, cache)
+        return self.read_text(tokens + self.tokens.first_picture_token, cache, every)
 
     def _draw(self, r: TokenRequest, report: Report, show_progress: bool | None) -> Tensor:
         side = self.tokens.side

@@ -12,8 +12,9 @@ from .tokens import TokenRequest, check_cache_memory
 class TextDecoder:
     """Rows of the cache: the pictures, then, with guidance, what they are compared with.
 
-    model: has cache(rows, most), read_text(ids [N, L], cache) and read_tokens(tokens [N, L],
-    cache), both to the logits [N, K] of the next picture token. r.extra["texts"]: ids of every row.
+    model: has cache(rows, most), read_text(ids [N, L], cache) and read_tokens(tokens [N, L], cache,
+    every), both to the logits [N, K] of the next picture token; [N, L, K], those after each of the
+    tokens, where `every` asks for them. r.extra["texts"]: ids of every row.
     """
 
     def __init__(self, model: Any, r: TokenRequest, drawing: Drawing):
@@ -37,6 +38,8 @@ class TextDecoder:
             given = torch.tensor([ids], device=drawing.tokens.device)
             logits.append(model.read_text(given, part)[0])
         self.logits = torch.stack(logits)
+        #: [rows]: tokens of the texts.
+        self.texts = self.cache.lengths.clone()
 
     def start(self) -> Logits:
         known = self.drawing.tokens[:, : self.drawing.begin]
@@ -47,13 +50,22 @@ class TextDecoder:
     def step(self, tokens: Tensor) -> Logits:
         return self._read(tokens[:, None])
 
-    def _read(self, tokens: Tensor) -> Logits:
-        rows = torch.cat([tokens, tokens]) if self.guided else tokens
-        return self._split(self.model.read_tokens(rows, self.cache))
+    def _read(self, tokens: Tensor, every: bool = False) -> Logits:
+        return self._split(self.model.read_tokens(self._both(tokens), self.cache, every))
+
+    def read(self, tokens: Tensor, begins: Tensor) -> Logits:
+        self.cache.lengths.copy_(self.texts + self._both(begins))
+        return self._read(tokens, every=True)
+
+    def _both(self, tokens: Tensor) -> Tensor:
+        """For the pictures, and again for what they are compared with."""
+        return torch.cat([tokens, tokens]) if self.guided else tokens
 
     def _split(self, logits: Tensor) -> Logits:
         return logits.chunk(2) if self.guided else (logits, None)
 
     def keep(self, rows: Tensor) -> None:
-        count = len(self.cache.lengths) // 2
-        self.cache.keep(torch.cat([rows, rows + count]) if self.guided else rows)
+        if self.guided:
+            rows = torch.cat([rows, rows + len(self.texts) // 2])
+        self.cache.keep(rows)
+        self.texts = self.texts[rows]

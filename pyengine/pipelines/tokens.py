@@ -3,7 +3,7 @@
 import threading
 import warnings
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -24,13 +24,18 @@ from .stable_diffusion import StopSampling
 #: What a callback may ask for and give back.
 CALLBACK_TENSORS = ("tokens",)
 MAX_TEMPERATURE = 100.0
+#: The way of drawing tokens one after another that draws other tokens than the rest; see jacobi.py.
+OTHER_DRAWS = "jacobi-gumbel"
+DECODINGS = ("sequential", "jacobi", OTHER_DRAWS)
+MAX_WINDOW = 1 << 16
 
 #: Arguments of other pipelines' calls, and the value besides None that asks for nothing.
 OTHERS = {
-    "clip_skip": None, "eta": 0, "guidance_rescale": 0, "guidance_scale": 1, "height": None,
-    "image": None, "latents": None, "mask_image": None, "min_p": 0, "negative_prompt": None,
-    "num_inference_steps": None, "prefix": None, "prompt": None, "scheduler": None,
-    "strength": None, "temperature": None, "top_k": 0, "top_p": 1, "width": None,
+    "clip_skip": None, "decoding": None, "eta": 0, "guidance_rescale": 0, "guidance_scale": 1,
+    "height": None, "image": None, "latents": None, "mask_image": None, "min_p": 0,
+    "negative_prompt": None, "num_inference_steps": None, "prefix": None, "prompt": None,
+    "scheduler": None, "strength": None, "temperature": None, "top_k": 0, "top_p": 1,
+    "width": None, "window": None,
 }  # fmt: skip
 
 
@@ -60,6 +65,8 @@ class TokenDefaults:
     top_k: int = bounded(0, 0, 1 << 20)
     top_p: float = bounded(1.0, 0, 1)
     min_p: float = bounded(0.0, 0, 1)
+    decoding: Literal["sequential", "jacobi"] = "sequential"
+    window: int = bounded(16, 1, MAX_WINDOW)
 
     def sampling(self, temperature: Any, top_k: Any, top_p: Any, min_p: Any) -> Sampling:
         """The four arguments of a call, checked; None stands for the default."""
@@ -78,6 +85,7 @@ class TokenRequest:
 
     prompts: [B], None each where the model takes none; per_prompt: pictures of each, together.
     height, width: pixels. prefix: [count, n] int64, the first tokens of every picture, or None.
+    decoding, window: how the model is read; window is at most a picture's tokens.
     """
 
     prompts: list[str | None]
@@ -93,6 +101,8 @@ class TokenRequest:
     callback: Any = None
     callback_inputs: tuple[str, ...] = CALLBACK_TENSORS
     prefix: Tensor | None = None
+    decoding: str = "sequential"
+    window: int = 1
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -157,7 +167,7 @@ class TokenPipeline:
     def _request(
         self, *, prompt, num_images_per_prompt, size, guidance_scale, sampling, seed, generator,
         output_type, callback_on_step_end, callback_on_step_end_tensor_inputs, others,
-        negative_prompt=None,
+        negative_prompt=None, decoding=None, window=None,
     ) -> TokenRequest:  # fmt: skip
         """The arguments that all have, checked. size: (height, width). others: those that the
         model has not, which must ask for nothing.
@@ -173,20 +183,26 @@ class TokenPipeline:
         count = len(prompts) * per_prompt
         checks.check_total(*size, count)
         seeds, generators = checks.seeds_and_generators(seed, generator, count, self.device)
-        default = self.defaults.guidance_scale
+        default = self.defaults
         return TokenRequest(
             prompts=prompts,
             negatives=negatives,
             per_prompt=per_prompt,
             height=size[0],
             width=size[1],
-            guidance_scale=default if guidance_scale is None else checks.real(
+            guidance_scale=default.guidance_scale if guidance_scale is None else checks.real(
                 "guidance_scale", guidance_scale, 0, checks.MAX_GUIDANCE
             ),
             sampling=sampling,
             output_type=checks.choice("output_type", output_type, checks.OUTPUT_TYPES),
             seeds=seeds,
             generators=generators,
+            decoding=default.decoding if decoding is None else checks.choice(
+                "decoding", decoding, DECODINGS
+            ),
+            window=default.window if window is None else checks.integer(
+                "window", window, 1, MAX_WINDOW
+            ),
             callback=callback_on_step_end,
             callback_inputs=checks.check_callback(
                 callback_on_step_end, callback_on_step_end_tensor_inputs, CALLBACK_TENSORS

@@ -6,9 +6,16 @@ import re
 from pathlib import Path
 
 from ..errors import CheckpointError
-from .checkpoint import MODELS, PARTS, TOKENIZER_FILES, FolderCheckpoint
+from .checkpoint import MODELS, PARTS, TOKENIZER_FILES, Checkpoint, FolderCheckpoint
 from .files import CONVERT, is_pickle_name
 from .jsonio import load_json
+from .single_model import (
+    MODEL_TYPES,
+    NEEDED_FILES,
+    OTHER_FILES,
+    SingleModelCheckpoint,
+    holds_single_model,
+)
 from .source import BASENAMES
 from .text import listing, show
 
@@ -28,17 +35,17 @@ def open_hub(
     variant: str | None = None,
     revision: str | None = None,
     cache_dir: str | os.PathLike | None = None,
-) -> FolderCheckpoint:
+) -> Checkpoint:
     """The checkpoint of a Hub repository: out of the cache if it is all there, without asking the
     network; else its JSON, text and safetensors files are downloaded, and no others.
 
     Raises CheckpointError, which says what is missing and why it could not be fetched.
     """
     folder = cached_folder(repo, revision=revision, cache_dir=cache_dir)
-    damaged = None
-    if folder is not None and (folder / "model_index.json").exists():
+    damaged, missing = None, ["model_index.json"]
+    if folder is not None and _holds_checkpoint(folder):
         try:
-            checkpoint = FolderCheckpoint(folder, variant=variant, source=repo)
+            checkpoint = _open(folder, variant, repo)
             missing = missing_files(checkpoint)
         except CheckpointError as e:
             damaged, missing = e, [str(e)]
@@ -50,7 +57,16 @@ def open_hub(
         why = f"its cache lacks {listing(missing)}" if folder else "it is not in the cache"
         raise CheckpointError(f"{repo}: the Hub is offline (HF_HUB_OFFLINE) and {why}")
     folder = download(repo, variant=variant, revision=revision, cache_dir=cache_dir)
-    return FolderCheckpoint(folder, variant=variant, source=repo)
+    return _open(folder, variant, repo)
+
+
+def _holds_checkpoint(folder: Path) -> bool:
+    return (folder / "model_index.json").exists() or holds_single_model(folder)
+
+
+def _open(folder: Path, variant: str | None, repo: str) -> FolderCheckpoint | SingleModelCheckpoint:
+    kind = SingleModelCheckpoint if holds_single_model(folder) else FolderCheckpoint
+    return kind(folder, variant=variant, source=repo)
 
 
 def cached_folder(
@@ -72,9 +88,16 @@ def cached_folder(
     return folder if folder.is_dir() else None
 
 
-def missing_files(checkpoint: FolderCheckpoint) -> list[str]:
+def missing_files(checkpoint: FolderCheckpoint | SingleModelCheckpoint) -> list[str]:
     """Parts whose config, weights or vocabulary are not there: an interrupted download's."""
     missing = []
+    if isinstance(checkpoint, SingleModelCheckpoint):
+        try:
+            checkpoint.tensors("model").close()
+        except CheckpointError as e:
+            missing.append(str(e))
+        needed = NEEDED_FILES[checkpoint.pipeline_class]
+        return missing + [n for n in needed if not (checkpoint.folder / n).exists()]
     for name in checkpoint.components:
         folder = checkpoint.folder / name
         if name in MODELS:
@@ -84,6 +107,8 @@ def missing_files(checkpoint: FolderCheckpoint) -> list[str]:
                 checkpoint.tensors(name).close()
             except CheckpointError as e:
                 missing.append(str(e))
+        elif name == "tokens" and not (folder / "config.json").exists():
+            missing.append(f"{name}/config.json")
         elif name == "scheduler" and not (folder / "scheduler_config.json").exists():
             missing.append(f"{name}/scheduler_config.json")
         elif name.startswith("tokenizer") and not any(
@@ -108,15 +133,19 @@ def download(
         # The list first: without a network it fails at once, where a download tries for long.
         info = huggingface_hub.HfApi().model_info(**where, timeout=SECONDS)
         names = [file.rfilename for file in info.siblings or ()]
-        if "model_index.json" not in names:
+        first = next((n for n in ("model_index.json", "config.json") if n in names), None)
+        if first is None:
             raise CheckpointError(
                 f"{repo}: no model_index.json: no checkpoint in diffusers' layout"
             )
-        index = huggingface_hub.hf_hub_download(
-            filename="model_index.json", cache_dir=cache_dir, **where
+        index = load_json(
+            huggingface_hub.hf_hub_download(filename=first, cache_dir=cache_dir, **where)
         )
-        parts = [n for n in load_json(index) if n in PARTS]
-        wanted = wanted_files(names, parts, variant, repo)
+        if first == "config.json":
+            wanted = single_model_files(names, index.get("model_type"), variant, repo)
+        else:
+            parts = [n for n in index if n in PARTS]
+            wanted = wanted_files(names, parts, variant, repo)
         # Names are patterns to this function: a bracket in one must not mean more.
         patterns = [re.sub(r"([\[*?])", r"[\1]", name) for name in wanted]
         folder = huggingface_hub.snapshot_download(
@@ -136,23 +165,43 @@ def download(
 
 def wanted_files(names: list[str], parts: list[str], variant: str | None, repo: str) -> list[str]:
     """The files of a repository that a checkpoint with these parts needs, out of all `names`."""
-    wanted = ["model_index.json"]
+    wanted = ["model_index.json", *(n for n in ("pyengine.json",) if n in names)]
     for part in parts:
         below = [n for n in names if n.startswith(f"{part}/") and n.count("/") == 1]
         if part in MODELS:
-            weights = _weight_files(below, variant) or _weight_files(below, None)
-            if not weights:
-                pickles = [n for n in below if is_pickle_name(n)]
-                reason = f"only pickles, {listing(map(show, pickles))}: {CONVERT}"
-                raise CheckpointError(
-                    f"{repo}: {part} has {reason if pickles else 'no safetensors weights'}"
-                )
-            wanted += [f"{part}/config.json", *weights]
+            wanted += [f"{part}/config.json", *_weights(below, variant, f"{repo}: {part}")]
+        elif part == "tokens":
+            wanted.append("tokens/config.json")
         elif part == "scheduler":
             wanted.append("scheduler/scheduler_config.json")
         else:
             wanted += [n for n in below if n.split("/")[1] in TOKENIZER_FILES]
     return wanted
+
+
+def single_model_files(names: list[str], kind: object, variant: str | None, repo: str) -> list[str]:
+    """The same of a repository with one model, as transformers saves it. kind: its model_type."""
+    if not isinstance(kind, str) or kind not in MODEL_TYPES:
+        raise CheckpointError(
+            f"{repo}: no model_index.json: no checkpoint in diffusers' layout, and config.json's"
+            f" model_type is {show(kind)}, expected {listing(MODEL_TYPES)}"
+        )
+    weights = _weights([f"/{n}" for n in names if "/" not in n], variant, repo)
+    others = (*OTHER_FILES.values(), *TOKENIZER_FILES, "pyengine.json")
+    return ["config.json", *(n[1:] for n in weights), *(n for n in others if n in names)]
+
+
+def _weights(names: list[str], variant: str | None, where: str) -> list[str]:
+    """The weights' files among those of one folder, [folder]/name; those of no variant, if need be.
+
+    Raises CheckpointError where there are none.
+    """
+    weights = _weight_files(names, variant) or _weight_files(names, None)
+    if not weights:
+        pickles = [n for n in names if is_pickle_name(n)]
+        reason = f"only pickles, {listing(map(show, pickles))}: {CONVERT}"
+        raise CheckpointError(f"{where} has {reason if pickles else 'no safetensors weights'}")
+    return weights
 
 
 def _weight_files(names: list[str], variant: str | None) -> list[str]:

@@ -15,6 +15,11 @@ MODEL_TYPES = {
     "imagegpt": "ImageGPTForCausalImageModeling",
     "janus": "JanusForConditionalGeneration",
 }
+#: By pipeline class: files besides config.json and the weights, without which there is no picture.
+NEEDED_FILES = {
+    "ImageGPTForCausalImageModeling": ("preprocessor_config.json",),
+    "JanusForConditionalGeneration": ("generation_config.json", "tokenizer.json"),
+}
 #: Names of other JSON files of the folder, as `config` takes them.
 OTHER_FILES = {
     "pictures": "preprocessor_config.json",

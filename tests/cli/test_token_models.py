@@ -176,3 +176,38 @@ def test_a_named_model_that_does_not_ship(run):
     status, _, err = run("generate", "a red heart", "-m", "emoji-ar")
     assert status == 2
     assert "this build ships no model emoji-ar" in err
+
+
+def test_fewer_passes_draw_the_same_picture(run, token_model, tmp_path):
+    kind, folder = token_model
+    prompt = () if kind == "imagegpt" else ("a red heart",)
+    plain = ("generate", *prompt, "-m", folder, "--seed", "4")
+    fast = (*plain, "--decoding", "jacobi", "--window", "6", "-o", "fast.png")
+    if kind == "amused":
+        status, out, err = run(*fast)
+        assert (status, out) == (2, "")
+        assert "decoding: this model has no such argument" in err
+        return
+    assert run(*plain, "-o", "plain.png")[0] == 0
+    status, out, err = run(*fast)
+    assert (status, err) == (0, "")
+    assert re.search(r"^  [0-9.]+ tokens a pass$", out, re.MULTILINE)
+    if kind == "gpt":
+        assert run(*fast, "--preview", "growing.png")[0] == 0
+    assert np.array_equal(pixels(tmp_path / "fast.png"), pixels(tmp_path / "plain.png"))
+    assert metadata.read(tmp_path / "fast.png") == metadata.read(tmp_path / "plain.png")
+    status, out, _ = run(*fast, "--json")
+    report = json.loads(out)["report"]
+    assert report["tokens_per_pass"] == report["tokens"] / report["passes"] >= 1
+
+
+def test_other_draws_are_remembered(run, token_model, tmp_path):
+    kind, folder = token_model
+    if kind == "amused":
+        return
+    prompt = () if kind == "imagegpt" else ("a red heart",)
+    how = ("--decoding", "jacobi-gumbel", "--window", "5", "--seed", "4", "-o", "one.png")
+    assert run("generate", *prompt, "-m", folder, *how)[0] == 0
+    assert metadata.read(tmp_path / "one.png").decoding == "jacobi-gumbel"
+    assert run("generate", "--from", "one.png", "-m", folder, "-o", "again.png")[0] == 0
+    assert np.array_equal(pixels(tmp_path / "one.png"), pixels(tmp_path / "again.png"))

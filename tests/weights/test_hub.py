@@ -14,6 +14,7 @@ import tiny
 import torch
 from whole import load
 
+import pyengine
 from pyengine.errors import CheckpointError
 from pyengine.weights import hub, open_weights, resolve
 
@@ -175,6 +176,72 @@ def test_download_takes_only_what_is_needed(tmp_path, monkeypatch):
     assert len(weights) > 3
     assert all("fp16" in n for n in weights)
     assert not any(n.endswith((".bin", ".py")) for n in fake.patterns)
+
+
+SINGLE = {
+    "imagegpt": (tiny.write_image_gpt, ["preprocessor_config.json"]),
+    "janus": (
+        tiny.write_janus,
+        ["generation_config.json", "tokenizer.json", "tokenizer_config.json"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SINGLE)
+def test_a_repository_with_one_model(kind, tmp_path, monkeypatch):
+    """As transformers saves it: what is downloaded makes the same pictures as the folder."""
+    write, others = SINGLE[kind]
+    folder = write(tmp_path / "repo")
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    (folder / "README.md").write_text("words")
+    fake = FakeHub(folder, tmp_path / "cache", monkeypatch)
+    pipe = pyengine.from_pretrained(f"some-org/{kind}", device="cpu", cache_dir=tmp_path / "cache")
+    assert set(others) <= set(fake.patterns)
+    assert fake.patterns[:1] == ["config.json"]
+    assert "model.safetensors" in fake.patterns
+    assert all(n.endswith((".json", ".safetensors")) for n in fake.patterns)
+    prompt = ["x"] if pipe.takes_prompt else []
+    here = pyengine.from_pretrained(folder, device="cpu")
+    assert torch.equal(pipe(*prompt, seed=1).tokens, here(*prompt, seed=1).tokens)
+
+
+@pytest.mark.parametrize("kind", SINGLE)
+def test_one_model_from_the_cache(kind, tmp_path, no_network, monkeypatch):
+    from huggingface_hub import constants
+
+    write, others = SINGLE[kind]
+    root = make_cache(write(tmp_path / "repo"), tmp_path / "hub", f"some-org/{kind}")
+    found = resolve(f"some-org/{kind}", cache_dir=tmp_path / "hub")
+    assert found.source == f"some-org/{kind}"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for gone in (others[0], "model.safetensors"):
+        (root / "snapshots" / REVISION / gone).unlink()
+        with pytest.raises(CheckpointError, match=f"offline .*its cache lacks .*{gone[:5]}"):
+            resolve(f"some-org/{kind}", cache_dir=tmp_path / "hub")
+    (root / "snapshots" / REVISION / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"offline .*its cache lacks model_index\.json"):
+        resolve(f"some-org/{kind}", cache_dir=tmp_path / "hub")
+
+
+def test_repositories_with_one_model_that_are_refused(tmp_path, monkeypatch):
+    folder = tiny.write_image_gpt(tmp_path / "repo")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    fake = FakeHub(folder, tmp_path / "cache", monkeypatch)
+    with pytest.raises(CheckpointError, match=r"gpt has only pickles, .*pytorch_model\.bin"):
+        resolve("some-org/gpt", cache_dir=tmp_path / "cache")
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(CheckpointError, match="model_type is 'bert', expected imagegpt, janus"):
+        resolve("some-org/gpt", cache_dir=tmp_path / "cache")
+    assert fake.patterns is None
+
+
+def test_a_repository_of_picture_tokens(tmp_path, monkeypatch):
+    folder = tiny.write_picture_gpt(tmp_path / "repo")
+    (folder / "pyengine.json").write_text('{"top_k": 5}')
+    fake = FakeHub(folder, tmp_path / "cache", monkeypatch)
+    pipe = pyengine.from_pretrained("some-org/gpt", device="cpu", cache_dir=tmp_path / "cache")
+    assert {"tokens/config.json", "pyengine.json"} <= set(fake.patterns)
+    assert pipe.defaults.top_k == 5
 
 
 def test_a_repository_of_pickles_is_refused_before_downloading(sd1, tmp_path, monkeypatch):

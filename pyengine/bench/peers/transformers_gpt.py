@@ -1,0 +1,104 @@
+"""transformers' Llama with a static cache, a token and a whole picture, on torch."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..worker import Run
+
+
+def eager(notes: dict, *, threads: int, folder: Path, ids: np.ndarray) -> Run:
+    """Logits after the last of ids [N, L], the others in the cache; float32."""
+    model = _load(notes, threads, folder)
+    return _step(model, model, ids)
+
+
+def compiled(notes: dict, *, threads: int, folder: Path, ids: np.ndarray) -> Run:
+    """torch.compile of the same step, weights frozen into the graph; the first call compiles."""
+    import torch
+    from torch._inductor import config
+
+    config.freezing = True
+    model = _load(notes, threads, folder)
+    return _step(model, torch.compile(model, fullgraph=True, dynamic=False), ids)
+
+
+def _load(notes: dict, threads: int, folder: Path) -> Any:
+    import torch
+
+    torch.set_num_threads(threads)
+    from transformers import LlamaForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    begin = time.perf_counter()
+    model = LlamaForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True
+    ).eval()
+    notes["load_seconds"] = time.perf_counter() - begin
+    return model
+
+
+def _step(model: Any, call: Callable, ids: np.ndarray) -> Run:
+    import torch
+    from transformers import StaticCache
+
+    given = torch.from_numpy(ids)
+    behind = given.shape[1] - 1
+    places = torch.tensor([[behind]])
+    cache = StaticCache(config=model.config, max_cache_len=given.shape[1])
+    with torch.no_grad():
+        model(given[:, :-1], past_key_values=cache)
+
+    def run() -> np.ndarray:
+        for layer in cache.layers:
+            layer.cumulative_length.fill_(behind)
+        with torch.no_grad():
+            out = call(given[:, -1:], position_ids=places, past_key_values=cache)
+        return out.logits[:, -1].numpy()
+
+    return run
+
+
+def picture(notes: dict, *, threads: int, folder: Path, vq: Path, shape: Any) -> Run:
+    """generate() with a static cache, guidance between the two rows, and diffusers' VQModel."""
+    import torch
+    from diffusers import VQModel
+    from transformers import LogitsProcessor, LogitsProcessorList
+
+    from ..token import SAMPLING, SEED
+
+    tokens, begin = shape.tokens(), time.perf_counter()
+    model = _load(notes, threads, folder)
+    decoder = VQModel.from_pretrained(vq, torch_dtype=torch.float32).eval()
+    notes["load_seconds"] = time.perf_counter() - begin
+    text = torch.tensor([[tokens.first_text_token + i, tokens.begin_of_picture] for i in (0, 1)])
+
+    class Guidance(LogitsProcessor):
+        """Both rows draw from the guided logits of picture tokens, each for itself."""
+
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            conditional, other = scores
+            guided = other + SAMPLING["guidance_scale"] * (conditional - other)
+            guided[tokens.picture_tokens :] = -torch.inf
+            return guided.repeat(2, 1)
+
+    def run() -> np.ndarray:
+        torch.manual_seed(SEED)
+        with torch.no_grad():
+            ids = model.generate(
+                text, attention_mask=torch.ones_like(text), max_new_tokens=shape.side**2,
+                min_new_tokens=shape.side**2, do_sample=True, top_k=SAMPLING["top_k"],
+                temperature=SAMPLING["temperature"], cache_implementation="static",
+                logits_processor=LogitsProcessorList([Guidance()]),
+                pad_token_id=tokens.padding, eos_token_id=None, bos_token_id=None,
+            )[0, text.shape[1] :]  # fmt: skip
+            latents = decoder.quantize.embedding.weight[ids.view(1, shape.side, shape.side)]
+            x = decoder.decode(latents.permute(0, 3, 1, 2), force_not_quantize=True).sample
+        return (x * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+
+    return run

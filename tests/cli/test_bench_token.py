@@ -1,0 +1,140 @@
+"""`pyengine bench token` at tiny shapes. Times decide nothing."""
+
+import json
+import multiprocessing
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from pyengine.bench import checkpoints, timing, token, worker
+from pyengine.bench.results import OURS
+from pyengine.models import PictureGPT
+
+QUICK = ("--quick", "--threads", "1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked():
+    """Workers come from one process that has imported what they need."""
+    peers = ("transformers.models.llama.modeling_llama", "diffusers.models.autoencoders.vq_model")
+    multiprocessing.set_forkserver_preload(["torch", "pyengine.bench.run", *peers])
+    before, worker.START = worker.START, "forkserver"
+    yield
+    worker.START = before
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("bench")
+
+
+def measured(run, path, *arguments):
+    status, out, err = run("bench", "token", *QUICK, *arguments, "--json", path)
+    assert status == 0, err
+    facts = json.loads(path.read_text())
+    assert facts["machine"]["suite"] == "token"
+    for row in facts["rows"]:
+        assert row["suite"] == "token"
+        assert row["bound_seconds"] == pytest.approx(
+            max(row["flops"] / row["gemm_flops_per_second"],
+                row["bytes"] / row["read_bytes_per_second"])
+        )  # fmt: skip
+        assert row["times"][OURS]["median"] > 0
+    assert "read " in out
+    return facts["rows"], out
+
+
+def test_a_token_beside_transformers(run, kept, tmp_path):
+    rows, out = measured(run, tmp_path / "t.json", "--only", "token", "--peers", "--keep", kept,
+                         "--without", "torch.compile")  # fmt: skip
+    assert [row["shape"] for row in rows] == [
+        f"0M weights in {storage}, 2 rows behind 4" for storage in token.STORAGES
+    ]
+    whole, half, least = rows
+    assert whole["bytes"] > half["bytes"] > whole["bytes"] / 2  # keys and values are float32
+    assert half["bytes"] > least["bytes"] > half["bytes"] / 2
+    assert least["facts"][OURS]["relative_l2"] >= 1e-4
+    for row in rows[:2]:
+        assert set(row["times"]) == {"torch", OURS}
+        assert row["facts"][OURS]["relative_l2"] <= 1e-5
+        assert row["kernels"]["decode_attention"].startswith("cpu")
+    assert "against torch" in out
+
+
+@pytest.mark.slow
+def test_torch_compile_agrees(run, kept, tmp_path):
+    rows, _ = measured(run, tmp_path / "t.json", "--only", "token", "--peers", "--keep", kept)
+    for row in rows:
+        assert set(row["times"]) == {"torch", "torch.compile", OURS}
+        assert row["facts"]["torch.compile"]["relative_l2"] <= 1e-5
+
+
+def test_a_picture_beside_transformers(run, kept, tmp_path):
+    [row], _ = measured(run, tmp_path / "p.json", "--only", "picture", "--peers", "--keep", kept)
+    assert row["shape"] == "9 tokens in float16, and their decoding"
+    assert set(row["times"]) == {"torch", OURS}
+    shape = token.Shape(quick=True)
+    assert row["bytes"] > 9 * 2 * shape.matrices()
+
+
+def test_passes_of_a_given_model(run, tmp_path):
+    folder = tiny.write_picture_gpt(tmp_path / "gpt")
+    rows, out = measured(run, tmp_path / "j.json", "--only", "jacobi", "-m", folder,
+                         "--windows", "1,6", "--pictures", "2")  # fmt: skip
+    assert [(row["name"], row["shape"]) for row in rows] == [
+        (name, f"2 pictures of 25 tokens, window {window}")
+        for name in ("jacobi", "jacobi-gumbel")
+        for window in (1, 6)
+    ]
+    one, six, *_ = (row["facts"][OURS]["passes_per_token"] for row in rows)
+    assert one == rows[0]["facts"]["sequential"]["passes_per_token"] == 1
+    assert 1 / 6 <= six < 1
+    assert f"passes per token {six:.3f}" in out
+
+
+def test_logits_that_differ_stop_the_benchmark():
+    class Off:
+        def __init__(self, result):
+            self.name, self.result = "off", result
+
+    right = np.linspace(1, 2, 9, dtype=np.float32)
+    for wrong in (right * 1.001, right * np.nan, right[:3]):
+        found = token.Contestants({"torch": Off(right)})
+        with pytest.raises(RuntimeError, match=r"token: float32 is .* away from off"):
+            token.check({"float32": Off(wrong)}, found)
+
+
+def test_llamagen_b():
+    """111M parameters, with the four ids that it has more."""
+    model = PictureGPT.from_config(dict(checkpoints.GPT))
+    count = sum(p.numel() for p in model.parameters())
+    assert round(count / 1e6) == 110  # LlamaGen's 111M count its class embeddings too
+    shape = token.Shape(quick=False)
+    assert (shape.side, shape.codes, shape.behind) == (24, 16384, 288)
+    table = model.model.embed_tokens.weight.numel()
+    norms = sum(p.numel() for p in model.parameters() if p.dim() == 1)
+    assert shape.matrices() == count - table - norms
+
+
+def test_reading_is_a_sum():
+    limits = timing.LimitsOfThisMinute(torch.float32, "cpu", quick=True, moved="read")()
+    assert limits.moved == "read"
+    assert limits.bandwidth > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--only", "jacobi"), "model: expected one whose passes"),
+        (("--only", "tokens"), "only: expected one of token, picture, jacobi"),
+        (("--peers", "--without", "diffusers"), "torch.compile"),
+        (("-m", "x", "--windows", "8,x"), "windows: expected sizes"),
+        (("-m", "x", "--windows", "0"), "windows: expected sizes"),
+    ],
+)
+def test_refusals(run, arguments, said):
+    status, out, err = run("bench", "token", *QUICK, *arguments)
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert said in err
