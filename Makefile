@@ -17,7 +17,7 @@ export PYTHONWARNINGS := ignore::UserWarning
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu lint format bench bench-gpu sanitize sanitize-gpu fuzz grid sdist-check clean
+.PHONY: help demo test test-gpu gpu-table lint format bench bench-gpu sanitize sanitize-gpu fuzz grid sdist-check clean
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
@@ -28,8 +28,9 @@ help:
 	  'make sanitize     op tests under ASan and UBSan' \
 	  'make fuzz         random damage to checkpoints and headers, for FUZZ_SECONDS' \
 	  'make test-gpu     the tests that need an NVIDIA GPU' \
-  'make bench-gpu    U-Net, decoder and ops on an NVIDIA GPU, beside diffusers and torch.compile' \
-  'make sanitize-gpu the kernels under compute-sanitizer, on an NVIDIA GPU' \
+	  'make gpu-table    the table of Triton kernels in docs/gpu.md (needs no GPU)' \
+	  'make bench-gpu    U-Net, decoder and ops on an NVIDIA GPU, beside diffusers and torch.compile' \
+	  'make sanitize-gpu the kernels under compute-sanitizer, on an NVIDIA GPU' \
 	  'make sdist-check  build an sdist, install it elsewhere, run its tests' \
 	  'make clean        remove .venv and everything built'
 
@@ -55,6 +56,9 @@ test: lint
 
 test-gpu: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+gpu-table: $(VENV)/test.stamp
+	PYTHONPATH=tests/ops $(BIN)/python docs/gpu_table.py
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

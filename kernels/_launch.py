@@ -23,11 +23,13 @@ class Launch:
     args: dict[str, Any]
     constants: dict[str, Any] = field(default_factory=dict)
     num_warps: int = 4
+    # Loads in flight, of loops that tl.dot reads from.
+    num_stages: int = 3
 
     @property
     def options(self) -> dict[str, Any]:
         """How Triton is to compile it."""
-        return {"num_warps": self.num_warps, **OPTIONS}
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, **OPTIONS}
 
     def run(self) -> None:
         """Launches on the current stream of the GPU that holds the tensors."""

@@ -7,7 +7,7 @@ tiles as wide as a cache line, and joined into groups afterwards:
     _moments     mean and sum of squared differences per channel, for each chunk of positions
     _scale_shift chunks and channels of a group joined (Chan et al. 1979), then scale and shift
     _apply       (x - mean) * scale + shift, and SiLU: with a mean far from zero, x * scale and the
-                 shift would cancel each other's digits
+                 shift would cancel each other's digits. Without the mean where it is in the shift
 
 Chunks depend on the number of positions alone; each is summed, and they are joined, in one order.
 """
@@ -137,10 +137,11 @@ def _apply(
     offset = line[:, None] * width + column[None, :]
     v = tl.load(source + first * width + offset, mask=mask, other=0.0).to(tl.float32)
     coefficient = picture * total + before + column
-    a = tl.load(scale + coefficient, mask=inside, other=0.0)
-    b = tl.load(shift + coefficient, mask=inside, other=0.0)
-    c = tl.load(centre + coefficient, mask=inside, other=0.0)
-    v = (v - c[None, :]) * a[None, :] + b[None, :]
+    a = tl.load(scale + coefficient, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(shift + coefficient, mask=inside, other=0.0).to(tl.float32)
+    if centre is not None:
+        v -= tl.load(centre + coefficient, mask=inside, other=0.0)[None, :]
+    v = v * a[None, :] + b[None, :]
     if SILU:
         v *= tl.sigmoid(v)
     target = y + first * total + before + line[:, None] * total + column[None, :]
@@ -198,17 +199,31 @@ def plan(
     """The launches that compute group_norm_silu(...), and the tensor they fill."""
     x, weight, bias, x2 = prepare("group_norm_silu", x, weight, bias, x2)
     launches, scale, shift, centre = _plan_statistics(x, weight, bias, groups, eps, x2, True)
+    apply, y = _plan_apply(x, x2, scale, shift, centre, silu)
+    return [*launches, apply], y
+
+
+def _plan_apply(x, x2, scale, shift, centre, silu: bool) -> tuple[Launch, Tensor]:
     positions, channels2 = x.shape[1] * x.shape[2], 0 if x2 is None else x2.shape[3]
     y = x.new_empty(*x.shape[:3], x.shape[3] + channels2)
     blocks = cdiv(x.shape[3], BLOCK) + cdiv(channels2, BLOCK)
-    apply = Launch(
+    launch = Launch(
         _apply,
         (blocks, cdiv(positions, ROWS), x.shape[0]),
         {"x": x, "x2": x2, "scale": scale, "shift": shift, "centre": centre, "y": y}
         | {"positions": positions, "channels": x.shape[3], "channels2": channels2},
         {"SILU": silu, "ROWS": ROWS, "BLOCK": BLOCK},
     )
-    return [*launches, apply], y
+    return launch, y
+
+
+def plan_apply(
+    x: Tensor, scale: Tensor, shift: Tensor, silu: bool, x2: Tensor | None = None
+) -> tuple[list[Launch], Tensor]:
+    """The launches that compute apply_scale_shift(...), and the tensor they fill."""
+    x, x2, scale, shift = prepare("apply_scale_shift", x, x2, scale, shift)
+    launch, y = _plan_apply(x, x2, scale, shift, None, silu)
+    return [launch], y
 
 
 def plan_scale_shift(
@@ -262,3 +277,17 @@ def group_norm_scale_shift(
     for launch in launches:
         launch.run()
     return results
+
+
+def apply_scale_shift(
+    x: Tensor, scale: Tensor, shift: Tensor, silu: bool, x2: Tensor | None = None
+) -> Tensor:
+    """x * scale + shift, then SiLU if silu: group_norm from group_norm_scale_shift's result.
+
+    x, x2: as group_norm_silu's; scale, shift: [N, C + C2] of any floating-point dtype.
+    Returns [N, H, W, C + C2] in x's dtype.
+    """
+    launches, y = plan_apply(x, scale, shift, silu, x2)
+    for launch in launches:
+        launch.run()
+    return y

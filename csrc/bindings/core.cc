@@ -15,7 +15,6 @@
 #include "attention/rotary.h"
 #include "conv/algorithm.h"
 #include "conv/conv2d.h"
-#include "conv/winograd.h"
 #include "gemm/linear.h"
 #include "instruction_sets.h"
 #include "memory/pack_weight.h"
@@ -352,43 +351,6 @@ PYBIND11_MODULE(_core, m) {
                  at<void>(d1), at<void>(d2), at<void>(d3), at<void>(base), at<void>(noise),
                  at<void>(x_new), at<void>(d), at<void>(y), pictures, size},
                 dtype_of(dtype), threads);
-        },
-        Release());
-    m.def(
-        "conv2d_winograd",
-        [](uintptr_t x, uintptr_t x2, uintptr_t weight, uintptr_t bias, uintptr_t scale,
-           uintptr_t shift, uintptr_t channel_add, uintptr_t residual, uintptr_t y,
-           int64_t pictures, int64_t height, int64_t width, int64_t channels, int64_t channels2,
-           int64_t height_out, int64_t width_out, int64_t channels_out, int64_t top, int64_t left,
-           bool silu, bool upsample, int64_t output_tile, int weight_dtype, int dtype,
-           int threads) {
-            conv2d_winograd({at<void>(x),
-                             at<void>(x2),
-                             at<void>(weight),
-                             at<float>(bias),
-                             at<float>(scale),
-                             at<float>(shift),
-                             at<void>(channel_add),
-                             at<void>(residual),
-                             at<void>(y),
-                             pictures,
-                             height,
-                             width,
-                             channels,
-                             channels2,
-                             height_out,
-                             width_out,
-                             channels_out,
-                             3,
-                             3,
-                             1,
-                             top,
-                             left,
-                             silu,
-                             upsample,
-                             dtype_of(dtype),
-                             dtype_of(weight_dtype)},
-                            output_tile, threads);
         },
         Release());
     m.def(

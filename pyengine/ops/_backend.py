@@ -1,8 +1,8 @@
 """Which implementation of an op runs: one table, op x device -> backends in order of preference.
 
-A row says what it takes; the first that takes a call runs it. That is a function of device, dtype
-and whether a gradient is wanted, never of a timing, and nothing falls back that the table does not
-declare: what no row takes is refused.
+A row says what it takes; the first that takes a call runs it. That is a function of device, dtype,
+whether a gradient is wanted and, in rows with `serves`, one picture's shape, never of the batch or
+a timing, and nothing falls back that the table does not declare: what no row takes is refused.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,6 +38,9 @@ class Backend:
     differentiable: bool = False
     batch_invariant: bool = True
     """Whether a picture's bits are the same alone and in a batch, on any number of threads."""
+    serves: Callable[..., bool] | None = None
+    """Given the op's arguments, whether the row stands here for them too; None: for all. Looks at
+    one picture's shape and at dtypes only.  force() does not ask."""
     _loaded: list[Callable[..., Any]] = field(default_factory=list, repr=False, compare=False)
 
     @property
@@ -66,23 +69,30 @@ def cpu(function: Callable[..., Any]) -> Backend:
     return Backend("cpu", "our C++: fused, one pass where torch makes several", load, FLOATS)
 
 
+def kernel(op: str, name: str, module: str) -> Callable[..., Any]:
+    """A function of pyengine.kernels, for that op; UnavailableError where Triton is missing."""
+    try:
+        return getattr(import_module(f"pyengine.kernels.{module}"), name)
+    except ImportError as error:
+        raise UnavailableError(
+            f"{op} on a GPU needs Triton ({error}); install it with `pip install triton`, or "
+            'choose torch\'s kernels with pyengine.ops.force("reference")'
+        ) from error
+
+
 def triton(
     op: str,
     module: str | None = None,
     wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function,
+    why: str = "our Triton: fused, one pass where torch makes several",
+    serves: Callable[..., bool] | None = None,
 ) -> Backend:
     """The kernel of that name in pyengine.kernels; wrap adds what it leaves to its caller."""
 
     def load() -> Callable[..., Any]:
-        try:
-            return wrap(getattr(import_module(f"pyengine.kernels.{module or op}"), op))
-        except ImportError as error:
-            raise UnavailableError(
-                f"{op} on a GPU needs Triton ({error}); install it with `pip install triton`, or "
-                'choose torch\'s kernels with pyengine.ops.force("reference")'
-            ) from error
+        return wrap(kernel(op, op, module or op))
 
-    return Backend("triton", "our Triton: fused, one pass where torch makes several", load, FLOATS)
+    return Backend("triton", why, load, FLOATS, serves=serves)
 
 
 def torch_backed(function: Callable[..., Any]) -> Backend:
@@ -114,8 +124,17 @@ def forcing() -> tuple[tuple[str, str], ...]:
     return tuple(sorted((_forced.get() or {}).items()))
 
 
-def choose(op: str, table: Table, device: str, dtype: torch.dtype, gradient: bool) -> Backend:
+def choose(
+    op: str,
+    table: Table,
+    device: str,
+    dtype: torch.dtype,
+    gradient: bool,
+    serves: Callable[[Backend], bool] = lambda row: True,
+) -> Backend:
     """The first row of the op's table that takes the call, or the one that force() asks for.
+
+    serves: whether a row's own `serves` takes the call's arguments.
 
     Raises RequestError for a dtype that no row takes, UnavailableError for a forced backend that
     the op does not have or that does not take the call.
@@ -130,7 +149,7 @@ def choose(op: str, table: Table, device: str, dtype: torch.dtype, gradient: boo
         wanted = f"{dtype} on {device}" + (" with a gradient" if gradient else "")
         raise UnavailableError(f"{op}: no backend {name!r} for {wanted}; its backends are {have}")
     for row in rows:
-        if row.takes(dtype, gradient):
+        if row.takes(dtype, gradient) and serves(row):
             return row
     raise RequestError(f"{op}: expected a floating-point dtype up to float64, got {dtype}")
 

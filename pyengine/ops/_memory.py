@@ -16,8 +16,13 @@ from torch.utils.dlpack import from_dlpack
 
 from ._core import DTYPES, core
 
-#: Bytes from which a result comes from the arena: below, malloc has memory at hand as well.
+#: Bytes from which a result comes from the arena in use: below, malloc has memory at hand as well.
 LEAST = 1 << 16
+#: Bytes from which a result comes from the spare arena, outside of any other: malloc may give as
+#: much back to the system, to be mapped anew at the next call, and above 32 MB always does.
+SPARE_LEAST = 1 << 22
+#: What the spare arena may keep at most.
+SPARE_BYTES = 128 << 20
 
 _current: ContextVar["Arena | None"] = ContextVar("pyengine_arena", default=None)
 
@@ -25,11 +30,13 @@ _current: ContextVar["Arena | None"] = ContextVar("pyengine_arena", default=None
 class Arena:
     """A pool of memory for activations, of no size until it is used; any thread may use it.
 
-    It reserves as much address space as the machine has memory, on first use, and grows to the most
-    that a call has needed. Freed with the last of its tensors and itself.
+    It reserves `reserve` bytes of address space (as much as the machine has memory unless told), on
+    first use, and grows to the most that a call has needed. Freed with the last of its tensors and
+    itself.
     """
 
-    def __init__(self):
+    def __init__(self, reserve: int | None = None):
+        self._reserve = reserve
         self._arena = None
 
     @contextmanager
@@ -40,8 +47,6 @@ class Arena:
         if _current.get() is not None:
             yield
             return
-        if self._arena is None:
-            self._arena = core().Arena(_machine_memory())
         token = _current.set(self)
         try:
             yield
@@ -62,8 +67,14 @@ class Arena:
         return self._arena.statistics()
 
     def _empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor | None:
+        if self._arena is None:
+            self._arena = core().Arena(self._reserve or _machine_memory())
         capsule = self._arena.empty(shape, DTYPES[dtype])
         return None if capsule is None else from_dlpack(capsule)
+
+
+#: For calls of single ops.
+_spare = Arena(SPARE_BYTES)
 
 
 def _machine_memory() -> int:
@@ -76,17 +87,17 @@ def _machine_memory() -> int:
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """A contiguous CPU tensor with undefined contents, for a kernel to fill.
 
-    From the arena in use where it is large and the arena has room, else from torch.
+    Where it is large, from the arena in use, or from a small spare one, if that has room; else from
+    torch.
     """
     arena = _current.get()
-    if arena is not None:
-        size = dtype.itemsize
-        for n in shape:
-            size *= n
-        if size >= LEAST:
-            tensor = arena._empty(tuple(shape), dtype)
-            if tensor is not None:
-                return tensor
+    size = dtype.itemsize
+    for n in shape:
+        size *= n
+    if size >= (SPARE_LEAST if arena is None else LEAST):
+        tensor = (arena or _spare)._empty(tuple(shape), dtype)
+        if tensor is not None:
+            return tensor
     return torch.empty(shape, dtype=dtype)
 
 

@@ -84,7 +84,10 @@ class Op:
         self.check(x, *args, **kwargs)
         gradient = torch.is_grad_enabled() and _wants_gradient(x, *args, *kwargs.values())
         lead = (x, *args)[self.decides]
-        backend = _backend.choose(self.name, self.table, lead.device.type, lead.dtype, gradient)
+        backend = _backend.choose(
+            self.name, self.table, lead.device.type, lead.dtype, gradient,
+            lambda row: row.serves is None or row.serves(x, *args, **kwargs),
+        )  # fmt: skip
         function = backend.function
         _backend.record(self.name, backend.label)
         return function(x, *args, **kwargs)

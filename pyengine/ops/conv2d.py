@@ -1,5 +1,7 @@
 """conv2d with its prologue and epilogue: our C++ on CPUs, torch's convolution elsewhere."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -130,11 +132,12 @@ def algorithm_of(
     )  # fmt: skip
 
 
-def _prologue(x, x2, scale, shift, silu):
+def _prologue(x, x2, scale, shift, silu, apply):
     """The input of the convolution: one tensor, in one pass where our kernel runs."""
     if scale is not None:
-        if x.device.type == "cpu":
-            return apply_scale_shift(x, scale, shift, silu, x2)
+        apply = apply_scale_shift if x.device.type == "cpu" else apply
+        if apply is not None:
+            return apply(x, scale, shift, silu, x2)
         if x2 is not None:
             x = torch.cat([x, x2], dim=-1)
         y = torch.addcmul(shift[:, None, None], x.to(scale.dtype), scale[:, None, None])
@@ -147,12 +150,14 @@ def _prologue(x, x2, scale, shift, silu):
 def _torch(
     x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), x2=None, scale=None, shift=None,
     silu=False, channel_add=None, residual=None, upsample=False, out_channels=None,
+    apply=None, add=None,
 ):  # fmt: skip
+    """apply, add: apply_scale_shift and add_epilogue of pyengine.kernels, or None for torch's."""
     if weight.dim() == 5:
         weight = unpack_weight(weight, _channels_out(weight, bias, out_channels))
     weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     # Permuted views: to torch an NHWC picture is an NCHW one in channels_last order.
-    x = _prologue(x, x2, scale, shift, silu).permute(0, 3, 1, 2)
+    x = _prologue(x, x2, scale, shift, silu, apply).permute(0, 3, 1, 2)
     if upsample:
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
     top, bottom, left, right = padding
@@ -160,7 +165,11 @@ def _torch(
         padding = (top, left)
     else:
         x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
-    y = F.conv2d(x, weight.permute(0, 3, 1, 2), bias, stride, padding).permute(0, 2, 3, 1)
+    weight = weight.permute(0, 3, 1, 2)
+    if add is not None:
+        y = F.conv2d(x, weight, None, stride, padding).permute(0, 2, 3, 1)
+        return add(y, bias, channel_add, residual)
+    y = F.conv2d(x, weight, bias, stride, padding).permute(0, 2, 3, 1)
     if channel_add is not None:
         y.add_(channel_add[:, None, None, :])
     if residual is not None:
@@ -168,7 +177,25 @@ def _torch(
     return y.contiguous()
 
 
-_ROWS = (_backend.torch_backed(_torch), _backend.reference(reference.conv2d))
+def _cudnn():
+    """torch's convolution, which adds a bias in a pass of its own, between kernels of ours."""
+    return partial(
+        _torch,
+        apply=_backend.kernel("conv2d", "apply_scale_shift", "group_norm_silu"),
+        add=_backend.kernel("conv2d", "add_epilogue", "conv2d"),
+    )
+
+
+_CUDA = _backend.Backend(
+    "torch",
+    "cuDNN's convolution; scale, shift and SiLU before it, and bias, time embedding and residual "
+    "after it, in one pass of our Triton each",
+    _cudnn,
+    _backend.FLOATS,
+    batch_invariant=False,
+)
+_REFERENCE = _backend.reference(reference.conv2d)
+_ROWS = (_backend.torch_backed(_torch), _REFERENCE)
 
 OP = Op(
     "conv2d",
@@ -178,7 +205,11 @@ OP = Op(
     "int? out_channels=None) -> Tensor",
     check=_check_arguments,
     fake=_empty,
-    table={"cpu": (_backend.cpu(_cpu), *_ROWS), _backend.ANY: _ROWS},
+    table={
+        "cpu": (_backend.cpu(_cpu), *_ROWS),
+        "cuda": (_CUDA, _REFERENCE),
+        _backend.ANY: _ROWS,
+    },
 )
 
 

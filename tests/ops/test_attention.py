@@ -5,6 +5,7 @@ import torch
 
 from pyengine import ops
 from pyengine.errors import RequestError
+from pyengine.ops._backend import choose
 
 
 def test_heads_lie_side_by_side_in_the_last_dimension():
@@ -156,3 +157,26 @@ def test_refusals(change, complaint):
     arguments = {"q": x, "k": x, "v": x, "heads": 2} | change
     with pytest.raises(RequestError, match=f"attention: {complaint}"):
         ops.attention(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "mask", "name"),
+    [
+        (torch.bfloat16, 40, None, "triton"),
+        (torch.float16, 64, torch.zeros(9), "triton"),
+        (torch.float16, 64, None, "torch"),
+        (torch.bfloat16, 80, None, "torch"),
+        (torch.float16, 512, torch.zeros(9), "torch"),
+        (torch.float32, 40, torch.zeros(9), "torch"),
+        (torch.float64, 40, None, "reference"),
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 30])
+def test_a_gpus_backend_is_chosen_by_one_pictures_shape(dtype, width, mask, name, batch):
+    q = torch.empty(batch, 9, 2 * width, dtype=dtype, device="meta")
+    op = ops.OPS["attention"]
+    row = choose(
+        "attention", op.table, "cuda", dtype, False,
+        lambda row: row.serves is None or row.serves(q, q, q, 2, mask=mask),
+    )  # fmt: skip
+    assert row.name == name

@@ -5,6 +5,7 @@ import torch
 
 from pyengine import ops
 from pyengine.errors import RequestError
+from pyengine.ops._backend import choose
 
 
 def test_inputs_are_left_as_they_were():
@@ -189,3 +190,26 @@ def test_packed_weights_unpack_to_what_they_were(shape, dtype):
     assert packed.is_contiguous()
     assert torch.equal(ops.unpack_weight(packed, shape[0]), weight)
     assert not ops.unpack_weight(packed)[shape[0] :].any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "more", "name"),
+    [
+        ((64,), {}, "triton"),
+        ((16, 64), {}, "triton"),
+        ((1, 64), {"silu": True, "activation": "silu"}, "triton"),
+        ((17, 64), {}, "torch"),
+        ((4, 4, 64), {}, "triton"),
+        ((4, 5, 64), {}, "torch"),
+        ((1, 64), {"x2": True}, "torch"),
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 100])
+def test_a_gpus_backend_is_chosen_by_the_rows_of_one_picture(shape, more, name, batch):
+    x = torch.empty(batch, *shape, device="meta")
+    arguments = (x, torch.empty(8, 64, device="meta"))
+    row = choose(
+        "linear", ops.OPS["linear"].table, "cuda", x.dtype, False,
+        lambda row: row.serves is None or row.serves(*arguments, **more),
+    )  # fmt: skip
+    assert row.name == name

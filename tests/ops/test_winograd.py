@@ -40,10 +40,10 @@ def winograd(
     shape = (n, h * repeat + top + bottom - 2, w * repeat + left + right - 2, weight.shape[0])
     y = torch.full(shape, float("nan"), dtype=x.dtype) if out is None else out
     tensors = [x, x2, packed, bias, scale, shift, channel_add, residual, y]
-    core().conv2d_winograd(
+    core().conv2d(
         *(0 if t is None else t.data_ptr() for t in tensors), n, h, w, c,
-        0 if x2 is None else x2.shape[3], shape[1], shape[2], shape[3], top, left, silu, upsample,
-        tile, CODES[weight.dtype], CODES[x.dtype], threads,
+        0 if x2 is None else x2.shape[3], *shape[1:], 3, 3, 1, top, left, silu, upsample,
+        CODES[x.dtype], CODES[weight.dtype], f"winograd{tile}", threads,
     )  # fmt: skip
     return y
 
@@ -209,15 +209,10 @@ def test_no_pictures():
     assert winograd(torch.empty(0, 6, 6, 5), weight).shape == (0, 6, 6, 4)
 
 
-@pytest.mark.parametrize("tile", [0, 1, 3, 6, -4, 2**62])
-def test_another_tile_is_refused(tile):
-    with pytest.raises(ValueError, match="output_tile must be 2 or 4"):
-        winograd(*_inputs(1, 4, 4, 3, 3), tile=tile)
-
-
 def _good(memory):
     p = memory.data_ptr()
-    return [p, p, p, p, 0, 0, 0, 0, p, 1, 4, 4, 3, 3, 4, 4, 3, 1, 1, False, False, 4, 0, 0, 1]
+    sizes = [1, 4, 4, 3, 3, 4, 4, 3, 3, 3, 1, 1, 1]
+    return [p, p, p, p, 0, 0, 0, 0, p, *sizes, False, False, 0, 0, "winograd4", 1]
 
 
 @pytest.mark.parametrize("position", range(9, 17))
@@ -225,10 +220,10 @@ def _good(memory):
 def test_impossible_sizes_raise(position, bad):
     memory = torch.zeros(4096)
     arguments = _good(memory)
-    core().conv2d_winograd(*arguments)
+    core().conv2d(*arguments)
     arguments[position] = bad
     with pytest.raises((ValueError, MemoryError)):
-        core().conv2d_winograd(*arguments)
+        core().conv2d(*arguments)
 
 
 @pytest.mark.parametrize("position", [0, 1, 2, 8])
@@ -237,7 +232,7 @@ def test_a_null_pointer_raises(position):
     arguments = _good(memory)
     arguments[position] = 0
     with pytest.raises(ValueError, match="null pointer"):
-        core().conv2d_winograd(*arguments)
+        core().conv2d(*arguments)
 
 
 def _cook_toom():

@@ -1,11 +1,11 @@
 #include "attention/attention.h"
 
 #include <algorithm>
-#include <memory>
-#include <new>
 
 #include "check.h"
+#include "divide.h"
 #include "parallel.h"
+#include "scratch.h"
 #include "table.h"
 
 namespace pyengine {
@@ -14,24 +14,8 @@ namespace {
 
 constexpr const char* kOp = "attention";
 
-constexpr int64_t kCacheLine = 64;
-
-struct Aligned {
-    void operator()(float* p) const { ::operator delete(p, std::align_val_t{kCacheLine}); }
-};
-using Buffer = std::unique_ptr<float[], Aligned>;
-
-Buffer allocate(int64_t floats) {
-    const size_t bytes = static_cast<size_t>(floats) * sizeof(float);
-    return Buffer(static_cast<float*>(::operator new(bytes, std::align_val_t{kCacheLine})));
-}
-
-int64_t up(int64_t n, int64_t unit) {
-    return (n + unit - 1) / unit;
-}
-
 // Floats in a cache line: every buffer is a multiple, so that none shares a line with another.
-constexpr int64_t kLine = kCacheLine / 4;
+constexpr int64_t kLine = 16;
 
 // The largest block of keys: 120 keys' scores of 16 queries and 40 channels of keys fill an L1
 // cache of 32 KB; wide heads (512 channels) get fewer, so that keys and values take 192 KB of L2.
@@ -42,12 +26,16 @@ constexpr int64_t kTiles = 24;
 constexpr int64_t kQueries = 64;
 // Packed keys and values of as many heads as fit are in memory at once: 16 MB, or one head.
 constexpr int64_t kPackedFloats = int64_t{1} << 22;
+// Where those of all heads of a picture are few, as a prompt's are, heads change faster than
+// queries: a row of q and y then passes through the second-level cache once, not once a head in
+// pieces that share cache lines.
+constexpr int64_t kSideFloats = int64_t{1} << 16;
 
 // Keys in a block: a function of one head's shape alone, since the bits depend on it.
 int64_t block_of(const AttentionArgs& a) {
     const int64_t fits = kBlockFloats / (a.width + a.value_width) / kTiles * kTiles;
     const int64_t most = std::clamp(fits, kTiles, kMostKeys);
-    return up(up(a.keys, up(a.keys, most)), kTiles) * kTiles;
+    return round_up(ceil_divide(a.keys, ceil_divide(a.keys, most)), kTiles);
 }
 
 void check(const AttentionArgs& a) {
@@ -70,7 +58,8 @@ void run(AttentionWork work, int64_t heads, float* scratch, int64_t scratch_floa
                  [&](int64_t begin, int64_t end) { pack(work, begin, end); });
     // Each thread takes one share, with scratch of its own.
     const int64_t items = heads * work.query_blocks;
-    const int64_t cost = up(a.queries, work.query_blocks) * a.keys * (a.width + a.value_width);
+    const int64_t cost =
+        ceil_divide(a.queries, work.query_blocks) * a.keys * (a.width + a.value_width);
     const int64_t shares = std::clamp(items / (1 + 65536 / cost), int64_t{1},
                                       static_cast<int64_t>(std::max(threads, 1)));
     parallel_for(shares, 1, threads, [&](int64_t begin, int64_t end) {
@@ -95,27 +84,28 @@ void attention(const AttentionArgs& a, DType dtype, int threads) {
     AttentionWork work{};
     work.args = a;
     work.block = block_of(a);
-    work.blocks = up(a.keys, work.block);
-    work.block_floats = up(work.block * (a.width + a.value_width), kLine) * kLine;
+    work.blocks = ceil_divide(a.keys, work.block);
+    work.block_floats = round_up(work.block * (a.width + a.value_width), kLine);
     const int64_t per_head = checked_count(kOp, work.blocks, work.block_floats);
     const int64_t group = kGroupVectors * table().lanes;
     threads = std::max(threads, 1);
     // Fewer queries an item where the threads would not all have four.
-    work.groups = up(std::min(kQueries, a.queries), group);
-    const auto query_blocks = [&] { return up(a.queries, work.groups * group); };
+    work.groups = ceil_divide(std::min(kQueries, a.queries), group);
+    const auto query_blocks = [&] { return ceil_divide(a.queries, work.groups * group); };
     while (work.groups > 1 && all * query_blocks() < 4 * int64_t{threads}) work.groups /= 2;
     work.query_blocks = query_blocks();
 
-    const int64_t waves = up(all, std::clamp(kPackedFloats / per_head, int64_t{1}, all));
-    const int64_t wave = up(all, waves);
-    const Buffer packed = allocate(checked_count(kOp, wave, per_head));
-    work.packed = packed.get();
+    const int64_t waves = ceil_divide(all, std::clamp(kPackedFloats / per_head, int64_t{1}, all));
+    const int64_t wave = ceil_divide(all, waves);
+    const bool few = wave == all && a.heads * per_head <= kSideFloats;
+    work.heads_beside = few ? a.heads : 1;
     const int64_t scratch_floats =
-        group * (work.groups * (a.width + a.value_width + 2) + work.block);
-    const Buffer scratch = allocate(checked_count(kOp, threads, scratch_floats));
+        round_up(group * (work.groups * (a.width + a.value_width + 2) + work.block), kLine);
+    const int64_t packed = checked_count(kOp, wave, per_head);
+    work.packed = scratch(packed + checked_count(kOp, threads, scratch_floats));
     for (int64_t head = 0; head < all; head += wave) {
         work.first_head = head;
-        run(work, std::min(wave, all - head), scratch.get(), scratch_floats, dtype, threads);
+        run(work, std::min(wave, all - head), work.packed + packed, scratch_floats, dtype, threads);
     }
 }
 

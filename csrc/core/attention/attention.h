@@ -34,6 +34,9 @@ struct AttentionWork {
     int64_t first_head;  // of pictures * heads, the one that is packed first
     // An item of the computation is `groups` groups of kGroupVectors vectors of queries.
     int64_t groups, query_blocks;
+    // Items run through that many heads of one block of queries (1, or all of a picture), then
+    // through the blocks.
+    int64_t heads_beside;
     float* scratch;  // attention_scratch() floats, of one thread
 };
 

@@ -1,5 +1,6 @@
 #include "attention/attention.h"
 
+#include "isa/divide.simd.h"
 #include "isa/math.simd.h"
 #include "isa/transpose.simd.h"
 #include "isa/vector.simd.h"
@@ -37,7 +38,7 @@ PYENGINE_INLINE void with_rows(int64_t count, const Step& step) {
 // calls step(start, Rows<M>{}) for each.
 template <class Step>
 PYENGINE_INLINE void for_tiles(int64_t n, const Step& step) {
-    const int64_t tiles = (n + kTile - 1) / kTile;
+    const int64_t tiles = ceil_divide(n, kTile);
     for (int64_t tile = 0, start = 0; tile < tiles; ++tile) {
         const int64_t count = n / tiles + (tile < n % tiles);
         with_rows<kTile>(count, [&](auto rows) { step(start, rows); });
@@ -52,6 +53,7 @@ PYENGINE_INLINE void multiply(const float* a, int64_t a_row, int64_t a_step, con
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i)
         for (int j = 0; j < kVectors; ++j) acc[i][j] = Floats{};
+#pragma GCC unroll 4
     for (int64_t step = 0; step < depth; ++step) {
         Floats right[kVectors];
         for (int j = 0; j < kVectors; ++j) right[j] = load(b + step * kGroup + j * kLanes);
@@ -80,7 +82,7 @@ void scores(const float* keys, int64_t n, const float* q, int64_t width, float* 
             Floats (&largest)[kVectors]) {
     // In registers: through memory, each tile would wait for the one before.
     Floats most[kVectors];
-    const int64_t chains = (width + kDepth - 1) / kDepth;
+    const int64_t chains = ceil_divide(width, kDepth);
     for (int64_t chain = 0; chain < chains; ++chain) {
         const int64_t from = width * chain / chains, to = width * (chain + 1) / chains;
         for (int j = 0; j < kVectors; ++j) most[j] = splat(-kInfinity);
@@ -296,9 +298,11 @@ void attention(const AttentionWork& work, int64_t begin, int64_t end) {
     const float* mask = args.mask;
     const Floats scale = splat(mask ? args.scale : args.scale * kLog2E);
     for (int64_t item = begin; item < end; ++item) {
-        const int64_t packed_head = item / work.query_blocks, head = work.first_head + packed_head;
+        const int64_t beside = work.heads_beside, block = item / beside;
+        const int64_t packed_head = block / work.query_blocks * beside + item % beside;
+        const int64_t head = work.first_head + packed_head;
         const int64_t picture = head / args.heads, column = head % args.heads;
-        const int64_t query = item % work.query_blocks * work.groups * kGroup;
+        const int64_t query = block % work.query_blocks * work.groups * kGroup;
         const int64_t left = args.queries - query;
         const int64_t groups =
             left < work.groups * kGroup ? (left + kGroup - 1) / kGroup : work.groups;

@@ -1,5 +1,6 @@
 #include "attention/decode_attention.h"
 
+#include "isa/divide.simd.h"
 #include "isa/math.simd.h"
 #include "isa/transpose.simd.h"
 
@@ -22,10 +23,6 @@ constexpr int kStrip = 8;
 
 constexpr float kInfinity = __builtin_inff();
 constexpr float kLog2E = 0x1.715476p0f;
-
-int64_t least(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
 
 // Floats of a head's row, whole vectors: what lies behind its width is zero.
 int64_t padded(int64_t width) {

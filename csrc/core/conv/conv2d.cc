@@ -31,6 +31,7 @@ void check_sizes(const Conv2dArgs& a) {
 void check_pointers(const Conv2dArgs& a) {
     require(a.x || a.channels == 0, kOp, "null pointer x");
     require(a.x2 || a.channels2 == 0, kOp, "null pointer x2");
+    require(a.x2 || a.channels2 == 0, kOp, "null pointer x2");
     require(a.weight && a.y, kOp, "null pointer weight or y");
     require(!a.scale == !a.shift, kOp, "one of scale and shift without the other");
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "check.h"
+#include "divide.h"
 #include "parallel.h"
 #include "scratch.h"
 #include "table.h"
@@ -16,31 +17,27 @@ constexpr const char* kOp = "conv2d";
 // divide the panels instead and each weight is read once.
 constexpr int64_t kPixelsOfShare = 256;
 
-int64_t divide_up(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
-
 // Most rows of the strip that one block of pixels reads.
 int64_t rows_of_block(const DirectShape& shape, int64_t pictures, int64_t stride) {
     const int64_t kernel = shape.kernel_height + (shape.parities ? 1 : 0);
     const int64_t span =
         std::min(pictures * shape.height, (kDirectBlock + shape.width - 2) / shape.width + 1);
-    const int64_t borders = divide_up(span - 1, shape.height);  // between pictures
+    const int64_t borders = ceil_divide(span - 1, shape.height);  // between pictures
     return (span - 1) * stride + borders * std::max<int64_t>(kernel - stride, 0) + kernel;
 }
 
 void share(DirectArgs& direct, int threads) {
     const DirectShape& shape = direct.shape;
     const int64_t pixels = direct.conv.pictures * shape.height * shape.width;
-    const int64_t groups = divide_up(shape.panels, 2);
+    const int64_t groups = ceil_divide(shape.panels, 2);
     int64_t pixel_shares = std::clamp<int64_t>(pixels / kPixelsOfShare, 1, threads);
     const int64_t panel_shares = std::min<int64_t>(threads / pixel_shares, groups);
     // Threads that found no panels take pixels after all.
-    pixel_shares = std::clamp<int64_t>(threads / panel_shares, 1, divide_up(pixels, 42));
-    direct.pixels_per_share = divide_up(divide_up(pixels, pixel_shares), 42) * 42;
-    direct.panels_per_share = divide_up(groups, panel_shares) * 2;
-    direct.pixel_shares = divide_up(pixels, direct.pixels_per_share);
-    direct.panel_shares = divide_up(shape.panels, direct.panels_per_share);
+    pixel_shares = std::clamp<int64_t>(threads / panel_shares, 1, ceil_divide(pixels, 42));
+    direct.pixels_per_share = round_up(ceil_divide(pixels, pixel_shares), 42);
+    direct.panels_per_share = ceil_divide(groups, panel_shares) * 2;
+    direct.pixel_shares = ceil_divide(pixels, direct.pixels_per_share);
+    direct.panel_shares = ceil_divide(shape.panels, direct.panels_per_share);
 }
 
 }  // namespace
@@ -59,7 +56,7 @@ DirectShape direct_shape(const Conv2dArgs& args) {
     shape.rows = (shape.height - 1) * args.stride + shape.kernel_height + parts - 1;
     shape.columns = (shape.width - 1) * args.stride + shape.kernel_width + parts - 1;
     shape.depth = shape.kernel_height * shape.kernel_width * (args.channels + args.channels2);
-    shape.panels = divide_up(args.channels_out, kPanelWidth);
+    shape.panels = ceil_divide(args.channels_out, kPanelWidth);
     return shape;
 }
 
@@ -73,7 +70,7 @@ void conv2d_direct(const Conv2dArgs& args, int threads) {
 
     const int64_t channels = args.channels + args.channels2;
     direct.ring = rows_of_block(shape, args.pictures, args.stride);
-    const auto floats = [](int64_t count) { return (count + 2 * kSlack - 1) / kSlack * kSlack; };
+    const auto floats = [](int64_t count) { return round_up(count + kSlack, kSlack); };
     direct.block_at = floats(checked_count(kOp, direct.ring, shape.columns, channels));
     direct.sums_at = direct.block_at + floats(kDirectBlock * kDirectDepth);
     const int64_t outputs = direct.panels_per_share * kPanelWidth;

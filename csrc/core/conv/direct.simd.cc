@@ -2,6 +2,7 @@
 
 #include "conv/strip.simd.h"
 #include "gemm/tile.simd.h"
+#include "isa/divide.simd.h"
 #include "isa/transpose.simd.h"
 
 namespace pyengine::PYENGINE_NS {
@@ -11,10 +12,6 @@ namespace {
 static_assert(kDirectDepth >= kDepth && kPanelWidth == kPanel && kDirectBlock % kTileRows == 0);
 
 constexpr int64_t kGroup = kTilePanels * kPanel;  // channels that a tile computes side by side
-
-PYENGINE_INLINE int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
 
 struct Range {
     int64_t begin, end;
@@ -45,7 +42,7 @@ void merge_weights(const DirectArgs& direct, int64_t panel, int64_t parity, int6
     const W* weight = static_cast<const W*>(conv.weight) + panel * 9 * channels * kPanel;
     for (int64_t k = from; k < from + depth;) {
         const int64_t tap = k / channels, channel = k - tap * channels;
-        const int64_t count = smaller(channels - channel, from + depth - k);
+        const int64_t count = least(channels - channel, from + depth - k);
         const Range rows = merged_taps(parity / 2, tap / 2);
         const Range columns = merged_taps(parity % 2, tap % 2);
         bool first = true;
@@ -147,7 +144,7 @@ void gather(const DirectArgs& direct, Range pixels, int64_t parity, int64_t from
         for (int64_t k = 0, at = first_at; k < depth; at = 0) {
             const float* source = strip + slot * row_size + column + at;
             if (++slot == direct.ring) slot = 0;
-            const int64_t count = smaller(line - at, depth - k);
+            const int64_t count = least(line - at, depth - k);
             // Up to a vector too much, which the next piece or row overwrites.
             for (int64_t j = 0; j < count; j += kLanes) store(a + k + j, load(source + j));
             k += count;
@@ -158,17 +155,17 @@ void gather(const DirectArgs& direct, Range pixels, int64_t parity, int64_t from
 // sums: [groups][kDirectBlock][kGroup] += a times the panels' weights of one pass.
 void multiply(const DirectArgs& direct, Range panels, int64_t parity, int64_t from, int64_t depth,
               int64_t rows, const float* a, float* sums, float* scratch) {
-    const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+    const int64_t tiles = ceil_divide(rows, kTileRows);
     for (int64_t panel = panels.begin; panel < panels.end; panel += kTilePanels) {
-        const int64_t count = smaller(kTilePanels, panels.end - panel);
+        const int64_t count = least(kTilePanels, panels.end - panel);
         const Weights weights = weights_of(direct, panel, count, parity, from, depth, scratch);
         // The next panels of this pass, or the first of the next.
         const bool last = panel + kTilePanels >= panels.end;
         const int64_t next = last ? panels.begin : panel + kTilePanels;
         const int64_t next_from = last ? from + depth : from;
         const int64_t next_depth =
-            direct.shape.parities ? 0 : smaller(depth, direct.shape.depth - next_from);
-        const int64_t next_count = smaller(kTilePanels, panels.end - next);
+            direct.shape.parities ? 0 : least(depth, direct.shape.depth - next_from);
+        const int64_t next_count = least(kTilePanels, panels.end - next);
         for (int64_t t = 0; t < tiles; ++t) {
             prefetch_weights(direct, next, next_count, next_from, next_depth, t, tiles);
             // Of nearly equal height: one of a row or two that were left over would be slow.
@@ -306,7 +303,7 @@ void finish(const DirectArgs& direct, Range pixels, Range panels, int64_t parity
     const Conv2dArgs& conv = direct.conv;
     const DirectShape& shape = direct.shape;
     const int64_t repeat = shape.parities ? 2 : 1, first = panels.begin * kPanel;
-    const int64_t channels = smaller(panels.end * kPanel, conv.channels_out) - first;
+    const int64_t channels = least(panels.end * kPanel, conv.channels_out) - first;
     Pixel pixel(shape, pixels.begin);
     int64_t picture = -1;
     for (int64_t i = pixels.begin; i < pixels.end; ++i, pixel.advance(shape), sums += kGroup) {
@@ -323,7 +320,7 @@ void finish(const DirectArgs& direct, Range pixels, Range panels, int64_t parity
         T* y = static_cast<T*>(conv.y) + at;
         for (int64_t group = 0; group < channels; group += kGroup) {
             const float* from = sums + group * kDirectBlock;
-            for_vectors(smaller(kGroup, channels - group), [&](int64_t c, auto lanes) {
+            for_vectors(least(kGroup, channels - group), [&](int64_t c, auto lanes) {
                 Floats v = load(from + c) + load(base + group + c);
                 if (conv.residual) v += load(residual + group + c, lanes);
                 store(y + group + c, v, lanes);
@@ -358,11 +355,11 @@ void convolve(const DirectArgs& direct, Range pixels, Range panels, float* scrat
     const int64_t depth = direct.shape.depth, parities = direct.shape.parities ? 4 : 1;
     const int64_t count = pixels.end - pixels.begin;
     // Blocks of like size: the last would otherwise read all weights for a few pixels.
-    const int64_t blocks = (count + kDirectBlock - 1) / kDirectBlock;
-    const int64_t size = (count + blocks * kTileRows - 1) / (blocks * kTileRows) * kTileRows;
+    const int64_t blocks = ceil_divide(count, kDirectBlock);
+    const int64_t size = ceil_divide(count, blocks * kTileRows) * kTileRows;
     int64_t filled = 0;
     for (int64_t begin = pixels.begin; begin < pixels.end; begin += size) {
-        const Range block{begin, smaller(begin + size, pixels.end)};
+        const Range block{begin, least(begin + size, pixels.end)};
         fill_strip<T>(direct, block, filled, scratch);
         if (narrow) {
             narrow_products(direct, block, scratch, weights, sums);
@@ -371,7 +368,7 @@ void convolve(const DirectArgs& direct, Range pixels, Range panels, float* scrat
         }
         for (int64_t parity = 0; parity < parities; ++parity) {
             for (int64_t from = 0; from < depth; from += kDepth) {
-                const int64_t pass = smaller(kDepth, depth - from);
+                const int64_t pass = least(kDepth, depth - from);
                 gather(direct, block, parity, from, pass, scratch, a);
                 multiply(direct, panels, parity, from, pass, block.end - block.begin, a, sums,
                          weights);
@@ -390,8 +387,8 @@ void conv2d_direct(const DirectArgs& direct, int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
         const int64_t pixel = item / direct.panel_shares * direct.pixels_per_share;
         const int64_t panel = item % direct.panel_shares * direct.panels_per_share;
-        const Range pixels{pixel, smaller(pixel + direct.pixels_per_share, all)};
-        const Range panels{panel, smaller(panel + direct.panels_per_share, shape.panels)};
+        const Range pixels{pixel, least(pixel + direct.pixels_per_share, all)};
+        const Range panels{panel, least(panel + direct.panels_per_share, shape.panels)};
         convolve<T>(direct, pixels, panels, direct.scratch + item * direct.scratch_stride);
     }
 }

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "check.h"
+#include "divide.h"
 #include "parallel.h"
 #include "scratch.h"
 #include "table.h"
@@ -29,14 +30,10 @@ constexpr int64_t kSegment = 16;
 // second-level cache of 512 KB, and sums of so few terms keep the error small.
 constexpr int64_t kPass = 80;
 
-int64_t round_up(int64_t value, int64_t to) {
-    return (value + to - 1) / to * to;
-}
-
 // `whole` in equal parts of at most `most`, each a multiple of 16 (the last may be smaller).
 int64_t equal_part(int64_t whole, int64_t most) {
-    const int64_t parts = (whole + most - 1) / most;
-    return round_up((whole + parts - 1) / parts, 16);
+    const int64_t parts = ceil_divide(whole, most);
+    return round_up(ceil_divide(whole, parts), 16);
 }
 
 // In how many parts the tiles go, so that parts * units divide evenly among the shares: 1 where
@@ -46,51 +43,42 @@ int64_t tile_parts(int64_t units, int64_t shares, int64_t tiles) {
     return std::min(shares / std::gcd(units, shares), std::max(tiles / 8, int64_t{1}));
 }
 
-void check(const Conv2dArgs& a, int64_t output_tile) {
-    require(output_tile == 2 || output_tile == 4, kOp, "output_tile must be 2 or 4");
-    require(a.kernel_height == 3 && a.kernel_width == 3 && a.stride == 1, kOp,
-            "only for 3x3 and stride 1");
-    const int64_t channels = a.channels + a.channels2;
-    checked_count(kOp, a.pictures, a.height, a.width, a.upsample ? 4 : 1, a.channels);
-    checked_count(kOp, a.pictures, a.height, a.width, a.upsample ? 4 : 1, a.channels2);
+// What conv2d() has not checked: the products of sizes that only this algorithm forms.
+void check(const Conv2dArgs& a) {
+    checked_count(kOp, a.pictures, a.height, a.width, a.upsample ? 4 : 1, a.channels + a.channels2);
     checked_count(kOp, a.pictures, a.height_out, a.width_out, a.channels_out, 36);
-    checked_count(kOp, a.channels_out, channels, 9, 36);
-    require(a.top >= 0 && a.left >= 0, kOp, "negative padding");
-    require(!a.scale == !a.shift, kOp, "one of scale and shift without the other");
+    checked_count(kOp, a.channels_out, a.channels + a.channels2, 9, 36);
 }
 
 }  // namespace
 
 void conv2d_winograd(const Conv2dArgs& conv, int64_t output_tile, int threads) {
-    check(conv, output_tile);
+    check(conv);
     WinogradArgs a{};
     a.conv = conv;
     a.output_tile = output_tile;
     const int64_t positions = (output_tile + 2) * (output_tile + 2);
-    a.tiles_high = (conv.height_out + output_tile - 1) / output_tile;
-    a.tiles_wide = (conv.width_out + output_tile - 1) / output_tile;
+    a.tiles_high = ceil_divide(conv.height_out, output_tile);
+    a.tiles_wide = ceil_divide(conv.width_out, output_tile);
     const int64_t channels = conv.channels + conv.channels2;
-    const int64_t panels = (conv.channels_out + kPanel - 1) / kPanel;
+    const int64_t panels = ceil_divide(conv.channels_out, kPanel);
     const int64_t tiles = conv.pictures * a.tiles_high * a.tiles_wide;
     if (tiles == 0 || panels == 0) return;
-    require(channels > 0, kOp, "no input channels");
-    require(conv.weight && conv.y && (conv.x || !conv.channels) && (conv.x2 || !conv.channels2),
-            kOp, "null pointer");
 
     const int64_t tile_depth = table().tile_depth;
     a.slab = equal_part(channels, tile_depth);
     a.pass = equal_part(a.slab, kPass);
-    const int64_t slabs = (channels + a.slab - 1) / a.slab;
+    const int64_t slabs = ceil_divide(channels, a.slab);
 
     const int64_t most_tiles =
         std::clamp(kInputFloats / (slabs * positions * tile_depth), int64_t{1}, kMostTiles);
     const int64_t segment = std::min(kSegment, most_tiles);
-    a.segments_wide = (a.tiles_wide + segment - 1) / segment;
-    a.segment = (a.tiles_wide + a.segments_wide - 1) / a.segments_wide;
+    a.segments_wide = ceil_divide(a.tiles_wide, segment);
+    a.segment = ceil_divide(a.tiles_wide, a.segments_wide);
     const int64_t segments = conv.pictures * a.tiles_high * a.segments_wide;
-    const int64_t blocks = (tiles + most_tiles - 1) / most_tiles;
+    const int64_t blocks = ceil_divide(tiles, most_tiles);
     const int64_t block =  // in segments
-        std::min(std::max(most_tiles / a.segment, int64_t{1}), (segments + blocks - 1) / blocks);
+        std::min(std::max(most_tiles / a.segment, int64_t{1}), ceil_divide(segments, blocks));
     const int64_t block_tiles = block * a.segment;
     const int64_t strip_pixels = (output_tile + 2) * (output_tile * a.segment + 2);
     a.depth = equal_part(a.slab, std::max(kStripFloats / strip_pixels, int64_t{64}));
@@ -98,7 +86,7 @@ void conv2d_winograd(const Conv2dArgs& conv, int64_t output_tile, int threads) {
     // One line more, so that the positions do not all fall into the same set of the cache.
     a.position_stride = block_tiles * tile_depth + 16;
     a.slab_stride = positions * a.position_stride;
-    const int64_t units = table().lanes == 16 ? (panels + 1) / 2 : panels;
+    const int64_t units = table().lanes == 16 ? ceil_divide(panels, 2) : panels;
     a.shares = std::clamp(int64_t{threads}, int64_t{1}, block_tiles * units);
     a.tile_parts = tile_parts(units, a.shares, block_tiles);
     const int64_t products = winograd_weights_floats(output_tile, a.pass) +

@@ -3,14 +3,11 @@
 #include "conv/strip.simd.h"
 #include "conv/winograd_transforms.simd.h"
 #include "gemm/tile.simd.h"
+#include "isa/divide.simd.h"
 
 namespace pyengine::PYENGINE_NS {
 
 namespace {
-
-PYENGINE_INLINE int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
 
 // --- the input: strips of pixels, transformed along both axes ------------------------------------
 
@@ -23,7 +20,7 @@ struct Segment {
 PYENGINE_INLINE Segment segment_of(const WinogradArgs& args, int64_t i) {
     const int64_t row = i / args.segments_wide, from = i % args.segments_wide * args.segment;
     return {row / args.tiles_high, row % args.tiles_high, from,
-            smaller(args.segment, args.tiles_wide - from), row * args.tiles_wide + from};
+            least(args.segment, args.tiles_wide - from), row * args.tiles_wide + from};
 }
 
 // Channels [first, first + count) of x or x2, whose channels begin at `begin` of both together.
@@ -32,7 +29,7 @@ PYENGINE_INLINE void prepare_part(const void* x, int64_t pixel, int64_t channels
                                   int64_t first, int64_t count, const float* scale,
                                   const float* shift, float* out) {
     const int64_t from = first < begin ? begin : first;
-    const int64_t to = smaller(first + count, begin + channels);
+    const int64_t to = least(first + count, begin + channels);
     if (from >= to) return;
     prepare_pixel<Scaled, Silu>(static_cast<const T*>(x) + pixel * channels + from - begin,
                                 to - from, Scaled ? scale + from : nullptr,
@@ -109,18 +106,18 @@ void transform_strip(float* strip, int64_t tiles, int64_t depth, int64_t positio
 template <int Output, class T>
 void transform_input(const WinogradArgs& args, int64_t share) {
     const int64_t channels = args.conv.channels + args.conv.channels2;
-    const int64_t chunks = (args.slab + args.depth - 1) / args.depth;  // of a slab
-    const int64_t slabs = (channels + args.slab - 1) / args.slab;
+    const int64_t chunks = ceil_divide(args.slab, args.depth);  // of a slab
+    const int64_t slabs = ceil_divide(channels, args.slab);
     const int64_t all = (args.last_segment - args.first_segment) * slabs * chunks;
     float* strip = args.scratch + share * args.scratch_stride;
     for (int64_t i = all * share / args.shares; i < all * (share + 1) / args.shares; ++i) {
         const Segment s = segment_of(args, args.first_segment + i / (slabs * chunks));
         const int64_t slab = i / chunks % slabs, column = i % chunks * args.depth;
         const int64_t first = slab * args.slab + column;
-        const int64_t end = smaller(channels, (slab + 1) * args.slab);
+        const int64_t end = least(channels, (slab + 1) * args.slab);
         if (first >= end) continue;
-        const int64_t count = smaller(args.depth, end - first);
-        const int64_t depth = (count + kLanes - 1) / kLanes * kLanes;
+        const int64_t count = least(args.depth, end - first);
+        const int64_t depth = round_up(count, kLanes);
         fill_strip_of<T>(args.conv, s.picture, Output * s.tile_row - args.conv.top,
                          Output * s.tile_column - args.conv.left, int64_t{Output + 2},
                          Output * s.tiles + 2, first, count, depth, strip);
@@ -167,7 +164,7 @@ class Ahead {
           run_(k * kPanel * int64_t{sizeof(W)}),
           stride_(channels * kPanel * int64_t{sizeof(W)}),
           runs_(9 * panels),
-          lines_((runs_ * run_ / kLine + calls - 1) / calls) {}
+          lines_(ceil_divide(runs_ * run_ / kLine, calls)) {}
 
     // The next of `calls` shares.
     void fetch() {
@@ -197,7 +194,7 @@ constexpr int kFewRows = kTileRows / 3;
 constexpr bool kWideTiles = kGroup == 2 * kTilePanels;
 
 PYENGINE_INLINE int64_t row_tiles(int64_t rows) {
-    return (rows + kTileRows - 1) / kTileRows;
+    return ceil_divide(rows, kTileRows);
 }
 
 PYENGINE_INLINE void prefetch_rows(const float* a, int64_t rows, int64_t k) {
@@ -266,8 +263,8 @@ PYENGINE_INLINE void finish_vector(const Conv2dArgs& args, const float* m, int64
     if (args.channel_add)
         base += load(
             static_cast<const T*>(args.channel_add) + picture * args.channels_out + channel, lanes);
-    const int64_t rows = smaller(Output, args.height_out - y);
-    const int64_t width = smaller(Output, args.width_out - x);
+    const int64_t rows = least(Output, args.height_out - y);
+    const int64_t width = least(Output, args.width_out - x);
     for (int64_t i = 0; i < rows; ++i) {
         Floats row[kSide], values[Output];
 #pragma GCC unroll 8
@@ -291,7 +288,7 @@ void finish(const WinogradArgs& args, const float* m, const Group& group) {
     constexpr int64_t kPositions = (Output + 2) * (Output + 2);
     const Conv2dArgs& conv = args.conv;
     const int64_t first = group.panel * kPanel;
-    const int64_t count = smaller(group.panels * kPanel, conv.channels_out - first);
+    const int64_t count = least(group.panels * kPanel, conv.channels_out - first);
     for (int64_t i = group.from; i < group.to; ++i, m += kPositions * kGroup * kPanel) {
         const int64_t tile = args.first_tile + i, row = tile / args.tiles_wide;
         const int64_t y = row % args.tiles_high * Output, x = tile % args.tiles_wide * Output;
@@ -310,7 +307,7 @@ Ahead ahead_of(const WinogradArgs& args, const Group& group, int64_t end, int64_
     const bool last = end == channels;
     const int64_t panel = group.panel + (last ? group.panels : 0), first = last ? 0 : end;
     return {static_cast<const W*>(args.conv.weight) + (panel * 9 * channels + first) * kPanel,
-            channels, smaller(args.pass, channels - first), last ? group.next_panels : group.panels,
+            channels, least(args.pass, channels - first), last ? group.next_panels : group.panels,
             calls};
 }
 
@@ -321,9 +318,9 @@ void multiply_group(const WinogradArgs& args, const Group& group, float* u, floa
     const int64_t rows = group.to - group.from;
     const int64_t calls = kPositions * row_tiles(rows);
     for (int64_t slab = 0; slab * args.slab < channels; ++slab) {
-        const int64_t begin = slab * args.slab, end = smaller(begin + args.slab, channels);
+        const int64_t begin = slab * args.slab, end = least(begin + args.slab, channels);
         for (int64_t first = begin; first < end; first += args.pass) {
-            const int64_t k = smaller(args.pass, end - first);
+            const int64_t k = least(args.pass, end - first);
             // One line more, so that the positions do not all fall into the same set of the cache.
             const int64_t stride = panels * k * kPanel + kPanel;
             for (int64_t p = 0; p < panels; ++p)
@@ -344,20 +341,20 @@ void multiply_group(const WinogradArgs& args, const Group& group, float* u, floa
 // The items are pairs of a part of the tiles and a unit of as many panels as a register tile takes.
 template <int Output, class W>
 void multiply_share(const WinogradArgs& args, int64_t share) {
-    const int64_t panels = (args.conv.channels_out + kPanel - 1) / kPanel;
-    const int64_t units = (panels + kTilePanels - 1) / kTilePanels;
+    const int64_t panels = ceil_divide(args.conv.channels_out, kPanel);
+    const int64_t units = ceil_divide(panels, kTilePanels);
     const int64_t all = args.tile_parts * units, end = all * (share + 1) / args.shares;
     float* u = args.scratch + share * args.scratch_stride;
     float* m = u + winograd_weights_floats(args.output_tile, args.pass);
     for (int64_t i = all * share / args.shares; i < end;) {
         const int64_t part = i / units, unit = i % units;
         const auto group_at = [&](int64_t from, int64_t left) {  // its panels
-            const int64_t run = smaller(smaller(kGroup / kTilePanels, units - from), left);
-            return run ? smaller(run * kTilePanels, panels - from * kTilePanels) : 0;
+            const int64_t run = least(least(kGroup / kTilePanels, units - from), left);
+            return run ? least(run * kTilePanels, panels - from * kTilePanels) : 0;
         };
         Group group{args.tiles * part / args.tile_parts, args.tiles * (part + 1) / args.tile_parts,
                     unit * kTilePanels, group_at(unit, end - i), 0};
-        const int64_t run = (group.panels + kTilePanels - 1) / kTilePanels;
+        const int64_t run = ceil_divide(group.panels, kTilePanels);
         group.next_panels = group_at(unit + run, end - i - run);
         multiply_group<Output, W>(args, group, u, m);
         switch (args.conv.dtype) {

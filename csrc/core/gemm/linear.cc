@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "check.h"
+#include "divide.h"
 #include "parallel.h"
 #include "scratch.h"
 #include "table.h"
@@ -13,10 +14,6 @@ namespace {
 
 constexpr const char* kOp = "linear";
 constexpr int64_t kPanel = 16;
-
-int64_t ceil_divide(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
 
 // Checks all sizes and pointers; returns whether there is anything to compute.
 bool check(const LinearArgs& args) {
@@ -94,7 +91,7 @@ void linear(const LinearArgs& args, int threads) {
     int64_t room = 0;
     for (int64_t i = 0; i < shares; ++i)
         room = std::max(room, table().linear_scratch(args, share(i)));
-    room = ceil_divide(room, 1024) * 1024;
+    room = round_up(room, 1024);
     float* memory = scratch(room * shares);
     const auto run = table().linear;
     parallel_for(shares, 1, threads, [&](int64_t begin, int64_t end) {

@@ -2,6 +2,7 @@
 
 #include "gemm/few_rows.simd.h"
 #include "gemm/tile.simd.h"
+#include "isa/divide.simd.h"
 #include "isa/math.simd.h"
 
 namespace pyengine::PYENGINE_NS {
@@ -38,14 +39,6 @@ struct Plan {
 
     int64_t pass_begin(int64_t pass) const { return depth * pass / passes; }
 };
-
-int64_t ceil_divide(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
-
-int64_t least(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
 
 Plan plan_of(const LinearArgs& args, const LinearShare& share) {
     Plan plan;

@@ -36,6 +36,9 @@ constexpr int kTilePanels = kLanes == 16 ? 2 : 1;
 constexpr int kStreamRows = 4;
 constexpr int64_t kStreamBytes = 2048;
 
+// Elements of K in one turn of the loop: with 8 lanes, 8 took 12% less time than one, 4 took 9%.
+constexpr int kUnroll = kLanes == 16 ? 4 : 8;
+
 // C (+)= elements [begin, end) of K.
 template <int Rows, int Panels, class W>
 PYENGINE_INLINE void add_chain(const float* a, const W* b, int64_t b_stride, int64_t begin,
@@ -46,6 +49,7 @@ PYENGINE_INLINE void add_chain(const float* a, const W* b, int64_t b_stride, int
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) sums[r][v] = Floats{};
+#pragma GCC unroll kUnroll
     for (int64_t i = begin; i < end; ++i) {
         if constexpr (Rows <= kStreamRows)
 #pragma GCC unroll 2

@@ -1,0 +1,85 @@
+"""What calls of the ops launch on a GPU, at the shapes for which tests and docs compile them."""
+
+from importlib import import_module
+
+import torch
+
+from pyengine.bench.shapes import SHAPES, Shape, attention, layer_norm, linear, rms_norm
+from pyengine.ops import OPS
+
+FLOAT32, FLOAT16, BFLOAT16 = torch.float32, torch.float16, torch.bfloat16
+
+#: Ops with kernels that move data: compiled at every shape of the benchmarks.
+STREAMED = (
+    *("group_norm_silu", "group_norm_scale_shift", "layer_norm", "geglu", "sampler_step"),
+    *("vq_argmin", "vq_decode", "sample_token", "mask_refine"),
+    *("rms_norm", "swiglu", "rotary", "rotary_cache", "decode_attention"),
+)
+#: The ops that share a file, whose functions need names.
+PLANS = {
+    "group_norm_scale_shift": "plan_scale_shift",
+    "rms_norm": "plan_rms_norm",
+    "rotary_cache": "plan_rotary_cache",
+    "swiglu": "plan_swiglu",
+}
+
+
+def launches_of(shape: Shape, dtype: torch.dtype):
+    """The launches of one call, planned on tensors that have no memory."""
+    module = import_module(f"pyengine.kernels.{OPS[shape.op].module}")
+    plan = PLANS.get(shape.op, "plan")
+    return getattr(module, plan)(**shape.build(dtype, "meta"))[0]
+
+
+def masked(shape: Shape, size: tuple[int, ...], **more) -> Shape:
+    """attention with a mask of that size."""
+    label = f"{shape.label}, mask {' x '.join(map(str, size))}"
+
+    def build(dtype, device):
+        mask = torch.zeros(size, device=device)
+        return {**shape.build(dtype, device), "mask": mask, **more}
+
+    return Shape("attention", label, build)
+
+
+def epilogue(side: int, channels: int, batch: int = 2) -> Shape:
+    """What follows a convolution in a residual block; conv2d's plan is of that alone."""
+
+    def build(dtype, device):
+        sizes = {
+            "y": (batch, side, side, channels),
+            "bias": (channels,),
+            "channel_add": (batch, channels),
+            "residual": (batch, side, side, channels),
+        }
+        return {name: torch.randn(s, device=device).to(dtype) for name, s in sizes.items()}
+
+    return Shape("conv2d", f"{side}^2 x {channels}", build)
+
+
+#: The ops with matrix products: every different choice of blocks, as (shape, dtype, sm_).
+PRODUCTS = [
+    (attention(4096, 4096, 8, 40), BFLOAT16, 90),
+    (attention(4096, 4096, 8, 40), FLOAT16, 90),
+    (attention(4096, 4096, 8, 40), BFLOAT16, 80),
+    (attention(4096, 77, 8, 40), FLOAT32, 90),
+    (masked(attention(77, 77, 12, 64), (2, 1, 1, 77), causal=True), BFLOAT16, 80),
+    (masked(attention(256, 256, 8, 160), (256, 256)), BFLOAT16, 80),
+    (linear(2, 1280, 3840, bias=False), BFLOAT16, 90),
+    (linear(2, 1280, 3840, bias=False), BFLOAT16, 80),
+    (linear(2, 1280, 5120, "geglu"), FLOAT16, 90),
+    (linear(2, 1280, 1280, "gelu", residual=True), FLOAT32, 90),
+    (linear(2, 1280, 5120, "geglu"), FLOAT32, 80),
+]
+
+
+def streamed() -> list[tuple[Shape, torch.dtype, int]]:
+    """(shape, dtype, sm_) of the others: bfloat16 at every shape, the rest at the first."""
+    shapes = [shape for op in STREAMED for shape in SHAPES[op]]
+    first = [*(SHAPES[op][0] for op in STREAMED), layer_norm(8, 20000), rms_norm(8, 20000)]
+    return [
+        *((shape, BFLOAT16, 90) for shape in shapes),
+        *((shape, dtype, 90) for shape in first for dtype in (FLOAT32, FLOAT16)),
+        *((shape, BFLOAT16, 80) for shape in first),
+        *((epilogue(64, 320), dtype, 90) for dtype in (FLOAT32, FLOAT16, BFLOAT16)),
+    ]
