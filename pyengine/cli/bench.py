@@ -163,7 +163,7 @@ def token(
     ] = None,
     windows: Annotated[
         str, Option(help="Tokens that a pass of Jacobi decoding reads.")
-    ] = "8,16,32",
+    ] = "4,8,16",
     pictures: Annotated[int, Option(help="That the given model draws, one by one.", min=1)] = 8,
     keep: Keep = None,
     peers: Peers = False,
