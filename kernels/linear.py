@@ -2,8 +2,9 @@
 
 Then reading the weights is all the time there is. A program reads some rows of the weight once, 16
 bytes at a time, for a block of rows of x; the block is padded, so one program serves any number of
-rows and a row's bits do not depend on the others. 16-bit x and weights are multiplied by tensor
-cores, others in float32, where a lane sums every 64th product and the lanes are added at the end.
+rows and a row's bits do not depend on the others. Where x has 16 bits and the weights as many or 8,
+tensor cores multiply; others are multiplied in float32, where a lane sums every 64th product and
+the lanes are added at the end. Weights of 8 bits are exact in 16; their sums are scaled.
 """
 
 import torch
@@ -13,13 +14,24 @@ from torch import Tensor
 
 from pyengine.ops._pack import unpack_weight
 
-from ._launch import Launch, cdiv, prepare, readable
+from ._launch import DTYPES, Launch, cdiv, prepare, readable
 
 #: Rows and depth of a block: 16 is the least that tensor cores take, 4 x 16 x 64 sums are 32
 #: registers for each of 128 threads.
 DOT_ROWS, DOT_DEPTH = 16, 256
 SUM_ROWS, SUM_DEPTH = 4, 64
 COLUMNS = 16
+
+
+@triton.jit
+def _widened(b, dtype: tl.constexpr):
+    """Weights in a wider dtype, exactly; of e4m3 the 256th part, which every chip can make: the
+    exponent's 4 bits are put in place of float16's 5, and counts from 7 instead of 15."""
+    if b.dtype == tl.uint8:
+        bits = b.to(tl.uint16)
+        bits = ((bits & 0x80) << 8) | ((bits & 0x7F) << 7)
+        b = bits.to(tl.uint16).to(tl.float16, bitcast=True)
+    return b.to(dtype)
 
 
 @triton.jit
@@ -30,14 +42,15 @@ def _gelu(v):
 @triton.jit
 def _finish(
     sums, gates, weight_scale, bias, residual, y, row, there, column, inside, width,
-    ACTIVATION: tl.constexpr,
+    ACTIVATION: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
     """activation(sums * weight_scale + bias) + residual, rounded and stored once."""
     if weight_scale is not None:
-        sums *= tl.load(weight_scale + column, mask=inside, other=0.0).to(tl.float32)[None, :]
+        scale = tl.load(weight_scale + column, mask=inside, other=0.0).to(tl.float32)
+        sums *= (scale * UNIT)[None, :]
         if ACTIVATION == "geglu":
-            beyond = weight_scale + width + column
-            gates *= tl.load(beyond, mask=inside, other=0.0).to(tl.float32)[None, :]
+            scale = tl.load(weight_scale + width + column, mask=inside, other=0.0).to(tl.float32)
+            gates *= (scale * UNIT)[None, :]
     if bias is not None:
         sums += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)[None, :]
         if ACTIVATION == "geglu":
@@ -61,7 +74,7 @@ def _finish(
 @triton.jit(do_not_specialize=["rows"])
 def _linear_dot(
     x, weight, weight_scale, bias, residual, y, rows, depth, width,
-    ACTIVATION: tl.constexpr, SILU: tl.constexpr,
+    ACTIVATION: tl.constexpr, SILU: tl.constexpr, UNIT: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     line = tl.arange(0, ROWS)
@@ -72,7 +85,7 @@ def _linear_dot(
     inside = first + outputs < width
     x += tl.program_id(0).to(tl.int64) * ROWS * depth
     weight += first.to(tl.int64) * depth
-    second = weight + width.to(tl.int64) * depth
+    second = weight + (tl.zeros([], tl.int64) + width) * depth
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
     gates = tl.zeros([ROWS, COLUMNS], tl.float32)
     for start in range(0, depth, DEPTH):
@@ -84,21 +97,21 @@ def _linear_dot(
             a = (wide * tl.sigmoid(wide)).to(a.dtype)
         place = outputs[:, None] * depth + k[None, :]
         mask = inside[:, None] & deep
-        b = tl.load(weight + place, mask=mask, other=0.0)
-        sums = tl.dot(a, tl.trans(b.to(a.dtype)), sums)
+        b = tl.load(weight + place, mask=mask, other=0)
+        sums = tl.dot(a, tl.trans(_widened(b, a.dtype)), sums)
         if ACTIVATION == "geglu":
-            b = tl.load(second + place, mask=mask, other=0.0)
-            gates = tl.dot(a, tl.trans(b.to(a.dtype)), gates)
+            b = tl.load(second + place, mask=mask, other=0)
+            gates = tl.dot(a, tl.trans(_widened(b, a.dtype)), gates)
     _finish(
         sums, gates, weight_scale, bias, residual, y, row, there, first + outputs, inside, width,
-        ACTIVATION,
+        ACTIVATION, UNIT,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["rows"])
 def _linear_sum(
     x, weight, weight_scale, bias, residual, y, rows, depth, width,
-    ACTIVATION: tl.constexpr, SILU: tl.constexpr,
+    ACTIVATION: tl.constexpr, SILU: tl.constexpr, UNIT: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     line = tl.arange(0, ROWS)
@@ -109,7 +122,7 @@ def _linear_sum(
     inside = first + outputs < width
     x += tl.program_id(0).to(tl.int64) * ROWS * depth
     weight += first.to(tl.int64) * depth
-    second = weight + width.to(tl.int64) * depth
+    second = weight + (tl.zeros([], tl.int64) + width) * depth
     sums = tl.zeros([ROWS, COLUMNS, DEPTH], tl.float32)
     gates = tl.zeros([ROWS, COLUMNS, DEPTH], tl.float32)
     for start in tl.range(0, depth, DEPTH, num_stages=4):
@@ -122,12 +135,13 @@ def _linear_sum(
             a *= tl.sigmoid(a)
         place = outputs[None, :, None] * depth + k[None, None, :]
         mask = inside[None, :, None] & deep[None, None, :]
-        sums += a * tl.load(weight + place, mask=mask, other=0.0).to(tl.float32)
+        sums += a * _widened(tl.load(weight + place, mask=mask, other=0), tl.float32)
         if ACTIVATION == "geglu":
-            gates += a * tl.load(second + place, mask=mask, other=0.0).to(tl.float32)
+            gates += a * _widened(tl.load(second + place, mask=mask, other=0), tl.float32)
     _finish(
         tl.sum(sums, axis=2), tl.sum(gates, axis=2),
-        weight_scale, bias, residual, y, row, there, first + outputs, inside, width, ACTIVATION,
+        weight_scale, bias, residual, y, row, there, first + outputs, inside, width,
+        ACTIVATION, UNIT,
     )  # fmt: skip
 
 
@@ -154,23 +168,34 @@ def plan(
     shift: Tensor | None = None,
     silu: bool = False,
     out_features: int | None = None,
+    weight_scale: Tensor | None = None,
 ) -> tuple[list[Launch], Tensor]:
     """The launches that compute linear(...), and the tensor they fill."""
     dtype = x.dtype
     if weight.dim() == 3:
-        known = out_features if bias is None else bias.shape[0]
-        weight = unpack_weight(weight, known)
-    x, weight, bias, residual = prepare("linear", x, weight, bias, residual)
+        told = next((t.shape[0] for t in (bias, weight_scale) if t is not None), out_features)
+        weight = unpack_weight(weight, told)
+    x, bias, residual, weight_scale = prepare("linear", x, bias, residual, weight_scale)
     x = readable(_prologue(x, x2, scale, shift))
+    e4m3 = weight.dtype == torch.float8_e4m3fn
+    if weight_scale is None:
+        weight = weight if weight.dtype in DTYPES else weight.float()
+    weight = readable(weight.view(torch.uint8) if e4m3 else weight)
     features, depth = weight.shape
     width = features // 2 if activation == "geglu" else features
     y = torch.empty(*x.shape[:-1], width, dtype=dtype, device=x.device)
     rows = x.shape[:-1].numel()
-    dot = x.dtype == weight.dtype != torch.float32
+    dot = x.dtype != torch.float32 and (weight.dtype == x.dtype or weight_scale is not None)
     block, deep = (DOT_ROWS, DOT_DEPTH) if dot else (SUM_ROWS, SUM_DEPTH)
-    args = {"x": x, "weight": weight, "weight_scale": None, "bias": bias, "residual": residual}
+    args = {
+        "x": x,
+        "weight": weight,
+        "weight_scale": weight_scale,
+        "bias": bias,
+        "residual": residual,
+    }
     args |= {"y": y, "rows": rows, "depth": depth, "width": width}
-    constants = {"ACTIVATION": activation, "SILU": silu}
+    constants = {"ACTIVATION": activation, "SILU": silu, "UNIT": 256 if e4m3 else 1}
     constants |= {"ROWS": block, "COLUMNS": COLUMNS, "DEPTH": deep}
     grid = (cdiv(rows, block), cdiv(width, COLUMNS))
     stages = 4 if activation == "geglu" else 5
@@ -190,6 +215,7 @@ def linear(
     shift: Tensor | None = None,
     silu: bool = False,
     out_features: int | None = None,
+    weight_scale: Tensor | None = None,
 ) -> Tensor:
     """activation(prologue(x) @ weight.T + bias) + residual; arguments as pyengine.ops.linear's.
 
@@ -198,7 +224,7 @@ def linear(
     """
     launches, y = plan(
         x, weight, bias, x2=x2, activation=activation, residual=residual, scale=scale, shift=shift,
-        silu=silu, out_features=out_features,
+        silu=silu, out_features=out_features, weight_scale=weight_scale,
     )  # fmt: skip
     for launch in launches:
         launch.run()

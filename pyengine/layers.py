@@ -42,16 +42,17 @@ class Linear(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.weight = _parameter(*self._saved_shape())
         self.bias = _parameter(out_features) if bias else None
-        #: [out_features] where the packed weight is int8.
+        #: [out_features] where the packed weight has 8 bits.
         self.register_buffer("weight_scale", None, persistent=False)
-        self.packed = self.quantized = False
+        self.packed = False
+        self.quantized: torch.dtype | None = None
 
     def _saved_shape(self) -> tuple[int, ...]:
         return self.out_features, self.in_features
 
-    def quantize(self) -> None:
-        """Makes pack() store the weight in 8 bits: see ops.quantize_weight."""
-        self.quantized = True
+    def quantize(self, dtype: torch.dtype = torch.int8) -> None:
+        """Makes pack() store the weight in 8 bits, int8 or float8_e4m3fn: ops.quantize_weight."""
+        self.quantized = dtype
 
     def _arranged(self) -> tuple[Tensor, Tensor | None]:
         """([out_features, in_features], [out_features] or None) from weight and bias as saved."""
@@ -62,7 +63,7 @@ class Linear(nn.Module):
             weight, bias = self._arranged()
             weight = weight.detach()
             if self.quantized:
-                weight, self.weight_scale = ops.quantize_weight(weight)
+                weight, self.weight_scale = ops.quantize_weight(weight, self.quantized)
             else:
                 weight = ops.pack_weight(weight) if _for_cpu(weight) else weight.contiguous()
             self.weight = _fixed(weight)

@@ -15,6 +15,8 @@ from ._pack import PANEL, pack_weight, unpack_weight
 from .reference.linear import ACTIVATIONS, dequantised
 
 _CODES = {name: code for code, name in enumerate(ACTIVATIONS)}  # csrc/core/gemm/linear.h
+#: Dtypes of weights that come with scales.
+QUANTISED = (torch.int8, torch.float8_e4m3fn)
 _WEIGHTS = {**DTYPES, torch.int8: 3}  # csrc/core/dtype.h
 
 
@@ -52,13 +54,18 @@ def _check_arguments(
 
 def _check_weight(op, x, weight, bias, channels, out_features, weight_scale):
     """Checks weight, its scales and bias against each other; returns Cout."""
-    whole = weight.dtype == torch.int8
+    whole = weight.dtype in QUANTISED
     if whole and weight.device != x.device:
         raise wrong(op, "weight", f"x's device {x.device}", weight.device)
     if not whole:
         _check.like(weight, x, op, "weight", dtype=False)
     if whole != (weight_scale is not None):
-        raise wrong(op, "weight_scale", "scales of int8 weights, and only of those", weight.dtype)
+        raise wrong(
+            op,
+            "weight_scale",
+            "scales of int8 weights or e4m3 ones, and only of them",
+            weight.dtype,
+        )
     if not whole and weight.dtype != x.dtype and weight.dtype not in DTYPES:
         raise wrong(op, "weight", f"x's dtype {x.dtype} or one of at most 32 bits", weight.dtype)
     packed = weight.dim() == 3
@@ -113,6 +120,9 @@ def _cpu(
     silu=False, out_features=None, weight_scale=None,
 ):  # fmt: skip
     features = _features(weight, bias, out_features, weight_scale)
+    if weight.dtype == torch.float8_e4m3fn:  # made for GPUs: here widened in every call
+        weight = unpack_weight(weight, features) if weight.dim() == 3 else weight
+        weight, weight_scale = dequantised(weight, weight_scale, torch.float32), None
     weight = _panels(weight, features, activation)
     width = features // 2 if activation == "geglu" else features
     y = _memory.empty((*x.shape[:-1], width), x.dtype)
@@ -214,8 +224,9 @@ def linear(
     reads as it is (a plain one it packs in every call); float32, bfloat16 or float16 whatever x's
     dtype, or x's.  bias: [Cout] of any floating-point dtype, or None.  out_features: Cout, where a
     packed weight has neither bias nor scales to tell it and Cout is not a multiple of 16.
-    weight_scale: [Cout] of any floating-point dtype, with an int8 weight, plain or packed, and only
-    with one: weight * weight_scale is then what x is multiplied by (quantize_weight makes both).
+    weight_scale: [Cout] of any floating-point dtype, with an int8 or float8_e4m3fn weight, plain or
+    packed, and only with one: weight * weight_scale is then what x is multiplied by
+    (quantize_weight makes both).
     Prologue: x * scale + shift, where scale and shift are [N, C + C2] of any floating-point dtype
     and x is [N, ..., C] (group_norm_scale_shift's result); SiLU when silu.
     activation: none, silu, gelu (erf), quick_gelu, or geglu: the first half of Cout times

@@ -59,13 +59,13 @@ def _linear(
     *shape, cout, c2=0, bias=True, residual=False, norm=False, packed=False, weight=None, **more
 ):
     """weight: its dtype, x's where it is None."""
-    whole = weight == torch.int8
+    whole = weight in (torch.int8, torch.float8_e4m3fn)
 
     def build(dtype):
         total, gated = shape[-1] + c2, more.get("activation") == "geglu"
         matrix = torch.randn(cout, total) / total**0.5
         if whole:
-            panels, scale = ops.quantize_weight(matrix)
+            panels, scale = ops.quantize_weight(matrix, weight)
             matrix, more["weight_scale"] = ops.unpack_weight(panels, cout), scale
         matrix = matrix.to(weight or dtype)
         result = (*shape[:-1], cout // 2 if gated else cout)
@@ -223,6 +223,9 @@ CASES = [
                                                  weight=torch.int8), DTYPES),
             ("linear", "int8-norm", _linear(3, 5, 20, cout=44, norm=True, silu=True, packed=True,
                                             activation="gelu", weight=torch.int8), DTYPES),
+            ("linear", "fp8", _linear(2, 1, 330, cout=50, weight=torch.float8_e4m3fn), DTYPES),
+            ("linear", "fp8-geglu", _linear(2, 5, 40, cout=38, activation="geglu", packed=True,
+                                            weight=torch.float8_e4m3fn), DTYPES),
             ("linear", "one-deep-pass", _linear(2, 50, 320, cout=64), DTYPES),
             ("linear", "two-passes", _linear(2, 41, 321, cout=70), DTYPES),
             ("linear", "one-row-deep", _linear(2, 1, 1280, cout=320, packed=True), DTYPES),

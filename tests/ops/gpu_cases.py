@@ -305,9 +305,11 @@ CASES_AND_DTYPES = [
 
 
 def widen(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The same numbers in float64; indices stay as they are."""
+    """The same numbers in float64; indices and numbers of 8 bits stay as they are."""
     return {
-        name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+        name: value.double()
+        if isinstance(value, Tensor) and value.is_floating_point() and value.itemsize > 1
+        else value
         for name, value in inputs.items()
     }
 

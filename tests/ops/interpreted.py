@@ -49,6 +49,18 @@ def _prepare(environment):
 
     interpreter._convert_float = round_to_nearest
 
+    cast = interpreter.InterpreterBuilder.create_si_to_fp
+
+    def from_whole(self, source, target):
+        if target.scalar != tl.bfloat16:
+            return cast(self, source, target)
+        # The interpreter would keep the number where bfloat16's bits belong.
+        wide = source.data.astype(np.float32)
+        bits = round_to_nearest(wide, tl.float32, tl.bfloat16, None)
+        return interpreter.TensorHandle(bits, tl.bfloat16)
+
+    interpreter.InterpreterBuilder.create_si_to_fp = from_whole
+
     multiply = interpreter.InterpreterBuilder.create_dot
 
     def widened(handle):

@@ -5,6 +5,7 @@ import torch
 
 from pyengine import ops
 from pyengine.errors import RequestError
+from pyengine.layers import Fused, Linear
 from pyengine.ops._backend import choose
 
 
@@ -96,6 +97,39 @@ def test_weights_are_rounded_to_the_nearest_of_255_numbers():
     assert (error <= scale.double()[:, None] * 0.50001).all()
     halves = torch.tensor([[254.0, 1.0, 3.0, 5.0, -1.0, -3.0]])  # of a scale of 2: ties
     assert ops.unpack_weight(ops.quantize_weight(halves)[0], 1).tolist() == [[127, 0, 2, 2, 0, -2]]
+
+
+def test_e4m3_keeps_4_significant_bits_under_one_scale_a_channel():
+    weight = torch.randn(50, 33) * torch.logspace(-6, 6, 50)[:, None]
+    weight[7] = 0
+    packed, scale = ops.quantize_weight(weight, torch.float8_e4m3fn)
+    assert (packed.dtype, packed.shape) == (torch.float8_e4m3fn, (4, 33, 16))
+    numbers = ops.unpack_weight(packed, 50).double()
+    assert numbers.abs().amax(1).tolist() == [0.0 if row == 7 else 448.0 for row in range(50)]
+    scale, exact = scale.double()[:, None], weight.double()
+    # Half a unit of the last of 4 bits, or of the subnormal numbers' 2^-9.
+    allowed = torch.maximum(exact.abs() / 16, scale * 2**-10) * 1.00001
+    assert ((numbers * scale - exact).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_layers_of_quantised_weights_fuse(dtype):
+    parts = [Linear(20, width) for width in (16, 5)]
+    for part in parts:
+        part.weight, part.bias = (
+            torch.nn.Parameter(torch.randn(size), requires_grad=False)
+            for size in ((part.out_features, 20), (part.out_features,))
+        )
+        part.quantize(dtype)
+        part.pack()
+    x = torch.randn(3, 20)
+    want = [part(x) for part in parts]
+    assert all(torch.equal(a, b) for a, b in zip(Fused(*parts)(x), want, strict=True))
+
+
+def test_other_dtypes_of_8_bits_are_refused():
+    with pytest.raises(RequestError, match=r"dtype: expected torch\.int8 or"):
+        ops.quantize_weight(torch.ones(2, 2), torch.float8_e5m2)
 
 
 @pytest.mark.parametrize("tiny", [1e-45, 1e-40, 1e-38])

@@ -57,6 +57,17 @@ def epilogue(side: int, channels: int, batch: int = 2) -> Shape:
     return Shape("conv2d", f"{side}^2 x {channels}", build)
 
 
+def quantised(shape: Shape, weight: torch.dtype) -> Shape:
+    """linear with weights of 8 bits."""
+
+    def build(dtype, device):
+        given = shape.build(dtype, device)
+        scale = torch.ones(given["weight"].shape[0], device=device)
+        return {**given, "weight": given["weight"].to(weight), "weight_scale": scale}
+
+    return Shape("linear", f"{shape.label}, weights {str(weight)[6:]}", build)
+
+
 #: The ops with matrix products: every different choice of blocks, as (shape, dtype, sm_).
 PRODUCTS = [
     (attention(4096, 4096, 8, 40), BFLOAT16, 90),
@@ -70,6 +81,10 @@ PRODUCTS = [
     (linear(2, 1280, 5120, "geglu"), FLOAT16, 90),
     (linear(2, 1280, 1280, "gelu", residual=True), FLOAT32, 90),
     (linear(2, 1280, 5120, "geglu"), FLOAT32, 80),
+    (quantised(linear(2, 1280, 3840, bias=False), torch.int8), BFLOAT16, 90),
+    (quantised(linear(2, 1280, 3840, bias=False), torch.int8), FLOAT32, 80),
+    (quantised(linear(2, 1280, 3840, bias=False), torch.float8_e4m3fn), BFLOAT16, 90),
+    (quantised(linear(2, 1280, 3840, bias=False), torch.float8_e4m3fn), BFLOAT16, 80),
 ]
 
 

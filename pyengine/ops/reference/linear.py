@@ -19,7 +19,7 @@ ACTIVATIONS = {
 
 
 def dequantised(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """int8 [Cout, C] times its scales [Cout], in the wider of dtype and the scales'."""
+    """int8 or float8 [Cout, C] times its scales [Cout], in the wider of dtype and the scales'."""
     wide = torch.promote_types(dtype, scale.dtype)
     return weight.to(wide) * scale.to(wide)[:, None]
 
@@ -45,7 +45,7 @@ def linear(
     Prologue: x * scale + shift per picture, [N, C + C2] for x [N, ..., C]; SiLU if silu.
     activation: none, silu, gelu (erf), quick_gelu, or geglu, which halves Cout: the first half
     times gelu(the second).  residual: [..., Cout], or half of it.
-    weight_scale: [Cout] with an int8 weight, which it multiplies.
+    weight_scale: [Cout] with an int8 or float8_e4m3fn weight, which it multiplies.
     Computed in the widest dtype of x, weight and bias.  Returns x's dtype.
     """
     if x2 is not None:
