@@ -12,8 +12,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pyengine.ops._pack import unpack_weight
-
 from ._launch import DTYPES, Launch, cdiv, prepare, readable
 
 #: Rows and depth of a block: 16 is the least that tensor cores take, 4 x 16 x 64 sums are 32
@@ -172,15 +170,17 @@ def plan(
 ) -> tuple[list[Launch], Tensor]:
     """The launches that compute linear(...), and the tensor they fill."""
     dtype = x.dtype
-    if weight.dim() == 3:
+    e4m3 = weight.dtype == torch.float8_e4m3fn
+    if e4m3:
+        weight = weight.view(torch.uint8)
+    elif weight_scale is None and weight.dtype not in DTYPES:
+        weight = weight.float()
+    if weight.dim() == 3:  # pack_weight's panels of 16 outputs
         told = next((t.shape[0] for t in (bias, weight_scale) if t is not None), out_features)
-        weight = unpack_weight(weight, told)
+        weight = weight.mT.flatten(0, 1)[:told]
+    weight = readable(weight)
     x, bias, residual, weight_scale = prepare("linear", x, bias, residual, weight_scale)
     x = readable(_prologue(x, x2, scale, shift))
-    e4m3 = weight.dtype == torch.float8_e4m3fn
-    if weight_scale is None:
-        weight = weight if weight.dtype in DTYPES else weight.float()
-    weight = readable(weight.view(torch.uint8) if e4m3 else weight)
     features, depth = weight.shape
     width = features // 2 if activation == "geglu" else features
     y = torch.empty(*x.shape[:-1], width, dtype=dtype, device=x.device)
