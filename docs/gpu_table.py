@@ -85,11 +85,9 @@ def main() -> None:
         os.cpu_count(), mp_context=get_context("spawn"), initializer=_prepare
     ) as pool:
         found = dict(zip(wanted, pool.map(compiled, *zip(*wanted, strict=True)), strict=True))
-    lines = []
+    lines, spilled = [], []
     for i, ((name, label), launches) in enumerate(_ROWS):
-        spilled = [TARGETS[j] for j in range(len(TARGETS)) if found[i, j][1]]
-        if spilled:
-            raise SystemExit(f"{name} at {label} spills for {spilled}")
+        spilled += [(name, label, *TARGETS[j]) for j in range(len(TARGETS)) if found[i, j][1]]
         registers = " | ".join(str(found[i, j][0]) for j in range(len(TARGETS)))
         shared = found[i, 2][2] / 1024
         moved = nbytes(launches[2].args) / 1e6
@@ -97,6 +95,8 @@ def main() -> None:
             f"| {name} | {label} | {32 * launches[2].num_warps} | {registers} | {shared:.1f} "
             f"| {moved:.2f} |\n"
         )
+    if spilled:
+        raise SystemExit("\n".join(map(str, ("spills:", *spilled))))
     before, rest = PAGE.read_text().split(MARKERS[0])
     _, after = rest.split(MARKERS[1])
     table = HEADER.format(triton=triton.__version__) + "".join(lines)

@@ -193,7 +193,7 @@ def _blocks(width: int, dtype: torch.dtype, mask: str) -> tuple[int, int, int]:
     of shared memory that an sm_86 or sm_89 chip has.
     """
     if dtype == torch.float32:
-        return (16, 16, 2) if mask == "rows" or width > 96 else (32, 32, 2)
+        return (32, 32, 2) if mask == "none" and width <= 96 else (16, 16, 2)
     if width > 160:
         return 32, 32, 2
     if mask == "rows":

@@ -95,6 +95,6 @@ def streamed() -> list[tuple[Shape, torch.dtype, int]]:
     return [
         *((shape, BFLOAT16, 90) for shape in shapes),
         *((shape, dtype, 90) for shape in first for dtype in (FLOAT32, FLOAT16)),
-        *((shape, BFLOAT16, 80) for shape in first),
+        *((shape, BFLOAT16, 80) for shape in (*first, SHAPES["vq_decode"][1])),
         *((epilogue(64, 320), dtype, 90) for dtype in (FLOAT32, FLOAT16, BFLOAT16)),
     ]
