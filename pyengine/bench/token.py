@@ -47,7 +47,7 @@ class Storage:
 STORAGES = {
     "float32": Storage({"keep_narrow": False}, 4),
     "float16": Storage({"keep_narrow": True}, 2),
-    "int8": Storage({"int8": True}, 1, 0.05),
+    "int8": Storage({"int8": True}, 1, 0.1),
 }
 
 

@@ -161,9 +161,7 @@ def token(
     model: Annotated[
         str | None, Option("--model", "-m", help="A model whose passes per token are measured.")
     ] = None,
-    windows: Annotated[
-        str, Option(help="Tokens that a pass of Jacobi decoding reads.")
-    ] = "8,16,32",
+    windows: Annotated[str, Option(help="Tokens that a pass of Jacobi decoding reads.")] = "4,8,16",
     pictures: Annotated[int, Option(help="That the given model draws, one by one.", min=1)] = 8,
     keep: Keep = None,
     peers: Peers = False,

@@ -1,7 +1,9 @@
 """Keys and values of what a token model has read."""
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import ops
 
@@ -28,18 +30,21 @@ class KVCache:
         self.values = [like.new_zeros(shape) for _ in range(layers)]
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=like.device)
         self.tables = tables
+        self._replays = ops.Replays()
 
     def __getitem__(self, rows: slice) -> "KVCache":
         """Some rows, in the same memory."""
         part = object.__new__(KVCache)
         part.keys, part.values = ([t[rows] for t in side] for side in (self.keys, self.values))
         part.lengths, part.tables = self.lengths[rows], self.tables
+        part._replays = ops.Replays()
         return part
 
     def keep(self, rows: Tensor) -> None:
         """Leaves only these rows."""
         self.keys, self.values = ([t[rows] for t in side] for side in (self.keys, self.values))
         self.lengths = self.lengths[rows]
+        self._replays = ops.Replays()
 
     def copy_row(self, source: int, target: int) -> None:
         """Makes row `target` what row `source` is."""
@@ -63,6 +68,18 @@ class KVCache:
         tables = (None, None) if self.tables is None else self.tables
         q = ops.rotary_cache(q, k, v, keys, values, self.lengths, heads, *tables)
         return ops.decode_attention(q, keys, values, self.lengths, heads, scale=scale)
+
+    def through(
+        self, owner: nn.Module, layers: Callable[[Tensor, "KVCache"], Tensor], x: Tensor
+    ) -> Tensor:
+        """layers(x, this cache), where layers are parts of `owner`: see ops.Replays."""
+
+        def held():
+            return (owner, *owner.parameters(), *owner.buffers(), *self.keys, *self.values,
+                    self.lengths, *(self.tables or ()))  # fmt: skip
+
+        same = id(owner), self.lengths.data_ptr()
+        return self._replays(lambda x: layers(x, self), x, same, held)
 
     def advance(self, count: int) -> None:
         """After every layer has attended: the rows are longer by `count` tokens."""

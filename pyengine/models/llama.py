@@ -177,7 +177,11 @@ class Llama(nn.Module):
         """[N, L, hidden_size] after the last norm, for embeddings x [N, L, hidden_size] that come
         behind what `cache` holds and are added to it.
         """
+        x = cache.through(self, self._layers, x)
+        cache.advance(x.shape[1])
+        return x
+
+    def _layers(self, x: Tensor, cache: KVCache) -> Tensor:
         for layer in self.layers:
             x = layer(x, cache)
-        cache.advance(x.shape[1])
         return self.norm(x)

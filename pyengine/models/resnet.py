@@ -41,8 +41,12 @@ class ResnetBlock2D(nn.Module):
         h = self.conv1(
             x, x2=x2, **self.norm1.scale_shift(x, x2), silu=True, channel_add=channel_add
         )
-        residual = x if self.conv_shortcut is None else self.conv_shortcut(x, x2)
-        return self.conv2(h, **self.norm2.scale_shift(h), silu=True, residual=residual)
+        inner = self.norm2.scale_shift(h)
+        if self.conv_shortcut is None:
+            return self.conv2(h, **inner, silu=True, residual=x)
+        # The shortcut last: h is gone by then, 134 MB at the end of a decoder to 512x512.
+        h = self.conv2(h, **inner, silu=True)
+        return self.conv_shortcut(x, x2, residual=h)
 
 
 class Downsample2D(nn.Module):

@@ -81,13 +81,10 @@ def _attentions(c: VQConfig, channels: int, count: int) -> nn.ModuleList:
     return nn.ModuleList(PictureAttention(channels, c.norm_num_groups, EPS) for _ in range(count))
 
 
-def _interleaved(block: nn.Module, x: Tensor, after: nn.ModuleList) -> Tensor:
-    """Every residual block and its attention in turn, then the layers `after`."""
-    for resnet, attention in zip(block.resnets, block.attentions, strict=True):
-        x = attention(resnet(x))
-    for layer in after:
-        x = layer(x)
-    return x
+def _interleaved(block: nn.Module) -> list[nn.Module]:
+    """Every residual block and its attention in turn."""
+    pairs = zip(block.resnets, block.attentions, strict=True)
+    return [layer for pair in pairs for layer in pair]
 
 
 class _AttentionDownBlock(autoencoder._DownBlock):
@@ -95,8 +92,8 @@ class _AttentionDownBlock(autoencoder._DownBlock):
         super().__init__(c, level)
         self.attentions = _attentions(c, c.block_out_channels[level], len(self.resnets))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _interleaved(self, x, self.downsamplers)
+    def layers(self) -> tuple[nn.Module, ...]:
+        return (*_interleaved(self), *self.downsamplers)
 
 
 class _AttentionUpBlock(autoencoder._UpBlock):
@@ -104,8 +101,8 @@ class _AttentionUpBlock(autoencoder._UpBlock):
         super().__init__(c, level)
         self.attentions = _attentions(c, c.block_out_channels[level], len(self.resnets))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _interleaved(self, x, self.upsamplers)
+    def layers(self) -> tuple[nn.Module, ...]:
+        return (*_interleaved(self), *self.upsamplers)
 
 
 class _Encoder(autoencoder._Encoder):

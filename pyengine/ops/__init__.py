@@ -7,9 +7,10 @@ says what ran.
 
 from ._backend import force, kernels_used
 from ._core import isa, isas, openmp_runtimes
-from ._memory import Arena
+from ._memory import Arena, release_free_memory
 from ._pack import PANEL, pack_filters, pack_weight, quantize_weight, unpack_weight
 from ._registry import OPS, backends
+from ._replay import Replays
 from .attention import attention
 from .conv2d import conv2d
 from .decode_attention import decode_attention
@@ -31,6 +32,7 @@ __all__ = [
     "PANEL",
     "SAMPLING_COLUMNS",
     "Arena",
+    "Replays",
     "attention",
     "backends",
     "conv2d",
@@ -52,6 +54,7 @@ __all__ = [
     "pack_weight",
     "places_to_mask",
     "quantize_weight",
+    "release_free_memory",
     "rms_norm",
     "rotary",
     "rotary_cache",

@@ -1,8 +1,12 @@
 """Finds the compiled CPU kernels, pyengine._core, and says what they are running on."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +17,34 @@ from ..errors import UnavailableError
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
-@cache
+_stand_in: ContextVar[Any] = ContextVar("pyengine_core", default=None)
+
+
 def core() -> ModuleType:
-    """The module pyengine._core.  torch is imported first, so that both share its OpenMP runtime.
+    """The module pyengine._core, or what stands in for it in this thread (context).
+
+    Raises UnavailableError, with what the import said, if it was not built or cannot be loaded.
+    """
+    return _stand_in.get() or _imported()
+
+
+@contextmanager
+def standing_in(other: Any) -> Iterator[None]:
+    """Within the block core() returns `other`."""
+    token = _stand_in.set(other)
+    try:
+        yield
+    finally:
+        _stand_in.reset(token)
+
+
+def is_stood_in_for() -> bool:
+    return _stand_in.get() is not None
+
+
+@cache
+def _imported() -> ModuleType:
+    """pyengine._core.  torch is imported first, so that both share its OpenMP runtime.
 
     Raises UnavailableError, with what the import said, if it was not built or cannot be loaded.
     """

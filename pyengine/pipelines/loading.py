@@ -15,6 +15,7 @@ from ..models import (
     CLIPTextModelWithProjection,
     UNet2DConditionModel,
 )
+from ..ops import release_free_memory
 from ..weights import Checkpoint, load_module, resolve
 from ..weights.text import listing, show
 from .arguments import DistilledDefaults
@@ -159,6 +160,7 @@ def build(
             model.from_config(configs[name]), sources[name], dtype=kind, device=device,
             keep_narrow=device.type == "cpu",
         )  # fmt: skip
+    release_free_memory()
     return cls(
         Parts(
             unet=models["unet"],

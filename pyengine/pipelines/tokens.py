@@ -66,7 +66,7 @@ class TokenDefaults:
     top_p: float = bounded(1.0, 0, 1)
     min_p: float = bounded(0.0, 0, 1)
     decoding: Literal["sequential", "jacobi"] = "sequential"
-    window: int = bounded(16, 1, MAX_WINDOW)
+    window: int = bounded(8, 1, MAX_WINDOW)
 
     def sampling(self, temperature: Any, top_k: Any, top_p: Any, min_p: Any) -> Sampling:
         """The four arguments of a call, checked; None stands for the default."""

@@ -182,3 +182,16 @@ def test_half_precision(dtype, tmp_path):
     got = ours.decode(z.to(dtype)).sample
     assert got.dtype == ours.dtype == dtype
     assert relative_l2(got.float(), want) < 1.5 * relative_l2(halved, want)
+
+
+@torch.no_grad()
+def test_memory_at_the_end_of_the_decoder(tmp_path):
+    """A residual block's input of twice the channels, what its convolutions made and its result are
+    four times the last result; what blocks around it were given would be held beside them.
+    """
+    _, ours = load_pair(tiny.make_vae(block_out_channels=(16, 32), **TWO), AutoencoderKL, tmp_path)
+    ours.decode(noise(1, ours.config.latent_channels, 64, 64))
+    facts = ours.arena.statistics()
+    last = 128 * 128 * 16 * 4
+    assert facts["peak"] < 4.2 * last
+    assert facts["touched"] < 4.7 * last

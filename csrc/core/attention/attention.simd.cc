@@ -46,6 +46,9 @@ PYENGINE_INLINE void for_tiles(int64_t n, const Step& step) {
     }
 }
 
+// Steps in one turn of the loop, as in gemm/tile.simd.h.
+constexpr int kUnroll = kLanes == 8 ? 4 : 1;
+
 // acc[i][j] = sum over `depth` steps of a[i * a_row + step * a_step] * b[step][j], in order.
 template <int M>
 PYENGINE_INLINE void multiply(const float* a, int64_t a_row, int64_t a_step, const float* b,
@@ -53,7 +56,7 @@ PYENGINE_INLINE void multiply(const float* a, int64_t a_row, int64_t a_step, con
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i)
         for (int j = 0; j < kVectors; ++j) acc[i][j] = Floats{};
-#pragma GCC unroll 4
+#pragma GCC unroll kUnroll
     for (int64_t step = 0; step < depth; ++step) {
         Floats right[kVectors];
         for (int j = 0; j < kVectors; ++j) right[j] = load(b + step * kGroup + j * kLanes);

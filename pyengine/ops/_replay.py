@@ -1,0 +1,142 @@
+"""Functions made of small kernels without the Python in between: noted once, called again.
+
+A token's kernels take some 40 us each, and what Python does around one takes as long: it has left
+the caches while the weights went through them. The second call with a tensor of some shape
+therefore notes what is called in pyengine._core, with all arguments; the calls after it do that and
+nothing else, in the same memory. The bits are the same, since the kernels are.
+"""
+
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from . import _backend, _core, _memory
+
+#: Elements of the largest argument: some 20 rows of 2048. Larger ones hide what surrounds kernels.
+MOST = 40_000
+#: Of one function: how many shapes are kept.
+KEPT = 16
+#: Address space for what lies between the kernels.
+RESERVED = 256 << 20
+#: What depends on nothing but its arguments and the memory that they point to.
+KERNELS = frozenset(
+    {"decode_attention", "geglu", "layer_norm", "linear", "rms_norm", "rotary_cache", "swiglu"}
+)
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+class Replays:
+    """What a function's kernels are, for each shape of its argument."""
+
+    def __init__(self):
+        self._known: dict[Hashable, _Recording | None] = {}
+        self._arena = _memory.Arena(RESERVED, every=True)
+
+    def __call__(
+        self,
+        function: Callable[[Tensor], Tensor],
+        x: Tensor,
+        same: Hashable,
+        held: Callable[[], Iterable[Any]],
+    ) -> Tensor:
+        """function(x), in memory of its own.
+
+        function: reads x and tensors that lie where they lay in all calls with an equal `same`,
+        and decides nothing by their contents. held: what keeps these tensors in place.
+        It is called itself where x is large or not on a CPU, where gradients may be wanted or a
+        backend is forced, and where torch computes anything in it.
+        """
+        if not _suits(x):
+            return function(x)
+        key = (same, x.shape, x.dtype, torch.get_num_threads(), _core.isa())
+        if key not in self._known:  # once is not often
+            if len(self._known) >= KEPT:
+                self._known.clear()
+            self._known[key] = None
+            return function(x)
+        recording = self._known[key]
+        if recording is None:
+            recording = self._known[key] = _Recording(self._arena)
+            return recording.note(function, x, held)
+        y = recording.repeat(x) if recording.complete else None
+        return function(x) if y is None else y
+
+
+class _Recording:
+    """The kernels of one call, and the memory that they work in."""
+
+    def __init__(self, arena: _memory.Arena):
+        self.arena, self.complete = arena, False
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def note(self, function: Callable, x: Tensor, held: Callable) -> Tensor:
+        """Runs the function once, noting."""
+        self.x = x.clone(memory_format=torch.contiguous_format)
+        self.held, core, torchs = list(held()), _Noting(_core.core()), _Torchs()
+        with self.arena.alone(), _core.standing_in(core), torchs, _backend.kernels_used() as used:
+            self.y = function(self.x)
+        self.used = used
+        self.calls = core.calls
+        self.complete = core.complete and not torchs.computed
+        return self.y.clone()
+
+    def repeat(self, x: Tensor) -> Tensor | None:
+        """The function's result for another x; None where a kernel refuses."""
+        self.x.copy_(x)
+        for kernel, arguments in self.calls:
+            refused = kernel(*arguments)
+            if refused is not None and refused >= 0:
+                return None
+        for op, labels in self.used.items():
+            for label in labels:
+                _backend.record(op, label)
+        return self.y.clone()
+
+
+class _Noting:
+    """Stands for pyengine._core and notes the calls of its functions."""
+
+    def __init__(self, core: Any):
+        self._core = core
+        self.calls: list[tuple[Callable[..., int | None], tuple]] = []
+        self.complete = True
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._core, name)
+        if name in ("isa", "Arena"):
+            return function
+
+        def noted(*arguments: Any) -> Any:
+            self.calls.append((function, arguments))
+            self.complete = self.complete and name in KERNELS
+            return function(*arguments)
+
+        return noted
+
+
+class _Torchs(TorchDispatchMode):
+    """Sees whether torch computes anything, or makes tensors of its own."""
+
+    computed = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.computed = self.computed or not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def _suits(x: Tensor) -> bool:
+    return (
+        x.numel() <= MOST
+        and type(x) in _PLAIN
+        and x.device.type == "cpu"
+        and x.dtype in _core.DTYPES
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not _backend.forcing()
+        and not _core.is_stood_in_for()
+    )
