@@ -36,8 +36,8 @@ constexpr int kTilePanels = kLanes == 16 ? 2 : 1;
 constexpr int kStreamRows = 4;
 constexpr int64_t kStreamBytes = 2048;
 
-// Elements of K in one turn of the loop: with 8 lanes, 8 take 12% less time than one, 4 take 9%. Other
-// instruction sets have not been timed.
+// Elements of K in one turn of the loop: with 8 lanes, 8 take 12% less time than one, 4 take 9%.
+// Other instruction sets have not been timed.
 constexpr int kUnroll = kLanes == 8 ? 8 : 1;
 
 // C (+)= elements [begin, end) of K.
