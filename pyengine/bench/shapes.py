@@ -227,24 +227,30 @@ def linear(
     residual: bool = False, int8: bool = False,
 ) -> Shape:  # fmt: skip
     """rows x c -> rows x c_out, with bias; c_out is what is left after GEGLU, which halves.
-    int8: weights of 8 bits, with a scale for each output.
+
+    An even number of rows is two pictures', which decides what a GPU runs. int8: weights of 8 bits,
+    with a scale for each output.
     """
     width = 2 * c_out if activation == "geglu" else c_out
+    pictures = 1 if rows % 2 else 2
+    lines = (pictures, rows // pictures)
 
     def build(dtype, device):
         given = {
-            "x": _randn(dtype, device, rows, c),
+            "x": _randn(dtype, device, *lines, c),
             "weight": _randn(dtype, device, width, c) / c**0.5,
         }
         if bias:
             given["bias"] = _randn(dtype, device, width)
         if int8:
-            panels, given["weight_scale"] = ops.quantize_weight(given["weight"])
-            given["weight"] = ops.unpack_weight(panels, width).contiguous()
+            weight, given["weight_scale"] = ops.quantize_weight(given["weight"])
+            if weight.dim() == 3:  # packed, on the CPU
+                weight = ops.unpack_weight(weight, width).contiguous()
+            given["weight"] = weight
         if activation != "none":
             given["activation"] = activation
         if residual:
-            given["residual"] = _randn(dtype, device, rows, c_out)
+            given["residual"] = _randn(dtype, device, *lines, c_out)
         return given
 
     after = [*(["no bias"] if not bias else []), *([activation] if activation != "none" else [])]
