@@ -34,8 +34,8 @@ def _calls():
         ),
         "linear": (
             c.linear,
-            [p, 0, 2, 8, 0, p, 0, p, p, p, 1, False, 0, 0, p, 16, 0, 1],
-            (2, 3, 4, 10, 15),
+            [p, 0, 2, 8, 0, p, 0, 0, p, p, p, 1, False, 0, 0, p, 16, 0, 1],
+            (2, 3, 4, 11, 16),
         ),
         "pack_weight": (c.pack_weight, [p, p, 5, 3, 9, 4, 1], (2, 3, 4)),
         "sampler_step": (
@@ -94,7 +94,7 @@ def test_groups_must_divide():
 
 def test_an_unknown_activation_or_weight_dtype_raises():
     function, good, _ = _calls()["linear"]
-    for position, complaint in ((6, "no dtype"), (12, "no activation")):
+    for position, complaint in ((6, "no dtype"), (13, "no activation")):
         for bad in (-1, 5):
             with pytest.raises(ValueError, match=complaint):
                 function(*good[:position], bad, *good[position + 1 :])
