@@ -42,6 +42,7 @@ void pack_panels(const PackWeightArgs& a, int64_t begin, int64_t end) {
 void pack_weight(const PackWeightArgs& a, int item_size, int threads) {
     const char* op = "pack_weight";
     require(a.channels_out > 0 && a.channels > 0 && a.taps > 0, op, "empty weight");
+    checked_count(op, a.channels_out);  // so that a panel more does not overflow
     checked_count(op, a.channels_out + kPanel, a.channels, a.taps);
     require(a.weight && a.packed, op, "null pointer");
     require(item_size == 1 || item_size == 2 || item_size == 4, op, "items of no known size");
