@@ -84,7 +84,7 @@ py::object empty(const std::shared_ptr<Arena>& arena, const py::tuple& shape, in
 
 void bind_arena(py::module_& m) {
     py::class_<Arena, std::shared_ptr<Arena>>(m, "Arena")
-        .def(py::init<size_t>(), py::arg("reserve"))
+        .def(py::init<size_t, bool>(), py::arg("reserve"), py::arg("guarded") = true)
         .def("empty", &empty, py::arg("shape"), py::arg("dtype"))
         .def("trim", &Arena::trim)
         .def("statistics", [](const Arena& arena) {

@@ -36,10 +36,12 @@ class Arena:
     itself.
     """
 
-    def __init__(self, reserve: int | None = None, every: bool = False):
-        """every: whether the smallest results too come from here."""
-        self._arena, self._reserve = None, reserve
-        self._least = 0 if every else LEAST
+    def __init__(self, reserve: int | None = None, replayed: bool = False):
+        """replayed: all results come from here, the smallest too, and kernels that are called again
+        write to memory that was given back.
+        """
+        self._arena, self._reserve, self._replayed = None, reserve, replayed
+        self._least = 0 if replayed else LEAST
 
     @contextmanager
     def use(self) -> Iterator[None]:
@@ -76,7 +78,7 @@ class Arena:
 
     def _empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor | None:
         if self._arena is None:
-            self._arena = core().Arena(self._reserve or _machine_memory())
+            self._arena = core().Arena(self._reserve or _machine_memory(), not self._replayed)
         capsule = self._arena.empty(shape, DTYPES[dtype])
         return None if capsule is None else from_dlpack(capsule)
 

@@ -34,7 +34,7 @@ class Replays:
 
     def __init__(self):
         self._known: dict[Hashable, _Recording | None] = {}
-        self._arena = _memory.Arena(RESERVED, every=True)
+        self._arena = _memory.Arena(RESERVED, replayed=True)
 
     def __call__(
         self,

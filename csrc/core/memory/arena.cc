@@ -38,7 +38,7 @@ size_t round_up(size_t value, size_t unit) {
 
 }  // namespace
 
-Arena::Arena(size_t reserve) {
+Arena::Arena(size_t reserve, bool guarded) : guarded_(guarded) {
     // PROT_NONE: costs nothing, even where the system does not promise more than it has.
     for (size_t size = round_up(reserve, kStep); size >= kLeast; size = round_up(size / 2, kStep)) {
         mapping_ = mmap(nullptr, size + kHugePage, PROT_NONE, kReserve, -1, 0);
@@ -105,7 +105,7 @@ void Arena::give(void* memory) {
     const size_t size = block->second;
     taken_.erase(block);
     used_ -= size;
-    PYENGINE_POISON(base_ + begin, size);
+    if (guarded_) PYENGINE_POISON(base_ + begin, size);
     size_t end = begin + size;
     auto next = holes_.lower_bound(begin);
     if (next != holes_.begin()) {

@@ -20,8 +20,9 @@ class Arena {
     static constexpr size_t kAlignment = 64;
 
     // Reserves up to `reserve` bytes of address space: less, down to none, where the process may
-    // not have so much.
-    explicit Arena(size_t reserve);
+    // not have so much. guarded: with AddressSanitizer, what was given back is not to be touched;
+    // without, for kernels that are called again in the memory that they had.
+    explicit Arena(size_t reserve, bool guarded = true);
     ~Arena();
     Arena(const Arena&) = delete;
     Arena& operator=(const Arena&) = delete;
@@ -51,6 +52,7 @@ class Arena {
     void remove_hole(std::map<size_t, size_t>::iterator hole);
 
     mutable std::mutex mutex_;
+    const bool guarded_;
     void* mapping_ = nullptr;
     char* base_ = nullptr;  // the first huge page in it
     size_t reserved_ = 0, writable_ = 0, used_ = 0, peak_ = 0, touched_ = 0;
