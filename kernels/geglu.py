@@ -13,6 +13,12 @@ from ._launch import Launch, cdiv, power_of_2, prepare
 BLOCK = 1024
 
 
+@triton.jit
+def gelu(v):
+    """The exact (erf) GELU."""
+    return 0.5 * v * (1.0 + tl.erf(v * 0.7071067811865476))
+
+
 # One program for any number of rows.
 @triton.jit(do_not_specialize=["rows"])
 def _geglu(
@@ -25,10 +31,7 @@ def _geglu(
     source = x + row * 2 * width + line[:, None] * (2 * width) + column[None, :]
     value = tl.load(source, mask=mask, other=0.0).to(tl.float32)
     gate = tl.load(source + width, mask=mask, other=0.0).to(tl.float32)
-    if SILU:
-        result = value * (gate / (1.0 + tl.exp(-gate)))
-    else:
-        result = value * (0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476)))
+    result = value * (gate / (1.0 + tl.exp(-gate)) if SILU else gelu(gate))
     target = y + row * width + line[:, None] * width + column[None, :]
     tl.store(target, result.to(y.dtype.element_ty), mask=mask)
 

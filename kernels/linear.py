@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._launch import DTYPES, Launch, cdiv, prepare, readable
+from .geglu import gelu
 
 #: Rows and depth of a block: 16 is the least that tensor cores take, 4 x 16 x 64 sums are 32
 #: registers for each of 128 threads.
@@ -33,11 +34,6 @@ def _widened(b, dtype: tl.constexpr):
 
 
 @triton.jit
-def _gelu(v):
-    return 0.5 * v * (1.0 + tl.erf(v * 0.7071067811865476))
-
-
-@triton.jit
 def _finish(
     sums, gates, weight_scale, bias, residual, y, row, there, column, inside, width,
     ACTIVATION: tl.constexpr, UNIT: tl.constexpr,
@@ -55,9 +51,9 @@ def _finish(
             beyond = bias + width + column
             gates += tl.load(beyond, mask=inside, other=0.0).to(tl.float32)[None, :]
     if ACTIVATION == "geglu":
-        sums *= _gelu(gates)
+        sums *= gelu(gates)
     if ACTIVATION == "gelu":
-        sums = _gelu(sums)
+        sums = gelu(sums)
     if ACTIVATION == "silu":
         sums *= tl.sigmoid(sums)
     if ACTIVATION == "quick_gelu":

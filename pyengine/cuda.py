@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .errors import OutOfMemoryError, UnavailableError
 from .ops import kernels_used
-from .ops._backend import forcing, record
+from .ops._backend import forcing, record_all
 
 #: The oldest compute capability that the kernels are compiled for.
 OLDEST = (8, 0)
@@ -130,9 +130,7 @@ class Graphs:
             if any(a is not b for a, b in zip(found.copied, kept, strict=True)):
                 torch._foreach_copy_(found.kept, list(kept))
                 found.copied = tuple(kept)
-            for op, labels in found.kernels.items():
-                for label in labels:
-                    record(op, label)
+            record_all(found.kernels)
         found.replay()
         return found.result
 

@@ -179,6 +179,13 @@ def record(op: str, label: str) -> None:
         used[op].append(label)
 
 
+def record_all(used: dict[str, list[str]]) -> None:
+    """Notes for kernels_used() what another one collected."""
+    for op, labels in used.items():
+        for label in labels:
+            record(op, label)
+
+
 class KernelsUsed(dict[str, list[str]]):
     """op -> the backends that ran it."""
 
@@ -196,12 +203,9 @@ def kernels_used() -> Iterator[KernelsUsed]:
     used.summary()
     """
     used = KernelsUsed()
-    outer = _recorder.get()
     token = _recorder.set(used)
     try:
         yield used
     finally:
         _recorder.reset(token)
-        if outer is not None:
-            for op, labels in used.items():
-                outer.setdefault(op, []).extend(x for x in labels if x not in outer[op])
+        record_all(used)  # for a block around this one

@@ -92,9 +92,7 @@ class _Recording:
             refused = kernel(*arguments)
             if refused is not None and refused >= 0:
                 return None
-        for op, labels in self.used.items():
-            for label in labels:
-                _backend.record(op, label)
+        _backend.record_all(self.used)
         return self.y.clone()
 
 

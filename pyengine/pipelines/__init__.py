@@ -12,7 +12,8 @@ from .janus import JanusPipeline
 from .loading import from_pretrained
 from .output import PipelineOutput, Report
 from .picture_gpt import PictureGPTPipeline
-from .stable_diffusion import StableDiffusionPipeline, StopSampling
+from .request import StopSampling
+from .stable_diffusion import StableDiffusionPipeline
 from .stable_diffusion_xl import StableDiffusionXLPipeline
 from .tokens import TokenDefaults, TokenPipeline
 

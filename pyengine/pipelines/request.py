@@ -27,6 +27,10 @@ MAX_SEED = 2**63 - 1
 MAX_GUIDANCE = 1000.0
 
 
+class StopSampling(Exception):  # noqa: N818 - a request, not an error
+    """Raised by a callback to end a run after the step that it was called for."""
+
+
 @dataclass
 class Request:
     """A call's arguments, with defaults filled in; see StableDiffusionPipeline.__call__.
@@ -212,3 +216,20 @@ def check_callback(callback: Any, inputs: Any, known: Sequence[str]) -> tuple[st
     for name in inputs:
         choice("callback_on_step_end_tensor_inputs", name, known)
     return tuple(inputs)
+
+
+def call_back(pipe: Any, r: Any, step: int, timestep: Any, tensors: dict) -> dict:
+    """What the request's callback gives back, with values still to be checked; nothing where it
+    gives None or raises StopSampling, which interrupts the pipeline.
+    """
+    given = {name: tensors[name] for name in r.callback_inputs}
+    try:
+        answer = r.callback(pipe, step, timestep, given)
+    except StopSampling:
+        pipe.interrupt()
+        return {}
+    if answer is None:
+        return {}
+    if not isinstance(answer, dict):
+        raise refuse("callback_on_step_end", "a dict or None back", answer)
+    return answer

@@ -35,10 +35,6 @@ from .text import Encoder, encode, guidance_embedding
 EMBEDDED_ROWS = 1024
 
 
-class StopSampling(Exception):  # noqa: N818 - a request, not an error
-    """Raised by a callback to end a run after the step that it was called for."""
-
-
 @dataclass
 class Conditions:
     """What the U-Net is told besides latents and time, a row per picture.
@@ -368,16 +364,7 @@ class StableDiffusionPipeline:
     def _call_back(self, r: Request, step: int, timestep: float, x: Tensor, text: Tensor) -> dict:
         """The tensors after the callback has seen them; on StopSampling, as they were."""
         tensors = {"latents": x, "prompt_embeds": text}
-        given = {name: tensors[name] for name in r.callback_inputs}
-        try:
-            answer = r.callback(self, step, timestep, given)
-        except StopSampling:
-            self._interrupt = True
-            return tensors
-        if answer is None:
-            return tensors
-        if not isinstance(answer, dict):
-            raise checks.refuse("callback_on_step_end", "a dict or None back", answer)
+        answer = checks.call_back(self, r, step, timestep, tensors)
         for name, old in tensors.items():
             new = answer.get(name, old)
             if not isinstance(new, Tensor) or new.shape != old.shape:

@@ -19,7 +19,6 @@ from ..weights.text import show
 from . import request as checks
 from .arguments import bounded
 from .output import PipelineOutput, Report, peak_memory, reset_peak_memory
-from .stable_diffusion import StopSampling
 
 #: What a callback may ask for and give back.
 CALLBACK_TENSORS = ("tokens",)
@@ -251,16 +250,7 @@ class TokenPipeline:
 
     def _call_back(self, r: TokenRequest, step: int, timestep: int, tokens: Tensor) -> Tensor:
         """The tokens after the callback has seen them; on StopSampling, as they were."""
-        given = dict.fromkeys(r.callback_inputs, tokens)
-        try:
-            answer = r.callback(self, step, timestep, given)
-        except StopSampling:
-            self._interrupt = True
-            return tokens
-        if answer is None:
-            return tokens
-        if not isinstance(answer, dict):
-            raise checks.refuse("callback_on_step_end", "a dict or None back", answer)
+        answer = checks.call_back(self, r, step, timestep, {"tokens": tokens})
         new = answer.get("tokens", tokens)
         shaped = isinstance(new, Tensor) and new.shape == tokens.shape
         if not shaped or new.is_floating_point():

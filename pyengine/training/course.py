@@ -7,6 +7,7 @@ list), ``MEASURES`` (the names of what ``loss`` returns, the loss first),
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -120,6 +121,21 @@ def train(
     if checkpoint is not None:
         run.save(checkpoint, batches.seed)
     return run
+
+
+def cool(run: Run, batches, steps: int, folder: Path, log: loop.Log) -> Path:
+    """Branch off `steps` steps with the rate descending to zero, into the folder's cooled.pt."""
+    checkpoint = folder / "cooled.pt"
+    train(
+        run,
+        batches,
+        run.step + steps,
+        cooldown=steps,
+        checkpoint=checkpoint,
+        save_seconds=math.inf,
+        log=log,
+    )
+    return checkpoint
 
 
 def shuffled_rows(seed: int, step: int, batch: int, count: int):

@@ -136,16 +136,7 @@ def cool(
         folder, settings, chosen, model, tokenizer.load(folder / "tokenizer"), device
     )
     log = loop.Log(folder / "log.jsonl", "cooldown", log_every, echo)
-    course.train(
-        run,
-        batches,
-        run.step + steps,
-        cooldown=steps,
-        checkpoint=folder / "cooled.pt",
-        save_seconds=1e9,
-        log=log,
-    )
-    return folder / "cooled.pt"
+    return course.cool(run, batches, steps, folder, log)
 
 
 def sharpen(

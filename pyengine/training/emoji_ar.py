@@ -131,16 +131,8 @@ def cool(
     model = vq.load(folder, settings.vq, device)
     tokens = tokenizer.load(folder / "tokenizer")
     run, batches = prepare(folder, settings, everything.rows(rows.tolist()), model, tokens, device)
-    course.train(
-        run,
-        batches,
-        run.step + steps,
-        cooldown=steps,
-        checkpoint=folder / "cooled.pt",
-        save_seconds=1e9,
-        log=loop.Log(folder / "log.jsonl", "gpt-cooldown", log_every, echo),
-    )
-    return folder / "cooled.pt"
+    log = loop.Log(folder / "log.jsonl", "gpt-cooldown", log_every, echo)
+    return course.cool(run, batches, steps, folder, log)
 
 
 def load_settings(folder: Path) -> EmojiARSettings:
