@@ -60,10 +60,12 @@ def from_pretrained(
     if weights not in (None, "int8"):
         raise RequestError(f"weights: expected int8 or None, given {show(weights)}")
     checkpoint, source = find_checkpoint(model, variant, options)
-    return within_memory(
+    pipeline = within_memory(
         lambda: build(checkpoint, source, place, kind, weights),
         f"{source}: float16, bfloat16 or a larger device would help",
     )
+    release_free_memory()
+    return pipeline
 
 
 def find_checkpoint(model, variant: str | None = None, options: dict | None = None):
@@ -160,7 +162,6 @@ def build(
             model.from_config(configs[name]), sources[name], dtype=kind, device=device,
             keep_narrow=device.type == "cpu",
         )  # fmt: skip
-    release_free_memory()
     return cls(
         Parts(
             unet=models["unet"],
