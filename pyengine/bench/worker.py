@@ -15,6 +15,9 @@ from typing import Any
 from ..errors import UnavailableError
 from .machine import peak_memory
 
+#: Seconds after which a contestant's threads, which spin for some ms in case there is more to do,
+#: have gone to sleep: they would take a core from whoever comes next.
+REST = 0.05
 #: How processes begin: from nothing. (Tests fork them from a process that has imported torch.)
 START = "spawn"
 #: Returned by a contestant's maker: a call without arguments that returns numpy arrays (or one).
@@ -101,6 +104,7 @@ def _serve(pipe, make: Callable[..., Run], threads: int, arguments: dict[str, An
         begin = time.perf_counter()
         result = run()
         first = time.perf_counter() - begin
+        time.sleep(REST)
         pipe.send(("value", (Loaded(notes.pop("load_seconds", loaded), first, notes), result)))
         while True:
             message = pipe.recv()
@@ -110,7 +114,9 @@ def _serve(pipe, make: Callable[..., Run], threads: int, arguments: dict[str, An
             begin = time.perf_counter()
             for _ in range(message):
                 run()
-            pipe.send(("value", (time.perf_counter() - begin) / message))
+            seconds = (time.perf_counter() - begin) / message
+            time.sleep(REST)
+            pipe.send(("value", seconds))
     except (EOFError, KeyboardInterrupt, BrokenPipeError):
         pass
     except UnavailableError as e:

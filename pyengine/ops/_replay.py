@@ -122,9 +122,13 @@ class _Torchs(TorchDispatchMode):
 
     computed = False
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def _see(self, func, types, args=(), kwargs=None):
         self.computed = self.computed or not func.is_view
         return func(*args, **(kwargs or {}))
+
+
+# Defined under this name in the class, it would be wrapped in what imports torch's compiler: 1.6 s.
+_Torchs.__torch_dispatch__ = _Torchs._see
 
 
 def _suits(x: Tensor) -> bool:

@@ -45,11 +45,15 @@ def test_the_version_needs_no_typer():
     assert (done.returncode, done.stdout.strip()) == (0, f"pyengine {pyengine.__version__}")
 
 
-def test_a_picture_imports_neither_diffusers_nor_torchs_compiler(model, tmp_path):
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_picture_imports_neither_diffusers_nor_torchs_compiler(tokens, model, tmp_path):
+    chosen = ["-m", str(tiny.write_picture_gpt(tmp_path / "gpt"))]
+    if not tokens:
+        chosen = ["-m", model, "--steps", "1"]
+    chosen += ["-o", str(tmp_path / "x.png")]
     code = (
         "from pyengine.cli import main, sys\n"
-        f"assert main(['generate', 'x', '-m', {model!r}, '--steps', '1',"
-        f" '-o', {str(tmp_path / 'x.png')!r}]) == 0\n"
+        f"assert main(['generate', 'x', *{chosen}]) == 0\n"
         "wrong = {'diffusers', 'transformers', 'accelerate', 'torch._dynamo', 'torch._inductor'}\n"
         "assert not wrong & set(sys.modules), wrong & set(sys.modules)"
     )
