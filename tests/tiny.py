@@ -534,3 +534,13 @@ def write_picture_gpt(folder, *, gpt=None, vqvae=None):
     }
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     return folder
+
+
+def store_as(folder, dtype):
+    """Rewrites the tensors of all models in a folder as `dtype`; returns the folder."""
+    from safetensors.torch import load_file, save_file
+
+    for file in Path(folder).rglob("*.safetensors"):
+        tensors = {name: t.to(dtype) for name, t in load_file(file).items()}
+        save_file(tensors, file, metadata={"format": "pt"})
+    return folder

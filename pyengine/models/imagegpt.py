@@ -129,9 +129,13 @@ class _Transformer(nn.Module):
 
     def forward(self, ids: Tensor, cache: KVCache) -> Tensor:
         x = self.wte(ids) + self.wpe(cache.positions(ids.shape[1]))
+        x = cache.through(self, self._layers, x)
+        cache.advance(ids.shape[1])
+        return x
+
+    def _layers(self, x: Tensor, cache: KVCache) -> Tensor:
         for block in self.h:
             x = block(x, cache)
-        cache.advance(ids.shape[1])
         return self.ln_f(x)
 
 

@@ -50,6 +50,7 @@ def build_amused(
         models[name] = load_module(
             model.from_config(configs[name]), sources[name],
             dtype=torch.float32 if upcast else dtype, device=device,
+            keep_narrow=device.type == "cpu",
         )  # fmt: skip
     parts = AmusedParts(**models, tokenizer=tokenizer, schedule=schedule)
     return AmusedPipeline(parts, checkpoint, source, defaults)
@@ -63,7 +64,10 @@ def build_image_gpt(
     look = ImageGPTPictures.from_dict(checkpoint.config("pictures"), checkpoint.where("pictures"))
     _compare(source, check_pictures, config, look)
     defaults = read_defaults(checkpoint, ImageGPTPipeline.defaults_class)
-    model = load_module(ImageGPT.from_config(config), tensors, dtype=dtype, device=device)
+    model = load_module(
+        ImageGPT.from_config(config), tensors, dtype=dtype, device=device,
+        keep_narrow=device.type == "cpu",
+    )  # fmt: skip
     return ImageGPTPipeline(model, look, checkpoint, source, defaults)
 
 
@@ -83,7 +87,10 @@ def build_janus(
     tokenizer = JsonTokenizer.from_files(checkpoint.tokenizer_files("tokenizer"), source)
     _compare(source, check_tokens_fit, config, tokens, tokenizer)
     defaults = read_defaults(checkpoint, JanusPipeline.defaults_class)
-    model = load_module(Janus.from_config(config), tensors, dtype=dtype, device=device, int8=int8)
+    model = load_module(
+        Janus.from_config(config), tensors, dtype=dtype, device=device, int8=int8,
+        keep_narrow=device.type == "cpu",
+    )  # fmt: skip
     return JanusPipeline(model, tokenizer, tokens, checkpoint, source, defaults)
 
 
@@ -108,7 +115,7 @@ def build_picture_gpt(
     models = {
         name: load_module(
             model.from_config(configs[name]), sources[name], dtype=dtype, device=device,
-            keep_narrow=name == "transformer" and device.type == "cpu",
+            keep_narrow=device.type == "cpu",
             int8=int8 and name == "transformer",
         )
         for name, model in classes.items()

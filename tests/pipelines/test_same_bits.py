@@ -3,6 +3,7 @@ in batches of 1 to 8, on one thread and on two, for every sampler.
 """
 
 import pytest
+import tiny
 import torch
 
 import pyengine
@@ -94,10 +95,26 @@ def test_other_prompts_beside_it(pair, threads):
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16], ids=str)
 def test_weights_of_16_bits(tmp_path, threads, stored):
-    import tiny
-
     folder = tiny.write_sd1(tmp_path / "half", unet={"layers_per_block": 1}, dtype=stored)
     check(pyengine.from_pretrained(folder, device="cpu"), threads, (2, 3), num_inference_steps=2)
+
+
+TOKEN_MODELS = ("write_amused", "write_image_gpt", "write_janus", "write_picture_gpt")
+
+
+@pytest.mark.parametrize("write", TOKEN_MODELS)
+def test_token_models_with_weights_of_16_bits(tmp_path, write):
+    """They are kept as stored, and the tokens are those of the same numbers in 32 bits."""
+    folders = [getattr(tiny, write)(tmp_path / name) for name in ("half", "whole")]
+    for folder in folders:
+        tiny.store_as(folder, torch.float16)
+    tiny.store_as(folders[1], torch.float32)
+    half, whole = (pyengine.from_pretrained(folder, device="cpu") for folder in folders)
+    prompt = ["a red heart", "cats"] if half.takes_prompt else []
+    stored = {p.dtype for p in half.model.parameters()}
+    assert (half.dtype, stored) == (torch.float32, {torch.float16, torch.float32})
+    got, want = (pipe(*[prompt] * bool(prompt), seed=3) for pipe in (half, whole))
+    assert torch.equal(got.tokens, want.tokens)
 
 
 @pytest.mark.skipif(not shipped_folder().exists(), reason="no model ships in this tree")
