@@ -70,7 +70,7 @@ format: $(VENV)/test.stamp
 	$(BIN)/ruff format .
 	find csrc -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc' | xargs $(BIN)/clang-format -i
 
-# Twenty prompts to the model that ships: the README's picture.
+# Twenty prompts to each model that ships: the README's pictures.
 grid: $(VENV)/run.stamp
 	$(BIN)/python docs/grid.py
 

@@ -1,13 +1,15 @@
-"""Draws the README's picture: twenty prompts to the model that ships, one seed each.
+"""Draws the README's pictures: twenty prompts to each model that ships, one seed each.
 
-python docs/grid.py [FILE]        (make grid)
+python docs/grid.py [FOLDER]        (make grid)
 """
 
 import sys
+from pathlib import Path
 
 from PIL import Image, ImageDraw
 
 import pyengine
+from pyengine.pipelines.loading import NAMED
 
 PROMPTS = (
     "a red heart", "a cat face", "a dog face", "a pizza", "a rocket",
@@ -18,8 +20,8 @@ PROMPTS = (
 COLUMNS, SIDE, CAPTION = 5, 128, 18
 
 
-def main(path: str = "docs/images/emoji-grid.png") -> None:
-    result = pyengine.from_pretrained()(list(PROMPTS), seed=1)
+def draw_grid(model: str, path: Path) -> None:
+    result = pyengine.from_pretrained(model)(list(PROMPTS), seed=1)
     rows = -(-len(PROMPTS) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * SIDE, rows * (SIDE + CAPTION)), "white")
     draw = ImageDraw.Draw(sheet)
@@ -29,6 +31,11 @@ def main(path: str = "docs/images/emoji-grid.png") -> None:
         draw.text((x + SIDE / 2, y + SIDE + 2), prompt, fill="black", anchor="ma")
     sheet.save(path, optimize=True)
     print(path)
+
+
+def main(folder: str = "docs/images") -> None:
+    for model in NAMED:
+        draw_grid(model, Path(folder) / f"{model}-grid.png")
 
 
 if __name__ == "__main__":

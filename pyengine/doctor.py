@@ -35,7 +35,7 @@ def examine() -> dict[str, Any]:
     facts["openmp"] = openmp(problems)
     facts["threads"] = threads()
     facts["cuda"] = cuda(problems)
-    facts["model"] = shipped(problems)
+    facts["models"] = shipped(problems)
     facts["problems"] = problems
     return facts
 
@@ -126,16 +126,18 @@ def cuda(problems: list[str]) -> dict[str, Any]:
     return found
 
 
-def shipped(problems: list[str]) -> str:
+def shipped(problems: list[str]) -> list[str]:
     from .errors import PyengineError
-    from .pipelines.loading import find_checkpoint
+    from .pipelines.loading import NAMED, find_checkpoint
 
-    try:
-        checkpoint, _ = find_checkpoint(None)
-        return f"{checkpoint.source}, hash {checkpoint.model_hash[:10]}"
-    except PyengineError as e:
-        problems.append(str(e))
-        return "none"
+    found = []
+    for name in NAMED:
+        try:
+            checkpoint, _ = find_checkpoint(name)
+            found.append(f"{checkpoint.source}, hash {checkpoint.model_hash[:10]}")
+        except PyengineError as e:
+            problems.append(str(e))
+    return found
 
 
 def lines(facts: dict[str, Any]) -> list[str]:
@@ -155,6 +157,6 @@ def lines(facts: dict[str, Any]) -> list[str]:
     out.append("openmp    " + (", ".join(facts["openmp"]) or "none found"))
     out.append(f"cuda      torch: {cuda_facts['torch']}; module: {cuda_facts['module']}")
     out += [f"          {name}" for name in cuda_facts["devices"] or ["no CUDA device"]]
-    out.append(f"model     {facts['model']}")
+    out.append("models    " + ("; ".join(facts["models"]) or "none"))
     out += [f"problem   {p}" for p in facts["problems"]] or ["all is well"]
     return out

@@ -168,7 +168,7 @@ def test_doctor(run):
     assert all(facts["cpu_kernels"]["isas"].values())
     assert len(facts["openmp"]) == 1
     status, text, _ = run("doctor")
-    for word in ("python", "cpu", "versions", "kernels", "openmp", "cuda", "model"):
+    for word in ("python", "cpu", "versions", "kernels", "openmp", "cuda", "models"):
         assert re.search(rf"^{word} ", text, re.M)
 
 

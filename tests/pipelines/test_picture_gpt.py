@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers import VQModel as TheirVQ
+from gpt_halves import Halves, greedy
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTokenizer, LlamaForCausalLM
 
 import pyengine
 from pyengine.errors import CheckpointError, ConfigError, RequestError
@@ -33,50 +32,9 @@ def ours(folder):
     return pyengine.from_pretrained(folder, device="cpu")
 
 
-class Theirs:
-    """The folder by transformers and diffusers: a token at a time, all rows anew each time."""
-
-    def __init__(self, folder):
-        self.gpt = LlamaForCausalLM.from_pretrained(folder / "transformer").eval()
-        self.vq = TheirVQ.from_pretrained(folder / "vqvae").eval()
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-        self.tokens = json.loads((folder / "tokens" / "config.json").read_text())
-
-    def ids(self, prompt):
-        text = self.tokenizer(prompt).input_ids
-        return [*(i + self.tokens["first_text_token"] for i in text),
-                self.tokens["begin_of_picture"]]  # fmt: skip
-
-    @torch.no_grad()
-    def logits(self, prompt, drawn):
-        first = self.tokens["first_picture_token"]
-        row = torch.tensor([self.ids(prompt) + [first + token for token in drawn]])
-        return self.gpt(row).logits[0, -1, first : first + CODES]
-
-    def draw(self, prompt, choose, guidance_scale=1.0, negative="", known=()):
-        drawn = list(known)
-        while len(drawn) < SIDE**2:
-            logits = self.logits(prompt, drawn)
-            if guidance_scale > 1:
-                other = self.logits(negative, drawn)
-                logits = other + guidance_scale * (logits - other)
-            drawn.append(choose(logits))
-        return drawn
-
-    @torch.no_grad()
-    def decode(self, tokens):
-        latents = self.vq.quantize.embedding.weight[torch.tensor(tokens).view(1, SIDE, SIDE)]
-        x = self.vq.decode(latents.permute(0, 3, 1, 2), force_not_quantize=True).sample
-        return (x * 0.5 + 0.5).clamp(0, 1)
-
-
 @pytest.fixture(scope="module")
 def theirs(folder):
-    return Theirs(folder)
-
-
-def greedy(logits):
-    return int(logits.argmax())
+    return Halves(folder)
 
 
 # --- against the oracles --------------------------------------------------------------------------

@@ -1,16 +1,14 @@
-"""The model that ships: it loads without a name, and diffusers draws the same pictures with it."""
+"""The models that ship: they load by name, and diffusers and transformers draw the same."""
 
 import pytest
+from gpt_halves import Halves, greedy
 from pairs import LEAST_PSNR, Pair, generators, psnr
 
 import pyengine
-from pyengine.pipelines.loading import shipped_folder
+from pyengine.pipelines.loading import NAMED, shipped_folder
 
-pytestmark = pytest.mark.skipif(
-    not (shipped_folder() / "model_index.json").exists(), reason="no model ships in this tree yet"
-)
 PROMPTS = 20
-#: All files together.
+#: All files of one together.
 LARGEST = 24_000_000
 
 
@@ -19,8 +17,8 @@ def shipped():
     return Pair(shipped_folder())
 
 
-def labels():
-    lines = (shipped_folder() / "concepts.txt").read_text(encoding="utf-8").splitlines()
+def labels(name="emoji"):
+    lines = (shipped_folder(name) / "concepts.txt").read_text(encoding="utf-8").splitlines()
     return lines[:: max(1, len(lines) // PROMPTS)][:PROMPTS]
 
 
@@ -48,5 +46,21 @@ def test_diffusers_draws_the_same(shipped):
     assert min(decibel) >= LEAST_PSNR, dict(zip(prompts, decibel, strict=True))
 
 
-def test_it_is_small():
-    assert sum(p.stat().st_size for p in shipped_folder().rglob("*") if p.is_file()) <= LARGEST
+def test_the_token_model_and_its_halves_draw_the_same():
+    """The likeliest token every time, with the guidance that the model ships with."""
+    prompts = labels("emoji-ar")
+    assert len(prompts) == PROMPTS
+    pipe = pyengine.from_pretrained("emoji-ar", device="cpu")
+    halves = Halves(shipped_folder("emoji-ar"))
+    got = pipe(prompts, temperature=0, output_type="np")
+    scale = pipe.defaults.guidance_scale
+    for prompt, tokens, image in zip(prompts, got.tokens, got.images, strict=True):
+        want = halves.draw(prompt, greedy, scale)
+        assert tokens.flatten().tolist() == want, prompt
+        assert psnr(halves.decode(want)[0].permute(1, 2, 0).numpy(), image) >= LEAST_PSNR
+    assert got.images.std() > 0.05
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_they_are_small(name):
+    assert sum(p.stat().st_size for p in shipped_folder(name).rglob("*") if p.is_file()) <= LARGEST
