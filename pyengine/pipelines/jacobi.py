@@ -9,7 +9,8 @@ Jacobi iteration: Song et al. 2021, arXiv:2002.03629; of random draws with the n
 Wiggers & Hoogeboom 2020, arXiv:2002.09928; in a window that moves: Teng et al. 2024,
 arXiv:2410.01699, whose rule of acceptance keeps the distribution. Held noise keeps the tokens:
 those of drawing one by one ("jacobi"), or others of the same distribution ("jacobi-gumbel"), of
-which more are guessed right where a model is unsure; see draws.py.
+which more are guessed right where a model is unsure; see draws.py. A checkpoint's drafts make
+better guesses than the last pass did; see drafts.py.
 """
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ..progress import progress as progress_bar
 from .autoregressive import Decoder, Drawing, Logits, call_back, draw_one_by_one
+from .drafts import recall
 from .draws import Quantiles, Races
 from .output import Report
 from .tokens import OTHER_DRAWS, TokenPipeline, TokenRequest, check_logits
@@ -131,3 +133,14 @@ class _Windows:
             self.decoder.keep(kept)
         if len(drawing.alive):
             self.draws.forget(int(drawing.known[drawing.alive].min()))
+            self._recall()
+
+    def _recall(self) -> None:
+        """Thinks again of the tokens that are not certain, where there are drafts of pictures."""
+        if self.pipe.drafts is None:
+            return
+        alive, whole = self.drawing.alive, slice(self.length)
+        guess, known = self.guess[alive, whole], self.drawing.known[alive]
+        drafted = recall(self.pipe.drafts, guess, known)
+        certain = torch.arange(self.length, device=known.device) < known[:, None]
+        self.guess[alive, whole] = torch.where(certain, guess, drafted)

@@ -32,6 +32,7 @@ class PictureGPTParts:
     vqvae: VQModel
     tokenizer: ClipTokenizer
     tokens: PictureTokens
+    drafts: Tensor | None = None
 
 
 class PictureGPTPipeline(TokenPipeline):
@@ -41,6 +42,7 @@ class PictureGPTPipeline(TokenPipeline):
                  defaults: TokenDefaults):  # fmt: skip
         super().__init__(parts.transformer, checkpoint, source, defaults)
         self.vq, self.tokenizer, self.tokens = parts.vqvae, parts.tokenizer, parts.tokens
+        self.drafts = parts.drafts
 
     @property
     def default_size(self) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from .janus import JanusPipeline, JanusTokens, check_tokens_fit
 from .json_tokenizer import JsonTokenizer
 from .picture_gpt import PictureGPTParts, PictureGPTPipeline
 from .picture_gpt import check_parts as check_gpt_parts
-from .reading import read_defaults, read_tokenizer
+from .reading import read_defaults, read_drafts, read_tokenizer
 from .tokens import TokenDefaults
 
 
@@ -112,6 +112,7 @@ def build_picture_gpt(
     tokenizer = ClipTokenizer.from_files(files, f"{source}: tokenizer")
     _compare(source, check_gpt_parts, *configs.values(), tokens, tokenizer)
     defaults = read_defaults(checkpoint, TokenDefaults)
+    drafts = read_drafts(checkpoint, "tokens", tokens.side, tokens.picture_tokens)
     models = {
         name: load_module(
             model.from_config(configs[name]), sources[name], dtype=dtype, device=device,
@@ -120,7 +121,8 @@ def build_picture_gpt(
         )
         for name, model in classes.items()
     }  # fmt: skip
-    parts = PictureGPTParts(**models, tokenizer=tokenizer, tokens=tokens)
+    drafts = None if drafts is None else drafts.to(device)
+    parts = PictureGPTParts(**models, tokenizer=tokenizer, tokens=tokens, drafts=drafts)
     return PictureGPTPipeline(parts, checkpoint, source, defaults)
 
 

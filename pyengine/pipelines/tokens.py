@@ -121,6 +121,8 @@ class TokenPipeline:
     sampler: ClassVar[str] = "autoregressive"
     #: Whether a call needs a prompt.
     takes_prompt: ClassVar[bool] = True
+    #: [M, tokens of a picture] int64: pictures that guesses are taken from, see drafts.py.
+    drafts: Tensor | None = None
 
     def __init__(self, model: Model, checkpoint: Any, source: str, defaults: TokenDefaults):
         """model: the one that predicts tokens. source: the path or Hub id it was loaded from."""

@@ -49,6 +49,7 @@ def export(
     partial = new_folder(target)
     trained.networks.load_average(trained.average.values)
     write_parts(partial, trained.networks, model, folder / "tokenizer")
+    write_drafts(partial, folder / "tokens.npz")
     if draw_samples:
         samples_ar.draw(partial, partial / "samples.png")
     write_words(partial, folder, trained, settings, evaluation)
@@ -76,6 +77,17 @@ def write_parts(folder: Path, networks: gpt.Networks, model, tokenizer_files: Pa
     _write(folder / "pyengine.json", DEFAULTS)
     for file in folder.rglob("*.*"):
         file.chmod(0o644)
+
+
+def write_drafts(folder: Path, tokens: Path) -> None:
+    """The tokens that the transformer was trained on, of which Jacobi decoding makes guesses."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    with np.load(tokens, allow_pickle=False) as kept:
+        drafts = kept["tokens"].astype(np.int16)
+    drafts = drafts.reshape(-1, *drafts.shape[2:])
+    save_file({"drafts": np.unique(drafts, axis=0)}, folder / "tokens" / "model.safetensors")
 
 
 def _write(path: Path, value: dict) -> None:

@@ -9,11 +9,13 @@ import shutil
 import pytest
 import tiny
 import torch
+from safetensors.torch import save_file
 
 import pyengine
-from pyengine.errors import RequestError
+from pyengine.errors import CheckpointError, RequestError
 from pyengine.ops import filter_logits
 from pyengine.pipelines import StopSampling
+from pyengine.pipelines.drafts import recall
 
 WRITERS = {
     "gpt": tiny.write_picture_gpt,
@@ -334,3 +336,57 @@ def test_a_checkpoint_may_choose(tmp_path):
     assert result.report.decoding == "jacobi"
     assert torch.equal(result.tokens, draw(pipe, decoding="sequential").tokens)
     assert result.report.passes == jacobi(pipe, 3).report.passes
+
+
+# --- drafts ---------------------------------------------------------------------------------------
+
+
+def write_drafts(folder, drafts, name="drafts"):
+    save_file({name: drafts.contiguous()}, folder / "tokens" / "model.safetensors")
+
+
+def test_drafts_change_no_token(gpt, tmp_path):
+    """Random ones make no picture, those that it will draw make it in one pass more than needed."""
+    folder = shutil.copytree(gpt.source, tmp_path / "gpt")
+    want = draw(gpt, seed=[4, 5, 6])
+    whole = want.tokens.flatten(1).shape[1]
+    noise = torch.randint(40, (7, 5, 5), generator=torch.Generator().manual_seed(1)).short()
+    for drafts, most in ((noise, whole), (torch.cat([noise, want.tokens.short()]), 5)):
+        write_drafts(folder, drafts)
+        pipe = pyengine.from_pretrained(folder, device="cpu")
+        for window in (1, 8, 25):
+            got = jacobi(pipe, window, seed=[4, 5, 6])
+            assert torch.equal(got.tokens, want.tokens)
+            alone = jacobi(pipe, window, rows=1, seed=4)
+            assert torch.equal(alone.tokens[0], want.tokens[0])
+            assert got.report.evaluations <= max(most, whole if window == 1 else whole // 8 + 2)
+        for seed in (4, 5):
+            how = {"decoding": "jacobi-gumbel", "seed": seed}
+            assert torch.equal(draw(pipe, **how).tokens, draw(gpt, **how).tokens)
+
+
+def test_recall_takes_what_agrees_best():
+    drafts = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 9, 9, 9], [1, 2, 3, 8, 8], [7, 7, 3, 4, 6]])
+    tokens = torch.tensor([[1, 2, 3, 0, 0], [1, 2, 9, 0, 0], [5, 5, 5, 5, 0], [7, 7, 3, 4, 0]])
+    got = recall(drafts, tokens, torch.tensor([3, 3, 4, 4]))
+    assert got.tolist() == [drafts[i].tolist() for i in (0, 1, 0, 3)]
+    one = recall(drafts, tokens[1:2], torch.tensor([3]))
+    assert torch.equal(one[0], got[1])
+
+
+@pytest.mark.parametrize(
+    ("drafts", "name", "said"),
+    [
+        (torch.zeros(2, 5, 5), "drafts", r"drafts: expected int16 or int32 \[M, 5, 5\].*float32"),
+        (torch.zeros(2, 5, 4, dtype=torch.int16), "drafts", r"found torch.int16 \[2, 5, 4\]"),
+        (torch.zeros(0, 5, 5, dtype=torch.int16), "drafts", r"found torch.int16 \[0, 5, 5\]"),
+        (torch.full((1, 5, 5), 40, dtype=torch.int32), "drafts", "expected tokens 0 to 39"),
+        (torch.full((1, 5, 5), -1, dtype=torch.int16), "drafts", "found -1 to -1"),
+        (torch.zeros(1, 5, 5, dtype=torch.int16), "x", "expected one tensor, drafts, found 'x'"),
+    ],
+)
+def test_damaged_drafts(gpt, tmp_path, drafts, name, said):
+    folder = shutil.copytree(gpt.source, tmp_path / "gpt")
+    write_drafts(folder, drafts, name)
+    with pytest.raises(CheckpointError, match=rf"tokens/model\.safetensors: .*{said}"):
+        pyengine.from_pretrained(folder, device="cpu")
