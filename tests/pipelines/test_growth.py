@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
+
+import pyengine
 
 CALLS = 200
 #: What the allocators may still take between the 20th and the last call.
@@ -59,3 +62,20 @@ def test_of_the_pipeline(pair):
     check(call)
     facts = pipe.unet.arena.statistics()
     assert (facts["used"], facts["touched"]) == (0, 0)  # given back after every run
+
+
+@pytest.mark.parametrize(
+    ("write", "hows"),
+    [
+        (tiny.write_picture_gpt, [{}, {"decoding": "jacobi"}, {"decoding": "jacobi-gumbel"}]),
+        (tiny.write_amused, [{"num_inference_steps": 2}, {"num_inference_steps": 3}]),
+    ],
+)
+def test_of_token_pipelines(tmp_path, write, hows):
+    pipe = pyengine.from_pretrained(write(tmp_path / "model"), device="cpu")
+
+    def call():
+        pipe("a red heart", seed=1, **hows[0])
+        hows.append(hows.pop(0))
+
+    check(call)
