@@ -98,7 +98,7 @@ loads; [tokens/config.json](tokens/config.json) says which ids are text and whic
 | parameters | transformer {transformer:.1f} M, VQ-VAE {vqvae:.1f} M |
 | pictures | {labels} labels in the styles {styles}; the VQ-VAE: {favourites:.0%} these, else all |
 | codebook | {entries} entries of {width}, {used} in use, perplexity {perplexity:.0f} |
-| VQ-VAE | {vq_steps:,} steps of {vq_batch}, {vq_hours} hours |
+| VQ-VAE | {vq_steps:,} steps of {vq_batch}, {vq_hours} hours{decoder} |
 | seen | {samples:,} pictures in {steps:,} steps of {batch}, {views} versions of each |
 | hours | {hours} for the transformer |
 | seed | {seed} |
@@ -129,6 +129,10 @@ def card_ar(facts: dict) -> str:
     """README.md of an exported emoji-ar."""
     shape, coder = facts["gpt"], facts["vq"]
     named = {f"vq_{name}": coder[name] for name in ("steps", "batch", "hours")}
+    further = facts["decoder"]
+    named["decoder"] = "" if further is None else (
+        "; its decoder on these alone {steps:,} more, {hours} hours".format(**further)
+    )  # fmt: skip
     named |= {name: coder[name] for name in ("entries", "width", "used", "perplexity")}
     named |= {name: facts[name] for name in ("labels", "samples", "steps", "hours", "seed")}
     for name in ("side", "batch", "views", "dropped", "text", "rate", "warmup", "decay"):

@@ -2,8 +2,8 @@
 
 Stages, each resumed where it stopped: VQ-VAE, tokenizer, the pictures' tokens,
 transformer.  The run's folder holds vq.pt, tokenizer/, tokens.npz, gpt.pt,
-cooled.pt, log.jsonl and grids of samples; :mod:`.export_ar` makes the model
-folder of it.
+cooled.pt, decoder.pt, log.jsonl and grids of samples; :mod:`.export_ar` makes the
+model folder of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import RequestError
-from . import captions, course, dataset, gpt, loop, parallel, recipe, tokenizer
+from . import captions, course, dataset, gpt, loop, parallel, recipe, tokenizer, vq_decoder
 from . import vq_autoencoder as vq
 from .concepts import CONCEPTS
 
@@ -133,6 +133,40 @@ def cool(
     run, batches = prepare(folder, settings, everything.rows(rows.tolist()), model, tokens, device)
     log = loop.Log(folder / "log.jsonl", "gpt-cooldown", log_every, echo)
     return course.cool(run, batches, steps, folder, log)
+
+
+def sharpen(
+    *,
+    data: str | os.PathLike[str] | dataset.Pictures | None = None,
+    out: str | os.PathLike[str] = "emoji-ar-run",
+    steps: int = 2000,
+    rate: float = 1e-3,
+    device: str = "cpu",
+    threads: int | None = None,
+    log_every: int = 50,
+    echo: Callable[[str], None] = print,
+) -> Path:
+    """Train the decoder further on what the model draws, into decoder.pt; the tokens stay."""
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    folder = Path(out)
+    settings = load_settings(folder)
+    everything, rows = recipe.load_pictures(data, settings, settings.vq.size)
+    chosen, shape = everything.rows(rows.tolist()), replace(settings.vq, rate=rate)
+    model = vq.load(folder, settings.vq, device)
+    tokens = make_tokens(model, chosen, folder, settings)
+    batches = vq_decoder.Batches(
+        np.concatenate(views(chosen.images, settings.gpt, settings.seed)),
+        np.concatenate(tokens),
+        model.quantize.embedding.weight.detach(),
+        shape,
+        settings.seed,
+        device,
+    )
+    log = loop.Log(folder / "log.jsonl", vq_decoder.STAGE, log_every, echo)
+    return vq_decoder.train(model, batches, folder, steps, log)
 
 
 def load_settings(folder: Path) -> EmojiARSettings:

@@ -79,6 +79,14 @@ def write_parts(folder: Path, networks: gpt.Networks, model, tokenizer_files: Pa
         file.chmod(0o644)
 
 
+def decoder_facts(path: Path) -> dict | None:
+    """How long the decoder was trained further, if it was."""
+    if not path.exists():
+        return None
+    state = loop.load_checkpoint(path)
+    return {"steps": state["step"], "hours": round(state["seconds"] / 3600, 2)}
+
+
 def write_drafts(folder: Path, tokens: Path) -> None:
     """The tokens that the transformer was trained on, of which Jacobi decoding makes guesses."""
     import numpy as np
@@ -123,6 +131,7 @@ def write_words(folder: Path, run: Path, trained, settings, evaluation) -> None:
         "vq": {name: loop.plain(value) for name, value in asdict(settings.vq).items()}
         | {"steps": coder["step"], "hours": round(coder["seconds"] / 3600, 2)}
         | {"used": coder["used"], "perplexity": round(coder["perplexity"], 1)},
+        "decoder": decoder_facts(run / vq.DECODER),
         "history": recipe.load_history(run),
         "evaluation": None if evaluation is None else json.loads(Path(evaluation).read_text()),
     }

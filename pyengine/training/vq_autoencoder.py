@@ -19,6 +19,8 @@ from . import dataset, loop, parallel
 from .codebook import Codebook, nearest
 
 STAGE = "vq"
+#: The decoder after :mod:`.vq_decoder` has trained it further.
+DECODER = "decoder.pt"
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,6 @@ def losses(model, images, codebook: Codebook | None, settings: VQSettings):
 
     codebook: None leaves quantisation out; the last three are then vectors, None, None.
     """
-    from torch.nn import functional
-
     latents = model.encode(images).latents
     vectors = latents.permute(0, 2, 3, 1).flatten(0, 2)
     codes = distances = None
@@ -101,16 +101,25 @@ def losses(model, images, codebook: Codebook | None, settings: VQSettings):
         commitment = (latents - chosen).square().mean()
         latents = latents + (chosen - latents).detach()
     error = model.decode(latents, force_not_quantize=True).sample - images
-    terms = {
+    terms = {**error_terms(error), "commitment": commitment}
+    return {"total": total(terms, settings), **terms}, vectors.detach(), codes, distances
+
+
+def error_terms(error) -> dict:
+    """The terms of the loss that look at what is drawn wrong, [N, 3, H, W]."""
+    from torch.nn import functional
+
+    return {
         "l1": error.abs().mean(),
         "l2": error.square().mean(),
         "colour": functional.avg_pool2d(error, 8).square().mean(),
         "edges": error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean(),
-        "commitment": commitment,
     }
-    weights = {name: getattr(settings, name) for name in ("colour", "edges", "commitment")}
-    total = sum(weights.get(name, 1.0) * term for name, term in terms.items())
-    return {"total": total, **terms}, vectors.detach(), codes, distances
+
+
+def total(terms: dict, settings: VQSettings):
+    """The weighted sum of the terms."""
+    return sum(getattr(settings, name, 1.0) * term for name, term in terms.items())
 
 
 class Training:
@@ -280,14 +289,25 @@ def train(
     return training.model.eval()
 
 
+def decoder_of(model):
+    """What turns codebook entries into a picture."""
+    import torch
+
+    return torch.nn.ModuleList([model.post_quant_conv, model.decoder])
+
+
 def load(folder: Path, settings: VQSettings, device: str = "cpu"):
-    """The trained VQ-VAE with averaged weights."""
+    """The trained VQ-VAE with averaged weights; with its decoder of decoder.pt, if there is one."""
     import torch
 
     model = build(settings)
-    state = loop.load_checkpoint(folder / f"{STAGE}.pt", settings.shape())
-    for parameter, value in zip(model.parameters(), state["average"], strict=True):
-        parameter.data.copy_(value)
+    parts = [(model, f"{STAGE}.pt")]
+    if (folder / DECODER).exists():
+        parts.append((decoder_of(model), DECODER))
+    for part, name in parts:
+        state = loop.load_checkpoint(folder / name, settings.shape())
+        for parameter, value in zip(part.parameters(), state["average"], strict=True):
+            parameter.data.copy_(value)
     return model.to(device, memory_format=torch.channels_last).eval()
 
 

@@ -137,6 +137,24 @@ def test_cooldown_is_a_branch(run_ar, tmp_path, pictures):
     assert export.choose_weights(folder, "average", "gpt.pt").name == "gpt.pt"
 
 
+def test_sharpening_keeps_the_tokens(run_ar, tmp_path, pictures, settings_ar):
+    folder = shutil.copytree(run_ar, tmp_path / "run")
+    before = vq.load(folder, settings_ar.vq)
+    tokens = vq.encode(before, pictures.images)
+    error = np.square(vq.decode(before, tokens) / 255 - pictures.images / 255).mean()
+    kept = (folder / "vq.pt").read_bytes()
+    call = {"data": pictures, "out": folder, "rate": 1e-2, "echo": quiet}
+    for steps in (30, 20):
+        path = emoji_ar.sharpen(**call, steps=steps)
+    assert torch.load(path, weights_only=True)["step"] == 50
+    after = vq.load(folder, settings_ar.vq)
+    assert torch.equal(vq.encode(after, pictures.images), tokens)
+    assert np.square(vq.decode(after, tokens) / 255 - pictures.images / 255).mean() < 0.8 * error
+    assert (folder / "vq.pt").read_bytes() == kept
+    model = export_ar.export(run=folder, to=tmp_path / "model", draw_samples=False)
+    assert "its decoder on these alone 50 more" in (model / "README.md").read_text()
+
+
 # --- the model folder -----------------------------------------------------------------------------
 
 

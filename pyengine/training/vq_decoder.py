@@ -1,0 +1,68 @@
+"""The VQ-VAE's decoder trained further, while the tokens of the pictures stay what they are.
+
+A transformer that has learnt these tokens needs no change, and the decoder learns to draw what will
+be asked of it, where before it learnt every picture of the data.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from . import course, dataset, loop, parallel
+from .vq_autoencoder import DECODER, VQSettings, decoder_of, error_terms, total
+
+STAGE = "vq-decoder"
+
+
+class Networks:
+    """The decoder, as :mod:`.course` trains it; the rest of the model stays as it is."""
+
+    MEASURES = ("total", "l1", "l2", "colour", "edges")
+
+    def __init__(self, model, settings: VQSettings, device: str):
+        self.model, self.settings, self.device = model.train(), settings, device
+        self.part = decoder_of(model)
+        self.parameters = list(self.part.parameters())
+
+    def loss(self, latents, images):
+        """(the weighted sum, l1, l2, colour, edges) of what is drawn of latents [N, C, h, w]."""
+        terms = error_terms(self.model.decode(latents, force_not_quantize=True).sample - images)
+        return total(terms, self.settings), *terms.values()
+
+    def state_dict(self) -> dict:
+        return self.part.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.part.load_state_dict(state)
+
+
+class Batches:
+    """The batch of any step, from its number alone; each process has its share of it.
+
+    images: uint8 [N, H, W, 3]; tokens: int [N, h, w]; entries: the codebook.
+    """
+
+    def __init__(self, images: np.ndarray, tokens: np.ndarray, entries, settings, seed, device):
+        self.images, self.tokens, self.entries = images, tokens, entries
+        self.settings, self.seed, self.device = settings, seed, device
+        parallel.check_batch(settings.batch)
+
+    def __call__(self, step: int):
+        """(latents [N, C, h, w], images [N, 3, H, W] in [-1, 1]) for `Networks.loss`."""
+        import torch
+
+        rows = course.shuffled_rows(self.seed, step, self.settings.batch, len(self.images))
+        rows = parallel.share(rows)
+        tokens = torch.from_numpy(self.tokens[rows].astype(np.int64)).to(self.device)
+        latents = self.entries[tokens].permute(0, 3, 1, 2).contiguous()
+        return latents, dataset.to_float(self.images[rows]).to(self.device)
+
+
+def train(model, batches: Batches, folder: Path, steps: int, log: loop.Log) -> Path:
+    """`steps` more of them, the rate descending to zero over the last half, into decoder.pt."""
+    path = folder / DECODER
+    run = course.resume(path, Networks(model, batches.settings, batches.device), 1e-4)
+    course.train(run, batches, run.step + steps, cooldown=steps // 2, checkpoint=path, log=log)
+    return path
