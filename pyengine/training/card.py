@@ -103,6 +103,7 @@ loads; [tokens/config.json](tokens/config.json) says which ids are text and whic
 | hours | {hours} for the transformer |
 | seed | {seed} |
 | empty prompts | {dropped:.0%} |
+| tokens read as others | {corrupted:.0%} |
 | loss | cross entropy of picture tokens + {text:g} of text tokens |
 | optimiser | AdamW {rate:g}, warm-up {warmup} steps, then constant{cooled} |
 | changed on the way | {history} |
@@ -135,7 +136,9 @@ def card_ar(facts: dict) -> str:
     )  # fmt: skip
     named |= {name: coder[name] for name in ("entries", "width", "used", "perplexity")}
     named |= {name: facts[name] for name in ("labels", "samples", "steps", "hours", "seed")}
-    for name in ("side", "batch", "views", "dropped", "text", "rate", "warmup", "decay"):
+    for name in (
+        "side", "batch", "views", "dropped", "corrupted", "text", "rate", "warmup", "decay",
+    ):  # fmt: skip
         named[name] = shape[name]
     return CARD_AR.format(
         **named,

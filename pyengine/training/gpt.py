@@ -25,6 +25,8 @@ class GPTSettings:
 
     vocabulary, length: of the text, start and end included.  codes, side: of a picture.
     views: how many versions of each picture are learnt (mirrored, moved by up to `shift` pixels).
+    corrupted: the mean share of a picture's tokens that the transformer reads as others, so that it
+    learns to go by all of them and not by the last: what it draws is never quite what it learnt.
     """
 
     hidden: int = 256
@@ -42,6 +44,7 @@ class GPTSettings:
     warmup: int = 200
     decay: float = 0.998
     dropped: float = 0.1
+    corrupted: float = 0.15
     text: float = 0.1
     weight_decay: float = 0.05
 
@@ -122,16 +125,17 @@ class Networks:
         self.settings, self.device = settings, device
         self.parameters = list(self.model.parameters())
 
-    def loss(self, ids, lengths):
+    def loss(self, ids, lengths, given):
         """(weighted loss, its picture part, its text part), nats per token.
 
-        ids: int64 [N, L]; lengths: [N] of the text before the begin of the picture.
+        ids: int64 [N, L]; lengths: [N] of the text before the begin of the picture; given: the ids
+        as they are read.
         """
         import torch
         from torch.nn import functional
 
         s, pixels = self.settings, self.settings.side**2
-        hidden = self.model.model(input_ids=ids[:, :-1]).last_hidden_state
+        hidden = self.model.model(input_ids=given[:, :-1]).last_hidden_state
         head, rows = self.model.lm_head.weight, torch.arange(len(ids), device=ids.device)[:, None]
         places = lengths[:, None] + torch.arange(pixels, device=ids.device)
         logits = hidden[rows, places] @ head[: s.codes].T
@@ -169,7 +173,7 @@ class Batches:
         parallel.check_batch(settings.batch)
 
     def __call__(self, step: int):
-        """(ids [N, L], lengths [N]) for `Networks.loss`."""
+        """(ids [N, L], lengths [N], given [N, L]) for `Networks.loss`."""
         import torch
 
         s, numbers = self.settings, loop.numbers(self.seed, STAGE, step)
@@ -181,16 +185,26 @@ class Batches:
             for row in rows
         ]
         views = numbers.integers(self.codes.shape[1], size=len(rows))
-        rows, views, prompts = (parallel.share(part) for part in (rows, views, prompts))
+        other = numbers.integers(s.codes, size=(len(rows), s.side**2))
+        shares = numbers.uniform(0, 2 * s.corrupted, (len(rows), 1))
+        wrong = numbers.random(other.shape) < shares
+        rows, views, prompts, other, wrong = (
+            parallel.share(part) for part in (rows, views, prompts, other, wrong)
+        )
         texts = [self.tokens_of(prompt) for prompt in prompts]
         lengths = np.array([len(text) for text in texts])
         ids = np.full((len(rows), lengths.max() + 1 + s.side**2), s.padding)
-        for line, text, codes in zip(ids, texts, self.codes[rows, views], strict=True):
+        given = ids.copy()
+        for i, text in enumerate(texts):
+            line, codes = ids[i], self.codes[rows[i], views[i]].flatten()
             line[: len(text)] = text
             line[: len(text)] += s.first_text
             line[len(text)] = s.begin_of_picture
-            line[len(text) + 1 : len(text) + 1 + s.side**2] = codes.flatten()
-        return torch.from_numpy(ids).to(self.device), torch.from_numpy(lengths).to(self.device)
+            picture = slice(len(text) + 1, len(text) + 1 + s.side**2)
+            line[picture] = codes
+            given[i] = line
+            given[i, picture] = np.where(wrong[i], other[i], codes)
+        return tuple(torch.from_numpy(part).to(self.device) for part in (ids, lengths, given))
 
 
 def start(path, settings: GPTSettings, seed: int, device: str) -> Run:

@@ -240,7 +240,7 @@ def test_loss_is_that_of_the_whole_rows(settings_ar):
     longest = max(map(len, rows))
     ids = torch.tensor([[*row, *[s.padding] * (longest - len(row))] for row in rows])
     with torch.no_grad():
-        got = networks.loss(ids, torch.tensor(lengths))
+        got = networks.loss(ids, torch.tensor(lengths), ids)
         picture, text = [], []
         for row, length in zip(rows, lengths, strict=True):
             logits = networks.model(torch.tensor([row])).logits[0]
@@ -255,6 +255,28 @@ def test_loss_is_that_of_the_whole_rows(settings_ar):
     want = torch.stack(picture).mean(), torch.stack(text).mean()
     torch.testing.assert_close(torch.stack(got[1:]), torch.stack(want))
     torch.testing.assert_close(got[0], want[0] + s.text * want[1])
+
+
+def test_some_picture_tokens_are_read_as_others(pictures, settings_ar):
+    from dataclasses import replace
+
+    s = replace(settings_ar.gpt, batch=8, corrupted=0.25)
+    codes = np.arange(8 * 16).reshape(8, 1, 4, 4) % 12
+    text = [3, 4, 5]
+    batches = gpt.Batches(pictures, codes, lambda prompt: text, s, 1, "cpu")
+    changed = []
+    for step in range(40):
+        ids, lengths, given = batches(step)
+        picture = slice(len(text) + 1, None)
+        assert torch.equal(given[:, : len(text) + 1], ids[:, : len(text) + 1])
+        assert lengths.tolist() == [3] * 8
+        assert 0 <= int(given[:, picture].min()) <= int(given[:, picture].max()) < 12
+        rows = course.shuffled_rows(1, step, 8, 8)
+        assert np.array_equal(ids[:, picture].numpy(), codes[rows].reshape(8, 16))
+        changed.append((given != ids)[:, picture].float().mean(dim=1))
+    share = torch.stack(changed).flatten()
+    assert float(share.mean()) == pytest.approx(0.25 * 11 / 12, abs=0.03)  # one in 12 is the same
+    assert float((share < 0.05).float().mean()) > 0.05  # some rows are read as they are
 
 
 def test_codebook_is_a_k_means():
