@@ -73,6 +73,7 @@ def train(
     settings = _settings(settings, labels, seed, batch, rate, vq_steps)
     everything, rows = recipe.load_pictures(data, settings, settings.vq.size)
     before = load_settings(folder) if (folder / recipe.FILE).exists() else None
+    parallel.agree(True)  # nobody writes the file before all have read it
     if parallel.first():
         recipe.save_settings(folder, settings)
     until = None if minutes is None else began + 60 * minutes
