@@ -16,8 +16,8 @@ def recall(drafts: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
 
     drafts: [M, length]; tokens: [n, length], of which the first known [n] count.
     """
-    places = torch.arange(drafts.shape[1], device=tokens.device)
-    certain = places < known[:, None]
-    scores = ((tokens[:, None] == drafts) & certain[:, None]).sum(dim=-1)
-    order = torch.arange(len(drafts), 0, -1, device=tokens.device)
-    return drafts[(scores * len(drafts) + order).argmax(dim=-1)]
+    order, best = torch.arange(len(drafts), 0, -1, device=tokens.device), []
+    for row, count in zip(tokens, known.tolist(), strict=True):
+        scores = (drafts[:, :count] == row[:count]).sum(dim=1)
+        best.append((scores * len(drafts) + order).argmax())
+    return drafts[torch.stack(best)]

@@ -17,7 +17,7 @@ from ..weights.text import listing, show
 DEFAULTS_FILE = "pyengine.json"
 
 #: Tokens of all drafts together.
-MAX_DRAFTED = 1 << 24
+MAX_DRAFTED = 1 << 22
 
 D = TypeVar("D")
 
