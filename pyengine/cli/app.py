@@ -209,7 +209,7 @@ def train_emoji_ar(
     ] = Path("emoji-ar-run"),
     steps: Annotated[
         int, Option(help="Steps of the transformer, from its beginning.", min=1)
-    ] = 10000,
+    ] = 4600,
     vq_steps: Annotated[
         int | None, Option(help="Steps of the VQ-VAE, from its beginning.", min=1)
     ] = None,
@@ -219,6 +219,12 @@ def train_emoji_ar(
     seed: int | None = None,
     batch: Annotated[int | None, Option(help="Of the transformer.", min=1)] = None,
     rate: Annotated[float | None, Option(help="The transformer's learning rate.")] = None,
+    cool: Annotated[
+        int, Option(help="More steps for what is exported, the rate descending to zero.", min=0)
+    ] = 250,
+    sharpen: Annotated[
+        int, Option(help="Steps of the decoder before the first export, tokens held.", min=0)
+    ] = 2000,
     export: Annotated[Path | None, Option(help="Write the model here when done.")] = None,
 ) -> int:
     """Train the model that draws emoji token by token, or go on where it stopped.

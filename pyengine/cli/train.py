@@ -31,11 +31,18 @@ def run_emoji(*, device: str, export: Path | None, **options: Any) -> int:
     return 0
 
 
-def run_emoji_ar(*, device: str, export: Path | None, **options: Any) -> int:
-    place = str(find_device(device))
-    out = training("emoji_ar").train(device=place, **options)
+def run_emoji_ar(
+    *, device: str, export: Path | None, cool: int, sharpen: int, **options: Any
+) -> int:
+    recipe, place = training("emoji_ar"), str(find_device(device))
+    out = recipe.train(device=place, **options)
     print(out)
     if export is not None:
+        again = {"data": options["data"], "out": out, "threads": options["threads"]}
+        if cool:
+            recipe.cool(**again, device=place, steps=cool)
+        if sharpen and not (out / "decoder.pt").exists():
+            recipe.sharpen(**again, device=place, steps=sharpen)
         print(training("export_ar").export(run=out, to=export))
     return 0
 

@@ -1,7 +1,8 @@
 """`pyengine train emoji-ar`: from pictures to a small DALL-E, text and picture tokens in one model.
 
 Stages, each resumed where it stopped: VQ-VAE, tokenizer, the pictures' tokens,
-transformer.  The run's folder holds vq.pt, tokenizer/, tokens.npz, gpt.pt,
+transformer; then :func:`cool` and :func:`sharpen`.  The settings' defaults are those
+of the model that ships.  The run's folder holds vq.pt, tokenizer/, tokens.npz, gpt.pt,
 cooled.pt, decoder.pt, log.jsonl and grids of samples; :mod:`.export_ar` makes the
 model folder of it.
 """
@@ -44,7 +45,7 @@ def train(
     *,
     data: str | os.PathLike[str] | dataset.Pictures | None = None,
     out: str | os.PathLike[str] = "emoji-ar-run",
-    steps: int = 10000,
+    steps: int = 4600,
     minutes: float | None = None,
     device: str = "cpu",
     threads: int | None = None,

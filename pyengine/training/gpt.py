@@ -37,11 +37,11 @@ class GPTSettings:
     length: int = 24
     codes: int = 1024
     side: int = 8
-    views: int = 4
+    views: int = 2
     shift: int = 2
-    batch: int = 32
+    batch: int = 16
     rate: float = 1.5e-3
-    warmup: int = 200
+    warmup: int = 100
     decay: float = 0.998
     dropped: float = 0.1
     corrupted: float = 0.15

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -210,17 +211,34 @@ def test_same_figures_as_the_diffusion_model(model_ar, pictures):
     assert result["asked"] == 3
 
 
-def test_command_line(tmp_path, pictures, monkeypatch, capsys):
+def test_command_line(tmp_path, monkeypatch, capsys):
     """A whole run would take the real shapes: only what the command hands on is looked at."""
     from pyengine.cli import main
-    from pyengine.training import emoji_ar as module
 
-    seen = {}
-    monkeypatch.setattr(module, "train", lambda **how: seen.update(how) or tmp_path)
+    seen, model = {}, tmp_path / "model"
+    for module, name, made in (
+        (emoji_ar, "train", tmp_path), (emoji_ar, "cool", None), (emoji_ar, "sharpen", None),
+        (export_ar, "export", model),
+    ):  # fmt: skip
+        monkeypatch.setattr(
+            module, name, lambda name=name, made=made, **how: seen.update({name: how}) or made
+        )
     words = ["train", "emoji-ar", "--out", str(tmp_path), "--steps", "3", "--vq-steps", "2"]
     assert main(words) == 0
-    assert (seen["steps"], seen["vq_steps"], seen["device"]) == (3, 2, "cpu")
+    train = seen.pop("train")
+    assert (train["steps"], train["vq_steps"], train["device"]) == (3, 2, "cpu")
+    assert not seen
     assert capsys.readouterr().out.strip() == str(tmp_path)
+    words += ["--data", "d", "--threads", "1", "--cool", "5", "--export", str(model)]
+    assert main(words) == 0
+    same = {"data": Path("d"), "out": tmp_path, "threads": 1, "device": "cpu"}
+    assert seen["cool"] == {**same, "steps": 5}
+    assert seen["sharpen"] == {**same, "steps": 2000}
+    assert seen["export"] == {"run": tmp_path, "to": model}
+    (tmp_path / "decoder.pt").touch()  # it was sharpened before
+    seen.clear()
+    assert main([*words, "--cool", "0"]) == 0
+    assert set(seen) == {"train", "export"}
 
 
 # --- parts ----------------------------------------------------------------------------------------
