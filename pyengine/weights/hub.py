@@ -171,7 +171,8 @@ def wanted_files(names: list[str], parts: list[str], variant: str | None, repo: 
         if part in MODELS:
             wanted += [f"{part}/config.json", *_weights(below, variant, f"{repo}: {part}")]
         elif part == "tokens":
-            wanted.append("tokens/config.json")
+            drafts = [n for n in below if n == "tokens/model.safetensors"]
+            wanted += ["tokens/config.json", *drafts]
         elif part == "scheduler":
             wanted.append("scheduler/scheduler_config.json")
         else:

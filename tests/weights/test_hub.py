@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
+from safetensors.torch import save_file
 from whole import load
 
 import pyengine
@@ -238,10 +239,13 @@ def test_repositories_with_one_model_that_are_refused(tmp_path, monkeypatch):
 def test_a_repository_of_picture_tokens(tmp_path, monkeypatch):
     folder = tiny.write_picture_gpt(tmp_path / "repo")
     (folder / "pyengine.json").write_text('{"top_k": 5}')
+    drafts = {"drafts": torch.ones(3, 5, 5, dtype=torch.int16)}
+    save_file(drafts, folder / "tokens" / "model.safetensors")
     fake = FakeHub(folder, tmp_path / "cache", monkeypatch)
     pipe = pyengine.from_pretrained("some-org/gpt", device="cpu", cache_dir=tmp_path / "cache")
     assert {"tokens/config.json", "pyengine.json"} <= set(fake.patterns)
     assert pipe.defaults.top_k == 5
+    assert pipe.drafts.shape == (3, 25)
 
 
 def test_a_repository_of_pickles_is_refused_before_downloading(sd1, tmp_path, monkeypatch):
