@@ -19,7 +19,6 @@ from PIL.PngImagePlugin import PngInfo
 from pyengine import __version__, metadata
 from pyengine.cli.app import SAMPLERS
 from pyengine.cli.generate import slug
-from pyengine.pipelines.loading import shipped_folder
 from pyengine.schedules import SAMPLER_NAMES
 
 FAST = ("--steps", "2", "--height", "32", "--width", "40")
@@ -283,14 +282,14 @@ def test_ctrl_c_ends_it_with_130_and_leaves_no_file(model, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.skipif(
-    not (shipped_folder() / "model_index.json").exists(), reason="no model ships in this tree yet"
+@pytest.mark.parametrize(
+    ("name", "words"), [("emoji", ["--steps", "2"]), ("emoji-ar", ["-m", "emoji-ar"])]
 )
-def test_the_model_that_ships(run, tmp_path):
-    status, _, err = run("generate", "a red heart", "--seed", "1", "--steps", "2")
+def test_the_models_that_ship(run, tmp_path, name, words):
+    status, _, err = run("generate", "a red heart", "--seed", "1", *words)
     assert (status, err) == (0, "")
     settings = metadata.read(tmp_path / "out" / "a-red-heart.png")
-    assert settings.model == "emoji"
+    assert settings.model == name
     status, _, err = run("generate", "--from", "out/a-red-heart.png", "-o", "again.png")
     assert (status, err) == (0, "")
     first, again = pixels(tmp_path / "out" / "a-red-heart.png"), pixels(tmp_path / "again.png")
