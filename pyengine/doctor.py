@@ -128,12 +128,13 @@ def cuda(problems: list[str]) -> dict[str, Any]:
 
 def shipped(problems: list[str]) -> list[str]:
     from .errors import PyengineError
-    from .pipelines.loading import NAMED, find_checkpoint
+    from .pipelines.loading import NAMED, shipped_folder
+    from .weights import resolve
 
     found = []
     for name in NAMED:
         try:
-            checkpoint, _ = find_checkpoint(name)
+            checkpoint = resolve(shipped_folder(name))  # not a folder of that name that lies here
             found.append(f"{checkpoint.source}, hash {checkpoint.model_hash[:10]}")
         except PyengineError as e:
             problems.append(str(e))

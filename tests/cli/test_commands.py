@@ -12,6 +12,7 @@ from test_generate import environment
 
 import pyengine
 from pyengine.cli import main
+from pyengine.pipelines.loading import NAMED
 
 
 def python(code):
@@ -170,6 +171,13 @@ def test_doctor(run):
     status, text, _ = run("doctor")
     for word in ("python", "cpu", "versions", "kernels", "openmp", "cuda", "models"):
         assert re.search(rf"^{word} ", text, re.M)
+
+
+def test_doctor_looks_at_the_models_that_ship(run, tmp_path):
+    (tmp_path / "emoji").mkdir()  # run() is there: a folder that somebody exported into
+    facts = json.loads(run("doctor", "--json")[1])
+    assert [place.split(",")[0].rsplit("/", 1)[1] for place in facts["models"]] == list(NAMED)
+    assert not any(str(tmp_path) in place for place in facts["models"])
 
 
 def test_doctor_says_why_an_instruction_set_is_in_use():
