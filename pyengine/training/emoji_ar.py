@@ -197,7 +197,7 @@ def views(images: np.ndarray, settings: gpt.GPTSettings, seed: int) -> np.ndarra
 
 
 def make_tokens(model, chosen: dataset.Pictures, folder: Path, settings: EmojiARSettings):
-    """int16 [N, views, h, w]: the pictures' tokens, kept in tokens.npz for the same VQ-VAE."""
+    """int32 [N, views, h, w]: the pictures' tokens, kept in tokens.npz for the same VQ-VAE."""
     path = folder / "tokens.npz"
     trained = loop.load_checkpoint(folder / f"{vq.STAGE}.pt")["step"]
     made_of = [trained, settings.gpt.views, settings.gpt.shift, settings.seed, len(chosen)]

@@ -93,7 +93,7 @@ def write_drafts(folder: Path, tokens: Path) -> None:
     from safetensors.numpy import save_file
 
     with np.load(tokens, allow_pickle=False) as kept:
-        drafts = kept["tokens"].astype(np.int16)
+        drafts = kept["tokens"]
     drafts = drafts.reshape(-1, *drafts.shape[2:])
     save_file({"drafts": np.unique(drafts, axis=0)}, folder / "tokens" / "model.safetensors")
 
