@@ -13,6 +13,7 @@ from .. import ops
 from ..errors import ConfigError, RequestError
 from ..layers import Embedding, LayerNorm, Linear, WideEmbedding, fuse
 from ..weights import read_config
+from ._ids import check_range
 from .base import TRANSFORMERS_KEYS, Model, Output, raise_problems
 
 _TRAINING = {"attention_dropout", "dropout", "initializer_factor", "initializer_range"}
@@ -213,10 +214,7 @@ class _TextEncoder(Model):
             raise RequestError(
                 f"input_ids: expected integers [N, 1 to {most}], got {ids.dtype} {list(ids.shape)}"
             )
-        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= vocab):
-            raise RequestError(
-                f"input_ids: expected 0 to {vocab - 1}, got {int(ids.min())} to {int(ids.max())}"
-            )
+        check_range("input_ids", ids, vocab)
         return ids.to(self.device)
 
 

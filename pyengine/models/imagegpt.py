@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import RequestError
 from ..layers import Embedding, Linear, TransposedLinear, WideEmbedding
 from ..weights import read_config
+from ._ids import check_ids, check_length
 from ._token_layers import RMSNorm
 from .base import TRANSFORMERS_KEYS, Model, raise_problems
 from .kv_cache import KVCache
@@ -166,7 +166,7 @@ class ImageGPT(Model):
         vocab_size - 1 is the token that begins a picture. Raises RequestError for ids that are no
         token, or more of them than n_positions.
         """
-        ids = self._checked(input_ids, 0)
+        ids = self._checked(input_ids, input_ids.new_zeros(1))
         return self.lm_head(self.transformer(ids, self.cache(*ids.shape)))
 
     @torch.no_grad()
@@ -174,22 +174,12 @@ class ImageGPT(Model):
         """[N, vocab_size - 1]: logits of the token after the last of input_ids [N, L], which come
         behind what `cache` holds and are added to it; every: [N, L, vocab_size - 1], after each.
         """
-        ids = self._checked(input_ids, int(cache.lengths.max()))
+        ids = self._checked(input_ids, cache.lengths)
         x = self.transformer(ids, cache)
         return self.lm_head(x if every else x[:, -1])
 
-    def _checked(self, ids: Tensor, before: int) -> Tensor:
+    def _checked(self, ids: Tensor, lengths: Tensor) -> Tensor:
         c = self.config
-        if ids.dim() != 2 or not ids.numel() or ids.is_floating_point():
-            raise RequestError(
-                f"input_ids: expected integers [N, L], got {ids.dtype} {list(ids.shape)}"
-            )
-        if before + ids.shape[1] > c.n_positions:
-            raise RequestError(
-                f"input_ids: expected at most n_positions {c.n_positions} tokens,"
-                f" got {before + ids.shape[1]}"
-            )
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= c.vocab_size:
-            raise RequestError(f"input_ids: expected 0 to {c.vocab_size - 1}, got {low} to {high}")
+        check_ids("input_ids", ids, c.vocab_size)
+        check_length("input_ids", lengths, ids.shape[1], "n_positions", c.n_positions)
         return ids.to(self.device)

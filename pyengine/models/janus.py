@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import RequestError
 from ..layers import Linear, WideEmbedding
 from ..weights import read_config
+from ._ids import check_ids, check_length
 from ._token_layers import MLP
 from .base import TRANSFORMERS_KEYS, Model, raise_problems
 from .janus_vq import JanusVQ, JanusVQConfig
@@ -120,33 +120,21 @@ class Janus(Model):
         """[N, num_embeddings]: logits of the picture token after the text input_ids [N, L], which
         is added to `cache`. Raises RequestError for ids that are no token.
         """
-        ids = self._checked(input_ids, "input_ids", self.config.text_config.vocab_size)
+        check_ids("input_ids", input_ids, self.config.text_config.vocab_size)
+        ids = input_ids.to(self.device)
         # The table may be narrower than the activations.
         return self._logits(self.model.language_model.embed_tokens(ids).to(self.dtype), cache)
 
     @torch.no_grad()
     def read_tokens(self, tokens: Tensor, cache: KVCache, every: bool = False) -> Tensor:
         """The same after picture tokens [N, L]; every: [N, L, num_embeddings], after each."""
-        tokens = self._checked(tokens, "tokens", self.config.vq_config.num_embeddings)
+        check_ids("tokens", tokens, self.config.vq_config.num_embeddings)
+        tokens = tokens.to(self.device)
         x = self.model.generation_aligner(self.model.generation_embeddings(tokens))
         return self._logits(x, cache, every)
 
     def _logits(self, x: Tensor, cache: KVCache, every: bool = False) -> Tensor:
         most = self.config.text_config.max_position_embeddings
-        if int(cache.lengths.max()) + x.shape[1] > most:
-            raise RequestError(
-                f"input_ids: expected at most max_position_embeddings {most} tokens,"
-                f" got {int(cache.lengths.max()) + x.shape[1]}"
-            )
+        check_length("input_ids", cache.lengths, x.shape[1], "max_position_embeddings", most)
         x = self.model.language_model(x, cache)
         return self.model.generation_head(x if every else x[:, -1])
-
-    def _checked(self, ids: Tensor, name: str, count: int) -> Tensor:
-        if ids.dim() != 2 or not ids.numel() or ids.is_floating_point():
-            raise RequestError(
-                f"{name}: expected integers [N, L], got {ids.dtype} {list(ids.shape)}"
-            )
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= count:
-            raise RequestError(f"{name}: expected 0 to {count - 1}, got {low} to {high}")
-        return ids.to(self.device)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..errors import RequestError
 from ..layers import Linear
 from ..weights import read_config
+from ._ids import check_ids, check_length
 from .base import Model, raise_problems
 from .kv_cache import KVCache
 from .llama import Llama, LlamaConfig
@@ -142,17 +142,9 @@ class PictureGPT(Model):
         Raises RequestError for ids that are no token, or more of them than the model's context.
         """
         c = self.config
-        if ids.dim() != 2 or not ids.numel() or ids.is_floating_point():
-            raise RequestError(f"ids: expected integers [N, L], got {ids.dtype} {list(ids.shape)}")
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= c.vocab_size:
-            raise RequestError(f"ids: expected 0 to {c.vocab_size - 1}, got {low} to {high}")
-        length = int(cache.lengths.max()) + ids.shape[1]
-        if length > c.max_position_embeddings:
-            raise RequestError(
-                f"ids: expected at most max_position_embeddings {c.max_position_embeddings} tokens,"
-                f" got {length}"
-            )
+        check_ids("ids", ids, c.vocab_size)
+        limit = "max_position_embeddings", c.max_position_embeddings
+        check_length("ids", cache.lengths, ids.shape[1], *limit)
         x = self.model.embed_tokens(ids.to(self.device)).to(self.dtype)
         x = self.model(x, cache)
         x = x if every else x[:, -1].contiguous()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import RequestError
 from ..layers import Linear
+from ._ids import check_range
 from ._token_layers import RMSNorm
 from .base import Model
 from .embeddings import sinusoids
@@ -111,10 +112,7 @@ class UVit2DModel(Model):
             raise RequestError(
                 f"input_ids: expected integers [{n}, h, w]{even}, got {ids.dtype} {list(ids.shape)}"
             )
-        if int(ids.min()) < 0 or int(ids.max()) >= vocab:
-            raise RequestError(
-                f"input_ids: expected 0 to {vocab - 1}, got {int(ids.min())} to {int(ids.max())}"
-            )
+        check_range("input_ids", ids, vocab)
         return ids.to(self.device)
 
 

@@ -14,6 +14,7 @@ from ..errors import RequestError
 from ..layers import Conv2d, PointwiseConv2d, WideEmbedding
 from ..weights import read_config
 from . import autoencoder
+from ._ids import check_ids
 from .autoencoder import EPS, DecoderOutput, check_autoencoder
 from .base import Model, Output
 from .transformer import PictureAttention
@@ -236,12 +237,5 @@ class VQModel(Model):
         return x.to(device=self.device, dtype=self.dtype).permute(0, 2, 3, 1).contiguous()
 
     def _checked(self, tokens: Tensor) -> Tensor:
-        count = self.config.num_vq_embeddings
-        if tokens.dim() != 3 or not tokens.numel() or tokens.is_floating_point():
-            raise RequestError(
-                f"tokens: expected integers [N, h, w], got {tokens.dtype} {list(tokens.shape)}"
-            )
-        low, high = int(tokens.min()), int(tokens.max())
-        if low < 0 or high >= count:
-            raise RequestError(f"tokens: expected 0 to {count - 1}, got {low} to {high}")
+        check_ids("tokens", tokens, self.config.num_vq_embeddings, "[N, h, w]")
         return tokens.to(self.device, torch.int64)

@@ -1,8 +1,18 @@
 """Checks that ops share. Messages name the op, what was expected and what came."""
 
+import torch
 from torch import Tensor
 
 from ..errors import RequestError
+
+
+def visible(tensor: Tensor) -> bool:
+    """Whether the host may look at the tensor's values: it has some, and the stream is not being
+    recorded as a CUDA graph, whose replays nobody checks but who records it.
+    """
+    if tensor.is_meta:
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def wrong(op: str, argument: str, expected: str, given: object) -> RequestError:

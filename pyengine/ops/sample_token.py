@@ -40,7 +40,7 @@ def _empty(logits, uniform, settings):
 
 def refuse_faults(op: str, tokens: Tensor, names: dict[str, str] | None = None) -> None:
     """Raises RequestError where a kernel could draw no token."""
-    if tokens.device.type == "meta" or not tokens.numel():
+    if not _check.visible(tokens) or not tokens.numel():
         return
     lowest = int(tokens.min())
     if lowest < 0:

@@ -69,7 +69,7 @@ def _checked(function):
     """A backend that reads the codebook itself, behind a look at the indices."""
 
     def run(indices, codebook, *args, **kwargs):
-        if indices.numel() and indices.device.type != "meta":
+        if indices.numel() and _check.visible(indices):
             low, high = (bound.item() for bound in indices.aminmax())
             if low < 0 or high >= codebook.shape[-2]:
                 raise _outside(low if low < 0 else high, codebook.shape[-2])

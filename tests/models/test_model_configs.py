@@ -348,7 +348,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("cls", "config", "message"), REFUSED)
 def test_refused(cls, config, message):
-    with quickly(0.2), pytest.raises(ConfigError) as error:
+    with quickly(), pytest.raises(ConfigError) as error:
         cls.from_dict(config, "unet/config.json")
     assert str(error.value).startswith("unet/config.json")
     assert message in str(error.value)
