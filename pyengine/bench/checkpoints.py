@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5's configs, and checkpoints of that shape with random weights.
+"""Configs of Stable Diffusion 1.5, XL's U-Net and LlamaGen, and such checkpoints of random weights.
 
 The names and layout are diffusers', so that the engine and its peers load the same files. No weight
 is 0 or 1: matrices have variance 1 / fan-in, so that activations keep their size through the net.
@@ -32,6 +32,21 @@ UNET: dict[str, Any] = {
     "cross_attention_dim": 768,
     "attention_head_dim": 8,
     "norm_num_groups": 32,
+}
+#: Stable Diffusion XL's; the decoder differs from 1.5's in its scaling factor alone.
+SDXL_UNET: dict[str, Any] = {
+    **UNET,
+    "sample_size": 128,
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 2],
+    "up_block_types": [*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10],
+    "attention_head_dim": [5, 10, 20],
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,  # a text's vector of 1280, and six numbers
 }
 VAE: dict[str, Any] = {
     "_class_name": "AutoencoderKL",
@@ -81,6 +96,14 @@ GPT: dict[str, Any] = {
     "max_position_embeddings": 24 * 24 + 4,
     "tie_word_embeddings": False,
 }
+#: LlamaGen-XL's: 775M parameters. Feed-forward layers are 2/3 of 4 * 1280 wide, rounded up to 256.
+GPT_XL: dict[str, Any] = {
+    **GPT,
+    "hidden_size": 1280,
+    "intermediate_size": 3584,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 20,
+}
 VQ: dict[str, Any] = {
     "_class_name": "VQModel",
     "block_out_channels": [128, 128, 256, 256, 512],
@@ -117,6 +140,20 @@ TINY_UNET = {
     "attention_head_dim": 2,
     "norm_num_groups": 8,
 }
+TINY_SDXL_UNET = {
+    **SDXL_UNET,
+    "sample_size": 8,
+    "block_out_channels": [16, 32],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "transformer_layers_per_block": [1, 2],
+    "attention_head_dim": [2, 4],
+    "cross_attention_dim": 32,
+    "norm_num_groups": 8,
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 32 + 6 * 8,
+}
 TINY_VAE = {
     **VAE,
     "block_out_channels": [8, 8, 16, 16],
@@ -133,8 +170,6 @@ TINY_TEXT = {
     "num_attention_heads": 2,
     "projection_dim": 32,
 }
-
-
 TINY_GPT = {
     **GPT,
     "vocab_size": 40 + 4,
@@ -156,10 +191,17 @@ TINY_VQ = {
     "sample_size": 6,
 }
 
+#: The U-Nets that `pyengine bench unet --model` knows, as they are and at a size for --quick.
+UNETS = {"sd15": (UNET, TINY_UNET), "sdxl": (SDXL_UNET, TINY_SDXL_UNET)}
+#: The sizes that `pyengine bench token --model-size` knows.
+GPTS = {"b": (GPT, TINY_GPT), "xl": (GPT_XL, {**TINY_GPT, "num_hidden_layers": 3})}
 
-def write_gpt(folder: Path, quick: bool = False, dtype: torch.dtype = torch.float16) -> Path:
+
+def write_gpt(
+    folder: Path, quick: bool = False, dtype: torch.dtype = torch.float16, size: str = "b"
+) -> Path:
     """A folder that PictureGPT.from_pretrained reads, and transformers' LlamaForCausalLM."""
-    config = TINY_GPT if quick else GPT
+    config = GPTS[size][quick]
     return write_model(folder, PictureGPT, config, dtype, seed=4, weights="model.safetensors")
 
 
@@ -168,9 +210,11 @@ def write_vq(folder: Path, quick: bool = False, dtype: torch.dtype = torch.float
     return write_model(folder, VQModel, TINY_VQ if quick else VQ, dtype, seed=5)
 
 
-def write_unet(folder: Path, quick: bool = False, dtype: torch.dtype = torch.float32) -> Path:
+def write_unet(
+    folder: Path, quick: bool = False, dtype: torch.dtype = torch.float32, model: str = "sd15"
+) -> Path:
     """A folder that UNet2DConditionModel.from_pretrained reads, ours and diffusers'."""
-    return write_model(folder, UNet2DConditionModel, TINY_UNET if quick else UNET, dtype, seed=1)
+    return write_model(folder, UNet2DConditionModel, UNETS[model][quick], dtype, seed=1)
 
 
 def write_vae(folder: Path, quick: bool = False, dtype: torch.dtype = torch.float32) -> Path:

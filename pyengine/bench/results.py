@@ -157,8 +157,9 @@ def details(result: Result) -> list[str]:
                 for key, (label, form) in _FACTS.items()
                 if facts.get(key) is not None
             ]
-            if facts.get("peak_bytes"):
-                parts.append(f"peak memory {facts['peak_bytes'] / 1e9:.2f} GB")
+            for key, where in (("peak_bytes", ""), ("peak_gpu_bytes", " of the GPU")):
+                if facts.get(key):
+                    parts.append(f"peak memory{where} {facts[key] / 1e9:.2f} GB")
             lines.append(f"{row.name} {row.shape}: {name}: {', '.join(parts)}")
     lines += [f"not measured: {name}: {why}" for name, why in result.missing.items()]
     return lines

@@ -55,13 +55,20 @@ def run_ops(o: Options, *, op: list[str], shape: list[str]) -> int:
 
 
 def run_model(
-    o: Options, kind: str, *, latents: str | None, batch: int, folder: Path | None
-) -> int:
+    o: Options, kind: str, *, latents: str | None, batch: int, folder: Path | None,
+    model: str = "sd15", weights: str | None = None,
+) -> int:  # fmt: skip
+    for name, given, known in (
+        ("model", model, models.NAMES), ("weights", weights, (None, *models.WEIGHTS)),
+    ):  # fmt: skip
+        if given not in known:
+            expected = ", ".join(filter(None, known))
+            raise RequestError(f"{name}: expected one of {expected}, given {given!r}")
     sides = _sides(latents) if latents else ([8] if o.quick else [32, 64])
     on_gpu = find_device(o.device).type == "cuda"
     peers = o.names(models.CUDA_PEERS if on_gpu else models.PEERS)
-    place = {"device": o.device, "dtype": find_dtype(o.dtype)}
-    tasks = [models.Task(kind, side, batch, o.quick, **place) for side in sides]
+    how = {"device": o.device, "dtype": find_dtype(o.dtype), "model": model, "weights": weights}
+    tasks = [models.Task(kind, side, batch, o.quick, **how) for side in sides]
 
     def measure(**common: Any) -> Result:
         with _folder(folder) as place:

@@ -12,7 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ..errors import UnavailableError
+from . import timing
 from .machine import peak_memory
 
 #: Seconds after which a contestant's threads, which spin for some ms in case there is more to do,
@@ -20,7 +24,7 @@ from .machine import peak_memory
 REST = 0.05
 #: How processes begin: from nothing. (Tests fork them from a process that has imported torch.)
 START = "spawn"
-#: Returned by a contestant's maker: a call without arguments that returns numpy arrays (or one).
+#: Returned by a contestant's maker: a call without arguments that returns a tensor or numpy arrays.
 Run = Callable[[], Any]
 
 
@@ -36,8 +40,10 @@ class Loaded:
 class Worker:
     """make(notes, threads=..., **arguments) -> Run, called in a new process.
 
-    make: a function of a module, which may add to the dict `notes`. Raises UnavailableError where
-    it says so or a package is missing, RuntimeError with the trace for whatever else goes wrong.
+    make: a function of a module, which may add to the dict `notes`. An argument named `device` says
+    where it computes: calls on a GPU are timed by CUDA events, and no result is copied from there
+    but the first. Raises UnavailableError where it says so or a package is missing, RuntimeError
+    with the trace for whatever else goes wrong.
     """
 
     def __init__(self, name: str, make: Callable[..., Run], threads: int, **arguments: Any):
@@ -56,13 +62,17 @@ class Worker:
             raise
 
     def sample(self, calls: int) -> float:
-        """Seconds of one of that many calls, by the worker's clock: a timing.Sampler."""
+        """Seconds of one of that many calls, by the worker's clock or its GPU's: a
+        timing.Sampler.
+        """
         self._pipe.send(calls)
         return self._answer()
 
-    def peak(self) -> int:
-        """Bytes that the process has held at most so far."""
-        self._pipe.send("peak")
+    def peaks(self) -> dict[str, int]:
+        """Bytes that the process has held at most so far: "peak_bytes" and, on a GPU,
+        "peak_gpu_bytes".
+        """
+        self._pipe.send("peaks")
         return self._answer()
 
     def close(self) -> None:
@@ -102,19 +112,18 @@ def _serve(pipe, make: Callable[..., Run], threads: int, arguments: dict[str, An
         run = make(notes, threads=threads, **arguments)
         loaded = time.perf_counter() - begin
         begin = time.perf_counter()
-        result = run()
+        result = to_array(run())
         first = time.perf_counter() - begin
+        device = str(arguments.get("device", "cpu"))
+        sample = timing.sampler(run, [{}], device)
         time.sleep(REST)
         pipe.send(("value", (Loaded(notes.pop("load_seconds", loaded), first, notes), result)))
         while True:
             message = pipe.recv()
-            if message == "peak":
-                pipe.send(("value", peak_memory()))
+            if message == "peaks":
+                pipe.send(("value", _peaks(device)))
                 continue
-            begin = time.perf_counter()
-            for _ in range(message):
-                run()
-            seconds = (time.perf_counter() - begin) / message
+            seconds = sample(message)
             time.sleep(REST)
             pipe.send(("value", seconds))
     except (EOFError, KeyboardInterrupt, BrokenPipeError):
@@ -125,3 +134,15 @@ def _serve(pipe, make: Callable[..., Run], threads: int, arguments: dict[str, An
         pipe.send(("unavailable", f"{e.name} is not installed"))
     except Exception:
         pipe.send(("error", traceback.format_exc()))
+
+
+def _peaks(device: str) -> dict[str, int]:
+    found = {"peak_bytes": peak_memory()}
+    if device.startswith("cuda"):
+        found["peak_gpu_bytes"] = torch.cuda.max_memory_reserved()
+    return found
+
+
+def to_array(result: Any) -> Any:
+    """A tensor's numbers, once they have been computed; anything else as it is."""
+    return result.detach().float().cpu().numpy() if isinstance(result, Tensor) else result

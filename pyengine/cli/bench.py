@@ -73,9 +73,13 @@ def ops(
 
 @app.command()
 def unet(
+    model: Annotated[str, Option(help="sd15 or sdxl.")] = "sd15",
     latents: Latents = None,
     batch: Annotated[int, Option(help="Rows; 2 are a picture with guidance.", min=1)] = 2,
     dtype: Dtype = "float32",
+    weights: Annotated[
+        str | None, Option(help="fp8 or int8: how ours are kept; the peers' are of the dtype.")
+    ] = None,
     device: Device = "cpu",
     keep: Keep = None,
     peers: Peers = False,
@@ -86,20 +90,25 @@ def unet(
     json: Json = None,
     plot: Plot = None,
 ) -> int:
-    """One call of SD 1.5's U-Net, random weights.
+    """One call of Stable Diffusion 1.5's or XL's U-Net, random weights.
 
     \b
     pyengine bench unet --peers --without torch.compile
     pyengine bench unet --latents 32 --peers --keep /tmp/bench
     pyengine bench unet --device cuda --dtype bfloat16 --latents 64 --peers
+    pyengine bench unet --device cuda --dtype bfloat16 --model sdxl --latents 128 --weights fp8
+    --peers
 
-    Peers: diffusers (eager, channels_last), torch.compile (freezing; max-autotune on GPUs) and, on
-    CPUs, openvino (float32, static shapes, latency), each in a process of its own.
+    Peers: diffusers (eager, channels_last), torch.compile (freezing; on GPUs max-autotune, with
+    CUDA graphs) and, on CPUs, openvino (float32, static shapes, latency), each in a process of its
+    own. SDXL's weights are 5.1 GB in float16, and 10.3 GB in a peer that computes in float32:
+    with --keep and --without, one after the other fits a smaller machine.
     """
     from ..bench.run import run_model
 
     given = _options(locals(), dtype=dtype, device=device)
-    return run_model(given, "unet", latents=latents, batch=batch, folder=keep)
+    return run_model(given, "unet", latents=latents, batch=batch, folder=keep, model=model,
+                     weights=weights)  # fmt: skip
 
 
 @app.command()

@@ -175,6 +175,8 @@ def one_conv():
         (("ops", "--peers", "--without", "onnx"), "torch.compile"),
         (("unet", "--latents", "32,x"), "32,x"),
         (("unet", "--latents", "12"), "12"),
+        (("unet", "--model", "sd3"), "sd15, sdxl"),
+        (("unet", "--weights", "int4"), "weights: expected one of fp8, int8"),
         (("unet", "--peers", "--without", "ncnn"), "openvino"),
         (("ops", "--json", "/dev/null/x.json"), "/dev/null/x.json"),
         (("vae", "--rounds", "1"), "rounds"),
@@ -208,6 +210,25 @@ def test_a_model_beside_diffusers(run, kept, tmp_path):
             assert row["facts"][contestant][key] > 0
     assert "peak memory" in out
     assert Image.open(tmp_path / "m.png").format == "PNG"
+
+
+def test_sdxl_beside_diffusers(run, kept, tmp_path):
+    status, _, err = run(
+        "bench", "unet", *QUICK, "--model", "sdxl", "--dtype", "bfloat16", "--peers",
+        "--without", "torch.compile,openvino", "--keep", kept, "--json", tmp_path / "m.json",
+    )  # fmt: skip
+    assert status == 0, err
+    [row] = json.loads((tmp_path / "m.json").read_text())["rows"]
+    assert row["shape"] == "SDXL, 8x8 latents x 2"
+    assert row["facts"][OURS]["relative_l2"] <= models.AGREEMENT["sdxl"][torch.bfloat16]
+
+
+def test_what_a_unet_is_told():
+    """diffusers' names; only SDXL takes more than a timestep and text."""
+    assert models.conditions(Task("unet", 8, 2, True).inputs()) is None
+    given = models.conditions(Task("unet", 8, 2, True, model="sdxl").inputs())
+    assert given["text_embeds"].shape == (2, 32)
+    assert given["time_ids"].tolist() == [[64, 64, 0, 0, 64, 64]] * 2
 
 
 @pytest.mark.slow
@@ -335,7 +356,7 @@ def test_workers():
         assert found.result.tolist() == [4, 5, 6]
         assert found.loaded.notes == {"threads": 1}
         assert found.sample(3) >= 0
-        assert found.peak() > 1 << 20
+        assert found.peaks()["peak_bytes"] > 1 << 20
     with pytest.raises(RuntimeError, match="ZeroDivisionError: on purpose"):
         worker.Worker("broken", broken, 1)
     with pytest.raises(RuntimeError, match="status 7"):

@@ -56,19 +56,18 @@ def _load(notes: dict, threads: int, folder: Path, kind: str, device: str, dtype
 def _run(call: Any, kind: str, inputs: dict[str, np.ndarray], device: str, dtype: Any) -> Run:
     import torch
 
-    from ..models import on_device, to_array
+    from ..models import conditions, on_device
 
-    tensors = on_device(inputs, device, dtype)
-    first = tensors["sample"].contiguous(memory_format=torch.channels_last)
+    given = on_device(inputs, device, dtype)
+    first = given["sample"].contiguous(memory_format=torch.channels_last)
+    more = {"added_cond_kwargs": conditions(given)} if conditions(given) else {}
 
-    def run() -> np.ndarray:
+    def run() -> torch.Tensor:
         # no_grad, not inference_mode: freezing asks for it, and eager is as fast with either.
         with torch.no_grad():
             if kind == "vae":
-                decode = getattr(call, "decode", call)
-                return to_array(decode(first, return_dict=False)[0])
-            out = call(first, tensors["timestep"], tensors["text"], return_dict=False)
-            return to_array(out[0])
+                return getattr(call, "decode", call)(first, return_dict=False)[0]
+            return call(first, given["timestep"], given["text"], return_dict=False, **more)[0]
 
     return run
 

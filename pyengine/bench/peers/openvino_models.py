@@ -40,8 +40,11 @@ def _wrap(model, kind: str):
             super().__init__()
             self.unet = model
 
-        def forward(self, sample, timestep, text):
-            return self.unet(sample, timestep, text, return_dict=False)[0]
+        def forward(self, sample, timestep, text, text_embeds=None, time_ids=None):
+            added = None
+            if text_embeds is not None:
+                added = {"text_embeds": text_embeds, "time_ids": time_ids}
+            return self.unet(sample, timestep, text, added_cond_kwargs=added, return_dict=False)[0]
 
     class Decoder(torch.nn.Module):
         def __init__(self):
