@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..ops import Arena
-from ..weights import load_json, load_module, open_weights
+from ..weights import TIERS, load_json, load_module, open_weights
 from ..weights.files import allowed_roots
 
 #: What transformers 4 and 5 save with every config, whatever the model: generation, bookkeeping,
@@ -49,8 +49,10 @@ class Model(nn.Module):
     config_class: ClassVar[type]
     #: fnmatch patterns of tensors that may come on top of the model's own and take no part in it.
     harmless_extra: ClassVar[tuple[str, ...]] = ()
-    #: fnmatch patterns of the linear layers whose weights load_module can store in int8.
-    int8_layers: ClassVar[tuple[str, ...]] = ()
+    #: The TIERS that load_module's `weights` can be.
+    tiers: ClassVar[tuple[str, ...]] = ()
+    #: fnmatch patterns of the linear layers whose weights they store in 8 bits.
+    quantized_layers: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Any):
         super().__init__()
@@ -77,13 +79,16 @@ class Model(nn.Module):
         variant: str | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
+        weights: str | None = None,
     ) -> "Model":
         """The model saved in `folder` (or in its `subfolder`) by diffusers or transformers.
 
         variant: "fp16" reads *.fp16.safetensors. dtype: float32 (unless told), float16 or bfloat16:
         of activations and results; what is stored otherwise is converted. Only weights stored in
         16 bits stay so under float32 on the CPU, whose kernels widen them, exactly, as they read.
-        Raises ConfigError or CheckpointError for anything that is not such a model.
+        weights: one of `tiers` rounds the linear layers that `quantized_layers` names to 8 bits.
+        Raises ConfigError or CheckpointError for anything that is not such a model, RequestError
+        for a tier that it has not.
         """
         with open_weights(folder, subfolder=subfolder, variant=variant) as source:
             place = Path(folder) / subfolder if subfolder else Path(folder)
@@ -93,7 +98,7 @@ class Model(nn.Module):
             )
             return load_module(
                 cls.from_config(config), source, dtype=dtype or torch.float32, device=device,
-                keep_narrow=torch.device(device).type == "cpu",
+                weights=weights,
             )  # fmt: skip
 
     def pack(self) -> None:
@@ -114,9 +119,10 @@ class Model(nn.Module):
 
     @property
     def weights(self) -> str | None:
-        """What the layers that `int8_layers` names hold: "int8", or None for what was stored."""
-        scales = (getattr(module, "weight_scale", None) for module in self.modules())
-        return "int8" if any(scale is not None for scale in scales) else None
+        """The tier of the layers that `quantized_layers` names; None for what was stored."""
+        scaled = (m for m in self.modules() if getattr(m, "weight_scale", None) is not None)
+        held = {module.weight.dtype for module in scaled}
+        return next((name for name, dtype in TIERS.items() if dtype in held), None)
 
     @property
     def device(self) -> torch.device:

@@ -100,7 +100,8 @@ class Janus(Model):
     """transformers' JanusForConditionalGeneration, without what reads pictures and writes text."""
 
     config_class = JanusConfig
-    int8_layers = ("model.language_model.layers.*", "model.generation_head.*")
+    tiers = ("int8", "fp8")
+    quantized_layers = ("model.language_model.layers.*", "model.generation_head.*")
     harmless_extra = ("model.vision_model.*", "model.aligner.*", "lm_head.weight")
 
     def __init__(self, config: JanusConfig):

@@ -115,7 +115,8 @@ class PictureGPT(Model):
     """
 
     config_class = PictureGPTConfig
-    int8_layers = ("model.layers.*", "lm_head")
+    tiers = ("int8", "fp8")
+    quantized_layers = ("model.layers.*", "lm_head")
 
     def __init__(self, config: PictureGPTConfig):
         super().__init__(config)

@@ -56,6 +56,12 @@ class UNet2DConditionModel(Model):
     """diffusers' UNet2DConditionModel for the configs that unet_config.py accepts."""
 
     config_class = UNet2DConditionConfig
+    tiers = ("fp8",)
+    # Not the projections of the text to keys and values: they run once per prompt.
+    quantized_layers = (
+        *("*.attentions.*.proj_in", "*.attentions.*.proj_out", "*.transformer_blocks.*.attn1.*"),
+        *("*.attn2.to_q", "*.attn2.to_out.0", "*.ff.net.*"),
+    )
 
     def __init__(self, config: UNet2DConditionConfig):
         super().__init__(config)

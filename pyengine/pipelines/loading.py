@@ -16,13 +16,13 @@ from ..models import (
     UNet2DConditionModel,
 )
 from ..ops import release_free_memory
-from ..weights import Checkpoint, load_module, resolve
-from ..weights.text import listing, show
+from ..weights import Checkpoint, check_tier, load_module, resolve
+from ..weights.text import show
 from .arguments import DistilledDefaults
 from .reading import read_defaults, read_tokenizer
 from .stable_diffusion import Parts, StableDiffusionPipeline, check_channels
 from .stable_diffusion_xl import StableDiffusionXLPipeline
-from .token_loading import INT8_MODELS, TOKEN_MODELS
+from .token_loading import QUANTIZED, TOKEN_MODELS
 from .tokens import TokenPipeline
 
 #: The model that is loaded where none is named, and all that have a name of their own.
@@ -48,17 +48,17 @@ def from_pretrained(
     that ships (NAMED), or None for the first of them. device: "auto" (CUDA where there is a
     GPU of compute capability 8.0 or newer, else the CPU), "cpu", "cuda", "cuda:1". dtype: "float32"
     (unless told), "float16" or "bfloat16". variant: "fp16" reads *.fp16.safetensors. weights:
-    "int8" rounds the transformer's of a token model (Janus, PictureGPT) to 8 bits, on the CPU: a
-    quarter of the memory and of the time that a token waits for it, and other pictures
-    (docs/numerics.md). options: as pyengine.weights.resolve takes them (revision, cache_dir,
+    "int8" or "fp8" round those of linear layers to 8 bits, which gives other pictures
+    (docs/numerics.md): a token model's transformer (Janus, PictureGPT), or with "fp8" the U-Net's
+    transformer blocks. options: as pyengine.weights.resolve takes them (revision, cache_dir,
     prediction_type).
     Raises CheckpointError or ConfigError for what cannot be loaded, RequestError for a wrong
     argument, UnavailableError for a device that is not there, OutOfMemoryError for one that is too
     small.
     """
     place, kind = find_device(device), find_dtype(dtype)
-    if weights not in (None, "int8"):
-        raise RequestError(f"weights: expected int8 or None, given {show(weights)}")
+    if weights is not None:
+        check_tier(weights)
     checkpoint, source = find_checkpoint(model, variant, options)
     pipeline = within_memory(
         lambda: build(checkpoint, source, place, kind, weights),
@@ -126,14 +126,12 @@ def build(
 ) -> StableDiffusionPipeline | TokenPipeline:
     """Reads every config and compares them with one another before any tensor is read."""
     kind_of = checkpoint.pipeline_class
-    if weights is not None and (kind_of not in INT8_MODELS or device.type != "cpu"):
-        raise RequestError(
-            f"weights: expected None for {kind_of} on {device.type}, given {weights}, which is for"
-            f" {listing(INT8_MODELS)} on the CPU"
-        )
+    if weights is not None:
+        rounded = QUANTIZED.get(kind_of) if kind_of in TOKEN_MODELS else UNet2DConditionModel
+        check_tier(weights, rounded.tiers if rounded else (), kind_of)
     if kind_of in TOKEN_MODELS:
-        int8 = {"int8": True} if weights else {}
-        return TOKEN_MODELS[kind_of](checkpoint, source, device, dtype, **int8)
+        tier = {"weights": weights} if weights else {}
+        return TOKEN_MODELS[kind_of](checkpoint, source, device, dtype, **tier)
     xl = checkpoint.pipeline_class.startswith("StableDiffusionXL")
     cls = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
     classes: dict[str, type] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
@@ -160,7 +158,7 @@ def build(
         kind = torch.float32 if upcast else dtype
         models[name] = load_module(
             model.from_config(configs[name]), sources[name], dtype=kind, device=device,
-            keep_narrow=device.type == "cpu",
+            weights=weights if name == "unet" else None,
         )  # fmt: skip
     return cls(
         Parts(

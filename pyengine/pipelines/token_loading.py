@@ -50,7 +50,6 @@ def build_amused(
         models[name] = load_module(
             model.from_config(configs[name]), sources[name],
             dtype=torch.float32 if upcast else dtype, device=device,
-            keep_narrow=device.type == "cpu",
         )  # fmt: skip
     parts = AmusedParts(**models, tokenizer=tokenizer, schedule=schedule)
     return AmusedPipeline(parts, checkpoint, source, defaults)
@@ -64,10 +63,7 @@ def build_image_gpt(
     look = ImageGPTPictures.from_dict(checkpoint.config("pictures"), checkpoint.where("pictures"))
     _compare(source, check_pictures, config, look)
     defaults = read_defaults(checkpoint, ImageGPTPipeline.defaults_class)
-    model = load_module(
-        ImageGPT.from_config(config), tensors, dtype=dtype, device=device,
-        keep_narrow=device.type == "cpu",
-    )  # fmt: skip
+    model = load_module(ImageGPT.from_config(config), tensors, dtype=dtype, device=device)
     return ImageGPTPipeline(model, look, checkpoint, source, defaults)
 
 
@@ -77,7 +73,7 @@ def build_janus(
     device: torch.device,
     dtype: torch.dtype,
     *,
-    int8: bool = False,
+    weights: str | None = None,
 ) -> JanusPipeline:
     data, tensors = checkpoint.component("model")
     config = Janus.config_class.from_dict(data, checkpoint.where("model"))
@@ -88,9 +84,8 @@ def build_janus(
     _compare(source, check_tokens_fit, config, tokens, tokenizer)
     defaults = read_defaults(checkpoint, JanusPipeline.defaults_class)
     model = load_module(
-        Janus.from_config(config), tensors, dtype=dtype, device=device, int8=int8,
-        keep_narrow=device.type == "cpu",
-    )  # fmt: skip
+        Janus.from_config(config), tensors, dtype=dtype, device=device, weights=weights
+    )
     return JanusPipeline(model, tokenizer, tokens, checkpoint, source, defaults)
 
 
@@ -100,7 +95,7 @@ def build_picture_gpt(
     device: torch.device,
     dtype: torch.dtype,
     *,
-    int8: bool = False,
+    weights: str | None = None,
 ) -> PictureGPTPipeline:
     classes = {"transformer": PictureGPT, "vqvae": VQModel}
     configs, sources = {}, {}
@@ -116,8 +111,7 @@ def build_picture_gpt(
     models = {
         name: load_module(
             model.from_config(configs[name]), sources[name], dtype=dtype, device=device,
-            keep_narrow=device.type == "cpu",
-            int8=int8 and name == "transformer",
+            weights=weights if name == "transformer" else None,
         )
         for name, model in classes.items()
     }  # fmt: skip
@@ -142,5 +136,5 @@ TOKEN_MODELS = {
     "JanusForConditionalGeneration": build_janus,
     "PictureGPTPipeline": build_picture_gpt,
 }
-#: Those among them that can hold their weights in int8.
-INT8_MODELS = ("JanusForConditionalGeneration", "PictureGPTPipeline")
+#: The model of those among them that can hold its weights in 8 bits.
+QUANTIZED = {"JanusForConditionalGeneration": Janus, "PictureGPTPipeline": PictureGPT}

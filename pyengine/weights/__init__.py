@@ -13,13 +13,15 @@ config.py (JSON), files.py (paths). Each refusal is a CheckpointError or ConfigE
 from .checkpoint import Checkpoint
 from .config import read_config
 from .jsonio import load_json
-from .load import load_module
+from .load import TIERS, check_tier, load_module
 from .resolve import resolve
 from .source import TensorSource, open_weights
 
 __all__ = [
+    "TIERS",
     "Checkpoint",
     "TensorSource",
+    "check_tier",
     "load_json",
     "load_module",
     "open_weights",

@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, RequestError
 from .names import HARMLESS, matcher, modern_names
 from .source import MappedSource, TensorSource
 from .text import listing, show
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+#: The tiers of `weights`, and what they store the weights of linear layers as.
+TIERS = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 
 def load_module(
@@ -21,7 +23,8 @@ def load_module(
     device: torch.device | str = "cpu",
     harmless: Iterable[str] = (),
     rename: Callable[[str], str] | None = None,
-    keep_narrow: bool = False,
+    keep_narrow: bool | None = None,
+    weights: str | None = None,
     int8: bool = False,
 ) -> torch.nn.Module:
     """Fills `module`, built on the meta device, with the tensors of `source`; returns it.
@@ -30,18 +33,23 @@ def load_module(
     (float64 becomes float32). Tensor by tensor, each converted on the way and each layer packed as
     soon as it is complete: the peak is the packed module and one layer.
     keep_narrow: with float32, weights that are stored in 16 bits stay as they are where their layer
-    widens them in use (its WIDENED): half the memory, the same results.
-    int8: the linear layers that `module.int8_layers` names pack their weights in 8 bits.
+    widens them in use (its WIDENED): half the memory, the same results. None: on CPUs, whose
+    kernels do that.
+    weights: one of `module.tiers`: the linear layers that `module.quantized_layers` names pack
+    their weights in 8 bits. int8: the same as weights="int8".
     harmless: fnmatch patterns of tensors that may be left over, besides names.HARMLESS and
     `module.harmless_extra`. rename: the module's name for a name in `source`; without it, names
     that older versions of diffusers used are recognised.
     Parameters need no gradient afterwards. Every submodule that has `pack()` is packed by it.
 
     Raises CheckpointError, before any tensor is read, that lists every missing, misshapen and
-    extra tensor.
+    extra tensor; and for weights to be rounded that are not finite. RequestError for other tiers.
     """
     if dtype is not None and dtype not in FLOATS:
         raise CheckpointError(f"dtype {dtype} is none of {listing(map(str, FLOATS))}")
+    weights = "int8" if int8 else weights
+    if weights is not None:
+        check_tier(weights, module.tiers, type(module).__name__)
     expected = {k: v for k, v in module.state_dict(keep_vars=True).items() if v is not None}
     found = _match_names(expected, source, rename)
     patterns = (*HARMLESS, *getattr(module, "harmless_extra", ()), *harmless)
@@ -51,29 +59,38 @@ def load_module(
         for name, old in found.items()
         if name in expected
     }
-    if keep_narrow and dtype == torch.float32:
+    on_cpu = torch.device(device).type == "cpu"
+    if (on_cpu if keep_narrow is None else keep_narrow) and dtype == torch.float32:
         for name, (old, _) in plan.items():
             stored = source.spec(old)[0]
             if stored in (torch.float16, torch.bfloat16) and _widened(module, name):
                 plan[name] = old, stored
-    if torch.device(device).type == "cpu":
+    if on_cpu:
         _check_memory([(kind, source.spec(old)[1]) for old, kind in plan.values()], source)
-    if int8:
-        _quantize(module)
+    if weights is not None:
+        _quantize(module, weights)
     packer = _Packer(module, plan)
     staging = None
-    if torch.device(device).type == "cpu":
+    if on_cpu:
         sizes = [torch.Size(source.spec(o)[1]).numel() * k.itemsize for o, k in plan.values()]
         staging = torch.empty(max(sizes, default=0), dtype=torch.uint8)
     for name, (old, kind) in plan.items():
         # What is packed at once, into memory of its own, passes through one buffer: one allocated
         # for each would leave holes between the packed weights.
         into = staging if packer.completes(name) and _widened(module, name) else None
-        owner = module.get_submodule(name.rpartition(".")[0])
-        _assign(module, name, source.read(old, kind, into).to(device))
+        path, _, leaf = name.rpartition(".")
+        owner = module.get_submodule(path)
+        tensor = source.read(old, kind, into).to(device)
+        if leaf == "weight" and getattr(owner, "quantized", None) and not tensor.isfinite().all():
+            file, stored = source.stored(old)
+            raise CheckpointError(
+                f"{file.path}: tensor {show(stored)}: expected finite numbers, which alone can be"
+                f" rounded to {weights}, found NaN or infinity"
+            )
+        _assign(owner, leaf, tensor)
         packer.filled(name)
         if into is not None:
-            _own(owner, name.rpartition(".")[2], staging)
+            _own(owner, leaf, staging)
     _check_filled(module)
     return module
 
@@ -92,12 +109,21 @@ def _widened(module: torch.nn.Module, name: str) -> bool:
     return leaf in getattr(module.get_submodule(path), "WIDENED", ())
 
 
-def _quantize(module: torch.nn.Module) -> None:
-    """Tells the layers that may be stored in int8 to be so when they are packed."""
-    chosen = matcher(module.int8_layers)
+def check_tier(weights: object, tiers: Iterable[str] = TIERS, model: str = "") -> None:
+    """Raises RequestError unless `weights` is one of the tiers, of that model."""
+    if not isinstance(weights, str) or weights not in tiers:
+        expected = " or ".join([", ".join(tiers), "None"] if tiers else ["None"])
+        raise RequestError(
+            f"weights: expected {expected}{model and f' for {model}'}, given {show(weights)}"
+        )
+
+
+def _quantize(module: torch.nn.Module, weights: str) -> None:
+    """Tells the layers that may be stored in 8 bits to be so when they are packed."""
+    chosen = matcher(module.quantized_layers)
     for path, part in module.named_modules():
         if hasattr(part, "quantize") and chosen.fullmatch(path):
-            part.quantize()
+            part.quantize(TIERS[weights])
 
 
 class _Packer:
@@ -190,9 +216,7 @@ def _check_memory(specs: list[tuple[torch.dtype, tuple[int, ...]]], source) -> N
         )
 
 
-def _assign(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
-    path, _, leaf = name.rpartition(".")
-    owner = module.get_submodule(path)
+def _assign(owner: torch.nn.Module, leaf: str, tensor: torch.Tensor) -> None:
     if leaf in owner._parameters:
         owner._parameters[leaf] = torch.nn.Parameter(tensor, requires_grad=False)
     else:

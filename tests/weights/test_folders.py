@@ -101,7 +101,9 @@ def test_weights_that_stay_narrow_make_no_difference(stored, sd1, tmp_path):
     save_file({n: t.to(stored) for n, t in load_file(file).items()}, file)
     narrow = CLASSES["unet"].from_pretrained(tmp_path, subfolder="unet")
     wide = CLASSES["unet"].from_config(narrow.config)
-    load_module(wide, open_weights(tmp_path, subfolder="unet"), dtype=torch.float32)
+    load_module(
+        wide, open_weights(tmp_path, subfolder="unet"), dtype=torch.float32, keep_narrow=False
+    )
     sizes = [sum(p.nbytes for p in m.parameters()) for m in (narrow, wide)]
     assert sizes[0] < 0.55 * sizes[1]
     x, text = torch.randn(2, 4, 8, 8), torch.randn(2, 5, narrow.config.cross_attention_dim)

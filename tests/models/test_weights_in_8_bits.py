@@ -1,4 +1,4 @@
-"""Llama decoders with 8-bit weights: as with the numbers that these stand for."""
+"""Models with 8-bit weights: as with the numbers that these stand for."""
 
 import pytest
 import tiny
@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 
 import pyengine
 from pyengine import ops
-from pyengine.errors import RequestError
+from pyengine.errors import CheckpointError, RequestError
 from pyengine.models import Janus, PictureGPT
-from pyengine.weights import load_json, load_module, open_weights
+from pyengine.weights import TIERS, load_json, load_module, open_weights
 
 LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 HEADS = {"janus": {"proj_out", "vision_head"}, "picture_gpt": {"lm_head"}}
@@ -48,12 +48,12 @@ def is_rounded(name, heads):
     return leaf == "weight" and path.rpartition(".")[2] in LAYERS | heads and not vq
 
 
-def dequantise(folder, heads):
-    """Rounds the checkpoint's own weights as int8 does; returns how many."""
+def dequantise(folder, heads, tier):
+    """Rounds the checkpoint's own weights as the tier does; returns how many."""
     tensors = load_file(folder / "model.safetensors")
     rounded = [name for name in tensors if is_rounded(name, heads)]
     for name in rounded:
-        panels, scale = ops.quantize_weight(tensors[name])
+        panels, scale = ops.quantize_weight(tensors[name], TIERS[tier])
         numbers = ops.unpack_weight(panels, len(scale))
         tensors[name] = (numbers.float() * scale[:, None]).contiguous()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -62,28 +62,30 @@ def dequantise(folder, heads):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16])
-def test_as_with_the_rounded_weights(tmp_path, name, stored):
+@pytest.mark.parametrize("tier", TIERS)
+def test_as_with_the_rounded_weights(tmp_path, name, stored, tier):
     cls, make, run = MODELS[name]
     make().to(stored).save_pretrained(tmp_path)
-    int8 = load(cls, tmp_path, keep_narrow=name == "picture_gpt", int8=True)
+    rounded = load(cls, tmp_path, keep_narrow=name == "picture_gpt", weights=tier)
     plain = run(load(cls, tmp_path))
     heads = HEADS[name]
-    count = dequantise(tmp_path, heads)
-    layers = {m for m in int8.modules() if getattr(m, "weight_scale", None) is not None}
+    count = dequantise(tmp_path, heads, tier)
+    layers = {m for m in rounded.modules() if getattr(m, "weight_scale", None) is not None}
     # Three projections are one weight where they share an input, and so are two of the MLP's.
     assert count == 7 * 2 + len(heads)
     assert len(layers) == 4 * 2 + len(heads)
-    assert {m.weight.dtype for m in layers} == {torch.int8}
-    assert (int8.dtype, int8.weights) == (torch.float32, "int8")
-    for got, want, exact in zip(run(int8), run(load(cls, tmp_path)), plain, strict=True):
+    assert {m.weight.dtype for m in layers} == {TIERS[tier]}
+    assert (rounded.dtype, rounded.weights) == (torch.float32, tier)
+    for got, want, exact in zip(run(rounded), run(load(cls, tmp_path)), plain, strict=True):
         assert relative_l2(got, want) < LIMIT
         assert relative_l2(got, exact) > 10 * LIMIT, "nothing was rounded"
 
 
-def test_same_bits_alone_and_in_a_batch_on_any_number_of_threads(tmp_path):
+@pytest.mark.parametrize("tier", TIERS)
+def test_same_bits_alone_and_in_a_batch_on_any_number_of_threads(tmp_path, tier):
     make = MODELS["picture_gpt"][1]
     make().save_pretrained(tmp_path)
-    gpt, ids = load(PictureGPT, tmp_path, int8=True), draw(600, 6, 9)
+    gpt, ids = load(PictureGPT, tmp_path, weights=tier), draw(600, 6, 9)
 
     def logits(rows):
         return gpt.next_logits(ids[rows], gpt.cache(len(ids[rows]), 20))
@@ -98,22 +100,52 @@ def test_same_bits_alone_and_in_a_batch_on_any_number_of_threads(tmp_path):
         torch.set_num_threads(threads)
 
 
-def test_from_pretrained_says_so_in_the_report(tmp_path):
+@pytest.mark.parametrize("tier", TIERS)
+def test_from_pretrained_says_so_in_the_report(tmp_path, tier):
     folder = tiny.write_picture_gpt(tmp_path / "gpt")
-    pipe = pyengine.from_pretrained(folder, device="cpu", weights="int8")
+    pipe = pyengine.from_pretrained(folder, device="cpu", weights=tier)
     again = pyengine.from_pretrained(folder, device="cpu")
-    assert pipe("a red heart", seed=1).report.weights == "int8"
+    assert pipe("a red heart", seed=1).report.weights == tier
     assert again("a red heart", seed=1).report.weights is None
 
 
 @pytest.mark.parametrize(
     ("write", "weights", "complaint"),
     [
-        (tiny.write_picture_gpt, "int4", "weights: expected int8 or None, given 'int4'"),
-        (tiny.write_image_gpt, "int8", "weights: expected None for ImageGPT.* on cpu, given int8"),
+        (tiny.write_picture_gpt, "fp4", "weights: expected int8, fp8 or None, given 'fp4'"),
+        (tiny.write_picture_gpt, ["int8"], "weights: expected int8, fp8 or None, given"),
+        (tiny.write_image_gpt, "int8", "weights: expected None for ImageGPT.*, given 'int8'"),
+        (
+            tiny.write_sd1,
+            "int8",
+            "weights: expected fp8 or None for StableDiffusionPipeline, given",
+        ),
+        (tiny.write_sdxl, "int8", "weights: expected fp8 or None for StableDiffusionXLPipeline"),
     ],
 )
 def test_refusals(tmp_path, write, weights, complaint):
     folder = write(tmp_path / "model")
     with pytest.raises(RequestError, match=complaint):
         pyengine.from_pretrained(folder, device="cpu", weights=weights)
+
+
+def test_a_models_own_from_pretrained_takes_its_tiers(tmp_path):
+    MODELS["picture_gpt"][1]().save_pretrained(tmp_path)
+    assert PictureGPT.from_pretrained(tmp_path, weights="fp8").weights == "fp8"
+    assert PictureGPT.from_pretrained(tmp_path).weights is None
+    with pytest.raises(RequestError, match="weights: expected int8, fp8 or None for PictureGPT"):
+        PictureGPT.from_pretrained(tmp_path, weights="fp4")
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_cannot_be_rounded(tmp_path, tier, odd):
+    folder = tiny.write_picture_gpt(tmp_path / "gpt")
+    file = folder / "transformer" / "model.safetensors"
+    tensors, name = load_file(file), "model.layers.1.mlp.up_proj.weight"
+    tensors[name][3, 2] = odd
+    save_file(tensors, file, metadata={"format": "pt"})
+    pyengine.from_pretrained(folder, device="cpu")
+    complaint = f"transformer.model.safetensors: tensor '{name}': expected finite numbers, .*{tier}"
+    with pytest.raises(CheckpointError, match=complaint):
+        pyengine.from_pretrained(folder, device="cpu", weights=tier)
