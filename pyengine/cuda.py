@@ -4,6 +4,7 @@ All of it does nothing, or the same without waiting, on other devices. Nothing h
 GPU yet: docs/gpu.md.
 """
 
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor
 from .errors import OutOfMemoryError, UnavailableError
 from .ops import kernels_used
 from .ops._backend import forcing, record_all
+from .ops._check import unseen
 
 #: The oldest compute capability that the kernels are compiled for.
 OLDEST = (8, 0)
@@ -87,7 +89,7 @@ class Leash:
 class _Recording:
     changing: list[Tensor]
     kept: list[Tensor]
-    copied: tuple[Tensor, ...]  # what `kept` holds the values of
+    copied: tuple[weakref.ref, ...]  # what `kept` holds the values of
     replay: Callable[[], None]
     result: Tensor
     kernels: dict[str, list[str]]
@@ -98,9 +100,11 @@ class Graphs:
 
     A network's thousands of launches become one. The function gets tensors that belong to the
     recording; a call copies its own into them: `changing` every time, `kept` only where other
-    tensors are given than the last time (so they must not be written to in between). It must
-    neither wait for the device nor look at values. At most `most` recordings are kept; the one that
-    was not used for the longest time goes first.
+    tensors are given than the last time (so they must not be written to in between; what the
+    function writes to its own stays there for the next call). It must not wait for the device (ops
+    look at no values in it), do the same when it is called again with the same `changing`, and
+    read no other tensors but those that stay where they are. At most `most` recordings are kept;
+    the one that was not used for the longest time goes first.
     """
 
     def __init__(self, function: Function, most: int = 4, record: Record | None = None):
@@ -127,19 +131,24 @@ class Graphs:
         else:
             self._recordings.move_to_end(key)
             torch._foreach_copy_(found.changing, list(changing))
-            if any(a is not b for a, b in zip(found.copied, kept, strict=True)):
+            if any(a() is not b for a, b in zip(found.copied, kept, strict=True)):
                 torch._foreach_copy_(found.kept, list(kept))
-                found.copied = tuple(kept)
+                found.copied = tuple(map(weakref.ref, kept))
             record_all(found.kernels)
         found.replay()
         return found.result
 
     def _new(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> _Recording:
+        def blind(changing: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
+            with unseen():
+                return self._function(changing, kept)
+
         own = [t.clone(memory_format=torch.contiguous_format) for t in changing]
         own_kept = [t.clone(memory_format=torch.contiguous_format) for t in kept]
         with kernels_used() as used:
-            replay, result = self._record(self._function, own, own_kept)
-        return _Recording(own, own_kept, tuple(kept), replay, result, used)
+            replay, result = self._record(blind, own, own_kept)
+        given = tuple(map(weakref.ref, kept))
+        return _Recording(own, own_kept, given, replay, result, used)
 
 
 class Recorder:

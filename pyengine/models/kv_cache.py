@@ -1,6 +1,6 @@
 """Keys and values of what a token model has read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,21 @@ class KVCache:
         part = object.__new__(KVCache)
         part.keys, part.values = ([t[rows] for t in side] for side in (self.keys, self.values))
         part.lengths, part.tables = self.lengths[rows], self.tables
+        part._replays = ops.Replays()
+        return part
+
+    def tensors(self) -> list[Tensor]:
+        """All that `attend` reads and writes, but for lengths."""
+        return [*self.keys, *self.values, *(self.tables or ())]
+
+    def over(self, tensors: Sequence[Tensor]) -> "KVCache":
+        """A cache in other memory, tensors like those that `tensors` returns, with as many layers
+        and rows as this one, and lengths of its own.
+        """
+        part, layers = object.__new__(KVCache), len(self.keys)
+        part.keys, part.values = list(tensors[:layers]), list(tensors[layers : 2 * layers])
+        part.lengths = self.lengths.clone()
+        part.tables = None if self.tables is None else tuple(tensors[2 * layers :])
         part._replays = ops.Replays()
         return part
 

@@ -1,5 +1,6 @@
 """Drawing tokens one after another, for a batch of pictures."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -32,6 +33,12 @@ class Decoder(Protocol):
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with these pictures only; rows: [n] int64."""
+
+    def tensors(self) -> list[Tensor]:
+        """All that `read` reads and writes, beside the model and its arguments."""
+
+    def over(self, tensors: Sequence[Tensor]) -> "Decoder":
+        """A decoder to `read` with, in other memory: tensors like those that `tensors` returns."""
 
 
 class Drawing:
@@ -93,14 +100,10 @@ def draw_one_by_one(
         for i in range(drawing.begin, length):
             if pipe._interrupt or not len(drawing.alive):
                 break
-            logits, unconditional = decoder.start() if drawn is None else decoder.step(drawn)
-            for given in (logits, unconditional):
-                if given is not None:
-                    check_logits(given, pipe.source, i)
+            logits = checked(pipe, decoder.start() if drawn is None else decoder.step(drawn), i)
             if s.temperature > 0:
                 uniform = noise.uniform((r.count,), torch.float64)
-            rows = logits if unconditional is None else torch.cat([unconditional, logits])
-            drawn = ops.sample_token(rows, uniform[drawing.alive], settings[drawing.alive])
+            drawn = sample(logits, uniform[drawing.alive], settings[drawing.alive])
             report.steps += 1
             report.evaluations += 1
             report.passes += len(drawn)
@@ -109,12 +112,27 @@ def draw_one_by_one(
             done = i + 1
             advance()
             if r.callback is not None:
-                call_back(pipe, r, drawing, report, logits.shape[-1])
+                call_back(pipe, r, drawing, report, logits[0].shape[-1])
             drawn = drawing.tokens[drawing.alive, i]
             if kept is not None and len(kept):
                 decoder.keep(kept)
     report.interrupted = done < length and len(drawing.alive) > 0
     return drawing.tokens
+
+
+def checked(pipe: TokenPipeline, logits: Logits, step: int) -> Logits:
+    """The logits; raises CheckpointError where no token can be drawn of them."""
+    for given in logits:
+        if given is not None:
+            check_logits(given, pipe.source, step)
+    return logits
+
+
+def sample(logits: Logits, uniform: Tensor, settings: Tensor) -> Tensor:
+    """[N] int64: a token of each row; see ops.sample_token."""
+    conditional, unconditional = logits
+    rows = conditional if unconditional is None else torch.cat([unconditional, conditional])
+    return ops.sample_token(rows, uniform, settings)
 
 
 def call_back(

@@ -4,6 +4,7 @@ Chen et al. 2020, "Generative Pretraining from Pixels".
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -165,6 +166,14 @@ class _Decoder:
     def read(self, tokens: Tensor, begins: Tensor) -> Logits:
         self.cache.lengths.copy_(begins + 1)  # the token that begins a picture comes before
         return self.model.next_logits(tokens, self.cache, every=True), None
+
+    def tensors(self) -> list[Tensor]:
+        return self.cache.tensors()
+
+    def over(self, tensors: Sequence[Tensor]) -> "_Decoder":
+        other = copy(self)
+        other.cache = self.cache.over(tensors)
+        return other
 
     def keep(self, rows: Tensor) -> None:
         self.cache.keep(rows)

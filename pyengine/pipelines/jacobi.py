@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..progress import progress as progress_bar
-from .autoregressive import Decoder, Drawing, Logits, call_back, draw_one_by_one
+from .autoregressive import Decoder, Drawing, Logits, call_back, checked, draw_one_by_one
 from .drafts import recall
 from .draws import Quantiles, Races
 from .output import Report
-from .tokens import OTHER_DRAWS, TokenPipeline, TokenRequest, check_logits
+from .recorded import draw_recorded
+from .tokens import OTHER_DRAWS, TokenPipeline, TokenRequest
 
 
 def draw_tokens(
@@ -31,6 +32,8 @@ def draw_tokens(
 ) -> Tensor:  # fmt: skip
     """`drawing.tokens`, drawn in the way that the request asks for."""
     report.decoding = r.decoding
+    if r.decoding == "sequential" and pipe.graphs is not None:
+        return draw_recorded(pipe, r, decoder, drawing, report, show_progress)
     if r.decoding == "sequential":
         return draw_one_by_one(pipe, r, decoder, drawing, report, show_progress)
     return _Windows(pipe, r, decoder, drawing, report).run(show_progress)
@@ -87,10 +90,7 @@ class _Windows:
         else:  # the text is read, and so is what was there before
             begins = known - 1
             logits = tuple(None if t is None else t[:, None] for t in self.decoder.start())
-        for given in logits:
-            if given is not None:
-                check_logits(given, self.pipe.source, int(known.min()))
-        return begins, logits
+        return begins, checked(self.pipe, logits, int(known.min()))
 
     def _read_window(self, alive: Tensor, known: Tensor) -> tuple[Tensor, Logits]:
         # Windows are of one size. Pictures with less than that before them begin earlier, with

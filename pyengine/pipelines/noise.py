@@ -53,5 +53,7 @@ class NoiseSource:
             return to_device(make(tuple(shape), self.generators[0]), self.device)
         if shape[0] != len(self.generators):
             raise ValueError(f"noise: expected {len(self.generators)} pictures, given {shape[0]}")
-        rows = [to_device(make((1, *shape[1:]), g), self.device) for g in self.generators]
-        return torch.cat(rows)
+        rows = [make((1, *shape[1:]), g) for g in self.generators]
+        if len({row.device for row in rows}) > 1:
+            rows = [to_device(row, self.device) for row in rows]
+        return to_device(torch.cat(rows), self.device)

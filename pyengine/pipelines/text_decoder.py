@@ -1,5 +1,7 @@
 """The decoder of models that read a text and then draw picture tokens behind it."""
 
+from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -7,6 +9,9 @@ from torch import Tensor
 
 from .autoregressive import Drawing, Logits
 from .tokens import TokenRequest, check_cache_memory
+
+#: The cache has room for a multiple of so many tokens.
+ROOM = 64
 
 
 class TextDecoder:
@@ -22,7 +27,8 @@ class TextDecoder:
         self.model, self.drawing = model, drawing
         self.guided = len(texts) > r.count
         length = drawing.tokens.shape[1]
-        most = max(map(len, texts)) + length
+        # In steps, so that few prompts are so long that a CUDA graph has to be recorded for them.
+        most = -(-(max(map(len, texts)) + length) // ROOM) * ROOM
         check_cache_memory(len(texts), most, model.cache(1, 1))
         self.cache = model.cache(len(texts), most)
         # Each text by itself, once: it does not depend on the others' lengths.
@@ -63,6 +69,15 @@ class TextDecoder:
 
     def _split(self, logits: Tensor) -> Logits:
         return logits.chunk(2) if self.guided else (logits, None)
+
+    def tensors(self) -> list[Tensor]:
+        return [*self.cache.tensors(), self.texts]
+
+    def over(self, tensors: Sequence[Tensor]) -> "TextDecoder":
+        other = copy(self)
+        *cache, other.texts = tensors
+        other.cache = self.cache.over(cache)
+        return other
 
     def keep(self, rows: Tensor) -> None:
         if self.guided:

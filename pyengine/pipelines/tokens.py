@@ -128,6 +128,12 @@ class TokenPipeline:
         """model: the one that predicts tokens. source: the path or Hub id it was loaded from."""
         self.model, self.checkpoint = model, checkpoint
         self.source, self.defaults = source, defaults
+        #: On GPUs, where a token is one CUDA graph.
+        self.graphs: Any = None
+        if model.device.type == "cuda":
+            from .recorded import TokenGraphs  # which needs this module
+
+            self.graphs = TokenGraphs()
         self._interrupt = False
         self._lock = threading.RLock()  # a callback may call the pipeline too
 
@@ -223,10 +229,16 @@ class TokenPipeline:
     def _generate(self, r: TokenRequest, show_progress: bool | None) -> PipelineOutput:
         with self._lock, torch.no_grad():
             self._interrupt = False
-            output = within_memory(lambda: self._run(r, show_progress), checks.memory_advice(r))
+            output = within_memory(
+                lambda: self._run(r, show_progress), checks.memory_advice(r), self._release
+            )
         for message in output.report.warnings:
             warnings.warn(message, stacklevel=3)
         return output
+
+    def _release(self) -> None:
+        if self.graphs is not None:
+            self.graphs.clear()
 
     def _run(self, r: TokenRequest, show_progress: bool | None) -> PipelineOutput:
         report = Report(

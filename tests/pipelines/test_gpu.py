@@ -7,6 +7,7 @@ import torch
 import pyengine
 from pyengine.bench.pipeline import psnr
 from pyengine.errors import OutOfMemoryError
+from pyengine.pipelines import recorded
 
 pytestmark = [
     pytest.mark.gpu,
@@ -38,10 +39,10 @@ def test_the_same_bits_again(pipe):
 
 
 def test_a_graph_draws_what_single_launches_draw(pipe, monkeypatch):
-    recorded = pipe(PROMPTS, **GIVEN).images
+    replayed = pipe(PROMPTS, **GIVEN).images
     assert len(pipe._evaluate.graphs)
     monkeypatch.setattr(pipe._evaluate, "graphs", None)
-    assert np.array_equal(pipe(PROMPTS, **GIVEN).images, recorded)
+    assert np.array_equal(pipe(PROMPTS, **GIVEN).images, replayed)
 
 
 @pytest.mark.parametrize("scheduler", ["dpmpp_2m", "euler_ancestral"])
@@ -75,3 +76,60 @@ def test_after_running_out_of_memory_it_draws_on(pipe):
         pipe(PROMPTS[0], **{**GIVEN, "num_images_per_prompt": 64, "height": 256, "width": 256})
     del hog
     assert np.array_equal(pipe(PROMPTS[0], **GIVEN).images, expected)
+
+
+# --- tokens ---------------------------------------------------------------------------------------
+
+TOKENS = {"seed": 3, "output_type": "np"}
+
+
+@pytest.fixture(scope="module")
+def gpt():
+    return pyengine.from_pretrained("emoji-ar", device="cuda")
+
+
+def test_the_drawn_picture_of_the_cpu(gpt):
+    expected = pyengine.from_pretrained("emoji-ar", device="cpu")(PROMPTS, **TOKENS)
+    got = gpt(PROMPTS, **TOKENS)
+    assert torch.equal(got.tokens.cpu(), expected.tokens)
+    for one, other in zip(got.images, expected.images, strict=True):
+        assert psnr(one, other) >= 40
+
+
+def test_a_graph_draws_the_tokens_of_single_launches(gpt, monkeypatch):
+    replayed = gpt(PROMPTS, **TOKENS)
+    assert len(gpt.graphs) == 1
+    alone = gpt(PROMPTS[1], **{**TOKENS, "seed": 4})
+    assert torch.equal(alone.tokens[0], replayed.tokens[1])
+    monkeypatch.setattr(gpt, "graphs", None)
+    plain = gpt(PROMPTS, **TOKENS)
+    assert torch.equal(plain.tokens, replayed.tokens)
+    assert plain.report.kernels == replayed.report.kernels
+
+
+def test_no_token_waits_for_the_device(gpt, monkeypatch):
+    gpt(PROMPTS, **TOKENS)
+    draw, look = gpt.graphs.draw, recorded._look
+
+    def strict(*given):
+        torch.cuda.set_sync_debug_mode("error")
+        return draw(*given)
+
+    def at_the_end(*given):
+        torch.cuda.set_sync_debug_mode("default")
+        return look(*given)
+
+    monkeypatch.setattr(gpt.graphs, "draw", strict)
+    monkeypatch.setattr(recorded, "_look", at_the_end)
+    try:
+        gpt(PROMPTS, **TOKENS)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("decoding", ["jacobi", "jacobi-gumbel"])
+def test_jacobi_decoding(gpt, decoding):
+    got = gpt(PROMPTS, decoding=decoding, **TOKENS)
+    assert got.report.passes < got.report.tokens
+    if decoding == "jacobi":
+        assert torch.equal(got.tokens, gpt(PROMPTS, **TOKENS).tokens)

@@ -1,0 +1,188 @@
+"""Pipelines whose tokens are drawn by a recording draw what they draw without."""
+
+import json
+
+import pytest
+import tiny
+import torch
+from test_cuda_calls import Recorder
+from test_jacobi import PROMPTS, SETTINGS, WRITERS, draw
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import pyengine
+from pyengine import ops
+from pyengine.errors import CheckpointError, OutOfMemoryError, RequestError
+from pyengine.pipelines import StopSampling
+from pyengine.pipelines.recorded import TokenGraphs
+
+
+@pytest.fixture(scope="module", params=WRITERS)
+def pipe(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints") / request.param
+    return pyengine.from_pretrained(WRITERS[request.param](folder), device="cpu")
+
+
+@pytest.fixture
+def recorded(pipe, monkeypatch):
+    """use(): the pipeline's recorder; from then on it draws with one."""
+
+    def use(**how):
+        recorder = Recorder()
+        monkeypatch.setattr(pipe, "graphs", TokenGraphs(recorder, **how))
+        return recorder
+
+    return use
+
+
+def same(got, want):
+    assert torch.equal(got.tokens, want.tokens)
+    assert torch.equal(got.images, want.images)
+    mine, plain = vars(got.report), vars(want.report)
+    for name in ("steps", "evaluations", "passes", "tokens", "interrupted", "kernels", "decoding"):
+        assert mine[name] == plain[name], name
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_same_tokens(pipe, recorded, name):
+    wants = [draw(pipe, rows, **SETTINGS[name]) for rows in (3, 1, 3)]
+    recorder = recorded()
+    for rows, want in zip((3, 1, 3), wants, strict=True):
+        same(draw(pipe, rows, **SETTINGS[name]), want)
+    assert recorder.recorded == 2
+    assert recorder.replayed == sum(want.report.evaluations - 1 for want in wants)
+
+
+def test_other_seeds_settings_and_prefixes_need_no_other_recording(pipe, recorded):
+    calls = (
+        {"seed": 1}, {"seed": 2, "temperature": 0.5}, {"top_k": 3}, {"temperature": 0},
+        {"prefix": [1, 2, 3]}, {"seed": None, "generator": torch.Generator().manual_seed(7)},
+    )  # fmt: skip
+    wants = [draw(pipe, **call) for call in calls]
+    calls[-1]["generator"].manual_seed(7)
+    recorder = recorded()
+    for call, want in zip(calls, wants, strict=True):
+        same(draw(pipe, **call), want)
+    assert recorder.recorded == 1
+
+
+def test_another_prompt_of_another_length(pipe, recorded):
+    if not pipe.takes_prompt:
+        pytest.skip("the model takes no prompt")
+    wants = [pipe(prompt, seed=1, output_type="latent") for prompt in PROMPTS]
+    recorder = recorded()
+    for prompt, want in zip(PROMPTS, wants, strict=True):
+        same(pipe(prompt, seed=1, output_type="latent"), want)
+    assert recorder.recorded == 1
+
+
+def test_what_the_callback_changes_is_read(pipe, recorded):
+    def change(pipe, step, timestep, tensors):
+        seen.append(tensors["tokens"].clone())
+        tensors["tokens"][:, timestep] = (tensors["tokens"][:, timestep] + step) % 5
+        return tensors
+
+    seen = []
+    want, plain = draw(pipe, callback_on_step_end=change), seen
+    recorded()
+    seen = []
+    same(draw(pipe, callback_on_step_end=change), want)
+    assert all(torch.equal(a, b) for a, b in zip(seen, plain, strict=True))
+
+    def wrong(pipe, step, timestep, tensors):
+        return {"tokens": tensors["tokens"] + (10**6 if step == 2 else 0)}
+
+    with pytest.raises(RequestError, match="callback_on_step_end: tokens: expected"):
+        draw(pipe, callback_on_step_end=wrong)
+
+
+def test_stopping(pipe, recorded):
+    def stop(pipe, step, timestep, tensors):
+        if step == 3:
+            raise StopSampling
+
+    want = draw(pipe, callback_on_step_end=stop)
+    recorded()
+    got = draw(pipe, callback_on_step_end=stop)
+    same(got, want)
+    assert got.report.interrupted
+    assert (got.tokens.flatten(1)[:, 4:] == -1).all()
+
+
+def test_pictures_that_end(tmp_path, monkeypatch):
+    """Each at a place of its own; and with a callback, which sees that they have ended."""
+    folder = tiny.write_image_gpt(tmp_path / "imagegpt")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": 3, "pad_token_id": 5}))
+    pipe = pyengine.from_pretrained(folder, device="cpu")
+    calls = [{"seed": seed} for seed in (1, 2, 3)]
+    calls += [{"seed": 1, "callback_on_step_end": lambda *_: {}}, {"seed": 1, "prefix": [1, 3, 2]}]
+    calls = [{"num_images_per_prompt": 4, "output_type": "latent", **call} for call in calls]
+    wants = [pipe(**call) for call in calls]
+    ends = {row.index(3) for want in wants for row in want.tokens.flatten(1).tolist() if 3 in row}
+    assert len(ends) > 3
+    monkeypatch.setattr("pyengine.pipelines.recorded.LOOK", 5)
+    pipe.graphs = TokenGraphs(Recorder())
+    for call, want in zip(calls, wants, strict=True):
+        got = pipe(**call)
+        assert torch.equal(got.tokens, want.tokens)
+        assert got.report.tokens == want.report.tokens
+        assert got.report.passes == want.report.passes
+        assert got.report.interrupted == want.report.interrupted
+        assert want.report.evaluations <= got.report.evaluations < want.report.evaluations + 5
+
+
+def test_tokens_that_cannot_be_drawn(pipe, recorded, monkeypatch):
+    """Told of when the host looks; the first token is drawn, and checked, by itself."""
+    read = TokenGraphs._run
+
+    def broken(self, changing, kept):
+        with monkeypatch.context() as patch:
+            patch.setattr(ops, "rms_norm", lambda x, *_, **__: x * torch.nan)
+            return read(self, changing, kept)
+
+    monkeypatch.setattr(TokenGraphs, "_run", broken)
+    recorded()
+    with pytest.raises(CheckpointError, match=r"logits: expected finite .* picture 0 at step 1$"):
+        draw(pipe)
+
+
+def test_after_running_out_of_memory_it_draws_on(pipe, recorded, monkeypatch):
+    want = draw(pipe)
+    recorder = recorded()
+    same(draw(pipe), want)
+
+    def too_much(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(pipe), "_decode", too_much)
+        with pytest.raises(OutOfMemoryError, match="out of memory; "):
+            draw(pipe, output_type="np")
+    assert len(pipe.graphs) == 0
+    same(draw(pipe), want)
+    assert recorder.recorded == 2
+
+
+class Looks(TorchDispatchMode):
+    """Refuses what the host cannot know without waiting for a GPU."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal"), func
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_recording_looks_at_no_value(pipe, recorded, monkeypatch):
+    want = draw(pipe)
+    recorder = recorded()
+
+    def strict(function, changing, kept):
+        def run(*given):
+            with Looks():
+                return function(*given)
+
+        return Recorder.__call__(recorder, run, changing, kept)
+
+    monkeypatch.setattr(pipe, "graphs", TokenGraphs(strict))
+    same(draw(pipe), want)
+    assert recorder.replayed > 3
