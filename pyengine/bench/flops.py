@@ -10,9 +10,11 @@ from ..models.base import Model
 
 
 def model_work(
-    cls: type[Model], config: dict, prepare: Callable[[Model], Callable[[], torch.Tensor]]
-) -> tuple[int, int]:
-    """(multiplications and additions, bytes): of all products, and of float32 weights and result.
+    cls: type[Model], config: dict, prepare: Callable[[Model], Callable[[], torch.Tensor]],
+    itemsize: int = 4,
+) -> tuple[int, int]:  # fmt: skip
+    """(multiplications and additions, bytes): of all products, and of weights and result, of
+    itemsize bytes a number.
 
     prepare: returns the call to count; its tensors will be on the meta device. Counted over the
     specifications: direct convolution at the output's size, full attention.
@@ -23,4 +25,4 @@ def model_work(
         with FlopCounterMode(display=False) as counter:
             result = call()
     weights = sum(p.numel() for p in model.parameters())
-    return counter.get_total_flops(), 4 * (weights + result.numel())
+    return counter.get_total_flops(), itemsize * (weights + result.numel())

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import RequestError
 from ..pipelines.loading import DTYPES, find_device, find_dtype
-from . import machine, models, operations, pipeline, plot, results, timing, token
+from . import checkpoints, machine, models, operations, pipeline, plot, results, timing, token
 from .results import Result
 
 #: Rounds of a run that only shows that everything works.
@@ -59,7 +59,7 @@ def run_model(
     model: str = "sd15", weights: str | None = None,
 ) -> int:  # fmt: skip
     for name, given, known in (
-        ("model", model, models.NAMES), ("weights", weights, (None, *models.WEIGHTS)),
+        ("model", model, models.NAMES), ("weights", weights, (None, "fp8")),
     ):  # fmt: skip
         if given not in known:
             expected = ", ".join(filter(None, known))
@@ -95,17 +95,21 @@ def run_pipeline(o: Options, *, size: int | None, steps: int | None, folder: Pat
 
 def run_token(
     o: Options, *, model: str | None, windows: str, pictures: int, only: list[str],
-    folder: Path | None,
+    folder: Path | None, size: str = "b",
 ) -> int:  # fmt: skip
     peers = o.names(token.PEERS)
+    if size not in checkpoints.GPTS:
+        expected = ", ".join(checkpoints.GPTS)
+        raise RequestError(f"model-size: expected one of {expected}, given {size!r}")
+    shape = token.Shape(o.quick, size, find_dtype(o.dtype))
     parts = token.parts(only, model)
     sizes = _windows(windows) if model else []
 
     def measure(**common: Any) -> Result:
         with _folder(folder) as place:
             return token.measure(
-                parts, quick=o.quick, peers=peers, folder=place, model=model, windows=sizes,
-                pictures=pictures, **common,
+                parts, shape, device=o.device, peers=peers, folder=place, model=model,
+                windows=sizes, pictures=pictures, **common,
             )  # fmt: skip
 
     return _run(o, "token", measure, moved="read")

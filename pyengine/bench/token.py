@@ -1,8 +1,8 @@
-"""`pyengine bench token`: a token and a picture of LlamaGen-B's shape, and Jacobi decoding."""
+"""`pyengine bench token`: a token and a picture of LlamaGen's shapes, and Jacobi decoding."""
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .. import ops
+from ..cuda import Graphs
 from ..errors import RequestError
 from ..models import PictureGPT, PictureTokens, VQModel
 from ..weights import load_json, load_module, open_weights
@@ -35,33 +37,48 @@ PROMPTS = ("a red heart", "a cat", "a blue car", "a tree", "a house", "a star", 
 @dataclass(frozen=True)
 class Storage:
     """How weights lie in memory. load: what load_module is told; itemsize: bytes of a weight;
-    agreement: relative L2 from torch's logits, of float32 weights, that ends a run.
+    agreement: relative L2 from torch's logits, of weights in the dtype, that ends a run.
     """
 
     load: dict[str, Any]
     itemsize: float
-    agreement: float = 1e-4
+    agreement: float
 
 
-#: One of them a row. The checkpoint is float16, so that all have the same numbers.
-STORAGES = {
-    "float32": Storage({"keep_narrow": False}, 4),
-    "float16": Storage({"keep_narrow": True}, 2),
-    "int8": Storage({"int8": True}, 1, 0.1),
-}
+#: Of the dtypes. What rounding does to the logits of XL's 36 layers, random and a quarter as wide,
+#: on the CPU: bfloat16 moves them by 0.032, float16 by 0.0045; weights in int8 by 0.048, in e4m3 by
+#: 0.18.
+AGREEMENT = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+IN_8_BITS = {"int8": 0.1, "fp8": 0.3}
+
+
+def storages(device: str, dtype: torch.dtype) -> dict[str, Storage]:
+    """One of them a row, the dtype itself first. The checkpoint is float16, so that on the CPU all
+    of float32's have the same numbers.
+    """
+    most, on_cpu = AGREEMENT[dtype], device == "cpu"
+    found = {str(dtype)[6:]: Storage({"keep_narrow": False}, dtype.itemsize, most)}
+    if on_cpu and dtype == torch.float32:
+        found["float16"] = Storage({"keep_narrow": True}, 2, most)
+    for name in ("int8",) if on_cpu else ("int8", "fp8"):
+        found[name] = Storage({"weights": name}, 1, IN_8_BITS[name])
+    return found
 
 
 @dataclass(frozen=True)
 class Shape:
     """A GPT, its pictures of side x side tokens, and how many tokens come before the one that is
-    measured: half of the picture's.
+    measured: half of the picture's. size: one of checkpoints.GPTS. dtype: of the arithmetic, and of
+    keys and values.
     """
 
     quick: bool
+    size: str = "b"
+    dtype: torch.dtype = torch.float32
 
     @property
     def config(self) -> dict[str, Any]:
-        return checkpoints.TINY_GPT if self.quick else checkpoints.GPT
+        return checkpoints.GPTS[self.size][self.quick]
 
     @property
     def codes(self) -> int:
@@ -95,12 +112,12 @@ class Shape:
 
     def work(self, itemsize: float, behind: int | None = None) -> tuple[int, int]:
         """(operations, bytes) of ROWS tokens behind others: weights once, keys and values of each
-        row in float32.
+        row.
         """
         c, seen = self.config, (self.behind if behind is None else behind) + 1
         cache = ROWS * seen * 2 * c["num_hidden_layers"] * c["hidden_size"]
         flops = 2 * ROWS * self.matrices() + 2 * cache
-        return flops, round(self.matrices() * itemsize) + 4 * cache
+        return flops, round(self.matrices() * itemsize) + self.dtype.itemsize * cache
 
 
 def parts(only: list[str], model: str | None) -> tuple[str, ...]:
@@ -114,21 +131,23 @@ def parts(only: list[str], model: str | None) -> tuple[str, ...]:
 
 
 def measure(
-    chosen: tuple[str, ...], *, quick: bool, threads: int, rounds: int, peers: tuple[str, ...],
-    folder: Path, model: str | None, windows: list[int], pictures: int,
+    chosen: tuple[str, ...], shape: Shape, *, device: str, threads: int, rounds: int,
+    peers: tuple[str, ...], folder: Path, model: str | None, windows: list[int], pictures: int,
     limits: timing.LimitsOfThisMinute, say: Callable[[str], None],
 ) -> Result:  # fmt: skip
     """The chosen parts. folder: for the checkpoints, kept if they fit."""
-    result, common = Result(), {"threads": threads, "rounds": rounds, "limits": limits, "say": say}
+    result, common = Result(), {"device": device, "threads": threads, "rounds": rounds}
+    common |= {"limits": limits, "say": say}
     if "token" in chosen or "picture" in chosen:
-        name = "-quick" if quick else ""
+        name = "-quick" if shape.quick else ""
+        size = f"-{shape.size}" if shape.size != "b" else ""
         say("writing float16 checkpoints")
-        gpt = checkpoints.write_gpt(folder / f"gpt{name}", quick)
-        vq = checkpoints.write_vq(folder / f"vq{name}", quick)
+        gpt = checkpoints.write_gpt(folder / f"gpt{size}{name}", shape.quick, size=shape.size)
+        vq = checkpoints.write_vq(folder / f"vq{name}", shape.quick)
         if "token" in chosen:
-            measure_tokens(result, gpt, Shape(quick), peers, **common)
+            measure_tokens(result, gpt, shape, peers, **common)
         if "picture" in chosen:
-            measure_pictures(result, gpt, vq, Shape(quick), peers, **common)
+            measure_pictures(result, gpt, vq, shape, peers, **common)
     if "jacobi" in chosen:
         measure_jacobi(result, model, windows, pictures, **common)
     return result
@@ -137,44 +156,56 @@ def measure(
 # --- one token ------------------------------------------------------------------------------------
 
 
-def load_gpt(folder: Path, storage: str) -> PictureGPT:
-    """The float16 checkpoint in `folder`, its weights as STORAGES says, float32 arithmetic."""
+def load_gpt(folder: Path, storage: str, device: str, dtype: torch.dtype) -> PictureGPT:
+    """The float16 checkpoint in `folder`, its weights as `storages` has it, arithmetic in dtype."""
     config = PictureGPT.config_class.from_dict(load_json(folder / "config.json"))
+    load = storages(device, dtype)[storage].load
     with open_weights(folder) as source:
         return load_module(
-            PictureGPT.from_config(config), source, dtype=torch.float32, **STORAGES[storage].load
+            PictureGPT.from_config(config), source, dtype=dtype, device=device, **load
         )
 
 
-def ours(notes: dict, *, threads: int, folder: Path, ids: np.ndarray, storage: str) -> Run:
-    """Logits of the token after the last of ids, which the others come before in the cache."""
+def ours(
+    notes: dict, *, threads: int, folder: Path, ids: np.ndarray, storage: str, device: str,
+    dtype: torch.dtype,
+) -> Run:  # fmt: skip
+    """Logits of the token after the last of ids, which the others come before in the cache; on a
+    GPU a CUDA graph, as in a pipeline.
+    """
     torch.set_num_threads(threads)
     ops.isa()  # loads the kernels
     begin = time.perf_counter()
-    model = load_gpt(folder, storage)
+    model = load_gpt(folder, storage, device, dtype)
     notes["load_seconds"] = time.perf_counter() - begin
-    given = torch.from_numpy(ids)
+    given = torch.from_numpy(ids).to(device)
     behind = given.shape[1] - 1
     cache = model.cache(*given.shape)
     model.next_logits(given[:, :-1], cache)
 
-    def run() -> np.ndarray:
+    def step(changing: Sequence[Tensor], _: Sequence[Tensor] = ()) -> Tensor:
         cache.lengths.fill_(behind)
+        return model.next_logits(changing[0], cache)
+
+    call = Graphs(step) if model.device.type == "cuda" else step
+
+    def run() -> Tensor:
         with ops.kernels_used() as used:
-            logits = model.next_logits(given[:, -1:], cache)
+            logits = call([given[:, -1:]])
         notes.setdefault("kernels", used.summary())
-        return logits.numpy()
+        return logits
 
     return run
 
 
 def measure_tokens(
-    result: Result, gpt: Path, shape: Shape, peers: tuple[str, ...], *, threads: int, rounds: int,
-    limits: timing.LimitsOfThisMinute, say: Callable[[str], None],
+    result: Result, gpt: Path, shape: Shape, peers: tuple[str, ...], *, device: str, threads: int,
+    rounds: int, limits: timing.LimitsOfThisMinute, say: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """A row for every storage, peers in float32 beside each."""
+    """A row for every storage, peers with weights in the dtype beside each."""
     say("token: loading")
-    given = {"folder": gpt, "ids": shape.ids()}
+    given = {"folder": gpt, "ids": shape.ids(), "device": device, "dtype": shape.dtype}
+    chosen = storages(device, shape.dtype)
     with ExitStack() as stack:
         found = Contestants()
         for name in peers:
@@ -182,17 +213,17 @@ def measure_tokens(
             found.try_(stack, name, make, threads, **given)
         own = {
             storage: stack.enter_context(Worker(OURS, ours, threads, storage=storage, **given))
-            for storage in STORAGES
+            for storage in chosen
         }
         result.missing |= found.missing
-        check(own, found)
+        check(own, found, chosen)
         for storage, worker in own.items():
             say(f"token: measuring weights in {storage}")
             workers = {**found.workers, OURS: worker}
             samplers = {name: w.sample for name, w in workers.items()}
             now, times = timing.contest(samplers, rounds, limits)
             kernels = worker.loaded.notes.pop("kernels", {})
-            flops, nbytes = shape.work(STORAGES[storage].itemsize)
+            flops, nbytes = shape.work(chosen[storage].itemsize)
             row = Row(
                 suite="token", name="token", inputs="",
                 shape=f"{shape.matrices() / 1e6:.0f}M weights in {storage}, {ROWS} rows behind"
@@ -203,14 +234,15 @@ def measure_tokens(
             result.rows.append(row)
 
 
-def check(own: dict[str, Worker], found: Contestants) -> None:
+def check(own: dict[str, Worker], found: Contestants, chosen: dict[str, Storage]) -> None:
     """Raises RuntimeError where logits are not as near to torch's as they should be, or, where that
-    was not measured, to ours with weights in float32.
+    was not measured, to ours with weights in the dtype, the first of `chosen`.
     """
-    truth = found.workers.get("torch", own["float32"])
+    whole = next(iter(chosen))
+    truth = found.workers.get("torch", own[whole])
     for name, worker in {**own, **found.workers}.items():
         distance = relative_l2(worker.result, truth.result)
-        most = STORAGES[name if name in STORAGES else "float32"].agreement
+        most = chosen.get(name, chosen[whole]).agreement
         if not distance <= most:
             raise RuntimeError(
                 f"token: {name} is {distance:.1e} away from {truth.name}, expected at most {most}"
@@ -230,16 +262,19 @@ class _Names:
         return [int(not text)]
 
 
-def our_picture(notes: dict, *, threads: int, folder: Path, vq: Path, shape: Shape) -> Run:
-    """A call of the pipeline, with guidance; the GPT's weights stay in float16."""
+def our_picture(
+    notes: dict, *, threads: int, folder: Path, vq: Path, shape: Shape, storage: str, device: str
+) -> Run:
+    """A call of the pipeline, with guidance."""
     from ..pipelines.picture_gpt import PictureGPTParts, PictureGPTPipeline
     from ..pipelines.tokens import TokenDefaults
 
     torch.set_num_threads(threads)
     ops.isa()
     begin = time.perf_counter()
-    models = {"transformer": load_gpt(folder, "float16"), "vqvae": VQModel.from_pretrained(vq)}
-    pictures = PictureGPTParts(**models, tokenizer=_Names(), tokens=shape.tokens())
+    gpt = load_gpt(folder, storage, device, shape.dtype)
+    decoder = VQModel.from_pretrained(vq, device=device, dtype=shape.dtype)
+    pictures = PictureGPTParts(gpt, decoder, tokenizer=_Names(), tokens=shape.tokens())
     kind = SimpleNamespace(pipeline_class="PictureGPTPipeline")
     pipe = PictureGPTPipeline(pictures, kind, "benchmark", TokenDefaults())
     notes["load_seconds"] = time.perf_counter() - begin
@@ -253,15 +288,21 @@ def our_picture(notes: dict, *, threads: int, folder: Path, vq: Path, shape: Sha
 
 
 def measure_pictures(
-    result: Result, gpt: Path, vq: Path, shape: Shape, peers: tuple[str, ...], *, threads: int,
-    rounds: int, limits: timing.LimitsOfThisMinute, say: Callable[[str], None],
+    result: Result, gpt: Path, vq: Path, shape: Shape, peers: tuple[str, ...], *, device: str,
+    threads: int, rounds: int, limits: timing.LimitsOfThisMinute, say: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """Drawn at random by each, so that only the size of the results is compared."""
+    """Drawn at random by each, so that only the size of the results is compared. Our weights stay
+    in 16 bits, in which they are stored.
+    """
     say("picture: drawing the first")
-    given = {"folder": gpt, "vq": vq, "shape": shape}
+    given = {"folder": gpt, "vq": vq, "shape": shape, "device": device}
+    chosen = storages(device, shape.dtype)
+    storage = "float16" if "float16" in chosen else next(iter(chosen))
     with ExitStack() as stack:
         found = Contestants()
-        found.workers[OURS] = stack.enter_context(Worker(OURS, our_picture, threads, **given))
+        found.workers[OURS] = stack.enter_context(
+            Worker(OURS, our_picture, threads, storage=storage, **given)
+        )
         if "torch" in peers:
             found.try_(stack, "torch", transformers_gpt.picture, threads, **given)
         result.missing |= found.missing
@@ -273,11 +314,12 @@ def measure_pictures(
         say(f"picture: measuring {', '.join(found.workers)}")
         samplers = {name: worker.sample for name, worker in found.workers.items()}
         now, times = timing.contest(samplers, rounds, limits)
-        work = [shape.work(2, behind) for behind in range(shape.side**2)]
+        itemsize = chosen[storage].itemsize
+        work = [shape.work(itemsize, behind) for behind in range(shape.side**2)]
         flops, nbytes = (sum(values) for values in zip(*work, strict=True))
         row = Row(
             suite="token", name="picture", inputs="",
-            shape=f"{shape.side**2} tokens in float16, and their decoding",
+            shape=f"{shape.side**2} tokens in {storage}, and their decoding",
             flops=flops, nbytes=nbytes, limits=now, times=times,
             kernels=found.workers[OURS].loaded.notes.pop("kernels", {}),
             facts={name: describe(worker) for name, worker in found.workers.items()},
@@ -289,8 +331,8 @@ def measure_pictures(
 
 
 def measure_jacobi(
-    result: Result, model: str, windows: list[int], pictures: int, *, threads: int, rounds: int,
-    limits: timing.LimitsOfThisMinute, say: Callable[[str], None],
+    result: Result, model: str, windows: list[int], pictures: int, *, device: str, threads: int,
+    rounds: int, limits: timing.LimitsOfThisMinute, say: Callable[[str], None],
 ) -> None:  # fmt: skip
     """The given model's pictures, one after another, a row for every way and window; "sequential"
     is the same pipeline, token by token. Its defaults decide which tokens may be drawn.
@@ -299,7 +341,7 @@ def measure_jacobi(
     from ..pipelines.tokens import DECODINGS, OTHER_DRAWS, TokenPipeline
 
     say(f"jacobi: loading {model}")
-    pipe = from_pretrained(model, device="cpu")
+    pipe = from_pretrained(model, device=device)
     if not isinstance(pipe, TokenPipeline) or pipe.sampler != "autoregressive":
         raise RequestError(f"model: expected one that draws token after token, given {model!r}")
 
@@ -324,8 +366,11 @@ def measure_jacobi(
             for name, outputs in ((OURS, found), ("sequential", plain))
         }
         samplers = {
-            "sequential": _sampler(lambda: draw(decoding="sequential")),
-            OURS: _sampler(lambda how=(decoding, window): draw(decoding=how[0], window=how[1])),
+            name: timing.sampler(draw, [how], device)
+            for name, how in (
+                ("sequential", {"decoding": "sequential"}),
+                (OURS, {"decoding": decoding, "window": window}),
+            )
         }
         now, times = timing.contest(samplers, rounds, limits)
         row = Row(
@@ -336,13 +381,3 @@ def measure_jacobi(
             facts={name: {"passes_per_token": value} for name, value in passes.items()},
         )  # fmt: skip
         result.rows.append(row)
-
-
-def _sampler(call: Callable[[], Any]) -> timing.Sampler:
-    def sample(calls: int) -> float:
-        begin = time.perf_counter()
-        for _ in range(calls):
-            call()
-        return (time.perf_counter() - begin) / calls
-
-    return sample

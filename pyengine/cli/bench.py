@@ -78,7 +78,7 @@ def unet(
     batch: Annotated[int, Option(help="Rows; 2 are a picture with guidance.", min=1)] = 2,
     dtype: Dtype = "float32",
     weights: Annotated[
-        str | None, Option(help="fp8 or int8: how ours are kept; the peers' are of the dtype.")
+        str | None, Option(help="fp8: how ours are kept; the peers' are of the dtype.")
     ] = None,
     device: Device = "cpu",
     keep: Keep = None,
@@ -167,6 +167,11 @@ def token(
     only: Annotated[
         list[str] | None, Option("--only", help="token, picture or jacobi; may be repeated.")
     ] = None,
+    size: Annotated[
+        str, Option("--model-size", help="b or xl: LlamaGen-B's or -XL's shape.")
+    ] = "b",
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
     model: Annotated[
         str | None, Option("--model", "-m", help="A model whose passes per token are measured.")
     ] = None,
@@ -181,20 +186,23 @@ def token(
     json: Json = None,
     plot: Plot = None,
 ) -> int:
-    """One token of a GPT of LlamaGen-B's shape, two rows, and a picture of 576 of them.
+    """One token of a GPT of LlamaGen's shape, two rows, and a picture of 576 of them.
 
     \b
     pyengine bench token --only token --peers
     pyengine bench token --only picture --peers --without torch.compile --rounds 2
     pyengine bench token --only jacobi -m emoji-ar
+    pyengine bench token --only token --device cuda --dtype bfloat16 --model-size xl --peers
 
-    Random weights, kept in 32, 16 and 8 bits, arithmetic in float32. Peers: torch, which is
-    transformers' Llama with a static cache (and its generate, and diffusers' VQModel), and
-    torch.compile of the same step. Jacobi decoding is measured on a model that you give.
+    Random weights, kept in the dtype and in 8 bits (with float32 on the CPU also in 16, on a GPU
+    also in fp8). Peers: torch, which is transformers' Llama with a static cache (and its generate,
+    and diffusers' VQModel), and torch.compile of the same step (freezing; on GPUs max-autotune,
+    with CUDA graphs). The bound is what weights, keys and values take to be read. Jacobi decoding
+    is measured on a model that you give.
     """
     from ..bench.run import run_token
 
     return run_token(
-        _options(locals()), model=model, windows=windows, pictures=pictures, only=only or [],
-        folder=keep,
+        _options(locals(), dtype=dtype, device=device), model=model, windows=windows,
+        pictures=pictures, only=only or [], folder=keep, size=size,
     )  # fmt: skip

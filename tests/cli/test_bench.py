@@ -176,7 +176,7 @@ def one_conv():
         (("unet", "--latents", "32,x"), "32,x"),
         (("unet", "--latents", "12"), "12"),
         (("unet", "--model", "sd3"), "sd15, sdxl"),
-        (("unet", "--weights", "int4"), "weights: expected one of fp8, int8"),
+        (("unet", "--weights", "int4"), "weights: expected one of fp8, given"),
         (("unet", "--peers", "--without", "ncnn"), "openvino"),
         (("ops", "--json", "/dev/null/x.json"), "/dev/null/x.json"),
         (("vae", "--rounds", "1"), "rounds"),

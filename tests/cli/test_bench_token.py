@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from pyengine.bench import checkpoints, timing, token, worker
+from pyengine.bench import timing, token, worker
 from pyengine.bench.results import OURS
 from pyengine.models import PictureGPT
 
@@ -50,7 +50,7 @@ def test_a_token_beside_transformers(run, kept, tmp_path):
     rows, out = measured(run, tmp_path / "t.json", "--only", "token", "--peers", "--keep", kept,
                          "--without", "torch.compile")  # fmt: skip
     assert [row["shape"] for row in rows] == [
-        f"0M weights in {storage}, 2 rows behind 4" for storage in token.STORAGES
+        f"0M weights in {storage}, 2 rows behind 4" for storage in ("float32", "float16", "int8")
     ]
     whole, half, least = rows
     assert whole["bytes"] > half["bytes"] > whole["bytes"] / 2  # keys and values are float32
@@ -69,6 +69,25 @@ def test_torch_compile_agrees(run, kept, tmp_path):
     for row in rows:
         assert set(row["times"]) == {"torch", "torch.compile", OURS}
         assert row["facts"]["torch.compile"]["relative_l2"] <= 1e-5
+
+
+def test_a_token_in_another_dtype_and_size(run, kept, tmp_path):
+    rows, _ = measured(run, tmp_path / "t.json", "--only", "token", "--peers", "--keep", kept,
+                       "--without", "torch.compile", "--dtype", "bfloat16",
+                       "--model-size", "xl")  # fmt: skip
+    assert [row["shape"] for row in rows] == [
+        f"0M weights in {storage}, 2 rows behind 4" for storage in ("bfloat16", "int8")
+    ]
+    shape = token.Shape(quick=True, size="xl", dtype=torch.bfloat16)
+    assert rows[0]["bytes"] == shape.work(2)[1]
+    for row in rows:
+        assert set(row["times"]) == {"torch", OURS}
+    assert rows[0]["facts"][OURS]["relative_l2"] <= token.AGREEMENT[torch.bfloat16]
+
+
+def test_storages_of_a_gpu():
+    assert list(token.storages("cuda", torch.bfloat16)) == ["bfloat16", "int8", "fp8"]
+    assert list(token.storages("cuda:1", torch.float32)) == ["float32", "int8", "fp8"]
 
 
 def test_a_picture_beside_transformers(run, kept, tmp_path):
@@ -103,15 +122,17 @@ def test_logits_that_differ_stop_the_benchmark():
     for wrong in (right * 1.001, right * np.nan, right[:3]):
         found = token.Contestants({"torch": Off(right)})
         with pytest.raises(RuntimeError, match=r"token: float32 is .* away from off"):
-            token.check({"float32": Off(wrong)}, found)
+            token.check({"float32": Off(wrong)}, found, token.storages("cpu", torch.float32))
 
 
-def test_llamagen_b():
-    """111M parameters, with the four ids that it has more."""
-    model = PictureGPT.from_config(dict(checkpoints.GPT))
+@pytest.mark.parametrize(("size", "millions"), [("b", 111), ("xl", 775)])
+def test_llamagens_sizes(size, millions):
+    """Its paper's numbers of parameters, which count embeddings of 1,001 classes too."""
+    shape = token.Shape(quick=False, size=size)
+    model = PictureGPT.from_config(dict(shape.config))
     count = sum(p.numel() for p in model.parameters())
-    assert round(count / 1e6) == 110  # LlamaGen's 111M count its class embeddings too
-    shape = token.Shape(quick=False)
+    width = shape.config["hidden_size"]
+    assert round((count + (1001 - 2 * 4) * width) / 1e6) == millions
     assert (shape.side, shape.codes, shape.behind) == (24, 16384, 288)
     table = model.model.embed_tokens.weight.numel()
     norms = sum(p.numel() for p in model.parameters() if p.dim() == 1)
@@ -130,6 +151,7 @@ def test_reading_is_a_sum():
         (("--only", "jacobi"), "model: expected one whose passes"),
         (("--only", "tokens"), "only: expected one of token, picture, jacobi"),
         (("--peers", "--without", "diffusers"), "torch.compile"),
+        (("--model-size", "xxl"), "model-size: expected one of b, xl"),
         (("-m", "x", "--windows", "8,x"), "windows: expected sizes"),
         (("-m", "x", "--windows", "0"), "windows: expected sizes"),
     ],

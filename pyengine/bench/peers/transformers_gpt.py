@@ -10,23 +10,28 @@ import numpy as np
 from ..worker import Run
 
 
-def eager(notes: dict, *, threads: int, folder: Path, ids: np.ndarray) -> Run:
-    """Logits after the last of ids [N, L], the others in the cache; float32."""
-    model = _load(notes, threads, folder)
+def eager(notes: dict, *, threads: int, folder: Path, ids: np.ndarray, **place) -> Run:
+    """Logits after the last of ids [N, L], the others in the cache; place: device and dtype."""
+    model = _load(notes, threads, folder, **place)
     return _step(model, model, ids)
 
 
-def compiled(notes: dict, *, threads: int, folder: Path, ids: np.ndarray) -> Run:
-    """torch.compile of the same step, weights frozen into the graph; the first call compiles."""
+def compiled(notes: dict, *, threads: int, folder: Path, ids: np.ndarray, **place) -> Run:
+    """torch.compile of the same step; the first call compiles.
+
+    On CPUs weights are frozen into the graph; on GPUs max-autotune, which records CUDA graphs.
+    """
     import torch
     from torch._inductor import config
 
-    config.freezing = True
-    model = _load(notes, threads, folder)
-    return _step(model, torch.compile(model, fullgraph=True, dynamic=False), ids)
+    on_cpu = place["device"] == "cpu"
+    config.freezing = on_cpu
+    model = _load(notes, threads, folder, **place)
+    mode = None if on_cpu else "max-autotune"
+    return _step(model, torch.compile(model, fullgraph=True, dynamic=False, mode=mode), ids)
 
 
-def _load(notes: dict, threads: int, folder: Path) -> Any:
+def _load(notes: dict, threads: int, folder: Path, device: str, dtype: Any) -> Any:
     import torch
 
     torch.set_num_threads(threads)
@@ -36,9 +41,8 @@ def _load(notes: dict, threads: int, folder: Path) -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     begin = time.perf_counter()
-    model = LlamaForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True
-    ).eval()
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    model = model.eval().to(device)
     notes["load_seconds"] = time.perf_counter() - begin
     return model
 
@@ -47,24 +51,25 @@ def _step(model: Any, call: Callable, ids: np.ndarray) -> Run:
     import torch
     from transformers import StaticCache
 
-    given = torch.from_numpy(ids)
+    given = torch.from_numpy(ids).to(model.device)
     behind = given.shape[1] - 1
-    places = torch.tensor([[behind]])
+    places = torch.tensor([[behind]], device=model.device)
     cache = StaticCache(config=model.config, max_cache_len=given.shape[1])
     with torch.no_grad():
         model(given[:, :-1], past_key_values=cache)
+    lengths = [layer.cumulative_length for layer in cache.layers]
+    before = [length.clone() for length in lengths]
 
-    def run() -> np.ndarray:
-        for layer in cache.layers:
-            layer.cumulative_length.fill_(behind)
+    def run() -> torch.Tensor:
+        torch._foreach_copy_(lengths, before)  # one kernel for all layers
         with torch.no_grad():
             out = call(given[:, -1:], position_ids=places, past_key_values=cache)
-        return out.logits[:, -1].numpy()
+        return out.logits[:, -1]
 
     return run
 
 
-def picture(notes: dict, *, threads: int, folder: Path, vq: Path, shape: Any) -> Run:
+def picture(notes: dict, *, threads: int, folder: Path, vq: Path, shape: Any, device: str) -> Run:
     """generate() with a static cache, guidance between the two rows, and diffusers' VQModel."""
     import torch
     from diffusers import VQModel
@@ -73,10 +78,11 @@ def picture(notes: dict, *, threads: int, folder: Path, vq: Path, shape: Any) ->
     from ..token import SAMPLING, SEED
 
     tokens, begin = shape.tokens(), time.perf_counter()
-    model = _load(notes, threads, folder)
-    decoder = VQModel.from_pretrained(vq, torch_dtype=torch.float32).eval()
+    model = _load(notes, threads, folder, device, shape.dtype)
+    decoder = VQModel.from_pretrained(vq, torch_dtype=shape.dtype).eval().to(device)
     notes["load_seconds"] = time.perf_counter() - begin
-    text = torch.tensor([[tokens.first_text_token + i, tokens.begin_of_picture] for i in (0, 1)])
+    text = [[tokens.first_text_token + i, tokens.begin_of_picture] for i in (0, 1)]
+    text = torch.tensor(text, device=device)
 
     class Guidance(LogitsProcessor):
         """Both rows draw from the guided logits of picture tokens, each for itself."""
@@ -87,7 +93,7 @@ def picture(notes: dict, *, threads: int, folder: Path, vq: Path, shape: Any) ->
             guided[tokens.picture_tokens :] = -torch.inf
             return guided.repeat(2, 1)
 
-    def run() -> np.ndarray:
+    def run() -> torch.Tensor:
         torch.manual_seed(SEED)
         with torch.no_grad():
             ids = model.generate(
@@ -99,6 +105,6 @@ def picture(notes: dict, *, threads: int, folder: Path, vq: Path, shape: Any) ->
             )[0, text.shape[1] :]  # fmt: skip
             latents = decoder.quantize.embedding.weight[ids.view(1, shape.side, shape.side)]
             x = decoder.decode(latents.permute(0, 3, 1, 2), force_not_quantize=True).sample
-        return (x * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+        return (x * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
     return run
