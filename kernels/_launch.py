@@ -1,5 +1,6 @@
 """A kernel launch as a value, so that tests compile exactly what a call would run."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +59,33 @@ def readable(tensor: Tensor) -> Tensor:
     """The tensor, whatever its dtype, contiguous and on a 16-byte boundary."""
     tensor = tensor.contiguous()
     return tensor.clone() if tensor.data_ptr() % 16 else tensor
+
+
+def row_step(tensor: Tensor) -> int:
+    """From one row of [N, L, C] to the next, in elements."""
+    # What a dimension of one has for a stride means nothing.
+    return tensor.stride(1) if tensor.shape[1] > 1 else tensor.shape[2]
+
+
+def picture_step(tensor: Tensor) -> int:
+    """From one picture of [N, L, C] to the next; 0 where there is one."""
+    return tensor.stride(0) if tensor.shape[0] > 1 else 0
+
+
+def unit_of(*tensors: Tensor) -> int:
+    """What all their rows begin at a multiple of, up to 16: Triton is told, so that it reads 16
+    bytes at once.
+    """
+    return math.gcd(16, *map(row_step, tensors))
+
+
+def readable_rows(tensor: Tensor, unit: int = 1) -> Tensor:
+    """[N, L, C] itself where its rows are contiguous, on a 16-byte boundary, and pictures begin at
+    multiples of `unit`; else a copy.
+    """
+    whole = tensor.stride(2) == 1 or tensor.shape[2] == 1
+    whole = whole and picture_step(tensor) % unit == 0 and tensor.data_ptr() % 16 == 0
+    return tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def power_of_2(n: int) -> int:

@@ -15,7 +15,16 @@ from torch import Tensor
 
 from pyengine.errors import RequestError
 
-from ._launch import DTYPES, Launch, cdiv, power_of_2
+from ._launch import (
+    DTYPES,
+    Launch,
+    cdiv,
+    picture_step,
+    power_of_2,
+    readable_rows,
+    row_step,
+    unit_of,
+)
 
 #: The widest head: its queries, keys, values and results fill the registers of 256 threads.
 MAX_HEAD = 256
@@ -203,27 +212,6 @@ def _blocks(width: int, dtype: torch.dtype, mask: str) -> tuple[int, int, int]:
     return 64, 64 if width <= 96 else 32, 2
 
 
-def _row_step(tensor: Tensor) -> int:
-    # What a dimension of one has for a stride means nothing.
-    return tensor.stride(1) if tensor.shape[1] > 1 else tensor.shape[2]
-
-
-def _picture_step(tensor: Tensor) -> int:
-    return tensor.stride(0) if tensor.shape[0] > 1 else 0
-
-
-def _readable(tensor: Tensor, unit: int) -> Tensor:
-    """The tensor, or a copy where its rows do not lie as the kernel takes for granted."""
-    whole = tensor.stride(2) == 1 or tensor.shape[2] == 1
-    whole = whole and _picture_step(tensor) % unit == 0 and tensor.data_ptr() % 16 == 0
-    return tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
-
-
-def _unit(*tensors: Tensor) -> int:
-    """What all rows begin at a multiple of: Triton is told, so that it reads 16 bytes at once."""
-    return math.gcd(16, *map(_row_step, tensors))
-
-
 def _mask_steps(mask: Tensor | None) -> dict[str, int]:
     names = ("mask_picture", "mask_head", "mask_row", "mask_key")
     if mask is None:
@@ -251,9 +239,9 @@ def plan(
         raise RequestError(
             f"attention: q: expected heads of at most {MAX_HEAD} channels, got {found}"
         )
-    unit = _unit(q, k, v)
-    q, k, v = (_readable(t, unit) for t in (q, k, v))
-    unit = _unit(q, k, v)
+    unit = unit_of(q, k, v)
+    q, k, v = (readable_rows(t, unit) for t in (q, k, v))
+    unit = unit_of(q, k, v)
     if mask is not None:
         mask = mask if mask.dtype in DTYPES else mask.float()
         mask = mask.reshape((1,) * (4 - mask.dim()) + mask.shape)
@@ -264,8 +252,8 @@ def plan(
     (part, rest), (v_part, v_rest) = parts(width), parts(v_width)
     args = {"q": q, "k": k, "v": v, "mask": mask, "y": y, "queries": queries, "keys": k.shape[1]}
     for name, tensor in (("q", q), ("k", k), ("v", v)):
-        args[f"{name}_picture"] = _picture_step(tensor) // unit
-        args[f"{name}_row"] = _row_step(tensor)
+        args[f"{name}_picture"] = picture_step(tensor) // unit
+        args[f"{name}_row"] = row_step(tensor)
     args |= {"y_row": v.shape[2], **_mask_steps(mask)}
     # The lowest finite mask times log2(e) would be infinite.
     args["scale"] = float(scale * (math.log2(math.e) if mask is None else 1.0))

@@ -7,18 +7,28 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._launch import Launch, power_of_2, prepare, readable
+from ._launch import (
+    Launch,
+    picture_step,
+    power_of_2,
+    prepare,
+    readable,
+    readable_rows,
+    row_step,
+    unit_of,
+)
 
-# Elements of keys, and of values, that a program holds: 32 registers for each of 128 threads.
-TILE = 4096
-MOST_KEYS = 64
+#: Bytes of keys, and of values, that a program holds, and the most keys: 32 registers for each of
+#: 256 threads.
+TILE = 32 * 1024
+MOST_KEYS = 256
 
 
 # Blocks of keys begin at multiples of KEYS: a row's bits depend on what it sees, not on the cache.
 @triton.jit(do_not_specialize=["rows", "q_picture", "q_row", "k_picture", "v_picture"])
 def _decode_attention(
     q, k, v, lengths, y, rows, q_picture, q_row, k_picture, k_row, v_picture, v_row, width, group,
-    scale, KEYS: tl.constexpr, WIDTH: tl.constexpr,
+    scale, UNIT: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     item = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
@@ -31,8 +41,8 @@ def _decode_attention(
     )
     query = query.to(tl.float32) * (scale * 1.4426950408889634)
     seen = tl.load(lengths + picture) + row + 1
-    k += picture * k_picture + (head // group) * width
-    v += picture * v_picture + (head // group) * width
+    k += picture * k_picture * UNIT + (head // group) * width
+    v += picture * v_picture * UNIT + (head // group) * width
     line = tl.arange(0, KEYS)
     most = tl.full([1], float("-inf"), tl.float32)
     total = tl.zeros([1], tl.float32)
@@ -42,13 +52,13 @@ def _decode_attention(
         place = first + line
         mask = (place < seen)[:, None] & inside[None, :]
         keys = tl.load(k + place[:, None] * k_row + c[None, :], mask=mask, other=0.0)
+        values = tl.load(v + place[:, None] * v_row + c[None, :], mask=mask, other=0.0)
         scores = tl.sum(keys.to(tl.float32) * query[None, :], axis=1)
         scores = tl.where(place < seen, scores, float("-inf"))
         now = tl.maximum(most, tl.max(scores, axis=0))
         base = tl.where(now == float("-inf"), 0.0, now)
         factor = tl.exp2(most - base)
         weights = tl.exp2(scores - base)
-        values = tl.load(v + place[:, None] * v_row + c[None, :], mask=mask, other=0.0)
         result = result * factor + tl.sum(values.to(tl.float32) * weights[:, None], axis=0)
         total = total * factor + tl.sum(weights, axis=0)
         most = now
@@ -67,19 +77,22 @@ def plan(
     scale: float | None = None,
 ) -> tuple[list[Launch], Tensor]:
     """The launches that compute decode_attention(...), and the tensor they fill."""
-    q, keys, values = prepare("decode_attention", q, keys, values)
+    [y] = prepare("decode_attention", q.new_empty(q.shape))
     n, rows, channels = q.shape
     width = channels // heads
-    y = q.new_empty(q.shape)
+    unit = unit_of(keys, values)
+    q, keys, values = readable_rows(q), readable_rows(keys, unit), readable_rows(values, unit)
+    unit = unit_of(keys, values)
     columns = power_of_2(width)
     args = {"q": q, "k": keys, "v": values, "lengths": readable(lengths), "y": y, "rows": rows}
-    args |= {"q_picture": q.stride(0), "q_row": q.stride(1)}
-    args |= {"k_picture": keys.stride(0), "k_row": keys.stride(1)}
-    args |= {"v_picture": values.stride(0), "v_row": values.stride(1)}
+    args |= {"q_picture": picture_step(q), "q_row": row_step(q)}
+    args |= {"k_picture": picture_step(keys) // unit, "k_row": row_step(keys)}
+    args |= {"v_picture": picture_step(values) // unit, "v_row": row_step(values)}
     args |= {"width": width, "group": heads * width // keys.shape[2]}
     args["scale"] = float(width**-0.5 if scale is None else scale)
-    constants = {"KEYS": min(MOST_KEYS, max(TILE // columns, 1)), "WIDTH": columns}
-    return [Launch(_decode_attention, (n * rows, heads), args, constants)], y
+    block = min(MOST_KEYS, max(TILE // (columns * keys.itemsize), 1))
+    constants = {"UNIT": unit, "KEYS": block, "WIDTH": columns}
+    return [Launch(_decode_attention, (n * rows, heads), args, constants, num_warps=8)], y
 
 
 def decode_attention(
@@ -93,8 +106,8 @@ def decode_attention(
 ) -> Tensor:
     """softmax(q k^T * scale) v over a cache; arguments as pyengine.ops.decode_attention's.
 
-    float32 | bfloat16 | float16, on a GPU; copied if not contiguous.  The rows must lie within the
-    cache: pyengine.ops looks.
+    float32 | bfloat16 | float16, on a GPU; views whose last dimension is contiguous are read in
+    place.  The rows must lie within the cache: pyengine.ops looks.
     """
     launches, y = plan(q, keys, values, lengths, heads, scale=scale)
     for launch in launches:

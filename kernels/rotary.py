@@ -1,83 +1,88 @@
-"""rotary and rotary_cache in Triton: one pass.  Su et al. 2021, arXiv:2104.09864."""
+"""rotary and rotary_cache in Triton: a launch each.  Su et al. 2021, arXiv:2104.09864."""
+
+from typing import Any
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._launch import Launch, cdiv, power_of_2, prepare, readable
+from ._launch import (
+    Launch,
+    picture_step,
+    power_of_2,
+    prepare,
+    readable,
+    readable_rows,
+    row_step,
+)
 
-# Channels per program of what is copied.
-BLOCK = 1024
+
+@triton.jit
+def _turn(source, target, cosines, sines, position, width, WIDTH: tl.constexpr):
+    """A head's halves, turned by the position, or the head as it is where there are no tables."""
+    if cosines is None:
+        c = tl.arange(0, WIDTH)
+        x = tl.load(source + c, mask=c < width, other=0.0).to(tl.float32)
+        tl.store(target + c, x.to(target.dtype.element_ty), mask=c < width)
+    else:
+        half = width // 2
+        c = tl.arange(0, WIDTH // 2)
+        inside = c < half
+        a = tl.load(source + c, mask=inside, other=0.0).to(tl.float32)
+        b = tl.load(source + half + c, mask=inside, other=0.0).to(tl.float32)
+        cosine = tl.load(cosines + position * half + c, mask=inside, other=0.0).to(tl.float32)
+        sine = tl.load(sines + position * half + c, mask=inside, other=0.0).to(tl.float32)
+        turned = a * cosine - b * sine
+        tl.store(target + c, turned.to(target.dtype.element_ty), mask=inside)
+        turned = b * cosine + a * sine
+        tl.store(target + half + c, turned.to(target.dtype.element_ty), mask=inside)
 
 
 # A program per row and head. Nothing hangs on how many rows or pictures there are.
-@triton.jit(do_not_specialize=["rows", "x_picture", "x_row", "y_picture"])
-def _rotary(
-    x, y, cosines, sines, positions, lengths, rows, x_picture, x_row, y_picture, y_row, half,
-    CACHED: tl.constexpr, HALF: tl.constexpr,
+@triton.jit
+def _rotary(x, y, cosines, sines, positions, row_step, width, WIDTH: tl.constexpr):
+    item = tl.program_id(0).to(tl.int64)
+    place = item * row_step + tl.program_id(1) * width
+    position = tl.load(positions + item)
+    _turn(x + place, y + place, cosines, sines, position, width, WIDTH)
+
+
+# First the heads of q, then those of the keys, then those of the values.
+@triton.jit(
+    do_not_specialize=[
+        *("rows", "q_picture", "k_picture", "v_picture", "keys_picture", "values_picture")
+    ]
+)
+def _rotary_cache(
+    q, k, v, keys, values, y, cosines, sines, lengths, rows, heads, kv_heads,
+    q_picture, q_row, k_picture, k_row, v_picture, v_row,
+    keys_picture, keys_row, values_picture, values_row, width, WIDTH: tl.constexpr,
 ):  # fmt: skip
     item = tl.program_id(0).to(tl.int64)
     picture = item // rows
     row = item % rows
-    if lengths is not None:
-        position = tl.load(lengths + picture) + row
+    position = tl.load(lengths + picture) + row
+    head = tl.program_id(1)
+    if head < heads:
+        source = q + picture * q_picture + row * q_row + head * width
+        target = y + (item * heads + head) * width
+        _turn(source, target, cosines, sines, position, width, WIDTH)
+    elif head < heads + kv_heads:
+        first = (head - heads) * width
+        source = k + picture * k_picture + row * k_row + first
+        target = keys + picture * keys_picture + position * keys_row + first
+        _turn(source, target, cosines, sines, position, width, WIDTH)
     else:
-        position = tl.load(positions + item)
-    place = position if CACHED else row
-    head = tl.program_id(1) * 2 * half
-    source = x + picture * x_picture + row * x_row + head
-    target = y + picture * y_picture + place * y_row + head
-    c = tl.arange(0, HALF)
-    inside = c < half
-    a = tl.load(source + c, mask=inside, other=0.0).to(tl.float32)
-    b = tl.load(source + half + c, mask=inside, other=0.0).to(tl.float32)
-    cosine = tl.load(cosines + position * half + c, mask=inside, other=0.0).to(tl.float32)
-    sine = tl.load(sines + position * half + c, mask=inside, other=0.0).to(tl.float32)
-    tl.store(target + c, (a * cosine - b * sine).to(y.dtype.element_ty), mask=inside)
-    tl.store(target + half + c, (b * cosine + a * sine).to(y.dtype.element_ty), mask=inside)
+        first = (head - heads - kv_heads) * width
+        source = v + picture * v_picture + row * v_row + first
+        target = values + picture * values_picture + position * values_row + first
+        _turn(source, target, None, None, position, width, WIDTH)
 
 
-@triton.jit(do_not_specialize=["rows", "x_picture", "x_row", "y_picture"])
-def _place(
-    x, y, lengths, rows, x_picture, x_row, y_picture, y_row, width,
-    CACHED: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    item = tl.program_id(0).to(tl.int64)
-    picture = item // rows
-    row = item % rows
-    place = tl.load(lengths + picture) + row if CACHED else row
-    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = c < width
-    value = tl.load(x + picture * x_picture + row * x_row + c, mask=inside, other=0.0)
-    target = y + picture * y_picture + place * y_row + c
-    tl.store(target, value.to(tl.float32).to(y.dtype.element_ty), mask=inside)
-
-
-def _steps(x: Tensor, y: Tensor) -> dict[str, int]:
-    steps = {"rows": x.shape[1], "x_picture": x.stride(0), "x_row": x.stride(1)}
-    return steps | {"y_picture": y.stride(0), "y_row": y.stride(1)}
-
-
-def _turned(x: Tensor, y: Tensor, tables: dict, width: int, cached: bool) -> Launch:
-    """All heads of x [N, L, C], turned, into y: [N, L, C], or a cache [N, most, C]."""
-    half = width // 2
-    return Launch(
-        _rotary,
-        (x.shape[0] * x.shape[1], x.shape[2] // width),
-        {"x": x, "y": y, **tables, **_steps(x, y), "half": half},
-        {"CACHED": cached, "HALF": power_of_2(half)},
-    )
-
-
-def _placed(x: Tensor, y: Tensor, lengths: Tensor, cached: bool) -> Launch:
-    """The same, as it is."""
-    width = x.shape[2]
-    return Launch(
-        _place,
-        (x.shape[0] * x.shape[1], cdiv(width, BLOCK)),
-        {"x": x, "y": y, "lengths": lengths, **_steps(x, y), "width": width},
-        {"CACHED": cached, "BLOCK": BLOCK},
-    )
+def _sizes(width: int) -> dict[str, Any]:
+    """For heads of that width: as many warps as half of one has channels for."""
+    columns = max(power_of_2(width), 2)
+    return {"constants": {"WIDTH": columns}, "num_warps": min(max(columns // 64, 1), 4)}
 
 
 def plan(
@@ -86,9 +91,11 @@ def plan(
     """The launches that compute rotary(...), and the tensor they fill."""
     x, cosines, sines = prepare("rotary", x, cosines, sines)
     y = x.new_empty(x.shape)
-    tables = {"cosines": cosines, "sines": sines, "positions": readable(positions)}
-    tables["lengths"] = None
-    return [_turned(x, y, tables, x.shape[2] // heads, False)], y
+    width = x.shape[2] // heads
+    args = {"x": x, "y": y, "cosines": cosines, "sines": sines}
+    args |= {"positions": readable(positions), "row_step": x.shape[2], "width": width}
+    grid = (x.shape[0] * x.shape[1], heads)
+    return [Launch(_rotary, grid, args, **_sizes(width))], y
 
 
 def rotary(x: Tensor, cosines: Tensor, sines: Tensor, positions: Tensor, heads: int) -> Tensor:
@@ -115,16 +122,21 @@ def plan_rotary_cache(
     sines: Tensor | None = None,
 ) -> tuple[list[Launch], Tensor]:
     """The launches that compute rotary_cache(...), and what they fill beside the cache."""
-    q, k, v, cosines, sines = prepare("rotary_cache", q, k, v, cosines, sines)
-    y = q.new_empty(q.shape)
-    lengths = readable(lengths)
-    if cosines is None:
-        turned = [_placed(q, y, lengths, False), _placed(k, keys, lengths, True)]
-    else:
-        tables = {"cosines": cosines, "sines": sines, "positions": None, "lengths": lengths}
-        width = q.shape[2] // heads
-        turned = [_turned(q, y, tables, width, False), _turned(k, keys, tables, width, True)]
-    return [*turned, _placed(v, values, lengths, True)], y
+    y, cosines, sines = prepare("rotary_cache", q.new_empty(q.shape), cosines, sines)
+    q, k, v = (readable_rows(t) for t in (q, k, v))
+    width = q.shape[2] // heads
+    kv_heads = k.shape[2] // width
+    args = {"q": q, "k": k, "v": v, "keys": keys, "values": values, "y": y}
+    args |= {"cosines": cosines, "sines": sines, "lengths": readable(lengths)}
+    args |= {"rows": q.shape[1], "heads": heads, "kv_heads": kv_heads}
+    for name in ("q", "k", "v", "keys", "values"):
+        args[f"{name}_picture"], args[f"{name}_row"] = (
+            picture_step(args[name]),
+            row_step(args[name]),
+        )
+    args["width"] = width
+    grid = (q.shape[0] * q.shape[1], heads + 2 * kv_heads)
+    return [Launch(_rotary_cache, grid, args, **_sizes(width))], y
 
 
 def rotary_cache(
@@ -140,8 +152,8 @@ def rotary_cache(
 ) -> Tensor:
     """q turned, k turned and v into their caches; arguments as pyengine.ops.rotary_cache's.
 
-    q, k, v: float32 | bfloat16 | float16, on a GPU; copied if not contiguous.  Every row must have
-    room for the new tokens: pyengine.ops looks.
+    q, k, v: float32 | bfloat16 | float16, on a GPU; views whose last dimension is contiguous are
+    read in place.  Every row must have room for the new tokens: pyengine.ops looks.
     """
     launches, y = plan_rotary_cache(q, k, v, keys, values, lengths, heads, cosines, sines)
     for launch in launches:

@@ -167,6 +167,23 @@ def test_attention_reads_slices_in_place_and_copies_what_it_cannot_read(interpre
     assert torch.equal(interpreted("attention", q, repeated, v, 3), want)
 
 
+@pytest.mark.parametrize("turned", [True, False])
+def test_a_cache_is_written_and_read_in_place(interpreted, turned):
+    """q, k and v of one fused projection; some tokens of a longer cache, which the child shares."""
+    q, k, v = torch.randn(2, 3, 5 * 8).split((24, 8, 8), dim=-1)
+    tables = torch.randn(2, 9, 4) if turned else (None, None)
+    lengths = torch.tensor([4, 6])
+    caches = torch.randn(2, 2, 12, 8)
+    want = caches.clone()
+    expected = reference.rotary_cache(q, k, v, *want[:, :, :9], lengths, 3, *tables)
+    got = interpreted("rotary_cache", q, k, v, *caches[:, :, :9], lengths, 3, *tables)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(caches, want)
+    expected = reference.decode_attention(got, *caches[:, :, :9], lengths, 3)
+    got = interpreted("decode_attention", got, *caches[:, :, :9], lengths, 3)
+    torch.testing.assert_close(got, expected)
+
+
 def test_wide_heads_are_refused(interpreted):
     q = torch.zeros(1, 2, 257)
     with pytest.raises(RequestError, match="q: expected heads of at most 256 channels, got 257"):

@@ -74,13 +74,15 @@ def test_compiles_without_spilling(launch, dtype, architecture, tmp_path, monkey
     if name in STREAMING:
         assert "LDG.E.128" in code.sass
         assert "STG.E.128" in code.sass
+    if name == "_decode_attention":
+        assert "LDG.E.128" in code.sass
     if name in MOST:
         # Keys, values and weights come to shared memory 16 bytes at a time, past the registers; a
         # thread's share of weights of 8 bits is 8 bytes where sums are in float32.
         eight = name == "_linear_sum" and launch.args["weight"].itemsize == 1
         assert ("LDGSTS.E.64" if eight else "LDGSTS.E.BYPASS.128") in code.sass
         assert dtype == torch.float32 or "MMA" in code.sass
-    copies = name == "_place" or (name == "_vq_decode" and launch.args["weight"] is None)
+    copies = name == "_vq_decode" and launch.args["weight"] is None
     if dtype == torch.bfloat16 and launch.args.get("y") is not None and not copies:
         # What the interpreter's tests take for granted: rounded to nearest, not cut off.
         assert "cvt.rn.bf16" in code.ptx
@@ -125,7 +127,10 @@ def test_the_program_does_not_depend_on_the_batch(few, many):
     def compiled(shape):
         launches = launches_of(shape, torch.float16)
         for value in (value for launch in launches for value in launch.args.values()):
-            assert not isinstance(value, torch.Tensor) or value.storage_offset() == 0
+            assert (
+                not isinstance(value, torch.Tensor)
+                or value.storage_offset() * value.itemsize % 16 == 0
+            )
         return [(source_of(launch).hash(), launch.options) for launch in launches]
 
     assert compiled(few) == compiled(many)
