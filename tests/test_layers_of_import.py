@@ -35,7 +35,10 @@ MAY_IMPORT = {
 }  # fmt: skip
 
 #: Never at run time: only training, tests and benchmarks use these.
-FOREIGN = {"diffusers", "transformers", "accelerate", "openvino", "ncnn", "matplotlib"}
+FOREIGN = {
+    *("diffusers", "transformers", "accelerate", "openvino", "ncnn", "matplotlib"),
+    "flash_kmeans",
+}
 
 
 def _name_of(path):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from pyengine import ops
-from pyengine.bench.operations import AGREEMENT, check, inputs_for, packed
+from pyengine.bench.operations import AGREEMENT, check, compared, inputs_for, packed
 from pyengine.bench.peers import torch_ops
 from pyengine.bench.shapes import Shape
 
@@ -20,7 +20,8 @@ def benchmark_op(op: str) -> Callable[..., None]:
     def test(benchmark, shape: Shape, name: str, cold: bool):
         eager = torch_ops.EAGER[op]
         inputs = inputs_for(shape, torch.float32, "cpu", cold)
-        expected = eager(**inputs[0])
+        first = inputs[0]
+        expected = compared(op, first, eager(**first))
         run = {
             "torch": lambda: eager,
             "torch.compile": lambda: torch_ops.compiled(op, "cpu"),
@@ -28,7 +29,7 @@ def benchmark_op(op: str) -> Callable[..., None]:
         }[name]()
         if name == "pyengine":
             inputs = [packed(op, one) for one in inputs]
-        check(name, run(**inputs[0]), expected, AGREEMENT[torch.float32])
+        check(name, compared(op, first, run(**inputs[0])), expected, AGREEMENT[torch.float32])
         benchmark.group = f"{shape}, {'cold' if cold else 'hot'}"
         turn = itertools.cycle(inputs)
         benchmark(lambda: run(**next(turn)))

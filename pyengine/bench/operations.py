@@ -1,4 +1,4 @@
-"""`pyengine bench ops`: every op at the shapes of Stable Diffusion 1.5."""
+"""`pyengine bench ops`: every op at the shapes of Stable Diffusion and LlamaGen."""
 
 import inspect
 import time
@@ -12,12 +12,14 @@ from torch import Tensor
 from .. import ops
 from ..errors import RequestError, UnavailableError
 from . import timing
-from .peers import ncnn_conv, torch_ops
+from .peers import flash_kmeans, ncnn_conv, torch_ops
 from .results import OURS, Result, Row
-from .shapes import SHAPES, TINY, Shape, nbytes
+from .shapes import GPU_SHAPES, SHAPES, TINY, Shape, nbytes
 from .worker import Worker
 
 PEERS = ("torch", "torch.compile", "ncnn")
+#: ncnn runs on CPUs, flash-kmeans on GPUs.
+CUDA_PEERS = ("torch", "torch.compile", "flash-kmeans")
 #: Cold inputs together: several times any cache here, and an H200's 50 MB L2 five times.
 COLD_BYTES = 256 << 20
 MAX_COPIES = 4096
@@ -29,28 +31,36 @@ WEIGHTED = ("conv2d", "linear")
 AGREEMENT = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 #: ncnn's Winograd F(6x6,3x3) is allowed more: it is the peer's own choice.
 NCNN_AGREEMENT = 1e-4
+#: So is flash-kmeans, which multiplies float32 as TF32, of 10 bits.
+KMEANS_AGREEMENT = 1e-2
 #: Weights that ncnn's chain of convolutions has together.
 NCNN_BYTES = 100 << 20
 
 
-def shapes(names: list[str], labels: list[str], quick: bool) -> list[Shape]:
+def shapes(names: list[str], labels: list[str], quick: bool, on_gpu: bool = False) -> list[Shape]:
     """The shapes of the named ops (of all, if none is named) that have one of the labels, or, where
-    none has it, contain it.
+    none has it, contain it. Those for GPUs are found on a CPU where no other is.
 
     Raises RequestError for an op that does not exist and where nothing is left.
     """
     for name in names:
         if name not in SHAPES:
             raise RequestError(f"op: expected one of {', '.join(sorted(SHAPES))}, given {name!r}")
-    all_shapes = TINY if quick else SHAPES
-    found = [s for op, of_op in all_shapes.items() if not names or op in names for s in of_op]
+    usual, large = (
+        [s for op, of_op in table.items() if not names or op in names for s in of_op]
+        for table in ((TINY, {}) if quick else (SHAPES, GPU_SHAPES))
+    )
+    if on_gpu:
+        usual, large = usual + large, []
     chosen = []
     for label in labels:
-        some = [s for s in found if s.label == label] or [s for s in found if label in s.label]
+        some = [s for s in usual + large if s.label == label]
+        some = some or [s for s in usual if label in s.label]
+        some = some or [s for s in large if label in s.label]
         if not some:
             raise RequestError(f"shape: expected part of a shape's label, given {label!r}")
         chosen += some
-    return chosen or found
+    return chosen or usual
 
 
 # --- arguments ------------------------------------------------------------------------------------
@@ -83,6 +93,16 @@ def packed(op: str, inputs: dict[str, Any]) -> dict[str, Any]:
         return inputs
     weight = inputs["weight"]
     return {**inputs, "weight": ops.pack_weight(weight), count: weight.shape[0]}
+
+
+def compared(op: str, inputs: dict[str, Any], result: Any) -> Any:
+    """What of an op's result two implementations must agree in: for vq_argmin the distances to the
+    entries, since of two that are as near as rounding can tell either will do.
+    """
+    if op != "vq_argmin":
+        return result
+    found = inputs["codebook"][result.view(-1).long()].double()
+    return (inputs["x"].double().view_as(found) - found).norm(dim=-1)
 
 
 def check(name: str, got: Any, want: Any, most: float) -> None:
@@ -119,27 +139,48 @@ def measure(
 def _rows(shape, dtype, device, threads, rounds, peers, quick, limits, missing) -> list[Row]:
     eager, ours = torch_ops.EAGER[shape.op], getattr(ops, shape.op)
     inputs = shape.build(dtype, device)
-    expected = eager(**inputs)
+
+    def agree(name: str, got: Any, most: float = AGREEMENT[dtype]) -> None:
+        check(f"{shape}: {name}", compared(shape.op, inputs, got), expected, most)
+
+    result = eager(**inputs)
+    expected = compared(shape.op, inputs, result)
     with ops.kernels_used() as used:
         got = ours(**packed(shape.op, inputs))
-    check(f"{shape}: {OURS}", got, expected, AGREEMENT[dtype])
-    functions: dict[str, Callable] = {"torch": eager} if "torch" in peers else {}
+    agree(OURS, got)
+    moved = nbytes(inputs) + nbytes(got)
+    # Beside a peer's function stands what makes its arguments of ours.
+    functions: dict[str, tuple[Callable, Callable]] = {}
     facts: dict[str, dict[str, Any]] = {}
+    if "torch" in peers:
+        functions["torch"] = eager, dict
     if "torch.compile" in peers:
-        functions["torch.compile"] = torch_ops.compiled(shape.op, device)
+        compiled = torch_ops.compiled(shape.op, device)
         begin = time.perf_counter()
-        got = functions["torch.compile"](**inputs)
+        got = compiled(**inputs)
         facts["torch.compile"] = {"compile_seconds": time.perf_counter() - begin}
-        check(f"{shape}: torch.compile", got, expected, AGREEMENT[dtype])
+        agree("torch.compile", got)
+        functions["torch.compile"] = compiled, dict
+    if "flash-kmeans" in peers and shape.op == "vq_argmin":
+        try:
+            assign = flash_kmeans.load()
+        except UnavailableError as e:
+            missing["flash-kmeans"] = str(e)
+        else:
+            agree("flash-kmeans", assign(**flash_kmeans.arguments(inputs)), KMEANS_AGREEMENT)
+            functions["flash-kmeans"] = assign, flash_kmeans.arguments
     rows = []
     for cold in (False, True):
         sets = inputs_for(shape, dtype, device, cold, 1 << 12 if quick else COLD_BYTES)
         ready = [packed(shape.op, one) for one in sets]
-        samplers = {OURS: timing.sampler(ours, ready, device)}
-        samplers |= {n: timing.sampler(f, sets, device) for n, f in functions.items()}
+        samplers = {OURS: timing.recorded(ours, ready, device)}
+        samplers |= {
+            name: timing.recorded(function, [arguments(one) for one in sets], device)
+            for name, (function, arguments) in functions.items()
+        }
         with ExitStack() as stack:
-            if "ncnn" in peers and cold and shape.op == "conv2d" and device == "cpu":
-                _add_ncnn(stack, samplers, inputs, expected, threads, missing)
+            if "ncnn" in peers and cold and shape.op == "conv2d":
+                _add_ncnn(stack, samplers, inputs, result, threads, missing)
             now, times = timing.contest(samplers, rounds, limits)
         rows.append(
             Row(
@@ -148,7 +189,7 @@ def _rows(shape, dtype, device, threads, rounds, peers, quick, limits, missing) 
                 shape=shape.label,
                 inputs="cold" if cold else "hot",
                 flops=shape.flops,
-                nbytes=nbytes(inputs) + nbytes(expected),
+                nbytes=moved,
                 limits=now,
                 times=times,
                 kernels=used.summary(),

@@ -43,8 +43,9 @@ class Options:
 
 
 def run_ops(o: Options, *, op: list[str], shape: list[str]) -> int:
-    peers = o.names(operations.PEERS)
-    chosen = operations.shapes(op, shape, o.quick)
+    on_gpu = find_device(o.device).type == "cuda"
+    peers = o.names(operations.CUDA_PEERS if on_gpu else operations.PEERS)
+    chosen = operations.shapes(op, shape, o.quick, on_gpu)
     return _run(
         o,
         "ops",

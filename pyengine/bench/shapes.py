@@ -1,4 +1,5 @@
-"""The shapes at which ops are measured: Stable Diffusion 1.5's, batch 2 (a picture with guidance).
+"""The shapes at which ops are measured: Stable Diffusion 1.5's, batch 2 (a picture with guidance),
+and LlamaGen's; on GPUs also Stable Diffusion XL's.
 
 64x64 latents (512x512 pixels) and 32x32 latents (256x256): both U-Nets halve the side from level
 to level, so 32^2 x 640 is the second level of the one and 32^2 x 320 the first of the other.
@@ -24,6 +25,8 @@ SAMPLER_ROW = {
     "g": 7.5, "p": 0.9, "q": -0.4, "limit": float("inf"), "dscale": 1.0,
     "x_x": 0.8, "x_d": 0.3, "x_d1": -0.1,
 }  # fmt: skip
+#: Guidance, temperature, top-k, top-p and min-p, as Janus and LlamaGen are sampled.
+SAMPLING_ROW = (5.0, 1.0, 1000.0, 0.95, 0.0)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def group_norm(op: str, side: int, c: int, c2: int = 0, batch: int = BATCH, **mo
             tensors["x2"] = _randn(dtype, device, batch, side, side, c2)
         return {**tensors, "groups": min(GROUPS, c + c2), **more}
 
-    return Shape(op, f"{side}^2 x {_joined(c, c2)}", build)
+    return Shape(op, f"{side}^2 x {_joined(c, c2)}{_pictures(batch)}", build)
 
 
 def layer_norm(rows: int, width: int) -> Shape:
@@ -306,14 +309,13 @@ def vq_decode(rows: int, entries: int, width: int, outputs: int = 0) -> Shape:
 
 
 def sample_token(pictures: int, tokens: int) -> Shape:
-    """Guidance, top-k and top-p, as Janus and LlamaGen are sampled."""
+    """Every picture with the settings of SAMPLING_ROW."""
 
     def build(dtype, device):
-        row = [5.0, 1.0, 1000.0, 0.95, 0.0]
         return {
             "logits": _randn(dtype, device, 2 * pictures, tokens),
             "uniform": torch.rand(pictures, dtype=torch.float64, device=device),
-            "settings": torch.tensor([row] * pictures, device=device),
+            "settings": torch.tensor([SAMPLING_ROW] * pictures, device=device),
         }
 
     return Shape("sample_token", f"{pictures} x {tokens}", build)
@@ -444,6 +446,45 @@ SHAPES: dict[str, list[Shape]] = {
     ],
     "sample_token": [sample_token(1, 16384), sample_token(4, 16384)],
     "mask_refine": [mask_refine(1, 256, 8192), mask_refine(1, 1024, 8192)],
+}
+
+#: Measured on GPUs besides: a U-Net of SDXL at 1024x1024 pixels, 128x128 latents, and its decoder;
+#: a token of LlamaGen-XL with guidance; more at once than a CPU would be asked for.
+GPU_SHAPES: dict[str, list[Shape]] = {
+    "group_norm_silu": [
+        *(
+            group_norm("group_norm_silu", *size)
+            for size in (
+                *((128, 320), (64, 640), (32, 1280), (128, 320, 320), (128, 640, 320)),
+                *((64, 640, 640), (64, 1280, 640), (32, 1280, 1280)),
+            )
+        ),
+        group_norm("group_norm_silu", 256, 512, batch=1),
+        group_norm("group_norm_silu", 1024, 128, batch=1),
+    ],
+    "layer_norm": [layer_norm(8192, 640), layer_norm(2048, 1280)],
+    "geglu": [geglu(8192, 2560), geglu(2048, 5120)],
+    "sampler_step": [sampler_step(128, 4, 16), sampler_step(128, 4, 64)],
+    "conv2d": [conv2d(128, 320, 320), conv2d(64, 640, 640), conv2d(32, 1280, 1280)],
+    "linear": [
+        linear(8192, 640, 640, bias=False),
+        linear(8192, 640, 2560, "geglu"),
+        linear(2048, 1280, 1280, bias=False),
+        linear(2048, 1280, 5120, "geglu"),
+        *(
+            linear(2, *size, bias=False, int8=int8)
+            for size in ((1280, 3840), (1280, 1280), (1280, 7168), (3584, 1280), (1280, 16384))
+            for int8 in (False, True)
+        ),
+    ],
+    "attention": [
+        attention(queries, keys, heads, 64)
+        for queries, heads in ((4096, 10), (1024, 20))
+        for keys in (queries, 77)
+    ],
+    "rotary_cache": [rotary_cache(2, 1, 20, 64, 577)],
+    "decode_attention": [decode_attention(2, 1, 20, 20, 64, 288)],
+    "vq_argmin": [vq_argmin(36864, 16384, 8)],
 }
 
 #: One small shape an op, for a run that only shows that the benchmarks work.

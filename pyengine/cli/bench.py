@@ -58,13 +58,17 @@ def ops(
     json: Json = None,
     plot: Plot = None,
 ) -> int:
-    """Every op at SD 1.5's shapes, inputs hot and cold.
+    """Every op at SD 1.5's and LlamaGen's shapes, on GPUs also SDXL's, inputs hot and cold.
 
     \b
     pyengine bench ops --op conv2d --shape 16^2 --peers
     pyengine bench ops --peers --without torch.compile --json ops.json --plot ops.png
+    pyengine bench ops --device cuda --dtype bfloat16 --op geglu --peers
 
-    Peers: torch, torch.compile and, for convolutions, ncnn.
+    Peers: torch, torch.compile and, on CPUs for convolutions, ncnn, on GPUs for vq_argmin,
+    flash-kmeans. On GPUs everyone's calls are one CUDA graph, so that kernels are measured and not
+    how fast Python launches them. Where memory is the bound, "of the bound" of cold inputs is the
+    share of the bandwidth of a copy.
     """
     from ..bench.run import run_ops
 

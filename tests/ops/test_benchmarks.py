@@ -3,15 +3,27 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pyengine import ops
-from pyengine.bench.operations import check, inputs_for, packed
+from pyengine.bench import operations, timing
+from pyengine.bench.operations import check, compared, inputs_for, packed
 from pyengine.bench.peers.torch_ops import EAGER
-from pyengine.bench.shapes import SHAPES, TINY, attention, conv2d, geglu, linear
+from pyengine.bench.results import OURS
+from pyengine.bench.shapes import (
+    GPU_SHAPES,
+    SHAPES,
+    TINY,
+    attention,
+    conv2d,
+    geglu,
+    linear,
+    vq_argmin,
+)
 from pyengine.ops import OPS
 from pyengine.ops.reference.linear import ACTIVATIONS
 
@@ -25,9 +37,95 @@ def test_every_op_has_shapes_and_a_peer(op):
     assert callable(EAGER[op])
 
 
-@pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
-def test_labels_tell_shapes_apart(shapes):
+@pytest.mark.parametrize("op", SHAPES)
+def test_labels_tell_shapes_apart(op):
+    shapes = [*SHAPES[op], *GPU_SHAPES.get(op, ())]
     assert len({str(shape) for shape in shapes}) == len(shapes)
+    assert all(shape.op == op for shape in shapes)
+
+
+def test_shapes_of_gpus_are_found_on_a_cpu_where_no_other_is():
+    def labels(*given, on_gpu=False):
+        return [shape.label for shape in operations.shapes(*given, False, on_gpu)]
+
+    assert "2 x 4 x 64^2" in labels(["sampler_step"], [])
+    assert "64 x 4 x 128^2" not in labels(["sampler_step"], ["128^2"])
+    assert labels(["sampler_step"], ["64 x 4"]) == ["64 x 4 x 128^2"]
+    assert "64 x 4 x 128^2" in labels(["sampler_step"], [], on_gpu=True)
+    assert labels(["vq_argmin"], ["36864 x 16384 x 8"]) == ["36864 x 16384 x 8"]
+
+
+def test_as_near_an_entry_will_do():
+    codebook = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    inputs = {"x": torch.tensor([[0.9, 0.1]]), "codebook": codebook}
+
+    def distances(entry):
+        return compared("vq_argmin", inputs, torch.tensor([entry]))
+
+    check("ours", distances(2), distances(1), 2e-5)
+    with pytest.raises(RuntimeError, match="ours is"):
+        check("ours", distances(3), distances(1), 2e-5)
+
+
+def quick_rows(shape, peers):
+    missing = {}
+    limits = timing.LimitsOfThisMinute(torch.float32, "cpu", quick=True)
+    given = (shape, torch.float32, "cpu", 1, 2, peers, True, limits, missing)
+    return operations._rows(*given), missing
+
+
+def test_flash_kmeans_is_a_peer(monkeypatch):
+    """A stand-in of the same signature: [1, N, D], [1, K, D] and squared norms, [1, N] int32."""
+
+    def assign(x, centroids, x_sq, out=None, c_sq=None):
+        distances = x_sq[..., None] - 2 * x @ centroids.transpose(1, 2) + c_sq[:, None]
+        return distances.argmin(dim=-1).int()
+
+    shape = vq_argmin(9, 40, 6)
+    monkeypatch.setitem(sys.modules, "flash_kmeans", ModuleType("flash_kmeans"))
+    module = ModuleType("flash_kmeans.assign_euclid_triton")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    module.euclid_assign_triton = assign
+    rows, missing = quick_rows(shape, ("flash-kmeans",))
+    assert not missing
+    assert all(set(row.times) == {"flash-kmeans", OURS} for row in rows)
+    module.euclid_assign_triton = lambda **given: 39 - assign(**given)
+    with pytest.raises(RuntimeError, match=r"vq_argmin 9 x 40 x 6: flash-kmeans is .* away"):
+        quick_rows(shape, ("flash-kmeans",))
+
+
+def test_flash_kmeans_that_is_missing_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flash_kmeans", None)
+    rows, missing = quick_rows(vq_argmin(9, 40, 6), ("flash-kmeans",))
+    assert "pyengine[bench-gpu]" in missing["flash-kmeans"]
+    assert all(set(row.times) == {OURS} for row in rows)
+
+
+def test_calls_on_a_gpu_are_one_graph(monkeypatch):
+    """A recorder and a clock stand in: every set of arguments comes in turn, values unseen."""
+    seen, turns = [], []
+
+    def run(x):
+        seen.append(float(x))
+        assert not ops._check.visible(x)
+        return x
+
+    def record(function, changing, kept):
+        result = function(changing, kept)
+        return lambda: turns.append(1), result
+
+    def seconds(replay, chosen):
+        for arguments in chosen:
+            replay(**arguments)
+        return 7.0
+
+    monkeypatch.setattr(timing, "_cuda_seconds", seconds)
+    inputs = [{"x": torch.tensor(float(i))} for i in range(3)]
+    sample = timing.recorded(run, inputs, "cuda", record)
+    calls = 3 * -(-timing.LAUNCHES // 3)
+    assert seen == [0.0, 1.0, 2.0] * (calls // 3)
+    assert sample(calls + 1) == 7.0 / (2 * calls)
+    assert len(turns) == 2
 
 
 KINDS = [

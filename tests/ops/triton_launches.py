@@ -4,7 +4,7 @@ from importlib import import_module
 
 import torch
 
-from pyengine.bench.shapes import SHAPES, Shape, attention, layer_norm, linear, rms_norm
+from pyengine.bench.shapes import GPU_SHAPES, SHAPES, Shape, attention, layer_norm, linear, rms_norm
 from pyengine.ops import OPS
 
 FLOAT32, FLOAT16, BFLOAT16 = torch.float32, torch.float16, torch.bfloat16
@@ -90,7 +90,7 @@ PRODUCTS = [
 
 def streamed() -> list[tuple[Shape, torch.dtype, int]]:
     """(shape, dtype, sm_) of the others: bfloat16 at every shape, the rest at the first."""
-    shapes = [shape for op in STREAMED for shape in SHAPES[op]]
+    shapes = [s for op in STREAMED for s in (*SHAPES[op], *GPU_SHAPES.get(op, ()))]
     first = [*(SHAPES[op][0] for op in STREAMED), layer_norm(8, 20000), rms_norm(8, 20000)]
     return [
         *((shape, BFLOAT16, 90) for shape in shapes),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..shapes import SAMPLER_ROW
+from ..shapes import SAMPLER_ROW, SAMPLING_ROW
 
 _ACTIVATIONS: dict[str, Callable] = {
     "none": lambda y: y,
@@ -119,7 +119,7 @@ def conv2d(
 
 def linear(x, weight, bias=None, activation="none", residual=None, weight_scale=None):
     if weight_scale is not None:
-        weight = weight.to(x.dtype) * weight_scale[:, None]
+        weight = (weight * weight_scale[:, None]).to(x.dtype)
     y = _ACTIVATIONS[activation](F.linear(x, weight, bias))
     return y if residual is None else y.add_(residual)
 
@@ -130,7 +130,8 @@ def attention(q, k, v, heads):
 
 
 def vq_argmin(x, codebook):
-    return torch.cdist(x, codebook).argmin(dim=-1)
+    """In float32: distances rounded to 16 bits would make many entries as near as the nearest."""
+    return torch.cdist(x.float(), codebook.float()).argmin(dim=-1)
 
 
 def vq_decode(indices, codebook, weight=None, bias=None):
@@ -139,9 +140,9 @@ def vq_decode(indices, codebook, weight=None, bias=None):
 
 
 def sample_token(logits, uniform, settings):
-    """The first row's settings for all, as Python numbers, in transformers' order."""
-    guidance, temperature, top_k, top_p, _ = settings[0].tolist()
-    u, c = logits.chunk(2)
+    """The shape's settings as Python numbers, in transformers' order and, as there, in float32."""
+    guidance, temperature, top_k, top_p, _ = SAMPLING_ROW
+    u, c = logits.float().chunk(2)
     scores = (u + guidance * (c - u)) / temperature
     kth = scores.topk(min(int(top_k), scores.shape[-1])).values[:, -1:]
     scores = scores.masked_fill(scores < kth, -torch.inf)
@@ -155,7 +156,7 @@ def sample_token(logits, uniform, settings):
 
 def mask_refine(logits, tokens, noise, gumbel, masked, temperature, mask_token):
     unknown = tokens == mask_token
-    p = logits.softmax(dim=-1)
+    p = logits.float().softmax(dim=-1)
     sums = p.double().cumsum(dim=-1)
     target = noise.double()[..., None] * sums[..., -1:]
     drawn = torch.searchsorted(sums, target, right=True)[..., 0]
@@ -195,7 +196,10 @@ EAGER: dict[str, Callable[..., Any]] = {
 
 
 def compiled(op: str, device: str) -> Callable[..., Any]:
-    """torch.compile's version for one shape, as for a fixed model; the first call compiles."""
+    """torch.compile's version for one shape, as for a fixed model; the first call compiles.
+
+    On GPUs without CUDA graphs of its own: timing.recorded makes those, for everybody.
+    """
     torch.compiler.reset()
-    mode = "max-autotune" if device.startswith("cuda") else None
+    mode = "max-autotune-no-cudagraphs" if device.startswith("cuda") else None
     return torch.compile(EAGER[op], fullgraph=True, dynamic=False, mode=mode)
