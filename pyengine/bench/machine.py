@@ -11,7 +11,7 @@ import torch
 from .. import __version__, ops
 from ..doctor import cpu_name
 
-PACKAGES = ("torch", "diffusers", "transformers", "openvino", "ncnn")
+PACKAGES = ("torch", "triton", "diffusers", "transformers", "openvino", "ncnn", "flash-kmeans")
 #: Settings that change what is measured, shown where they are set.
 ENVIRONMENT = (
     "PYENGINE_ISA", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS",
@@ -30,7 +30,10 @@ def facts(device: str, threads: int) -> dict[str, Any]:
     """Plain values, by name."""
     found: dict[str, Any] = {"cpu": cpu_name(), "cores": cores(), "threads": threads}
     if device.startswith("cuda"):
-        found |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+        found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+        # What float32 is there: of products, and of cuDNN's convolutions.
+        found["tf32"] = f"{torch.backends.cuda.matmul.allow_tf32}"
+        found["tf32 convolutions"] = f"{torch.backends.cudnn.allow_tf32}"
     found |= {
         "instruction set": ops.isa(),
         "torch's instruction set": torch.backends.cpu.get_cpu_capability(),

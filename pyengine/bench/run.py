@@ -13,7 +13,18 @@ import torch
 
 from ..errors import RequestError
 from ..pipelines.loading import DTYPES, find_device, find_dtype
-from . import checkpoints, machine, models, operations, pipeline, plot, results, timing, token
+from . import (
+    agreement,
+    checkpoints,
+    machine,
+    models,
+    operations,
+    pipeline,
+    plot,
+    results,
+    timing,
+    token,
+)
 from .results import Result
 
 #: Rounds of a run that only shows that everything works.
@@ -116,6 +127,24 @@ def run_token(
     return _run(o, "token", measure, moved="read")
 
 
+def run_agreement(*, device: str, pictures: int, threads: int | None, path: Path | None) -> int:
+    """Raises RuntimeError, once all is told, where pictures differ too much."""
+    device = str(find_device(device))
+    if path is not None:
+        _check_file("json", path)
+    threads = threads or machine.cores()
+    with _threads(threads):
+        result = agreement.measure(device, pictures, _say)
+    facts = {"suite": "agreement", **machine.facts(device, threads), "dtype": "float32"}
+    _print(facts, agreement.table(result))
+    worst = min(pair.psnr for pair in result.pairs)
+    print(f"least PSNR {worst:.1f} dB")
+    if path is not None:
+        path.write_text(json.dumps(result.json(facts), indent=1))
+    result.check()
+    return 0
+
+
 def _windows(text: str) -> list[int]:
     parts = text.split(",")
     if not all(part.isdigit() and 1 <= int(part) <= 1 << 16 for part in parts):
@@ -146,23 +175,29 @@ def _folder(folder: Path | None) -> Iterator[Path]:
         yield Path(place)
 
 
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _run(o: Options, suite: str, measure: Callable[..., Result], moved: str = "copy") -> int:
     """Measures and tells. Returns the exit status."""
     o.device = str(find_device(o.device))
     find_dtype(o.dtype)
     _check_files(o)  # now, rather than after many minutes
     threads = o.threads or machine.cores()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     torch.manual_seed(0)
     facts = {"suite": suite, **machine.facts(o.device, threads), "dtype": o.dtype}
     rounds = QUICK_ROUNDS if o.quick else o.rounds
     facts |= {"rounds": rounds, "quick": o.quick}
     limits = timing.LimitsOfThisMinute(DTYPES[o.dtype], o.device, o.quick, moved)
-    try:
+    with _threads(threads):
         result = measure(threads=threads, rounds=rounds, limits=limits, say=_say)
-    finally:
-        torch.set_num_threads(before)
     facts["peak_bytes"] = machine.peak_memory()
     tell(o, result, facts)
     return 0
@@ -171,17 +206,18 @@ def _run(o: Options, suite: str, measure: Callable[..., Result], moved: str = "c
 def _check_files(o: Options) -> None:
     """Raises RequestError where a file cannot be written, UnavailableError without matplotlib."""
     for name, path in (("json", o.json), ("plot", o.plot)):
-        if path is None:
-            continue
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.open("a").close()
-        except OSError as e:
-            raise RequestError(
-                f"{name}: expected a file to write, given {str(path)!r} ({e})"
-            ) from e
+        if path is not None:
+            _check_file(name, path)
     if o.plot is not None:
         plot.figure_class()
+
+
+def _check_file(name: str, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as e:
+        raise RequestError(f"{name}: expected a file to write, given {str(path)!r} ({e})") from e
 
 
 def _say(text: str) -> None:
@@ -190,16 +226,20 @@ def _say(text: str) -> None:
 
 def tell(o: Options, result: Result, facts: dict[str, Any]) -> None:
     """The table and what belongs to it on standard output; files where they were asked for."""
-    from rich.console import Console
-
-    print("; ".join(f"{k} {v}" for k, v in facts.items() if k != "peak_bytes"), end="\n\n")
-    console = Console(width=1000, highlight=False, color_system=None)  # the terminal may wrap it
-    with console.capture() as table:
-        console.print(results.table(result))
-    print(table.get().strip(), end="\n\n")
+    _print(facts, results.table(result))
     print("\n".join([*results.details(result), results.ceilings(result)]))
     if o.json is not None:
         o.json.write_text(json.dumps(result.json(facts), indent=1))
     if o.plot is not None:
         title = f"{facts['suite']}: {facts['cpu']}, {facts['instruction set']}"
         plot.roofline(result, o.plot, f"{title}, {facts['threads']} threads, {o.dtype}")
+
+
+def _print(facts: dict[str, Any], table: Any) -> None:
+    from rich.console import Console
+
+    print("; ".join(f"{k} {v}" for k, v in facts.items() if k != "peak_bytes"), end="\n\n")
+    console = Console(width=1000, highlight=False, color_system=None)  # the terminal may wrap it
+    with console.capture() as text:
+        console.print(table)
+    print(text.get().strip(), end="\n\n")

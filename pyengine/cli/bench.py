@@ -210,3 +210,22 @@ def token(
         _options(locals(), dtype=dtype, device=device), model=model, windows=windows,
         pictures=pictures, only=only or [], folder=keep, size=size,
     )  # fmt: skip
+
+
+@app.command()
+def agreement(
+    device: Device = "cpu",
+    pictures: Annotated[int, Option(help="Of each model.", min=1)] = 4,
+    threads: Threads = None,
+    json: Json = None,
+) -> int:
+    """Pictures from the models that ship, drawn by the CPU and by a device, in float32: their PSNR.
+
+    \b
+    pyengine bench agreement --device cuda
+
+    Ends with an error for a picture under 40 dB. With --device cpu both are the CPU's.
+    """
+    from ..bench.run import run_agreement
+
+    return run_agreement(device=device, pictures=pictures, threads=threads, path=json)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pyengine.bench import models, pipeline, results, timing, worker
+from pyengine.bench import agreement, models, pipeline, results, timing, worker
 from pyengine.bench.checkpoints import write_unet
 from pyengine.bench.models import Task, relative_l2
 from pyengine.bench.results import OURS
@@ -181,6 +181,7 @@ def one_conv():
         (("ops", "--json", "/dev/null/x.json"), "/dev/null/x.json"),
         (("vae", "--rounds", "1"), "rounds"),
         (("pipeline", "--size", "100"), "100"),
+        (("agreement", "--device", "tpu"), "tpu"),
         (("everything",), "everything"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
@@ -331,6 +332,37 @@ def test_psnr():
     assert pipeline.psnr(x + 0.1, x) == pytest.approx(20)
     assert pipeline.psnr(x, x) == 200
     assert pipeline.psnr(x[:1], x) == 0
+
+
+# --- devices --------------------------------------------------------------------------------------
+
+
+def test_the_cpu_agrees_with_itself(run, tmp_path):
+    given = ("--pictures", "1", "--threads", "1", "--json", tmp_path / "a.json")
+    status, out, err = run("bench", "agreement", *given)
+    assert status == 0, err
+    facts = json.loads((tmp_path / "a.json").read_text())
+    assert [p["model"] for p in facts["pictures"]] == ["emoji", "emoji-ar"]
+    assert all(p["same"] and p["psnr"] == 200 for p in facts["pictures"])
+    assert [p["other_tokens"] for p in facts["pictures"]] == [None, 0]
+    assert out.count("same bits") == 2
+    assert "least PSNR 200.0 dB" in out
+
+
+def test_pictures_that_differ_end_with_an_error(run, monkeypatch):
+    """Told with the table: the worst of them decides."""
+
+    def pair(decibels):
+        return agreement.Pair("emoji", "a cat", 1, decibels, False, None, 0.1, 0.1)
+
+    found = agreement.Agreement([pair(52.0), pair(38.0)])
+    monkeypatch.setattr(agreement, "measure", lambda *_: found)
+    status, out, err = run("bench", "agreement")
+    assert status == 1
+    assert "38.0 dB" in out
+    assert "emoji, 'a cat': 38.0 dB between the CPU and the device, expected at least 40" in err
+    found.pairs = found.pairs[:1]
+    assert run("bench", "agreement")[0] == 0
 
 
 # --- workers and times ----------------------------------------------------------------------------
