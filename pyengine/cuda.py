@@ -8,7 +8,7 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,10 +23,11 @@ OLDEST = (8, 0)
 
 Result = TypeVar("Result")
 
-#: A call on tensors that change from call to call and on others that stay for many calls.
-Function = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+#: A call on tensors that change from call to call and on others that stay for many calls, to a
+#: tensor or several.
+Function = Callable[[Sequence[Tensor], Sequence[Tensor]], Any]
 #: Makes (replay, result) of a function and its tensors: replay() computes the result anew.
-Record = Callable[[Function, Sequence[Tensor], Sequence[Tensor]], tuple[Callable[[], None], Tensor]]
+Record = Callable[[Function, Sequence[Tensor], Sequence[Tensor]], tuple[Callable[[], None], Any]]
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -91,7 +92,7 @@ class _Recording:
     kept: list[Tensor]
     copied: tuple[weakref.ref, ...]  # what `kept` holds the values of
     replay: Callable[[], None]
-    result: Tensor
+    result: Any
     kernels: dict[str, list[str]]
 
 
@@ -119,7 +120,7 @@ class Graphs:
         """Forgets all recordings and frees their memory."""
         self._recordings.clear()
 
-    def __call__(self, changing: Sequence[Tensor], kept: Sequence[Tensor] = ()) -> Tensor:
+    def __call__(self, changing: Sequence[Tensor], kept: Sequence[Tensor] = ()) -> Any:
         """The result is overwritten by the next call with the same shapes."""
         shapes = tuple((t.shape, t.dtype, t.device) for t in (*changing, *kept))
         key = (shapes, len(changing), forcing())
@@ -139,7 +140,7 @@ class Graphs:
         return found.result
 
     def _new(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> _Recording:
-        def blind(changing: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
+        def blind(changing: Sequence[Tensor], kept: Sequence[Tensor]) -> Any:
             with unseen():
                 return self._function(changing, kept)
 

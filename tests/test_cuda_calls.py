@@ -25,7 +25,9 @@ class Recorder:
 
         def replay():
             self.replayed += 1
-            result.copy_(function(changing, kept))
+            again = function(changing, kept)
+            one = isinstance(result, torch.Tensor)
+            torch._foreach_copy_([result] if one else result, [again] if one else again)
 
         return replay, result
 

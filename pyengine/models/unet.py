@@ -38,6 +38,15 @@ class TextContext:
     def __len__(self) -> int:
         return len(self.keys_values[0][0]) if self.keys_values else 0
 
+    def tensors(self) -> list[Tensor]:
+        """Keys and values of the first layer, of the second..."""
+        return [tensor for pair in self.keys_values for tensor in pair]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> "TextContext":
+        """The context that has these tensors."""
+        return cls(tuple(zip(tensors[::2], tensors[1::2], strict=True)))
+
 
 @dataclass(frozen=True)
 class TimeEmbedding:
@@ -62,6 +71,7 @@ class UNet2DConditionModel(Model):
         *("*.attentions.*.proj_in", "*.attentions.*.proj_out", "*.transformer_blocks.*.attn1.*"),
         *("*.attn2.to_q", "*.attn2.to_out.0", "*.ff.net.*"),
     )
+    quantizes_inputs = True
 
     def __init__(self, config: UNet2DConditionConfig):
         super().__init__(config)

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from .. import images as pictures
-from ..cuda import Graphs, Leash, Record, within_memory
+from ..cuda import Graphs, Leash, Record, Recorder, within_memory
 from ..errors import ConfigError
 from ..models import AutoencoderKL, UNet2DConditionModel
 from ..models.unet import TextContext, TimeEmbedding
-from ..ops import Arena, kernels_used
+from ..ops import Arena, kernels_used, sampler_step
 from ..progress import progress as progress_bar
 from ..schedules import Plan, Scheduler, from_config
+from ..schedules.plan import Rows, State, scaled, stack_rows, step_rows
 from ..tokenizer import ClipTokenizer
 from . import request as checks
 from .arguments import Arguments, Defaults
@@ -70,32 +71,71 @@ class Parts:
 
 
 class Evaluator:
-    """unet(x, times, context), on a GPU as a CUDA graph: the same kernels in one launch.
+    """The U-Net's part of a step, or all of it, on a GPU as a CUDA graph: the same kernels in one
+    launch.
 
-    record: pyengine.cuda.Record, given for tests. The result is overwritten by the next call.
+    record: pyengine.cuda.Record, given for tests.
     """
 
     def __init__(self, unet: UNet2DConditionModel, record: Record | None = None):
         self.unet = unet
-        self.graphs = None
+        self.graphs = self.steps = None
         if record is not None or unet.device.type == "cuda":
+            record = record or Recorder()
             self.graphs = Graphs(self._run, record=record)
+            self.steps = Graphs(self._run_step, record=record)
 
     def __call__(self, x: Tensor, times: TimeEmbedding, context: TextContext) -> Tensor:
+        """unet(x, times, context); with graphs overwritten by the next call."""
         if self.graphs is None:
             return self.unet(x, times, context, return_dict=False)[0]
-        kept = [tensor for pair in context.keys_values for tensor in pair]
-        return self.graphs([x, *times.rows], kept)
+        return self.graphs([x, *times.rows], context.tensors())
 
     def _run(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
         x, *rows = changing
-        context = TextContext(tuple(zip(kept[::2], kept[1::2], strict=True)))
-        return self.unet(x, TimeEmbedding(tuple(rows)), context, return_dict=False)[0]
+        times, context = TimeEmbedding(tuple(rows)), TextContext.of(kept)
+        return self.unet(x, times, context, return_dict=False)[0]
+
+    def step(
+        self, state: State, rows: Rows, times: TimeEmbedding, context: TextContext,
+        extra: Tensor | None, noise: Tensor | None, rescale: float,
+    ) -> State:  # fmt: skip
+        """The state after a model evaluation and the update that rows tell.
+
+        extra: [N, ...], what the U-Net is given besides the latents, or None. noise, rescale: as
+        schedules.plan.step_rows takes them.
+        """
+        if self.steps is None or rescale or any(rows.thresholds):  # which depend on the output
+            x = self._model_input(rows.scale_input(state.x), extra, context)
+            return step_rows(state, self(x, times, context), rows, noise, rescale)
+        x = state.x.contiguous()
+        # What is not there counts as zero, so that one graph serves every sampler and step.
+        zero = torch.zeros_like(x)
+        past = [zero if t is None else t for t in (state.d1, state.d2, state.d3, state.base, noise)]
+        given = [x, *rows.tensors(x), *(t.to(x.dtype) for t in past), *times.rows]
+        kept = [*([] if extra is None else [extra]), *context.tensors()]
+        # Cloned, since they are overwritten by the next step.
+        return rows.next_state(state, *(t.clone() for t in self.steps(given, kept)))
+
+    def _run_step(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        x, scale, coeffs, d1, d2, d3, base, noise, *rows = changing
+        extra, context = (kept[0], kept[1:]) if len(kept) % 2 else (None, kept)
+        context = TextContext.of(context)
+        given = self._model_input(scaled(x, scale), extra, context)
+        out = self.unet(given, TimeEmbedding(tuple(rows)), context, return_dict=False)[0]
+        return sampler_step(x, out, coeffs, d1, d2, d3, base, noise)
+
+    @staticmethod
+    def _model_input(x: Tensor, extra: Tensor | None, context: TextContext) -> Tensor:
+        if extra is not None:
+            x = torch.cat([x, extra], dim=1)
+        return torch.cat([x, x]) if len(context) == 2 * len(x) else x
 
     def clear(self) -> None:
         """Frees what was recorded."""
-        if self.graphs is not None:
-            self.graphs.clear()
+        for graphs in (self.graphs, self.steps):
+            if graphs is not None:
+                graphs.clear()
 
 
 class StableDiffusionPipeline:
@@ -277,6 +317,7 @@ class StableDiffusionPipeline:
             width=r.width,
             guidance_scale=r.guidance_scale,
             strength=None if r.images is None else r.strength,
+            weights=self.unet.weights,
         )
 
     def _guided(self, r: Request) -> bool:
@@ -323,7 +364,7 @@ class StableDiffusionPipeline:
         report: Report, show_progress: bool | None,
     ) -> Tensor:  # fmt: skip
         """The latents after the last step, or after the one that the run was stopped at."""
-        state, guided = start.state, self._guided(r)
+        state = start.state
         context = self.unet.encode_context(conditions.text)
         block, leash = 0, Leash(self.device)
         with progress_bar("denoising", sum(plan.ends_step), show_progress) as advance:
@@ -333,12 +374,13 @@ class StableDiffusionPipeline:
                 if i >= block:
                     first, (times, many) = i, self._times(plan, conditions, i)
                     block = i + many
-                x = self._model_input(plan.scale_input(i, state.x), start, guided)
-                out = self._evaluate(x, times[i - first], context)
                 fresh = None
                 if plan.draws_noise[i]:
                     fresh = noise.draw(state.x.shape, plan.noise_dtype or state.x.dtype)
-                state = plan.step(i, state, out, r.guidance_scale, fresh, r.guidance_rescale)
+                rows = stack_rows([(plan, i)] * r.count, r.guidance_scale)
+                state = self._evaluate.step(
+                    state, rows, times[i - first], context, start.extra, fresh, r.guidance_rescale
+                )
                 if start.known is not None:
                     state = plan.keep_known(i, state, start.known, start.noise, start.mask)
                 report.evaluations += 1
@@ -354,12 +396,6 @@ class StableDiffusionPipeline:
                         context = self.unet.encode_context(conditions.text)
         report.interrupted = report.evaluations < len(plan)
         return state.x
-
-    @staticmethod
-    def _model_input(x: Tensor, start: Start, guided: bool) -> Tensor:
-        if start.extra is not None:
-            x = torch.cat([x, start.extra], dim=1)
-        return torch.cat([x, x]) if guided else x
 
     def _call_back(self, r: Request, step: int, timestep: float, x: Tensor, text: Tensor) -> dict:
         """The tensors after the callback has seen them; on StopSampling, as they were."""

@@ -97,7 +97,17 @@ class Rows:
         if np.all(self.in_scale == 1):
             return x
         scale = to_device(torch.from_numpy(self.in_scale).to(_accumulator(x)), x.device)
-        return (x * scale.reshape(-1, *[1] * (x.dim() - 1))).to(x.dtype)
+        return scaled(x, scale)
+
+    def tensors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(in_scale [N], table) on x's device, as `scaled` and ops.sampler_step take them."""
+        both = (torch.from_numpy(t).to(_accumulator(x)) for t in (self.in_scale, self.table))
+        return tuple(to_device(t, x.device) for t in both)
+
+    def next_state(self, state: State, new: Tensor, d: Tensor, kept: Tensor) -> State:
+        """What follows `state`, given what sampler_step returned."""
+        history = (d, state.d1, state.d2)[: self.depth]
+        return State(new, *history, base=kept if self.keeps_base else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,14 +286,13 @@ def step_rows(
     if noise is None and any(rows.draws_noise):
         raise ValueError("step: this evaluation draws noise, got none")
     out, x = out.contiguous(), state.x.contiguous()
-    table = rows.table
+    coeffs = to_device(torch.from_numpy(rows.table), x.device)
     rescale = per_picture("guidance_rescale", guidance_rescale, n)
     if out.shape[0] == 2 * n and np.any(rescale):
-        table = _rescaled(table, out, rescale)
+        coeffs = _rescaled(coeffs, out, rescale)
     if any(rows.thresholds):
-        table = _thresholded(table, x, out, rows.thresholds)
-    coeffs = to_device(torch.from_numpy(table).to(_accumulator(x)), x.device)
-    uses = np.any(table, axis=0)
+        coeffs = _thresholded(coeffs, x, out, rows.thresholds)
+    uses = np.any(rows.table, axis=0)
     past = {}
     for name in (*_HISTORY, "base"):
         if uses[_AT[f"x_{name}"]] or uses[_AT[f"y_{name}"]]:
@@ -292,9 +301,8 @@ def step_rows(
             past[name] = getattr(state, name).contiguous()
     if noise is not None:
         noise = noise.to(x.dtype).contiguous()
-    new, d, kept = sampler_step(x, out, coeffs, noise=noise, **past)
-    history = (d, state.d1, state.d2)[: rows.depth]
-    return State(new, *history, base=kept if rows.keeps_base else None)
+    results = sampler_step(x, out, coeffs.to(_accumulator(x)), noise=noise, **past)
+    return rows.next_state(state, *results)
 
 
 def per_picture(name: str, value: float | Sequence[float], n: int) -> np.ndarray:
@@ -305,48 +313,56 @@ def per_picture(name: str, value: float | Sequence[float], n: int) -> np.ndarray
     return np.broadcast_to(values, (n,))
 
 
+def scaled(x: Tensor, scale: Tensor) -> Tensor:
+    """x [N, ...] times scale [N], rounded once to x's dtype."""
+    return (x * scale.reshape(-1, *[1] * (x.dim() - 1))).to(x.dtype)
+
+
 def _accumulator(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _guided(table: np.ndarray, out: Tensor, k: int) -> Tensor:
+def _guided(coeffs: Tensor, out: Tensor, k: int) -> Tensor:
     """Picture k's guided model output, computed as sampler_step does."""
-    n = len(table)
+    n = len(coeffs)
     if out.shape[0] == n:
         return out[k].to(_accumulator(out))
     uncond, cond = out[k].to(_accumulator(out)), out[n + k].to(_accumulator(out))
-    return uncond + table[k, _AT["g"]] * (cond - uncond)
+    return uncond + coeffs[k, _AT["g"]] * (cond - uncond)
 
 
-def _rescaled(table: np.ndarray, out: Tensor, rescale: np.ndarray) -> np.ndarray:
-    """The table with each picture's guided output scaled towards the conditional one's spread."""
-    table = table.copy()
-    n = len(table)
+def _rescaled(coeffs: Tensor, out: Tensor, rescale: np.ndarray) -> Tensor:
+    """coeffs, float64, with each picture's guided output scaled towards the conditional one's
+    spread.
+    """
+    n = len(coeffs)
+    factors = torch.ones_like(coeffs)
     for k in np.flatnonzero(rescale):
-        # In float64, one picture at a time and by NumPy, which knows no threads: the same factor at
-        # any batch size on any number of them.
-        spread = _spread(out[n + k]) / _spread(_guided(table, out, k))
-        factor = rescale[k] * spread + 1 - rescale[k]
-        table[k, [_AT["q"], _AT["x_m"]]] *= factor
-    return table
+        spread = _spread(out[n + k]) / _spread(_guided(coeffs, out, k))
+        for name in ("q", "x_m"):
+            factors[k, _AT[name]] = float(rescale[k]) * spread + 1 - float(rescale[k])
+    return coeffs * factors
 
 
-def _spread(x: Tensor) -> float:
-    return x.double().cpu().numpy().std(ddof=1)
+def _spread(x: Tensor) -> Tensor:
+    """The standard deviation, in float64: one picture's, so that it is the same in any batch."""
+    if x.device.type == "cpu":  # by NumPy, which knows no threads: the same on any number of them
+        return torch.tensor(x.double().numpy().std(ddof=1))
+    return x.double().std()
 
 
 def _thresholded(
-    table: np.ndarray, x: Tensor, out: Tensor, thresholds: Sequence[tuple[float, float] | None]
-) -> np.ndarray:
-    """The table with each picture's own limit: a quantile of its predicted clean sample."""
-    table = table.copy()
+    coeffs: Tensor, x: Tensor, out: Tensor, thresholds: Sequence[tuple[float, float] | None]
+) -> Tensor:
+    """coeffs with each picture's own limit: a quantile of its predicted clean sample."""
+    coeffs = coeffs.clone()
     for k, threshold in enumerate(thresholds):
         if threshold is None:
             continue
         ratio, largest = threshold
-        p, q = table[k, _AT["p"]], table[k, _AT["q"]]
-        clean = p * x[k].to(_accumulator(x)) + q * _guided(table, out, k)
-        limit = min(max(torch.quantile(clean.abs().flatten(), ratio).item(), 1.0), largest)
-        table[k, _AT["limit"]] = limit
-        table[k, _AT["dscale"]] = 1 / limit
-    return table
+        p, q = coeffs[k, _AT["p"]], coeffs[k, _AT["q"]]
+        clean = p * x[k].to(_accumulator(x)) + q * _guided(coeffs, out, k)
+        limit = torch.quantile(clean.abs().flatten(), ratio).clamp(min=1.0, max=largest).double()
+        coeffs[k, _AT["limit"]] = limit
+        coeffs[k, _AT["dscale"]] = 1 / limit
+    return coeffs
