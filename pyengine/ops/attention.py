@@ -1,9 +1,15 @@
 """attention over packed heads.  Vaswani et al. 2017, arXiv:1706.03762."""
 
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UnavailableError
 from . import _backend, _check, _memory, reference
 from ._check import wrong
 from ._core import DTYPES, address, core
@@ -92,6 +98,71 @@ def _ours_on_gpus(q, k, v, heads, *, mask=None, causal=False, scale=None):
     return 32 < width <= 48 or (mask is not None and width <= 256)
 
 
+#: FlashAttention 3's build for Hopper, imported when it first runs.
+FLASH_3 = "flash_attn_interface"
+
+
+@cache
+def _flash_3_installed() -> bool:
+    return find_spec(FLASH_3) is not None
+
+
+@cache
+def _is_hopper(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
+
+
+def _flash_3_serves(q, k, v, heads, *, mask=None, causal=False, scale=None):
+    """Where it computes what we mean, and pads no more than torch's FlashAttention: it takes heads
+    in widths of 64, 96, 128, 192 and 256, in multiples of 8, and its causal rows end with the keys
+    where ours begin with them.
+    """
+    width = q.shape[2] // heads
+    if mask is not None or not 48 < width <= 256 or width % 8 or v.shape[2] != q.shape[2]:
+        return False
+    return (
+        (not causal or q.shape[1] == k.shape[1]) and _flash_3_installed() and _is_hopper(q.device)
+    )
+
+
+def _aligned(x):
+    """The tensor itself where the copy engine can read it, which wants rows at 16-byte boundaries;
+    else a copy.
+    """
+    step = 16 // x.itemsize
+    apart = all(stride % step == 0 for stride in x.stride()[:2])
+    if x.stride(2) == 1 and apart and x.data_ptr() % 16 == 0:
+        return x
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def _load_flash_3() -> Callable[..., Tensor]:
+    try:
+        function = import_module(FLASH_3).flash_attn_func
+    except (ImportError, AttributeError) as error:
+        raise UnavailableError(
+            f"attention: FlashAttention 3 is installed but does not load ({error}); mend or remove"
+            f' {FLASH_3}, or choose torch\'s kernels with pyengine.ops.force("torch", "attention")'
+        ) from error
+
+    def flash_3(q, k, v, heads, *, mask=None, causal=False, scale=None):
+        q, k, v = (_aligned(t).unflatten(2, (heads, -1)) for t in (q, k, v))
+        # Keys in one part: how many it would choose depends on the batch.
+        y = function(q, k, v, softmax_scale=scale, causal=causal, num_splits=1)
+        return (y[0] if isinstance(y, tuple) else y).flatten(2)  # older ones: (y, logsumexp)
+
+    return flash_3
+
+
+_FLASH_3 = _backend.Backend(
+    "flash-attention-3",
+    "FlashAttention 3 where it is installed, on compute capability 9.0, in 16 bits: made for its "
+    "tensor cores; heads of 49 to 256 channels, no mask; by reasoning, not measured",
+    _load_flash_3,
+    frozenset((torch.float16, torch.bfloat16)),
+    batch_invariant=False,
+    serves=_flash_3_serves,
+)
 _TRITON = _backend.triton(
     "attention",
     why="our Triton, in 16 bits: heads of 33 to 48 channels, which FlashAttention pads to 64 and "
@@ -108,7 +179,7 @@ OP = Op(
     fake=_empty,
     table={
         "cpu": (_backend.cpu(_cpu), *_ROWS),
-        "cuda": (_TRITON, *_ROWS),
+        "cuda": (_TRITON, _FLASH_3, *_ROWS),
         _backend.ANY: _ROWS,
     },
 )

@@ -1,11 +1,19 @@
 """What attention does beyond the promises."""
 
+import subprocess
+import sys
+from importlib import import_module
+from types import ModuleType
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pyengine import ops
-from pyengine.errors import RequestError
+from pyengine.errors import RequestError, UnavailableError
 from pyengine.ops._backend import choose
+
+MODULE = import_module("pyengine.ops.attention")  # pyengine.ops.attention is the function
 
 
 def test_heads_lie_side_by_side_in_the_last_dimension():
@@ -181,9 +189,91 @@ def test_refusals(change, complaint):
 @pytest.mark.parametrize("batch", [1, 30])
 def test_a_gpus_backend_is_chosen_by_one_pictures_shape(dtype, width, mask, name, batch):
     q = torch.empty(batch, 9, 2 * width, dtype=dtype, device="meta")
-    op = ops.OPS["attention"]
-    row = choose(
-        "attention", op.table, "cuda", dtype, False,
-        lambda row: row.serves is None or row.serves(q, q, q, 2, mask=mask),
-    )  # fmt: skip
-    assert row.name == name
+    assert chosen_for_gpus(q, q, mask=mask) == name
+
+
+def chosen_for_gpus(q, k, **more):
+    return choose(
+        "attention", ops.OPS["attention"].table, "cuda", q.dtype, False,
+        lambda row: row.serves is None or row.serves(q, k, k, 2, **more),
+    ).name  # fmt: skip
+
+
+@pytest.fixture
+def flash_3(monkeypatch):
+    """A stand-in for FlashAttention 3 on a Hopper GPU: its signature, layout and causal corner."""
+    module, calls = ModuleType(MODULE.FLASH_3), []
+
+    def flash_attn_func(q, k, v, softmax_scale=None, causal=False, *, num_splits=0):
+        calls.append(num_splits)
+        assert {t.stride(3) for t in (q, k, v)} == {1}
+        assert not any(t.stride(i) * t.itemsize % 16 for t in (q, k, v) for i in range(3))
+        dtype, (q, k, v) = q.dtype, (t.transpose(1, 2).double() for t in (q, k, v))
+        lower_right = torch.ones(q.shape[2], k.shape[2]).tril(k.shape[2] - q.shape[2]).bool()
+        mask = lower_right if causal else None
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=softmax_scale)
+        return module.answer(y.transpose(1, 2).to(dtype))
+
+    module.flash_attn_func, module.answer, module.calls = flash_attn_func, lambda y: y, calls
+    monkeypatch.setitem(sys.modules, MODULE.FLASH_3, module)
+    monkeypatch.setattr(MODULE, "_flash_3_installed", lambda: True)
+    monkeypatch.setattr(MODULE, "_is_hopper", lambda device: True)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "more", "name"),
+    [
+        (torch.bfloat16, 64, {}, "flash-attention-3"),
+        (torch.float16, 256, {"causal": True}, "flash-attention-3"),
+        (torch.bfloat16, 40, {}, "triton"),
+        (torch.float16, 64, {"mask": torch.zeros(9)}, "triton"),
+        (torch.bfloat16, 32, {}, "torch"),
+        (torch.bfloat16, 50, {}, "torch"),
+        (torch.bfloat16, 264, {}, "torch"),
+        (torch.float32, 64, {}, "torch"),
+    ],
+)
+def test_where_flash_attention_3_runs(dtype, width, more, name, flash_3, monkeypatch):
+    q = torch.empty(3, 9, 2 * width, dtype=dtype, device="meta")
+    assert chosen_for_gpus(q, q, **more) == name
+    if name == "flash-attention-3":
+        assert chosen_for_gpus(q[:, :4], q, causal=True) == "torch"
+        assert chosen_for_gpus(q[:, :4], q) == name
+        monkeypatch.setattr(MODULE, "_is_hopper", lambda device: False)
+        assert chosen_for_gpus(q, q, **more) == "torch"
+
+
+@pytest.mark.parametrize("answer", [lambda y: y, lambda y: (y, y.sum(-1))], ids=["y", "y-and-lse"])
+@pytest.mark.parametrize("more", [{}, {"causal": True}, {"scale": 0.3}], ids=str)
+def test_what_flash_attention_3_is_asked(answer, more, flash_3):
+    flash_3.answer = answer
+    function = MODULE._load_flash_3()
+    fused = torch.randn(2, 9, 3 * 2 * 56, dtype=torch.bfloat16)
+    q, k, v = fused.chunk(3, dim=-1)
+    off = torch.randn(2 * 9 * 112 + 1, dtype=torch.bfloat16)[1:].view(2, 9, 112)
+    for operands in ((q, k, v), (q, off, off), (q, k.mT.contiguous().mT, v)):
+        expected = ops.attention(*(t.double() for t in operands), 2, **more).bfloat16()
+        torch.testing.assert_close(function(*operands, 2, **more), expected)
+    assert set(flash_3.calls) == {1}
+
+
+def test_a_flash_attention_3_that_does_not_load_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, MODULE.FLASH_3, None)
+    with pytest.raises(UnavailableError, match="FlashAttention 3 is installed but does not load"):
+        MODULE._load_flash_3()
+
+
+def test_flash_attention_3_is_not_imported_before_it_runs(tmp_path):
+    (tmp_path / f"{MODULE.FLASH_3}.py").write_text("raise SystemExit('imported')")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import torch, pyengine.ops\n"
+        "module = sys.modules['pyengine.ops.attention']\n"
+        "assert module._flash_3_installed()\n"
+        "x = torch.randn(1, 4, 128, dtype=torch.bfloat16)\n"
+        "pyengine.ops.attention(x, x, x, 2)\n"
+        "assert not module._flash_3_serves(x, x, x, 2)  # no GPU"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
