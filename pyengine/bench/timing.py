@@ -18,6 +18,8 @@ from ..ops._check import unseen
 
 #: A sample lasts at least this long, so that the clock's steps and a call's start do not show.
 SAMPLE_SECONDS = 0.03
+#: The same of a GPU, which has waited for its turn and needs a while to reach its clock again.
+GPU_SAMPLE_SECONDS = 0.2
 #: The same of a run that only shows that everything works.
 QUICK_SECONDS = 0.002
 #: Limits are measured anew when they are older.
@@ -162,7 +164,8 @@ class LimitsOfThisMinute:
 
     def __init__(self, dtype: torch.dtype, device: str, quick: bool = False, moved: str = "copy"):
         self.dtype, self.device, self.quick, self.moved = dtype, device, quick, moved
-        self.sample_seconds = QUICK_SECONDS if quick else SAMPLE_SECONDS
+        usual = GPU_SAMPLE_SECONDS if device.startswith("cuda") else SAMPLE_SECONDS
+        self.sample_seconds = QUICK_SECONDS if quick else usual
         self.measured: list[Limits] = []
         self._when = 0.0
 
