@@ -1,68 +1,29 @@
-"""linear in Triton, for few rows: a token of every sequence, a time embedding of every picture.
+"""linear in Triton: for few rows (a token of every sequence, a time embedding of every picture),
+and, in _linear_tiles.py, with weights of 8 bits for many.
 
-Then reading the weights is all the time there is. A program reads some rows of the weight once, 16
-bytes at a time, for a block of rows of x; the block is padded, so one program serves any number of
-rows and a row's bits do not depend on the others. Where x has 16 bits and the weights as many or 8,
-tensor cores multiply; others are multiplied in float32, where a lane sums every 64th product and
-the lanes are added at the end. Weights of 8 bits are exact in 16; their sums are scaled.
+With few rows reading the weights is all the time there is. A program reads some rows of the weight
+once, 16 bytes at a time, for a block of rows of x; the block is padded, so one program serves any
+number of rows and a row's bits do not depend on the others. Where x has 16 bits and the weights as
+many or 8, tensor cores multiply; others are multiplied in float32, where a lane sums every 64th
+product and the lanes are added at the end. Weights of 8 bits are exact in 16; their sums are
+scaled.
 """
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import _linear_tiles
 from ._launch import DTYPES, Launch, cdiv, prepare, readable
-from .geglu import gelu
+from ._linear_parts import finish, widened
 
 #: Rows and depth of a block: 16 is the least that tensor cores take, 4 x 16 x 64 sums are 32
 #: registers for each of 128 threads.
 DOT_ROWS, DOT_DEPTH = 16, 256
 SUM_ROWS, SUM_DEPTH = 4, 64
 COLUMNS = 16
-
-
-@triton.jit
-def _widened(b, dtype: tl.constexpr):
-    """Weights in a wider dtype, exactly; of e4m3 the 256th part, which every chip can make: the
-    exponent's 4 bits are put in place of float16's 5, and counts from 7 instead of 15."""
-    if b.dtype == tl.uint8:
-        bits = b.to(tl.uint16)
-        bits = ((bits & 0x80) << 8) | ((bits & 0x7F) << 7)
-        b = bits.to(tl.uint16).to(tl.float16, bitcast=True)
-    return b.to(dtype)
-
-
-@triton.jit
-def _finish(
-    sums, gates, weight_scale, bias, residual, y, row, there, column, inside, width,
-    ACTIVATION: tl.constexpr, UNIT: tl.constexpr,
-):  # fmt: skip
-    """activation(sums * weight_scale + bias) + residual, rounded and stored once."""
-    if weight_scale is not None:
-        scale = tl.load(weight_scale + column, mask=inside, other=0.0).to(tl.float32)
-        sums *= (scale * UNIT)[None, :]
-        if ACTIVATION == "geglu":
-            scale = tl.load(weight_scale + width + column, mask=inside, other=0.0).to(tl.float32)
-            gates *= (scale * UNIT)[None, :]
-    if bias is not None:
-        sums += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)[None, :]
-        if ACTIVATION == "geglu":
-            beyond = bias + width + column
-            gates += tl.load(beyond, mask=inside, other=0.0).to(tl.float32)[None, :]
-    if ACTIVATION == "geglu":
-        sums *= gelu(gates)
-    if ACTIVATION == "gelu":
-        sums = gelu(sums)
-    if ACTIVATION == "silu":
-        sums *= tl.sigmoid(sums)
-    if ACTIVATION == "quick_gelu":
-        sums *= tl.sigmoid(1.702 * sums)
-    place = row[:, None] * width + column[None, :]
-    mask = there[:, None] & inside[None, :]
-    if residual is not None:
-        sums += tl.load(residual + place, mask=mask, other=0.0).to(tl.float32)
-    tl.store(y + place, sums.to(y.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -92,11 +53,11 @@ def _linear_dot(
         place = outputs[:, None] * depth + k[None, :]
         mask = inside[:, None] & deep
         b = tl.load(weight + place, mask=mask, other=0)
-        sums = tl.dot(a, tl.trans(_widened(b, a.dtype)), sums)
+        sums = tl.dot(a, tl.trans(widened(b, a.dtype)), sums)
         if ACTIVATION == "geglu":
             b = tl.load(second + place, mask=mask, other=0)
-            gates = tl.dot(a, tl.trans(_widened(b, a.dtype)), gates)
-    _finish(
+            gates = tl.dot(a, tl.trans(widened(b, a.dtype)), gates)
+    finish(
         sums, gates, weight_scale, bias, residual, y, row, there, first + outputs, inside, width,
         ACTIVATION, UNIT,
     )  # fmt: skip
@@ -129,10 +90,10 @@ def _linear_sum(
             a *= tl.sigmoid(a)
         place = outputs[None, :, None] * depth + k[None, None, :]
         mask = inside[None, :, None] & deep[None, None, :]
-        sums += a * _widened(tl.load(weight + place, mask=mask, other=0), tl.float32)
+        sums += a * widened(tl.load(weight + place, mask=mask, other=0), tl.float32)
         if ACTIVATION == "geglu":
-            gates += a * _widened(tl.load(second + place, mask=mask, other=0), tl.float32)
-    _finish(
+            gates += a * widened(tl.load(second + place, mask=mask, other=0), tl.float32)
+    finish(
         tl.sum(sums, axis=2), tl.sum(gates, axis=2),
         weight_scale, bias, residual, y, row, there, first + outputs, inside, width,
         ACTIVATION, UNIT,
@@ -163,6 +124,7 @@ def plan(
     silu: bool = False,
     out_features: int | None = None,
     weight_scale: Tensor | None = None,
+    quantize_x: bool = False,
 ) -> tuple[list[Launch], Tensor]:
     """The launches that compute linear(...), and the tensor they fill."""
     dtype = x.dtype
@@ -181,6 +143,15 @@ def plan(
     width = features // 2 if activation == "geglu" else features
     y = torch.empty(*x.shape[:-1], width, dtype=dtype, device=x.device)
     rows = x.shape[:-1].numel()
+    many = (
+        weight_scale is not None and x.dtype != torch.float32 and x.shape[1:-1].numel() > DOT_ROWS
+    )
+    if quantize_x or many:
+        x = F.silu(x) if silu else x
+        launches = _linear_tiles.plan(
+            x, weight, weight_scale, bias, residual, y, activation, quantize_x
+        )
+        return launches, y
     dot = x.dtype != torch.float32 and (weight.dtype == x.dtype or weight_scale is not None)
     block, deep = (DOT_ROWS, DOT_DEPTH) if dot else (SUM_ROWS, SUM_DEPTH)
     args = {
@@ -212,15 +183,17 @@ def linear(
     silu: bool = False,
     out_features: int | None = None,
     weight_scale: Tensor | None = None,
+    quantize_x: bool = False,
 ) -> Tensor:
     """activation(prologue(x) @ weight.T + bias) + residual; arguments as pyengine.ops.linear's.
 
     x: [..., C] float32 | bfloat16 | float16, on a GPU; copied if not contiguous.  Right for any
-    number of rows, and made for few: every 16 (4 in float32) read the whole weight.
+    number of rows, and made for few unless the weights have 8 bits: every 16 rows (4 in float32)
+    read the whole weight.
     """
     launches, y = plan(
         x, weight, bias, x2=x2, activation=activation, residual=residual, scale=scale, shift=shift,
-        silu=silu, out_features=out_features, weight_scale=weight_scale,
+        silu=silu, out_features=out_features, weight_scale=weight_scale, quantize_x=quantize_x,
     )  # fmt: skip
     for launch in launches:
         launch.run()

@@ -8,7 +8,7 @@ NHWC pictures [N, H, W, C] or tokens [N, L, C].
 and [out, kh, kw, in] elsewhere. A layer that was never packed arranges its weight anew in every
 call. The weights that WIDENED names may be narrower than the activations: float16 weights stay so
 in memory and are widened, exactly, where they are used. A Linear that was told to `quantize()`
-packs its weight in 8 bits.
+packs its weight in 8 bits, and may round what it reads.
 """
 
 from typing import ClassVar
@@ -46,13 +46,17 @@ class Linear(nn.Module):
         self.register_buffer("weight_scale", None, persistent=False)
         self.packed = False
         self.quantized: torch.dtype | None = None
+        self.quantize_x = False
 
     def _saved_shape(self) -> tuple[int, ...]:
         return self.out_features, self.in_features
 
-    def quantize(self, dtype: torch.dtype = torch.int8) -> None:
-        """Makes pack() store the weight in 8 bits, int8 or float8_e4m3fn: ops.quantize_weight."""
-        self.quantized = dtype
+    def quantize(self, dtype: torch.dtype = torch.int8, inputs: bool = False) -> None:
+        """Makes pack() store the weight in 8 bits, int8 or float8_e4m3fn: ops.quantize_weight.
+
+        inputs: once packed, the layer rounds its inputs too, as ops.linear's quantize_x.
+        """
+        self.quantized, self.quantize_x = dtype, inputs
 
     def _arranged(self) -> tuple[Tensor, Tensor | None]:
         """([out_features, in_features], [out_features] or None) from weight and bias as saved."""
@@ -75,7 +79,7 @@ class Linear(nn.Module):
         weight, bias = (self.weight, self.bias) if self.packed else self._arranged()
         return ops.linear(
             x, weight, bias, x2=x2, out_features=self.out_features,
-            weight_scale=self.weight_scale, **around,
+            weight_scale=self.weight_scale, quantize_x=self.packed and self.quantize_x, **around,
         )  # fmt: skip
 
 
@@ -106,7 +110,7 @@ class Fused(nn.Module):
     def __init__(self, *parts: Linear):
         super().__init__()
         self.widths = tuple(part.out_features for part in parts)
-        self.in_features = parts[0].in_features
+        self.in_features, self.quantize_x = parts[0].in_features, parts[0].quantize_x
         # In panels each part begins with a panel of its own, and so may be padded.
         panels = parts[0].weight.dim() == 3
         self.steps = tuple(
@@ -130,7 +134,10 @@ class Fused(nn.Module):
         )
 
     def _all(self, x: Tensor, around: dict) -> Tensor:
-        return ops.linear(x, self.weight, self.bias, weight_scale=self.weight_scale, **around)
+        return ops.linear(
+            x, self.weight, self.bias, weight_scale=self.weight_scale, quantize_x=self.quantize_x,
+            **around,
+        )  # fmt: skip
 
     def forward(self, x: Tensor, **around) -> tuple[Tensor, ...]:
         """[..., in_features] -> a [..., out_features] of each part; around: as Linear.forward."""

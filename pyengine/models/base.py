@@ -53,6 +53,8 @@ class Model(nn.Module):
     tiers: ClassVar[tuple[str, ...]] = ()
     #: fnmatch patterns of the linear layers whose weights they store in 8 bits.
     quantized_layers: ClassVar[tuple[str, ...]] = ()
+    #: Whether these layers then round what they read, too.
+    quantizes_inputs: ClassVar[bool] = False
 
     def __init__(self, config: Any):
         super().__init__()

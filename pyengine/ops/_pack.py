@@ -44,12 +44,27 @@ def pack_filters(weight: Tensor) -> Tensor:
     return _packed(weight, (height, width, channels, PANEL), channels, height * width)
 
 
+def quantize_rows(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """[..., C] in 8 bits, a scale for each row: (numbers [..., C], float32 scales [...]).
+
+    dtype: int8 or float8_e4m3fn. A scale is the row's largest magnitude / 127 or / 448, the numbers
+    are row / scale, in float32, rounded to nearest, ties to even. A row of zeros has the scale 0;
+    one that holds NaN or infinity has such a scale, and numbers that mean nothing.
+    """
+    rows = rows.float()
+    most = rows.abs().amax(-1) if rows.shape[-1] else rows.new_zeros(rows.shape[:-1])
+    largest = _LARGEST[dtype]
+    scale = most / largest
+    # A quotient of subnormal numbers, or of zeros, may lie anywhere.
+    numbers = (rows / scale[..., None]).nan_to_num_(0).clamp_(-largest, largest)
+    return (numbers.round_() if dtype == torch.int8 else numbers).to(dtype), scale
+
+
 def quantize_weight(weight: Tensor, dtype: torch.dtype = torch.int8) -> tuple[Tensor, Tensor]:
     """A linear layer's weight in 8 bits: (numbers, float32 scales [Cout]).
 
     weight: [Cout, C] of any floating-point dtype.  dtype: int8, or float8_e4m3fn (Micikevicius et
-    al. 2022, arXiv:2209.05433). Each output channel has one scale, its largest magnitude / 127 or
-    / 448, and the numbers are weight / scale, in float32, rounded to nearest, ties to even: whole
+    al. 2022, arXiv:2209.05433). Each output channel is rounded as a row of quantize_rows: whole
     numbers from -127 to 127, so that number * scale is within scale / 2 of the weight but for
     rounding, or numbers of 4 significant bits, from 2^-6 on within a 16th of the weight. A channel
     of zeros has the scale 0.
@@ -63,15 +78,9 @@ def quantize_weight(weight: Tensor, dtype: torch.dtype = torch.int8) -> tuple[Te
             "quantize_weight", "weight", "a floating-point matrix [Cout, C]",
             f"{weight.dtype} {list(weight.shape)}",
         )  # fmt: skip
-    weight = weight.detach().float()
-    most = weight.abs().amax(1) if weight.shape[1] else weight.new_zeros(weight.shape[0])
-    if not most.isfinite().all():
+    numbers, scale = quantize_rows(weight.detach(), dtype)
+    if not scale.isfinite().all():
         raise wrong("quantize_weight", "weight", "finite numbers in float32", "NaN or infinity")
-    largest = _LARGEST[dtype]
-    scale = most / largest
-    # A quotient of subnormal numbers, or of zeros, may lie anywhere.
-    numbers = (weight / scale[:, None]).nan_to_num_(0).clamp_(-largest, largest)
-    numbers = (numbers.round_() if dtype == torch.int8 else numbers).to(dtype)
     if weight.device.type == "cpu":
         numbers = pack_weight(numbers.view(torch.int8)).view(dtype)
     return numbers, scale

@@ -12,7 +12,7 @@ from ._check import wrong
 from ._core import DTYPES, address, core, float32
 from ._op import Op
 from ._pack import PANEL, pack_weight, unpack_weight
-from .reference.linear import ACTIVATIONS, dequantised
+from .reference.linear import ACTIVATIONS, dequantised, prologue, rounded
 
 _CODES = {name: code for code, name in enumerate(ACTIVATIONS)}  # csrc/core/gemm/linear.h
 #: Dtypes of weights that come with scales.
@@ -22,7 +22,7 @@ _WEIGHTS = {**DTYPES, torch.int8: 3}  # csrc/core/dtype.h
 
 def _check_arguments(
     x, weight, bias=None, *, x2=None, activation="none", residual=None, scale=None, shift=None,
-    silu=False, out_features=None, weight_scale=None,
+    silu=False, out_features=None, weight_scale=None, quantize_x=False,
 ):  # fmt: skip
     op = "linear"
     if x.dim() < 1:
@@ -34,6 +34,10 @@ def _check_arguments(
         channels += x2.shape[-1]
     if activation not in ACTIVATIONS:
         raise wrong(op, "activation", f"one of {', '.join(ACTIVATIONS)}", repr(activation))
+    if quantize_x and weight.dtype != torch.float8_e4m3fn:
+        raise wrong(op, "quantize_x", "weights of torch.float8_e4m3fn beside it", weight.dtype)
+    if quantize_x and silu:
+        raise wrong(op, "silu", "False beside quantize_x", silu)
     features = _check_weight(op, x, weight, bias, channels, out_features, weight_scale)
     if activation == "geglu":
         if features % 2:
@@ -117,9 +121,13 @@ def _panels(weight, features, activation):
 
 def _cpu(
     x, weight, bias=None, *, x2=None, activation="none", residual=None, scale=None, shift=None,
-    silu=False, out_features=None, weight_scale=None,
+    silu=False, out_features=None, weight_scale=None, quantize_x=False,
 ):  # fmt: skip
     features = _features(weight, bias, out_features, weight_scale)
+    dtype = x.dtype
+    if quantize_x:
+        x, x2, scale, shift = rounded(prologue(x, x2, scale, shift), dtype), None, None, None
+        residual = None if residual is None else residual.float()
     if weight.dtype == torch.float8_e4m3fn:  # made for GPUs: here widened in every call
         weight = unpack_weight(weight, features) if weight.dim() == 3 else weight
         weight, weight_scale = dequantised(weight, weight_scale, torch.float32), None
@@ -138,18 +146,20 @@ def _cpu(
         1 if scale is None else math.prod(x.shape[1:-1]), silu, _CODES[activation],
         address(residual), address(y), y.shape[-1], DTYPES[x.dtype], torch.get_num_threads(),
     )  # fmt: skip
-    return y
+    return y.to(dtype)
 
 
 def _torch(
     x, weight, bias=None, *, x2=None, activation="none", residual=None, scale=None, shift=None,
-    silu=False, out_features=None, weight_scale=None,
+    silu=False, out_features=None, weight_scale=None, quantize_x=False,
 ):  # fmt: skip
     if weight.dim() == 3:
         weight = unpack_weight(weight, _features(weight, bias, out_features, weight_scale))
     if weight_scale is not None:
         weight = dequantised(weight, weight_scale, x.dtype)
     dtype = x.dtype
+    if quantize_x:
+        x, x2, scale, shift = rounded(prologue(x, x2, scale, shift), dtype), None, None, None
     wide = reduce(torch.promote_types, (t.dtype for t in (weight, bias) if t is not None), dtype)
     weight, bias = weight.to(wide), None if bias is None else bias.to(wide)
     if x2 is not None and wide == dtype == torch.float32 and scale is None and not silu:
@@ -177,17 +187,23 @@ def _torch(
 FEW_ROWS = 16
 
 
-def _few_rows(x, weight, bias=None, *, x2=None, scale=None, **_):
-    """Where reading the weights is all the time there is; [N, C] is one row of every picture."""
+def _serves(x, weight, bias=None, *, x2=None, scale=None, quantize_x=False, **_):
+    """Where reading the weights is all the time there is, and where they have 8 bits and tensor
+    cores multiply; [N, C] is one row of every picture.
+    """
+    if weight.dim() != 2:
+        return False
     few = math.prod(x.shape[1:-1]) <= FEW_ROWS
-    return few and x2 is None and scale is None and weight.dim() == 2
+    narrow = weight.dtype in QUANTISED and x.dtype != torch.float32
+    return quantize_x or ((few or narrow) and x2 is None and scale is None)
 
 
 _TRITON = _backend.triton(
     "linear",
     why="our Triton, up to 16 rows a picture: weights are read once, a row's bits do not depend on "
-    "the batch; cuBLAS beyond. By reasoning, not measured",
-    serves=_few_rows,
+    "the batch; and where they have 8 bits, which torch would widen first. cuBLAS for the others. "
+    "By reasoning, not measured",
+    serves=_serves,
 )
 _ROWS = (_backend.torch_backed(_torch), _backend.reference(reference.linear))
 
@@ -195,7 +211,7 @@ OP = Op(
     "linear",
     "(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? x2=None, str activation='none', "
     "Tensor? residual=None, Tensor? scale=None, Tensor? shift=None, bool silu=False, "
-    "int? out_features=None, Tensor? weight_scale=None) -> Tensor",
+    "int? out_features=None, Tensor? weight_scale=None, bool quantize_x=False) -> Tensor",
     check=_check_arguments,
     fake=_empty,
     table={"cpu": (_backend.cpu(_cpu), *_ROWS), "cuda": (_TRITON, *_ROWS), _backend.ANY: _ROWS},
@@ -215,6 +231,7 @@ def linear(
     silu: bool = False,
     out_features: int | None = None,
     weight_scale: Tensor | None = None,
+    quantize_x: bool = False,
 ) -> Tensor:
     """activation(prologue(x) @ weight.T + bias) + residual, in one pass over each.
 
@@ -227,6 +244,10 @@ def linear(
     weight_scale: [Cout] of any floating-point dtype, with an int8 or float8_e4m3fn weight, plain or
     packed, and only with one: weight * weight_scale is then what x is multiplied by
     (quantize_weight makes both).
+    quantize_x: with a float8_e4m3fn weight, each row of the prologue's result is rounded to e4m3
+    under a scale of its own, its largest magnitude / 448, so that tensor cores can multiply in fp8
+    (Micikevicius et al. 2022, arXiv:2209.05433). A row that holds NaN or infinity becomes NaN.
+    Made for GPUs: a CPU rounds x and widens the weights in every call. Not with silu.
     Prologue: x * scale + shift, where scale and shift are [N, C + C2] of any floating-point dtype
     and x is [N, ..., C] (group_norm_scale_shift's result); SiLU when silu.
     activation: none, silu, gelu (erf), quick_gelu, or geglu: the first half of Cout times
@@ -237,5 +258,5 @@ def linear(
     """
     return OP(
         x, weight, bias, x2=x2, activation=activation, residual=residual, scale=scale, shift=shift,
-        silu=silu, out_features=out_features, weight_scale=weight_scale,
+        silu=silu, out_features=out_features, weight_scale=weight_scale, quantize_x=quantize_x,
     )  # fmt: skip

@@ -123,7 +123,7 @@ def _quantize(module: torch.nn.Module, weights: str) -> None:
     chosen = matcher(module.quantized_layers)
     for path, part in module.named_modules():
         if hasattr(part, "quantize") and chosen.fullmatch(path):
-            part.quantize(TIERS[weights])
+            part.quantize(TIERS[weights], module.quantizes_inputs)
 
 
 class _Packer:

@@ -1,15 +1,18 @@
 """Models with 8-bit weights: as with the numbers that these stand for."""
 
+import re
+
 import pytest
 import tiny
 import torch
-from parity import LIMIT, relative_l2
+from parity import LIMIT, noise, relative_l2
 from safetensors.torch import load_file, save_file
 
 import pyengine
 from pyengine import ops
 from pyengine.errors import CheckpointError, RequestError
-from pyengine.models import Janus, PictureGPT
+from pyengine.models import Janus, PictureGPT, UNet2DConditionModel
+from pyengine.ops.reference.linear import prologue, rounded
 from pyengine.weights import TIERS, load_json, load_module, open_weights
 
 LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -98,6 +101,66 @@ def test_same_bits_alone_and_in_a_batch_on_any_number_of_threads(tmp_path, tier)
                 assert torch.equal(logits(slice(i, i + 1))[0], together[i])
     finally:
         torch.set_num_threads(threads)
+
+
+UNETS = {"sd1": {}, "sd2": tiny.SD2_UNET, "sdxl": tiny.SDXL_UNET}
+#: What fp8 rounds of a U-Net, and no other tensor.
+ROUNDED = re.compile(
+    r".*\.(attn1\.to_[qkv]|attn2\.to_q|attn[12]\.to_out\.0|ff\.net\.(0\.proj|2)|proj_in|proj_out)"
+    r"\.weight"
+)
+
+
+def run_unet(unet):
+    c = unet.config
+    xl = {"text_embeds": noise(2, 40), "time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]] * 2)}
+    added = {"added_cond_kwargs": xl} if c.addition_embed_type else {}
+    text = noise(2, 7, c.cross_attention_dim, seed=1)
+    return unet(noise(2, 4, 8, 12), torch.tensor([3, 700]), text, **added).sample
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_unets_round_weights_and_inputs_of_their_transformer_blocks(tmp_path, name, monkeypatch):
+    tiny.make_unet(**UNETS[name]).save_pretrained(tmp_path)
+    fp8 = UNet2DConditionModel.from_pretrained(tmp_path, weights="fp8")
+    assert (fp8.weights, fp8.dtype) == ("fp8", torch.float32)
+    got, exact = run_unet(fp8), run_unet(UNet2DConditionModel.from_pretrained(tmp_path))
+
+    # The same with the rounded weights in float32, and with these layers' inputs rounded.
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    for weight in filter(ROUNDED.fullmatch, list(tensors)):
+        matrix = tensors[weight].flatten(1)
+        panels, scale = ops.quantize_weight(matrix, torch.float8_e4m3fn)
+        matrix = ops.unpack_weight(panels, len(scale)).float() * scale[:, None]
+        tensors[weight] = matrix.view(tensors[weight].shape).contiguous()
+    save_file(tensors, file, metadata={"format": "pt"})
+    plain = UNet2DConditionModel.from_pretrained(tmp_path)
+    scaled = {p for p, m in fp8.named_modules() if getattr(m, "weight_scale", None) is not None}
+    chosen = {plain.get_submodule(path).weight.data_ptr() for path in scaled}
+    linear = ops.linear
+
+    def rounding(x, weight, *args, scale=None, shift=None, **rest):
+        if weight.data_ptr() in chosen:
+            x, scale, shift = rounded(prologue(x, None, scale, shift), x.dtype), None, None
+        return linear(x, weight, *args, scale=scale, shift=shift, **rest)
+
+    monkeypatch.setattr(ops, "linear", rounding)
+    assert torch.equal(run_unet(plain), got)
+    assert relative_l2(got, exact) > 10 * LIMIT, "nothing was rounded"
+
+
+@pytest.mark.parametrize("write", [tiny.write_sd1, tiny.write_sdxl])
+def test_diffusion_pipelines_take_fp8(tmp_path, write):
+    folder = write(tmp_path / "model")
+    pipe = pyengine.from_pretrained(folder, device="cpu", weights="fp8")
+    call = {"seed": 1, "num_inference_steps": 3, "output_type": "pt", "height": 64, "width": 64}
+    result = pipe("a red heart", **call)
+    plain = pyengine.from_pretrained(folder, device="cpu")("a red heart", **call)
+    assert (result.report.weights, plain.report.weights) == ("fp8", None)
+    assert not torch.equal(result.images, plain.images)
+    again = pipe(["a cat", "a red heart"], **{**call, "seed": 0})
+    assert torch.equal(again.images[1], result.images[0])
 
 
 @pytest.mark.parametrize("tier", TIERS)

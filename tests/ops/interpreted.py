@@ -7,6 +7,7 @@ the kernels are interpreted in a child: this process can then compile them.
 import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from unittest.mock import patch
 
 import torch
 
@@ -23,7 +24,11 @@ class Interpreter:
         )
 
     def __call__(self, op, *args, **kwargs):
-        return self._pool.submit(_call, op, args, kwargs).result()
+        return self.run(_call, op, args, kwargs)
+
+    def run(self, function, *args):
+        """A function of this module, called there."""
+        return self._pool.submit(function, *args).result()
 
     def close(self):
         self._pool.shutdown(cancel_futures=True)
@@ -66,17 +71,38 @@ def _prepare(environment):
     def widened(handle):
         if handle.dtype.scalar == tl.bfloat16:  # the interpreter keeps it as whole numbers
             return (handle.data.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        if handle.dtype.scalar == tl.float8e4nv:  # as bytes
+            codes = torch.from_numpy(np.ascontiguousarray(handle.data))
+            return codes.view(torch.float8_e4m3fn).double().numpy()
         return handle.data.astype(np.float64)
 
     def dot(self, a, b, c, *rest):
-        # 16-bit factors: their products summed, then rounded. A library's product in float32 would
-        # add in an order that depends on where in the block a row is; tensor cores do not.
-        if a.dtype.scalar.primitive_bitwidth != 16:
+        # Factors of 16 or 8 bits: their products summed, then rounded. A library's product in
+        # float32 would add in an order that depends on where in the block a row is; tensor cores
+        # do not.
+        if a.dtype.scalar.primitive_bitwidth > 16:
             return multiply(self, a, b, c, *rest)
         sums = np.matmul(widened(a), widened(b)) + c.data
         return interpreter.TensorHandle(sums.astype(c.data.dtype), c.dtype.scalar)
 
     interpreter.InterpreterBuilder.create_dot = dot
+
+
+def quantize_rows(x):
+    """(e4m3 numbers, scales) as the kernel before linear's product rounds x's rows."""
+    from pyengine.kernels import _linear_tiles
+
+    launch, numbers, scales = _linear_tiles.quantize_rows(x)
+    launch.run()
+    return numbers.view(torch.float8_e4m3fn), scales
+
+
+def linear_on_sm_80(inputs):
+    """kernels.linear for tensor cores that cannot multiply e4m3."""
+    from pyengine import kernels
+
+    with patch("pyengine.kernels._linear_tiles.multiplies_fp8", lambda device: False):
+        return kernels.linear(**inputs)
 
 
 def _call(op, args, kwargs):

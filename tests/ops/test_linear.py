@@ -7,6 +7,7 @@ from pyengine import ops
 from pyengine.errors import RequestError
 from pyengine.layers import Fused, Linear
 from pyengine.ops._backend import choose
+from pyengine.ops._pack import quantize_rows
 
 
 def test_inputs_are_left_as_they_were():
@@ -127,6 +128,41 @@ def test_layers_of_quantised_weights_fuse(dtype):
     assert all(torch.equal(a, b) for a, b in zip(Fused(*parts)(x), want, strict=True))
 
 
+def test_rows_are_rounded_under_scales_of_their_own():
+    """The numbers as spelled out; beside a prologue those of its result."""
+    weight, scale = ops.quantize_weight(torch.randn(30, 24), torch.float8_e4m3fn)
+    x = torch.randn(2, 5, 24) * torch.logspace(-30, 30, 10).view(2, 5, 1)
+    x[0, 3] = 0
+
+    def product(x):
+        scales = x.abs().amax(-1, keepdim=True) / 448
+        numbers = (x / scales).nan_to_num(0).clamp(-448, 448).to(torch.float8_e4m3fn)
+        return ops.linear(numbers.float() * scales, weight, weight_scale=scale)
+
+    fp8 = {"weight_scale": scale, "quantize_x": True}
+    assert torch.equal(ops.linear(x, weight, **fp8), product(x))
+    around = torch.randn(2, 2, 24)
+    norm = dict(zip(("scale", "shift"), around, strict=True))
+    want = product(x * around[0][:, None] + around[1][:, None])
+    assert torch.equal(ops.linear(x, weight, **norm, **fp8), want)
+    ties = torch.tensor([448.0, 17.0, 19.0, -21.0, 2**-10, 3 * 2**-10, 2**-6 + 2**-10])
+    numbers, unit = quantize_rows(ties, torch.float8_e4m3fn)
+    assert unit == 1
+    assert numbers.tolist() == [448.0, 16.0, 20.0, -20.0, 0.0, 2**-8, 2**-6]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch", "reference"])
+def test_odd_rows_to_be_rounded_become_nan_and_leave_the_others_alone(backend):
+    weight, scale = ops.quantize_weight(torch.randn(6, 9), torch.float8_e4m3fn)
+    x = torch.randn(4, 9)
+    odd = x.clone()
+    odd[0, 3], odd[2, 5] = float("nan"), -float("inf")
+    with ops.force(backend):
+        want, got = (ops.linear(t, weight, weight_scale=scale, quantize_x=True) for t in (x, odd))
+    assert got[[0, 2]].isnan().all()
+    assert torch.equal(got[[1, 3]], want[[1, 3]])
+
+
 def test_other_dtypes_of_8_bits_are_refused():
     with pytest.raises(RequestError, match=r"dtype: expected torch\.int8 or"):
         ops.quantize_weight(torch.ones(2, 2), torch.float8_e5m2)
@@ -206,6 +242,20 @@ def test_odd_values_come_out_as_torchs():
             r"shift: expected shape \[3, 4\], got \[3, 5\]",
         ),
         ({"x": torch.tensor(1.0)}, "x: expected at least one dimension"),
+        (
+            {"weight": torch.ones(8, 4).char(), "weight_scale": torch.ones(8), "quantize_x": True},
+            r"quantize_x: expected weights of torch.float8_e4m3fn beside it, got torch.int8",
+        ),
+        ({"quantize_x": True}, "quantize_x: expected weights of torch.float8_e4m3fn beside it"),
+        (
+            {
+                "weight": torch.ones(8, 4).to(torch.float8_e4m3fn),
+                "weight_scale": torch.ones(8),
+                "quantize_x": True,
+                "silu": True,
+            },
+            "silu: expected False beside quantize_x, got True",
+        ),
     ],
 )
 def test_refusals(change, complaint):
@@ -244,6 +294,25 @@ def test_a_gpus_backend_is_chosen_by_the_rows_of_one_picture(shape, more, name, 
     arguments = (x, torch.empty(8, 64, device="meta"))
     row = choose(
         "linear", ops.OPS["linear"].table, "cuda", x.dtype, False,
+        lambda row: row.serves is None or row.serves(*arguments, **more),
+    )  # fmt: skip
+    assert row.name == name
+
+
+@pytest.mark.parametrize(
+    ("weight", "x", "more", "name"),
+    [
+        (torch.int8, torch.float16, {}, "triton"),
+        (torch.float8_e4m3fn, torch.bfloat16, {}, "triton"),
+        (torch.int8, torch.float32, {}, "torch"),
+        (torch.float8_e4m3fn, torch.bfloat16, {"scale": True, "shift": True}, "torch"),
+        (torch.float8_e4m3fn, torch.float32, {"quantize_x": True, "scale": True}, "triton"),
+    ],
+)
+def test_a_gpus_backend_for_many_rows_of_8_bit_weights(weight, x, more, name):
+    arguments = (torch.empty(2, 400, 64, device="meta", dtype=x), torch.empty(8, 64, dtype=weight))
+    row = choose(
+        "linear", ops.OPS["linear"].table, "cuda", x, False,
         lambda row: row.serves is None or row.serves(*arguments, **more),
     )  # fmt: skip
     assert row.name == name

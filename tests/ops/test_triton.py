@@ -10,10 +10,10 @@ import pytest
 import torch
 from cases import CASES, TORCHS_OWN
 from gpu_cases import tensors, widen
-from interpreted import Interpreter
+from interpreted import Interpreter, linear_on_sm_80, quantize_rows
 
 from pyengine.errors import RequestError
-from pyengine.ops import OPS, reference
+from pyengine.ops import OPS, _pack, reference
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -182,6 +182,50 @@ def test_a_cache_is_written_and_read_in_place(interpreted, turned):
     expected = reference.decode_attention(got, *caches[:, :, :9], lengths, 3)
     got = interpreted("decode_attention", got, *caches[:, :, :9], lengths, 3)
     torch.testing.assert_close(got, expected)
+
+
+def test_every_float16_becomes_the_e4m3_number_that_torch_makes_of_it(interpreted):
+    """The scale is 1 where the largest magnitude is 448."""
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(torch.float16)
+    values = every[every.abs() <= 448]
+    rows = torch.nn.functional.pad(values, (0, -len(values) % 511)).view(-1, 511)
+    rows = torch.nn.functional.pad(rows, (0, 1), value=448.0)
+    numbers, scales = interpreted.run(quantize_rows, rows)
+    assert (scales == 1).all()
+    assert torch.equal(numbers.view(torch.uint8), rows.to(torch.float8_e4m3fn).view(torch.uint8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("depth", [1, 37, 700])
+def test_rows_are_rounded_as_specified(interpreted, dtype, depth):
+    # Of bfloat16 no subnormal numbers, which the interpreter widens to others.
+    low, high = {torch.float16: (-7, 4), torch.bfloat16: (-34, 38), torch.float32: (-44, 38)}[dtype]
+    x = torch.randn(21, depth).clamp(-3, 3) * torch.logspace(low, high, 21)[:, None]
+    x = torch.where(x.abs() < 2e-38, 0, x).to(dtype) if low == -34 else x.to(dtype)
+    x[5], x[6, 0] = 0, 1
+    numbers, scales = interpreted.run(quantize_rows, x)
+    want, want_scales = _pack.quantize_rows(x, torch.float8_e4m3fn)
+    assert torch.equal(scales, want_scales)
+    assert torch.equal(numbers.view(torch.uint8), want.view(torch.uint8))
+
+
+def test_nan_and_infinity_come_through_rounded_rows(interpreted):
+    case = next(case for case in CASES if str(case) == "linear-fp8-rows")
+    inputs = case.inputs(torch.bfloat16)
+    want = interpreted("linear", **inputs)
+    inputs["x"][0, 3, 7], inputs["x"][1, 5, 300] = float("nan"), -float("inf")
+    got = interpreted("linear", **inputs)
+    odd = got.isnan().all(-1)
+    assert odd.nonzero().tolist() == [[0, 3], [1, 5]]
+    assert torch.equal(got[~odd], want[~odd])
+
+
+@pytest.mark.parametrize("name", ["fp8-rows", "fp8-rows-geglu", "fp8-rows-many-tiles"])
+def test_fp8_products_have_the_same_bits_where_tensor_cores_take_16(interpreted, first_run, name):
+    """Both are exact, and the interpreter adds them up in one order."""
+    case = next(case for case in CASES if str(case) == f"linear-{name}")
+    got = interpreted.run(linear_on_sm_80, case.inputs(torch.float16))
+    assert torch.equal(got, first_run(case, torch.float16)[0])
 
 
 def test_wide_heads_are_refused(interpreted):

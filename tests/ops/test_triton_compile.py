@@ -29,13 +29,22 @@ from pyengine.bench.shapes import (
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from pyengine.kernels._launch import prepare
-from triton_launches import PRODUCTS, STREAMED, epilogue, launches_of, masked, streamed
+from triton_launches import (
+    FP8,
+    PRODUCTS,
+    STREAMED,
+    epilogue,
+    launches_of,
+    masked,
+    quantised,
+    streamed,
+)
 from triton_machine_code import compile_launch, source_of
 
 # Kernels that must read and write whole 16-byte pieces to reach the memory's speed.
 STREAMING = (
     *("_apply", "_layer_norm", "_layer_norm_wide", "_geglu", "_sampler_step"),
-    *("_rms_norm", "_rms_norm_wide", "_epilogue"),
+    *("_rms_norm", "_rms_norm_wide", "_epilogue", "_quantize_rows"),
 )
 #: Registers per thread and bytes of shared memory per block, where not 128 and 48 KB: four blocks
 #: of 128 threads then find room in an SM's 65,536 registers, and any chip has the memory. Products
@@ -43,15 +52,23 @@ STREAMING = (
 MOST = {
     "_attention": (255, 99 * 1024),
     "_linear_dot": (128, 99 * 1024),
+    "_linear_tile": (255, 99 * 1024),
     "_linear_sum": (128, 48 * 1024),
 }
+
+#: What the tensor cores are given, for a dtype of x: what was rounded is uint8, as which it is
+#: widened to float16 where they cannot take it.
+PRODUCT = {
+    "e4m3": ".f32.e4m3.e4m3", "uint8": ".f32.f16.f16", "float16": ".f32.f16.f16",
+    "bfloat16": ".f32.bf16.bf16",
+}  # fmt: skip
 
 
 def programs():
     """Every different program once: launches that differ in nothing compiled in share one."""
     seen = {}
-    for shape, dtype, architecture in [*streamed(), *PRODUCTS]:
-        for launch in launches_of(shape, dtype):
+    for shape, dtype, architecture in [*streamed(), *PRODUCTS, *FP8]:
+        for launch in launches_of(shape, dtype, architecture):
             name = launch.kernel.__name__.strip("_")
             label = f"{name}-{shape}-{str(dtype)[6:]}-sm_{architecture}".replace(" ", "_")
             key = (source_of(launch).hash(), str(launch.options), architecture)
@@ -82,6 +99,9 @@ def test_compiles_without_spilling(launch, dtype, architecture, tmp_path, monkey
         eight = name == "_linear_sum" and launch.args["weight"].itemsize == 1
         assert ("LDGSTS.E.64" if eight else "LDGSTS.E.BYPASS.128") in code.sass
         assert dtype == torch.float32 or "MMA" in code.sass
+    if name == "_linear_tile":
+        kind = "e4m3" if launch.constants["FP8"] else str(launch.args["x"].dtype)[6:]
+        assert PRODUCT[kind] in code.ptx
     copies = name == "_vq_decode" and launch.args["weight"] is None
     if dtype == torch.bfloat16 and launch.args.get("y") is not None and not copies:
         # What the interpreter's tests take for granted: rounded to nearest, not cut off.
@@ -117,9 +137,11 @@ def test_sizes_of_one_compile(shape, tmp_path, monkeypatch):
         [decode_attention(n, 1, 5, 5, 48, 96) for n in (1, 64)],
         [masked(attention(37, 77, 5, 40, batch=n), (n, 1, 1, 77)) for n in (1, 64)],
         [linear(n, 320, 1283, residual=True) for n in (1, 64)],
+        [quantised(linear(n, 320, 1283), torch.int8) for n in (37, 74)],
+        [quantised(linear(n, 320, 1283), torch.float8_e4m3fn, True) for n in (37, 74)],
         [epilogue(7, 330, n) for n in (1, 64)],
     ],
-    ids=[*STREAMED, "attention", "linear", "conv2d"],
+    ids=[*STREAMED, "attention", "linear", "linear-int8", "linear-fp8", "conv2d"],
 )
 def test_the_program_does_not_depend_on_the_batch(few, many):
     """Not even in what Triton makes of arguments that are 1 or multiples of 16."""

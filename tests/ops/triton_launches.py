@@ -1,6 +1,7 @@
 """What calls of the ops launch on a GPU, at the shapes for which tests and docs compile them."""
 
 from importlib import import_module
+from unittest.mock import patch
 
 import torch
 
@@ -24,11 +25,13 @@ PLANS = {
 }
 
 
-def launches_of(shape: Shape, dtype: torch.dtype):
-    """The launches of one call, planned on tensors that have no memory."""
+def launches_of(shape: Shape, dtype: torch.dtype, architecture: int = 90):
+    """The launches of one call for sm_<architecture>, planned on tensors that have no memory."""
     module = import_module(f"pyengine.kernels.{OPS[shape.op].module}")
     plan = PLANS.get(shape.op, "plan")
-    return getattr(module, plan)(**shape.build(dtype, "meta"))[0]
+    fp8 = "pyengine.kernels._linear_tiles.multiplies_fp8"
+    with patch(fp8, lambda device: architecture >= 89):
+        return getattr(module, plan)(**shape.build(dtype, "meta"))[0]
 
 
 def masked(shape: Shape, size: tuple[int, ...], **more) -> Shape:
@@ -57,15 +60,17 @@ def epilogue(side: int, channels: int, batch: int = 2) -> Shape:
     return Shape("conv2d", f"{side}^2 x {channels}", build)
 
 
-def quantised(shape: Shape, weight: torch.dtype) -> Shape:
+def quantised(shape: Shape, weight: torch.dtype, quantize_x: bool = False) -> Shape:
     """linear with weights of 8 bits."""
+    label = f"{shape.label}, weights {str(weight)[6:]}{', x too' if quantize_x else ''}"
 
     def build(dtype, device):
         given = shape.build(dtype, device)
         scale = torch.ones(given["weight"].shape[0], device=device)
-        return {**given, "weight": given["weight"].to(weight), "weight_scale": scale}
+        given |= {"weight": given["weight"].to(weight), "weight_scale": scale}
+        return {**given, "quantize_x": quantize_x}
 
-    return Shape("linear", f"{shape.label}, weights {str(weight)[6:]}", build)
+    return Shape("linear", label, build)
 
 
 #: The ops with matrix products: every different choice of blocks, as (shape, dtype, sm_).
@@ -85,6 +90,21 @@ PRODUCTS = [
     (quantised(linear(2, 1280, 3840, bias=False), torch.int8), FLOAT32, 80),
     (quantised(linear(2, 1280, 3840, bias=False), torch.float8_e4m3fn), BFLOAT16, 90),
     (quantised(linear(2, 1280, 3840, bias=False), torch.float8_e4m3fn), BFLOAT16, 80),
+    *(
+        (quantised(linear(rows, 320, width, activation), weight), dtype, architecture)
+        for rows in (128, 8192)
+        for width, activation in ((320, "none"), (1280, "geglu"))
+        for weight, dtype in ((torch.int8, BFLOAT16), (torch.float8_e4m3fn, FLOAT16))
+        for architecture in (90, 80)
+    ),
+]
+
+#: Products of e4m3, which differ by what a GPU's tensor cores can multiply.
+FP8 = [
+    (quantised(linear(rows, 320, width, activation), torch.float8_e4m3fn, True), *target)
+    for rows in (128, 8192)
+    for width, activation in ((320, "none"), (1280, "geglu"))
+    for target in ((BFLOAT16, 90), (FLOAT32, 90), (BFLOAT16, 89), (BFLOAT16, 80))
 ]
 
 

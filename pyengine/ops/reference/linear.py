@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._pack import unpack_weight
+from .._pack import quantize_rows, unpack_weight
 from .geglu import geglu
 
 ACTIVATIONS = {
@@ -18,10 +18,25 @@ ACTIVATIONS = {
 }
 
 
-def dequantised(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """int8 or float8 [Cout, C] times its scales [Cout], in the wider of dtype and the scales'."""
+def dequantised(numbers: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """int8 or float8 [..., C] times its scales [...], in the wider of dtype and the scales'."""
     wide = torch.promote_types(dtype, scale.dtype)
-    return weight.to(wide) * scale.to(wide)[:, None]
+    return numbers.to(wide) * scale.to(wide)[..., None]
+
+
+def prologue(x: Tensor, x2: Tensor | None, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    """x * scale + shift per picture, of x and x2 side by side."""
+    if x2 is not None:
+        x = torch.cat([x, x2], dim=-1)
+    if scale is None:
+        return x
+    rows = (x.shape[0], *(1,) * (x.dim() - 2), x.shape[-1])
+    return x.to(scale.dtype) * scale.view(rows) + shift.view(rows)
+
+
+def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x's rows in e4m3, times their scales; in the wider of float32 and dtype."""
+    return dequantised(*quantize_rows(x, torch.float8_e4m3fn), dtype)
 
 
 def linear(
@@ -37,6 +52,7 @@ def linear(
     silu: bool = False,
     out_features: int | None = None,
     weight_scale: Tensor | None = None,
+    quantize_x: bool = False,
 ) -> Tensor:
     """activation(prologue(x) @ weight.T + bias) + residual.
 
@@ -46,21 +62,21 @@ def linear(
     activation: none, silu, gelu (erf), quick_gelu, or geglu, which halves Cout: the first half
     times gelu(the second).  residual: [..., Cout], or half of it.
     weight_scale: [Cout] with an int8 or float8_e4m3fn weight, which it multiplies.
+    quantize_x: a row of the prologue's result is rounded to e4m3 numbers times a scale, by
+    quantize_rows, before it meets a float8_e4m3fn weight.
     Computed in the widest dtype of x, weight and bias.  Returns x's dtype.
     """
-    if x2 is not None:
-        x = torch.cat([x, x2], dim=-1)
+    dtype = x.dtype
+    x = prologue(x, x2, scale, shift)
     if weight.dim() == 3:
         told = next((t.shape[0] for t in (bias, weight_scale) if t is not None), out_features)
         weight = unpack_weight(weight, told)
     if weight_scale is not None:
-        weight = dequantised(weight, weight_scale, x.dtype)
-    dtype = x.dtype
-    if scale is not None:
-        rows = (x.shape[0], *(1,) * (x.dim() - 2), x.shape[-1])
-        x = x.to(scale.dtype) * scale.view(rows) + shift.view(rows)
+        weight = dequantised(weight, weight_scale, dtype)
     if silu:
         x = x * torch.sigmoid(x)
+    if quantize_x:
+        x = rounded(x, dtype)
     wide = reduce(torch.promote_types, (t.dtype for t in (weight, bias) if t is not None), dtype)
     x, weight = x.to(wide), weight.to(wide)
     y = ACTIVATIONS[activation](F.linear(x, weight, None if bias is None else bias.to(wide)))

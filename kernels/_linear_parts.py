@@ -1,0 +1,49 @@
+"""What linear's kernels share: how weights are widened, and what follows the sums."""
+
+import triton
+import triton.language as tl
+
+from .geglu import gelu
+
+
+@triton.jit
+def widened(b, dtype: tl.constexpr):
+    """Weights in a wider dtype, exactly; of e4m3 the 256th part, which every chip can make: the
+    exponent's 4 bits are put in place of float16's 5, and counts from 7 instead of 15."""
+    if b.dtype == tl.uint8:
+        bits = b.to(tl.uint16)
+        bits = ((bits & 0x80) << 8) | ((bits & 0x7F) << 7)
+        b = bits.to(tl.uint16).to(tl.float16, bitcast=True)
+    return b.to(dtype)
+
+
+@triton.jit
+def finish(
+    sums, gates, weight_scale, bias, residual, y, row, there, column, inside, width,
+    ACTIVATION: tl.constexpr, UNIT: tl.constexpr,
+):  # fmt: skip
+    """activation(sums * weight_scale + bias) + residual, rounded and stored once."""
+    if weight_scale is not None:
+        scale = tl.load(weight_scale + column, mask=inside, other=0.0).to(tl.float32)
+        sums *= (scale * UNIT)[None, :]
+        if ACTIVATION == "geglu":
+            scale = tl.load(weight_scale + width + column, mask=inside, other=0.0).to(tl.float32)
+            gates *= (scale * UNIT)[None, :]
+    if bias is not None:
+        sums += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)[None, :]
+        if ACTIVATION == "geglu":
+            beyond = bias + width + column
+            gates += tl.load(beyond, mask=inside, other=0.0).to(tl.float32)[None, :]
+    if ACTIVATION == "geglu":
+        sums *= gelu(gates)
+    if ACTIVATION == "gelu":
+        sums = gelu(sums)
+    if ACTIVATION == "silu":
+        sums *= tl.sigmoid(sums)
+    if ACTIVATION == "quick_gelu":
+        sums *= tl.sigmoid(1.702 * sums)
+    place = row[:, None] * width + column[None, :]
+    mask = there[:, None] & inside[None, :]
+    if residual is not None:
+        sums += tl.load(residual + place, mask=mask, other=0.0).to(tl.float32)
+    tl.store(y + place, sums.to(y.dtype.element_ty), mask=mask)
