@@ -49,10 +49,10 @@ def export(
     partial = new_folder(target)
     trained.networks.load_average(trained.average.values)
     write_parts(partial, trained.networks, model, folder / "tokenizer")
-    write_drafts(partial, folder / "tokens.npz")
+    drafts = write_drafts(partial, folder / "tokens.npz")
     if draw_samples:
         samples_ar.draw(partial, partial / "samples.png")
-    write_words(partial, folder, trained, settings, evaluation)
+    write_words(partial, folder, trained, settings, evaluation, drafts)
     replace_folder(partial, target)
     return target
 
@@ -87,22 +87,30 @@ def decoder_facts(path: Path) -> dict | None:
     return {"steps": state["step"], "hours": round(state["seconds"] / 3600, 2)}
 
 
-def write_drafts(folder: Path, tokens: Path) -> None:
-    """The tokens that the transformer was trained on, of which Jacobi decoding makes guesses."""
+def write_drafts(folder: Path, tokens: Path) -> dict[str, int]:
+    """The tokens that the transformer was trained on, of which Jacobi decoding makes guesses: all
+    pictures, or as many as a model may bring, evenly spaced. Returns how many, of how many.
+    """
     import numpy as np
     from safetensors.numpy import save_file
 
+    from ..pipelines.reading import MAX_DRAFTED
+
     with np.load(tokens, allow_pickle=False) as kept:
         drafts = kept["tokens"]
-    drafts = drafts.reshape(-1, *drafts.shape[2:])
-    save_file({"drafts": np.unique(drafts, axis=0)}, folder / "tokens" / "model.safetensors")
+    drafts = np.unique(drafts.reshape(-1, *drafts.shape[2:]), axis=0)
+    count, most = len(drafts), MAX_DRAFTED // drafts[0].size
+    if count > most:
+        drafts = drafts[np.linspace(0, count - 1, most).astype(np.int64)]
+    save_file({"drafts": drafts}, folder / "tokens" / "model.safetensors")
+    return {"kept": len(drafts), "of": count}
 
 
 def _write(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def write_words(folder: Path, run: Path, trained, settings, evaluation) -> None:
+def write_words(folder: Path, run: Path, trained, settings, evaluation, drafts: dict) -> None:
     """concepts.txt, NOTICE, curves.png, training.json and the card."""
     log = run / "log.jsonl"
     records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
@@ -133,6 +141,7 @@ def write_words(folder: Path, run: Path, trained, settings, evaluation) -> None:
         | {"used": coder["used"], "perplexity": round(coder["perplexity"], 1)},
         "decoder": decoder_facts(run / vq.DECODER),
         "history": recipe.load_history(run),
+        "drafts": drafts,
         "evaluation": None if evaluation is None else json.loads(Path(evaluation).read_text()),
     }
     _write(folder / "training.json", facts)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import pyengine
 from pyengine.errors import CheckpointError, RequestError
@@ -196,6 +197,19 @@ def test_the_folder_draws_and_says_what_it_is(model_ar, settings_ar):
     assert "| codebook | 12 entries of 4, " in card
     assert "seen | 24 pictures in 6 steps of 4, 3 versions of each" in card
     assert not list(model_ar.rglob("*.pt"))
+
+
+def test_no_more_drafts_than_a_model_may_bring(tmp_path, monkeypatch):
+    """Spread over all of them, in their order, and told."""
+    drafts = np.arange(1, 10, dtype=np.int32)[:, None, None] * np.ones((2, 3), np.int32)
+    np.savez(tmp_path / "tokens.npz", tokens=drafts.reshape(3, 3, 2, 3))
+    (tmp_path / "tokens").mkdir()
+    for most, kept in ((9, range(1, 10)), (8, [1, 2, 3, 4, 5, 6, 7, 9]), (3, [1, 5, 9])):
+        monkeypatch.setattr("pyengine.pipelines.reading.MAX_DRAFTED", 6 * most + 5)
+        told = export_ar.write_drafts(tmp_path, tmp_path / "tokens.npz")
+        assert told == {"kept": len(kept), "of": 9}
+        found = load_file(tmp_path / "tokens" / "model.safetensors")["drafts"]
+        assert found[:, 1, 2].tolist() == list(kept)
 
 
 def test_same_figures_as_the_diffusion_model(model_ar, pictures):
