@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._launch import Launch, cdiv, power_of_2, prepare, readable
-from .sample_token import block_of, draw, weigh_launch
+from .sample_token import block_of, draw, warps_of, weigh_launch
 
 PLACES = 32
 
@@ -116,11 +116,10 @@ def plan(
     (n, places), size = tokens.shape, logits.shape[-1]
     unconditional = None
     if guidance is not None:
-        # Copies: where a part of a tensor begins depends on the number of pictures.
-        unconditional, logits = (part.reshape(-1, size).clone() for part in logits.chunk(2))
+        unconditional, logits = (readable(part.reshape(-1, size)) for part in logits.chunk(2))
     logits = logits.reshape(-1, size)
     first, (guided, weights, tops) = weigh_launch(
-        logits, unconditional, guidance, None, max(places, 1), 1
+        logits, unconditional, guidance, None, max(places, 1)
     )
     tokens, masked = readable(tokens), readable(masked)
     race = readable(noise.float()) if noise.dim() == 3 else None
@@ -137,6 +136,7 @@ def plan(
             | {"predicted": predicted, "confidence": confidence, "rows": n * places}
             | {"places": places, "size": size, "mask_token": mask_token},
             {"BLOCK": block_of(size)},
+            num_warps=warps_of(size),
         ),
         Launch(
             _choose,

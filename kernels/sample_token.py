@@ -14,7 +14,9 @@ from pyengine.ops.reference import SAMPLING_COLUMNS
 
 from ._launch import Launch, power_of_2, prepare, readable
 
-MAX_BLOCK = 1024
+#: Tokens that a program reads at a time: 4 for each of 1024 threads, since the search for a limit
+#: reads a row some 70 times, one after the other.
+MAX_BLOCK = 4096
 
 GUIDANCE, TEMPERATURE, TOP_K, TOP_P, MIN_P = (
     tl.constexpr(SAMPLING_COLUMNS.index(name))
@@ -41,17 +43,18 @@ def _guided(logits, unconditional, start, token, inside, g):
 @triton.jit(do_not_specialize=["rows"])
 def weigh(
     logits, unconditional, guidance, temperature, guided, weights, tops, rows, places, stride, size,
-    BLOCK: tl.constexpr,
+    GUIDANCE_AT: tl.constexpr, TEMPERATURE_AT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """guided and weights [rows, size]; tops [rows], NaN where a logit is no number.
 
-    guidance and temperature (None for 1) have an element for each `places` rows, `stride` apart.
+    guidance and temperature (None for 1) have an element for each `places` rows, `stride` apart,
+    from the elements GUIDANCE_AT and TEMPERATURE_AT on.
     """
     row = tl.program_id(0).to(tl.int64)
     start = row * size
     g = 1.0
     if unconditional is not None:
-        g = tl.load(guidance + row // places * stride).to(tl.float32)
+        g = tl.load(guidance + row // places * stride + GUIDANCE_AT).to(tl.float32)
     most = tl.full([BLOCK], float("-inf"), tl.float32)
     fault = tl.zeros([BLOCK], tl.int32)
     for first in range(0, size, BLOCK):
@@ -62,7 +65,7 @@ def weigh(
     top = tl.max(most, axis=0)
     t = 1.0
     if temperature is not None:
-        t = tl.load(temperature + row // places * stride).to(tl.float32)
+        t = tl.load(temperature + row // places * stride + TEMPERATURE_AT).to(tl.float32)
     for first in range(0, size, BLOCK):
         token = first + tl.arange(0, BLOCK)
         inside = token < size
@@ -91,14 +94,14 @@ def draw(guided, weights, start, size, share, threshold, limit, last, least, BLO
     Kept are keys of at least `threshold`, beyond `limit` or equal to it up to the token `last`,
     with weights of at least `least`.
     """
-    total = tl.full([], 0.0, tl.float64)
+    total = tl.zeros([BLOCK], tl.float64)
     for first in range(0, size, BLOCK):
         token = first + tl.arange(0, BLOCK)
         key = _keys(guided, start, token, token < size)
         w = tl.load(weights + start + token, mask=token < size, other=0.0)
         kept = (key >= threshold) & ((key > limit) | ((key == limit) & (token <= last)))
-        total += tl.sum(tl.where(kept & (w >= least), w, 0.0).to(tl.float64), axis=0)
-    target = share * total
+        total += tl.where(kept & (w >= least), w, 0.0)
+    target = share * tl.sum(total, axis=0)
     before = tl.full([], 0.0, tl.float64)
     found = tl.full([], 2147483647, tl.int32)
     final = tl.full([], -1, tl.int32)
@@ -120,24 +123,23 @@ def draw(guided, weights, start, size, share, threshold, limit, last, least, BLO
 @triton.jit
 def _count(guided, start, size, key, BLOCK: tl.constexpr):
     """How many tokens have at least this key."""
-    total = tl.full([], 0, tl.int32)
+    total = tl.zeros([BLOCK], tl.int32)
     for first in range(0, size, BLOCK):
         token = first + tl.arange(0, BLOCK)
-        keys = _keys(guided, start, token, token < size)
-        total += tl.sum((keys >= key).to(tl.int32), axis=0)
-    return total
+        total += (_keys(guided, start, token, token < size) >= key).to(tl.int32)
+    return tl.sum(total, axis=0)
 
 
 @triton.jit
 def _mass(guided, weights, start, size, key, BLOCK: tl.constexpr):
     """The weight of the tokens of at least this key."""
-    total = tl.full([], 0.0, tl.float64)
+    total = tl.zeros([BLOCK], tl.float64)
     for first in range(0, size, BLOCK):
         token = first + tl.arange(0, BLOCK)
         keys = _keys(guided, start, token, token < size)
         w = tl.load(weights + start + token, mask=token < size, other=0.0)
-        total += tl.sum(tl.where(keys >= key, w, 0.0).to(tl.float64), axis=0)
-    return total
+        total += tl.where(keys >= key, w, 0.0)
+    return tl.sum(total, axis=0)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -217,7 +219,8 @@ def weigh_launch(
     guidance: Tensor | None,
     temperature: Tensor | None,
     places: int,
-    stride: int,
+    stride: int = 1,
+    at: tuple[int, int] = (0, 0),
 ) -> tuple[Launch, tuple[Tensor, Tensor, Tensor]]:
     """weigh for logits [rows, size]; and the tensors it fills: guided, weights, tops."""
     rows, size = logits.shape
@@ -230,7 +233,8 @@ def weigh_launch(
         | {"guidance": guidance, "temperature": temperature}
         | {"guided": guided, "weights": weights, "tops": tops}
         | {"rows": rows, "places": places, "stride": stride, "size": size},
-        {"BLOCK": block_of(size)},
+        {"GUIDANCE_AT": at[0], "TEMPERATURE_AT": at[1], "BLOCK": block_of(size)},
+        num_warps=warps_of(size),
     )
     return launch, (guided, weights, tops)
 
@@ -240,6 +244,11 @@ def block_of(size: int) -> int:
     return max(16, min(MAX_BLOCK, power_of_2(size)))
 
 
+def warps_of(size: int) -> int:
+    """4 tokens a thread."""
+    return max(block_of(size) // 128, 1)
+
+
 def plan(logits: Tensor, uniform: Tensor, settings: Tensor) -> tuple[list[Launch], Tensor]:
     """The launches that compute sample_token(...), and the tensor they fill."""
     logits, settings = prepare("sample_token", logits, settings.float())
@@ -247,11 +256,10 @@ def plan(logits: Tensor, uniform: Tensor, settings: Tensor) -> tuple[list[Launch
     n, size = uniform.shape[0], logits.shape[1]
     unconditional = None
     if logits.shape[0] == 2 * n and n:
-        # Copies: where a part of a tensor begins depends on the number of pictures.
-        unconditional, logits = (part.clone() for part in logits.chunk(2))
-    guidance, temperature = (settings[:, i].clone() for i in range(2))
+        unconditional, logits = (readable(part) for part in logits.chunk(2))
+    at = SAMPLING_COLUMNS.index("guidance"), SAMPLING_COLUMNS.index("temperature")
     launch, (guided, weights, tops) = weigh_launch(
-        logits, unconditional, guidance, temperature, 1, 1
+        logits, unconditional, settings, settings, 1, len(SAMPLING_COLUMNS), at
     )
     tokens = torch.empty(n, dtype=torch.int64, device=logits.device)
     draw_launch = Launch(
@@ -260,6 +268,7 @@ def plan(logits: Tensor, uniform: Tensor, settings: Tensor) -> tuple[list[Launch
         {"guided": guided, "weights": weights, "tops": tops, "uniform": uniform}
         | {"settings": settings, "tokens": tokens, "rows": n, "size": size},
         {"BLOCK": block_of(size)},
+        num_warps=warps_of(size),
     )
     return [launch, draw_launch], tokens
 
