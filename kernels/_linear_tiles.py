@@ -3,7 +3,8 @@
 A program makes a tile of the result from tiles of x and of the weight, which are widened in
 registers: no 16-bit copy of the weights lies in memory. Where x is to be rounded, a launch before
 does that; tensor cores that can multiply e4m3 then take both as they are, others get both widened,
-exactly. Programs run in plain order, since the second-level cache holds a U-Net's matrices whole.
+exactly, and so do all where the result is float32, whose digits the sums in fp8 would not have.
+Programs run in plain order, since the second-level cache holds a U-Net's matrices whole.
 """
 
 import torch
@@ -158,7 +159,7 @@ def plan(
     if quantize_x:
         launch, x, x_scale = quantize_rows(x)
         launches.append(launch)
-        fp8 = multiplies_fp8(x.device)
+        fp8 = y.dtype != torch.float32 and multiplies_fp8(x.device)
         unit = 1 if fp8 else 256 * 256
     rows, columns, warps, stages = _blocks(lines, activation == "geglu")
     args = {"x": x, "x_scale": x_scale, "weight": weight, "weight_scale": weight_scale}
