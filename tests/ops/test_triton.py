@@ -12,8 +12,9 @@ from cases import CASES, TORCHS_OWN
 from gpu_cases import tensors, widen
 from interpreted import Interpreter, linear_on_sm_80, quantize_rows
 
+from pyengine import ops
 from pyengine.errors import RequestError
-from pyengine.ops import OPS, _pack, reference
+from pyengine.ops import OPS, SAMPLING_COLUMNS, _pack, reference
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -226,6 +227,24 @@ def test_fp8_products_have_the_same_bits_where_tensor_cores_take_16(interpreted,
     case = next(case for case in CASES if str(case) == f"linear-{name}")
     got = interpreted.run(linear_on_sm_80, case.inputs(torch.float16))
     assert torch.equal(got, first_run(case, torch.float16)[0])
+
+
+def test_more_tokens_than_a_block(interpreted):
+    """Of each kind of limit; 5000 are two blocks, the second not full."""
+    logits = 3 * torch.randn(10, 5000)
+    logits[:, 4000:4800] = -torch.inf
+    rows = {
+        "temperature": (1, 0.7, 0, 1, 1),
+        "top_k": (0, 60, 0, 0, 4500),
+        "top_p": (1, 1, 1, 0.3, 1),
+    }
+    settings = ops.sampling_settings(5, guidance=2.0)
+    for name, values in rows.items():
+        settings[:, SAMPLING_COLUMNS.index(name)] = torch.tensor(values)
+    for seed in range(3):
+        uniform = torch.rand(5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        want = reference.sample_token(logits.double(), uniform, settings.double())
+        assert torch.equal(interpreted("sample_token", logits, uniform, settings), want)
 
 
 def test_wide_heads_are_refused(interpreted):
