@@ -22,7 +22,7 @@ from ..models.unet import TextContext, TimeEmbedding
 from ..ops import Arena, kernels_used, sampler_step
 from ..progress import progress as progress_bar
 from ..schedules import Plan, Scheduler, from_config
-from ..schedules.plan import Rows, State, scaled, stack_rows, step_rows
+from ..schedules.plan import Rows, State, scaled, step_rows
 from ..tokenizer import ClipTokenizer
 from . import request as checks
 from .arguments import Arguments, Defaults
@@ -366,6 +366,7 @@ class StableDiffusionPipeline:
         """The latents after the last step, or after the one that the run was stopped at."""
         state = start.state
         context = self.unet.encode_context(conditions.text)
+        rows = plan.all_rows(state.x, r.guidance_scale)
         block, leash = 0, Leash(self.device)
         with progress_bar("denoising", sum(plan.ends_step), show_progress) as advance:
             for i in range(len(plan)):
@@ -377,10 +378,10 @@ class StableDiffusionPipeline:
                 fresh = None
                 if plan.draws_noise[i]:
                     fresh = noise.draw(state.x.shape, plan.noise_dtype or state.x.dtype)
-                rows = stack_rows([(plan, i)] * r.count, r.guidance_scale)
                 state = self._evaluate.step(
-                    state, rows, times[i - first], context, start.extra, fresh, r.guidance_rescale
-                )
+                    state, rows[i], times[i - first], context, start.extra, fresh,
+                    r.guidance_rescale,
+                )  # fmt: skip
                 if start.known is not None:
                     state = plan.keep_known(i, state, start.known, start.noise, start.mask)
                 report.evaluations += 1

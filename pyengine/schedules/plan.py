@@ -91,6 +91,8 @@ class Rows:
     thresholds: tuple[tuple[float, float] | None, ...]
     depth: int
     keeps_base: bool
+    #: (in_scale, table) where the pictures are; see `tensors`.
+    there: tuple[Tensor, Tensor] | None = None
 
     def scale_input(self, x: Tensor) -> Tensor:
         """x times each picture's in_scale, in x's dtype."""
@@ -101,6 +103,8 @@ class Rows:
 
     def tensors(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(in_scale [N], table) on x's device, as `scaled` and ops.sampler_step take them."""
+        if self.there is not None:
+            return self.there
         both = (torch.from_numpy(t).to(_accumulator(x)) for t in (self.in_scale, self.table))
         return tuple(to_device(t, x.device) for t in both)
 
@@ -208,6 +212,14 @@ class Plan:
         a, b = self.renoise[i]
         known = a * clean + b * noise if b else clean
         return replace(state, x=(1 - mask) * known + mask * state.x)
+
+    def all_rows(self, x: Tensor, guidance_scale: float | Sequence[float] = 1.0) -> list[Rows]:
+        """Of every evaluation for the pictures x [N, ...], copied to where these are at once."""
+        every = [stack_rows([(self, i)] * len(x), guidance_scale) for i in range(len(self))]
+        numbers = [np.concatenate([r.in_scale[:, None], r.table], axis=1) for r in every]
+        there = to_device(torch.from_numpy(np.stack(numbers)).to(_accumulator(x)), x.device)
+        both = ((step[:, 0].contiguous(), step[:, 1:].contiguous()) for step in there)
+        return [replace(r, there=one) for r, one in zip(every, both, strict=True)]
 
     def step(
         self,
