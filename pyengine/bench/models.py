@@ -22,15 +22,15 @@ from .results import OURS, Result, Row
 from .worker import Run, Worker
 
 #: Relative L2 distance from diffusers that stops a benchmark, by model and dtype, and, below, that
-#: of our weights in e4m3. What rounding does to networks of random weights, a fifth as wide, on the
-#: CPU: bfloat16 moves SD 1.5's result by 0.019, SDXL's, behind 70 transformer blocks, by 0.035;
-#: their linear layers' weights in e4m3, a scale a row, by 0.053 and 0.21 (activations too: 0.070
-#: and 0.25).
+#: of our linear layers in e4m3. What rounding does to networks of random weights, a fifth as wide,
+#: on the CPU: diffusers' result in bfloat16 is 0.019 from its own in float32 for SD 1.5 and 0.031
+#: for SDXL, behind 70 transformer blocks, ours 0.017 and 0.032, the two 0.019 and 0.033 from each
+#: other; with weights and their inputs in e4m3, a scale a row, ours is 0.12 and 0.27.
 AGREEMENT = {
     "sd15": {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2},
-    "sdxl": {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 8e-2},
+    "sdxl": {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2},
 }
-FP8_AGREEMENT = {"sd15": 0.1, "sdxl": 0.35}
+FP8_AGREEMENT = {"sd15": 0.18, "sdxl": 0.4}
 PEERS = ("diffusers", "torch.compile", "openvino")
 #: openvino runs on CPUs.
 CUDA_PEERS = PEERS[:2]
@@ -144,14 +144,14 @@ def ours(
         begin = time.perf_counter()
         with force():
             context = model.encode_context(given["text"])
-            times = model.embed_timesteps([TIMESTEP], added_cond_kwargs=conditions(given))
+            times = model.embed_timesteps([TIMESTEP], added_cond_kwargs=conditions(given))[0]
         notes["prompt_seconds"] = time.perf_counter() - begin
         evaluate = Evaluator(model)
 
     def call() -> torch.Tensor:
         if kind == "vae":
             return model.decode(given["sample"], return_dict=False)[0]
-        return evaluate(given["sample"], times[0], context)
+        return evaluate(given["sample"], times, context)
 
     def run() -> torch.Tensor:
         if "kernels" in notes:

@@ -106,7 +106,7 @@ def sampler(run: Callable[..., Any], inputs: Iterable[dict[str, Any]], device: s
     def sample(calls: int) -> float:
         chosen = list(itertools.islice(turn, calls))
         if device.startswith("cuda"):
-            return _cuda_seconds(run, chosen) / calls
+            return _cuda_seconds(run, chosen, device) / calls
         begin = time.perf_counter()
         for arguments in chosen:
             run(**arguments)
@@ -140,19 +140,20 @@ def recorded(
 
     def sample(calls: int) -> float:
         turns = -(-calls // len(sets))
-        return _cuda_seconds(replay, [{}] * turns) / (turns * len(sets))
+        return _cuda_seconds(replay, [{}] * turns, device) / (turns * len(sets))
 
     return sample
 
 
-def _cuda_seconds(run: Callable[..., Any], chosen: list[dict[str, Any]]) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    start.record()
-    for arguments in chosen:
-        run(**arguments)
-    end.record()
-    torch.cuda.synchronize()
+def _cuda_seconds(run: Callable[..., Any], chosen: list[dict[str, Any]], device: str) -> float:
+    with torch.cuda.device(device):  # whose stream the events are recorded on
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        for arguments in chosen:
+            run(**arguments)
+        end.record()
+        torch.cuda.synchronize()
     return start.elapsed_time(end) / 1e3
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..cuda import Graphs
+from ..cuda import Graphs, Record
 from ..errors import RequestError
 from ..models import PictureGPT, PictureTokens, VQModel
 from ..weights import load_json, load_module, open_weights
@@ -168,10 +168,10 @@ def load_gpt(folder: Path, storage: str, device: str, dtype: torch.dtype) -> Pic
 
 def ours(
     notes: dict, *, threads: int, folder: Path, ids: np.ndarray, storage: str, device: str,
-    dtype: torch.dtype,
+    dtype: torch.dtype, record: Record | None = None,
 ) -> Run:  # fmt: skip
     """Logits of the token after the last of ids, which the others come before in the cache; on a
-    GPU a CUDA graph, as in a pipeline.
+    GPU a CUDA graph, as in a pipeline. record: pyengine.cuda.Record, given for tests.
     """
     torch.set_num_threads(threads)
     ops.isa()  # loads the kernels
@@ -187,7 +187,8 @@ def ours(
         cache.lengths.fill_(behind)
         return model.next_logits(changing[0], cache)
 
-    call = Graphs(step) if model.device.type == "cuda" else step
+    recorded = record is not None or model.device.type == "cuda"
+    call = Graphs(step, record=record) if recorded else step
 
     def run() -> Tensor:
         with ops.kernels_used() as used:

@@ -139,7 +139,7 @@ def _serve(pipe, make: Callable[..., Run], threads: int, arguments: dict[str, An
 def _peaks(device: str) -> dict[str, int]:
     found = {"peak_bytes": peak_memory()}
     if device.startswith("cuda"):
-        found["peak_gpu_bytes"] = torch.cuda.max_memory_reserved()
+        found["peak_gpu_bytes"] = torch.cuda.max_memory_reserved(device)
     return found
 
 

@@ -213,15 +213,18 @@ def test_a_model_beside_diffusers(run, kept, tmp_path):
     assert Image.open(tmp_path / "m.png").format == "PNG"
 
 
-def test_sdxl_beside_diffusers(run, kept, tmp_path):
+@pytest.mark.parametrize("weights", [(), ("--weights", "fp8")], ids=["bfloat16", "fp8"])
+def test_sdxl_beside_diffusers(weights, run, kept, tmp_path):
     status, _, err = run(
         "bench", "unet", *QUICK, "--model", "sdxl", "--dtype", "bfloat16", "--peers",
         "--without", "torch.compile,openvino", "--keep", kept, "--json", tmp_path / "m.json",
+        *weights,
     )  # fmt: skip
     assert status == 0, err
     [row] = json.loads((tmp_path / "m.json").read_text())["rows"]
-    assert row["shape"] == "SDXL, 8x8 latents x 2"
-    assert row["facts"][OURS]["relative_l2"] <= models.AGREEMENT["sdxl"][torch.bfloat16]
+    assert row["shape"] == "SDXL, 8x8 latents x 2" + ", our weights in fp8" * bool(weights)
+    distance, usual = row["facts"][OURS]["relative_l2"], models.AGREEMENT["sdxl"][torch.bfloat16]
+    assert (usual < distance <= models.FP8_AGREEMENT["sdxl"]) if weights else distance <= usual
 
 
 def test_what_a_unet_is_told():

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from test_cuda_calls import Recorder
 
-from pyengine.bench import timing, token, worker
+from pyengine.bench import checkpoints, timing, token, worker
 from pyengine.bench.results import OURS
 from pyengine.models import PictureGPT
 
@@ -83,6 +84,21 @@ def test_a_token_in_another_dtype_and_size(run, kept, tmp_path):
     for row in rows:
         assert set(row["times"]) == {"torch", OURS}
     assert rows[0]["facts"][OURS]["relative_l2"] <= token.AGREEMENT[torch.bfloat16]
+
+
+def test_a_recorded_token_is_the_same(kept):
+    """As on a GPU, every call behind the same tokens."""
+    shape, recorder = token.Shape(quick=True), Recorder()
+    given = {
+        "threads": 1, "folder": checkpoints.write_gpt(kept / "recorded", True),
+        "ids": shape.ids(), "storage": "float32", "device": "cpu", "dtype": torch.float32,
+    }  # fmt: skip
+    plain, recorded = token.ours({}, **given), token.ours({}, **given, record=recorder)
+    expected = plain().clone()
+    for _ in range(3):
+        assert torch.equal(recorded(), expected)
+        assert torch.equal(plain(), expected)
+    assert (recorder.recorded, recorder.replayed) == (1, 3)
 
 
 def test_storages_of_a_gpu():

@@ -114,7 +114,8 @@ def test_calls_on_a_gpu_are_one_graph(monkeypatch):
         result = function(changing, kept)
         return lambda: turns.append(1), result
 
-    def seconds(replay, chosen):
+    def seconds(replay, chosen, device):
+        assert device == "cuda"
         for arguments in chosen:
             replay(**arguments)
         return 7.0
