@@ -4,7 +4,9 @@ Patil et al. 2024, arXiv:2401.01808 (aMUSEd); Chang et al. 2023, arXiv:2301.0070
 Hoogeboom et al. 2023, arXiv:2301.11093 (U-ViT).
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,14 @@ class UVitContext:
     layers: list
     up: list
     rows: int
+
+    def tensors(self) -> list[Tensor]:
+        """All that is in it, in order."""
+        return _leaves([self.down, self.layers, self.up])
+
+    def over(self, tensors: Sequence[Tensor]) -> "UVitContext":
+        """The context that has these tensors."""
+        return UVitContext(*_filled([self.down, self.layers, self.up], iter(tensors)), self.rows)
 
 
 class UVit2DModel(Model):
@@ -114,6 +124,20 @@ class UVit2DModel(Model):
             )
         check_range("input_ids", ids, vocab)
         return ids.to(self.device)
+
+
+def _leaves(part: Any) -> list[Tensor]:
+    """The tensors in lists and tuples in one another."""
+    if isinstance(part, list | tuple):
+        return [leaf for item in part for leaf in _leaves(item)]
+    return [part]
+
+
+def _filled(part: Any, tensors: Iterator[Tensor]) -> Any:
+    """The same lists and tuples with other tensors."""
+    if isinstance(part, list | tuple):
+        return type(part)(_filled(item, tensors) for item in part)
+    return next(tensors)
 
 
 def _check_shape(name: str, tensor: Tensor, shape: tuple) -> None:

@@ -6,7 +6,7 @@ says what ran.
 """
 
 from ._backend import force, kernels_used
-from ._check import visible
+from ._check import unseen, visible
 from ._core import isa, isas, openmp_runtimes
 from ._memory import Arena, release_free_memory
 from ._pack import PANEL, pack_filters, pack_weight, quantize_weight, unpack_weight
@@ -66,6 +66,7 @@ __all__ = [
     "share_to_mask",
     "swiglu",
     "unpack_weight",
+    "unseen",
     "visible",
     "vq_argmin",
     "vq_decode",

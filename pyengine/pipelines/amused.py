@@ -4,6 +4,7 @@ Patil et al. 2024, arXiv:2401.01808; Chang et al. 2023, arXiv:2301.00704 (Muse).
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from .. import images as pictures
 from .. import ops
+from ..cuda import Graphs, Leash, Record, to_device
 from ..errors import ConfigError, RequestError
 from ..models import CLIPTextModelWithProjection, UVit2DModel, VQModel
+from ..models.uvit import UVitContext
 from ..progress import progress as progress_bar
 from ..schedules.masked import MaskedConfig, MaskedPlan, plan
 from ..tokenizer import ClipTokenizer
@@ -25,10 +28,10 @@ from .prefix import read_prefix
 from .text import encode
 from .tokens import (
     MAX_TEMPERATURE,
-    Sampling,
     TokenDefaults,
     TokenPipeline,
     TokenRequest,
+    check_drawn,
     check_logits,
     check_tokens,
 )
@@ -240,6 +243,13 @@ class AmusedPipeline(TokenPipeline):
 
     # --- the run ----------------------------------------------------------------------------------
 
+    def use_graphs(self, record: Record | None = None) -> None:
+        """The transformer is a CUDA graph from now on. record: given for tests."""
+        self.graphs = Graphs(self._recorded_logits, record=record)
+
+    def _recorded_logits(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
+        return self.model.logits(*changing, self._context_shape.over(kept))
+
     def _draw(self, r: TokenRequest, report: Report, show_progress: bool | None) -> Tensor:
         report.strength = r.extra["strength"] if r.extra["images"] is not None else None
         with report.stage("encode_prompt", self.device):
@@ -298,26 +308,34 @@ class AmusedPipeline(TokenPipeline):
     ) -> Tensor:  # fmt: skip
         """The tokens after the last step; all as drawn at the step that the run was stopped at."""
         n, height, width = tokens.shape
-        length, guided = height * width, r.guidance_scale > 1
+        length, guided, s = height * width, r.guidance_scale > 1, r.sampling
         drawn = tokens.flatten(1)
+        # With graphs no step waits, unless somebody is to look at its tokens.
+        waits = self.graphs is None or r.callback is not None
+        leash = Leash(self.device)
         with progress_bar("denoising", len(table.timesteps), show_progress) as advance:
             for i, timestep in enumerate(table.timesteps):
                 if self._interrupt:
                     break
-                logits = self._logits(r, tokens, context, guided, i)
+                logits = self._logits(r, tokens, context, guided)
+                if waits:
+                    check_logits(logits, self.source, i)
+                logits = ops.filter_logits(logits, s.top_k, s.top_p, s.min_p)
                 race = noise.exponential(logits.shape)
                 # The last step masks nothing, and draws no numbers to decide what.
                 gumbel = torch.zeros(n, length, device=self.device)
                 if timestep > 0:
                     gumbel = noise.uniform((n, length), logits.dtype)
-                tokens, drawn = ops.mask_refine(
-                    logits, tokens.flatten(1), race, gumbel,
-                    table.masked(i, length, ratio).to(self.device),
-                    table.temperature[i].repeat(n).to(self.device), self.mask_token,
-                )  # fmt: skip
+                with nullcontext() if waits else ops.unseen():
+                    tokens, drawn = ops.mask_refine(
+                        logits, tokens.flatten(1), race, gumbel,
+                        to_device(table.masked(i, length, ratio), self.device),
+                        to_device(table.temperature[i].repeat(n), self.device), self.mask_token,
+                    )  # fmt: skip
                 tokens = tokens.view(n, height, width)
                 report.steps += 1
                 report.evaluations += 1
+                leash.step()
                 advance()
                 if r.callback is not None:
                     tokens = self._call_back(r, i, timestep, tokens)
@@ -325,20 +343,25 @@ class AmusedPipeline(TokenPipeline):
                     flat = tokens.flatten(1)
                     drawn = torch.where(flat == self.mask_token, drawn, flat)
         report.interrupted = report.steps < len(table.timesteps)
+        if not waits:
+            check_drawn(drawn, self.source)
         if report.steps == 0:
             return tokens.masked_fill(tokens == self.mask_token, -1)
         return drawn.view(n, height, width)
 
-    def _logits(self, r: TokenRequest, tokens: Tensor, context: Any, guided: bool, step: int):
-        """[N, h * w, codebook_size], guided, minus infinity where a token is not to be drawn."""
+    def _logits(self, r: TokenRequest, tokens: Tensor, context: UVitContext, guided: bool):
+        """[N, h * w, codebook_size], guided."""
         rows = torch.cat([tokens, tokens]) if guided else tokens
-        logits = self.model.logits(rows, context).flatten(1, 2)
+        if self.graphs is None:
+            logits = self.model.logits(rows, context)
+        else:
+            self._context_shape = context
+            logits = self.graphs([rows], context.tensors())
+        logits = logits.flatten(1, 2)
         if guided:
             unconditional, logits = logits.chunk(2)
             logits = unconditional + r.guidance_scale * (logits - unconditional)
-        check_logits(logits, self.source, step)
-        s: Sampling = r.sampling
-        return ops.filter_logits(logits, s.top_k, s.top_p, s.min_p)
+        return logits
 
     def _check_answer(self, tokens: Tensor) -> None:
         codes = self.model.config.codebook_size

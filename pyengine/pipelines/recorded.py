@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from ..cuda import Graphs, Leash, Record
-from ..errors import CheckpointError
 from ..progress import progress as progress_bar
 from .autoregressive import Decoder, Drawing, call_back, checked, sample
 from .noise import NoiseSource
 from .output import Report
-from .tokens import TokenPipeline, TokenRequest
+from .tokens import TokenPipeline, TokenRequest, check_drawn
 
 #: How far the host runs ahead of the GPU, in tokens: a run that is stopped ends so much later.
 AHEAD = 16
@@ -115,14 +114,10 @@ def _look(pipe: TokenPipeline, drawing: Drawing, done: int) -> None:
         return
     looked = int(drawing.known[drawing.alive[0]])
     new = drawing.tokens[drawing.alive, looked:done]
-    for picture, row in zip(drawing.alive.tolist(), new.tolist(), strict=True):
-        row = row[: row.index(drawing.end)] if drawing.end in row else row
-        step = next((k for k, token in enumerate(row, looked) if token < 0), None)
-        if step is not None:
-            raise CheckpointError(
-                f"{pipe.source}: logits: expected finite numbers, found others in picture"
-                f" {picture} at step {step}"
-            )
+    before_end = torch.ones_like(new, dtype=torch.bool)
+    if drawing.end is not None:
+        before_end = (new == drawing.end).cumsum(dim=1) == 0
+    check_drawn(new.where(before_end, 0), pipe.source, drawing.alive.tolist(), looked)
     ended = torch.ones(len(drawing.tokens), dtype=torch.bool, device=new.device)
     ended[drawing.alive] = False
     drawing.tokens[ended, looked:done] = drawing.fill

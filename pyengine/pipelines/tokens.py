@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..cuda import within_memory
+from ..cuda import Record, within_memory
 from ..errors import CheckpointError, RequestError
 from ..models.base import Model
 from ..models.kv_cache import KVCache
@@ -128,12 +129,10 @@ class TokenPipeline:
         """model: the one that predicts tokens. source: the path or Hub id it was loaded from."""
         self.model, self.checkpoint = model, checkpoint
         self.source, self.defaults = source, defaults
-        #: On GPUs, where a token is one CUDA graph.
+        #: CUDA graphs of what a loop does over and over; None elsewhere.
         self.graphs: Any = None
         if model.device.type == "cuda":
-            from .recorded import TokenGraphs  # which needs this module
-
-            self.graphs = TokenGraphs()
+            self.use_graphs()
         self._interrupt = False
         self._lock = threading.RLock()  # a callback may call the pipeline too
 
@@ -236,6 +235,12 @@ class TokenPipeline:
             warnings.warn(message, stacklevel=3)
         return output
 
+    def use_graphs(self, record: Record | None = None) -> None:
+        """A token is a CUDA graph from now on. record: given for tests."""
+        from .recorded import TokenGraphs  # which needs this module
+
+        self.graphs = TokenGraphs(record)
+
     def _release(self) -> None:
         if self.graphs is not None:
             self.graphs.clear()
@@ -314,6 +319,22 @@ def check_logits(logits: Tensor, source: str, step: int) -> None:
         raise CheckpointError(
             f"{source}: logits: expected finite numbers, found {kind} in picture"
             f" {int(bad.nonzero()[0])} at step {step}{hint}"
+        )
+
+
+def check_drawn(tokens: Tensor, source: str, pictures: Sequence[int] | None = None,
+                first: int = 0) -> None:  # fmt: skip
+    """Raises CheckpointError where ops drew a negative token, which says that logits were at fault.
+
+    tokens: [N, L], of the given pictures, else of 0 to N - 1, drawn at the places from `first` on.
+    """
+    bad = tokens < 0
+    if bad.any():
+        row, place = bad.nonzero()[0].tolist()
+        picture = row if pictures is None else pictures[row]
+        raise CheckpointError(
+            f"{source}: logits: expected finite numbers, found others in picture {picture} at"
+            f" token {first + place}"
         )
 
 

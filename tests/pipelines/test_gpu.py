@@ -134,3 +134,15 @@ def test_jacobi_decoding(gpt, decoding):
     assert got.report.passes < got.report.tokens
     if decoding == "jacobi":
         assert torch.equal(got.tokens, gpt(PROMPTS, **TOKENS).tokens)
+
+
+def test_masked_pictures(tmp_path):
+    pytest.importorskip("diffusers", reason="the checkpoint is written by diffusers")
+    import tiny
+
+    pipe = pyengine.from_pretrained(tiny.write_amused(tmp_path / "amused"), device="cuda")
+    given = {"num_inference_steps": 4, "seed": 1, "output_type": "latent"}
+    replayed = pipe(PROMPTS, **given).tokens
+    assert len(pipe.graphs) == 1
+    pipe.graphs = None
+    assert torch.equal(pipe(PROMPTS, **given).tokens, replayed)

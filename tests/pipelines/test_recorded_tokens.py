@@ -14,6 +14,8 @@ from pyengine import ops
 from pyengine.errors import CheckpointError, OutOfMemoryError, RequestError
 from pyengine.pipelines import StopSampling
 from pyengine.pipelines.recorded import TokenGraphs
+from pyengine.pipelines.tokens import check_drawn
+from pyengine.schedules.masked import MaskedPlan
 
 
 @pytest.fixture(scope="module", params=WRITERS)
@@ -142,7 +144,7 @@ def test_tokens_that_cannot_be_drawn(pipe, recorded, monkeypatch):
 
     monkeypatch.setattr(TokenGraphs, "_run", broken)
     recorded()
-    with pytest.raises(CheckpointError, match=r"logits: expected finite .* picture 0 at step 1$"):
+    with pytest.raises(CheckpointError, match=r"logits: expected finite .* picture 0 at token 1$"):
         draw(pipe)
 
 
@@ -164,11 +166,15 @@ def test_after_running_out_of_memory_it_draws_on(pipe, recorded, monkeypatch):
 
 
 class Looks(TorchDispatchMode):
-    """Refuses what the host cannot know without waiting for a GPU."""
+    """Refuses what the host cannot know without waiting for a GPU, until it is over."""
+
+    over = False
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
-        assert name not in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal"), func
+        assert self.over or name not in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal"), (
+            func
+        )
         return func(*args, **(kwargs or {}))
 
 
@@ -186,3 +192,69 @@ def test_a_recording_looks_at_no_value(pipe, recorded, monkeypatch):
     monkeypatch.setattr(pipe, "graphs", TokenGraphs(strict))
     same(draw(pipe), want)
     assert recorder.replayed > 3
+
+
+# --- all tokens at once ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def amused(tmp_path):
+    return pyengine.from_pretrained(tiny.write_amused(tmp_path / "amused"), device="cpu")
+
+
+MASKED = (
+    {"prompt": PROMPTS, "seed": 1},
+    {"prompt": PROMPTS, "seed": 2, "top_k": 5, "temperature": 0.5},
+    {"prompt": PROMPTS[0], "seed": 3, "guidance_scale": 1.0},
+    {"prompt": PROMPTS, "seed": 4, "callback_on_step_end": lambda *_: {}},
+)
+
+
+def test_masked_pictures(amused):
+    wants = [amused(output_type="latent", num_inference_steps=4, **call) for call in MASKED]
+    recorder = Recorder()
+    amused.use_graphs(recorder)
+    for call, want in zip(MASKED, wants, strict=True):
+        same(amused(output_type="latent", num_inference_steps=4, **call), want)
+    assert (recorder.recorded, recorder.replayed) == (2, 16)
+
+
+def test_masked_pictures_that_cannot_be_drawn(amused, monkeypatch):
+    amused.use_graphs(Recorder())
+    amused(PROMPTS[0], num_inference_steps=3, seed=1)
+    logits = type(amused.model).logits
+    monkeypatch.setattr(
+        type(amused.model), "logits", lambda *given: logits(*given).fill_(torch.nan)
+    )
+    with pytest.raises(CheckpointError, match=r"found others in picture 0 at token 0$"):
+        amused(PROMPTS[0], num_inference_steps=3, seed=1)
+    with pytest.raises(CheckpointError, match=r"found NaN in picture 0 at step 0$"):
+        amused(PROMPTS[0], num_inference_steps=3, seed=1, callback_on_step_end=lambda *_: {})
+
+
+def test_a_masked_step_looks_at_no_value(amused, monkeypatch):
+    """Only, in the end, at all tokens; the schedule's own numbers are on the host."""
+    given = {"num_inference_steps": 4, "seed": 1, "output_type": "latent", "top_p": 0.9}
+    want = amused(PROMPTS, **given)
+    amused.use_graphs(Recorder())
+    denoise, masked, mode = amused._denoise, MaskedPlan.masked, Looks()
+
+    def on_the_host(*given):
+        mode.over = True
+        result = masked(*given)
+        mode.over = False
+        return result
+
+    def at_the_end(*given):
+        mode.over = True
+        return check_drawn(*given)
+
+    def strict(*given):
+        with mode:
+            return denoise(*given)
+
+    monkeypatch.setattr(MaskedPlan, "masked", on_the_host)
+    monkeypatch.setattr("pyengine.pipelines.amused.check_drawn", at_the_end)
+    monkeypatch.setattr(amused, "_denoise", strict)
+    assert torch.equal(amused(PROMPTS, **given).tokens, want.tokens)
+    assert mode.over
