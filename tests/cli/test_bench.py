@@ -3,7 +3,10 @@
 import importlib.util
 import json
 import multiprocessing
+import re
+import shlex
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import torch
 from PIL import Image
 
 from pyengine.bench import agreement, models, pipeline, results, timing, worker
+from pyengine.bench import run as bench_run
 from pyengine.bench.checkpoints import write_unet
 from pyengine.bench.models import Task, relative_l2
 from pyengine.bench.results import OURS
@@ -18,6 +22,7 @@ from pyengine.bench.shapes import TINY
 from pyengine.ops import OPS
 
 QUICK = ("--quick", "--threads", "1")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def needs(package):
@@ -335,6 +340,27 @@ def test_psnr():
     assert pipeline.psnr(x + 0.1, x) == pytest.approx(20)
     assert pipeline.psnr(x, x) == 200
     assert pipeline.psnr(x[:1], x) == 0
+
+
+# --- docs/gpu.md --------------------------------------------------------------------------------
+
+
+def test_what_a_gpu_has_to_show_are_commands(run, monkeypatch):
+    """Those of the table are understood, and are what `make bench-gpu` runs."""
+    page, makefile = ((ROOT / name).read_text() for name in ("docs/gpu.md", "Makefile"))
+    table = page[page.index("## What to run on a GPU") :]
+    commands = re.findall(r"^\|[^|]*\| `([^`]*)` \|", table, re.M)
+    made = re.findall(r"^\t(run|gpu) (.*); \\$", makefile, re.M)
+    made = [line + " --device cuda --peers" * (how == "gpu") for how, line in made]
+    assert len(commands) == 8
+    assert {frozenset(c.split()) for c in commands} == {frozenset(c.split()) for c in made}
+    started = []
+    for name in ("run_ops", "run_model", "run_token", "run_agreement"):
+        monkeypatch.setattr(bench_run, name, lambda *a, **k: started.append((a, k)) or 0)
+    for command in commands:
+        status, _, err = run("bench", *shlex.split(command))
+        assert status == 0, err
+    assert len(started) == len(commands)
 
 
 # --- devices --------------------------------------------------------------------------------------
