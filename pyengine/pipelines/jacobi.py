@@ -22,7 +22,7 @@ from .autoregressive import Decoder, Drawing, Logits, call_back, checked, draw_o
 from .drafts import recall
 from .draws import Quantiles, Races
 from .output import Report
-from .recorded import draw_recorded
+from .recorded import RecordedReads, draw_recorded
 from .tokens import OTHER_DRAWS, TokenPipeline, TokenRequest
 
 
@@ -45,7 +45,10 @@ class _Windows:
     """
 
     def __init__(self, pipe, r: TokenRequest, decoder: Decoder, drawing: Drawing, report: Report):
-        self.pipe, self.r, self.decoder, self.drawing = pipe, r, decoder, drawing
+        self.pipe, self.r, self.drawing = pipe, r, drawing
+        self.decoder = decoder
+        if pipe.graphs is not None:
+            self.decoder = RecordedReads(pipe.graphs, decoder, r.count, pipe.device)
         self.report, self.length = report, drawing.tokens.shape[1]
         self.window = min(r.window, self.length)
         self.guess = F.pad(drawing.tokens.clamp(min=0), (0, self.window))
@@ -95,7 +98,9 @@ class _Windows:
     def _read_window(self, alive: Tensor, known: Tensor) -> tuple[Tensor, Logits]:
         # Windows are of one size. Pictures with less than that before them begin earlier, with
         # tokens that are read once more.
-        width = min(self.window, self.length - int(known.min()))
+        # Where passes are recorded, all windows are.
+        before = int(known.min()) if self.pipe.graphs is None else 1
+        width = min(self.window, self.length - before)
         begins = (known - 1).clamp(max=self.length - 1 - width)
         places = begins[:, None] + torch.arange(width, device=begins.device)
         return begins, self.decoder.read(self.guess[alive[:, None], places], begins)

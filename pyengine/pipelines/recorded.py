@@ -1,17 +1,19 @@
-"""Drawing tokens one after another on a GPU: a token is one CUDA graph, and the host never waits.
+"""Drawing tokens on a GPU: one after another, each is one CUDA graph, and the host never waits; in
+windows, whose tokens the host compares, a pass of the model is one.
 
-The graph reads the last token, adds it to the cache and draws the next, for all pictures, also for
-those that have ended, whose tokens are thrown away. Compiled, not yet run: docs/gpu.md.
+A graph reads the last token or window, adds it to the cache and draws the next, for all pictures,
+also for those that have ended, whose tokens are thrown away. Compiled, not yet run: docs/gpu.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from ..cuda import Graphs, Leash, Record
+from ..cuda import Graphs, Leash, Record, Recorder
 from ..progress import progress as progress_bar
-from .autoregressive import Decoder, Drawing, call_back, checked, sample
+from .autoregressive import Decoder, Drawing, Logits, call_back, checked, sample
 from .noise import NoiseSource
 from .output import Report
 from .tokens import TokenPipeline, TokenRequest, check_drawn
@@ -23,22 +25,25 @@ LOOK = 64
 
 
 class TokenGraphs:
-    """`draw` as a CUDA graph, one for each combination of shapes.
+    """`draw` and `read` as CUDA graphs, one for each combination of shapes.
 
     most: graphs that are kept; each holds a cache of keys and values of its own.
     record: pyengine.cuda.Record, given for tests.
     """
 
     def __init__(self, record: Record | None = None, most: int = 2):
-        self._graphs = Graphs(self._run, most, record)
+        record = record or Recorder()
+        self._draws = Graphs(self._run_draw, most, record)
+        self._reads = Graphs(self._run_read, most, record)
         self._decoder: Decoder | None = None
 
     def __len__(self) -> int:
-        return len(self._graphs)
+        return len(self._draws) + len(self._reads)
 
     def clear(self) -> None:
         """Frees what was recorded."""
-        self._graphs.clear()
+        self._draws.clear()
+        self._reads.clear()
 
     def draw(
         self, decoder: Decoder, last: Tensor, begins: Tensor, uniform: Tensor, settings: Tensor
@@ -49,19 +54,59 @@ class TokenGraphs:
         decoder, settings: of one run, in all its calls. What was read goes to the graph's memory,
         not to the decoder's.
         """
+        with self._of(decoder):
+            return self._draws([last, begins, uniform], [*decoder.tensors(), settings])
+
+    def read(self, decoder: Decoder, tokens: Tensor, begins: Tensor) -> Logits:
+        """decoder.read(tokens, begins), with what `draw` says of decoder and result."""
+        with self._of(decoder):
+            logits = self._reads([tokens, begins], decoder.tensors())
+        return logits if len(logits) == 2 else (*logits, None)
+
+    @contextmanager
+    def _of(self, decoder: Decoder) -> Iterator[None]:
+        """Within the block it is the decoder's model that is recorded."""
         self._decoder = decoder
         try:
-            return self._graphs([last, begins, uniform], [*decoder.tensors(), settings])
+            yield
         finally:
             self._decoder = None
 
-    def _run(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
+    def _run_read(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> list[Tensor]:
+        logits = self._decoder.over(kept).read(*changing)
+        return [given for given in logits if given is not None]
+
+    def _run_draw(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
         last, begins, uniform = changing
         *tensors, settings = kept
         # A token that could not be drawn is told of when the host looks; until then 0 is read.
         logits = self._decoder.over(tensors).read(last.clamp(min=0)[:, None], begins)
         conditional, unconditional = (None if t is None else t[:, 0] for t in logits)
         return sample((conditional, unconditional), uniform, settings)
+
+
+class RecordedReads:
+    """A decoder of windows: every pass reads all pictures, those that are complete too, so that one
+    recording serves a run.
+    """
+
+    def __init__(self, graphs: TokenGraphs, decoder: Decoder, count: int, device: torch.device):
+        self._graphs, self._decoder, self._count = graphs, decoder, count
+        self._alive = torch.arange(count, device=device)
+
+    def start(self) -> Logits:
+        return self._decoder.start()
+
+    def read(self, tokens: Tensor, begins: Tensor) -> Logits:
+        every = tokens.new_zeros(self._count, tokens.shape[1])
+        every[self._alive] = tokens
+        places = begins.new_zeros(self._count)
+        places[self._alive] = begins
+        logits = self._graphs.read(self._decoder, every, places)
+        return tuple(None if t is None else t[self._alive] for t in logits)
+
+    def keep(self, rows: Tensor) -> None:
+        self._alive = self._alive[rows]
 
 
 def draw_recorded(

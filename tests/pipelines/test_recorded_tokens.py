@@ -67,6 +67,20 @@ def test_other_seeds_settings_and_prefixes_need_no_other_recording(pipe, recorde
     assert recorder.recorded == 1
 
 
+@pytest.mark.parametrize("decoding", ["jacobi", "jacobi-gumbel"])
+@pytest.mark.parametrize("window", [1, 3, 1000])
+def test_windows(pipe, recorded, decoding, window):
+    """Pictures are complete at different passes, and go on in a recording that reads them all."""
+    given = {"decoding": decoding, "window": window, "temperature": 0.5}
+    calls = [given, given | {"guidance_scale": 2.0}, given | {"prefix": [1, 2, 3]}]
+    wants = [draw(pipe, **call) for call in calls]
+    recorder = recorded()
+    for call, want in zip(calls, wants, strict=True):
+        same(draw(pipe, **call), want)
+    shapes = {want.report.guidance_scale > 1 for want in wants}
+    assert recorder.recorded == len(shapes)
+
+
 def test_another_prompt_of_another_length(pipe, recorded):
     if not pipe.takes_prompt:
         pytest.skip("the model takes no prompt")
@@ -135,14 +149,14 @@ def test_pictures_that_end(tmp_path, monkeypatch):
 
 def test_tokens_that_cannot_be_drawn(pipe, recorded, monkeypatch):
     """Told of when the host looks; the first token is drawn, and checked, by itself."""
-    read = TokenGraphs._run
+    read = TokenGraphs._run_draw
 
     def broken(self, changing, kept):
         with monkeypatch.context() as patch:
             patch.setattr(ops, "rms_norm", lambda x, *_, **__: x * torch.nan)
             return read(self, changing, kept)
 
-    monkeypatch.setattr(TokenGraphs, "_run", broken)
+    monkeypatch.setattr(TokenGraphs, "_run_draw", broken)
     recorded()
     with pytest.raises(CheckpointError, match=r"logits: expected finite .* picture 0 at token 1$"):
         draw(pipe)
