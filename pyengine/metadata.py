@@ -53,7 +53,8 @@ class Settings:
     there (index None: all of them, as a grid). sampler: the sampler that ran; scheduler: the one
     that was asked for by name, or None. model: a Hub id, or the last part of a path; model_hash: of
     its weights, hexadecimal. init_image, mask, prefix: SHA-256 of the pixels that went in, or None.
-    temperature, top_k, top_p, min_p, weights: of token models, what was asked for, or None.
+    temperature, top_k, top_p, min_p: of token models, what was asked for, or None. weights: "int8"
+    or "fp8" where some were rounded to 8 bits, or None.
     decoding: where it draws other tokens than "sequential" would, or None.
     """
 

@@ -51,7 +51,9 @@ Model = Annotated[
 ]
 Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str | None, Option(help="float32 (unless told), float16 or bfloat16.")]
-Weights = Annotated[str | None, Option(help="int8: of a token model on the CPU.")]
+Weights = Annotated[
+    str | None, Option(help="8 bits: int8 or fp8 of a token model, fp8 of a U-Net.")
+]
 Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 
 

@@ -15,7 +15,8 @@ class Report:
     """How a call was carried out.
 
     model: what was loaded; pipeline: diffusers' name for its kind; device, dtype: of the U-Net.
-    weights: "int8" where the transformer's are so, None where they are as stored.
+    weights: "int8" or "fp8" where linear layers of the transformer or the U-Net hold them in 8
+    bits, None where all are as stored.
     sampler: its name; steps: denoising steps done, or tokens drawn one after another; evaluations:
     calls of the U-Net or of the transformer.
     decoding: how a model that draws one token after another was read, "sequential" or otherwise;

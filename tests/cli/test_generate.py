@@ -94,6 +94,16 @@ def test_from_a_picture_repeats_it_bit_by_bit(generate, tmp_path, options):
     assert metadata.read(tmp_path / "first.png") == metadata.read(tmp_path / "again.png")
 
 
+def test_weights_in_8_bits_are_a_setting_of_the_picture(generate, tmp_path):
+    generate("a cat", "--seed", "4", "-o", "plain.png", *FAST)
+    generate("a cat", "--seed", "4", "--weights", "fp8", "-o", "fp8.png", *FAST)
+    names = ("plain.png", "fp8.png")
+    assert [metadata.read(tmp_path / name).weights for name in names] == [None, "fp8"]
+    assert not np.array_equal(*(pixels(tmp_path / name) for name in names))
+    generate("--from", "fp8.png", "-o", "again.png")
+    assert np.array_equal(pixels(tmp_path / "fp8.png"), pixels(tmp_path / "again.png"))
+
+
 def test_from_one_of_several_repeats_that_one(generate, tmp_path):
     out, _ = generate("a cat", "-n", "3", "--seed", "9", "-o", "many.png", *FAST)
     names = ["many-1.png", "many-2.png", "many-3.png"]
@@ -197,6 +207,8 @@ BAD = [
     (("a cat", "--init-image", "nowhere.png"), "init-image"),
     (("a cat", "--device", "tpu"), "device"),
     (("a cat", "--dtype", "int4"), "dtype"),
+    (("a cat", "--weights", "fp4"), "weights: expected int8, fp8 or None, given 'fp4'"),
+    (("a cat", "--weights", "int8"), "weights: expected fp8 or None for StableDiffusionPipeline"),
     (("a cat", "-o", "x.gif"), "output"),
     (("a cat", "--from", "nowhere.png"), "from"),
     (("a cat", "--nonsense"), "--nonsense"),

@@ -99,6 +99,12 @@ def test_weights_of_16_bits(tmp_path, threads, stored):
     check(pyengine.from_pretrained(folder, device="cpu"), threads, (2, 3), num_inference_steps=2)
 
 
+@pytest.mark.parametrize("write", [tiny.write_sd1, tiny.write_sdxl])
+def test_weights_and_activations_of_8_bits(tmp_path, threads, write):
+    pipe = pyengine.from_pretrained(write(tmp_path / "model"), device="cpu", weights="fp8")
+    check(pipe, threads, (2, 3), num_inference_steps=2)
+
+
 TOKEN_MODELS = ("write_amused", "write_image_gpt", "write_janus", "write_picture_gpt")
 
 
