@@ -147,6 +147,17 @@ def _prologue(x, x2, scale, shift, silu, apply):
     return F.silu(x) if silu else x
 
 
+def _convolved(x, weight, bias, stride, padding):
+    """F.conv2d, whatever the caller has set in torch.backends.cudnn: no algorithm is chosen by
+    timing, all are deterministic, and float32 is not multiplied in TF32, which is torch's default.
+    """
+    benchmark, deterministic, cudnn, tf32 = False, True, True, False
+    return torch.ops.aten._convolution(
+        x, weight, bias, (stride, stride), padding, (1, 1), False, (0, 0), 1,
+        benchmark, deterministic, cudnn, tf32,
+    )  # fmt: skip
+
+
 def _torch(
     x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), x2=None, scale=None, shift=None,
     silu=False, channel_add=None, residual=None, upsample=False, out_channels=None,
@@ -167,9 +178,9 @@ def _torch(
         x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
     weight = weight.permute(0, 3, 1, 2)
     if add is not None:
-        y = F.conv2d(x, weight, None, stride, padding).permute(0, 2, 3, 1)
+        y = _convolved(x, weight, None, stride, padding).permute(0, 2, 3, 1)
         return add(y, bias, channel_add, residual)
-    y = F.conv2d(x, weight, bias, stride, padding).permute(0, 2, 3, 1)
+    y = _convolved(x, weight, bias, stride, padding).permute(0, 2, 3, 1)
     if channel_add is not None:
         y.add_(channel_add[:, None, None, :])
     if residual is not None:

@@ -7,7 +7,7 @@ from pyengine import ops
 from pyengine.errors import RequestError
 from pyengine.ops import reference
 from pyengine.ops._core import core
-from pyengine.ops.conv2d import _cpu, algorithm_of
+from pyengine.ops.conv2d import _convolved, _cpu, algorithm_of
 
 
 def test_inputs_are_left_as_they_were():
@@ -184,3 +184,22 @@ def test_refusals(change, complaint):
     arguments = {"x": torch.ones(1, 5, 5, 4), "weight": torch.ones(8, 3, 3, 4)} | change
     with pytest.raises(RequestError, match=f"conv2d: {complaint}"):
         ops.conv2d(**arguments)
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(1, (1, 1)), (2, (0, 0))])
+@pytest.mark.parametrize("biased", [False, True])
+def test_torchs_convolution_with_flags_of_our_own(monkeypatch, stride, padding, biased):
+    x, weight = torch.randn(2, 8, 9, 11), torch.randn(6, 8, 3, 3)
+    bias = torch.randn(6) if biased else None
+    expected = torch.nn.functional.conv2d(x, weight, bias, stride, padding)
+    convolution, flags = torch.ops.aten._convolution, []
+
+    def seen(*given):
+        flags.append(given[-4:])
+        return convolution(*given)
+
+    monkeypatch.setattr(torch.ops.aten, "_convolution", seen)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    assert torch.equal(_convolved(x, weight, bias, stride, padding), expected)
+    # benchmark, deterministic, cudnn, tf32
+    assert flags == [(False, True, True, False)]
