@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 
 import torch
 import torch.nn.functional as F
@@ -139,9 +140,10 @@ def _aligned(x):
 def _load_flash_3() -> Callable[..., Tensor]:
     try:
         function = import_module(FLASH_3).flash_attn_func
-    except (ImportError, AttributeError) as error:
+        signature(function).parameters["num_splits"]  # of 2025 or newer
+    except (ImportError, AttributeError, KeyError) as error:
         raise UnavailableError(
-            f"attention: FlashAttention 3 is installed but does not load ({error}); mend or remove"
+            f"attention: FlashAttention 3 is installed but is no use ({error!r}); renew or remove"
             f' {FLASH_3}, or choose torch\'s kernels with pyengine.ops.force("torch", "attention")'
         ) from error
 

@@ -258,9 +258,12 @@ def test_what_flash_attention_3_is_asked(answer, more, flash_3):
     assert set(flash_3.calls) == {1}
 
 
-def test_a_flash_attention_3_that_does_not_load_is_told(monkeypatch):
+def test_a_flash_attention_3_that_is_broken_or_old_is_told(flash_3, monkeypatch):
+    flash_3.flash_attn_func = lambda q, k, v, softmax_scale=None, causal=False: None
+    with pytest.raises(UnavailableError, match=r"is no use .*num_splits"):
+        MODULE._load_flash_3()
     monkeypatch.setitem(sys.modules, MODULE.FLASH_3, None)
-    with pytest.raises(UnavailableError, match="FlashAttention 3 is installed but does not load"):
+    with pytest.raises(UnavailableError, match=r"is no use .*ModuleNotFoundError"):
         MODULE._load_flash_3()
 
 
