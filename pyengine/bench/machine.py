@@ -31,9 +31,6 @@ def facts(device: str, threads: int) -> dict[str, Any]:
     found: dict[str, Any] = {"cpu": cpu_name(), "cores": cores(), "threads": threads}
     if device.startswith("cuda"):
         found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
-        # What float32 is there: of products, and of cuDNN's convolutions.
-        found["tf32"] = f"{torch.backends.cuda.matmul.allow_tf32}"
-        found["tf32 convolutions"] = f"{torch.backends.cudnn.allow_tf32}"
     found |= {
         "instruction set": ops.isa(),
         "torch's instruction set": torch.backends.cpu.get_cpu_capability(),
@@ -49,6 +46,15 @@ def facts(device: str, threads: int) -> dict[str, Any]:
     if hasattr(os, "getloadavg"):
         found["load"] = round(os.getloadavg()[0], 2)
     return found
+
+
+def set_up(device: str) -> None:
+    """torch at its best on a GPU, for this process: the fastest algorithm of every convolution;
+    but float32 is what it is on CPUs, not TF32. Our own convolutions do not ask these settings.
+    """
+    if device.startswith("cuda"):
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def peak_memory() -> int:

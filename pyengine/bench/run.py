@@ -190,6 +190,7 @@ def _run(o: Options, suite: str, measure: Callable[..., Result], moved: str = "c
     o.device = str(find_device(o.device))
     find_dtype(o.dtype)
     _check_files(o)  # now, rather than after many minutes
+    machine.set_up(o.device)
     threads = o.threads or machine.cores()
     torch.manual_seed(0)
     facts = {"suite": suite, **machine.facts(o.device, threads), "dtype": o.dtype}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import UnavailableError
 from . import timing
-from .machine import peak_memory
+from .machine import peak_memory, set_up
 
 #: Seconds after which a contestant's threads, which spin for some ms in case there is more to do,
 #: have gone to sleep: they would take a core from whoever comes next.
@@ -107,6 +107,8 @@ class Worker:
 def _serve(pipe, make: Callable[..., Run], threads: int, arguments: dict[str, Any]) -> None:
     warnings.simplefilter("ignore")  # of tracing and of renamed arguments: nobody here can mend it
     try:
+        device = str(arguments.get("device", "cpu"))
+        set_up(device)
         notes: dict[str, Any] = {}
         begin = time.perf_counter()
         run = make(notes, threads=threads, **arguments)
@@ -114,7 +116,6 @@ def _serve(pipe, make: Callable[..., Run], threads: int, arguments: dict[str, An
         begin = time.perf_counter()
         result = to_array(run())
         first = time.perf_counter() - begin
-        device = str(arguments.get("device", "cpu"))
         sample = timing.sampler(run, [{}], device)
         time.sleep(REST)
         pipe.send(("value", (Loaded(notes.pop("load_seconds", loaded), first, notes), result)))
