@@ -116,7 +116,7 @@ class Fused(nn.Module):
         self.steps = tuple(
             part.weight.shape[0] * ops.PANEL if panels else part.out_features for part in parts
         )
-        self.weight = _fixed(torch.cat([part.weight.detach() for part in parts]))
+        self.weight = _fixed(_below_each_other([part.weight.detach() for part in parts]))
         bias, scale = (self._joined(parts, name) for name in ("bias", "weight_scale"))
         self.bias = None if bias is None else _fixed(bias)
         self.register_buffer("weight_scale", scale, persistent=False)
@@ -151,6 +151,14 @@ class Fused(nn.Module):
         if self.steps == self.widths:
             return self._all(x, around)
         return torch.cat(self(x, **around), dim=-1)
+
+
+def _below_each_other(weights: list[Tensor]) -> Tensor:
+    """torch.cat, which on CUDA has not always taken float8: those as bytes."""
+    dtype = weights[0].dtype
+    if dtype.itemsize > 1:
+        return torch.cat(weights)
+    return torch.cat([weight.view(torch.uint8) for weight in weights]).view(dtype)
 
 
 def fuse(owner: nn.Module, *names: str) -> Fused:

@@ -25,7 +25,6 @@ def load_module(
     rename: Callable[[str], str] | None = None,
     keep_narrow: bool | None = None,
     weights: str | None = None,
-    int8: bool = False,
 ) -> torch.nn.Module:
     """Fills `module`, built on the meta device, with the tensors of `source`; returns it.
 
@@ -36,7 +35,7 @@ def load_module(
     widens them in use (its WIDENED): half the memory, the same results. None: on CPUs, whose
     kernels do that.
     weights: one of `module.tiers`: the linear layers that `module.quantized_layers` names pack
-    their weights in 8 bits. int8: the same as weights="int8".
+    their weights in 8 bits.
     harmless: fnmatch patterns of tensors that may be left over, besides names.HARMLESS and
     `module.harmless_extra`. rename: the module's name for a name in `source`; without it, names
     that older versions of diffusers used are recognised.
@@ -47,7 +46,6 @@ def load_module(
     """
     if dtype is not None and dtype not in FLOATS:
         raise CheckpointError(f"dtype {dtype} is none of {listing(map(str, FLOATS))}")
-    weights = "int8" if int8 else weights
     if weights is not None:
         check_tier(weights, module.tiers, type(module).__name__)
     expected = {k: v for k, v in module.state_dict(keep_vars=True).items() if v is not None}

@@ -200,15 +200,24 @@ def test_a_models_own_from_pretrained_takes_its_tiers(tmp_path):
         PictureGPT.from_pretrained(tmp_path, weights="fp4")
 
 
-@pytest.mark.parametrize("tier", TIERS)
+UP = ("transformer/model.safetensors", "model.layers.1.mlp.up_proj.weight")
+PROJ_IN = ("unet/diffusion_pytorch_model.safetensors", "mid_block.attentions.0.proj_in.weight")
+
+
+@pytest.mark.parametrize(
+    ("write", "tier", "where"),
+    [
+        *((tiny.write_picture_gpt, tier, UP) for tier in TIERS),
+        (tiny.write_sd1, "fp8", PROJ_IN),
+    ],
+)
 @pytest.mark.parametrize("odd", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_cannot_be_rounded(tmp_path, tier, odd):
-    folder = tiny.write_picture_gpt(tmp_path / "gpt")
-    file = folder / "transformer" / "model.safetensors"
-    tensors, name = load_file(file), "model.layers.1.mlp.up_proj.weight"
+def test_weights_that_are_not_finite_cannot_be_rounded(tmp_path, write, tier, where, odd):
+    folder, (file, name) = write(tmp_path / "model"), where
+    tensors = load_file(folder / file)
     tensors[name][3, 2] = odd
-    save_file(tensors, file, metadata={"format": "pt"})
+    save_file(tensors, folder / file, metadata={"format": "pt"})
     pyengine.from_pretrained(folder, device="cpu")
-    complaint = f"transformer.model.safetensors: tensor '{name}': expected finite numbers, .*{tier}"
+    complaint = f"{file}: tensor '{name}': expected finite numbers, .* to {tier}, found NaN or inf"
     with pytest.raises(CheckpointError, match=complaint):
         pyengine.from_pretrained(folder, device="cpu", weights=tier)

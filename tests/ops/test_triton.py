@@ -221,6 +221,18 @@ def test_nan_and_infinity_come_through_rounded_rows(interpreted):
     assert torch.equal(got[~odd], want[~odd])
 
 
+def test_the_prologues_result_is_what_is_rounded(interpreted):
+    """Of numbers that no step rounds before."""
+    case = next(case for case in CASES if str(case) == "linear-fp8-rows-two-inputs")
+    inputs = case.inputs(torch.float16)
+    x, x2 = (torch.randint(-9, 9, inputs[name].shape).half() for name in ("x", "x2"))
+    scale, shift = 2.0 ** torch.randint(-2, 3, (2, 79)), torch.randint(-9, 9, (2, 79)).float()
+    around = {"x": x, "x2": x2, "scale": scale, "shift": shift}
+    plain = torch.cat([x, x2], dim=-1) * scale[:, None] + shift[:, None]
+    want = interpreted("linear", **{**inputs, "x": plain.half(), "x2": None})
+    assert torch.equal(interpreted("linear", **{**inputs, **around}), want)
+
+
 @pytest.mark.parametrize("name", ["fp8-rows", "fp8-rows-geglu", "fp8-rows-many-tiles"])
 def test_fp8_products_have_the_same_bits_where_tensor_cores_take_16(interpreted, first_run, name):
     """Both are exact, and the interpreter adds them up in one order."""
