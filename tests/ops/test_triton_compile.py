@@ -62,6 +62,9 @@ PRODUCT = {
     "e4m3": ".f32.e4m3.e4m3", "uint8": ".f32.f16.f16", "float16": ".f32.f16.f16",
     "bfloat16": ".f32.bf16.bf16",
 }  # fmt: skip
+#: A block for a group of a picture, so that there are fewer than a GPU has SMs: it may take more of
+#: one's registers than a quarter (154 at 128^2 x 320).
+ALONE = ("_scale_shift",)
 
 
 def programs():
@@ -85,7 +88,7 @@ def test_compiles_without_spilling(launch, dtype, architecture, tmp_path, monkey
     assert (code.stack, code.local) == (0, 0)
     assert not re.search(r"\b(LDL|STL)\b", code.sass), "registers spill to local memory"
     name = launch.kernel.__name__
-    registers, shared = MOST.get(name, (128, 48 * 1024))
+    registers, shared = MOST.get(name, (255 if name in ALONE else 128, 48 * 1024))
     assert code.registers <= registers
     assert code.shared <= shared
     if name in STREAMING:
