@@ -38,6 +38,7 @@ def shapes():
         yield SHAPES[op][0]
         if op == "group_norm_scale_shift":
             yield group_norm(op, 64, 320, 320)
+            yield group_norm(op, 128, 320)
         if op == "layer_norm":
             yield layer_norm(8, 20000)
         if op == "rms_norm":

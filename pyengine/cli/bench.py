@@ -7,7 +7,7 @@ import typer
 from typer import Option
 
 app = typer.Typer(
-    help="Measure the engine against named peers (--peers needs the extra `bench`).",
+    help="Measure the engine against named peers (--peers needs the extra `bench`, on GPUs `bench-gpu`).",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -100,13 +100,12 @@ def unet(
     pyengine bench unet --peers --without torch.compile
     pyengine bench unet --latents 32 --peers --keep /tmp/bench
     pyengine bench unet --device cuda --dtype bfloat16 --latents 64 --peers
-    pyengine bench unet --device cuda --dtype bfloat16 --model sdxl --latents 128 --weights fp8
-    --peers
+    pyengine bench unet --model sdxl --device cuda --dtype bfloat16 --latents 128 --weights fp8
 
     Peers: diffusers (eager, channels_last), torch.compile (freezing; on GPUs max-autotune, with
     CUDA graphs) and, on CPUs, openvino (float32, static shapes, latency), each in a process of its
-    own. SDXL's weights are 5.1 GB in float16, and 10.3 GB in a peer that computes in float32:
-    with --keep and --without, one after the other fits a smaller machine.
+    own. SDXL's weights are 5.1 GB in float16, and 10.3 GB in a peer that computes in float32;
+    bench/sdxl_unet.py is for machines that cannot hold both.
     """
     from ..bench.run import run_model
 
