@@ -7,7 +7,7 @@ import typer
 from typer import Option
 
 app = typer.Typer(
-    help="Measure the engine against named peers (--peers needs the extra `bench`, or `bench-gpu`).",
+    help="Measure the engine against named peers (--peers: the extra `bench` or `bench-gpu`).",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
