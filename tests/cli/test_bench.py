@@ -424,6 +424,38 @@ def test_workers():
         worker.Worker("dying", dying, 1)
 
 
+def test_calls_on_a_gpu_are_timed_there(monkeypatch):
+    """Not the copy of the first result; in this process, with a clock that stands in."""
+    asked, told = [3, "peaks"], []
+
+    class Pipe:
+        send = staticmethod(told.append)
+
+        def recv(self):
+            if not asked:
+                raise EOFError
+            return asked.pop(0)
+
+    def make(notes, *, threads, device):
+        return lambda: torch.ones(2, dtype=torch.bfloat16)
+
+    def seconds(run, chosen, device):
+        assert (len(chosen), device) == (3, "cuda")
+        assert isinstance(run(), torch.Tensor)
+        return 6.0
+
+    monkeypatch.setattr(timing, "_cuda_seconds", seconds)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 5)
+    with torch.backends.cudnn.flags():  # and back
+        worker._serve(Pipe(), make, 1, {"device": "cuda"})
+        assert torch.backends.cudnn.benchmark
+        assert not torch.backends.cudnn.allow_tf32
+    (kind, (_, result)), sample, peaks = told
+    assert (kind, result.tolist(), result.dtype) == ("value", [1, 1], np.float32)
+    assert sample == ("value", 2.0)
+    assert peaks[1]["peak_gpu_bytes"] == 5
+
+
 def test_contestants_take_turns():
     calls = []
     samplers = {n: lambda c, n=n: calls.append((n, c)) or {"a": 1.0, "b": 0.01}[n] for n in "ab"}
