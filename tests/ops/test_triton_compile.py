@@ -112,7 +112,12 @@ def test_compiles_without_spilling(launch, dtype, architecture, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    "shape", [attention(1, 1, 1, 1), linear(2, 1, 1, "geglu"), epilogue(1, 1)], ids=str
+    "shape",
+    [
+        *(attention(1, 1, 1, 1), linear(2, 1, 1, "geglu"), epilogue(1, 1)),
+        quantised(linear(74, 1, 1, "geglu"), torch.float8_e4m3fn, True),
+    ],
+    ids=str,
 )
 def test_sizes_of_one_compile(shape, tmp_path, monkeypatch):
     """Triton makes constants of them, which are no tensors in the kernel."""
