@@ -27,7 +27,7 @@ class Interpreter:
         return self.run(_call, op, args, kwargs)
 
     def run(self, function, *args):
-        """A function of this module, called there."""
+        """A function of this module or a test's, called there."""
         return self._pool.submit(function, *args).result()
 
     def close(self):
