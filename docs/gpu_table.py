@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import triton
-from triton_launches import PRODUCTS, STREAMED, epilogue, launches_of
+from triton_launches import FP8, PRODUCTS, STREAMED, epilogue, launches_of
 from triton_machine_code import compile_launch, source_of
 
 from pyengine.bench.shapes import SHAPES, group_norm, layer_norm, nbytes, rms_norm
@@ -24,8 +24,8 @@ TARGETS = ((torch.float32, 90), (torch.float16, 90), (torch.bfloat16, 90), (torc
 HEADER = """\
 Registers per thread, for sm_90 but in one column; spills: the most bytes of stack and local memory
 that a thread of these four has; KB of shared memory of a block (bfloat16, sm_90); the bytes of a
-launch's tensors in bfloat16, each counted once, caches as a whole. linear_dot's float32 column is
-linear_sum. Triton {triton}.
+launch's tensors in bfloat16, each counted once, caches as a whole. The float32 column of linear_dot
+and of linear_tile, but where x is rounded too, is linear_sum. Triton {triton}.
 
 | kernel | at | threads | float32 | float16 | bfloat16 | bfloat16, sm_80 | spills | shared | MB |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -46,14 +46,14 @@ def shapes():
         if op == "vq_decode":
             yield SHAPES[op][1]
     yield epilogue(64, 320)
-    yield from dict.fromkeys(shape for shape, *_ in PRODUCTS)
+    yield from dict.fromkeys(shape for shape, *_ in (*PRODUCTS, *FP8))
 
 
 def rows():
     """((kernel, at), {target: launch}), each different kernel of a shape once."""
     seen = set()
     for shape in shapes():
-        calls = [launches_of(shape, dtype) for dtype, _ in TARGETS]
+        calls = [launches_of(shape, *target) for target in TARGETS]
         for launches in zip(*calls, strict=True):
             name = launches[2].kernel.__name__.strip("_")
             key = (name, source_of(launches[2]).hash())
