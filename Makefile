@@ -90,12 +90,13 @@ bench-gpu: $(VENV)/bench-gpu.stamp
 	@status=0; \
 	run() { echo "pyengine bench $$*"; $(BIN)/pyengine bench "$$@" || status=1; }; \
 	gpu() { run "$$@" --device cuda --peers $(ARGS); }; \
+	net() { gpu "$$@" --keep build/bench-gpu; }; \
 	run agreement --device cuda; \
-	gpu unet --dtype bfloat16 --latents 64; \
-	gpu unet --model sdxl --dtype bfloat16 --latents 128; \
-	gpu unet --model sdxl --dtype bfloat16 --latents 128 --weights fp8; \
-	gpu vae --dtype bfloat16 --latents 128; \
-	gpu token --only token --model-size xl --dtype bfloat16; \
+	net unet --dtype bfloat16 --latents 64; \
+	net unet --model sdxl --dtype bfloat16 --latents 128; \
+	net unet --model sdxl --dtype bfloat16 --latents 128 --weights fp8; \
+	net vae --dtype bfloat16 --latents 128; \
+	net token --only token --model-size xl --dtype bfloat16; \
 	gpu ops --dtype bfloat16 --op group_norm_silu --op sampler_step --op geglu; \
 	gpu ops --op vq_argmin --shape '36864 x 16384 x 8'; \
 	exit $$status

@@ -350,8 +350,8 @@ def test_what_a_gpu_has_to_show_are_commands(run, monkeypatch):
     page, makefile = ((ROOT / name).read_text() for name in ("docs/gpu.md", "Makefile"))
     table = page[page.index("## What to run on a GPU") :]
     commands = re.findall(r"^\|[^|]*\| `([^`]*)` \|", table, re.M)
-    made = re.findall(r"^\t(run|gpu) (.*); \\$", makefile, re.M)
-    made = [line + " --device cuda --peers" * (how == "gpu") for how, line in made]
+    made = re.findall(r"^\t(run|gpu|net) (.*); \\$", makefile, re.M)
+    made = [line + " --device cuda --peers" * (how != "run") for how, line in made]
     assert len(commands) == 8
     assert {frozenset(c.split()) for c in commands} == {frozenset(c.split()) for c in made}
     started = []
