@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import images as pictures
-from ..cuda import Graphs, Leash, Record, Recorder, within_memory
+from ..cuda import Graphs, Leash, Record, Recorder, to_device, within_memory
 from ..errors import ConfigError
 from ..models import AutoencoderKL, UNet2DConditionModel
 from ..models.unet import TextContext, TimeEmbedding
@@ -354,7 +354,7 @@ class StableDiffusionPipeline:
         rows = 1 if conditions.added is None else len(conditions.text)
         many = max(1, EMBEDDED_ROWS // rows)
         return self.unet.embed_timesteps(
-            plan.timesteps[first : first + many],
+            to_device(torch.tensor(plan.timesteps[first : first + many]), self.device),
             timestep_cond=conditions.guidance,
             added_cond_kwargs=conditions.added,
         ), many
