@@ -29,7 +29,7 @@ class Backend:
     """One implementation of one op, with the signature of the op's reference."""
 
     name: str
-    """cpu (C++), triton, torch (its own kernels) or reference."""
+    """cpu (C++), triton, flash-attention-3, torch (its own kernels) or reference."""
     why: str
     """Why it stands where it does in the table."""
     load: Callable[[], Callable[..., Any]]
@@ -158,10 +158,10 @@ def choose(
 def force(backend: str, *ops: str) -> Iterator[None]:
     """Runs the named ops (all if none is named) on one backend within a `with` block.
 
-    backend: "cpu", "triton", "torch" or "reference".  An op that lacks it raises UnavailableError
-    when called.  Applies to this thread (context) alone; blocks nest.
+    backend: "cpu", "triton", "flash-attention-3", "torch" or "reference".  An op that lacks it
+    raises UnavailableError when called.  Applies to this thread (context) alone; blocks nest.
     """
-    known = ("cpu", "triton", "torch", "reference")
+    known = ("cpu", "triton", "flash-attention-3", "torch", "reference")
     if backend not in known:
         raise RequestError(f"force: expected one of {', '.join(known)}, got {backend!r}")
     outer = (_forced.get() or {}) if ops else {}

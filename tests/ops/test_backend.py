@@ -68,7 +68,9 @@ def test_a_forced_backend_that_is_not_there_is_refused():
         ops.geglu(x)
     with ops.force("cpu"), pytest.raises(UnavailableError, match="float64 on cpu"):
         ops.geglu(x.double())
-    with pytest.raises(RequestError, match="expected one of cpu, triton, torch, reference"):
+    with pytest.raises(
+        RequestError, match="expected one of cpu, triton, flash-attention-3, torch, reference"
+    ):
         ops.force("avx2").__enter__()
 
 
