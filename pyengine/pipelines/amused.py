@@ -357,6 +357,7 @@ class AmusedPipeline(TokenPipeline):
         else:
             self._context_shape = context
             logits = self.graphs([rows], context.tensors())
+            self._context_shape = None
         logits = logits.flatten(1, 2)
         if guided:
             unconditional, logits = logits.chunk(2)
