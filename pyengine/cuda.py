@@ -4,9 +4,12 @@ All of it does nothing, or the same without waiting, on other devices. Nothing h
 GPU yet: docs/gpu.md.
 """
 
+import inspect
+import threading
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +20,10 @@ from .errors import OutOfMemoryError, UnavailableError
 from .ops import kernels_used
 from .ops._backend import forcing, record_all
 from .ops._check import unseen
+
+#: What errors that are no torch.OutOfMemoryError say of memory: CUDA's, its libraries', Triton's.
+NO_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED")
+_alone: dict[torch.device, threading.RLock] = {}
 
 #: The oldest compute capability that the kernels are compiled for.
 OLDEST = (8, 0)
@@ -58,12 +65,24 @@ def within_memory(
     """
     try:
         return call()
-    except torch.OutOfMemoryError as error:
-        cause = str(error).split(". ")[0]
+    except RuntimeError as error:
+        text = str(error)
+        if not isinstance(error, torch.OutOfMemoryError) and not any(s in text for s in NO_MEMORY):
+            raise
+        cause = text.split("\n")[0].split(". ")[0]
     release()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     raise OutOfMemoryError(f"{cause}; {helps}")
+
+
+def alone(device: torch.device) -> AbstractContextManager:
+    """Within the block no other thread is in such a block of that GPU: CUDA records for one at a
+    time, and a thread that waits for a GPU spoils another's recording.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    return _alone.setdefault(device, threading.RLock())
 
 
 class Leash:
@@ -72,7 +91,7 @@ class Leash:
     """
 
     def __init__(self, device: torch.device, steps: int = 2):
-        self._steps = steps if device.type == "cuda" else None
+        self._device, self._steps = device, steps if device.type == "cuda" else None
         self._events: deque = deque()
 
     def step(self) -> None:
@@ -80,7 +99,7 @@ class Leash:
         if self._steps is None:
             return
         event = torch.cuda.Event()
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         self._events.append(event)
         if len(self._events) > self._steps:
             self._events.popleft().synchronize()
@@ -109,7 +128,10 @@ class Graphs:
     """
 
     def __init__(self, function: Function, most: int = 4, record: Record | None = None):
-        self._function, self._most = function, most
+        # Not a method's owner, who has us: both would live until Python looks for such circles.
+        method = inspect.ismethod(function)
+        self._function = weakref.WeakMethod(function) if method else lambda: function
+        self._most = most
         self._record = record or Recorder()
         self._recordings: OrderedDict[tuple, _Recording] = OrderedDict()
 
@@ -120,6 +142,8 @@ class Graphs:
         """Forgets all recordings and frees their memory."""
         self._recordings.clear()
 
+    @torch.inference_mode(False)  # whose tensors could not be written to outside of it
+    @torch.no_grad()
     def __call__(self, changing: Sequence[Tensor], kept: Sequence[Tensor] = ()) -> Any:
         """The result is overwritten by the next call with the same shapes."""
         shapes = tuple((t.shape, t.dtype, t.device) for t in (*changing, *kept))
@@ -140,9 +164,11 @@ class Graphs:
         return found.result
 
     def _new(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> _Recording:
+        function = self._function()
+
         def blind(changing: Sequence[Tensor], kept: Sequence[Tensor]) -> Any:
             with unseen():
-                return self._function(changing, kept)
+                return function(changing, kept)
 
         own = [t.clone(memory_format=torch.contiguous_format) for t in changing]
         own_kept = [t.clone(memory_format=torch.contiguous_format) for t in kept]
@@ -153,24 +179,35 @@ class Graphs:
 
 
 class Recorder:
-    """Records by CUDA; all recordings share one pool of memory, as they run one after the other."""
+    """Records by CUDA, on one GPU; all recordings share one pool of memory, as they run one after
+    the other.
+    """
 
     def __init__(self):
-        self._pool = None
+        self._stream = self._pool = None
+        self._graphs: weakref.WeakSet = weakref.WeakSet()
 
     def __call__(self, function: Function, changing: Sequence[Tensor], kept: Sequence[Tensor]):
         """See Record. The function runs twice first: it may compile something at its first use."""
         device = changing[0].device
-        with torch.cuda.device(device):
-            if self._pool is None:
+        with alone(device), torch.cuda.device(device):
+            if self._stream is None:
+                self._stream = torch.cuda.Stream()
+            if not self._graphs:  # with its last graph a pool is gone
                 self._pool = torch.cuda.graph_pool_handle()
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
+            stream = torch.cuda.current_stream()
+            self._stream.wait_stream(stream)
+            with torch.cuda.stream(self._stream):
                 for _ in range(2):
                     function(changing, kept)
-            torch.cuda.current_stream().wait_stream(aside)
+            stream.wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            # cuBLAS keeps its workspace for a stream: the recording's must be its own.
+            torch._C._cuda_clearCublasWorkspaces()
+            with torch.cuda.graph(
+                graph, self._pool, self._stream, capture_error_mode="thread_local"
+            ):
                 result = function(changing, kept)
+            torch._C._cuda_clearCublasWorkspaces()
+            self._graphs.add(graph)
         return graph.replay, result

@@ -109,6 +109,47 @@ def test_out_of_memory_is_told_with_what_helps_and_holds_nothing():
     assert cuda.within_memory(lambda: 7, "nothing") == 7
 
 
+def test_other_errors_that_tell_of_memory():
+    for text in (
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling",
+        "Triton Error [CUDA]: out of memory",
+    ):
+        with pytest.raises(OutOfMemoryError, match="; smaller"):
+            cuda.within_memory(lambda text=text: raises(RuntimeError(text)), "smaller")
+    with pytest.raises(RuntimeError, match=r"^an illegal address$"):
+        cuda.within_memory(lambda: raises(RuntimeError("an illegal address")), "smaller")
+
+
+def raises(error):
+    raise error
+
+
+def test_tensors_of_inference_mode():
+    graphs = cuda.Graphs(weighted, record=Recorder())
+    for mode in (True, False, True):
+        with torch.inference_mode(mode):
+            changing, kept = tensors(3)
+            assert torch.equal(graphs(changing, kept), weighted(changing, kept))
+
+
+def test_a_methods_owner_is_not_kept():
+    def record(function, changing, kept):  # which, as CUDA's, keeps no function
+        return (lambda: None), function(changing, kept)
+
+    class Owner:
+        def __init__(self):
+            self.graphs = cuda.Graphs(self.run, record=record)
+
+        def run(self, changing, kept):
+            return weighted(changing, kept)
+
+    owner = Owner()
+    owner.graphs(*tensors(2))
+    gone = weakref.ref(owner)
+    del owner
+    assert gone() is None
+
+
 def test_a_gpu_that_is_too_old_is_refused(monkeypatch):
     for name, value in (
         ("is_available", True),

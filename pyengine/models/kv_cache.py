@@ -46,11 +46,11 @@ class KVCache:
 
     def over(self, tensors: Sequence[Tensor]) -> "KVCache":
         """A cache in other memory, tensors like those that `tensors` returns, with as many layers
-        and rows as this one, and lengths of its own.
+        and rows as this one, and lengths of its own, 0.
         """
         part, layers = object.__new__(KVCache), len(self.keys)
         part.keys, part.values = list(tensors[:layers]), list(tensors[layers : 2 * layers])
-        part.lengths = self.lengths.clone()
+        part.lengths = part.keys[0].new_zeros(len(self.lengths), dtype=torch.int64)
         part.tables = None if self.tables is None else tuple(tensors[2 * layers :])
         part._replays = ops.Replays()
         return part

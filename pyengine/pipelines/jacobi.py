@@ -13,6 +13,8 @@ which more are guessed right where a model is unsure; see draws.py. A checkpoint
 better guesses than the last pass did; see drafts.py.
 """
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,7 +24,7 @@ from .autoregressive import Decoder, Drawing, Logits, call_back, checked, draw_o
 from .drafts import recall
 from .draws import Quantiles, Races
 from .output import Report
-from .recorded import RecordedReads, draw_recorded
+from .recorded import RecordedReads, TokenGraphs, draw_recorded
 from .tokens import OTHER_DRAWS, TokenPipeline, TokenRequest
 
 
@@ -32,11 +34,13 @@ def draw_tokens(
 ) -> Tensor:  # fmt: skip
     """`drawing.tokens`, drawn in the way that the request asks for."""
     report.decoding = r.decoding
-    if r.decoding == "sequential" and pipe.graphs is not None:
-        return draw_recorded(pipe, r, decoder, drawing, report, show_progress)
-    if r.decoding == "sequential":
-        return draw_one_by_one(pipe, r, decoder, drawing, report, show_progress)
-    return _Windows(pipe, r, decoder, drawing, report).run(show_progress)
+    given = pipe, r, decoder, drawing, report
+    with nullcontext() if pipe.graphs is None else pipe.graphs.for_a_run() as graphs:
+        if r.decoding != "sequential":
+            return _Windows(*given, graphs).run(show_progress)
+        if graphs is not None:
+            return draw_recorded(*given, show_progress, graphs)
+        return draw_one_by_one(*given, show_progress)
 
 
 class _Windows:
@@ -44,11 +48,14 @@ class _Windows:
     what is thought of the next; behind its end is room for windows that reach beyond it.
     """
 
-    def __init__(self, pipe, r: TokenRequest, decoder: Decoder, drawing: Drawing, report: Report):
+    def __init__(
+        self, pipe: TokenPipeline, r: TokenRequest, decoder: Decoder, drawing: Drawing,
+        report: Report, graphs: TokenGraphs | None,
+    ):  # fmt: skip
         self.pipe, self.r, self.drawing = pipe, r, drawing
-        self.decoder = decoder
-        if pipe.graphs is not None:
-            self.decoder = RecordedReads(pipe.graphs, decoder, r.count, pipe.device)
+        self.decoder, self.recorded = decoder, graphs is not None
+        if self.recorded:
+            self.decoder = RecordedReads(graphs, decoder, r.count, pipe.device)
         self.report, self.length = report, drawing.tokens.shape[1]
         self.window = min(r.window, self.length)
         self.guess = F.pad(drawing.tokens.clamp(min=0), (0, self.window))
@@ -99,7 +106,7 @@ class _Windows:
         # Windows are of one size. Pictures with less than that before them begin earlier, with
         # tokens that are read once more.
         # Where passes are recorded, all windows are.
-        before = int(known.min()) if self.pipe.graphs is None else 1
+        before = 1 if self.recorded else int(known.min())
         width = min(self.window, self.length - before)
         begins = (known - 1).clamp(max=self.length - 1 - width)
         places = begins[:, None] + torch.arange(width, device=begins.device)

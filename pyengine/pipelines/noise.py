@@ -48,6 +48,14 @@ class NoiseSource:
             shape, lambda s, g: torch.rand(s, generator=g, device=g.device, dtype=dtype)
         )
 
+    def states(self) -> list[Tensor]:
+        """What `restore` takes to draw the same numbers again."""
+        return [g.get_state() for g in self.generators]
+
+    def restore(self, states: Sequence[Tensor]) -> None:
+        for generator, state in zip(self.generators, states, strict=True):
+            generator.set_state(state)
+
     def _draw(self, shape: Sequence[int], make: Callable) -> Tensor:
         if self.shared:
             return to_device(make(tuple(shape), self.generators[0]), self.device)

@@ -32,18 +32,34 @@ class TokenGraphs:
     """
 
     def __init__(self, record: Record | None = None, most: int = 2):
-        record = record or Recorder()
-        self._draws = Graphs(self._run_draw, most, record)
-        self._reads = Graphs(self._run_read, most, record)
+        self._record, self._most = record or Recorder(), most
+        self._draws = Graphs(self._run_draw, most, self._record)
+        self._reads = Graphs(self._run_read, most, self._record)
         self._decoder: Decoder | None = None
+        self._in_use = False
 
     def __len__(self) -> int:
         return len(self._draws) + len(self._reads)
 
     def clear(self) -> None:
-        """Frees what was recorded."""
-        self._draws.clear()
-        self._reads.clear()
+        """Frees what was recorded, but for what a run is using."""
+        if not self._in_use:
+            self._draws.clear()
+            self._reads.clear()
+
+    @contextmanager
+    def for_a_run(self) -> Iterator["TokenGraphs"]:
+        """These graphs, which hold what a run has read; others for a run within it, which a
+        callback may begin.
+        """
+        if self._in_use:
+            yield TokenGraphs(self._record, self._most)
+            return
+        self._in_use = True
+        try:
+            yield self
+        finally:
+            self._in_use = False
 
     def draw(
         self, decoder: Decoder, last: Tensor, begins: Tensor, uniform: Tensor, settings: Tensor
@@ -111,10 +127,10 @@ class RecordedReads:
 
 def draw_recorded(
     pipe: TokenPipeline, r: TokenRequest, decoder: Decoder, drawing: Drawing, report: Report,
-    show_progress: bool | None,
+    show_progress: bool | None, graphs: TokenGraphs,
 ) -> Tensor:  # fmt: skip
-    """autoregressive.draw_one_by_one by pipe.graphs: the same tokens. With a callback the host
-    waits for every one.
+    """autoregressive.draw_one_by_one by graphs: the same tokens. With a callback the host waits for
+    every one.
     """
     noise, leash = NoiseSource(r.generators, pipe.device), Leash(pipe.device, AHEAD)
     s, tokens, begin = r.sampling, drawing.tokens, drawing.begin
@@ -122,8 +138,11 @@ def draw_recorded(
     settings = s.rows(r.count, r.guidance_scale).to(pipe.device)
     uniform = torch.zeros(r.count, dtype=torch.float64, device=pipe.device)
     places = torch.arange(length, device=pipe.device)[:, None].expand(length, r.count)
+    looks = drawing.end is not None
+    # Where numbers were drawn for tokens that no picture has, those are drawn anew that were used.
+    numbers = noise.states() if looks else None
     with progress_bar("drawing", length - begin, show_progress) as advance:
-        done = begin
+        done = looked = begin
         for i in range(begin, length):
             if pipe._interrupt or not len(drawing.alive):
                 break
@@ -134,17 +153,24 @@ def draw_recorded(
                 tokens[:, i] = sample(first, uniform, settings)
             else:
                 given = tokens[:, i - 1], places[i - 1], uniform, settings
-                tokens[:, i] = pipe.graphs.draw(decoder, *given)
+                tokens[:, i] = graphs.draw(decoder, *given)
             done = i + 1
             report.steps += 1
             report.evaluations += 1
             leash.step()
             advance()
-            if r.callback is not None or (drawing.end is not None and done % LOOK == 0):
+            if r.callback is not None or (looks and done % LOOK == 0):
                 _look(pipe, drawing, done)
+                if looks and len(drawing.alive):
+                    looked, numbers = done, noise.states()
             if r.callback is not None:
                 call_back(pipe, r, drawing, report, first[0].shape[-1])
         _look(pipe, drawing, done)
+    used = int(drawing.known.max())
+    if looks and used < done and s.temperature > 0:
+        noise.restore(numbers)
+        for _ in range(looked, used):
+            noise.uniform((r.count,), torch.float64)
     report.tokens = report.passes = int((drawing.known - begin).sum())
     report.interrupted = done < length and len(drawing.alive) > 0
     return tokens

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import images as pictures
-from ..cuda import Graphs, Leash, Record, Recorder, to_device, within_memory
+from ..cuda import Graphs, Leash, Record, Recorder, alone, to_device, within_memory
 from ..errors import ConfigError
 from ..models import AutoencoderKL, UNet2DConditionModel
 from ..models.unet import TextContext, TimeEmbedding
@@ -271,7 +271,7 @@ class StableDiffusionPipeline:
         return from_config(self.parts.scheduler_config, name, stable_diffusion=mended)
 
     def _generate(self, r: Request, show_progress: bool | None) -> PipelineOutput:
-        with self._lock, torch.no_grad():
+        with alone(self.device), self._lock, torch.no_grad():
             self._interrupt = False
             try:
                 output = within_memory(

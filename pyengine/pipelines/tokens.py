@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..cuda import Record, within_memory
+from ..cuda import Record, alone, within_memory
 from ..errors import CheckpointError, RequestError
 from ..models.base import Model
 from ..models.kv_cache import KVCache
@@ -226,7 +226,7 @@ class TokenPipeline:
     # --- the run ----------------------------------------------------------------------------------
 
     def _generate(self, r: TokenRequest, show_progress: bool | None) -> PipelineOutput:
-        with self._lock, torch.no_grad():
+        with alone(self.device), self._lock, torch.no_grad():
             self._interrupt = False
             output = within_memory(
                 lambda: self._run(r, show_progress), checks.memory_advice(r), self._release

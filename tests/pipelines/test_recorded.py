@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from test_cuda_calls import Recorder
+from test_recorded_tokens import own
 
 from pyengine.errors import OutOfMemoryError
 from pyengine.pipelines.stable_diffusion import Evaluator
@@ -78,3 +79,20 @@ def test_after_running_out_of_memory_it_draws_on(recorded, monkeypatch):
     monkeypatch.setattr(type(pipe.vae), "decode", decode)
     assert torch.equal(pipe("a cat", **given).images, expected)
     assert recorder.recorded == 2
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_a_recording_reads_nothing_that_may_go(pair, monkeypatch, name):
+    pipe, recorder = pair(name).own, Recorder()
+    monkeypatch.setattr(pipe, "_evaluate", Evaluator(pipe.unet, own(recorder, pipe.unet)))
+    for rescale in (0.0, 0.5):
+        pipe("a cat", num_inference_steps=2, seed=5, guidance_rescale=rescale)
+    assert recorder.recorded == 2
+
+
+def test_within_inference_mode_and_without(recorded):
+    pipe, _ = recorded("sd1")
+    given = {"num_inference_steps": 2, "seed": 5, "output_type": "latent"}
+    with torch.inference_mode():
+        first = pipe("a cat", **given).images.clone()
+    assert torch.equal(pipe("a cat", **given).images, first)

@@ -1,6 +1,8 @@
 """Pipelines whose tokens are drawn by a recording draw what they draw without."""
 
+import gc
 import json
+import weakref
 
 import pytest
 import tiny
@@ -8,6 +10,7 @@ import torch
 from test_cuda_calls import Recorder
 from test_jacobi import PROMPTS, SETTINGS, WRITERS, draw
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import pyengine
 from pyengine import ops
@@ -134,6 +137,9 @@ def test_pictures_that_end(tmp_path, monkeypatch):
     calls += [{"seed": 1, "callback_on_step_end": lambda *_: {}}, {"seed": 1, "prefix": [1, 3, 2]}]
     calls = [{"num_images_per_prompt": 4, "output_type": "latent", **call} for call in calls]
     wants = [pipe(**call) for call in calls]
+    generators = [torch.Generator().manual_seed(4) for _ in range(4)]
+    twice = {"num_images_per_prompt": 4, "output_type": "latent", "generator": generators}
+    again = [pipe(**twice).tokens for _ in range(3)]
     ends = {row.index(3) for want in wants for row in want.tokens.flatten(1).tolist() if 3 in row}
     assert len(ends) > 3
     monkeypatch.setattr("pyengine.pipelines.recorded.LOOK", 5)
@@ -145,6 +151,11 @@ def test_pictures_that_end(tmp_path, monkeypatch):
         assert got.report.passes == want.report.passes
         assert got.report.interrupted == want.report.interrupted
         assert want.report.evaluations <= got.report.evaluations < want.report.evaluations + 5
+    # A caller's generators go on where they would have.
+    for generator in generators:
+        generator.manual_seed(4)
+    for want in again:
+        assert torch.equal(pipe(**twice).tokens, want)
 
 
 def test_tokens_that_cannot_be_drawn(pipe, recorded, monkeypatch):
@@ -177,6 +188,94 @@ def test_after_running_out_of_memory_it_draws_on(pipe, recorded, monkeypatch):
     assert len(pipe.graphs) == 0
     same(draw(pipe), want)
     assert recorder.recorded == 2
+
+
+@pytest.mark.parametrize("how", [{}, {"decoding": "jacobi", "window": 2}])
+def test_a_callback_that_draws_another_picture(pipe, recorded, how):
+    """What the outer run has read stays its own."""
+    inner = draw(pipe, seed=9, **how)
+
+    def nested(pipe, step, timestep, tensors):
+        if step in (1, 3):
+            seen.append(draw(pipe, seed=9, **how))
+        return {}
+
+    seen = []
+    want = draw(pipe, callback_on_step_end=nested, **how)
+    recorded()
+    seen = []
+    same(draw(pipe, callback_on_step_end=nested, **how), want)
+    assert len(seen) == 2
+    for got in seen:
+        same(got, inner)
+
+
+def test_memory_that_runs_out_within_a_callback(pipe, recorded, monkeypatch):
+    def nested(pipe, step, timestep, tensors):
+        if step == 2:
+            with monkeypatch.context() as patch:
+                patch.setattr(type(pipe), "_decode", too_much)
+                with pytest.raises(OutOfMemoryError):
+                    draw(pipe, output_type="np")
+        return {}
+
+    def too_much(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    want = draw(pipe)
+    recorded()
+    same(draw(pipe, callback_on_step_end=nested), want)
+
+
+def test_within_inference_mode_and_without(pipe, recorded):
+    want = draw(pipe)
+    recorded()
+    with torch.inference_mode():
+        same(draw(pipe), want)
+    same(draw(pipe), want)
+
+
+class Foreign(TorchDispatchMode):
+    """Refuses tensors that a replay could not count on: what is neither a recording's, nor the
+    model's, nor made within.
+    """
+
+    def __init__(self, *known):
+        super().__init__()
+        self.known = {tensor.untyped_storage()._cdata: tensor for tensor in known}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, torch.Tensor):
+                assert tensor.untyped_storage()._cdata in self.known, func
+        results = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(results):
+            if isinstance(tensor, torch.Tensor):
+                self.known[tensor.untyped_storage()._cdata] = tensor
+        return results
+
+
+def own(recorder, model):
+    """A recorder that refuses foreign tensors."""
+
+    def record(function, changing, kept):
+        def run(*given):
+            # In torch, whose calls are seen; but for one that makes tensors of constants.
+            strict = Foreign(*model.parameters(), *changing, *kept)
+            with ops.force("reference"), ops.force("cpu", "sample_token"), strict:
+                return function(*given)
+
+        return recorder(run, changing, kept)
+
+    return record
+
+
+@pytest.mark.parametrize("how", [{}, {"decoding": "jacobi", "window": 2}])
+def test_a_recording_reads_nothing_that_may_go(pipe, monkeypatch, how):
+    recorder = Recorder()
+    monkeypatch.setattr(pipe, "graphs", TokenGraphs(own(recorder, pipe.model)))
+    draw(pipe, guidance_scale=2.0, **how)
+    assert recorder.recorded
 
 
 class Looks(TorchDispatchMode):
@@ -231,6 +330,26 @@ def test_masked_pictures(amused):
     for call, want in zip(MASKED, wants, strict=True):
         same(amused(output_type="latent", num_inference_steps=4, **call), want)
     assert (recorder.recorded, recorder.replayed) == (2, 16)
+
+
+def test_a_masked_recording_reads_nothing_that_may_go(amused):
+    recorder = Recorder()
+    amused.use_graphs(own(recorder, amused.model))
+    amused(PROMPTS, num_inference_steps=2, seed=1, output_type="latent")
+    assert recorder.recorded == 1
+
+
+def test_a_pipeline_with_graphs_goes_when_it_is_let_go(amused, pipe, recorded):
+    """Its weights are memory that the next model needs."""
+    amused.use_graphs(Recorder())
+    amused(PROMPTS, num_inference_steps=2, seed=1, output_type="latent")
+    recorded()
+    draw(pipe)
+    gc.collect()
+    owners = [weakref.ref(TokenGraphs(Recorder())), weakref.ref(amused.graphs)]
+    assert owners[0]() is None
+    amused.graphs = None
+    assert owners[1]() is None
 
 
 def test_masked_pictures_that_cannot_be_drawn(amused, monkeypatch):
