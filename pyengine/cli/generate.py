@@ -320,10 +320,11 @@ def tell(o: Options, files: list[Path], settings: Settings, report: Any) -> None
         print(file)
     last = settings.first_seed + settings.count - 1
     seeds = f"seed {settings.first_seed}" + (f" to {last}" if settings.count > 1 else "")
+    tier = f" with weights in {report.weights}" if report.weights else ""
     print(
         f"  {settings.width}x{settings.height}, {seeds}, {report.steps} steps of"
         f" {settings.sampler}, guidance {settings.guidance_scale:g}, model {settings.model}"
-        f" ({settings.model_hash[:10]}), {report.dtype} on {report.device}"
+        f" ({settings.model_hash[:10]}), {report.dtype}{tier} on {report.device}"
     )
     stages = ", ".join(f"{name.replace('_', ' ')} {s:.2f} s" for name, s in report.seconds.items())
     memory = "" if report.peak_memory is None else f"; at most {report.peak_memory >> 20} MB"

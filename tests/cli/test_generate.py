@@ -96,7 +96,8 @@ def test_from_a_picture_repeats_it_bit_by_bit(generate, tmp_path, options):
 
 def test_weights_in_8_bits_are_a_setting_of_the_picture(generate, tmp_path):
     generate("a cat", "--seed", "4", "-o", "plain.png", *FAST)
-    generate("a cat", "--seed", "4", "--weights", "fp8", "-o", "fp8.png", *FAST)
+    out, _ = generate("a cat", "--seed", "4", "--weights", "fp8", "-o", "fp8.png", *FAST)
+    assert "float32 with weights in fp8 on cpu" in out
     names = ("plain.png", "fp8.png")
     assert [metadata.read(tmp_path / name).weights for name in names] == [None, "fp8"]
     assert not np.array_equal(*(pixels(tmp_path / name) for name in names))
