@@ -1,8 +1,11 @@
 """Safe printing of what strangers wrote: names, values and long lists in error messages."""
 
+import difflib
 from collections.abc import Iterable
 
 LISTED = 20
+#: How alike two names must be (difflib's ratio, 0 to 1) for one to be offered for the other.
+ALIKE = 0.7
 
 
 def show(value: object, limit: int = 120) -> str:
@@ -24,3 +27,30 @@ def listing(items: Iterable[str], limit: int = LISTED) -> str:
     shown = ", ".join(items[:limit])
     rest = len(items) - limit
     return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def nearest(name: object, names: Iterable[str]) -> str | None:
+    """The one of `names` that `name` is most likely a misspelling of; None where none is like it.
+
+    Case, hyphens, underscores and spaces count for nothing: "DPM++ 2M" is like "dpm++_2m".
+    """
+    if not isinstance(name, str) or len(name) > 120:
+        return None
+    known: dict[str, str] = {}
+    for candidate in names:
+        known.setdefault(_plain(candidate), candidate)
+    plain = _plain(name)
+    found = difflib.get_close_matches(plain, known, n=1, cutoff=ALIKE)
+    if not found and len(plain) > 3:  # "steps" for "num_inference_steps", if it is the only one
+        found = [candidate for candidate in known if plain in candidate]
+    return known[found[0]] if len(found) == 1 else None
+
+
+def did_you_mean(name: object, names: Iterable[str]) -> str:
+    """ "; did you mean ...?" with the nearest of `names`, to end a message with; "" without one."""
+    found = nearest(name, names)
+    return "" if found is None else f"; did you mean {found}?"
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.casefold() if c not in "-_ ")
