@@ -1,4 +1,6 @@
-"""What linear's kernels share: how weights are widened, and what follows the sums."""
+"""What linear's kernels share: where a program works, how weights are widened, what follows the
+sums.
+"""
 
 import triton
 import triton.language as tl
@@ -15,6 +17,27 @@ def widened(b, dtype: tl.constexpr):
         bits = ((bits & 0x80) << 8) | ((bits & 0x7F) << 7)
         b = bits.to(tl.uint16).to(tl.float16, bitcast=True)
     return b.to(dtype)
+
+
+@triton.jit
+def rows_of(x, rows, depth, ROWS: tl.constexpr):
+    """A program's rows of x [rows, depth]: where they begin, their numbers from there and from x's
+    beginning, and which there are."""
+    line = tl.arange(0, ROWS)
+    first = tl.program_id(0).to(tl.int64) * ROWS
+    row = first + line
+    return x + first * depth, line, row, row < rows
+
+
+@triton.jit
+def outputs_of(weight, depth, width, COLUMNS: tl.constexpr):
+    """A program's rows of weight [width or 2 width, depth]: where they begin, and those of gates;
+    their numbers from there and from the weight's beginning, and which there are."""
+    outputs = tl.arange(0, COLUMNS)
+    first = tl.program_id(1) * COLUMNS
+    weight += first.to(tl.int64) * depth
+    second = weight + (tl.zeros([], tl.int64) + width) * depth
+    return weight, second, outputs, first + outputs, first + outputs < width
 
 
 @triton.jit

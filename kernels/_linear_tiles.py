@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._launch import Launch, cdiv, power_of_2
-from ._linear_parts import finish, widened
+from ._linear_parts import finish, outputs_of, rows_of, widened
 
 #: Elements of x that a program rounds at a time: 16 for each of 128 threads.
 ROUNDED = 2048
@@ -44,10 +44,7 @@ def _e4m3(v):
 @triton.jit(do_not_specialize=["rows"])
 def _quantize_rows(x, numbers, scales, rows, depth, ROWS: tl.constexpr, DEPTH: tl.constexpr):
     """Each row's e4m3 numbers, as bits, and its scale: the largest magnitude / 448."""
-    line = tl.arange(0, ROWS)
-    row = tl.program_id(0).to(tl.int64) * ROWS + line
-    there = row < rows
-    x += tl.program_id(0).to(tl.int64) * ROWS * depth
+    x, line, row, there = rows_of(x, rows, depth, ROWS)
     numbers += tl.program_id(0).to(tl.int64) * ROWS * depth
     # Magnitudes are ordered as their bits are, and NaN's are the largest: it comes through.
     most = tl.zeros([ROWS], tl.int32)
@@ -87,15 +84,8 @@ def _linear_tile(
     ACTIVATION: tl.constexpr, UNIT: tl.constexpr, FP8: tl.constexpr, CHAIN: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    line = tl.arange(0, ROWS)
-    row = tl.program_id(0).to(tl.int64) * ROWS + line
-    there = row < rows
-    first = tl.program_id(1) * COLUMNS
-    outputs = tl.arange(0, COLUMNS)
-    inside = first + outputs < width
-    x += tl.program_id(0).to(tl.int64) * ROWS * depth
-    weight += first.to(tl.int64) * depth
-    second = weight + (tl.zeros([], tl.int64) + width) * depth
+    x, line, row, there = rows_of(x, rows, depth, ROWS)
+    weight, second, outputs, column, inside = outputs_of(weight, depth, width, COLUMNS)
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
     gates = tl.zeros([ROWS, COLUMNS], tl.float32)
     for start in range(0, depth, DEPTH):
@@ -112,7 +102,7 @@ def _linear_tile(
         sums *= scale
         gates *= scale
     finish(
-        sums, gates, weight_scale, bias, residual, y, row, there, first + outputs, inside, width,
+        sums, gates, weight_scale, bias, residual, y, row, there, column, inside, width,
         ACTIVATION, UNIT,
     )  # fmt: skip
 

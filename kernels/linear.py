@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import _linear_tiles
 from ._launch import DTYPES, Launch, cdiv, prepare, readable
-from ._linear_parts import finish, widened
+from ._linear_parts import finish, outputs_of, rows_of, widened
 
 #: Rows and depth of a block: 16 is the least that tensor cores take, 4 x 16 x 64 sums are 32
 #: registers for each of 128 threads.
@@ -32,15 +32,8 @@ def _linear_dot(
     ACTIVATION: tl.constexpr, SILU: tl.constexpr, UNIT: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    line = tl.arange(0, ROWS)
-    row = tl.program_id(0).to(tl.int64) * ROWS + line
-    there = row < rows
-    first = tl.program_id(1) * COLUMNS
-    outputs = tl.arange(0, COLUMNS)
-    inside = first + outputs < width
-    x += tl.program_id(0).to(tl.int64) * ROWS * depth
-    weight += first.to(tl.int64) * depth
-    second = weight + (tl.zeros([], tl.int64) + width) * depth
+    x, line, row, there = rows_of(x, rows, depth, ROWS)
+    weight, second, outputs, column, inside = outputs_of(weight, depth, width, COLUMNS)
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
     gates = tl.zeros([ROWS, COLUMNS], tl.float32)
     for start in range(0, depth, DEPTH):
@@ -58,7 +51,7 @@ def _linear_dot(
             b = tl.load(second + place, mask=mask, other=0)
             gates = tl.dot(a, tl.trans(widened(b, a.dtype)), gates)
     finish(
-        sums, gates, weight_scale, bias, residual, y, row, there, first + outputs, inside, width,
+        sums, gates, weight_scale, bias, residual, y, row, there, column, inside, width,
         ACTIVATION, UNIT,
     )  # fmt: skip
 
@@ -69,15 +62,8 @@ def _linear_sum(
     ACTIVATION: tl.constexpr, SILU: tl.constexpr, UNIT: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    line = tl.arange(0, ROWS)
-    row = tl.program_id(0).to(tl.int64) * ROWS + line
-    there = row < rows
-    first = tl.program_id(1) * COLUMNS
-    outputs = tl.arange(0, COLUMNS)
-    inside = first + outputs < width
-    x += tl.program_id(0).to(tl.int64) * ROWS * depth
-    weight += first.to(tl.int64) * depth
-    second = weight + (tl.zeros([], tl.int64) + width) * depth
+    x, line, row, there = rows_of(x, rows, depth, ROWS)
+    weight, second, outputs, column, inside = outputs_of(weight, depth, width, COLUMNS)
     sums = tl.zeros([ROWS, COLUMNS, DEPTH], tl.float32)
     gates = tl.zeros([ROWS, COLUMNS, DEPTH], tl.float32)
     for start in tl.range(0, depth, DEPTH, num_stages=4):
@@ -95,7 +81,7 @@ def _linear_sum(
             gates += a * widened(tl.load(second + place, mask=mask, other=0), tl.float32)
     finish(
         tl.sum(sums, axis=2), tl.sum(gates, axis=2),
-        weight_scale, bias, residual, y, row, there, first + outputs, inside, width,
+        weight_scale, bias, residual, y, row, there, column, inside, width,
         ACTIVATION, UNIT,
     )  # fmt: skip
 
