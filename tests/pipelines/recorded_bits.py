@@ -1,0 +1,157 @@
+"""Digests of what every kind of pipeline draws: whoever moves code compares them with those on record.
+
+    python tests/pipelines/recorded_bits.py --record       # writes recorded_bits.json anew
+
+The kernels' bits depend on their instruction set, so there is a column for each. torch's own
+functions depend on the CPU too, by ATEN_CPU_CAPABILITY, which is held at avx2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RECORD = HERE / "recorded_bits.json"
+#: The samplers that were there when the record began; a new one's bits are held by its own tests.
+SAMPLERS = (
+    "ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_karras", "euler", "euler_ancestral", "heun", "lcm",
+    "unipc",
+)  # fmt: skip
+SIZE = {"height": 40, "width": 32}
+
+
+def digest(tensor: Any) -> str:
+    data = tensor.detach().contiguous().numpy()
+    return hashlib.sha256(f"{data.shape}{data.dtype}".encode() + data.tobytes()).hexdigest()[:16]
+
+
+def diffusion(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(case, function that draws it) of the latent diffusion models."""
+    import numpy as np
+    from pairs import WRITERS
+    from PIL import Image
+
+    import pyengine
+
+    y, x = np.mgrid[0:48, 0:80]
+    photo = np.stack((x / 79, y / 47, (x // 8 + y // 8) % 2), axis=-1)
+    photo = Image.fromarray((photo * 255).astype(np.uint8))
+    hole = np.zeros((48, 80), np.uint8)
+    hole[10:37, 19:60] = 255
+    sized = {"height": 48, "width": 80, "strength": 0.8}
+
+    def case(pipe: Any, output: str = "latent", **call: Any) -> Callable[[], Any]:
+        call = {"seed": [3, 14], "num_images_per_prompt": 2, "num_inference_steps": 4, **call}
+        return lambda: pipe("a red heart", output_type=output, **call).images
+
+    for name in ("sd1", "sd2", "sdxl", "inpaint", "lcm", "pndm"):
+        pipe = pyengine.from_pretrained(WRITERS[name](folder / name), device="cpu")
+        masked = {"image": photo, "mask_image": Image.fromarray(hole), **sized}
+        if name == "inpaint":
+            yield f"{name}: inpainting", case(pipe, scheduler="euler_ancestral", **masked)
+            continue
+        yield f"{name}: picture", case(pipe, "pt", **SIZE)
+        if name == "pndm":
+            continue
+        for sampler in SAMPLERS:
+            yield f"{name}: {sampler}", case(pipe, scheduler=sampler, **SIZE)
+        if name == "lcm":
+            continue
+        begun = {"scheduler": "euler_ancestral", "image": photo, **sized}
+        yield f"{name}: image to image", case(pipe, **begun)
+        yield f"{name}: inpainting", case(pipe, scheduler="dpmpp_2m", **masked)
+        yield f"{name}: rescaled", case(pipe, guidance_rescale=0.7, clip_skip=1, **SIZE)
+        yield f"{name}: unguided", case(pipe, guidance_scale=1.0, **SIZE)
+    shipped = pyengine.from_pretrained("emoji", device="cpu")
+    for sampler in SAMPLERS:
+        yield f"emoji: {sampler}", case(shipped, scheduler=sampler)
+    yield "emoji: picture", case(shipped, "pt")
+
+
+def tokens(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(case, function that draws it) of the models that draw tokens."""
+    import tiny
+
+    import pyengine
+
+    def case(pipe: Any, **call: Any) -> Callable[[], Any]:
+        prompt = [["a red heart", "two cats and a dog"]] * pipe.takes_prompt
+        call = {"seed": [3, 14, 15, 92][: 4 if prompt else 2], **call}
+        return lambda: pipe(*prompt, num_images_per_prompt=2, **call).tokens
+
+    for name in ("amused", "janus", "image_gpt", "picture_gpt", "emoji-ar"):
+        if name == "emoji-ar":
+            pipe = pyengine.from_pretrained(name, device="cpu")
+        else:
+            write = getattr(tiny, f"write_{name}")
+            pipe = pyengine.from_pretrained(write(folder / name), device="cpu")
+        yield f"{name}: tokens", case(pipe)
+        if name == "amused":
+            yield f"{name}: guided", case(pipe, guidance_scale=3.0, num_inference_steps=5)
+            continue
+        yield f"{name}: likeliest", case(pipe, temperature=0.0)
+        yield f"{name}: sampling", case(pipe, temperature=0.9, top_k=12, top_p=0.9, min_p=0.01)
+        yield f"{name}: jacobi", case(pipe, decoding="jacobi", window=5)
+        yield f"{name}: jacobi-gumbel", case(pipe, decoding="jacobi-gumbel", window=4)
+        yield f"{name}: prefix", case(pipe, prefix=[1, 2, 3])
+        if pipe.takes_prompt:
+            yield f"{name}: unguided", case(pipe, guidance_scale=1.0)
+            yield f"{name}: negative", case(pipe, guidance_scale=2.0, negative_prompt="blue")
+    eight = pyengine.from_pretrained("emoji-ar", device="cpu", weights="int8")
+    yield "emoji-ar: int8", case(eight)
+
+
+def digests() -> dict[str, str]:
+    """Every case's, by the instruction set of this process."""
+    import torch
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        cases = [*diffusion(Path(folder)), *tokens(Path(folder))]
+        return {name: digest(draw()) for name, draw in cases}
+
+
+def digests_of(isa: str) -> dict[str, str]:
+    """`digests` in a process of its own, by the kernels of `isa`."""
+    paths = [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "PYENGINE_ISA": isa,
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", __file__],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--record", action="store_true", help="write the record anew")
+    if not parser.parse_args().record:
+        print(json.dumps(digests()))
+        return
+    from pyengine import ops
+
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    for isa in ("portable", "avx2", "avx512"):
+        if not ops.isas().get(isa, "is not in this build"):
+            record[isa] = digests_of(isa)
+    RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
