@@ -176,6 +176,8 @@ def _torch(
         y = F.linear((F.silu(x) if silu else x).to(wide), weight, bias)
     if activation == "silu":
         y = F.silu(y, inplace=True)
+    elif activation == "gelu" and y.is_cuda:
+        y = F.gelu(y)  # one pass; elsewhere it may be oneDNN's, which is NaN at infinity
     elif activation != "none":
         y = ACTIVATIONS[activation](y)
     if residual is not None:

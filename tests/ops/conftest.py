@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from interpreted import Interpreter
 
 from pyengine import ops
 from pyengine.ops._core import core
@@ -28,3 +29,12 @@ def use_threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def interpreted():
+    """Calls of pyengine.kernels in Triton's interpreter, in a child process of the module's own."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    interpreter = Interpreter()
+    yield interpreter
+    interpreter.close()

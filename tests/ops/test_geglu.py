@@ -1,4 +1,7 @@
-"""What geglu and swiglu do beyond the promises; the accuracy of GELU over its whole range."""
+"""What geglu and swiglu do beyond the promises; the accuracy of GELU over its whole range.
+
+What they make of infinities and of what is near them: test_special_values.py.
+"""
 
 import pytest
 import torch
@@ -26,14 +29,6 @@ def test_gelu_is_accurate_to_the_last_bits_over_its_whole_range(isa, use_isa):
     error = ((_gelu(x) - exact) / exact).abs()[normal]
     assert error.max() < 6 * 2**-24  # 3 units in the last place
     assert error.square().mean().sqrt() < 2**-24
-
-
-def test_gelu_beyond_its_range_is_torchs():
-    inf = float("inf")
-    x = torch.tensor([-inf, -3e38, -100.0, -14.5, -13.0, -0.0, 0.0, 1e-40, 13.0, 100.0, 3e38, inf])
-    want = F.gelu(x.double()).float()
-    torch.testing.assert_close(_gelu(x), want, equal_nan=True, atol=1e-36, rtol=3e-7)
-    assert _gelu(torch.tensor([float("nan")])).isnan().all()
 
 
 @pytest.mark.parametrize("width", [1, 3, 7, 8, 9, 15, 16, 17, 31, 33])

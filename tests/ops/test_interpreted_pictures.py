@@ -7,7 +7,6 @@ pictures are those of the CPU's kernels.
 import pytest
 import tiny
 import torch
-from interpreted import Interpreter
 
 import pyengine
 
@@ -52,13 +51,6 @@ def draw(folder, dtype, call, gpu):
     pipe = pyengine.from_pretrained(folder, device="cpu", dtype=dtype, **weights)
     got = pipe(**call, output_type="pt", progress=False)
     return got.images, got.tokens, got.report.kernels
-
-
-@pytest.fixture(scope="module")
-def interpreted():
-    interpreter = Interpreter()
-    yield interpreter
-    interpreter.close()
 
 
 @pytest.mark.parametrize("name", PICTURES)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._pack import unpack_weight
+from .activations import silu as silu_of
 
 
 def conv2d(
@@ -38,7 +39,7 @@ def conv2d(
     if scale is not None:
         x = x.to(scale.dtype) * scale[:, None, None] + shift[:, None, None]
     if silu:
-        x = x * torch.sigmoid(x)
+        x = silu_of(x)
     if weight.dim() == 5:
         if out_channels is None and bias is not None:
             out_channels = bias.shape[0]

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .activations import gelu, silu
+
 
 def geglu(x: Tensor) -> Tensor:
     """value * GELU(gate), x = [value, gate] in the last dimension; the exact (erf) GELU.
@@ -11,7 +13,7 @@ def geglu(x: Tensor) -> Tensor:
     """
     acc = torch.float64 if x.dtype == torch.float64 else torch.float32
     value, gate = x.to(acc).chunk(2, dim=-1)
-    return (value * 0.5 * gate * (1.0 + torch.erf(gate * 0.5**0.5))).to(x.dtype)
+    return (value * gelu(gate)).to(x.dtype)
 
 
 def swiglu(x: Tensor) -> Tensor:
@@ -21,4 +23,4 @@ def swiglu(x: Tensor) -> Tensor:
     """
     acc = torch.float64 if x.dtype == torch.float64 else torch.float32
     value, gate = x.to(acc).chunk(2, dim=-1)
-    return (value * gate * torch.sigmoid(gate)).to(x.dtype)
+    return (value * silu(gate)).to(x.dtype)

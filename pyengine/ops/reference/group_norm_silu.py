@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .activations import silu as silu_of
+
 
 def group_norm_scale_shift(
     x: Tensor,
@@ -45,5 +47,5 @@ def group_norm_silu(
         x = torch.cat([x, x2], dim=-1)
     y = x.to(scale.dtype) * scale[:, None, None] + shift[:, None, None]
     if silu:
-        y = y * torch.sigmoid(y)
+        y = silu_of(y)
     return y.to(x.dtype)

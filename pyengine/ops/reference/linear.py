@@ -7,13 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._pack import quantize_rows, unpack_weight
+from .activations import gelu, quick_gelu
+from .activations import silu as silu_of
 from .geglu import geglu
 
 ACTIVATIONS = {
     "none": lambda y: y,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "quick_gelu": lambda y: y * torch.sigmoid(1.702 * y),
+    "silu": silu_of,
+    "gelu": gelu,
+    "quick_gelu": quick_gelu,
     "geglu": geglu,
 }
 
@@ -74,7 +76,7 @@ def linear(
     if weight_scale is not None:
         weight = dequantised(weight, weight_scale, dtype)
     if silu:
-        x = x * torch.sigmoid(x)
+        x = silu_of(x)
     if quantize_x:
         x = rounded(x, dtype)
     wide = reduce(torch.promote_types, (t.dtype for t in (weight, bias) if t is not None), dtype)
