@@ -1,4 +1,4 @@
-"""Digests of what every kind of pipeline draws: whoever moves code compares them with those on record.
+"""Digests of what every kind of pipeline draws, held against those on record by whoever moves code.
 
     python tests/pipelines/recorded_bits.py --record       # writes recorded_bits.json anew
 
