@@ -10,7 +10,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: package or module of pyengine -> what of pyengine it may import, besides itself.
 MAY_IMPORT = {
-    "": {"pipelines"},  # pyengine/__init__.py
+    # pyengine/__init__.py: by name, when asked for.
+    "": {
+        "errors", "images", "metadata", "models", "ops", "pipelines", "schedules", "weights",
+    },
     "__main__": {"cli"},
     "errors": set(),
     "kernels": {"errors", "ops.reference"},  # the specification, which is below both

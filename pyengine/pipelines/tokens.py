@@ -160,6 +160,10 @@ class TokenPipeline:
 
     # --- a subclass's part ------------------------------------------------------------------------
 
+    def __call__(self, *args: Any, **kwargs: Any) -> PipelineOutput:
+        """Pictures, one per prompt and num_images_per_prompt; the arguments are the subclass's."""
+        raise NotImplementedError
+
     def _draw(self, r: TokenRequest, report: Report, show_progress: bool | None) -> Tensor:
         """[N, h, w] int64, -1 where the run was stopped before a token was drawn."""
         raise NotImplementedError
