@@ -5,6 +5,7 @@ GPU yet: docs/gpu.md.
 """
 
 import inspect
+import re
 import threading
 import weakref
 from collections import OrderedDict, deque
@@ -21,8 +22,11 @@ from .ops import kernels_used
 from .ops._backend import forcing, record_all
 from .ops._check import unseen
 
-#: What errors that are no torch.OutOfMemoryError say of memory: CUDA's, its libraries', Triton's.
-NO_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED")
+#: What errors that are no torch.OutOfMemoryError say of memory: CUDA's, its libraries', Triton's,
+#: and torch's allocator for the CPU, by system and version.
+NO_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "DefaultCPUAllocator", "not enough memory",
+             "annot allocate memory", "can't allocate memory")  # fmt: skip
+_TRIED = re.compile("tried to allocate ([0-9]+) bytes")
 _alone: dict[torch.device, threading.RLock] = {}
 
 #: The oldest compute capability that the kernels are compiled for.
@@ -58,22 +62,34 @@ def check_capability(device: torch.device) -> None:
 def within_memory(
     call: Callable[[], Result], helps: str, release: Callable[[], None] = lambda: None
 ) -> Result:
-    """call(); where the GPU's memory does not suffice, OutOfMemoryError that says what helps.
+    """call(); where the memory does not suffice, the GPU's or the machine's, OutOfMemoryError that
+    says what helps.
 
     release: lets go of what can be made again. The process can go on: the error holds no tensors
     (which a traceback would), and what torch keeps for later goes back to the device.
     """
     try:
         return call()
-    except RuntimeError as error:
+    except OutOfMemoryError:  # of a call within this one
+        raise
+    except (RuntimeError, MemoryError) as error:
         text = str(error)
-        if not isinstance(error, torch.OutOfMemoryError) and not any(s in text for s in NO_MEMORY):
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not known and not any(s in text for s in NO_MEMORY):
             raise
-        cause = text.split("\n")[0].split(". ")[0]
+        cause = _cause(text)
     release()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     raise OutOfMemoryError(f"{cause}; {helps}")
+
+
+def _cause(text: str) -> str:
+    """An allocator's complaint in a few words."""
+    if tried := _TRIED.search(text):
+        return f"out of memory: {int(tried[1]):,} more bytes could not be had"
+    first = text.split("\n")[0].split(". ")[0]
+    return first if "memory" in first else f"out of memory{first and f' ({first})'}"
 
 
 def alone(device: torch.device) -> AbstractContextManager:

@@ -17,8 +17,20 @@ class RequestError(PyengineError, ValueError):
     """An argument of a call (prompt, size, seed, image...) cannot be used."""
 
 
+class UnknownArgumentError(RequestError, TypeError):
+    """A call was given an argument by a name that it does not know."""
+
+
 class OutOfMemoryError(PyengineError, MemoryError):
     """A device has too little memory for what was asked; the process can go on."""
+
+
+class BusyError(PyengineError, TimeoutError):
+    """A call's `timeout` was over before the pipeline's other calls were done."""
+
+
+class CancelledError(PyengineError):
+    """A call was interrupted before its run began: there are no pictures to give back."""
 
 
 class UnavailableError(PyengineError, RuntimeError):

@@ -43,6 +43,10 @@ class Arena:
         self._arena, self._reserve, self._replayed = None, reserve, replayed
         self._least = 0 if replayed else LEAST
 
+    def __reduce__(self) -> tuple[type["Arena"], tuple[int | None, bool]]:
+        """A copy, of a model for one, gets memory of its own: nothing of what lies here."""
+        return Arena, (self._reserve, self._replayed)
+
     @contextmanager
     def use(self) -> Iterator[None]:
         """Within the block this thread's ops take their results from here, or from the arena that

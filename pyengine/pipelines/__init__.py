@@ -13,6 +13,7 @@ from .loading import from_pretrained
 from .output import PipelineOutput, Report
 from .picture_gpt import PictureGPTPipeline
 from .request import StopSampling
+from .runs import Run
 from .stable_diffusion import StableDiffusionPipeline
 from .stable_diffusion_xl import StableDiffusionXLPipeline
 from .tokens import TokenDefaults, TokenPipeline
@@ -25,6 +26,7 @@ __all__ = [
     "PictureGPTPipeline",
     "PipelineOutput",
     "Report",
+    "Run",
     "StableDiffusionPipeline",
     "StableDiffusionXLPipeline",
     "StopSampling",

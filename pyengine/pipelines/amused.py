@@ -25,6 +25,7 @@ from .arguments import bounded
 from .noise import NoiseSource
 from .output import PipelineOutput, Report
 from .prefix import read_prefix
+from .runs import Run
 from .text import encode
 from .tokens import (
     MAX_TEMPERATURE,
@@ -108,6 +109,9 @@ class AmusedPipeline(TokenPipeline):
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
         progress: bool | None = None,
+        return_dict: bool = True,
+        timeout: float | None = None,
+        run: Run | None = None,
         **others: Any,
     ) -> PipelineOutput:
         """Pictures for one prompt or a list of them; see StableDiffusionPipeline.__call__ for what
@@ -261,6 +265,7 @@ class AmusedPipeline(TokenPipeline):
         stage = "prepare" if r.extra["images"] is None else "encode_image"
         with report.stage(stage, self.device):
             tokens, ratio = self._start(r, table, noise)
+        report.warn()
         with report.stage("denoise", self.device):
             return self._denoise(r, table, tokens, ratio, context, noise, report, show_progress)
 
@@ -315,7 +320,7 @@ class AmusedPipeline(TokenPipeline):
         leash = Leash(self.device)
         with progress_bar("denoising", len(table.timesteps), show_progress) as advance:
             for i, timestep in enumerate(table.timesteps):
-                if self._interrupt:
+                if r.run.interrupted:
                     break
                 logits = self._logits(r, tokens, context, guided)
                 if waits:

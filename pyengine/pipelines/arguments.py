@@ -68,7 +68,7 @@ class Arguments:
         self, *, prompt, negative_prompt, height, width, num_inference_steps, guidance_scale,
         guidance_rescale, num_images_per_prompt, seed, generator, latents, scheduler, image,
         strength, mask_image, eta, clip_skip, output_type, callback_on_step_end,
-        callback_on_step_end_tensor_inputs,
+        callback_on_step_end_tensor_inputs, return_dict, timeout, run,
     ) -> Request:  # fmt: skip
         """The checked Request; arguments as in StableDiffusionPipeline.__call__."""
         prompts = checks.texts("prompt", prompt)
@@ -106,6 +106,7 @@ class Arguments:
             output_type=checks.choice("output_type", output_type, checks.OUTPUT_TYPES),
             images=items,
             masks=masks,
+            **checks.manners(run, timeout, return_dict),
         )  # fmt: skip
         if strength is not None and items is None:
             raise RequestError("strength: expected only together with image")

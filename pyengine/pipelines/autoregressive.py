@@ -98,7 +98,7 @@ def draw_one_by_one(
     with progress_bar("drawing", length - drawing.begin, show_progress) as advance:
         drawn, done = None, drawing.begin
         for i in range(drawing.begin, length):
-            if pipe._interrupt or not len(drawing.alive):
+            if r.run.interrupted or not len(drawing.alive):
                 break
             logits = checked(pipe, decoder.start() if drawn is None else decoder.step(drawn), i)
             if s.temperature > 0:

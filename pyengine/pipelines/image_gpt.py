@@ -20,6 +20,7 @@ from .autoregressive import Drawing, Logits
 from .jacobi import draw_tokens
 from .output import PipelineOutput, Report
 from .prefix import read_prefix
+from .runs import Run
 from .tokens import TokenDefaults, TokenPipeline, TokenRequest, check_cache_memory
 
 _SIDE = {"min": 1, "max": 4096}
@@ -96,6 +97,9 @@ class ImageGPTPipeline(TokenPipeline):
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
         progress: bool | None = None,
+        return_dict: bool = True,
+        timeout: float | None = None,
+        run: Run | None = None,
         **others: Any,
     ) -> PipelineOutput:
         """Pictures from nothing, or completed from their first pixels.
@@ -120,6 +124,7 @@ class ImageGPTPipeline(TokenPipeline):
             window=window,
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs, others=others,
+            return_dict=return_dict, timeout=timeout, run=run,
         )  # fmt: skip
         if prefix is not None:
             codes = self.model.config.codes

@@ -68,7 +68,7 @@ class _Windows:
         drawing, begin = self.drawing, self.drawing.begin
         with progress_bar("drawing", self.length - begin, show_progress) as advance:
             done = begin
-            while len(drawing.alive) and not self.pipe._interrupt:
+            while len(drawing.alive) and not self.r.run.interrupted:
                 self._pass()
                 rest = drawing.known[drawing.alive]
                 now = int(rest.min()) if len(rest) else self.length

@@ -21,6 +21,7 @@ from .jacobi import draw_tokens
 from .json_tokenizer import JsonTokenizer
 from .output import PipelineOutput, Report
 from .prefix import read_prefix
+from .runs import Run
 from .text_decoder import TextDecoder
 from .tokens import TokenDefaults, TokenPipeline, TokenRequest
 
@@ -102,6 +103,9 @@ class JanusPipeline(TokenPipeline):
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
         progress: bool | None = None,
+        return_dict: bool = True,
+        timeout: float | None = None,
+        run: Run | None = None,
         **others: Any,
     ) -> PipelineOutput:
         """Pictures for one prompt or a list of them, of any lengths.
@@ -127,6 +131,7 @@ class JanusPipeline(TokenPipeline):
             generator=generator, output_type=output_type, decoding=decoding, window=window,
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs, others=others,
+            return_dict=return_dict, timeout=timeout, run=run,
         )  # fmt: skip
         r.extra["texts"] = self._texts(r)
         if prefix is not None:

@@ -2,10 +2,11 @@
 
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -53,6 +54,23 @@ class Report:
     interrupted: bool = False
     warnings: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._issued = 0
+
+    def warn(self, finished: bool = False) -> None:
+        """Issues, as UserWarnings, what has come to `warnings` since it was called last.
+
+        Called before the sampling, so that a filter that turns warnings into errors ends the call
+        before the work and not after it. finished: there are pictures, which no filter may lose.
+        """
+        new, self._issued = self.warnings[self._issued :], len(self.warnings)
+        for message in new:
+            try:
+                warnings.warn(message, stacklevel=_callers_level())
+            except Warning:
+                if not finished:
+                    raise
+
     @property
     def tokens_per_pass(self) -> float | None:
         """Of a picture, on average; None for models that do not draw one token after another."""
@@ -71,17 +89,52 @@ class Report:
             self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
 
-@dataclass
-class PipelineOutput:
+def _callers_level() -> int:
+    """The stacklevel, for warnings.warn in the function that asks, of who called pyengine."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "pyengine":
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+@dataclass(eq=False)
+class PipelineOutput(Mapping[str, Any]):
     """images: by output_type a list of PIL pictures, an array [N, H, W, 3] or a tensor [N, 3, H, W]
     in [0, 1], or latents [N, C, h, w]. seeds: one per picture; None where a generator was given.
     tokens: of token models, [N, h, w] int64, -1 where a run that was stopped had drawn none.
+
+    As diffusers' outputs it is also read as output[0], output["images"], dict(output) and
+    output.to_tuple(), which hold images alone; nsfw_content_detected is None: no checker is run.
     """
 
     images: Any
     seeds: list[int | None]
     report: Report
     tokens: torch.Tensor | None = None
+
+    #: diffusers' name for what a safety checker found.
+    nsfw_content_detected: ClassVar[None] = None
+    __hash__ = object.__hash__
+
+    def to_tuple(self) -> tuple[Any]:
+        return (self.images,)
+
+    def __getitem__(self, key: Any) -> Any:
+        """By position or slice of `to_tuple`, or any field by its name."""
+        if isinstance(key, str):
+            if key not in self.__dataclass_fields__:
+                raise KeyError(key)
+            return getattr(self, key)
+        return self.to_tuple()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("images",))
+
+    def __len__(self) -> int:
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
 
 def synchronise(device: torch.device) -> None:

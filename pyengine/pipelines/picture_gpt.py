@@ -20,6 +20,7 @@ from .autoregressive import Drawing
 from .jacobi import draw_tokens
 from .output import PipelineOutput, Report
 from .prefix import read_prefix
+from .runs import Run
 from .text_decoder import TextDecoder
 from .tokens import TokenDefaults, TokenPipeline, TokenRequest
 
@@ -57,7 +58,7 @@ class PictureGPTPipeline(TokenPipeline):
 
     def preview(self, tokens: Tensor) -> list:
         """PIL pictures of tokens [N, h, w] of which some, -1, are not drawn yet: grey there."""
-        with self._lock, torch.no_grad():
+        with self._runs.begin(Run(), self.device), torch.no_grad():
             x = pictures.from_tensor(self.vq.decode_tokens(tokens.clamp(min=0)).sample, "pt")
             unknown = (tokens < 0)[:, None].to(x.device)
             for dim in (2, 3):
@@ -86,6 +87,9 @@ class PictureGPTPipeline(TokenPipeline):
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
         progress: bool | None = None,
+        return_dict: bool = True,
+        timeout: float | None = None,
+        run: Run | None = None,
         **others: Any,
     ) -> PipelineOutput:
         """Pictures for one prompt or a list of them, of any lengths.
@@ -111,6 +115,7 @@ class PictureGPTPipeline(TokenPipeline):
             generator=generator, output_type=output_type, decoding=decoding, window=window,
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs, others=others,
+            return_dict=return_dict, timeout=timeout, run=run,
         )  # fmt: skip
         r.extra["texts"] = self._texts(r)
         if prefix is not None:

@@ -144,7 +144,7 @@ def draw_recorded(
     with progress_bar("drawing", length - begin, show_progress) as advance:
         done = looked = begin
         for i in range(begin, length):
-            if pipe._interrupt or not len(drawing.alive):
+            if r.run.interrupted or not len(drawing.alive):
                 break
             if s.temperature > 0:
                 uniform = noise.uniform((r.count,), torch.float64)

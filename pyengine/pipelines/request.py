@@ -7,7 +7,7 @@ import math
 import operator
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from ..errors import RequestError
 from ..tokenizer import check_text
 from ..weights.text import show
+from .runs import MAX_TIMEOUT, Run
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 MAX_SIDE = 8192
@@ -62,6 +63,9 @@ class Request:
     callback_inputs: tuple[str, ...] = ("latents",)
     prompts_2: list[str] | None = None
     negatives_2: list[str] | None = None
+    run: Run = field(default_factory=Run)
+    timeout: float | None = None
+    return_dict: bool = True
 
     @property
     def count(self) -> int:
@@ -134,7 +138,7 @@ def side(field: str, value: Any, multiple: int) -> int:
 
 
 def memory_advice(r: Any) -> str:
-    """What helps where a request's pictures do not fit into a GPU."""
+    """What helps where a request's pictures do not fit into memory."""
     return (
         f"{r.count} pictures of {r.height}x{r.width}: fewer at a time, smaller ones, or float16 or"
         " bfloat16 would help"
@@ -151,6 +155,19 @@ def check_total(height: int, width: int, count: int) -> None:
             f"at most {MAX_PICTURES} pictures and {MAX_BATCH_PIXELS} pixels in one call",
             f"{count} pictures of {height}x{width}",
         )
+
+
+def manners(run: Any, timeout: Any, return_dict: Any) -> dict[str, Any]:
+    """Of every call, for its request: the Run (a new one for None), the seconds to wait for the
+    turn, and whether the answer is a PipelineOutput or a tuple.
+    """
+    if run is not None and not isinstance(run, Run):
+        raise refuse("run", "a pyengine.pipelines.Run", run)
+    if timeout is not None:
+        timeout = real("timeout", timeout, 0, MAX_TIMEOUT)
+    if not isinstance(return_dict, bool):
+        raise refuse("return_dict", "True or False", return_dict)
+    return {"run": run or Run(), "timeout": timeout, "return_dict": return_dict}
 
 
 def size_pair(field: str, value: Any, low: int = 0) -> tuple[int, int]:
@@ -220,13 +237,13 @@ def check_callback(callback: Any, inputs: Any, known: Sequence[str]) -> tuple[st
 
 def call_back(pipe: Any, r: Any, step: int, timestep: Any, tensors: dict) -> dict:
     """What the request's callback gives back, with values still to be checked; nothing where it
-    gives None or raises StopSampling, which interrupts the pipeline.
+    gives None or raises StopSampling, which ends the request's run.
     """
     given = {name: tensors[name] for name in r.callback_inputs}
     try:
         answer = r.callback(pipe, step, timestep, given)
     except StopSampling:
-        pipe.interrupt()
+        r.run.interrupt()
         return {}
     if answer is None:
         return {}

@@ -5,8 +5,6 @@ models that take the guidance scale as an input: Luo et al. 2023, arXiv:2310.043
 """
 
 import dataclasses
-import threading
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import images as pictures
-from ..cuda import Graphs, Leash, Record, Recorder, alone, to_device, within_memory
+from ..cuda import Graphs, Leash, Record, Recorder, to_device, within_memory
 from ..errors import ConfigError
 from ..models import AutoencoderKL, UNet2DConditionModel
 from ..models.unet import TextContext, TimeEmbedding
@@ -26,10 +24,12 @@ from ..schedules.plan import Rows, State, scaled, step_rows
 from ..tokenizer import ClipTokenizer
 from . import request as checks
 from .arguments import Arguments, Defaults
+from .keywords import refuse_others
 from .latents import LatentMaker, Start
 from .noise import NoiseSource
 from .output import PipelineOutput, Report, peak_memory, reset_peak_memory
 from .request import Request
+from .runs import Run, Running
 from .text import Encoder, encode, guidance_embedding
 
 #: Timesteps that are embedded together, times rows of conditions: bounds the table's memory.
@@ -138,7 +138,7 @@ class Evaluator:
                 graphs.clear()
 
 
-class StableDiffusionPipeline:
+class StableDiffusionPipeline(Running):
     """Text to pictures with a Stable Diffusion 1.x or 2.x checkpoint; see `__call__`.
 
     Made by `pyengine.from_pretrained`. One call runs at a time; others wait. Safety checkers that
@@ -150,6 +150,7 @@ class StableDiffusionPipeline:
     arguments_class: ClassVar[type[Arguments]] = Arguments
 
     def __init__(self, parts: Parts):
+        super().__init__()
         self.parts = parts
         self.unet, self.vae = parts.unet, parts.vae
         self._arena = Arena()  # one for all, which work one after the other
@@ -157,8 +158,6 @@ class StableDiffusionPipeline:
             model.arena = self._arena
         self.defaults = parts.defaults
         self._evaluate = Evaluator(self.unet)
-        self._interrupt = False
-        self._lock = threading.RLock()  # a callback may call the pipeline too
         # Reads the scheduler's config now, so that a bad one is refused when the model is loaded.
         self.scheduler = self._scheduler(None)
 
@@ -194,10 +193,6 @@ class StableDiffusionPipeline:
         """Whether the U-Net has channels of its own for a mask and a masked picture."""
         return self.unet.config.in_channels == 2 * self.vae.config.latent_channels + 1
 
-    def interrupt(self) -> None:
-        """Ends the run in progress after the step it is at; safe from any thread."""
-        self._interrupt = True
-
     # --- the call ---------------------------------------------------------------------------------
 
     def __call__(
@@ -224,6 +219,10 @@ class StableDiffusionPipeline:
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         progress: bool | None = None,
+        return_dict: bool = True,
+        timeout: float | None = None,
+        run: Run | None = None,
+        **others: Any,
     ) -> PipelineOutput:
         """Pictures for one prompt or a list of them; the names are diffusers'.
 
@@ -241,11 +240,16 @@ class StableDiffusionPipeline:
         callback_on_step_end: called as (pipe, step, timestep, {name: tensor}) after every model
         evaluation; it may return some of these tensors changed, call pipe.interrupt() or raise
         StopSampling. progress: a bar on standard error; None shows one on a terminal.
+        return_dict: False gives diffusers' tuple in place of a PipelineOutput. timeout: seconds to
+        wait for calls of other threads, then BusyError. run: a Run, to end this call from
+        elsewhere.
 
         With seeds, or a generator per picture, a picture does not depend on the others in the
         call. Raises RequestError that names the argument.
         """
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "progress")}
+        refuse_others(others, self.__call__)
+        left_out = ("self", "others", "progress")
+        arguments = {k: v for k, v in locals().items() if k not in (*left_out, "left_out")}
         return self._generate(self._arguments().request(**arguments), progress)
 
     def _arguments(self) -> Arguments:
@@ -271,8 +275,7 @@ class StableDiffusionPipeline:
         return from_config(self.parts.scheduler_config, name, stable_diffusion=mended)
 
     def _generate(self, r: Request, show_progress: bool | None) -> PipelineOutput:
-        with alone(self.device), self._lock, torch.no_grad():
-            self._interrupt = False
+        with self._runs.begin(r.run, self.device, r.timeout), torch.no_grad():
             try:
                 output = within_memory(
                     lambda: self._run(r, show_progress),
@@ -281,9 +284,12 @@ class StableDiffusionPipeline:
                 )
             finally:
                 self._arena.trim()
-        for message in output.report.warnings:
-            warnings.warn(message, stacklevel=3)
-        return output
+        output.report.warn(finished=True)
+        return output if r.return_dict else self._tuple(output)
+
+    def _tuple(self, output: PipelineOutput) -> Any:
+        """What return_dict=False gives: as diffusers', (images, what its safety checker found)."""
+        return (output.images, None) if self.stable_diffusion else (output.images,)
 
     def _run(self, r: Request, show_progress: bool | None) -> PipelineOutput:
         scheduler = self.scheduler if r.scheduler is None else self._scheduler(r.scheduler)
@@ -298,6 +304,7 @@ class StableDiffusionPipeline:
             stage = "prepare" if r.images is None else "encode_image"
             with report.stage(stage, device):
                 start = self._start(r, plan, noise)
+            report.warn()
             with report.stage("denoise", device):
                 latents = self._denoise(r, plan, start, conditions, noise, report, show_progress)
             with report.stage("decode", device):
@@ -370,7 +377,7 @@ class StableDiffusionPipeline:
         block, leash = 0, Leash(self.device)
         with progress_bar("denoising", sum(plan.ends_step), show_progress) as advance:
             for i in range(len(plan)):
-                if self._interrupt:
+                if r.run.interrupted:
                     break
                 if i >= block:
                     first, (times, many) = i, self._times(plan, conditions, i)

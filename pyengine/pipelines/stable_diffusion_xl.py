@@ -10,8 +10,10 @@ from torch import Tensor
 from ..errors import RequestError
 from . import request as checks
 from .arguments import Arguments, Defaults, bounded
+from .keywords import refuse_others
 from .output import PipelineOutput
 from .request import Request
+from .runs import Run
 from .stable_diffusion import Conditions, StableDiffusionPipeline
 from .text import encode
 
@@ -130,6 +132,10 @@ class StableDiffusionXLPipeline(StableDiffusionPipeline):
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         progress: bool | None = None,
+        return_dict: bool = True,
+        timeout: float | None = None,
+        run: Run | None = None,
+        **others: Any,
     ) -> PipelineOutput:
         """As StableDiffusionPipeline.__call__, and:
 
@@ -140,7 +146,9 @@ class StableDiffusionXLPipeline(StableDiffusionPipeline):
         Without a negative prompt its embedding is zero where the checkpoint says so
         (force_zeros_for_empty_prompt).
         """
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "progress")}
+        refuse_others(others, self.__call__)
+        left_out = ("self", "others", "progress")
+        arguments = {k: v for k, v in locals().items() if k not in (*left_out, "left_out")}
         return self._generate(self._arguments().request(**arguments), progress)
 
     @property

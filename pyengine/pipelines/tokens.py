@@ -1,7 +1,5 @@
 """What the pipelines of token models share: a call's arguments, the run around the drawing."""
 
-import threading
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -10,16 +8,17 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..cuda import Record, alone, within_memory
+from ..cuda import Record, within_memory
 from ..errors import CheckpointError, RequestError
 from ..models.base import Model
 from ..models.kv_cache import KVCache
 from ..ops._backend import kernels_used
 from ..weights.load import machine_memory
-from ..weights.text import show
 from . import request as checks
 from .arguments import bounded
+from .keywords import refuse_others
 from .output import PipelineOutput, Report, peak_memory, reset_peak_memory
+from .runs import Run, Running
 
 #: What a callback may ask for and give back.
 CALLBACK_TENSORS = ("tokens",)
@@ -28,15 +27,6 @@ MAX_TEMPERATURE = 100.0
 OTHER_DRAWS = "jacobi-gumbel"
 DECODINGS = ("sequential", "jacobi", OTHER_DRAWS)
 MAX_WINDOW = 1 << 16
-
-#: Arguments of other pipelines' calls, and the value besides None that asks for nothing.
-OTHERS = {
-    "clip_skip": None, "decoding": None, "eta": 0, "guidance_rescale": 0, "guidance_scale": 1,
-    "height": None, "image": None, "latents": None, "mask_image": None, "min_p": 0,
-    "negative_prompt": None, "num_inference_steps": None, "prefix": None, "prompt": None,
-    "scheduler": None, "strength": None, "temperature": None, "top_k": 0, "top_p": 1,
-    "width": None, "window": None,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,13 +94,16 @@ class TokenRequest:
     decoding: str = "sequential"
     window: int = 1
     extra: dict[str, Any] = field(default_factory=dict)
+    run: Run = field(default_factory=Run)
+    timeout: float | None = None
+    return_dict: bool = True
 
     @property
     def count(self) -> int:
         return len(self.prompts) * self.per_prompt
 
 
-class TokenPipeline:
+class TokenPipeline(Running):
     """Base of the pipelines that draw a picture's tokens and decode them.
 
     Made by `pyengine.from_pretrained`. One call runs at a time; others wait.
@@ -127,14 +120,13 @@ class TokenPipeline:
 
     def __init__(self, model: Model, checkpoint: Any, source: str, defaults: TokenDefaults):
         """model: the one that predicts tokens. source: the path or Hub id it was loaded from."""
+        super().__init__()
         self.model, self.checkpoint = model, checkpoint
         self.source, self.defaults = source, defaults
         #: CUDA graphs of what a loop does over and over; None elsewhere.
         self.graphs: Any = None
         if model.device.type == "cuda":
             self.use_graphs()
-        self._interrupt = False
-        self._lock = threading.RLock()  # a callback may call the pipeline too
 
     @property
     def model_hash(self) -> str:
@@ -148,10 +140,6 @@ class TokenPipeline:
     @property
     def dtype(self) -> torch.dtype:
         return self.model.dtype
-
-    def interrupt(self) -> None:
-        """Ends the run in progress after the token or step it is at; safe from any thread."""
-        self._interrupt = True
 
     @property
     def default_size(self) -> tuple[int, int]:
@@ -177,12 +165,12 @@ class TokenPipeline:
     def _request(
         self, *, prompt, num_images_per_prompt, size, guidance_scale, sampling, seed, generator,
         output_type, callback_on_step_end, callback_on_step_end_tensor_inputs, others,
-        negative_prompt=None, decoding=None, window=None,
+        return_dict, timeout, run, negative_prompt=None, decoding=None, window=None,
     ) -> TokenRequest:  # fmt: skip
         """The arguments that all have, checked. size: (height, width). others: those that the
         model has not, which must ask for nothing.
         """
-        refuse_others(others)
+        refuse_others(others, self.__call__)
         prompts = checks.texts("prompt", prompt) if self.takes_prompt else [None]
         negatives = None
         if negative_prompt is not None:
@@ -217,6 +205,7 @@ class TokenPipeline:
             callback_inputs=checks.check_callback(
                 callback_on_step_end, callback_on_step_end_tensor_inputs, CALLBACK_TENSORS
             ),
+            **checks.manners(run, timeout, return_dict),
         )  # fmt: skip
 
     def _check_size(self, height: Any, width: Any) -> None:
@@ -230,14 +219,12 @@ class TokenPipeline:
     # --- the run ----------------------------------------------------------------------------------
 
     def _generate(self, r: TokenRequest, show_progress: bool | None) -> PipelineOutput:
-        with alone(self.device), self._lock, torch.no_grad():
-            self._interrupt = False
+        with self._runs.begin(r.run, self.device, r.timeout), torch.no_grad():
             output = within_memory(
                 lambda: self._run(r, show_progress), checks.memory_advice(r), self._release
             )
-        for message in output.report.warnings:
-            warnings.warn(message, stacklevel=3)
-        return output
+        output.report.warn(finished=True)
+        return output if r.return_dict else (output.images,)  # type: ignore[return-value]
 
     def use_graphs(self, record: Record | None = None) -> None:
         """A token is a CUDA graph from now on. record: given for tests."""
@@ -281,19 +268,6 @@ class TokenPipeline:
                                 f"an integer tensor {list(tokens.shape)} back",
                                 getattr(new, "shape", new))  # fmt: skip
         return new.to(tokens.device, torch.int64)
-
-
-def refuse_others(others: dict[str, Any]) -> None:
-    """Raises RequestError for an argument that only other pipelines have, unless it asks for
-    nothing; TypeError, as Python does, for one that none has.
-    """
-    for name, value in others.items():
-        if name not in OTHERS:
-            raise TypeError(f"__call__() got an unexpected keyword argument {name!r}")
-        nothing = OTHERS[name]
-        plain = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (plain and nothing is not None and value == nothing):
-            raise RequestError(f"{name}: this model has no such argument, given {show(value)}")
 
 
 def check_cache_memory(rows: int, most: int, cache: KVCache) -> None:

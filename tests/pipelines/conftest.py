@@ -1,8 +1,20 @@
 import numpy as np
 import pytest
+import tiny
 import torch
 from pairs import WRITERS, Pair, quiet
 from PIL import Image
+
+import pyengine
+
+TOKEN_WRITERS = {"amused": tiny.write_amused, "image_gpt": tiny.write_image_gpt,
+                 "janus": tiny.write_janus}  # fmt: skip
+CALLS = {
+    "sd1": {"prompt": "a cat", "num_inference_steps": 6, "height": 32, "width": 32},
+    "amused": {"prompt": "a cat", "num_inference_steps": 6},
+    "image_gpt": {"decoding": "sequential"},
+    "janus": {"prompt": "a cat"},
+}
 
 
 def pytest_collection_modifyitems(items):
@@ -31,6 +43,22 @@ def pair(tmp_path_factory):
         if name not in made:
             made[name] = Pair(WRITERS[name](tmp_path_factory.mktemp("checkpoints") / name))
         return made[name]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def opened(pair, tmp_path_factory):
+    """opened(kind): (a pipeline of that kind, the arguments of a short call)."""
+    made = {}
+
+    def get(kind):
+        if kind == "sd1":
+            return pair("sd1").own, {"seed": 1, "output_type": "latent", **CALLS[kind]}
+        if kind not in made:
+            folder = TOKEN_WRITERS[kind](tmp_path_factory.mktemp("runs") / kind)
+            made[kind] = pyengine.from_pretrained(folder, device="cpu")
+        return made[kind], {"seed": 1, "output_type": "latent", **CALLS[kind]}
 
     return get
 

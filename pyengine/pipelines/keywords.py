@@ -1,0 +1,74 @@
+"""Keywords of a call that a pipeline does not have: other pipelines', diffusers', misspelt ones."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import RequestError, UnknownArgumentError
+from ..weights.text import did_you_mean, show
+
+#: Arguments of some pipelines' calls, and the value besides None that asks the others for nothing.
+OTHERS: dict[str, Any] = {
+    "aesthetic_score": None, "clip_skip": None, "crops_coords_top_left": None, "decoding": None,
+    "denoising_end": None, "denoising_start": None, "eta": 0, "guidance_rescale": 0,
+    "guidance_scale": 1, "height": None, "image": None, "latents": None, "mask_image": None,
+    "masked_image_latents": None, "min_p": 0, "negative_aesthetic_score": None,
+    "negative_crops_coords_top_left": None, "negative_original_size": None,
+    "negative_pooled_prompt_embeds": None, "negative_prompt": None, "negative_prompt_2": None,
+    "negative_prompt_embeds": None, "negative_target_size": None, "num_inference_steps": None,
+    "original_inference_steps": None, "original_size": None, "padding_mask_crop": None,
+    "pooled_prompt_embeds": None, "prefix": None, "prompt": None, "prompt_2": None,
+    "prompt_embeds": None, "scheduler": None, "sigmas": None, "strength": None, "target_size": None,
+    "temperature": None, "timestep_spacing": None, "timesteps": None, "top_k": 0, "top_p": 1,
+    "width": None, "window": None,
+}  # fmt: skip
+
+_ADAPTERS = "there are no IP-Adapters here yet; diffusers has them"
+_CALLBACK = (
+    "diffusers deprecated it; give callback_on_step_end, called as (pipe, step, timestep, tensors)"
+)
+#: Arguments that only diffusers' pipelines have, and where to go.
+ELSEWHERE = {
+    "callback": _CALLBACK,
+    "callback_steps": _CALLBACK,
+    "control_image": "there are no ControlNets here yet; diffusers has them",
+    "controlnet_conditioning_scale": "there are no ControlNets here yet; diffusers has them",
+    "cross_attention_kwargs": "there are no LoRAs or attention processors here that would read it"
+    " yet; merge a LoRA into the checkpoint with diffusers (fuse_lora, save_pretrained)",
+    "image_guidance_scale": "InstructPix2Pix is not here; diffusers has it",
+    "ip_adapter_image": _ADAPTERS,
+    "ip_adapter_image_embeds": _ADAPTERS,
+    "lora_scale": "there are no LoRAs here yet; merge one into the checkpoint with diffusers"
+    " (fuse_lora, save_pretrained)",
+    "max_sequence_length": "no model here has a text encoder with a length to choose",
+}
+
+
+def refuse_others(others: dict[str, Any], call: Callable[..., Any]) -> None:
+    """Raises RequestError for an argument that only other pipelines have, unless it asks for
+    nothing, and UnknownArgumentError with the nearest name, a TypeError too, for one that none has.
+
+    others: what came as **others. call: whose arguments the others were not.
+    """
+    for name, value in others.items():
+        if name in ELSEWHERE:
+            if value is not None and value != {}:
+                raise RequestError(f"{name}: {ELSEWHERE[name]}")
+        elif name in OTHERS:
+            if not _asks_nothing(value, OTHERS[name]):
+                raise RequestError(f"{name}: this model has no such argument, given {show(value)}")
+        else:
+            own = [
+                p.name
+                for p in inspect.signature(call).parameters.values()
+                if p.kind != p.VAR_KEYWORD
+            ]
+            raise UnknownArgumentError(
+                f"{show(name)[1:-1]}: __call__() got an unexpected keyword argument {show(name)}"
+                f"{did_you_mean(name, own) or did_you_mean(name, OTHERS)}"
+            )
+
+
+def _asks_nothing(value: Any, nothing: Any) -> bool:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (plain and nothing is not None and value == nothing)

@@ -1,0 +1,106 @@
+"""What all calls share with diffusers': answers by name and position, unknown arguments."""
+
+import inspect
+import re
+
+import pytest
+
+from pyengine.errors import RequestError, UnknownArgumentError
+
+KINDS = ("sd1", "sdxl", "amused", "image_gpt", "janus")
+
+
+@pytest.fixture
+def called(opened, pair):
+    def get(kind):
+        if kind == "sdxl":
+            _, call = opened("sd1")
+            return pair("sdxl").own, call
+        return opened(kind)
+
+    return get
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_read_as_diffusers_are(called, kind):
+    pipe, call = called(kind)
+    result = pipe(**call)
+    images = result.images
+    assert result[0] is images
+    assert result["images"] is images
+    assert result[:1] == result.to_tuple() == (images,)
+    assert [*result] == [*result.keys()] == ["images"]
+    assert dict(result) == {"images": images}
+    assert len(result) == 1
+    assert "images" in result
+    assert result["seeds"] == result.seeds
+    assert result.nsfw_content_detected is None
+    assert result == result
+    assert result != pipe(**call)
+    for missing in ("pictures", 1, "to_tuple"):
+        with pytest.raises((KeyError, IndexError)):
+            result[missing]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tuple_in_place_of_an_answer(called, kind):
+    pipe, call = called(kind)
+    answer = pipe(return_dict=False, **call)
+    assert type(answer) is tuple
+    assert answer[1:] == ((None,) if kind == "sd1" else ())
+    assert answer[0].shape == pipe(**call).images.shape
+    with pytest.raises(RequestError, match="return_dict: expected True or False"):
+        pipe(return_dict="no", **call)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_misspelt_argument_names_the_nearest(called, kind):
+    """Every argument of every call, with a letter missing and with one too many."""
+    pipe, call = called(kind)
+    names = [*inspect.signature(pipe.__call__).parameters]
+    names.remove("others")
+    for name in names:
+        for wrong in (name[:-2] + name[-1], name + "s"):
+            if wrong in names or wrong in ("callback", "sigmas") or len(name) < 4:
+                continue
+            with pytest.raises(UnknownArgumentError) as caught:
+                pipe(**{wrong: 1}, **call)
+            assert isinstance(caught.value, TypeError)
+            assert str(caught.value) == (
+                f"{wrong}: __call__() got an unexpected keyword argument '{wrong}'; did you mean"
+                f" {name}?"
+            )
+    with pytest.raises(TypeError, match=r"zzz: .*unexpected keyword argument 'zzz'$"):
+        pipe(zzz=1, **call)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("callback", print, "give callback_on_step_end"),
+        ("callback_steps", 1, "give callback_on_step_end"),
+        ("cross_attention_kwargs", {"scale": 0.5}, "no LoRAs"),
+        ("ip_adapter_image", object(), "no IP-Adapters"),
+        ("ip_adapter_image_embeds", [1], "no IP-Adapters"),
+        ("controlnet_conditioning_scale", 1.0, "no ControlNets"),
+    ],
+)
+def test_what_is_only_elsewhere_says_where(called, kind, name, value, words):
+    pipe, call = called(kind)
+    with pytest.raises(RequestError, match=rf"^{name}: .*{words}"):
+        pipe(**{name: value}, **call)
+    assert pipe(**{name: None}, **call).images is not None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_models_argument_is_refused_unless_it_asks_for_nothing(called, kind):
+    pipe, call = called(kind)
+    own = inspect.signature(pipe.__call__).parameters
+    for name, nothing, something in (("top_k", 0, 5), ("prompt_2", None, "x"), ("eta", 0, 0.5),
+                                     ("decoding", None, "jacobi")):  # fmt: skip
+        if name in own:
+            continue
+        pipe(**{name: nothing}, **call)
+        with pytest.raises(RequestError, match=f"^{re.escape(name)}: this model has no such"):
+            pipe(**{name: something}, **call)
