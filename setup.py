@@ -48,6 +48,8 @@ class CMakeBuild(build_ext):
         for old in prefix.glob("pyengine/_c[ou]*.so"):
             old.unlink()  # else a _cuda that this build leaves out would stay
         compile_, install = [cmake, "--build", str(build)], [cmake, "--install", str(build)]
+        if not (sanitize or self.debug):  # sanitizers' reports and debuggers need the symbols
+            install.append("--strip")
         for command in (configure, compile_, install):
             print("+", shlex.join(command), flush=True)
             subprocess.run(command, check=True)
