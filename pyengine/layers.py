@@ -135,8 +135,8 @@ class Fused(nn.Module):
 
     def _all(self, x: Tensor, around: dict) -> Tensor:
         return ops.linear(
-            x, self.weight, self.bias, weight_scale=self.weight_scale, quantize_x=self.quantize_x,
-            **around,
+            x, self.weight, self.bias, out_features=sum(self.steps),
+            weight_scale=self.weight_scale, quantize_x=self.quantize_x, **around,
         )  # fmt: skip
 
     def forward(self, x: Tensor, **around) -> tuple[Tensor, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 from torch import Tensor
 
 from ..errors import RequestError
@@ -31,6 +32,27 @@ def visible(tensor: Tensor) -> bool:
 def wrong(op: str, argument: str, expected: str, given: object) -> RequestError:
     """The error to raise: "<op>: <argument>: expected ..., got ..."."""
     return RequestError(f"{op}: {argument}: expected {expected}, got {given}")
+
+
+def tensor(op: str, argument: str, value: object) -> None:
+    """Requires a dense tensor, of any device, dtype and strides."""
+    if not isinstance(value, Tensor):
+        hint = "; torch.from_numpy makes one" if type(value).__name__ == "ndarray" else ""
+        raise wrong(op, argument, "a torch.Tensor", given(value) + hint)
+    if value.is_nested:
+        raise wrong(op, argument, "a dense tensor", "a nested one; torch.nested.to_padded_tensor"
+                    " makes a dense one")  # fmt: skip
+    if value.layout is not torch.strided:
+        raise wrong(op, argument, "a dense tensor", f"{value.layout}; to_dense() makes one")
+
+
+def given(value: object) -> str:
+    """A value as the end of a message has it: short ones themselves, of others their type."""
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    if isinstance(value, str):
+        return ascii(value[:80])
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
 
 
 def shape(tensor: Tensor, wanted: tuple[int | None, ...], op: str, argument: str) -> None:

@@ -8,14 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
-from . import _backend
-from ._backend import Table
+from . import _backend, _check, _kinds
+from ._backend import ALL_FLOATS, Table
 
 LIBRARY = torch.library.Library("pyengine", "DEF")
-
-_PLAIN = (Tensor, Parameter)
 
 #: What a plan collects: (op, its arguments by name, its results) of every call.
 Call = tuple["Op", dict[str, Any], Any]
@@ -70,20 +67,27 @@ class Op:
         LIBRARY.impl(name, self.run, "CompositeExplicitAutograd")
         torch.library.register_fake(f"pyengine::{name}", self._fake, lib=LIBRARY)
         self.overload = getattr(torch.ops.pyengine, name).default
+        self.kinds = _kinds.of(self.overload)
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Runs the op: directly on plain tensors, through torch's dispatcher on others."""
-        if torch.compiler.is_compiling() or type(x) not in _PLAIN:
+        if torch.compiler.is_compiling():
             return self.overload(x, *args, **kwargs)
-        return self.run(x, *args, **kwargs)
+        plain = self.kinds.check(self.name, (x, *args), kwargs)
+        return (self.run if plain else self.overload)(x, *args, **kwargs)
 
     def run(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Checks the arguments, chooses the backend, notes it and runs it."""
+        lead = (x, *args)[self.decides]
+        if lead.dtype not in ALL_FLOATS:
+            raise _check.wrong(
+                self.name, self.kinds.names[self.decides],
+                "a floating-point dtype up to float64", lead.dtype,
+            )  # fmt: skip
         if x.is_meta and not _backend.forced(self.name):
             return self._on_meta(x, *args, **kwargs)
         self.check(x, *args, **kwargs)
         gradient = torch.is_grad_enabled() and _wants_gradient(x, *args, *kwargs.values())
-        lead = (x, *args)[self.decides]
         backend = _backend.choose(
             self.name, self.table, lead.device.type, lead.dtype, gradient,
             lambda row: row.serves is None or row.serves(x, *args, **kwargs),

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._check import wrong
+from . import _check
+from ._check import visible, wrong
 from ._core import DTYPES, address, core
 
 PANEL = 16
@@ -23,14 +24,20 @@ def pack_weight(weight: Tensor) -> Tensor:
     """[Cout, ...] -> [ceil(Cout / 16), ..., 16], contiguous, dtype kept; missing channels are zero.
 
     weight: [Cout, C] of a linear layer or [Cout, KH, KW, C] of a convolution.
+    The returned tensor remembers Cout (see channels_of); its copies and views do not.
     """
+    _check.tensor("pack_weight", "weight", weight)
+    if weight.dim() < 2:
+        raise wrong("pack_weight", "weight", "[Cout, C] or [Cout, KH, KW, C]", list(weight.shape))
+    count = weight.shape[0]
     if _moved_by_core(weight):
         shape = weight.shape
         return _packed(weight, (*shape[1:], PANEL), math.prod(shape[1:]), 1)
-    missing = -weight.shape[0] % PANEL
+    missing = -count % PANEL
     if missing:
         weight = F.pad(weight, (0, 0) * (weight.dim() - 1) + (0, missing))
-    return weight.unflatten(0, (-1, PANEL)).movedim(1, -1).contiguous()
+    packed = weight.unflatten(0, (-1, PANEL)).movedim(1, -1).contiguous()
+    return _remember(packed, count)
 
 
 def pack_filters(weight: Tensor) -> Tensor:
@@ -38,6 +45,9 @@ def pack_filters(weight: Tensor) -> Tensor:
 
     Returns [ceil(Cout / 16), KH, KW, C, 16].
     """
+    _check.tensor("pack_filters", "weight", weight)
+    if weight.dim() != 4:
+        raise wrong("pack_filters", "weight", "shape [Cout, C, KH, KW]", list(weight.shape))
     if not _moved_by_core(weight):
         return pack_weight(weight.permute(0, 2, 3, 1))
     _, channels, height, width = weight.shape
@@ -71,6 +81,7 @@ def quantize_weight(weight: Tensor, dtype: torch.dtype = torch.int8) -> tuple[Te
     Returns the numbers in pack_weight's panels on CPUs, as [Cout, C] elsewhere.
     Raises RequestError where the weight is no matrix or not finite, and for other dtypes.
     """
+    _check.tensor("quantize_weight", "weight", weight)
     if dtype not in _LARGEST:
         raise wrong("quantize_weight", "dtype", "torch.int8 or torch.float8_e4m3fn", dtype)
     if weight.dim() != 2 or not weight.dtype.is_floating_point:
@@ -82,7 +93,7 @@ def quantize_weight(weight: Tensor, dtype: torch.dtype = torch.int8) -> tuple[Te
     if not scale.isfinite().all():
         raise wrong("quantize_weight", "weight", "finite numbers in float32", "NaN or infinity")
     if weight.device.type == "cpu":
-        numbers = pack_weight(numbers.view(torch.int8)).view(dtype)
+        numbers = _remember(pack_weight(numbers.view(torch.int8)).view(dtype), len(scale))
     return numbers, scale
 
 
@@ -99,11 +110,43 @@ def _packed(weight: Tensor, shape: tuple[int, ...], channels: int, taps: int) ->
         address(weight), address(packed), count, channels, taps, weight.element_size(),
         torch.get_num_threads(),
     )  # fmt: skip
+    return _remember(packed, count)
+
+
+def _remember(packed: Tensor, channels: int) -> Tensor:
+    packed._pyengine_channels = channels  # type: ignore[attr-defined]
     return packed
 
 
+def channels_of(packed: Tensor) -> int | None:
+    """Cout of what pack_weight returned; None for other tensors, its copies and views among them.
+
+    The panels' shape tells Cout only up to a multiple of 16: their last may be padded.
+    """
+    return getattr(packed, "_pyengine_channels", None)
+
+
+def check_told(op: str, argument: str, packed: Tensor, hint: str) -> None:
+    """Refuses panels of unknown Cout whose last channel is zero, since it may be padding.
+
+    hint: the arguments that would have told Cout.
+    """
+    plain = type(packed) in (Tensor, torch.nn.Parameter) and visible(packed)
+    if plain and packed.device.type == "cpu" and packed.shape[0] and not packed[-1, ..., -1].any():
+        raise wrong(
+            op, argument, f"{hint} beside it, since its last panel seems to be padded",
+            f"{list(packed.shape)} alone",
+        )  # fmt: skip
+
+
 def unpack_weight(packed: Tensor, channels: int | None = None) -> Tensor:
-    """What pack_weight was given; channels: Cout, where it is not a multiple of 16."""
+    """What pack_weight was given; channels: Cout, where `packed` does not remember it and it is not
+    a multiple of 16.
+    """
+    _check.tensor("unpack_weight", "packed", packed)
+    if packed.dim() < 3 or packed.shape[-1] != PANEL:
+        raise wrong("unpack_weight", "packed", f"panels [..., {PANEL}]", list(packed.shape))
+    channels = channels_of(packed) if channels is None else channels
     if packed.dtype == torch.float8_e4m3fn:
         return unpack_weight(packed.view(torch.int8), channels).view(packed.dtype)
     weight = packed.movedim(-1, 1).flatten(0, 1)

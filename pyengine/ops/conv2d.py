@@ -10,7 +10,7 @@ from . import _backend, _check, _memory, reference
 from ._check import wrong
 from ._core import DTYPES, address, core, float32
 from ._op import Op
-from ._pack import PANEL, pack_weight, unpack_weight
+from ._pack import PANEL, channels_of, check_told, pack_weight, unpack_weight
 from .group_norm_silu import apply_scale_shift
 
 
@@ -58,6 +58,8 @@ def _check_weight(op, x, weight, channels, bias, out_channels):
         raise wrong(op, "weight", "float32, bfloat16, float16 or x's dtype", weight.dtype)
     if min(weight.shape[1:3]) < 1:
         raise wrong(op, "weight", "a kernel of at least 1x1", list(weight.shape))
+    if packed and bias is None and out_channels is None:
+        check_told(op, "weight", weight, "bias or out_channels")
     most = weight.shape[0] * (PANEL if packed else 1)
     least = most - PANEL + 1 if packed else most
     count = _channels_out(weight, bias, out_channels)
@@ -248,12 +250,15 @@ def conv2d(
     ([N, C + C2], group_norm_scale_shift's result); SiLU when silu; nearest-neighbour 2x enlargement
     when upsample.
     weight: [Cout, KH, KW, C + C2], or packed by pack_weight: [ceil(Cout / 16), KH, KW, C + C2, 16],
-    where bias or out_channels tells Cout if it is not a multiple of 16.  bias: [Cout].
+    whose own result remembers Cout; of its copies and views bias or out_channels tells it.
+    bias: [Cout].
     padding: zeros (top, bottom, left, right).
     Epilogue: + bias, + channel_add [N, Cout] (the time embedding), + residual [N, H', W', Cout].
     Returns [N, H', W', Cout] in x's dtype.
     Raises RequestError for other shapes and dtypes.
     """
+    if out_channels is None:
+        out_channels = channels_of(weight)
     return OP(
         x, weight, bias, stride=stride, padding=padding, x2=x2, scale=scale, shift=shift,
         silu=silu, channel_add=channel_add, residual=residual, upsample=upsample,

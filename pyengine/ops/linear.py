@@ -11,7 +11,7 @@ from . import _backend, _check, _memory, reference
 from ._check import wrong
 from ._core import DTYPES, address, core, float32
 from ._op import Op
-from ._pack import PANEL, pack_weight, unpack_weight
+from ._pack import PANEL, channels_of, check_told, pack_weight, unpack_weight
 from .reference.linear import ACTIVATIONS, dequantised, prologue, rounded
 
 _CODES = {name: code for code, name in enumerate(ACTIVATIONS)}  # csrc/core/gemm/linear.h
@@ -75,16 +75,19 @@ def _check_weight(op, x, weight, bias, channels, out_features, weight_scale):
     packed = weight.dim() == 3
     _check.shape(weight, (None, channels, PANEL) if packed else (None, channels), op, "weight")
     if bias is not None:
-        _check.shape(bias, (None if packed else weight.shape[0],), op, "bias")
+        _check.shape(bias, (out_features if packed else weight.shape[0],), op, "bias")
         _check.like(bias, x, op, "bias", dtype=False)
     if weight_scale is not None:
-        _check.shape(weight_scale, (None if packed else weight.shape[0],), op, "weight_scale")
+        wanted = out_features if packed else weight.shape[0]
+        _check.shape(weight_scale, (wanted,), op, "weight_scale")
         _check.like(weight_scale, x, op, "weight_scale", dtype=False)
     features = _features(weight, bias, out_features, weight_scale)
     if weight_scale is not None:
         _check.shape(weight_scale, (features,), op, "weight_scale")
     if out_features is not None and out_features != features:
         raise wrong(op, "out_features", f"{features}, as bias or weight has it", out_features)
+    if packed and bias is None and weight_scale is None and out_features is None:
+        check_told(op, "weight", weight, "bias or out_features")
     if packed and -(-features // PANEL) != weight.shape[0]:
         raise wrong(op, "weight", f"the panels of {features} features", f"{weight.shape[0]} panels")
     return features
@@ -242,7 +245,8 @@ def linear(
     weight: [Cout, C + C2], or pack_weight's [ceil(Cout / 16), C + C2, 16], which the CPU's kernel
     reads as it is (a plain one it packs in every call); float32, bfloat16 or float16 whatever x's
     dtype, or x's.  bias: [Cout] of any floating-point dtype, or None.  out_features: Cout, where a
-    packed weight has neither bias nor scales to tell it and Cout is not a multiple of 16.
+    packed weight is not pack_weight's own result, which remembers it, and neither bias nor scales
+    tell it.
     weight_scale: [Cout] of any floating-point dtype, with an int8 or float8_e4m3fn weight, plain or
     packed, and only with one: weight * weight_scale is then what x is multiplied by
     (quantize_weight makes both).
@@ -258,6 +262,8 @@ def linear(
     Returns [..., Cout] or [..., Cout / 2] in x's dtype; computed in float32 at least.
     Raises RequestError for other shapes, dtypes and activations.
     """
+    if out_features is None:
+        out_features = channels_of(weight)
     return OP(
         x, weight, bias, x2=x2, activation=activation, residual=residual, scale=scale, shift=shift,
         silu=silu, out_features=out_features, weight_scale=weight_scale, quantize_x=quantize_x,
