@@ -101,7 +101,8 @@ class Settings:
             if text is not None and len(text) > MAX_PROMPT:
                 raise ConfigError(f"{where}: {name}: {len(text)} characters, at most {MAX_PROMPT}")
         # The prompts may be longer than read_config lets a string be.
-        settings = read_config(cls, {**data, "prompt": "", "negative_prompt": None}, where)
+        settings = read_config(cls, {**data, "prompt": "", "negative_prompt": None}, where,
+                               of_checkpoint=False)  # fmt: skip
         settings = dataclasses.replace(settings, prompt=prompt, negative_prompt=negative)
         if settings.index is not None and settings.index >= settings.count:
             raise ConfigError(f"{where}: index: expected below count {settings.count}, found"

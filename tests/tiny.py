@@ -470,6 +470,33 @@ def write_sdxl(
     return _save(pipe, folder, {"tokenizer": END, "tokenizer_2": "!"}, dtype, **save)
 
 
+def write_refiner(folder, *, seed=0, unet=None, vae=None, text_2=None, scheduler=None, **save):
+    """SDXL's refiner: the second text encoder alone, an aesthetic score in place of a size."""
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLImg2ImgPipeline
+
+    folder = Path(folder)
+    wide = {"hidden_size": 40, "projection_dim": 40, "hidden_act": "gelu"}
+    conditioned = {
+        "cross_attention_dim": 40,
+        "projection_class_embeddings_input_dim": 40 + 5 * 8,
+    }
+    pipe = StableDiffusionXLImg2ImgPipeline(
+        text_encoder=None,
+        tokenizer=None,
+        text_encoder_2=make_text_encoder(
+            10 * seed + 12, projection=True, **{**wide, **(text_2 or {})}
+        ),
+        tokenizer_2=_tokenizer(folder / "tokenizer_2", "!"),
+        unet=make_unet(10 * seed + 13, **{**SDXL_UNET, **conditioned, **(unet or {})}),
+        vae=make_vae(10 * seed + 14, **{"scaling_factor": 0.13025, **(vae or {})}),
+        scheduler=scheduler or EulerDiscreteScheduler(**SDXL_SCHEDULER),
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
+        add_watermarker=False,
+    )
+    return _save(pipe, folder, {"tokenizer_2": "!"}, None, **save)
+
+
 def write_amused(folder, *, transformer=None, vqvae=None, text=None, scheduler=None, **save):
     """An aMUSEd folder: 40 tokens and the mask, factor 2, 12x12 pictures; keys as `write_sd1`'s."""
     from diffusers import AmusedPipeline, AmusedScheduler

@@ -25,6 +25,7 @@ _PIECE = 1 << 14  # half of the least that torch gives to two threads
 _CHANNELS = {"min": 1, "max": 8192, "max_items": 16}
 _TYPES = {"max_items": 16}
 _FACTOR = {"min": 1e-6, "max": 1e6}
+_PER_CHANNEL = {"min": -1e6, "max": 1e6, "max_items": 8192}
 
 
 def check_autoencoder(c: Any) -> None:
@@ -77,9 +78,11 @@ class AutoencoderKLConfig:
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True
 
-    # Latents that are scaled channel by channel: not ours.
-    latents_mean: None = None
-    latents_std: None = None
+    #: One per latent channel; what uses them: pyengine.pipelines.latents.
+    latents_mean: tuple[float, ...] | None = field(default=None, metadata=_PER_CHANNEL)
+    latents_std: tuple[float, ...] | None = field(
+        default=None, metadata={**_PER_CHANNEL, "min": 1e-6}
+    )
 
     @classmethod
     def from_dict(cls, d: dict, where: str = "config.json") -> "AutoencoderKLConfig":
@@ -88,6 +91,15 @@ class AutoencoderKLConfig:
 
     def __post_init__(self):
         check_autoencoder(self)
+        given = {n: getattr(self, n) for n in ("latents_mean", "latents_std")}
+        for (name, values), other in zip(given.items(), reversed(given), strict=True):
+            if values is not None and given[other] is None:
+                raise ValueError(f"{name} must be null, or {other} given with it")
+            if values is not None and len(values) != self.latent_channels:
+                raise ValueError(
+                    f"{name} has {len(values)} items, expected {self.latent_channels}, one per"
+                    " latent channel"
+                )
 
     @property
     def downscale(self) -> int:

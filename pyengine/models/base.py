@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from ..ops import Arena
 from ..weights import TIERS, load_json, load_module, open_weights
+from ..weights.config import check_ignored, ignoring
 from ..weights.files import allowed_roots
 
 #: What transformers 4 and 5 save with every config, whatever the model: generation, bookkeeping,
@@ -82,6 +84,7 @@ class Model(nn.Module):
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
         weights: str | None = None,
+        ignore_config_keys: Sequence[str] = (),
     ) -> "Model":
         """The model saved in `folder` (or in its `subfolder`) by diffusers or transformers.
 
@@ -89,15 +92,16 @@ class Model(nn.Module):
         of activations and results; what is stored otherwise is converted. Only weights stored in
         16 bits stay so under float32 on the CPU, whose kernels widen them, exactly, as they read.
         weights: one of `tiers` rounds the linear layers that `quantized_layers` names to 8 bits.
+        ignore_config_keys: keys of config.json that may be left unread although they are unknown.
         Raises ConfigError or CheckpointError for anything that is not such a model, RequestError
         for a tier that it has not.
         """
         with open_weights(folder, subfolder=subfolder, variant=variant) as source:
             place = Path(folder) / subfolder if subfolder else Path(folder)
             path = place / "config.json"
-            config = cls.config_class.from_dict(
-                load_json(path, roots=allowed_roots(Path(folder))), str(path)
-            )
+            data = load_json(path, roots=allowed_roots(Path(folder)))
+            data = ignoring(data, check_ignored(ignore_config_keys))
+            config = cls.config_class.from_dict(data, str(path))
             return load_module(
                 cls.from_config(config), source, dtype=dtype or torch.float32, device=device,
                 weights=weights,

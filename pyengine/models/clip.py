@@ -13,6 +13,7 @@ from .. import ops
 from ..errors import ConfigError, RequestError
 from ..layers import Embedding, LayerNorm, Linear, WideEmbedding, fuse
 from ..weights import read_config
+from ..weights.config import ignored_in, ignoring
 from ._ids import check_range
 from .base import TRANSFORMERS_KEYS, Model, Output, raise_problems
 
@@ -53,7 +54,8 @@ class CLIPTextConfig:
         Raises ConfigError that lists every problem.
         """
         if isinstance(d, dict) and isinstance(d.get("text_config"), dict):
-            return read_config(cls, d["text_config"], f"{where}: text_config")
+            text = ignoring(d["text_config"], ignored_in(d))
+            return read_config(cls, text, f"{where}: text_config")
         return read_config(cls, d, where)
 
     def __post_init__(self):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import images
 from ..models import AutoencoderKL
+from ..models.autoencoder import AutoencoderKLConfig
 from ..schedules.plan import Plan, State
 from .noise import NoiseSource
 from .request import Request
@@ -36,11 +37,63 @@ def tile(rows: Tensor, count: int) -> Tensor:
     return rows if len(rows) == count else rows.repeat(count // len(rows), *[1] * (rows.dim() - 1))
 
 
-class LatentMaker:
-    """Makes a request's first latents with the autoencoder `vae`, in the U-Net's dtype."""
+def scale_latents(z: Tensor, c: AutoencoderKLConfig, per_channel: bool) -> Tensor:
+    """What the U-Net works on, from an autoencoder's latents z [N, C, h, w].
 
-    def __init__(self, vae: AutoencoderKL, request: Request, noise: NoiseSource, dtype):
+    per_channel: apply latents_mean and latents_std, where the config `c` has both.
+    """
+    if per_channel and (both := _statistics(z, c)):
+        mean, std = both
+        return (z - mean) * c.scaling_factor / std
+    return c.scaling_factor * z
+
+
+def unscale_latents(z: Tensor, c: AutoencoderKLConfig, per_channel: bool) -> Tensor:
+    """The way back of `scale_latents`: what the autoencoder decodes."""
+    if per_channel and (both := _statistics(z, c)):
+        mean, std = both
+        return z * std / c.scaling_factor + mean
+    return z / c.scaling_factor
+
+
+def _statistics(z: Tensor, c: AutoencoderKLConfig) -> tuple[Tensor, Tensor] | None:
+    if c.latents_mean is None or c.latents_std is None:
+        return None
+    mean, std = (
+        torch.tensor(values, dtype=z.dtype, device=z.device)[:, None, None]
+        for values in (c.latents_mean, c.latents_std)
+    )
+    return mean, std
+
+
+def unapplied(c: AutoencoderKLConfig, per_channel: bool) -> str | None:
+    """What of the config `c` the pipelines leave out, as diffusers' do, in words; None: nothing."""
+    if c.shift_factor:
+        return (
+            f"shift_factor {c.shift_factor:g} is not applied: Stable Diffusion's pipelines scale"
+            " latents by scaling_factor alone, diffusers' too"
+        )
+    if c.latents_mean is not None and not per_channel:
+        return "latents_mean and latents_std are not applied: only SDXL's pipelines do that"
+    return None
+
+
+class LatentMaker:
+    """Makes a request's first latents with the autoencoder `vae`, in the U-Net's dtype.
+
+    per_channel: see `scale_latents`.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        request: Request,
+        noise: NoiseSource,
+        dtype: torch.dtype,
+        per_channel: bool = False,
+    ):
         self.vae, self.request, self.noise, self.dtype = vae, request, noise, dtype
+        self.per_channel = per_channel
         factor = vae.config.downscale
         self.shape = (
             request.count,
@@ -62,6 +115,7 @@ class LatentMaker:
         blend = r.strength < 1 and r.latents is None
         pictures = images.to_tensor(r.images, r.height, r.width, "image")
         mask = images.to_mask(r.masks, r.height, r.width, "mask_image")
+        # Not per channel: diffusers' SDXL inpainting encodes by the scaling factor alone, too.
         known = None
         if blend or not inpainting_unet:
             known = self._encode(pictures)
@@ -88,15 +142,17 @@ class LatentMaker:
         if images.is_latents(r.images[0], self.shape[1]):
             latents = torch.stack(r.images).to(self.noise.device, self.dtype)
             return tile(latents, r.count)
-        return self._encode(images.to_tensor(r.images, r.height, r.width, "image"))
+        pictures = images.to_tensor(r.images, r.height, r.width, "image")
+        return self._encode(pictures, self.per_channel)
 
-    def _encode(self, pictures: Tensor) -> Tensor:
+    def _encode(self, pictures: Tensor, per_channel: bool = False) -> Tensor:
         """[N, C, h, w]: scaled latents of pictures [B, 3, H, W], drawn from their distribution."""
         found = [self.vae.encode(p[None]).latent_dist for p in pictures]
         mean, std = (torch.cat([getattr(d, name) for d in found]) for name in ("mean", "std"))
         noise = self._posterior_noise(len(mean), mean.dtype)
         latents = tile(mean, len(noise)) + tile(std, len(noise)) * noise
-        return tile(self.vae.config.scaling_factor * latents.to(self.dtype), self.request.count)
+        latents = scale_latents(latents.to(self.dtype), self.vae.config, per_channel)
+        return tile(latents, self.request.count)
 
     def _posterior_noise(self, pictures: int, dtype: torch.dtype) -> Tensor:
         # From one generator diffusers draws for the pictures that were given; with one generator

@@ -1,6 +1,7 @@
 """From a checkpoint to a pipeline."""
 
 import os
+import warnings
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ..ops import release_free_memory
 from ..weights import Checkpoint, check_tier, load_module, resolve
 from ..weights.text import show
 from .arguments import DistilledDefaults
+from .latents import unapplied
 from .reading import read_defaults, read_tokenizer
 from .stable_diffusion import Parts, StableDiffusionPipeline, check_channels
 from .stable_diffusion_xl import StableDiffusionXLPipeline
@@ -29,7 +31,10 @@ from .tokens import TokenPipeline
 SHIPPED = "emoji"
 NAMED = (SHIPPED, "emoji-ar")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-DEFAULTS = {"LatentConsistencyModelPipeline": DistilledDefaults}
+DEFAULTS = {
+    "LatentConsistencyModelPipeline": DistilledDefaults,
+    "LatentConsistencyModelImg2ImgPipeline": DistilledDefaults,
+}
 ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
 
 
@@ -51,7 +56,7 @@ def from_pretrained(
     "int8" or "fp8" round those of linear layers to 8 bits, which gives other pictures
     (docs/numerics.md): a token model's transformer (Janus, PictureGPT), or with "fp8" the U-Net's
     transformer blocks. options: as pyengine.weights.resolve takes them (revision, cache_dir,
-    prediction_type).
+    prediction_type, ignore_config_keys).
     Raises CheckpointError or ConfigError for what cannot be loaded, RequestError for a wrong
     argument, UnavailableError for a device that is not there, OutOfMemoryError for one that is too
     small.
@@ -147,6 +152,8 @@ def build(
     }
     check_channels(configs["unet"], configs["vae"])
     check_text_width(configs, checkpoint, xl)
+    if left_out := unapplied(configs["vae"], per_channel=xl):
+        warnings.warn(f"{source}: vae/config.json: {left_out}", stacklevel=2)
     scheduler_config = checkpoint.config("scheduler")
     defaults = read_defaults(
         checkpoint, DEFAULTS.get(checkpoint.pipeline_class, cls.defaults_class)

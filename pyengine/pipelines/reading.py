@@ -40,7 +40,7 @@ def read_defaults(checkpoint: Checkpoint, cls: type[D]) -> D:
     if path is None or not path.exists():
         return cls()
     json = load_json(path, max_bytes=1 << 16, roots=allowed_roots(path.parent))
-    return read_config(cls, json, str(path))
+    return read_config(cls, json, str(path), of_checkpoint=False)
 
 
 def read_drafts(checkpoint: Checkpoint, part: str, side: int, codes: int) -> Tensor | None:

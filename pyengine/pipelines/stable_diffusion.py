@@ -25,7 +25,7 @@ from ..tokenizer import ClipTokenizer
 from . import request as checks
 from .arguments import Arguments, Defaults
 from .keywords import refuse_others
-from .latents import LatentMaker, Start
+from .latents import LatentMaker, Start, unscale_latents
 from .noise import NoiseSource
 from .output import PipelineOutput, Report, peak_memory, reset_peak_memory
 from .request import Request
@@ -349,7 +349,7 @@ class StableDiffusionPipeline(Running):
         return None if width is None else guidance_embedding(r.guidance_scale, width)
 
     def _start(self, r: Request, plan: Plan, noise: NoiseSource) -> Start:
-        maker = LatentMaker(self.vae, r, noise, self.dtype)
+        maker = LatentMaker(self.vae, r, noise, self.dtype, not self.stable_diffusion)
         if r.images is None:
             return maker.from_noise(plan)
         if r.masks is None:
@@ -421,7 +421,7 @@ class StableDiffusionPipeline(Running):
     def _decode(self, latents: Tensor, output_type: str) -> Any:
         if output_type == "latent":
             return latents
-        latents = latents / self.vae.config.scaling_factor
+        latents = unscale_latents(latents, self.vae.config, not self.stable_diffusion)
         # One by one: the decoder takes the most memory of all, and a picture does not depend on
         # how many there are.
         decoded = torch.cat([self.vae.decode(z[None], return_dict=False)[0] for z in latents])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RequestError
+from ..weights.text import show
 from . import request as checks
 from .arguments import Arguments, Defaults, bounded
 from .keywords import refuse_others
@@ -58,10 +59,11 @@ class XLArguments(Arguments):
         self, *, prompt_2=None, negative_prompt_2=None, original_size=None,
         crops_coords_top_left=(0, 0), target_size=None, negative_original_size=None,
         negative_crops_coords_top_left=(0, 0), negative_target_size=None,
-        aesthetic_score=AESTHETIC_SCORE, negative_aesthetic_score=NEGATIVE_AESTHETIC_SCORE,
-        **arguments,
+        aesthetic_score=None, negative_aesthetic_score=None, **arguments,
     ) -> XLRequest:  # fmt: skip
         base = super().request(**arguments)
+        if self.scored and base.images is None:
+            raise RequestError("image: this model is a refiner: expected an image, given none")
         size = (base.height, base.width)
         pair = checks.size_pair
 
@@ -76,9 +78,9 @@ class XLArguments(Arguments):
             negative_original=optional("negative_original_size", negative_original_size, None),
             negative_crop=pair("negative_crops_coords_top_left", negative_crops_coords_top_left),
             negative_target=optional("negative_target_size", negative_target_size, None),
-            score=checks.real("aesthetic_score", aesthetic_score, 0, 100),
-            negative_score=checks.real(
-                "negative_aesthetic_score", negative_aesthetic_score, 0, 100
+            score=self._score("aesthetic_score", aesthetic_score, AESTHETIC_SCORE),
+            negative_score=self._score(
+                "negative_aesthetic_score", negative_aesthetic_score, NEGATIVE_AESTHETIC_SCORE
             ),
         )
         many = len(r.prompts)
@@ -89,6 +91,21 @@ class XLArguments(Arguments):
         if r.negatives_2 is not None and r.negatives is None and zeros_for_empty(self.options):
             raise RequestError("negative_prompt_2: expected a negative_prompt with it, given none")
         return r
+
+    @property
+    def scored(self) -> bool:
+        """Whether the model is told aesthetic scores in place of the target size, as refiners."""
+        return self.options.get("requires_aesthetics_score", False)
+
+    def _score(self, field: str, value: Any, default: float) -> float:
+        if value is None:
+            return default
+        if not self.scored:
+            raise RequestError(
+                f"{field}: only a refiner is told one (requires_aesthetics_score in"
+                f" model_index.json), expected none, given {show(value)}"
+            )
+        return checks.real(field, value, 0, 100)
 
 
 class StableDiffusionXLPipeline(StableDiffusionPipeline):
@@ -126,8 +143,8 @@ class StableDiffusionXLPipeline(StableDiffusionPipeline):
         negative_original_size: Sequence[int] | None = None,
         negative_crops_coords_top_left: Sequence[int] = (0, 0),
         negative_target_size: Sequence[int] | None = None,
-        aesthetic_score: float = AESTHETIC_SCORE,
-        negative_aesthetic_score: float = NEGATIVE_AESTHETIC_SCORE,
+        aesthetic_score: float | None = None,
+        negative_aesthetic_score: float | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
@@ -142,7 +159,8 @@ class StableDiffusionXLPipeline(StableDiffusionPipeline):
         prompt_2, negative_prompt_2: for the second text encoder, which gets the first's unless
         told. original_size, crops_coords_top_left, target_size: (height, width) pairs that the
         model was trained with; the sizes are the picture's unless told. negative_*: the same for
-        the negative prompt. aesthetic_score, negative_aesthetic_score: told to a refiner.
+        the negative prompt. aesthetic_score, negative_aesthetic_score: told to a refiner (6 and
+        2.5), which needs an image; other models refuse them.
         Without a negative prompt its embedding is zero where the checkpoint says so
         (force_zeros_for_empty_prompt).
         """

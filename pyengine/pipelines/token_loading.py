@@ -131,6 +131,7 @@ def _compare(source: str, check: Callable, *configs: Any) -> None:
 #: What builds the pipeline for the classes that a checkpoint may name.
 TOKEN_MODELS = {
     "AmusedPipeline": build_amused,
+    "AmusedImg2ImgPipeline": build_amused,
     "AmusedInpaintPipeline": build_amused,
     "ImageGPTForCausalImageModeling": build_image_gpt,
     "JanusForConditionalGeneration": build_janus,

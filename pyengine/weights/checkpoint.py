@@ -2,9 +2,11 @@
 
 import functools
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import CheckpointError, ConfigError
+from .config import check_ignored, how_to_ignore, ignoring, is_off
 from .digest import model_hash
 from .files import allowed_roots, check_inside, is_pickle_name, list_folder
 from .jsonio import load_json
@@ -16,7 +18,7 @@ from .source import (
     model_folder,
     open_weights,
 )
-from .text import listing, show
+from .text import listing, nearest, show
 
 TOKENIZER_FILES = (
     "vocab.json",
@@ -53,12 +55,34 @@ PIPELINES = {
     "StableDiffusionImg2ImgPipeline": SD_PARTS,
     "StableDiffusionInpaintPipeline": SD_PARTS,
     "LatentConsistencyModelPipeline": SD_PARTS,
+    "LatentConsistencyModelImg2ImgPipeline": SD_PARTS,
     "StableDiffusionXLPipeline": XL_PARTS,
     "StableDiffusionXLImg2ImgPipeline": XL_PARTS,
     "StableDiffusionXLInpaintPipeline": XL_PARTS,
     "AmusedPipeline": AMUSED_PARTS,
+    "AmusedImg2ImgPipeline": AMUSED_PARTS,
     "AmusedInpaintPipeline": AMUSED_PARTS,
     "PictureGPTPipeline": GPT_PARTS,  # pyengine's own
+}
+# The first text encoder and its tokenizer, which SDXL's refiner does without: both or neither.
+OPTIONAL_PARTS = {
+    name: ("text_encoder", "tokenizer") for name, parts in PIPELINES.items() if parts is XL_PARTS
+}
+# diffusers' pipelines of the same parts that guide in ways of their own, which pyengine lacks.
+GUIDED_OTHERWISE = {
+    "StableDiffusionPipelineSafe": "StableDiffusionPipeline",
+    "StableDiffusionPAGPipeline": "StableDiffusionPipeline",
+    "StableDiffusionPAGImg2ImgPipeline": "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionPAGInpaintPipeline": "StableDiffusionInpaintPipeline",
+    "StableDiffusionSAGPipeline": "StableDiffusionPipeline",
+    "StableDiffusionPanoramaPipeline": "StableDiffusionPipeline",
+    "StableDiffusionAttendAndExcitePipeline": "StableDiffusionPipeline",
+    "SemanticStableDiffusionPipeline": "StableDiffusionPipeline",
+    "StableDiffusionKDiffusionPipeline": "StableDiffusionPipeline",
+    "StableDiffusionXLKDiffusionPipeline": "StableDiffusionXLPipeline",
+    "StableDiffusionXLPAGPipeline": "StableDiffusionXLPipeline",
+    "StableDiffusionXLPAGImg2ImgPipeline": "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLPAGInpaintPipeline": "StableDiffusionXLInpaintPipeline",
 }
 # Parts that only the pipelines that need them may have.
 OF_TOKENS = ("vqvae", "transformer", "tokens")
@@ -68,7 +92,7 @@ CLASSES = {
         "text_encoder": ("transformers", ("CLIPTextModelWithProjection",)),
         "scheduler": ("diffusers", ("AmusedScheduler",)),
     }
-    for name in ("AmusedPipeline", "AmusedInpaintPipeline")
+    for name in ("AmusedPipeline", "AmusedImg2ImgPipeline", "AmusedInpaintPipeline")
 } | {"PictureGPTPipeline": {"transformer": ("transformers", ("LlamaForCausalLM",))}}
 
 
@@ -78,12 +102,14 @@ class Checkpoint:
     source: the path or Hub id that was asked for. pipeline_class: the diffusers pipeline's name,
     one of PIPELINES. components: the names of the parts, such as "unet" and "tokenizer".
     options: the pipeline's own settings, {"force_zeros_for_empty_prompt": True, ...}.
+    ignored: keys of configs that may be left unread although pyengine does not know them.
     """
 
     source: str
     pipeline_class: str
     components: tuple[str, ...]
     options: dict[str, bool]
+    ignored: tuple[str, ...] = ()
 
     def config(self, name: str) -> dict:
         """The part's parsed config: config.json, or scheduler_config.json for the scheduler."""
@@ -124,9 +150,13 @@ class Checkpoint:
 class FolderCheckpoint(Checkpoint):
     """A folder in diffusers' layout: model_index.json and a folder for each part."""
 
-    def __init__(self, folder: str | os.PathLike, *, variant: str | None = None, source: str = ""):
+    def __init__(
+        self, folder: str | os.PathLike, *, variant: str | None = None, source: str = "",
+        ignore_config_keys: Iterable[str] = (),
+    ):  # fmt: skip
         self.folder = Path(folder)
         self.source = source or str(folder)
+        self.ignored = check_ignored(ignore_config_keys)
         check_variant(variant)
         self.variant = variant
         self._roots = allowed_roots(self.folder)
@@ -151,26 +181,32 @@ class FolderCheckpoint(Checkpoint):
                 " code from the checkpoint"
             )
         if not isinstance(name, str) or name not in PIPELINES:
-            raise CheckpointError(
-                f"{self._index}: _class_name is {show(name)}, expected {listing(PIPELINES)}"
-            )
+            raise CheckpointError(f"{self._index}: {_why_not_class(name)}")
         return name
 
     def _read_parts(self, index: dict) -> tuple[tuple[str, ...], dict[str, bool]]:
-        parts, options, problems = [], {}, []
+        parts, options, problems, unknown = [], {}, [], []
         for name, value in index.items():
-            if name.startswith("_") or value is None or name in UNUSED_PARTS:
+            if name.startswith("_") or name in UNUSED_PARTS or name in self.ignored:
                 continue
             if isinstance(value, bool):
                 options[name] = value
-            elif value == [None, None]:
+            elif is_off(value) or value == [None, None]:
                 continue
+            elif name not in PARTS and not _is_class(value):
+                unknown.append(name)
             elif problem := _class_problem(name, value, self.pipeline_class):
                 problems.append(problem)
             else:
                 parts.append(name)
-        missing = [p for p in PIPELINES[self.pipeline_class] if p not in parts]
-        if missing:
+        if unknown:
+            names = listing(map(show, sorted(unknown)))
+            problems.append(f"unknown keys {names} ({how_to_ignore(sorted(unknown))})")
+        optional = OPTIONAL_PARTS.get(self.pipeline_class, ())
+        if any(name in parts for name in optional):
+            optional = ()
+        needed = (p for p in PIPELINES[self.pipeline_class] if p not in optional)
+        if missing := [p for p in needed if p not in parts]:
             problems.append(f"{self.pipeline_class} needs {listing(missing)} too")
         if problems:
             raise CheckpointError(f"{self._index}: {'; '.join(problems)}")
@@ -195,7 +231,7 @@ class FolderCheckpoint(Checkpoint):
         unbounded = frozenset({"lambda_min_clipped"} if name == "scheduler" else ())
         config = load_json(self.where(name), roots=self._roots, unbounded=unbounded)
         check_config_class(name, config, self.where(name), self.pipeline_class)
-        return config
+        return ignoring(config, self.ignored)
 
     def tensors(self, name: str) -> TensorSource:
         self._check_name(name, MODELS)
@@ -229,10 +265,29 @@ def check_config_class(name: str, config: dict, where: str, pipeline_class: str 
         raise ConfigError(f"{where}: model_type is {show(kind)}, expected 'clip_text_model'")
 
 
+def _why_not_class(name: object) -> str:
+    if isinstance(name, str) and name in GUIDED_OTHERWISE:
+        same = GUIDED_OTHERWISE[name]
+        return (
+            f"_class_name is {name}, which guides or samples in a way of its own that pyengine does"
+            f" not have; its parts are {same}'s: change _class_name to that to draw without it"
+        )
+    meant = nearest(name, PIPELINES)
+    like = f"; the nearest is {meant}" if meant else ""
+    return f"_class_name is {show(name)}, expected {listing(PIPELINES)}{like}"
+
+
+def _is_class(value: object) -> bool:
+    """Whether `value` is [library, class], as a part is named in model_index.json."""
+    return isinstance(value, list) and len(value) == 2 and all(type(v) is str for v in value)
+
+
 def _class_problem(name: str, value: object, pipeline_class: str) -> str | None:
     if name not in PARTS or (name in OF_TOKENS and name not in PIPELINES[pipeline_class]):
-        return f"{show(name)} {show(value)} is no part that pyengine knows"
-    if not (isinstance(value, list) and len(value) == 2 and all(type(v) is str for v in value)):
+        return (
+            f"{show(name)} {show(value)} is no part that pyengine knows ({how_to_ignore([name])})"
+        )
+    if not _is_class(value):
         return f"{name} should be [library, class], found {show(value)}"
     library, classes = CLASSES.get(pipeline_class, {}).get(name, PARTS[name])
     if value[0] != library or (classes is not None and value[1] not in classes):

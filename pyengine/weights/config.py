@@ -4,9 +4,10 @@ import dataclasses
 import sys
 import types
 import typing
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union
 
-from ..errors import ConfigError
+from ..errors import ConfigError, RequestError
 from .text import listing, show
 
 T = TypeVar("T")
@@ -15,16 +16,43 @@ MAX_INT = 1 << 31
 MAX_FLOAT = sys.float_info.max
 MAX_STRING = 256
 
+#: A key that `ignoring` adds to a parsed config: which of its unknown keys may be left unread. As
+#: a key it survives what schedulers do to their configs, which is to copy and merge them. Its value
+#: is a tuple, which no JSON gives: a file cannot ask for this by itself.
+IGNORE = "_ignore_config_keys"
 
-def read_config(cls: type[T], data: object, where: str = "config.json") -> T:
+
+def check_ignored(keys: object) -> tuple[str, ...]:
+    """`ignore_config_keys` as a tuple; raises RequestError unless it is a list of names."""
+    if isinstance(keys, list | tuple | set | frozenset) and all(isinstance(k, str) for k in keys):
+        return tuple(sorted(keys))
+    raise RequestError(f"ignore_config_keys: expected a list of names, given {show(keys)}")
+
+
+def ignoring(config: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """`config`, marked so that `read_config` takes `keys` for known ones that do nothing."""
+    return {**config, IGNORE: keys} if keys else config
+
+
+def ignored_in(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys that `ignoring` was told."""
+    keys = config.get(IGNORE)
+    return keys if isinstance(keys, tuple) else ()
+
+
+def read_config(
+    cls: type[T], data: object, where: str = "config.json", *, of_checkpoint: bool = True
+) -> T:
     """An instance of the dataclass `cls` from the parsed JSON object `data`.
 
-    Every field is checked against its annotation: int, float (an int will do), bool, str, None,
-    Literal, tuple[...] (from a JSON list), unions of these, nested dataclasses; and against
-    `field(metadata={"min": ..., "max": ...})`, which hold for each number in the field, and
-    {"max_items": ...} for lists (64 unless told). Numbers are finite; integers lie within 2**31.
-    Unknown keys are refused unless they begin with "_" or are in `cls.IGNORED_KEYS`. If `cls` has
-    `CLASS_NAMES`, a "_class_name" in `data` must be one of them.
+    Every field is checked against its annotation: int (a whole float will do), float (an int will
+    do), bool, str, None, Literal, tuple[...] (from a JSON list), unions of these, nested
+    dataclasses; and against `field(metadata={"min": ..., "max": ...})`, which hold for each number
+    in the field, and {"max_items": ...} for lists (64 unless told). Numbers are finite; integers
+    lie within 2**31. Unknown keys are refused unless they begin with "_", are in
+    `cls.IGNORED_KEYS`, are null, false or empty (an option that is off changes nothing), or were
+    named to `ignoring`. If `cls` has `CLASS_NAMES`, a "_class_name" in `data` must be one of them.
+    of_checkpoint: whether a caller can name unknown keys, as the error then says.
 
     Raises ConfigError, which names `where` and lists every problem.
     """
@@ -37,14 +65,18 @@ def read_config(cls: type[T], data: object, where: str = "config.json") -> T:
         problems.append(f"_class_name is {show(named)}, expected {' or '.join(allowed)}")
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    unknown = _unknown_keys(data, fields, getattr(cls, "IGNORED_KEYS", frozenset()))
+    left_out = ignored_in(data)
+    unknown = unknown_keys(data, {*fields, *getattr(cls, "IGNORED_KEYS", ()), *left_out})
     if unknown:
         problems.append(f"unknown keys {listing(map(show, unknown))}")
     values = {}
     for name, field in fields.items():
         if name in data:
             try:
-                values[name] = _convert(data[name], hints[name], field.metadata, f"{where}: {name}")
+                value = data[name]
+                if isinstance(value, dict):
+                    value = ignoring(value, left_out)
+                values[name] = _convert(value, hints[name], field.metadata, f"{where}: {name}")
             except _MismatchError as e:
                 problems.append(f"{name} {e}")
             except ConfigError as e:
@@ -52,7 +84,8 @@ def read_config(cls: type[T], data: object, where: str = "config.json") -> T:
         elif field.default is field.default_factory is dataclasses.MISSING:
             problems.append(f"{name} is missing")
     if problems:
-        raise ConfigError(f"{where}: {listing(problems)}")
+        hint = f" ({how_to_ignore(unknown)})" if unknown and of_checkpoint else ""
+        raise ConfigError(f"{where}: {listing(problems)}{hint}")
     try:
         return cls(**values)
     except ConfigError:
@@ -65,8 +98,25 @@ class _MismatchError(Exception):
     """A value does not fit its annotation; the text says what was expected and what came."""
 
 
-def _unknown_keys(data: dict, fields: dict, ignored: frozenset[str]) -> list[str]:
-    return sorted(k for k in data if not (k in fields or k in ignored or k.startswith("_")))
+def unknown_keys(data: Mapping[str, object], known: Collection[str]) -> list[str]:
+    """The keys of `data` that are not `known` and ask for something, sorted."""
+    return sorted(
+        key
+        for key, value in data.items()
+        if not (key in known or key.startswith("_") or is_off(value))
+    )
+
+
+def is_off(value: object) -> bool:
+    """Whether an unknown option with this value asks for nothing: null, false or empty."""
+    return value is None or value is False or value in ("", [], {})
+
+
+def how_to_ignore(keys: Iterable[str]) -> str:
+    """What to write in order to load a checkpoint that has these unknown keys."""
+    names = list(keys)
+    text = f"[{listing(map(show, names))}]" if len(names) <= 4 else "[...]"
+    return f"to load it without them: ignore_config_keys={text}"
 
 
 def _convert(value: Any, hint: Any, metadata: typing.Mapping, where: str) -> Any:
@@ -126,6 +176,8 @@ def _convert_scalar(value: Any, hint: Any, metadata: typing.Mapping) -> Any:
         if value is None:
             return None
         raise _MismatchError(f"must be null, found {show(value)}")
+    if hint is int and type(value) is float and value.is_integer():
+        value = int(value)  # JSON has one kind of number: 1000.0 is 1000
     accepted = (int, float) if hint is float else (hint,)
     if type(value) not in accepted:  # not isinstance: a bool is no number here
         raise _MismatchError(f"must be {_name(hint)}, found {show(value)}")

@@ -106,7 +106,9 @@ def parse_header(header: bytes, size: int, where: str) -> tuple[dict[str, str], 
         max_values=MAX_VALUES,
         error=CheckpointError,
     )
-    metadata = table.pop("__metadata__", {})
+    metadata = table.pop("__metadata__", None)
+    if metadata is None:  # null, as some converters write where there is none
+        metadata = {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CheckpointError(f"{where}: __metadata__ should map strings to strings")
     data_start = 8 + len(header)

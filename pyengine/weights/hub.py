@@ -3,6 +3,7 @@
 import fnmatch
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import CheckpointError
@@ -35,6 +36,7 @@ def open_hub(
     variant: str | None = None,
     revision: str | None = None,
     cache_dir: str | os.PathLike | None = None,
+    ignore_config_keys: Iterable[str] = (),
 ) -> Checkpoint:
     """The checkpoint of a Hub repository: out of the cache if it is all there, without asking the
     network; else its JSON, text and safetensors files are downloaded, and no others.
@@ -45,7 +47,7 @@ def open_hub(
     damaged, missing = None, ["model_index.json"]
     if folder is not None and _holds_checkpoint(folder):
         try:
-            checkpoint = _open(folder, variant, repo)
+            checkpoint = _open(folder, variant, repo, ignore_config_keys)
             missing = missing_files(checkpoint)
         except CheckpointError as e:
             damaged, missing = e, [str(e)]
@@ -57,16 +59,18 @@ def open_hub(
         why = f"its cache lacks {listing(missing)}" if folder else "it is not in the cache"
         raise CheckpointError(f"{repo}: the Hub is offline (HF_HUB_OFFLINE) and {why}")
     folder = download(repo, variant=variant, revision=revision, cache_dir=cache_dir)
-    return _open(folder, variant, repo)
+    return _open(folder, variant, repo, ignore_config_keys)
 
 
 def _holds_checkpoint(folder: Path) -> bool:
     return (folder / "model_index.json").exists() or holds_single_model(folder)
 
 
-def _open(folder: Path, variant: str | None, repo: str) -> FolderCheckpoint | SingleModelCheckpoint:
+def _open(
+    folder: Path, variant: str | None, repo: str, ignored: Iterable[str]
+) -> FolderCheckpoint | SingleModelCheckpoint:
     kind = SingleModelCheckpoint if holds_single_model(folder) else FolderCheckpoint
-    return kind(folder, variant=variant, source=repo)
+    return kind(folder, variant=variant, source=repo, ignore_config_keys=ignored)
 
 
 def cached_folder(

@@ -1,10 +1,12 @@
 """Finding a checkpoint: a folder, a single file, or a repository of the Hub."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import CheckpointError
 from .checkpoint import Checkpoint, FolderCheckpoint
+from .config import check_ignored
 from .files import refuse_pickle
 from .hub import is_hub_id, open_hub
 from .single_file import SingleFileCheckpoint
@@ -19,6 +21,7 @@ def resolve(
     prediction_type: str | None = None,
     revision: str | None = None,
     cache_dir: str | os.PathLike | None = None,
+    ignore_config_keys: Iterable[str] = (),
 ) -> Checkpoint:
     """The checkpoint at a path, or of a Hub id if there is no such path; headers only are read.
 
@@ -27,10 +30,14 @@ def resolve(
     Stable Diffusion, or "organisation/name", from the Hub's cache or downloaded into it.
     variant: "fp16" etc., for folders that have such weights. prediction_type: for single files,
     "epsilon" or "v_prediction", which SD 2.x's tensors do not show (v_prediction unless told).
-    revision, cache_dir: for Hub ids, as huggingface_hub takes them.
+    revision, cache_dir: for Hub ids, as huggingface_hub takes them. ignore_config_keys: names of
+    keys in model_index.json and the parts' configs that pyengine does not know and that may be left
+    unread; what they asked for is then not done. Known keys are read all the same.
 
-    Raises CheckpointError or ConfigError for what is missing, damaged, unsafe or not supported.
+    Raises CheckpointError or ConfigError for what is missing, damaged, unsafe or not supported,
+    RequestError for a wrong ignore_config_keys.
     """
+    ignored = check_ignored(ignore_config_keys)
     text = os.fspath(path_or_hub_id)
     if "\0" in text:
         raise CheckpointError(f"{show(text)} is no path: it holds a NUL")
@@ -39,8 +46,8 @@ def resolve(
     if os.path.isdir(path):
         _only_for(prediction_type is None, "prediction_type", "single files", text)
         if holds_single_model(path):
-            return SingleModelCheckpoint(path, variant=variant)
-        return FolderCheckpoint(path, variant=variant)
+            return SingleModelCheckpoint(path, variant=variant, ignore_config_keys=ignored)
+        return FolderCheckpoint(path, variant=variant, ignore_config_keys=ignored)
     if os.path.exists(path):
         refuse_pickle(path)
         _only_for(variant is None, "variant", "folders and Hub ids", text)
@@ -51,7 +58,9 @@ def resolve(
             f"{show(text)}: no such file or folder (a Hub id has the form organisation/name)"
         )
     _only_for(prediction_type is None, "prediction_type", "single files", text)
-    return open_hub(text, variant=variant, revision=revision, cache_dir=cache_dir)
+    return open_hub(
+        text, variant=variant, revision=revision, cache_dir=cache_dir, ignore_config_keys=ignored
+    )
 
 
 def _only_for(holds: bool, argument: str, kinds: str, text: str) -> None:

@@ -1,10 +1,12 @@
 """A folder with one model that draws by itself, as transformers saves it: config.json, weights."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import CheckpointError, ConfigError
 from .checkpoint import Checkpoint, tokenizer_files_in
+from .config import check_ignored, ignoring
 from .files import allowed_roots, check_inside
 from .jsonio import load_json
 from .source import TensorSource, available_variants, check_variant, open_weights
@@ -33,9 +35,13 @@ class SingleModelCheckpoint(Checkpoint):
     Its components are "model" and, where there are such files, "tokenizer".
     """
 
-    def __init__(self, folder: str | os.PathLike, *, variant: str | None = None, source: str = ""):
+    def __init__(
+        self, folder: str | os.PathLike, *, variant: str | None = None, source: str = "",
+        ignore_config_keys: Iterable[str] = (),
+    ):  # fmt: skip
         self.folder = Path(folder)
         self.source = source or str(folder)
+        self.ignored = check_ignored(ignore_config_keys)
         check_variant(variant)
         self.variant = variant
         self._roots = allowed_roots(self.folder)
@@ -67,7 +73,7 @@ class SingleModelCheckpoint(Checkpoint):
         code = [key for key in ("auto_map", "trust_remote_code") if key in config]
         if code:
             raise ConfigError(f"{self.where(name)}: {listing(code)} would run code")
-        return config
+        return ignoring(config, self.ignored)
 
     def tensors(self, name: str) -> TensorSource:
         self._check_name(name, ("model",))

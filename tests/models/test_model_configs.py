@@ -320,6 +320,11 @@ REFUSED_VAES = {
     "zero scale": ({"scaling_factor": 0}, "scaling_factor"),
     "infinite shift": ({"shift_factor": float("inf")}, "shift_factor"),
     "scaled by channel": ({"latents_mean": [0.1, 0.2, 0.3, 0.4]}, "latents_mean must be null"),
+    "a mean short": (
+        {"latents_mean": [0.1, 0.2, 0.3], "latents_std": [1, 1, 1, 1]},
+        "latents_mean has 3 items, expected 4",
+    ),
+    "a deviation of 0": ({"latents_std": [1, 0, 1, 1]}, "latents_std is 0, expected 1e-06 to"),
     "not a picture": ({"sample_size": "512"}, "sample_size must be"),
 }
 REFUSED_TEXTS = {

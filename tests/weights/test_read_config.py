@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pyengine.errors import ConfigError
 from pyengine.weights import load_json, read_config, resolve
+from pyengine.weights.config import IGNORE, ignoring
 from pyengine.weights.jsonio import parse_object
 
 
@@ -74,7 +75,11 @@ def test_good():
         ({}, "width is missing"),
         ({"width": 0}, "width is 0, expected 1 to 64"),
         ({"width": 65}, "width is 65"),
-        ({"width": 1.0}, "width must be a whole number, found 1.0"),
+        ({"width": 1.5}, "width must be a whole number, found 1.5"),
+        ({"width": 65.0}, "width is 65"),
+        ({"width": 1e300}, "width is 1000000"),
+        ({"width": float("inf")}, "width must be a whole number, found inf"),
+        ({"width": "1.0"}, "width must be a whole number, found '1.0'"),
         ({"width": True}, "width must be a whole number, found True"),
         ({"width": None}, "width must be a whole number, found None"),
         ({"width": 1, "kind": True}, "kind is True, expected 'a' or 'b' or 1"),
@@ -95,12 +100,47 @@ def test_good():
         ({"width": 13}, "width 13 is unlucky"),
         ({"width": 1, "_class_name": "Other"}, "_class_name is 'Other', expected Config or Old"),
         ({"width": 1, "x\x1b[2J": 1}, r"unknown keys 'x\\x1b\[2J'"),
+        (
+            {"width": 1, "on": True},
+            r"'on' \(to load it without them: ignore_config_keys=\['on'\]\)",
+        ),
+        ({"width": 1, "zero": 0}, "unknown keys 'zero'"),
+        ({"width": 1, "nested": [[]]}, "unknown keys 'nested'"),
         ([], r"expected a JSON object, found \[\]"),
     ],
 )
 def test_bad(data, message):
     with pytest.raises(ConfigError, match=f"^here.json: .*{message}"):
         read_config(Config, data, "here.json")
+
+
+def test_whole_floats_are_integers():
+    config = read_config(Config, {"width": 3.0, "heads": [2.0, 4], "pair": [-0.0, "x"]})
+    assert (config.width, config.heads, config.pair) == (3, (2, 4), (0, "x"))
+    assert [type(n) for n in (config.width, *config.heads, config.pair[0])] == [int] * 4
+    assert type(read_config(Config, {"width": 1, "number": 2.0}).number) is float
+
+
+@pytest.mark.parametrize("value", [None, False, "", [], {}], ids=repr)
+def test_unknown_options_that_are_off_change_nothing(value):
+    assert read_config(Config, {"width": 1, "magic": value, "inner": {"wand": value}}) == Config(1)
+
+
+def test_unknown_keys_can_be_left_out():
+    data = {"width": 3, "magic": 1, "wand": [2], "inner": {"depth": 7, "magic": 1}}
+    marked = ignoring(data, ("magic", "wand", "depth"))
+    assert read_config(Config, marked) == Config(3, inner=Inner(7)), "known keys are read"
+    with pytest.raises(ConfigError, match=r"unknown keys 'wand' \("):
+        read_config(Config, ignoring(data, ("magic",)))
+    with pytest.raises(ConfigError, match=r"unknown keys 'magic', 'wand'$"):
+        read_config(Config, {**data, "inner": {}}, of_checkpoint=False)
+
+
+@pytest.mark.parametrize("said", [["magic"], "magic", 7, {"magic": 1}])
+def test_a_file_cannot_leave_out_its_own_keys(said):
+    for data in ({IGNORE: said, "magic": 1}, {"inner": {IGNORE: said, "magic": 1}}):
+        with pytest.raises(ConfigError, match="unknown keys 'magic'"):
+            read_config(Config, {"width": 1, **data})
 
 
 def test_all_problems_are_listed():
