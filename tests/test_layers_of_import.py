@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "ops": {"_core", "_cuda", "errors", "kernels"},
     "cuda": {"errors", "ops"},
     "layers": {"errors", "ops"},
-    "models": {"errors", "layers", "ops", "weights"},
+    "guard": set(),
+    "models": {"errors", "guard", "layers", "ops", "weights"},
     "weights": {"errors"},
     "schedules": {"cuda", "errors", "ops", "weights"},
     "progress": {"errors"},
@@ -28,8 +29,8 @@ MAY_IMPORT = {
     "tokenizer": {"errors", "weights"},
     "metadata": {"", "errors", "images", "weights"},
     "pipelines": {
-        "", "cuda", "errors", "images", "metadata", "models", "ops", "progress", "schedules",
-        "tokenizer", "weights",
+        "", "cuda", "errors", "guard", "images", "metadata", "models", "ops", "progress",
+        "schedules", "tokenizer", "weights",
     },
     "training": None,  # recipes at the very top: anything
     "bench": None,  # measures anything; nothing but the command line imports it

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RequestError
+from ..guard import inference
 from ..layers import Conv2d, GroupNorm, PointwiseConv2d
 from ..weights import read_config
 from .base import Model, Output, check_levels, raise_problems, to_nchw
@@ -298,7 +299,7 @@ class AutoencoderKL(Model):
     def disable_tiling(self) -> None:
         self.use_tiling = False
 
-    @torch.no_grad()
+    @inference
     def encode(self, x: Tensor, return_dict: bool = True) -> EncoderOutput | tuple:
         """x: [N, in_channels, H, W] in -1..1 -> a distribution over [N, C, h, w], unscaled.
 
@@ -314,7 +315,7 @@ class AutoencoderKL(Model):
             out = EncoderOutput(DiagonalGaussian(to_nchw(h)))
         return out if return_dict else out.to_tuple()
 
-    @torch.no_grad()
+    @inference
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple:
         """z: [N, C, h, w], unscaled latents -> [N, out_channels, h * downscale, w * downscale]."""
         z = self._nhwc(z, self.config.latent_channels, "z")

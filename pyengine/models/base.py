@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from ..guard import inference
 from ..ops import Arena
 from ..weights import TIERS, load_json, load_module, open_weights
 from ..weights.config import check_ignored, ignoring
@@ -75,6 +76,7 @@ class Model(nn.Module):
         return cls(config).eval()
 
     @classmethod
+    @inference
     def from_pretrained(
         cls,
         folder: str | os.PathLike,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..errors import ConfigError, RequestError
+from ..guard import inference
 from ..layers import Embedding, LayerNorm, Linear, WideEmbedding, fuse
 from ..weights import read_config
 from ..weights.config import ignored_in, ignoring
@@ -226,7 +227,7 @@ class CLIPTextModel(_TextEncoder):
     # The first half of a CLIP that was saved whole may come with what the second half needs.
     harmless_extra = ("text_projection.weight",)
 
-    @torch.no_grad()
+    @inference
     def forward(
         self,
         input_ids: Tensor,
@@ -254,7 +255,7 @@ class CLIPTextModelWithProjection(_TextEncoder):
             raise ConfigError("projection_dim is null, expected the width of the projection")
         self.text_projection = Linear(config.hidden_size, config.projection_dim, bias=False)
 
-    @torch.no_grad()
+    @inference
     def forward(
         self,
         input_ids: Tensor,

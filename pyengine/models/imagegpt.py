@@ -6,9 +6,9 @@ Chen et al. 2020, "Generative Pretraining from Pixels".
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
+from ..guard import inference
 from ..layers import Embedding, Linear, TransposedLinear, WideEmbedding
 from ..weights import read_config
 from ._ids import check_ids, check_length
@@ -159,7 +159,7 @@ class ImageGPT(Model):
         c = self.config
         return KVCache(c.n_layer, rows, most, c.n_embd, self.transformer.ln_f.weight)
 
-    @torch.no_grad()
+    @inference
     def forward(self, input_ids: Tensor) -> Tensor:
         """[N, L, vocab_size - 1]: logits of the token after each of input_ids [N, L].
 
@@ -169,7 +169,7 @@ class ImageGPT(Model):
         ids = self._checked(input_ids, input_ids.new_zeros(1))
         return self.lm_head(self.transformer(ids, self.cache(*ids.shape)))
 
-    @torch.no_grad()
+    @inference
     def next_logits(self, input_ids: Tensor, cache: KVCache, every: bool = False) -> Tensor:
         """[N, vocab_size - 1]: logits of the token after the last of input_ids [N, L], which come
         behind what `cache` holds and are added to it; every: [N, L, vocab_size - 1], after each.

@@ -6,9 +6,9 @@ Wu et al. 2024, arXiv:2410.13848; Chen et al. 2025, arXiv:2501.17811 (Janus-Pro)
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
+from ..guard import inference
 from ..layers import Linear, WideEmbedding
 from ..weights import read_config
 from ._ids import check_ids, check_length
@@ -116,7 +116,7 @@ class Janus(Model):
         """An empty cache for `rows` sequences of at most `most` tokens."""
         return self.model.language_model.cache(rows, most)
 
-    @torch.no_grad()
+    @inference
     def read_text(self, input_ids: Tensor, cache: KVCache) -> Tensor:
         """[N, num_embeddings]: logits of the picture token after the text input_ids [N, L], which
         is added to `cache`. Raises RequestError for ids that are no token.
@@ -126,7 +126,7 @@ class Janus(Model):
         # The table may be narrower than the activations.
         return self._logits(self.model.language_model.embed_tokens(ids).to(self.dtype), cache)
 
-    @torch.no_grad()
+    @inference
     def read_tokens(self, tokens: Tensor, cache: KVCache, every: bool = False) -> Tensor:
         """The same after picture tokens [N, L]; every: [N, L, num_embeddings], after each."""
         check_ids("tokens", tokens, self.config.vq_config.num_embeddings)

@@ -6,12 +6,12 @@ Esser et al. 2020, arXiv:2012.09841; Sun et al. 2024, arXiv:2406.06525 (LlamaGen
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
 from ..errors import RequestError
+from ..guard import inference
 from ..layers import Conv2d, GroupNorm, PointwiseConv2d, WideEmbedding
 from .base import TRANSFORMERS_KEYS, raise_problems
 from .resnet import Downsample2D, Upsample2D
@@ -227,7 +227,7 @@ class JanusVQ(nn.Module):
         # Codes are used at length 1, though they are looked for as they are saved.
         return self.post_quant_conv(F.normalize(self.quantize.embedding.weight, dim=-1))
 
-    @torch.no_grad()
+    @inference
     def encode_tokens(self, x: Tensor) -> Tensor:
         """x: [N, 3, H, W] in -1..1 -> [N, h, w] int64, the entries nearest to the latents."""
         weight = self.quantize.embedding.weight
@@ -239,7 +239,7 @@ class JanusVQ(nn.Module):
             )
         return ops.vq_argmin(self.quant_conv(self.encoder(x)), weight)
 
-    @torch.no_grad()
+    @inference
     def decode_tokens(self, tokens: Tensor) -> Tensor:
         """tokens: [N, h, w] int64 -> [N, 3, h * downscale, w * downscale], about -1..1."""
         table = self._fold() if self._table is None else self._table

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from .. import ops
+from ..guard import inference
 from ..layers import Linear
 from ..weights import read_config
 from ._ids import check_ids, check_length
@@ -127,7 +127,7 @@ class PictureGPT(Model):
         """An empty cache for `rows` sequences of at most `most` tokens."""
         return self.model.cache(rows, most)
 
-    @torch.no_grad()
+    @inference
     def next_logits(
         self,
         ids: Tensor,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RequestError
+from ..guard import inference
 from ..layers import Conv2d, Embedding, GroupNorm
 from .base import Model, Output, to_nchw
 from .embeddings import TimestepEmbedding, sinusoids
@@ -114,7 +115,7 @@ class UNet2DConditionModel(Model):
 
     # --- what depends on the prompt alone, or on the schedule alone -------------------------------
 
-    @torch.no_grad()
+    @inference
     def encode_context(self, encoder_hidden_states: Tensor) -> TextContext:
         """The text's keys and values for every layer, to be passed as `encoder_hidden_states`.
 
@@ -132,7 +133,7 @@ class UNet2DConditionModel(Model):
         text = text.to(device=self.device, dtype=self.dtype).contiguous()
         return TextContext(tuple(m.keys_values(text) for m in self._crosses))
 
-    @torch.no_grad()
+    @inference
     def embed_timesteps(
         self,
         timesteps: Tensor | Sequence[float],
@@ -207,7 +208,7 @@ class UNet2DConditionModel(Model):
 
     # --- one evaluation ---------------------------------------------------------------------------
 
-    @torch.no_grad()
+    @inference
     def forward(
         self,
         sample: Tensor,

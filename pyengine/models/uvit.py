@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import RequestError
+from ..guard import inference
 from ..layers import Linear
 from ._ids import check_range
 from ._token_layers import RMSNorm
@@ -64,7 +65,7 @@ class UVit2DModel(Model):
         self.up_block = Block(c, False, c.upsample)
         self.mlm_layer = Head(c)
 
-    @torch.no_grad()
+    @inference
     def encode_context(
         self, encoder_hidden_states: Tensor, pooled_text_emb: Tensor, micro_conds: Tensor
     ) -> UVitContext:
@@ -91,7 +92,7 @@ class UVit2DModel(Model):
             n,
         )
 
-    @torch.no_grad()
+    @inference
     def logits(self, input_ids: Tensor, context: UVitContext) -> Tensor:
         """[N, h, w, codebook_size] for input_ids [N, h, w] integers below vocab_size."""
         x = self.embed(self._checked(input_ids, context))

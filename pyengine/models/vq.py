@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..errors import RequestError
+from ..guard import inference
 from ..layers import Conv2d, PointwiseConv2d, WideEmbedding
 from ..weights import read_config
 from . import autoencoder
@@ -165,7 +166,7 @@ class VQModel(Model):
         super().pack()
         self._table = self._fold()
 
-    @torch.no_grad()
+    @inference
     def encode(self, x: Tensor, return_dict: bool = True) -> VQEncoderOutput | tuple:
         """x: [N, in_channels, H, W] -> latents [N, vq_embed_dim, h, w], not yet quantised.
 
@@ -175,18 +176,18 @@ class VQModel(Model):
         out = VQEncoderOutput(latents)
         return out if return_dict else out.to_tuple()
 
-    @torch.no_grad()
+    @inference
     def encode_tokens(self, x: Tensor) -> Tensor:
         """x: [N, in_channels, H, W] -> [N, h, w] int64, the entries nearest to the latents."""
         return ops.vq_argmin(self._encode(x), self.quantize.embedding.weight)
 
-    @torch.no_grad()
+    @inference
     def quantize_latents(self, latents: Tensor) -> Tensor:
         """latents: [N, vq_embed_dim, h, w] -> [N, h, w] int64."""
         h = self._nhwc(latents, self.config.embed_dim, "latents")
         return ops.vq_argmin(h, self.quantize.embedding.weight)
 
-    @torch.no_grad()
+    @inference
     def decode(
         self, h: Tensor, force_not_quantize: bool = False, return_dict: bool = True
     ) -> DecoderOutput | tuple:
@@ -200,7 +201,7 @@ class VQModel(Model):
             z = self._lookup(self.quantize_latents(h))
         return self._decode(z, return_dict)
 
-    @torch.no_grad()
+    @inference
     def decode_tokens(self, tokens: Tensor, return_dict: bool = True) -> DecoderOutput | tuple:
         """tokens: [N, h, w] integers -> [N, out_channels, h * downscale, w * downscale].
 

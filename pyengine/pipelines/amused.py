@@ -15,6 +15,7 @@ from .. import images as pictures
 from .. import ops
 from ..cuda import Graphs, Leash, Record, to_device
 from ..errors import ConfigError, RequestError
+from ..guard import inference
 from ..models import CLIPTextModelWithProjection, UVit2DModel, VQModel
 from ..models.uvit import UVitContext
 from ..progress import progress as progress_bar
@@ -82,6 +83,7 @@ class AmusedPipeline(TokenPipeline):
         side = self.model.config.sample_size * self.vqvae.config.downscale
         return side, side
 
+    @inference
     def __call__(
         self,
         prompt: str | Sequence[str],

@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import images as pictures
 from .. import ops
 from ..errors import ConfigError
+from ..guard import inference
 from ..models import ImageGPT
 from ..weights import read_config
 from .autoregressive import Drawing, Logits
@@ -78,6 +79,7 @@ class ImageGPTPipeline(TokenPipeline):
         """(height, width) in pixels, the only size that the model draws."""
         return self.look.grid
 
+    @inference
     def __call__(
         self,
         *,

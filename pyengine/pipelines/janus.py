@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import images as pictures
 from ..errors import ConfigError
+from ..guard import inference
 from ..models import Janus, JanusConfig
 from ..weights import read_config
 from . import request as checks
@@ -81,6 +82,7 @@ class JanusPipeline(TokenPipeline):
         side = self.model.config.side * self.model.vq.config.downscale
         return side, side
 
+    @inference
     def __call__(
         self,
         prompt: str | Sequence[str],

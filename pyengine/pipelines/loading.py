@@ -10,6 +10,7 @@ import torch
 
 from ..cuda import OLDEST, check_capability, within_memory
 from ..errors import CheckpointError, ConfigError, RequestError, UnavailableError
+from ..guard import inference
 from ..models import (
     AutoencoderKL,
     CLIPTextModel,
@@ -38,6 +39,7 @@ DEFAULTS = {
 ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
 
 
+@inference
 def from_pretrained(
     model: str | os.PathLike | None = None,
     *,

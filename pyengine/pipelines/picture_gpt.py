@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import images as pictures
 from ..errors import ConfigError
+from ..guard import inference
 from ..models import PictureGPT, PictureTokens, VQConfig, VQModel
 from ..models.picture_gpt import PictureGPTConfig
 from ..tokenizer import ClipTokenizer
@@ -56,15 +57,17 @@ class PictureGPTPipeline(TokenPipeline):
         """(height, width) of a picture in tokens."""
         return self.tokens.side, self.tokens.side
 
+    @inference
     def preview(self, tokens: Tensor) -> list:
         """PIL pictures of tokens [N, h, w] of which some, -1, are not drawn yet: grey there."""
-        with self._runs.begin(Run(), self.device), torch.no_grad():
+        with self._runs.begin(Run(), self.device):
             x = pictures.from_tensor(self.vq.decode_tokens(tokens.clamp(min=0)).sample, "pt")
             unknown = (tokens < 0)[:, None].to(x.device)
             for dim in (2, 3):
                 unknown = unknown.repeat_interleave(self.vq.config.downscale, dim=dim)
             return pictures.from_tensor(2 * x.masked_fill(unknown, 0.85) - 1, "pil")
 
+    @inference
     def __call__(
         self,
         prompt: str | Sequence[str] | None = None,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..errors import RequestError
+from ..guard import outside
 from ..tokenizer import check_text
 from ..weights.text import show
 from .runs import MAX_TIMEOUT, Run
@@ -241,7 +242,8 @@ def call_back(pipe: Any, r: Any, step: int, timestep: Any, tensors: dict) -> dic
     """
     given = {name: tensors[name] for name in r.callback_inputs}
     try:
-        answer = r.callback(pipe, step, timestep, given)
+        with outside():  # the caller's code, in the caller's state
+            answer = r.callback(pipe, step, timestep, given)
     except StopSampling:
         r.run.interrupt()
         return {}

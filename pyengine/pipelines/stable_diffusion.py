@@ -15,6 +15,7 @@ from torch import Tensor
 from .. import images as pictures
 from ..cuda import Graphs, Leash, Record, Recorder, to_device, within_memory
 from ..errors import ConfigError
+from ..guard import inference
 from ..models import AutoencoderKL, UNet2DConditionModel
 from ..models.unet import TextContext, TimeEmbedding
 from ..ops import Arena, kernels_used, sampler_step
@@ -195,6 +196,7 @@ class StableDiffusionPipeline(Running):
 
     # --- the call ---------------------------------------------------------------------------------
 
+    @inference
     def __call__(
         self,
         prompt: str | Sequence[str],
@@ -275,7 +277,7 @@ class StableDiffusionPipeline(Running):
         return from_config(self.parts.scheduler_config, name, stable_diffusion=mended)
 
     def _generate(self, r: Request, show_progress: bool | None) -> PipelineOutput:
-        with self._runs.begin(r.run, self.device, r.timeout), torch.no_grad():
+        with self._runs.begin(r.run, self.device, r.timeout):
             try:
                 output = within_memory(
                     lambda: self._run(r, show_progress),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RequestError
+from ..guard import inference
 from ..weights.text import show
 from . import request as checks
 from .arguments import Arguments, Defaults, bounded
@@ -115,6 +116,7 @@ class StableDiffusionXLPipeline(StableDiffusionPipeline):
     defaults_class = XLDefaults
     arguments_class = XLArguments
 
+    @inference
     def __call__(
         self,
         prompt: str | Sequence[str],

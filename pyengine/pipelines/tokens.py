@@ -219,7 +219,7 @@ class TokenPipeline(Running):
     # --- the run ----------------------------------------------------------------------------------
 
     def _generate(self, r: TokenRequest, show_progress: bool | None) -> PipelineOutput:
-        with self._runs.begin(r.run, self.device, r.timeout), torch.no_grad():
+        with self._runs.begin(r.run, self.device, r.timeout):
             output = within_memory(
                 lambda: self._run(r, show_progress), checks.memory_advice(r), self._release
             )
