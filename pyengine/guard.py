@@ -11,6 +11,7 @@ way), grad mode outside of these calls, generators.
 """
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -96,6 +97,14 @@ class _Process:
                     self._theirs[setting] = value
                     setting.set(setting.ours)
 
+    def alone(self, inside: bool) -> None:
+        """No other thread is left."""
+        self._lock = threading.Lock()
+        if self._inside and not inside:
+            self._inside = 1
+            self.leave()
+        self._inside = int(inside)
+
     def leave(self) -> None:
         """The last thread gives back what was changed, unless somebody has changed it since."""
         with self._lock:
@@ -106,9 +115,6 @@ class _Process:
                 if setting.same(setting.get()):
                     setting.set(value)
             self._theirs.clear()
-
-
-_process = _Process()
 
 
 class _Thread(threading.local):
@@ -149,7 +155,17 @@ class _Thread(threading.local):
         _process.leave()
 
 
+_process = _Process()
 _thread = _Thread()
+
+
+def _after_fork() -> None:
+    """In the child there is only the thread that forked."""
+    _process.alone(_thread.inside)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager

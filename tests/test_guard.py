@@ -3,6 +3,7 @@ caller's settings are the same afterwards.
 """
 
 import contextlib
+import os
 import threading
 
 import numpy as np
@@ -358,3 +359,31 @@ def test_a_products_precision_within():
             stack.enter_context(STATES[name]())
         ours, autocast, device, errors = look()
     assert (ours, autocast, device, errors["over"]) == (True, False, "cpu", "warn")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_while_another_thread_is_inside():
+    """The child has only the thread that forked: the caller's settings hold there."""
+    inside, done = threading.Event(), threading.Event()
+
+    @guard.inference
+    def wait():
+        inside.set()
+        assert done.wait(60)
+
+    with STATES["default float64"]():
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert inside.wait(60)
+        assert torch.get_default_dtype() == torch.float32
+        child = os.fork()
+        if child == 0:
+            kept = torch.get_default_dtype() == torch.float64
+            guard.inference(lambda: None)()
+            os._exit(0 if kept and torch.get_default_dtype() == torch.float64 else 1)
+        status = os.waitpid(child, 0)[1]
+        done.set()
+        thread.join()
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert torch.get_default_dtype() == torch.float64
