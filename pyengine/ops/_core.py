@@ -58,9 +58,19 @@ def _imported() -> ModuleType:
     return _core
 
 
+class Negated(Exception):  # noqa: N818 - caught by the op, which then takes another way
+    """A tensor stands for the negatives of what lies in its memory, as the imaginary part of a
+    conjugate does in torch.
+    """
+
+
 def address(tensor: Tensor | None) -> int:
-    """Where a contiguous tensor begins; 0 for None."""
-    return 0 if tensor is None else tensor.data_ptr()
+    """Where a contiguous tensor begins; 0 for None. Raises Negated."""
+    if tensor is None:
+        return 0
+    if tensor.is_neg():
+        raise Negated
+    return tensor.data_ptr()
 
 
 def float32(tensor: Tensor) -> Tensor:

@@ -8,11 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from . import _backend, _check, _kinds
+from . import _backend, _check
 from ._backend import ALL_FLOATS, Table
+from ._core import Negated
+from ._kinds import Kinds, are_flags
 
 LIBRARY = torch.library.Library("pyengine", "DEF")
+
+_PLAIN = (Tensor, Parameter)
 
 #: What a plan collects: (op, its arguments by name, its results) of every call.
 Call = tuple["Op", dict[str, Any], Any]
@@ -67,24 +72,39 @@ class Op:
         LIBRARY.impl(name, self.run, "CompositeExplicitAutograd")
         torch.library.register_fake(f"pyengine::{name}", self._fake, lib=LIBRARY)
         self.overload = getattr(torch.ops.pyengine, name).default
-        self.kinds = _kinds.of(self.overload)
+        self.kinds = Kinds(self.overload)
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Runs the op: directly on plain tensors, through torch's dispatcher on others."""
         if torch.compiler.is_compiling():
             return self.overload(x, *args, **kwargs)
-        plain = self.kinds.check(self.name, (x, *args), kwargs)
-        return (self.run if plain else self.overload)(x, *args, **kwargs)
+        if type(x) not in _PLAIN:
+            self.kinds.check(self.name, (x, *args), kwargs)
+            return self.overload(x, *args, **kwargs)
+        return self.run(x, *args, **kwargs)
 
     def run(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Checks the arguments, chooses the backend, notes it and runs it."""
+        try:
+            return self._run(x, *args, **kwargs)
+        except Negated:
+            self.kinds.check(self.name, (x, *args), kwargs)
+            return self.overload(x, *args, **kwargs)  # torch's dispatcher writes them out
+        except Exception:
+            self.kinds.check(self.name, (x, *args), kwargs)  # says it better, where it is that
+            raise
+
+    def _run(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         lead = (x, *args)[self.decides]
+        if not are_flags(self.kinds.flags, (x, *args), kwargs):
+            self.kinds.check(self.name, (x, *args), kwargs)
         if lead.dtype not in ALL_FLOATS:
             raise _check.wrong(
                 self.name, self.kinds.names[self.decides],
                 "a floating-point dtype up to float64", lead.dtype,
             )  # fmt: skip
         if x.is_meta and not _backend.forced(self.name):
+            self.kinds.check(self.name, (x, *args), kwargs)
             return self._on_meta(x, *args, **kwargs)
         self.check(x, *args, **kwargs)
         gradient = torch.is_grad_enabled() and _wants_gradient(x, *args, *kwargs.values())
@@ -92,9 +112,19 @@ class Op:
             self.name, self.table, lead.device.type, lead.dtype, gradient,
             lambda row: row.serves is None or row.serves(x, *args, **kwargs),
         )  # fmt: skip
+        if backend.name != "cpu":  # torch might compute something from what is no dense tensor
+            self._look_closer(backend.name, (x, *args), kwargs)
         function = backend.function
         _backend.record(self.name, backend.label)
         return function(x, *args, **kwargs)
+
+    def _look_closer(self, backend: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if backend != "triton":
+            self.kinds.check(self.name, args, kwargs)
+            return
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, Tensor) and value.is_neg():
+                raise Negated
 
     def _on_meta(self, *args: Any, **kwargs: Any) -> Any:
         results = self._fake(*args, **kwargs)
