@@ -13,6 +13,10 @@ class ConfigError(CheckpointError):
     """A config file has a missing, unknown or impossible field."""
 
 
+class NotFiniteError(CheckpointError, ArithmeticError):
+    """A run came to NaN or infinity: damaged weights, a narrow dtype or extreme settings."""
+
+
 class RequestError(PyengineError, ValueError):
     """An argument of a call (prompt, size, seed, image...) cannot be used."""
 

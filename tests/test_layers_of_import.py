@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "cuda": {"errors", "ops"},
     "layers": {"errors", "ops"},
     "guard": set(),
-    "models": {"errors", "guard", "layers", "ops", "weights"},
+    "finite": {"errors"},
+    "models": {"errors", "finite", "guard", "layers", "ops", "weights"},
     "weights": {"errors"},
     "schedules": {"cuda", "errors", "ops", "weights"},
     "progress": {"errors"},
@@ -29,7 +30,7 @@ MAY_IMPORT = {
     "tokenizer": {"errors", "weights"},
     "metadata": {"", "errors", "images", "weights"},
     "pipelines": {
-        "", "cuda", "errors", "guard", "images", "metadata", "models", "ops", "progress",
+        "", "cuda", "errors", "finite", "guard", "images", "metadata", "models", "ops", "progress",
         "schedules", "tokenizer", "weights",
     },
     "training": None,  # recipes at the very top: anything

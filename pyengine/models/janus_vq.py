@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..errors import RequestError
+from ..finite import check_finite
 from ..guard import inference
 from ..layers import Conv2d, GroupNorm, PointwiseConv2d, WideEmbedding
 from .base import TRANSFORMERS_KEYS, raise_problems
@@ -237,7 +238,9 @@ class JanusVQ(nn.Module):
                 f"x: {x.shape[1]}x{x.shape[2]} pixels, expected at least"
                 f" {self.config.downscale}x{self.config.downscale}"
             )
-        return ops.vq_argmin(self.quant_conv(self.encoder(x)), weight)
+        latents = self.quant_conv(self.encoder(x))
+        check_finite("the encoder's latents", latents)  # no entry is the nearest to NaN
+        return ops.vq_argmin(latents, weight)
 
     @inference
     def decode_tokens(self, tokens: Tensor) -> Tensor:

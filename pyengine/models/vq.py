@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..errors import RequestError
+from ..finite import check_finite
 from ..guard import inference
 from ..layers import Conv2d, PointwiseConv2d, WideEmbedding
 from ..weights import read_config
@@ -178,14 +179,17 @@ class VQModel(Model):
 
     @inference
     def encode_tokens(self, x: Tensor) -> Tensor:
-        """x: [N, in_channels, H, W] -> [N, h, w] int64, the entries nearest to the latents."""
-        return ops.vq_argmin(self._encode(x), self.quantize.embedding.weight)
+        """x: [N, in_channels, H, W] -> [N, h, w] int64, the entries nearest to the latents.
+
+        Raises NotFiniteError where the latents hold NaN or infinity.
+        """
+        return self._nearest(self._encode(x))
 
     @inference
     def quantize_latents(self, latents: Tensor) -> Tensor:
         """latents: [N, vq_embed_dim, h, w] -> [N, h, w] int64."""
         h = self._nhwc(latents, self.config.embed_dim, "latents")
-        return ops.vq_argmin(h, self.quantize.embedding.weight)
+        return self._nearest(h)
 
     @inference
     def decode(
@@ -219,6 +223,10 @@ class VQModel(Model):
                 f"x: {x.shape[1]}x{x.shape[2]} pixels, expected at least {factor}x{factor}"
             )
         return self.quant_conv(self.encoder(x))
+
+    def _nearest(self, latents: Tensor) -> Tensor:
+        check_finite("the encoder's latents", latents)  # no entry is the nearest to NaN
+        return ops.vq_argmin(latents, self.quantize.embedding.weight)
 
     def _fold(self) -> Tensor:
         """The codebook with the convolution before the decoder in it: [K, latent_channels]."""

@@ -15,6 +15,7 @@ from .. import images as pictures
 from .. import ops
 from ..cuda import Graphs, Leash, Record, to_device
 from ..errors import ConfigError, RequestError
+from ..finite import check_finite
 from ..guard import inference
 from ..models import CLIPTextModelWithProjection, UVit2DModel, VQModel
 from ..models.uvit import UVitContext
@@ -281,6 +282,8 @@ class AmusedPipeline(TokenPipeline):
             torch.cat([row[i].repeat_interleave(r.per_prompt, dim=0) for row in rows])
             for i in (0, 1)
         )
+        for x in (hidden, pooled):
+            check_finite(f"{self.source}: text encoder", x, r.count)
         sizes = torch.tensor([r.extra["sizes"]], dtype=hidden.dtype).expand(len(hidden), -1)
         return self.model.encode_context(hidden, pooled, sizes)
 
@@ -381,7 +384,7 @@ class AmusedPipeline(TokenPipeline):
     def _decode(self, tokens: Tensor, output_type: str) -> Any:
         # One by one: the decoder takes the most memory of all. A token that was never drawn is 0.
         decoded = [self.vqvae.decode_tokens(t[None].clamp(min=0)).sample for t in tokens]
-        return pictures.from_unit(torch.cat(decoded), output_type)
+        return pictures.from_unit(self._pictures(torch.cat(decoded)), output_type)
 
 
 def check_parts(transformer: Any, vqvae: Any, text: Any, schedule: MaskedConfig) -> None:

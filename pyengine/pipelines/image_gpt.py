@@ -152,7 +152,7 @@ class ImageGPTPipeline(TokenPipeline):
         # Pixels that were never drawn are mid-grey.
         colours = ops.vq_decode(tokens.clamp(min=0), self.clusters)
         colours = colours.masked_fill((tokens < 0)[..., None], 0.0)
-        return pictures.from_tensor(colours.permute(0, 3, 1, 2), output_type)
+        return pictures.from_tensor(self._pictures(colours.permute(0, 3, 1, 2)), output_type)
 
 
 class _Decoder:

@@ -186,7 +186,7 @@ class JanusPipeline(TokenPipeline):
     def _decode(self, tokens: Tensor, output_type: str) -> Any:
         # One by one: the decoder takes the most memory. A token that was never drawn is 0.
         decoded = [self.model.vq.decode_tokens(t[None].clamp(min=0)) for t in tokens]
-        return pictures.from_tensor(torch.cat(decoded), output_type)
+        return pictures.from_tensor(self._pictures(torch.cat(decoded)), output_type)
 
 
 def check_tokens_fit(config: JanusConfig, tokens: JanusTokens, tokenizer: JsonTokenizer) -> None:

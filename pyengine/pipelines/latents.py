@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import images
+from ..finite import check_finite
 from ..models import AutoencoderKL
 from ..models.autoencoder import AutoencoderKLConfig
 from ..schedules.plan import Plan, State
@@ -149,6 +150,8 @@ class LatentMaker:
         """[N, C, h, w]: scaled latents of pictures [B, 3, H, W], drawn from their distribution."""
         found = [self.vae.encode(p[None]).latent_dist for p in pictures]
         mean, std = (torch.cat([getattr(d, name) for d in found]) for name in ("mean", "std"))
+        for x in (mean, std):
+            check_finite("vae: the encoder", x)
         noise = self._posterior_noise(len(mean), mean.dtype)
         latents = tile(mean, len(noise)) + tile(std, len(noise)) * noise
         latents = scale_latents(latents.to(self.dtype), self.vae.config, per_channel)

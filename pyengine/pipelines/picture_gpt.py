@@ -174,7 +174,8 @@ class PictureGPTPipeline(TokenPipeline):
 
     def _decode(self, tokens: Tensor, output_type: str) -> Any:
         # A token that was never drawn is 0.
-        return pictures.from_tensor(self.vq.decode_tokens(tokens.clamp(min=0)).sample, output_type)
+        decoded = self.vq.decode_tokens(tokens.clamp(min=0)).sample
+        return pictures.from_tensor(self._pictures(decoded), output_type)
 
 
 def check_parts(

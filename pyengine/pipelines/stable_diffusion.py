@@ -7,6 +7,7 @@ models that take the guidance scale as an input: Luo et al. 2023, arXiv:2310.043
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from .. import images as pictures
 from ..cuda import Graphs, Leash, Record, Recorder, to_device, within_memory
 from ..errors import ConfigError
+from ..finite import all_finite, check_finite
 from ..guard import inference
 from ..models import AutoencoderKL, UNet2DConditionModel
 from ..models.unet import TextContext, TimeEmbedding
@@ -32,6 +34,7 @@ from .output import PipelineOutput, Report, peak_memory, reset_peak_memory
 from .request import Request
 from .runs import Run, Running
 from .text import Encoder, encode, guidance_embedding
+from .watch import Watch
 
 #: Timesteps that are embedded together, times rows of conditions: bounds the table's memory.
 EMBEDDED_ROWS = 1024
@@ -107,8 +110,8 @@ class Evaluator:
         schedules.plan.step_rows takes them.
         """
         if self.steps is None or rescale or any(rows.thresholds):  # which depend on the output
-            x = self._model_input(rows.scale_input(state.x), extra, context)
-            return step_rows(state, self(x, times, context), rows, noise, rescale)
+            out = self.output(state, rows, times, context, extra)
+            return step_rows(state, out, rows, noise, rescale)
         x = state.x.contiguous()
         # What is not there counts as zero, so that one graph serves every sampler and step.
         zero = torch.zeros_like(x)
@@ -117,6 +120,13 @@ class Evaluator:
         kept = [*([] if extra is None else [extra]), *context.tensors()]
         # Cloned, since they are overwritten by the next step.
         return rows.next_state(state, *(t.clone() for t in self.steps(given, kept)))
+
+    def output(
+        self, state: State, rows: Rows, times: TimeEmbedding, context: TextContext,
+        extra: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """What the U-Net gives at a state; arguments as of `step`."""
+        return self(self._model_input(rows.scale_input(state.x), extra, context), times, context)
 
     def _run_step(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> tuple[Tensor, ...]:
         x, scale, coeffs, d1, d2, d3, base, noise, *rows = changing
@@ -302,6 +312,7 @@ class StableDiffusionPipeline(Running):
         with kernels_used() as used, report.stage("total", device):
             with report.stage("encode_prompt", device):
                 conditions = self._conditions(r, report.warnings)
+                self._check_text(r, conditions)
             noise = NoiseSource(r.generators, device)
             stage = "prepare" if r.images is None else "encode_image"
             with report.stage(stage, device):
@@ -346,6 +357,12 @@ class StableDiffusionPipeline(Running):
             text = torch.cat([other.repeat_interleave(r.per_prompt, dim=0), text])
         return Conditions(text, guidance=self._guidance(r))
 
+    def _check_text(self, r: Request, conditions: Conditions) -> None:
+        """Raises NotFiniteError for NaN or infinity in what the U-Net is told of the text."""
+        for x in (conditions.text, (conditions.added or {}).get("text_embeds")):
+            if x is not None:
+                check_finite(f"{self.source}: text encoder", x, r.count)
+
     def _guidance(self, r: Request) -> Tensor | None:
         width = self.unet.config.time_cond_proj_dim
         return None if width is None else guidance_embedding(r.guidance_scale, width)
@@ -377,6 +394,8 @@ class StableDiffusionPipeline(Running):
         context = self.unet.encode_context(conditions.text)
         rows = plan.all_rows(state.x, r.guidance_scale)
         block, leash = 0, Leash(self.device)
+        watch = Watch(self.source, plan, self.device)
+        watch.begin(state.x)
         with progress_bar("denoising", sum(plan.ends_step), show_progress) as advance:
             for i in range(len(plan)):
                 if r.run.interrupted:
@@ -387,12 +406,11 @@ class StableDiffusionPipeline(Running):
                 fresh = None
                 if plan.draws_noise[i]:
                     fresh = noise.draw(state.x.shape, plan.noise_dtype or state.x.dtype)
-                state = self._evaluate.step(
-                    state, rows[i], times[i - first], context, start.extra, fresh,
-                    r.guidance_rescale,
-                )  # fmt: skip
+                given = (state, rows[i], times[i - first], context, start.extra)
+                state = self._evaluate.step(*given, fresh, r.guidance_rescale)
                 if start.known is not None:
                     state = plan.keep_known(i, state, start.known, start.noise, start.mask)
+                watch.step(i, state.x, partial(self._evaluate.output, *given))
                 report.evaluations += 1
                 leash.step()
                 if plan.ends_step[i]:
@@ -401,9 +419,11 @@ class StableDiffusionPipeline(Running):
                 if r.callback is not None:
                     changed = self._call_back(r, i, plan.timesteps[i], state.x, conditions.text)
                     state = dataclasses.replace(state, x=changed["latents"])
+                    watch.called_back(i, state.x)
                     if changed["prompt_embeds"] is not conditions.text:
                         conditions.text = changed["prompt_embeds"]
                         context = self.unet.encode_context(conditions.text)
+        watch.end(state.x)
         report.interrupted = report.evaluations < len(plan)
         return state.x
 
@@ -417,7 +437,11 @@ class StableDiffusionPipeline(Running):
                 raise checks.refuse(f"callback_on_step_end: {name}",
                                     f"a tensor {list(old.shape)} back",
                                     getattr(new, "shape", new))  # fmt: skip
-            tensors[name] = new if new is old else new.to(old.device, old.dtype)
+            if new is not old:
+                tensors[name] = new.to(old.device, old.dtype)
+                if name != "latents" and not all_finite(tensors[name]):
+                    raise checks.refuse(f"callback_on_step_end: {name}", "finite values back",
+                                        "NaN or infinity")  # fmt: skip
         return tensors
 
     def _decode(self, latents: Tensor, output_type: str) -> Any:
@@ -427,6 +451,7 @@ class StableDiffusionPipeline(Running):
         # One by one: the decoder takes the most memory of all, and a picture does not depend on
         # how many there are.
         decoded = torch.cat([self.vae.decode(z[None], return_dict=False)[0] for z in latents])
+        check_finite(f"{self.source}: vae: the decoder", decoded)
         return pictures.from_tensor(decoded, output_type)
 
 

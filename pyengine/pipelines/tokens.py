@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .. import ops
 from ..cuda import Record, within_memory
-from ..errors import CheckpointError, RequestError
+from ..errors import NotFiniteError, RequestError
+from ..finite import check_finite, not_finite
 from ..models.base import Model
 from ..models.kv_cache import KVCache
 from ..ops._backend import kernels_used
@@ -236,6 +237,11 @@ class TokenPipeline(Running):
         if self.graphs is not None:
             self.graphs.clear()
 
+    def _pictures(self, decoded: Tensor) -> Tensor:
+        """`decoded`, which raises NotFiniteError if it is no pictures."""
+        check_finite(f"{self.source}: the decoder of tokens", decoded)
+        return decoded
+
     def _run(self, r: TokenRequest, show_progress: bool | None) -> PipelineOutput:
         report = Report(
             model=self.source,
@@ -286,23 +292,20 @@ def check_cache_memory(rows: int, most: int, cache: KVCache) -> None:
 
 
 def check_logits(logits: Tensor, source: str, step: int) -> None:
-    """Raises CheckpointError for logits [N, ..., K] of which no token can be drawn, naming the
+    """Raises NotFiniteError for logits [N, ..., K] of which no token can be drawn, naming the
     picture: NaN, infinity, or minus infinity for every token.
     """
     largest = logits.amax(dim=-1)  # NaN where one is
     bad = ~largest.isfinite().view(len(logits), -1).all(dim=1)
     if bad.any():
-        kind = "NaN" if largest.isnan().any() else "infinity"
-        hint = "" if logits.dtype == torch.float32 else f" (in {logits.dtype}; try float32)"
-        raise CheckpointError(
-            f"{source}: logits: expected finite numbers, found {kind} in picture"
-            f" {int(bad.nonzero()[0])} at step {step}{hint}"
-        )
+        found = "NaN" if largest.isnan().any() else "infinity"
+        where = f"picture {int(bad.nonzero()[0])} at step {step}"
+        raise not_finite(f"{source}: logits", found, where, logits.dtype)
 
 
 def check_drawn(tokens: Tensor, source: str, pictures: Sequence[int] | None = None,
                 first: int = 0) -> None:  # fmt: skip
-    """Raises CheckpointError where ops drew a negative token, which says that logits were at fault.
+    """Raises NotFiniteError where ops drew a negative token, which says that logits were at fault.
 
     tokens: [N, L], of the given pictures, else of 0 to N - 1, drawn at the places from `first` on.
     """
@@ -310,7 +313,7 @@ def check_drawn(tokens: Tensor, source: str, pictures: Sequence[int] | None = No
     if bad.any():
         row, place = bad.nonzero()[0].tolist()
         picture = row if pictures is None else pictures[row]
-        raise CheckpointError(
+        raise NotFiniteError(
             f"{source}: logits: expected finite numbers, found others in picture {picture} at"
             f" token {first + place}"
         )
