@@ -11,8 +11,8 @@ from .bench import app as bench_app
 
 #: The samplers that --scheduler takes; a test holds it equal to pyengine.schedules.SAMPLER_NAMES.
 SAMPLERS = (
-    "ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_karras", "euler", "euler_ancestral", "heun", "lcm",
-    "pndm", "unipc",
+    "ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde", "dpmpp_2m_sde_karras", "euler",
+    "euler_ancestral", "heun", "lcm", "pndm", "unipc",
 )  # fmt: skip
 
 app = typer.Typer(

@@ -128,7 +128,7 @@ def describe_scheduler(checkpoint: Checkpoint) -> dict[str, Any] | None:
     if kind.startswith("Amused"):
         MaskedConfig.from_dict(saved, checkpoint.where("scheduler"))
         return {"sampler": "masked", "config": plain}
-    scheduler = from_config(saved, stable_diffusion="XL" not in kind)
+    scheduler = from_config(saved, pipeline=kind)
     return {"sampler": scheduler.name, "config": plain}
 
 

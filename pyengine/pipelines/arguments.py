@@ -9,7 +9,7 @@ import torch
 
 from .. import images as pictures
 from ..errors import RequestError
-from ..schedules import SAMPLER_NAMES
+from ..schedules import find_name
 from . import request as checks
 from .request import Request
 
@@ -111,7 +111,7 @@ class Arguments:
         if strength is not None and items is None:
             raise RequestError("strength: expected only together with image")
         if scheduler is not None:
-            r.scheduler = checks.choice("scheduler", scheduler, SAMPLER_NAMES)
+            r.scheduler = find_name(scheduler)
         r.seeds, r.generators = checks.seeds_and_generators(seed, generator, count, self.device)
         if latents is not None:
             if items is not None and masks is None:

@@ -282,9 +282,7 @@ class StableDiffusionPipeline(Running):
     # --- the run ----------------------------------------------------------------------------------
 
     def _scheduler(self, name: str | None) -> Scheduler:
-        # Of diffusers' pipelines those named so, and not XL, mend the configs of their schedulers.
-        mended = self.stable_diffusion and self.parts.pipeline_class.startswith("StableDiffusion")
-        return from_config(self.parts.scheduler_config, name, stable_diffusion=mended)
+        return from_config(self.parts.scheduler_config, name, pipeline=self.parts.pipeline_class)
 
     def _generate(self, r: Request, show_progress: bool | None) -> PipelineOutput:
         with self._runs.begin(r.run, self.device, r.timeout):

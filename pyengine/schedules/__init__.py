@@ -60,15 +60,18 @@ many, an unknown sampler name, strength outside 0..1...).
 """
 
 from .plan import Evaluation, Plan, Rows, State, stack_rows, step_rows
-from .scheduler import SAMPLER_NAMES, Scheduler, from_config
+from .samplers import CLASSES, SAMPLER_NAMES, find_name
+from .scheduler import Scheduler, from_config
 
 __all__ = [
+    "CLASSES",
     "SAMPLER_NAMES",
     "Evaluation",
     "Plan",
     "Rows",
     "Scheduler",
     "State",
+    "find_name",
     "from_config",
     "stack_rows",
     "step_rows",

@@ -1,11 +1,7 @@
-"""What a scheduler_config.json may say, per sampler, and how one sampler takes another's keys."""
+"""What a scheduler_config.json may say, one dataclass per class of diffusers."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
-
-from ..errors import ConfigError, RequestError
-from ..weights.config import read_config
 
 Prediction = Literal["epsilon", "sample", "v_prediction"]
 Betas = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
@@ -19,14 +15,16 @@ MAX_TRAIN_STEPS = 100_000
 # does not declare.
 FOREIGN_KEYS = frozenset(
     """
-    algorithm_type clip_sample clip_sample_range disable_corrector dynamic_thresholding_ratio
-    euler_at_final final_sigmas_type flow_shift interpolation_type invert_sigmas
-    lambda_min_clipped lower_order_final noise_sampler_seed original_inference_steps
-    predict_epsilon predict_x0 rescale_betas_zero_snr rho s_noise sample_max_value
-    set_alpha_to_one shift_terminal sigma_data sigma_max sigma_min skip_prk_steps solver_order
-    solver_p solver_type tensor_format thresholding time_shift_type timestep_scaling
-    timestep_type use_beta_sigmas use_dynamic_shifting use_exponential_sigmas use_flow_sigmas
-    use_karras_sigmas use_lu_lambdas variance_type
+    algorithm_type base_image_seq_len base_shift beta_end beta_schedule beta_start clip_sample
+    clip_sample_range corrector_order disable_corrector dynamic_thresholding_ratio euler_at_final
+    final_sigmas_type flow_shift interpolation_type invert_sigmas lambda_min_clipped
+    lower_order_final max_image_seq_len max_shift noise_sampler_seed original_inference_steps
+    predict_epsilon predict_x0 prediction_type predictor_order rescale_betas_zero_snr rho s_noise
+    sample_max_value set_alpha_to_one shift shift_terminal sigma_data sigma_max sigma_min
+    sigma_schedule skip_prk_steps solver_order solver_p solver_type steps_offset stochastic_sampling
+    tau_func tensor_format thresholding time_shift_type timestep_scaling timestep_spacing
+    timestep_type trained_betas use_beta_sigmas use_dynamic_shifting use_exponential_sigmas
+    use_flow_sigmas use_karras_sigmas use_lu_lambdas variance_type
     """.split()  # noqa: SIM905
 )
 
@@ -36,11 +34,25 @@ def _number(default: Any, low: float, high: float) -> Any:
 
 
 @dataclass(frozen=True)
-class NoiseConfig:
-    """Keys that every sampler has: the noise schedule and what the model predicts."""
+class SamplerConfig:
+    """What every sampler has.
+
+    takes_timesteps, takes_sigmas: whether a run may be given by its own, as diffusers' class lets
+    it.  thins: whether strength may thin the timesteps of a run instead of cutting it.
+    """
 
     IGNORED_KEYS: ClassVar[frozenset[str]] = FOREIGN_KEYS
+    takes_timesteps: ClassVar[bool] = False
+    takes_sigmas: ClassVar[bool] = False
+    thins: ClassVar[bool] = False
+
     num_train_timesteps: int = _number(1000, 1, MAX_TRAIN_STEPS)
+
+
+@dataclass(frozen=True)
+class NoiseConfig(SamplerConfig):
+    """The noise schedule of training, and what the model predicts."""
+
     beta_start: float = _number(0.0001, 1e-9, 0.999999)
     beta_end: float = _number(0.02, 1e-9, 0.999999)
     beta_schedule: Betas = "linear"
@@ -48,8 +60,19 @@ class NoiseConfig:
         default=None, metadata={"min": 0, "max": 1, "max_items": MAX_TRAIN_STEPS}
     )
     prediction_type: Prediction = "epsilon"
+
+
+@dataclass(frozen=True)
+class SpacedConfig(NoiseConfig):
+    """Keys that spread a run over the timesteps of training."""
+
     timestep_spacing: Spacing = "leading"
     steps_offset: int = _number(0, 0, MAX_TRAIN_STEPS)
+
+    @property
+    def takes_spacing(self) -> bool:
+        """Whether timestep_spacing has an effect."""
+        return True
 
 
 @dataclass(frozen=True)
@@ -77,10 +100,16 @@ class _SigmaSpacing:
     use_exponential_sigmas: bool | None = False
     use_beta_sigmas: bool | None = False
 
-    def check_sigmas(self) -> None:
-        if self.use_karras_sigmas and self.use_exponential_sigmas:
-            raise ValueError("use_karras_sigmas and use_exponential_sigmas exclude each other")
-        _refuse_set(self, "use_beta_sigmas")
+    @property
+    def respaces(self) -> bool:
+        """Whether one of the options is set."""
+        return bool(self.use_karras_sigmas or self.use_exponential_sigmas or self.use_beta_sigmas)
+
+    def __post_init__(self) -> None:
+        names = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+        chosen = [name for name in names if getattr(self, name)]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} exclude each other")
 
 
 def _refuse_set(config: Any, *names: str) -> None:
@@ -91,7 +120,20 @@ def _refuse_set(config: Any, *names: str) -> None:
 
 
 @dataclass(frozen=True)
-class DDPMConfig(NoiseConfig, _Clipping, _Thresholding):
+class SolverConfig(SpacedConfig, _SigmaSpacing):
+    """Of those whose respaced sigmas run between the ends of training, not of timesteps."""
+
+    timestep_spacing: Spacing = "linspace"
+
+    @property
+    def takes_spacing(self) -> bool:
+        return not self.respaces
+
+
+@dataclass(frozen=True)
+class DDPMConfig(SpacedConfig, _Clipping, _Thresholding):
+    takes_timesteps: ClassVar[bool] = True
+
     beta_schedule: Literal[
         "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"
     ] = "linear"  # fmt: skip
@@ -101,26 +143,25 @@ class DDPMConfig(NoiseConfig, _Clipping, _Thresholding):
 
 
 @dataclass(frozen=True)
-class DDIMConfig(NoiseConfig, _Clipping, _Thresholding):
+class DDIMConfig(SpacedConfig, _Clipping, _Thresholding):
     set_alpha_to_one: bool = True
     rescale_betas_zero_snr: bool = False
 
 
 @dataclass(frozen=True)
-class PNDMConfig(NoiseConfig):
+class PNDMConfig(SpacedConfig):
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
     skip_prk_steps: bool = False
     set_alpha_to_one: bool = False
 
-    def __post_init__(self) -> None:
-        if not self.skip_prk_steps:
-            raise ValueError(
-                "skip_prk_steps is false: the Runge-Kutta warm-up is not supported, only PLMS"
-            )
-
 
 @dataclass(frozen=True)
-class LCMConfig(NoiseConfig, _Clipping, _Thresholding):
+class LCMConfig(SpacedConfig, _Clipping, _Thresholding):
+    """Also TCD's, which has the same keys and limits nothing."""
+
+    takes_timesteps: ClassVar[bool] = True
+    thins: ClassVar[bool] = True
+
     beta_start: float = _number(0.00085, 1e-9, 0.999999)
     beta_end: float = _number(0.012, 1e-9, 0.999999)
     beta_schedule: Betas = "scaled_linear"
@@ -130,9 +171,16 @@ class LCMConfig(NoiseConfig, _Clipping, _Thresholding):
     original_inference_steps: int = _number(50, 1, MAX_TRAIN_STEPS)
     timestep_scaling: float = _number(10.0, 0, 1e6)
 
+    @property
+    def takes_spacing(self) -> bool:
+        return False
+
 
 @dataclass(frozen=True)
-class EulerConfig(NoiseConfig, _SigmaSpacing):
+class EulerConfig(SpacedConfig, _SigmaSpacing):
+    takes_timesteps: ClassVar[bool] = True
+    takes_sigmas: ClassVar[bool] = True
+
     timestep_spacing: Spacing = "linspace"
     interpolation_type: Literal["linear", "log_linear"] = "linear"
     sigma_min: float | None = _number(None, 1e-9, 1e9)
@@ -141,31 +189,28 @@ class EulerConfig(NoiseConfig, _SigmaSpacing):
     rescale_betas_zero_snr: bool = False
     final_sigmas_type: Final = "zero"
 
-    def __post_init__(self) -> None:
-        self.check_sigmas()
-
 
 @dataclass(frozen=True)
-class EulerAncestralConfig(NoiseConfig):
+class EulerAncestralConfig(SpacedConfig):
     timestep_spacing: Spacing = "linspace"
     rescale_betas_zero_snr: bool = False
 
 
 @dataclass(frozen=True)
-class HeunConfig(NoiseConfig, _SigmaSpacing, _Clipping):
+class HeunConfig(SpacedConfig, _SigmaSpacing, _Clipping):
+    takes_timesteps: ClassVar[bool] = True
+
     beta_start: float = _number(0.00085, 1e-9, 0.999999)
     beta_end: float = _number(0.012, 1e-9, 0.999999)
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "exp"] = "linear"
     timestep_spacing: Spacing = "linspace"
     clip_sample: bool = False
 
-    def __post_init__(self) -> None:
-        self.check_sigmas()
-
 
 @dataclass(frozen=True)
-class DPMSolverConfig(NoiseConfig, _SigmaSpacing, _Thresholding):
-    timestep_spacing: Spacing = "linspace"
+class DPMSolverConfig(SolverConfig, _Thresholding):
+    takes_timesteps: ClassVar[bool] = True
+
     solver_order: int = _number(2, 1, 3)
     algorithm_type: Literal[
         "dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"
@@ -182,6 +227,10 @@ class DPMSolverConfig(NoiseConfig, _SigmaSpacing, _Thresholding):
     rescale_betas_zero_snr: bool = False
 
     @property
+    def takes_spacing(self) -> bool:
+        return not (self.respaces or self.use_lu_lambdas)
+
+    @property
     def predicts_noise(self) -> bool:
         return not self.algorithm_type.endswith("++")
 
@@ -190,11 +239,11 @@ class DPMSolverConfig(NoiseConfig, _SigmaSpacing, _Thresholding):
         return self.algorithm_type.startswith("sde")
 
     def __post_init__(self) -> None:
-        self.check_sigmas()
+        super().__post_init__()
         _refuse_set(self, "use_flow_sigmas", "use_dynamic_shifting")
         if self.variance_type in ("learned", "learned_range"):
             raise ValueError(f"variance_type {self.variance_type!r} is not supported")
-        if self.use_lu_lambdas and (self.use_karras_sigmas or self.use_exponential_sigmas):
+        if self.use_lu_lambdas and self.respaces:
             raise ValueError("use_lu_lambdas excludes the other use_*_sigmas")
         if self.predicts_noise and self.final_sigmas_type == "zero":
             raise ValueError(
@@ -207,8 +256,7 @@ class DPMSolverConfig(NoiseConfig, _SigmaSpacing, _Thresholding):
 
 
 @dataclass(frozen=True)
-class UniPCConfig(NoiseConfig, _SigmaSpacing, _Thresholding):
-    timestep_spacing: Spacing = "linspace"
+class UniPCConfig(SolverConfig, _Thresholding):
     solver_order: int = _number(2, 1, 3)
     predict_x0: bool = True
     solver_type: Literal["bh1", "bh2"] = "bh2"
@@ -223,7 +271,7 @@ class UniPCConfig(NoiseConfig, _SigmaSpacing, _Thresholding):
     sigma_max: float | None = _number(None, 1e-9, 1e9)
 
     def __post_init__(self) -> None:
-        self.check_sigmas()
+        super().__post_init__()
         _refuse_set(self, "use_flow_sigmas", "use_dynamic_shifting")
         if (
             self.final_sigmas_type == "zero"
@@ -236,84 +284,127 @@ class UniPCConfig(NoiseConfig, _SigmaSpacing, _Thresholding):
             )
 
 
-#: name -> (diffusers class, config, keys that the name itself sets)
-SAMPLERS: dict[str, tuple[str, type[NoiseConfig], dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", DDIMConfig, {}),
-    "ddpm": ("DDPMScheduler", DDPMConfig, {}),
-    "euler": ("EulerDiscreteScheduler", EulerConfig, {}),
-    "euler_ancestral": ("EulerAncestralDiscreteScheduler", EulerAncestralConfig, {}),
-    "heun": ("HeunDiscreteScheduler", HeunConfig, {}),
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", DPMSolverConfig, {}),
-    "dpmpp_2m_karras": (
-        "DPMSolverMultistepScheduler",
-        DPMSolverConfig,
-        {"use_karras_sigmas": True},
-    ),
-    "unipc": ("UniPCMultistepScheduler", UniPCConfig, {}),
-    "lcm": ("LCMScheduler", LCMConfig, {}),
-    "pndm": ("PNDMScheduler", PNDMConfig, {}),
-}
-#: diffusers class -> our name
-CLASSES = {cls: name for name, (cls, _, extra) in SAMPLERS.items() if not extra}
+@dataclass(frozen=True)
+class DEISConfig(SolverConfig, _Thresholding):
+    solver_order: int = _number(2, 1, 3)
+    algorithm_type: Literal["deis"] = "deis"
+    solver_type: Literal["logrho"] = "logrho"
+    lower_order_final: bool = True
+    use_flow_sigmas: bool | None = False
+    use_dynamic_shifting: bool = False
 
-# What a solver makes of another family's solver_type and algorithm_type, as diffusers does.
-_SYNONYMS = {
-    "DPMSolverMultistepScheduler": {
-        "solver_type": {"logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"},
-        "algorithm_type": {"deis": "dpmsolver++"},
-    },
-    "UniPCMultistepScheduler": {
-        "solver_type": {"midpoint": "bh2", "heun": "bh2", "logrho": "bh2"},
-    },
-}
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # What is remembered is the noise; a limited clean sample cannot be told from it later.
+        _refuse_set(self, "use_flow_sigmas", "use_dynamic_shifting", "thresholding")
 
 
-def read_scheduler_config(
-    data: object, name: str | None, stable_diffusion: bool, where: str
-) -> tuple[str, NoiseConfig]:
-    """Our name for the sampler and its checked config; see `from_config` for the arguments."""
-    if name is not None and name not in SAMPLERS:
-        raise RequestError(
-            f"scheduler: expected one of {', '.join(sorted(SAMPLERS))}, got {name!r:.100}"
-        )
-    if not isinstance(data, dict):
-        raise ConfigError(f"{where}: expected a JSON object, found {type(data).__name__}")
-    saved_class = data.get("_class_name")
-    if not isinstance(saved_class, str) or saved_class not in CLASSES:
-        raise ConfigError(
-            f"{where}: _class_name is {saved_class!r:.100}, supported are "
-            f"{', '.join(sorted(CLASSES))}"
-        )
-    keys = _translate(data, saved_class)
-    target, cls, extra = SAMPLERS[name or CLASSES[saved_class]]
-    if stable_diffusion:
-        _correct_outdated(keys, cls if name is None else None)
-    keys = _translate(keys, target) | extra | {"_class_name": target}
-    return name or CLASSES[saved_class], read_config(cls, keys, where)
+@dataclass(frozen=True)
+class SinglestepConfig(NoiseConfig, _SigmaSpacing, _Thresholding):
+    takes_timesteps: ClassVar[bool] = True
+
+    solver_order: int = _number(2, 1, 3)
+    algorithm_type: Literal["dpmsolver", "dpmsolver++", "sde-dpmsolver++"] = "dpmsolver++"
+    solver_type: Literal["midpoint", "heun"] = "midpoint"
+    lower_order_final: bool = False
+    use_flow_sigmas: bool | None = False
+    use_dynamic_shifting: bool = False
+    final_sigmas_type: Final = "zero"
+    lambda_min_clipped: float | None = None  # None: minus infinity
+    variance_type: str | None = None  # DDPM's; only the learned kinds would matter
+
+    predicts_noise = DPMSolverConfig.predicts_noise
+    stochastic = DPMSolverConfig.stochastic
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_set(self, "use_flow_sigmas", "use_dynamic_shifting")
+        if self.variance_type in ("learned", "learned_range"):
+            raise ValueError(f"variance_type {self.variance_type!r} is not supported")
+        if self.predicts_noise and self.final_sigmas_type == "zero":
+            raise ValueError("algorithm_type 'dpmsolver' needs final_sigmas_type 'sigma_min'")
+        if self.predicts_noise and self.thresholding:
+            raise ValueError("algorithm_type 'dpmsolver' excludes thresholding")
 
 
-def _translate(keys: dict, cls_name: str) -> dict:
-    """`keys` in the words of a diffusers class."""
-    result = dict(keys)
-    for key, words in _SYNONYMS.get(cls_name, {}).items():
-        if isinstance(result.get(key), str):
-            result[key] = words.get(result[key], result[key])
-    if result.get("lambda_min_clipped") == -math.inf:
-        del result["lambda_min_clipped"]
-    return result
+@dataclass(frozen=True)
+class SAConfig(SolverConfig, _Thresholding):
+    predictor_order: int = _number(2, 1, 3)
+    corrector_order: int = _number(2, 0, 4)
+    tau_func: None = None
+    algorithm_type: Literal["data_prediction", "noise_prediction"] = "data_prediction"
+    lower_order_final: bool = True
+    use_flow_sigmas: bool | None = False
+    lambda_min_clipped: float | None = None  # None: minus infinity
+    variance_type: str | None = None  # DDPM's; only the learned kinds would matter
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_set(self, "use_flow_sigmas")
+        if self.variance_type in ("learned", "learned_range"):
+            raise ValueError(f"variance_type {self.variance_type!r} is not supported")
+        if self.algorithm_type == "noise_prediction" and self.thresholding:
+            raise ValueError("algorithm_type 'noise_prediction' excludes thresholding")
 
 
-def _correct_outdated(keys: dict, own_class: type | None) -> None:
-    """What diffusers' Stable Diffusion 1.x/2.x pipelines do to the scheduler they are given.
+@dataclass(frozen=True)
+class LMSConfig(SpacedConfig, _SigmaSpacing):
+    timestep_spacing: Spacing = "linspace"
 
-    They set steps_offset to 1 and clip_sample to False in the loaded scheduler. A sampler that is
-    named instead takes a corrected value only where the checkpoint saved the key at all.
-    own_class: the config class if the checkpoint's own sampler runs, else None.
-    """
-    for key in ("steps_offset", "clip_sample"):
-        if hasattr(own_class, key):
-            keys.setdefault(key, getattr(own_class, key))
-    if type(keys.get("steps_offset")) is int:
-        keys["steps_offset"] = 1
-    if keys.get("clip_sample") is True:
-        keys["clip_sample"] = False
+
+@dataclass(frozen=True)
+class KDPM2Config(SpacedConfig, _SigmaSpacing):
+    """Of KDPM2 and its ancestral form."""
+
+    beta_start: float = _number(0.00085, 1e-9, 0.999999)
+    beta_end: float = _number(0.012, 1e-9, 0.999999)
+    timestep_spacing: Spacing = "linspace"
+
+
+@dataclass(frozen=True)
+class SDEConfig(KDPM2Config):
+    noise_sampler_seed: int | None = None
+
+
+@dataclass(frozen=True)
+class IPNDMConfig(SamplerConfig):
+    trained_betas: None = None  # of a run, not of training: they would hold for one length only
+
+
+@dataclass(frozen=True)
+class _EDMConfig(SamplerConfig):
+    """Sigmas by formula, without betas, and the model's preconditioning."""
+
+    sigma_min: float = _number(0.002, 1e-9, 1e9)
+    sigma_max: float = _number(80.0, 1e-9, 1e9)
+    sigma_data: float = _number(0.5, 1e-6, 1e6)
+    sigma_schedule: Literal["karras", "exponential"] = "karras"
+    rho: float = _number(7.0, 1e-3, 1e3)
+    final_sigmas_type: Final = "zero"
+
+    def __post_init__(self) -> None:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min {self.sigma_min} is not below sigma_max {self.sigma_max}")
+
+
+@dataclass(frozen=True)
+class EDMEulerConfig(_EDMConfig):
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+
+
+@dataclass(frozen=True)
+class EDMDPMSolverConfig(_EDMConfig, _Thresholding):
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    solver_order: int = _number(2, 1, 3)
+    algorithm_type: Literal["dpmsolver++", "sde-dpmsolver++"] = "dpmsolver++"
+    solver_type: Literal["midpoint", "heun"] = "midpoint"
+    lower_order_final: bool = True
+    euler_at_final: bool = False
+
+    predicts_noise: ClassVar[bool] = False
+    stochastic = DPMSolverConfig.stochastic
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stochastic and self.solver_order == 3:
+            raise ValueError("algorithm_type 'sde-dpmsolver++' has solver_order 1 or 2, not 3")

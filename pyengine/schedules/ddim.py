@@ -10,7 +10,6 @@ from .request import Request
 
 
 def plan(config: DDIMConfig, request: Request) -> Plan:
-    request.refuse_own(timesteps=True, sigmas=True)
     a_bar = alphas_cumprod(config).double().tolist()
     final = 1.0 if config.set_alpha_to_one else a_bar[0]
     steps = spaced(config, request.steps)
@@ -22,12 +21,12 @@ def plan(config: DDIMConfig, request: Request) -> Plan:
         a_next = a_bar[t - stride] if t >= stride else final
         return _evaluation(config, t, a_bar[t], a_next, request.eta)
 
+    begin = request.begin(steps, config)
     return Plan(
         sampler="ddim",
-        evaluations=tuple(evaluation(int(t)) for t in request.from_start(steps)),
+        evaluations=tuple(evaluation(int(t)) for t in steps[begin:]),
         init_noise_sigma=1.0,
-        num_steps=request.remaining,
-        begin=request.skip,
+        begin=begin,
         threshold=threshold_of(config),
     )
 

@@ -11,21 +11,21 @@ from .request import Request
 
 def plan(config: DDPMConfig, request: Request) -> Plan:
     a_bar = alphas_cumprod(config).double().tolist()
-    visited = request.own_timesteps(config)
+    visited = request.own_timesteps()
     if visited is None:
         visited = spaced(config, request.steps)
     check_range(visited, config)
     steps = [int(t) for t in visited]
     following = [*steps[1:], -1]
+    begin = request.begin(steps, config)
     return Plan(
         sampler="ddpm",
         evaluations=tuple(
             _evaluation(config, t, a_bar[t], a_bar[after] if after >= 0 else 1.0)
-            for t, after in request.from_start(list(zip(steps, following, strict=True)))
+            for t, after in list(zip(steps, following, strict=True))[begin:]
         ),
         init_noise_sigma=1.0,
-        num_steps=request.remaining,
-        begin=request.skip,
+        begin=begin,
         threshold=threshold_of(config),
     )
 

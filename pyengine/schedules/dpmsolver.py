@@ -27,23 +27,23 @@ _FEW_STEPS = 15  # below this the last steps may be taken at a lower order
 def plan(config: DPMSolverConfig, request: Request) -> Plan:
     timesteps, sigmas = _schedule(config, request)
     n = len(timesteps)
+    begin = request.begin(timesteps, config)
     few = config.lower_order_final and n < _FEW_STEPS
 
     def order_of(i: int) -> int:
         if i == n - 1 and (config.euler_at_final or few or config.final_sigmas_type == "zero"):
             return 1
         most = 2 if i == n - 2 and few else 3
-        return min(config.solver_order, i - request.skip + 1, most)
+        return min(config.solver_order, i - begin + 1, most)
 
     def evaluation(i: int) -> Evaluation:
         return _evaluation(config, timesteps[i], sigmas[max(i - 2, 0) : i + 2], order_of(i))
 
     return Plan(
-        sampler="dpmpp_2m_karras" if config.use_karras_sigmas else "dpmpp_2m",
-        evaluations=tuple(evaluation(i) for i in request.from_start(range(n))),
+        sampler=f"dpmpp_2m{'_sde' * config.stochastic}{'_karras' * bool(config.use_karras_sigmas)}",
+        evaluations=tuple(evaluation(i) for i in range(begin, n)),
         init_noise_sigma=1.0,
-        num_steps=request.remaining,
-        begin=request.skip,
+        begin=begin,
         threshold=threshold_of(config),
         noise_dtype=torch.float32 if config.stochastic else None,
     )
@@ -54,7 +54,7 @@ def _schedule(config: DPMSolverConfig, request: Request) -> tuple[list[int], lis
     train = training_sigmas(config)
     log_sigmas = np.log(train)
     n = request.steps
-    timesteps = request.own_timesteps(config)
+    timesteps = request.own_timesteps()
     chosen = respaced(config, float(train[0]), float(train[-1]), n)
     if config.use_lu_lambdas:
         chosen = np.exp(np.linspace(0, 1, n) * (log_sigmas[0] - log_sigmas[-1]) + log_sigmas[-1])

@@ -18,7 +18,6 @@ def plan(config: EulerConfig, request: Request) -> Plan:
     if request.sigmas is None:
         timesteps, sigmas = _schedule(config, request, train)
     else:
-        request.refuse_own(timesteps=True)
         sigmas = np.array(request.sigmas, dtype=np.float32)
         log_sigmas = np.log(train)
         timesteps = np.array([timestep_of(s, log_sigmas) for s in sigmas[:-1]])
@@ -29,12 +28,12 @@ def plan(config: EulerConfig, request: Request) -> Plan:
     timesteps = timesteps.astype(np.float32).tolist()
     sigmas = sigmas.astype(np.float64).tolist()
     steps = list(zip(timesteps, sigmas, sigmas[1:], strict=False))
+    begin = request.begin([t for t, *_ in steps], config)
     return Plan(
         sampler="euler",
-        evaluations=tuple(_evaluation(config, *step) for step in request.from_start(steps)),
+        evaluations=tuple(_evaluation(config, *step) for step in steps[begin:]),
         init_noise_sigma=init_noise_sigma(config, max(sigmas)),
-        num_steps=request.remaining,
-        begin=request.skip,
+        begin=begin,
     )
 
 
@@ -83,17 +82,16 @@ def _evaluation(config: EulerConfig, t: float, sigma: float, sigma_next: float) 
 
 
 def plan_ancestral(config: EulerAncestralConfig, request: Request) -> Plan:
-    request.refuse_own(timesteps=True, sigmas=True)
     timesteps = spaced(config, request.steps, np.float32)
     sigmas = interpolate(timesteps, training_sigmas(config)).astype(np.float32)
     sigmas = [*sigmas.astype(np.float64).tolist(), 0.0]
     steps = list(zip(timesteps.tolist(), sigmas, sigmas[1:], strict=False))
+    begin = request.begin([t for t, *_ in steps], config)
     return Plan(
         sampler="euler_ancestral",
-        evaluations=tuple(_ancestral(config, *step) for step in request.from_start(steps)),
+        evaluations=tuple(_ancestral(config, *step) for step in steps[begin:]),
         init_noise_sigma=init_noise_sigma(config, max(sigmas)),
-        num_steps=request.remaining,
-        begin=request.skip,
+        begin=begin,
     )
 
 

@@ -14,7 +14,6 @@ from .request import Request
 
 
 def plan(config: HeunConfig, request: Request) -> Plan:
-    request.refuse_own(sigmas=True)
     train = training_sigmas(config)
     n = request.steps
     if request.timesteps is not None:
@@ -35,12 +34,12 @@ def plan(config: HeunConfig, request: Request) -> Plan:
         whole.append(_first(config, t[k], s[k], s[k + 1]))
         if k + 1 < len(t):
             whole.append(_second(config, t[k + 1], s[k], s[k + 1]))
+    begin = request.begin([e.timestep for e in whole], config, order=2)
     return Plan(
         sampler="heun",
-        evaluations=tuple(request.from_start(whole, order=2)),
+        evaluations=tuple(whole[begin:]),
         init_noise_sigma=init_noise_sigma(config, max(s)),
-        num_steps=request.remaining,
-        begin=2 * request.skip,
+        begin=begin,
         order=2,
     )
 

@@ -16,27 +16,30 @@ SIGMA_DATA = 0.5
 
 def plan(config: LCMConfig, request: Request) -> Plan:
     a_bar = alphas_cumprod(config).double().tolist()
-    visited = request.own_timesteps(config)
+    visited = request.own_timesteps()
     if visited is None:
-        visited = _distilled(config, request)
+        visited = distilled(config, request)
     check_range(visited, config)
     steps = [int(t) for t in visited]
     following = [*steps[1:], None]
+    begin = request.begin(steps, config)
     return Plan(
         sampler="lcm",
         evaluations=tuple(
             _evaluation(config, t, a_bar[t], None if after is None else a_bar[after])
-            for t, after in request.from_start(list(zip(steps, following, strict=True)))
+            for t, after in list(zip(steps, following, strict=True))[begin:]
         ),
         init_noise_sigma=1.0,
-        num_steps=request.remaining,
-        begin=request.skip,
+        begin=begin,
         threshold=threshold_of(config),
     )
 
 
-def _distilled(config: LCMConfig, request: Request) -> np.ndarray:
-    """[steps] int64: spread over the timesteps that the model was distilled on."""
+def distilled(config: LCMConfig, request: Request) -> np.ndarray:
+    """[steps] int64: spread over the timesteps that the model was distilled on.
+
+    Where strength thins them, over its share of them, from the clean end.
+    """
     original = request.original_inference_steps or config.original_inference_steps
     train = config.num_train_timesteps
     if original > train:
@@ -44,14 +47,20 @@ def _distilled(config: LCMConfig, request: Request) -> np.ndarray:
             f"original_inference_steps: expected at most num_train_timesteps = {train}, "
             f"got {original}"
         )
-    if request.steps > original:
+    count = int(original * (request.strength if request.thins else 1.0))
+    if request.steps > count:
+        share = f" x strength {request.strength:g}" if request.thins else ""
         raise RequestError(
-            f"num_inference_steps: LCM expects at most original_inference_steps = {original}, "
+            f"num_inference_steps: LCM expects at most original_inference_steps{share} = {count}, "
             f"got {request.steps}"
         )
-    distilled = (np.arange(1, original + 1) * (train // original) - 1)[::-1]
-    picked = np.floor(np.linspace(0, original, request.steps, endpoint=False))
-    return distilled[picked.astype(np.int64)]
+    return pick((np.arange(1, count + 1) * (train // original) - 1)[::-1], request.steps)
+
+
+def pick(timesteps: np.ndarray, n: int) -> np.ndarray:
+    """n of the timesteps, evenly spread, from the first on."""
+    places = np.floor(np.linspace(0, len(timesteps), n, endpoint=False))
+    return timesteps[places.astype(np.int64)]
 
 
 def _evaluation(config: LCMConfig, t: int, a: float, a_next: float | None) -> Evaluation:

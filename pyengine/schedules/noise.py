@@ -99,11 +99,11 @@ def training_sigmas(config) -> np.ndarray:
     """[num_train_timesteps] float32, ascending: sigma of each training timestep."""
     alpha_bar = alphas_cumprod(config, floor=True)
     sigmas = (((1 - alpha_bar) / alpha_bar) ** 0.5).numpy()
-    # They fall only where betas are so large that less than TINY_ALPHA is left before the end.
-    if not (np.isfinite(sigmas).all() and sigmas[0] > 0 and np.all(np.diff(sigmas) >= 0)):
+    # Not all ascending: TINY_ALPHA may be more than what is left before it (linear betas).
+    if not (np.isfinite(sigmas).all() and sigmas.min() > 0):
         raise ConfigError(
-            f"scheduler config: the betas give sigmas of {sigmas[0]} to {sigmas.max()}, "
-            "expected positive, finite and ascending ones"
+            f"scheduler config: the betas give sigmas of {sigmas.min()} to {sigmas.max()}, "
+            "expected positive and finite ones"
         )
     return sigmas
 
@@ -157,13 +157,13 @@ def timestep_of(sigma, log_sigmas: np.ndarray) -> float:
     """The fractional training timestep whose sigma this is, linear in log sigma.
 
     sigma: a float or NumPy scalar; its type decides the precision.
-    log_sigmas: ascending, of the training timesteps.
+    log_sigmas: of the training timesteps; the last of them that is not above sigma counts.
     """
     if len(log_sigmas) == 1:
         return 0.0
     log_sigma = np.log(np.maximum(sigma, 1e-10))
-    low = np.searchsorted(log_sigmas, log_sigma, side="right") - 1
-    low = np.int64(min(max(low, 0), len(log_sigmas) - 2))  # makes t float64 whatever sigma is
+    low = np.flatnonzero(log_sigmas <= log_sigma)[-1:].sum()
+    low = np.int64(min(low, len(log_sigmas) - 2))  # makes t float64 whatever sigma is
     below, above = log_sigmas[low], log_sigmas[low + 1]
     w = np.clip((below - log_sigma) / (below - above), 0, 1)
     return (1 - w) * low + w * (low + 1)
@@ -180,12 +180,54 @@ def exponential(sigma_min: float, sigma_max: float, n: int) -> np.ndarray:
     return np.exp(np.linspace(math.log(sigma_max), math.log(sigma_min), n))
 
 
+def beta_spaced(sigma_min: float, sigma_max: float, n: int) -> np.ndarray:
+    """[n] float64 sigmas, descending: quantiles of a symmetric beta distribution.
+
+    Lee et al. 2024, arXiv:2407.12173.
+    """
+    return sigma_min + beta_quantile(1 - np.linspace(0, 1, n), 0.6) * (sigma_max - sigma_min)
+
+
+def beta_quantile(p: np.ndarray, a: float) -> np.ndarray:
+    """x [n] with I_x(a, a) = p: quantiles of the beta distribution whose two parameters are a.
+
+    p: [n] float64 in 0..1.  a: above 0, at most 1.  Newton's method in log x and log p, in which
+    the lower half is nearly a line, of slope a; the upper half is its mirror image.
+    """
+    lower = np.minimum(p, 1 - p)
+    inside = lower > 0
+    log_p = np.log(lower[inside])
+    # B(a, a) = gamma(a)^2 / gamma(2 a), and I_x(a, a) -> x^a / (a B(a, a)) for small x.
+    log_scale = 2 * math.lgamma(a) - math.lgamma(2 * a) + math.log(a)
+    x = np.minimum(np.exp((log_p + log_scale) / a), 0.5)
+    for _ in range(12):
+        series = _beta_series(x, a)
+        log_slope = (1 - x) ** (a - 1) / series * a
+        x = np.minimum(
+            x * np.exp((log_p + log_scale - a * np.log(x) - np.log(series)) / log_slope), 0.5
+        )
+    result = np.zeros_like(p)
+    result[inside] = x
+    return np.where(p > 0.5, 1 - result, result)
+
+
+def _beta_series(x: np.ndarray, a: float) -> np.ndarray:
+    """F(a, 1 - a; a + 1; x) for x in 0..1/2: I_x(a, a) without its factor x^a / (a B(a, a))."""
+    total = term = np.ones_like(x)
+    for k in range(60):
+        term = term * x * ((k + 1 - a) / (k + 1))
+        total = total + term * (a / (a + k + 1))
+    return total
+
+
 def respaced(config, sigma_min: float, sigma_max: float, n: int) -> np.ndarray | None:
     """The sigmas that a `use_*_sigmas` option asks for, or None where none does."""
     if config.use_karras_sigmas:
         return karras(sigma_min, sigma_max, n)
     if config.use_exponential_sigmas:
         return exponential(sigma_min, sigma_max, n)
+    if config.use_beta_sigmas:
+        return beta_spaced(sigma_min, sigma_max, n)
     return None
 
 

@@ -30,7 +30,8 @@ class Evaluation:
 
     timestep: what the model is told.  row: [len(COLUMNS)] float64.  level: the (a, b) of
     x = a clean + b noise at this point of the run.  in_scale: factor on the model's input.
-    draws_noise: whether the update draws from the generator.
+    draws_noise: whether the update draws from the generator.  known_level: the (a, b) that known
+    latents get here, where that is not `level`.  remembers: whether D becomes d1, and d1 d2...
     """
 
     timestep: int | float
@@ -38,6 +39,8 @@ class Evaluation:
     level: tuple[float, float]
     in_scale: float = 1.0
     draws_noise: bool = False
+    known_level: tuple[float, float] | None = None
+    remembers: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +84,7 @@ class Rows:
     table: [N, len(COLUMNS)] float64.  timesteps: [N], float32 or int64.  in_scale: [N] float64.
     draws_noise: [N] bools.  thresholds: per picture (ratio, largest) of dynamic thresholding, or
     None.  depth: how many past D the pictures' plans look back on, 0 to 3.  keeps_base: whether
-    any of them uses the kept tensor.
+    any of them uses the kept tensor.  remembers: [N] bools, whose D becomes d1.
     """
 
     table: np.ndarray
@@ -91,6 +94,7 @@ class Rows:
     thresholds: tuple[tuple[float, float] | None, ...]
     depth: int
     keeps_base: bool
+    remembers: tuple[bool, ...]
     #: (in_scale, table) where the pictures are; see `tensors`.
     there: tuple[Tensor, Tensor] | None = None
 
@@ -110,8 +114,21 @@ class Rows:
 
     def next_state(self, state: State, new: Tensor, d: Tensor, kept: Tensor) -> State:
         """What follows `state`, given what sampler_step returned."""
-        history = (d, state.d1, state.d2)[: self.depth]
-        return State(new, *history, base=kept if self.keeps_base else None)
+        history = [d, state.d1, state.d2]
+        if not all(self.remembers):
+            past = zip((state.d1, state.d2, state.d3), history, strict=True)
+            history = [self._held(old, shifted) for old, shifted in past]
+        return State(new, *history[: self.depth], base=kept if self.keeps_base else None)
+
+    def _held(self, old: Tensor | None, shifted: Tensor | None) -> Tensor | None:
+        """`shifted` for the pictures that remember this evaluation, `old` for the others."""
+        if old is None and shifted is None:
+            return None
+        some = old if shifted is None else shifted
+        assert some is not None
+        whose = torch.tensor(self.remembers).reshape(-1, *[1] * (some.dim() - 1))
+        old, shifted = (torch.zeros_like(some) if t is None else t for t in (old, shifted))
+        return torch.where(to_device(whose, some.device), shifted, old)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,16 +136,16 @@ class Plan:
     """A run of one sampler: see the package's docstring for its use.
 
     sampler: our name for it.  evaluations: those that will run.  begin: index of the first of
-    them in the whole run.  num_steps: denoising steps that will run.  order: evaluations per step.
-    threshold: (ratio, largest) of dynamic thresholding, or None.
+    them in the whole run.  order: evaluations per step.  extra: evaluations that the first step
+    has besides.  threshold: (ratio, largest) of dynamic thresholding, or None.
     """
 
     sampler: str
     evaluations: tuple[Evaluation, ...]
     init_noise_sigma: float
-    num_steps: int
     begin: int = 0
     order: int = 1
+    extra: int = 0
     threshold: tuple[float, float] | None = None
     noise_dtype: torch.dtype | None = None
 
@@ -154,6 +171,11 @@ class Plan:
         return np.stack([e.row for e in self.evaluations])
 
     @property
+    def num_steps(self) -> int:
+        """Denoising steps that will run; the last may have fewer evaluations than the others."""
+        return max(1, -((self.extra - len(self)) // self.order))
+
+    @property
     def level(self) -> tuple[float, float]:
         """(a, b) of x = a clean + b noise where the run begins."""
         return self.evaluations[0].level
@@ -161,7 +183,7 @@ class Plan:
     @cached_property
     def renoise(self) -> list[tuple[float, float]]:
         """(a, b) of known latents after each evaluation; (1, 0), clean, after the last."""
-        return [e.level for e in self.evaluations[1:]] + [(1.0, 0.0)]
+        return [e.known_level or e.level for e in self.evaluations[1:]] + [(1.0, 0.0)]
 
     @cached_property
     def ends_step(self) -> list[bool]:
@@ -182,6 +204,19 @@ class Plan:
 
     def _uses(self, *columns: str) -> bool:
         return bool(np.any(self.rows[:, [_AT[c] for c in columns]]))
+
+    def until(self, cutoff: float) -> "Plan":
+        """The same run, ended where the timesteps fall below `cutoff`.
+
+        Raises RequestError where that leaves nothing.
+        """
+        kept = [e for e in self.evaluations if e.timestep >= cutoff]
+        if not kept:
+            raise RequestError(
+                f"denoising_end: nothing of the run lies before it, as its first timestep "
+                f"{self.timesteps[0]:g} is below {cutoff:g}"
+            )
+        return replace(self, evaluations=tuple(kept))
 
     def start(self, noise: Tensor, clean: Tensor | None = None) -> State:
         """The state before the first evaluation.
@@ -271,6 +306,7 @@ def stack_rows(
         thresholds=tuple(plan.threshold for plan, _ in at),
         depth=max(plan.depth for plan, _ in at),
         keeps_base=any(plan.keeps_base for plan, _ in at),
+        remembers=tuple(plan.evaluations[i].remembers for plan, i in at),
     )
 
 

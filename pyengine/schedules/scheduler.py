@@ -1,41 +1,77 @@
 """A sampler with its config: compiles runs to plans."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, get_args
 
 import numpy as np
 
 from ..errors import PyengineError, RequestError
 from ..ops import COLUMNS
-from . import ddim, ddpm, dpmsolver, euler, heun, lcm, pndm, unipc
-from .config import SAMPLERS, NoiseConfig, read_scheduler_config
+from .config import SamplerConfig, SpacedConfig, Spacing
 from .plan import Plan
-from .request import make_request
+from .request import Request, make_request
+from .samplers import SAMPLER_NAMES, SAMPLERS, sampler
+from .saved import read_scheduler_config
 
-#: Names that `from_config` takes.
-SAMPLER_NAMES = tuple(sorted(SAMPLERS))
-
-_PLANS = {
-    "ddim": ddim.plan,
-    "ddpm": ddpm.plan,
-    "dpmpp_2m": dpmsolver.plan,
-    "dpmpp_2m_karras": dpmsolver.plan,
-    "euler": euler.plan,
-    "euler_ancestral": euler.plan_ancestral,
-    "heun": heun.plan,
-    "lcm": lcm.plan,
-    "pndm": pndm.plan,
-    "unipc": unipc.plan,
-}
 _BOUNDED = [c != "limit" for c in COLUMNS]
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """A sampler and its checked config. name: one of SAMPLER_NAMES."""
+    """A sampler and its checked config.
+
+    name: one of SAMPLER_NAMES, or one of them with a spacing ("euler_beta").  saved: the keys that
+    it was made from.  warnings: what these ask for and do not get.
+    """
 
     name: str
-    config: NoiseConfig
+    config: SamplerConfig
+    saved: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def class_name(self) -> str:
+        """diffusers' class."""
+        return sampler(self.name).class_name
+
+    @property
+    def takes_timesteps(self) -> bool:
+        return self.config.takes_timesteps
+
+    @property
+    def takes_sigmas(self) -> bool:
+        return self.config.takes_sigmas
+
+    @property
+    def takes_spacing(self) -> bool:
+        return isinstance(self.config, SpacedConfig) and self.config.takes_spacing
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        if self.saved.get("rescale_betas_zero_snr") is True and not hasattr(
+            self.config, "rescale_betas_zero_snr"
+        ):
+            have = [n for n in SAMPLER_NAMES if hasattr(SAMPLERS[n].config, _ZERO_SNR)]
+            return (
+                f"scheduler config: rescale_betas_zero_snr is true, and {self.name} has no such "
+                f"option: it has no effect; these have it: {', '.join(have)}",
+            )
+        return ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """What diffusers' `scheduler.config` holds; `from_config` makes the same sampler of it."""
+        own = {f.name: getattr(self.config, f.name) for f in fields(self.config)}
+        if own.get("lambda_min_clipped", 0) is None:
+            own["lambda_min_clipped"] = -np.inf
+        own = {k: list(v) if isinstance(v, tuple) else v for k, v in own.items()}
+        others = {k: v for k, v in self.saved.items() if not k.startswith("_")}
+        chosen = set(self.saved) | set(sampler(self.name).keys)
+        return {
+            **others,
+            **own,
+            "_class_name": self.class_name,
+            "_use_default_values": sorted(k for k in own if k not in chosen),
+        }
 
     def plan(
         self,
@@ -45,28 +81,67 @@ class Scheduler:
         eta: float = 0.0,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
+        timestep_spacing: str | None = None,
+        denoising_start: float | None = None,
+        denoising_end: float | None = None,
         original_inference_steps: int | None = None,
+        all_steps: bool = False,
     ) -> Plan:
         """The table of one run.
 
-        num_inference_steps: denoising steps of the whole run, 1 to num_train_timesteps; or the
-        run is given by `timesteps` (DDPM, LCM, Euler, Heun, DPM-Solver) or by `sigmas` (Euler),
-        descending.  strength: the share of the steps that runs, from the end (image-to-image).
-        eta: DDIM's noise, 0 to 1; others ignore it.  original_inference_steps: LCM's.
+        num_inference_steps: denoising steps of the whole run, 1 to num_train_timesteps; or the run
+        is given by `timesteps` or by `sigmas`, descending, where `takes_timesteps` or
+        `takes_sigmas` says so.  timestep_spacing: "leading", "linspace" or "trailing", in place of
+        the config's.  strength: the share of the steps that runs, from the end (image-to-image).
+        all_steps: strength thins the timesteps instead, and all steps run (LCM and TCD, as in
+        diffusers' LatentConsistencyModelImg2ImgPipeline).  denoising_start: the share of the
+        training timesteps, above 0 and below 1, at which the run begins, whatever strength is;
+        begin from latents that are so noisy already (`State(latents)`).  denoising_end: the share
+        at which the run ends, with latents that are still noisy.  eta: the noise of DDIM and TCD,
+        0 to 1; others ignore it.  original_inference_steps: LCM's and TCD's.
         Raises RequestError for arguments out of range or steps that the noise schedule cannot
         tell apart, ConfigError for a config that cannot run at all.
         """
+        config = self._spaced(timestep_spacing)
+        for name, own, takes in (
+            ("timesteps", timesteps, self.takes_timesteps),
+            ("sigmas", sigmas, self.takes_sigmas),
+        ):
+            if own is not None and not takes:
+                raise RequestError(f"{name}: {self.name} does not take any; {_that_take(name)} do")
         request = make_request(
-            self.config,
+            config,
             num_inference_steps,
-            strength,
-            eta,
-            timesteps,
-            sigmas,
-            original_inference_steps,
+            strength=strength,
+            eta=eta,
+            timesteps=timesteps,
+            sigmas=sigmas,
+            original_inference_steps=original_inference_steps,
+            all_steps=all_steps,
+            denoising_start=denoising_start,
+            denoising_end=denoising_end,
         )
+        plan = self._compiled(config, request)
+        if request.denoising_end is not None and request.denoising_end < 1:
+            plan = plan.until(request.cutoff(request.denoising_end, config))
+        return plan
+
+    def _spaced(self, spacing: str | None) -> SamplerConfig:
+        """The config with another timestep_spacing."""
+        if spacing is None:
+            return self.config
+        if spacing not in get_args(Spacing):
+            raise RequestError(
+                f"timestep_spacing: expected one of {', '.join(get_args(Spacing))}, "
+                f"got {spacing!r:.100}"
+            )
+        if not (isinstance(self.config, SpacedConfig) and self.takes_spacing):
+            raise RequestError(f"timestep_spacing: it has no effect on {self.name}")
+        return replace(self.config, timestep_spacing=spacing)
+
+    def _compiled(self, config: SamplerConfig, request: Request) -> Plan:
         try:
-            plan = _PLANS[self.name](self.config, request)
+            plan = sampler(self.name).plan(config, request)
         except PyengineError:
             raise
         except (ArithmeticError, ValueError) as e:  # of math and numpy.linalg, on odd schedules
@@ -77,6 +152,13 @@ class Scheduler:
         return plan
 
 
+_ZERO_SNR = "rescale_betas_zero_snr"
+
+
+def _that_take(name: str) -> str:
+    return ", ".join(n for n in SAMPLER_NAMES if getattr(SAMPLERS[n].config, f"takes_{name}"))
+
+
 def _unusable(name: str, steps: int) -> str:
     return (
         f"num_inference_steps: {name} cannot take {steps} steps through this noise schedule "
@@ -85,22 +167,24 @@ def _unusable(name: str, steps: int) -> str:
 
 
 def from_config(
-    config: dict,
+    config: Mapping[str, Any],
     name: str | None = None,
     *,
-    stable_diffusion: bool = False,
+    pipeline: str = "",
     where: str = "scheduler_config.json",
 ) -> Scheduler:
     """The sampler that a checkpoint's scheduler config asks for, or another one in its place.
 
-    config: the parsed JSON.  name: one of SAMPLER_NAMES: that sampler with the keys that the
-    checkpoint saved, and its own defaults for the rest, as diffusers'
-    `Cls.from_config(pipe.scheduler.config)` makes it.  stable_diffusion: apply what diffusers'
-    Stable Diffusion 1.x/2.x pipelines (not XL) do to the schedulers they are given, steps_offset 1
-    and clip_sample False.  where: how errors call the config.
+    config: the parsed JSON.  name: whatever `find_name` knows: that sampler with the keys that the
+    checkpoint saved, of whatever class, and its own defaults for the rest, as diffusers'
+    `Cls.from_config(pipe.scheduler.config)` makes it.  pipeline: the class of diffusers' pipeline
+    that the checkpoint is loaded into; what its __init__ changes in the scheduler that it is given
+    is changed (Stable Diffusion 1.x/2.x: steps_offset 1, clip_sample False).  where: how errors
+    call the config.
     Raises ConfigError, or RequestError for an unknown name.
     """
-    return Scheduler(*read_scheduler_config(config, name, stable_diffusion, where))
+    found, checked = read_scheduler_config(config, name, pipeline, where)
+    return Scheduler(found, checked, dict(config))
 
 
 __all__ = ["SAMPLER_NAMES", "Scheduler", "from_config"]

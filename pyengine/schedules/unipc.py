@@ -17,16 +17,16 @@ from .request import Request
 
 
 def plan(config: UniPCConfig, request: Request) -> Plan:
-    request.refuse_own(timesteps=True, sigmas=True)
     timesteps, sigmas = _schedule(config, request)
     n = len(timesteps)
+    begin = request.begin(timesteps, config)
 
     def order_of(i: int) -> int:
         most = n - i if config.lower_order_final else config.solver_order
-        return min(config.solver_order, most, i - request.skip + 1)
+        return min(config.solver_order, most, i - begin + 1)
 
     def evaluation(i: int) -> Evaluation:
-        corrects = i > request.skip and i - 1 not in config.disable_corrector
+        corrects = i > begin and i - 1 not in config.disable_corrector
         return _evaluation(
             config,
             timesteps[i],
@@ -37,10 +37,9 @@ def plan(config: UniPCConfig, request: Request) -> Plan:
 
     return Plan(
         sampler="unipc",
-        evaluations=tuple(evaluation(i) for i in request.from_start(range(n))),
+        evaluations=tuple(evaluation(i) for i in range(begin, n)),
         init_noise_sigma=1.0,
-        num_steps=request.remaining,
-        begin=request.skip,
+        begin=begin,
         threshold=threshold_of(config) if config.predict_x0 else None,
     )
 

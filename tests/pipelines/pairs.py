@@ -11,6 +11,7 @@ import tiny
 import torch
 
 import pyengine
+from pyengine.schedules.samplers import SAMPLERS
 
 #: The whole pictures' bar. Typical is 110 to 130: see the assertion messages.
 LEAST_PSNR = 40.0
@@ -53,19 +54,16 @@ WRITERS = {
     ),
 }
 
+#: sampler -> (diffusers' class, keys that the name sets). A PNDM without skip_prk_steps in the
+#: checkpoint begins with its warm-up in both.
 REFERENCES = {
-    "ddim": (diffusers.DDIMScheduler, {}),
-    "ddpm": (diffusers.DDPMScheduler, {}),
-    "euler": (diffusers.EulerDiscreteScheduler, {}),
-    "euler_ancestral": (diffusers.EulerAncestralDiscreteScheduler, {}),
-    "heun": (diffusers.HeunDiscreteScheduler, {}),
-    "dpmpp_2m": (diffusers.DPMSolverMultistepScheduler, {}),
-    "dpmpp_2m_karras": (diffusers.DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
-    "unipc": (diffusers.UniPCMultistepScheduler, {}),
-    "lcm": (diffusers.LCMScheduler, {}),
+    name: (getattr(diffusers, sampler.class_name), dict(sampler.keys))
+    for name, sampler in SAMPLERS.items()
 }
 DETERMINISTIC = ("ddim", "euler", "heun", "dpmpp_2m", "dpmpp_2m_karras", "unipc")
 RANDOM = ("ddpm", "euler_ancestral", "lcm")
+#: Those whose formulas tests/schedules compares; one picture each is compared here.
+OTHERS = tuple(name for name in REFERENCES if name not in DETERMINISTIC + RANDOM)
 
 
 @dataclass

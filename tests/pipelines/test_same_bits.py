@@ -50,8 +50,7 @@ def check(pipe, threads, sizes=range(1, 9), **call):
 
 @pytest.mark.parametrize("sampler", SAMPLER_NAMES)
 def test_every_sampler(pair, threads, sampler):
-    model = "pndm" if sampler == "pndm" else "sd1"  # its config says that it leaves out the warm-up
-    check(pair(model).own, threads, (1, 2, 5), scheduler=sampler)
+    check(pair("sd1").own, threads, (1, 2, 5), scheduler=sampler)
 
 
 @pytest.mark.parametrize("model", ["sd1", "sd2", "sdxl", "lcm"])

@@ -64,14 +64,33 @@ def test_zero_terminal_snr(name, spacing):
     for prediction in ("v_prediction", "sample"):
         if (name, prediction) in MISSING:
             continue
+        for betas in ({}, {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}):
+            config = config_of(
+                name,
+                prediction_type=prediction,
+                timestep_spacing=spacing,
+                rescale_betas_zero_snr=True,
+                **betas,
+            )
+            for steps in (1, 8, 25):
+                compare(config, steps)
+
+
+@pytest.mark.parametrize("keys", [{}, {"use_karras_sigmas": True}, {"use_beta_sigmas": True}])
+@pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "unipc"])
+def test_linear_betas_with_zero_terminal_snr(name, keys):
+    """Their sigmas rise above the last one before they reach it: linear betas leave little."""
+    betas = {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}
+    for steps in (2, 10, 120):
         config = config_of(
             name,
-            prediction_type=prediction,
-            timestep_spacing=spacing,
+            prediction_type="v_prediction",
             rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
+            **betas,
+            **keys,
         )
-        for steps in (1, 8, 25):
-            compare(config, steps)
+        compare(config, steps)
 
 
 def loud(x, t):
@@ -122,11 +141,27 @@ def test_pndm_final_alpha(alpha_to_one):
         compare(config_of("pndm", set_alpha_to_one=alpha_to_one), steps)
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_pndm_with_its_warm_up(spacing, prediction):
+    keys = {"skip_prk_steps": False, "prediction_type": prediction, "timestep_spacing": spacing}
+    for steps in (4, 5, 7, 20, 50):
+        compare(config_of("pndm", **keys), steps, within=1e-9, dtype=torch.float64)
+        compare(config_of("pndm", **keys), steps)
+
+
+def test_pndm_with_its_warm_up_needs_four_steps():
+    for steps in (1, 2, 3):  # diffusers fails with a broadcasting error
+        with pytest.raises(RequestError, match="at least 4"):
+            from_config(config_of("pndm", skip_prk_steps=False)).plan(steps)
+
+
 @pytest.mark.parametrize(
     "keys",
     [
         {"use_karras_sigmas": True},
         {"use_exponential_sigmas": True},
+        {"use_beta_sigmas": True},
         {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min"},
         {"final_sigmas_type": "sigma_min"},
     ],
@@ -238,9 +273,9 @@ def test_lcm_original_steps(original):
 def test_trailing_takes_no_step_before_the_first_timestep():
     """diffusers takes a 62nd step of 61, at timestep -1, where the spacing is rounded."""
     for name in SAMPLER_NAMES:
-        if name in ("lcm", "dpmpp_2m_karras"):
-            continue  # they do not use the spacing
         config = config_of(name, timestep_spacing="trailing")
+        if not from_config(config).takes_spacing:
+            continue
         scheduler = theirs(config)
         for steps in (61, 103):
             scheduler.set_timesteps(steps)
