@@ -1,12 +1,75 @@
-"""Import paths of the tests: this folder (`import tiny`; pytest adds it) and the root (`bench`)."""
+"""How the tests run: import paths, threads and processes, and which of them `--quick` takes.
 
+`make test` runs one process a core with pytest-xdist; `pytest` alone is one process.
+"""
+
+import os
 import signal
 import sys
 from pathlib import Path
 
-# Last, so that an installed pyengine comes before the source tree's.
+import pytest
+from hypothesis import settings
+
+# Last, so that an installed pyengine comes before the source tree's. pytest adds this folder.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+# One thread a process, and of the processes that it starts: pictures are tiny, and the cores belong
+# to as many test processes. What is said of more threads is tested with use_threads; the passive
+# wait keeps OpenMP's idle threads, torch's too, from spinning on a neighbour's core. torch is not
+# imported yet: it reads both when it is.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A shell that starts a job in the background has it ignore Ctrl-C; its children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes decides no test.
+settings.register_profile("pyengine", deadline=None)
+settings.load_profile("pyengine")
+
+#: Processes of `-n auto`: a core each, while memory lasts (some 2 GB each).
+MOST_PROCESSES = 8
+#: Of the parameters of one test function, what `--quick` takes.
+QUICK_PARAMETERS = 3
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help=f"of every test function {QUICK_PARAMETERS} sets of parameters, and none marked slow",
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    return min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves a slice of everything: whatever is written later is in it too."""
+    if not config.getoption("quick"):
+        return
+    functions = {}
+    for item in items:
+        functions.setdefault(item.nodeid.split("[")[0], []).append(item)
+    kept = set()
+    for same in functions.values():
+        # Spread evenly, first and last among them: neighbours differ in one parameter.
+        last, count = len(same) - 1, min(len(same), QUICK_PARAMETERS)
+        kept |= {same[last * i // max(count - 1, 1)] for i in range(count)}
+    kept = {item for item in kept if not item.get_closest_marker("slow")}
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
+@pytest.fixture
+def use_threads():
+    """use_threads(n) sets torch's number of threads, and so ours, for one test."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

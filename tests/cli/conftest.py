@@ -1,17 +1,7 @@
 import pytest
 import tiny
-import torch
 
 from pyengine.cli import main
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Tiny pictures: threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """Inputs for every op in the registry: the one list that the tests of the promises go through."""
 
+from unittest.mock import patch
+
 import torch
 import torch.nn.functional as F
 from gpu_cases import (
@@ -22,6 +24,7 @@ from gpu_cases import CASES as KERNEL_CASES
 
 from pyengine import ops
 from pyengine.ops import OPS, pack_weight, reference
+from pyengine.ops.reference.linear import ACTIVATIONS
 
 FLOAT32 = (torch.float32,)
 
@@ -312,6 +315,13 @@ def _torch_swiglu(x):
     return value * F.silu(gate)
 
 
+def _torch_linear(*args, **kwargs):
+    """The specification with torch's activations."""
+    own = {"silu": F.silu, "gelu": F.gelu, "geglu": _torch_geglu}
+    with patch.dict(ACTIVATIONS, own):
+        return reference.linear(*args, **kwargs)
+
+
 #: op -> the same from torch's own functions; sampler_step is its reference's elementwise chain, and
 #: the ops with torch behind them are compared with their references.
 TORCHS_OWN = {
@@ -323,5 +333,6 @@ TORCHS_OWN = {
     "geglu": _torch_geglu,
     "rms_norm": lambda x, weight=None, eps=1e-6: F.rms_norm(x, x.shape[-1:], weight, eps),
     "swiglu": _torch_swiglu,
+    "linear": _torch_linear,
 }
 TORCHS_OWN |= {op: getattr(reference, op) for op in OPS if op not in TORCHS_OWN}

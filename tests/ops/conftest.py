@@ -1,7 +1,6 @@
 """Fixtures of the op tests."""
 
 import pytest
-import torch
 from interpreted import Interpreter
 
 from pyengine import ops
@@ -21,14 +20,6 @@ def use_isa():
 
     yield switch
     core().set_isa(before)
-
-
-@pytest.fixture
-def use_threads():
-    """use_threads(n) sets torch's number of threads for one test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

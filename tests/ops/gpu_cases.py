@@ -27,10 +27,10 @@ class Case:
     def __str__(self) -> str:
         return f"{self.op}-{self.name}"
 
-    def inputs(self, dtype: torch.dtype) -> dict[str, Any]:
-        """The arguments, the same at every call."""
+    def inputs(self, dtype: torch.dtype, draw: int = 0) -> dict[str, Any]:
+        """The arguments, the same at every call; others of the same kind for another draw."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(sum(map(ord, str(self))))
+            torch.manual_seed(sum(map(ord, str(self))) + 10_007 * draw)
             return self.build(dtype)
 
     def picture(self, inputs: dict[str, Any], i: int) -> dict[str, Any]:

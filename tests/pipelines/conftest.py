@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import tiny
-import torch
 from pairs import WRITERS, Pair, quiet
 from PIL import Image
 
@@ -25,13 +24,8 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Tiny pictures: threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def quiet_peers():
     quiet()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._pack import unpack_weight
-from .activations import silu as silu_of
+from ._activations import silu as silu_of
 
 
 def conv2d(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .activations import gelu, silu
+from ._activations import gelu, silu
 
 
 def geglu(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .activations import silu as silu_of
+from ._activations import silu as silu_of
 
 
 def group_norm_scale_shift(

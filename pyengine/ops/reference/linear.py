@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._pack import quantize_rows, unpack_weight
-from .activations import gelu, quick_gelu
-from .activations import silu as silu_of
+from ._activations import gelu, quick_gelu
+from ._activations import silu as silu_of
 from .geglu import geglu
 
 ACTIVATIONS = {
