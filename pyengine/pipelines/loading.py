@@ -169,6 +169,7 @@ def build(
             model.from_config(configs[name]), sources[name], dtype=kind, device=device,
             weights=weights if name == "unet" else None,
         )  # fmt: skip
+    checkpoint.hold(sources)
     return cls(
         Parts(
             unet=models["unet"],

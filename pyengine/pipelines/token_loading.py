@@ -51,6 +51,7 @@ def build_amused(
             model.from_config(configs[name]), sources[name],
             dtype=torch.float32 if upcast else dtype, device=device,
         )  # fmt: skip
+    checkpoint.hold(sources)
     parts = AmusedParts(**models, tokenizer=tokenizer, schedule=schedule)
     return AmusedPipeline(parts, checkpoint, source, defaults)
 
@@ -64,6 +65,7 @@ def build_image_gpt(
     _compare(source, check_pictures, config, look)
     defaults = read_defaults(checkpoint, ImageGPTPipeline.defaults_class)
     model = load_module(ImageGPT.from_config(config), tensors, dtype=dtype, device=device)
+    checkpoint.hold({"model": tensors})
     return ImageGPTPipeline(model, look, checkpoint, source, defaults)
 
 
@@ -86,6 +88,7 @@ def build_janus(
     model = load_module(
         Janus.from_config(config), tensors, dtype=dtype, device=device, weights=weights
     )
+    checkpoint.hold({"model": tensors})
     return JanusPipeline(model, tokenizer, tokens, checkpoint, source, defaults)
 
 
@@ -115,6 +118,7 @@ def build_picture_gpt(
         )
         for name, model in classes.items()
     }  # fmt: skip
+    checkpoint.hold(sources)
     drafts = None if drafts is None else drafts.to(device)
     parts = PictureGPTParts(**models, tokenizer=tokenizer, tokens=tokens, drafts=drafts)
     return PictureGPTPipeline(parts, checkpoint, source, defaults)

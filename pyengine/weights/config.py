@@ -140,6 +140,8 @@ def _convert_union(value: Any, args: tuple, hint: Any, metadata: typing.Mapping,
     if isinstance(value, dict):  # only a nested dataclass takes one, and says best what is wrong
         for arg in filter(dataclasses.is_dataclass, args):
             return _convert(value, arg, metadata, where)
+    if float not in args:
+        value = _whole(value)
     reasons = []
     # An exact type first, so that 1 stays an int where int | float is asked for.
     for arg in sorted(args, key=lambda a: a is not type(value)):
@@ -169,6 +171,11 @@ def _convert_items(value: Any, args: tuple, hint: Any, metadata: typing.Mapping,
     return typing.get_origin(hint)(items)
 
 
+def _whole(value: Any) -> Any:
+    """A whole float as an int: JSON has one kind of number, and 1000.0 is 1000."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
 def _convert_scalar(value: Any, hint: Any, metadata: typing.Mapping) -> Any:
     if hint is Any:
         return value
@@ -176,8 +183,8 @@ def _convert_scalar(value: Any, hint: Any, metadata: typing.Mapping) -> Any:
         if value is None:
             return None
         raise _MismatchError(f"must be null, found {show(value)}")
-    if hint is int and type(value) is float and value.is_integer():
-        value = int(value)  # JSON has one kind of number: 1000.0 is 1000
+    if hint is int:
+        value = _whole(value)
     accepted = (int, float) if hint is float else (hint,)
     if type(value) not in accepted:  # not isinstance: a bool is no number here
         raise _MismatchError(f"must be {_name(hint)}, found {show(value)}")

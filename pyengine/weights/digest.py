@@ -26,15 +26,15 @@ def model_hash(sources: Mapping[str, TensorSource | MappedSource]) -> str:
         source = sources[model]
         seen = set()
         for name in source:
-            file, stored = source.stored(name)
-            if (file.path, stored) in seen:
-                continue
-            seen.add((file.path, stored))
-            entry = file.entries[stored]
-            head = f"{model}\0{stored}\0{entry.dtype}\0{entry.shape}\0"
-            digest.update(head.encode("utf-8", "surrogatepass"))
-            for begin, end in _ranges(entry.begin, entry.end, total <= FULL_BYTES):
-                digest.update(file.read_bytes(begin, end))
+            for file, stored in source.stored(name):
+                if (file.path, stored) in seen:
+                    continue
+                seen.add((file.path, stored))
+                entry = file.entries[stored]
+                head = f"{model}\0{stored}\0{entry.dtype}\0{entry.shape}\0"
+                digest.update(head.encode("utf-8", "surrogatepass"))
+                for begin, end in _ranges(entry.begin, entry.end, total <= FULL_BYTES):
+                    digest.update(file.read_bytes(begin, end))
     return digest.hexdigest()
 
 

@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 from ..errors import CheckpointError
-from .text import show
+from .text import listing, show
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
 
@@ -53,8 +53,39 @@ def allowed_roots(folder: Path) -> tuple[str, ...]:
 def check_inside(path: Path, roots: tuple[str, ...]) -> None:
     """Raises CheckpointError if `path`, with its links followed, lies outside all `roots`."""
     real = os.path.realpath(path)
-    if not any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in roots):
-        raise CheckpointError(f"{path}: leads outside the checkpoint, to {show(real)}")
+    if not _inside(real, roots):
+        raise CheckpointError(
+            f"{path}: leads outside the checkpoint, to {show(real)}{_other_links(path, roots)}"
+        )
+
+
+def _inside(real: str, roots: tuple[str, ...]) -> bool:
+    return any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in roots)
+
+
+def _other_links(path: Path, roots: tuple[str, ...]) -> str:
+    """Which names beside the checkpoint's `path` lead outside too, and what to do about it."""
+    try:
+        beside = {name: os.path.realpath(os.path.join(roots[0], name)) for name in
+                  sorted(os.listdir(roots[0]))}  # fmt: skip
+    except OSError:
+        beside = {}
+    links = {name: real for name, real in beside.items() if not _inside(real, roots)}
+    others = [show(name) for name in links if name != path.name]
+    also = f", as do {listing(others)}" if others else ""
+    homes = {os.path.dirname(real) for name, real in links.items()
+             if os.path.basename(real) == name}  # fmt: skip
+    way = "copy the files into it (cp -rL)"
+    if len(homes) == 1 and len(links) == sum(os.path.basename(r) == n for n, r in links.items()):
+        way = f"load {show(homes.pop())} itself, or {way}"
+    return f"{also}; links may lead within the folder, and in a Hub cache to its blobs: {way}"
+
+
+def link_to_nothing(path: Path) -> str | None:
+    """Where the link `path` leads, if there is nothing; else None."""
+    if os.path.islink(path) and not os.path.exists(path):
+        return show(os.path.realpath(path))
+    return None
 
 
 def open_regular(
@@ -103,11 +134,10 @@ def _check_regular(mode: int, path: str | os.PathLike) -> None:
 
 def read_exactly(file: io.FileIO, buffer: memoryview, offset: int, where: str) -> None:
     """Fills `buffer` from byte `offset` of the file; raises CheckpointError if it ends before."""
-    file.seek(offset)
     done = 0
     while done < len(buffer):
         try:
-            got = file.readinto(buffer[done:])
+            got = _read_at(file, buffer[done:], offset + done)
         except OSError as e:
             raise CheckpointError(f"{where}: cannot be read: {e}") from e
         if not got:
@@ -115,6 +145,14 @@ def read_exactly(file: io.FileIO, buffer: memoryview, offset: int, where: str) -
                 f"{where}: ends at byte {offset + done}, expected {len(buffer) - done} more"
             )
         done += got
+
+
+def _read_at(file: io.FileIO, buffer: memoryview, offset: int) -> int | None:
+    """Reads into `buffer` from byte `offset` on; returns how many bytes came."""
+    if hasattr(os, "preadv"):  # needs no position, which threads and forked processes share
+        return os.preadv(file.fileno(), [buffer], offset)
+    file.seek(offset)
+    return file.readinto(buffer)
 
 
 def read_small(

@@ -18,13 +18,25 @@ ITEM_SIZES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
+# Types that only weights in 8 bits and leftovers have; see STORED_DTYPES in source.py.
+STORED_SIZES = {"F8_E4M3": 1, "F8_E5M2": 1, "U64": 8, "U32": 4, "U16": 2, "C64": 8}
+_SIZES = {**ITEM_SIZES, **STORED_SIZES}
+# The format's other types, which no tensor of a model that we run has.
+NOT_READ = {
+    "F8_E8M0": "scales of blocks",
+    "F8_E4M3FNUZ": "AMD's 8-bit floats",
+    "F8_E5M2FNUZ": "AMD's 8-bit floats",
+    "F6_E2M3": "6-bit floats",
+    "F6_E3M2": "6-bit floats",
+    "F4": "4-bit floats",
+}
 MAX_RANK = 8
 MAX_VALUES = 100_000  # seven a tensor: SDXL's 2,600 take 18,000
 MAX_NAME = 512
 
 
 class Entry(NamedTuple):
-    """One tensor: dtype as in ITEM_SIZES, shape, and its bytes [begin, end) in the file."""
+    """One tensor: dtype as in _SIZES, shape, and its bytes [begin, end) in the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -61,6 +73,11 @@ class SafetensorsFile:
         begin = entry.begin + offset
         assert begin + len(buffer) <= entry.end
         read_exactly(self.file, buffer, begin, f"{self.path}: tensor {show(name)}")
+
+    def tensor_bytes(self, name: str) -> bytes:
+        """All bytes of a tensor."""
+        entry = self.entries[name]
+        return bytes(self.read_bytes(entry.begin, entry.end))
 
     def read_bytes(self, begin: int, end: int) -> bytearray:
         """Bytes [begin, end) of the file."""
@@ -126,8 +143,9 @@ def _parse_entry(name: str, fields: object, data_start: int, size: int, where: s
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{at}: expected dtype, shape and data_offsets, found {show(fields)}")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
-        raise CheckpointError(f"{at}: dtype {show(dtype)} is none of {', '.join(ITEM_SIZES)}")
+    if not isinstance(dtype, str) or dtype not in _SIZES:
+        what = f" ({NOT_READ[dtype]})" if isinstance(dtype, str) and dtype in NOT_READ else ""
+        raise CheckpointError(f"{at}: dtype {show(dtype)}{what} is none of {', '.join(_SIZES)}")
     if not _is_sizes(shape) or len(shape) > MAX_RANK:
         raise CheckpointError(
             f"{at}: shape {show(shape)} should be at most {MAX_RANK} whole numbers from 0"
@@ -142,7 +160,7 @@ def _parse_entry(name: str, fields: object, data_start: int, size: int, where: s
             " the file is truncated or its header is wrong"
         )
     # Python's integers do not overflow, so that an absurd shape cannot wrap around to fit.
-    expected = ITEM_SIZES[dtype]
+    expected = _SIZES[dtype]
     for n in shape:
         expected *= n
     if expected != end - begin:

@@ -45,10 +45,11 @@ def open_hub(
     """
     folder = cached_folder(repo, revision=revision, cache_dir=cache_dir)
     damaged, missing = None, ["model_index.json"]
-    if folder is not None and _holds_checkpoint(folder):
+    if folder is not None:
         try:
-            checkpoint = _open(folder, variant, repo, ignore_config_keys)
-            missing = missing_files(checkpoint)
+            if _holds_checkpoint(folder):
+                checkpoint = _open(folder, variant, repo, ignore_config_keys)
+                missing = missing_files(checkpoint)
         except CheckpointError as e:
             damaged, missing = e, [str(e)]
         if not missing:
@@ -63,7 +64,7 @@ def open_hub(
 
 
 def _holds_checkpoint(folder: Path) -> bool:
-    return (folder / "model_index.json").exists() or holds_single_model(folder)
+    return os.path.exists(folder / "model_index.json") or holds_single_model(folder)
 
 
 def _open(
@@ -101,22 +102,22 @@ def missing_files(checkpoint: FolderCheckpoint | SingleModelCheckpoint) -> list[
         except CheckpointError as e:
             missing.append(str(e))
         needed = NEEDED_FILES[checkpoint.pipeline_class]
-        return missing + [n for n in needed if not (checkpoint.folder / n).exists()]
+        return missing + [n for n in needed if not os.path.exists(checkpoint.folder / n)]
     for name in checkpoint.components:
         folder = checkpoint.folder / name
         if name in MODELS:
-            if not (folder / "config.json").exists():
+            if not os.path.exists(folder / "config.json"):
                 missing.append(f"{name}/config.json")
             try:
                 checkpoint.tensors(name).close()
             except CheckpointError as e:
                 missing.append(str(e))
-        elif name == "tokens" and not (folder / "config.json").exists():
+        elif name == "tokens" and not os.path.exists(folder / "config.json"):
             missing.append(f"{name}/config.json")
-        elif name == "scheduler" and not (folder / "scheduler_config.json").exists():
+        elif name == "scheduler" and not os.path.exists(folder / "scheduler_config.json"):
             missing.append(f"{name}/scheduler_config.json")
         elif name.startswith("tokenizer") and not any(
-            (folder / n).exists() for n in ("vocab.json", "tokenizer.json")
+            os.path.exists(folder / n) for n in ("vocab.json", "tokenizer.json")
         ):
             missing.append(f"{name}/vocab.json")
     return missing

@@ -76,14 +76,18 @@ def unet_config(shapes: Shapes, sample_size: int) -> dict:
     }
 
 
-def added_conditioning(shapes: Shapes, pooled: int) -> dict:
-    """SDXL's text_time fields: its label embedding takes the pooled text and six sizes."""
+def added_conditioning(shapes: Shapes, pooled: int, sizes: int) -> dict:
+    """SDXL's text_time fields: its label embedding takes the pooled text and some numbers: six in
+    the base model, five in the refiner."""
     width = shapes.of("label_emb.0.0.weight", 2)[1]
-    each, rest = divmod(width - pooled, 6)
+    each, rest = divmod(width - pooled, sizes)
     if rest or each <= 0:
+        what = "six sizes, as in SDXL's base model"
+        if sizes == 5:
+            what = "five sizes: any other refiner is not supported"
         raise CheckpointError(
             f"{shapes.where}: label_emb.0.0.weight takes {width} inputs, expected {pooled} of text"
-            " and six sizes, as in SDXL's base model (its refiner has five)"
+            f" and {what}"
         )
     return {
         "addition_embed_type": "text_time",
@@ -174,8 +178,14 @@ def openclip_config(shapes: Shapes, *, projection: bool) -> dict:
     """
     vocab, hidden = shapes.of("token_embedding.weight", 2)
     layers = shapes.count("transformer.resblocks.{}.mlp.c_fc.weight")
-    if not projection and (layers == 24 or "text_projection" in shapes):
+    spelling = next((n for n in ("text_projection", "text_projection.weight") if n in shapes), None)
+    if not projection and (layers == 24 or spelling):
         layers -= 1
+    width = hidden
+    if projection:
+        # [in, out], or as a linear layer's weight [out, in]
+        rows, columns = shapes.of(spelling or "text_projection", 2)
+        width = columns if spelling == "text_projection" else rows
     return _text_config(
         vocab=vocab,
         hidden=hidden,
@@ -183,7 +193,7 @@ def openclip_config(shapes: Shapes, *, projection: bool) -> dict:
         inner=shapes.of("transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
         layers=layers,
         activation="gelu",
-        projection=shapes.of("text_projection", 2)[1] if projection else hidden,
+        projection=width,
     )
 
 

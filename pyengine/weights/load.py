@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 import torch
 
 from ..errors import CheckpointError, RequestError
-from .names import HARMLESS, matcher, modern_names
+from .names import HARMLESS, matcher, modern_names, other_kind
+from .quantised import FLOATS_8, narrowest
 from .source import MappedSource, TensorSource
 from .text import listing, show
 
@@ -29,11 +30,12 @@ def load_module(
     """Fills `module`, built on the meta device, with the tensors of `source`; returns it.
 
     dtype: float32, float16 or bfloat16 for all floating-point tensors; None keeps each as stored
-    (float64 becomes float32). Tensor by tensor, each converted on the way and each layer packed as
-    soon as it is complete: the peak is the packed module and one layer.
+    (float64 and what is stored in 8 bits become float32). Tensor by tensor, each converted on the
+    way and each layer packed as soon as it is complete: the peak is the packed module and one
+    layer.
     keep_narrow: with float32, weights that are stored in 16 bits stay as they are where their layer
-    widens them in use (its WIDENED): half the memory, the same results. None: on CPUs, whose
-    kernels do that.
+    widens them in use (its WIDENED): half the memory, the same results; those stored as 8-bit
+    floats become bfloat16, which holds them exactly. None: on CPUs, whose kernels do that.
     weights: one of `module.tiers`: the linear layers that `module.quantized_layers` names pack
     their weights in 8 bits.
     harmless: fnmatch patterns of tensors that may be left over, besides names.HARMLESS and
@@ -60,9 +62,9 @@ def load_module(
     on_cpu = torch.device(device).type == "cpu"
     if (on_cpu if keep_narrow is None else keep_narrow) and dtype == torch.float32:
         for name, (old, _) in plan.items():
-            stored = source.spec(old)[0]
-            if stored in (torch.float16, torch.bfloat16) and _widened(module, name):
-                plan[name] = old, stored
+            narrow = narrowest(source.spec(old)[0])
+            if narrow in (torch.float16, torch.bfloat16) and _widened(module, name):
+                plan[name] = old, narrow
     if on_cpu:
         _check_memory([(kind, source.spec(old)[1]) for old, kind in plan.values()], source)
     if weights is not None:
@@ -80,7 +82,7 @@ def load_module(
         owner = module.get_submodule(path)
         tensor = source.read(old, kind, into).to(device)
         if leaf == "weight" and getattr(owner, "quantized", None) and not tensor.isfinite().all():
-            file, stored = source.stored(old)
+            file, stored = source.stored(old)[0]
             raise CheckpointError(
                 f"{file.path}: tensor {show(stored)}: expected finite numbers, which alone can be"
                 f" rounded to {weights}, found NaN or infinity"
@@ -99,7 +101,7 @@ def _dtype(stored: torch.dtype, want: torch.Tensor, dtype: torch.dtype | None) -
         return want.dtype
     if dtype is not None:
         return dtype
-    return torch.float32 if stored == torch.float64 else stored
+    return torch.float32 if stored == torch.float64 or stored in FLOATS_8 else stored
 
 
 def _widened(module: torch.nn.Module, name: str) -> bool:
@@ -190,9 +192,11 @@ def _compare(expected: dict, found: dict, source, harmless) -> None:
         if names
     ]
     if problems:
+        kind = other_kind(extra)
         raise CheckpointError(
             f"{source.where}: the tensors are not those of the model that the config describes"
             f" ({len(expected)} expected): {'; '.join(problems)}"
+            + (f" (as of {kind}, which is not supported)" if kind else "")
         )
 
 

@@ -74,13 +74,20 @@ def _unet_resnet(block: str, rest: str, leaf: str) -> Target | None:
 _VAE_BLOCK = re.compile(
     r"(encoder\.down|decoder\.up)\.(\d+)\.(?:block\.(\d+)\.(\w+)|((?:down|up)sample)\.conv)\.(\w+)"
 )
-_VAE_MID = re.compile(r"(encoder|decoder)\.mid\.(block_([12])|attn_1)\.(\w+)\.(\w+)")
+_VAE_MID = re.compile(
+    r"(encoder|decoder)\.mid\.(block_([12])|attn_1)\.(\w+(?:\.0)?)\.(weight|bias)"
+)
 _VAE_ATTENTION = {
     "norm": "group_norm",
     "q": "to_q",
     "k": "to_k",
     "v": "to_v",
     "proj_out": "to_out.0",
+    # diffusers' names, which its script for the way back left in many files.
+    "to_q": "to_q",
+    "to_k": "to_k",
+    "to_v": "to_v",
+    "to_out.0": "to_out.0",
 }
 
 
@@ -140,6 +147,8 @@ def openclip_targets(name: str, layers: int, projection: bool) -> Iterator[Targe
         yield _OPENCLIP_ENDS[name], None
     elif name == "text_projection" and projection:
         yield "text_projection.weight", "transposed"
+    elif name == "text_projection.weight" and projection:
+        yield name, None
     elif match := _OPENCLIP_BLOCK.fullmatch(name):
         layer, rest, leaf = match.groups()
         block = f"text_model.encoder.layers.{layer}"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from ..errors import CheckpointError
-from .checkpoint import SD_PARTS, XL_PARTS, Checkpoint, tokenizer_files_in
+from .checkpoint import REFINER_PARTS, SD_PARTS, XL_PARTS, Checkpoint, tokenizer_files_in
 from .header import SafetensorsFile
 from .infer import (
     Shapes,
@@ -18,7 +18,7 @@ from .infer import (
     unet_config,
     vae_config,
 )
-from .names import HARMLESS, ORIGINAL_HARMLESS, matcher
+from .names import HARMLESS, ORIGINAL_HARMLESS, matcher, other_kind
 from .original import Target, hf_clip_target, openclip_targets, unet_target, vae_target
 from .source import MappedSource, TensorSource
 from .text import listing, show
@@ -47,12 +47,28 @@ class Family(NamedTuple):
     scaling_factor: float
     picture: int  # pixels a side
     sampler: str
+    options: dict[str, bool]
+    sizes: int = 0  # numbers that the U-Net is told besides the pooled text
 
 
 FAMILIES = {
-    "sd1": Family("StableDiffusionPipeline", SD_PARTS, 0.18215, 512, "PNDMScheduler"),
-    "sd2": Family("StableDiffusionPipeline", SD_PARTS, 0.18215, 768, "DDIMScheduler"),
-    "sdxl": Family("StableDiffusionXLPipeline", XL_PARTS, 0.13025, 1024, "EulerDiscreteScheduler"),
+    "sd1": Family("StableDiffusionPipeline", SD_PARTS, 0.18215, 512, "PNDMScheduler", {}),
+    "sd2": Family("StableDiffusionPipeline", SD_PARTS, 0.18215, 768, "DDIMScheduler", {}),
+    "sdxl": Family(
+        "StableDiffusionXLPipeline", XL_PARTS, 0.13025, 1024, "EulerDiscreteScheduler",
+        {"force_zeros_for_empty_prompt": True}, 6,
+    ),
+    "refiner": Family(
+        "StableDiffusionXLImg2ImgPipeline", REFINER_PARTS, 0.13025, 1024, "EulerDiscreteScheduler",
+        {"force_zeros_for_empty_prompt": False, "requires_aesthetics_score": True}, 5,
+    ),
+}  # fmt: skip
+#: Where each family's text encoders are.
+TEXT = {
+    "sd1": {"text_encoder": CLIP_1},
+    "sd2": {"text_encoder": OPENCLIP_2},
+    "sdxl": {"text_encoder": CLIP_XL, "text_encoder_2": OPENCLIP_XL},
+    "refiner": {"text_encoder_2": REFINER},
 }
 
 
@@ -60,7 +76,7 @@ class SingleFileCheckpoint(Checkpoint):
     """A file as CompVis' and Stability's own code saved it; configs come from its shapes.
 
     prediction_type: "epsilon" or "v_prediction" where the file's own is known; else see
-    `guess_prediction`. `family` is "sd1", "sd2" or "sdxl".
+    `guess_prediction`. `family` is one of FAMILIES.
 
     Raises CheckpointError for other models, for missing parts and for tensors of no part, all of
     them listed.
@@ -78,7 +94,7 @@ class SingleFileCheckpoint(Checkpoint):
         self.family = find_family(self._shapes, self.source)
         facts = FAMILIES[self.family]
         self.pipeline_class, self.components = facts.pipeline_class, facts.parts
-        self.options = {"force_zeros_for_empty_prompt": True} if self.family == "sdxl" else {}
+        self.options = dict(facts.options)
         self.prediction_type = prediction_type or self.guess_prediction()
         self._configs = self._infer_configs(facts)
         self._tables = {name: {} for name in self._prefixes()}
@@ -96,9 +112,14 @@ class SingleFileCheckpoint(Checkpoint):
             return "v_prediction"
         if self.family != "sd2":
             return "epsilon"
-        if "global_step" in self._shapes and self._shapes["global_step"] in ((), (1,)):
-            return "epsilon" if int(self._source.read("global_step")) == 875000 else "v_prediction"
-        return "v_prediction"
+        return "epsilon" if self._number("global_step") == 875000 else "v_prediction"
+
+    def _number(self, name: str) -> float | None:
+        """The one number in a tensor; None where there is no such tensor, or more in it."""
+        if self._shapes.get(name) not in ((), (1,)):
+            return None
+        tensor = self._source.read(name)
+        return None if tensor.is_complex() else float(tensor)
 
     def config(self, name: str) -> dict:
         self._check_name(name, tuple(self._configs))
@@ -134,11 +155,7 @@ class SingleFileCheckpoint(Checkpoint):
         return "!" if self.family == "sd2" or name == "tokenizer_2" else None
 
     def _prefixes(self) -> dict[str, str]:
-        text = {"sd1": CLIP_1, "sd2": OPENCLIP_2, "sdxl": CLIP_XL}[self.family]
-        prefixes = {"unet": UNET, "vae": VAE, "text_encoder": text}
-        if self.family == "sdxl":
-            prefixes["text_encoder_2"] = OPENCLIP_XL
-        return prefixes
+        return {"unet": UNET, "vae": VAE, **TEXT[self.family]}
 
     def _shapes_below(self, prefix: str) -> Shapes:
         return Shapes(self._shapes, prefix, self.source)
@@ -151,20 +168,21 @@ class SingleFileCheckpoint(Checkpoint):
         configs = {"vae": vae_config(vae, picture, facts.scaling_factor)}
         factor = 2 ** (len(configs["vae"]["block_out_channels"]) - 1)
         configs["unet"] = unet_config(unet, max(1, picture // factor))
-        if self.family == "sd2":
-            below = self._shapes_below(OPENCLIP_2)
-            configs["text_encoder"] = openclip_config(below, projection=False)
-        else:
-            prefix = CLIP_1 if self.family == "sd1" else CLIP_XL
-            if any(n.startswith(f"{prefix}text_model.") for n in self._shapes):
-                prefix += "text_model."
-            configs["text_encoder"] = clip_config(self._shapes_below(prefix))
-        if self.family == "sdxl":
-            second = openclip_config(self._shapes_below(OPENCLIP_XL), projection=True)
-            configs["text_encoder_2"] = second
-            configs["unet"] |= added_conditioning(unet, second["projection_dim"])
+        for name, prefix in TEXT[self.family].items():
+            configs[name] = self._text_config(name, prefix)
+        if facts.sizes:
+            pooled = configs["text_encoder_2"]["projection_dim"]
+            configs["unet"] |= added_conditioning(unet, pooled, facts.sizes)
         configs["scheduler"] = self._scheduler_config(facts)
         return configs
+
+    def _text_config(self, name: str, prefix: str) -> dict:
+        if prefix in (CLIP_1, CLIP_XL):
+            inner = f"{prefix}text_model."
+            if any(n.startswith(inner) for n in self._shapes):
+                prefix = inner
+            return clip_config(self._shapes_below(prefix))
+        return openclip_config(self._shapes_below(prefix), projection=name == "text_encoder_2")
 
     def _scheduler_config(self, facts: Family) -> dict:
         config = {
@@ -201,30 +219,40 @@ class SingleFileCheckpoint(Checkpoint):
             yield found
 
     def _fill_tables(self) -> None:
-        harmless = matcher((*HARMLESS, *ORIGINAL_HARMLESS, *self._dropped()))
+        harmless = matcher((*HARMLESS, *ORIGINAL_HARMLESS))
+        dropped = matcher(self._dropped())
         prefixes = self._prefixes()
         extra = []
         for name in self._source:
+            if dropped.match(name):
+                continue
             part = next((p for p, prefix in prefixes.items() if name.startswith(prefix)), None)
             targets = [*self._targets(part, name[len(prefixes[part]) :])] if part else []
             if not targets and not harmless.match(name):
-                extra.append(show(name))
+                extra.append(name)
             for new, change in targets:
+                if new in self._tables[part] and harmless.match(name):
+                    continue
                 if new in self._tables[part]:
                     raise CheckpointError(f"{self.source}: two tensors are {part}'s {show(new)}")
                 self._tables[part][new] = self._entry(name, change)
         if extra:
+            kind = other_kind(extra)
             raise CheckpointError(
                 f"{self.source}: {len(extra)} tensors belong to no part of Stable Diffusion:"
-                f" {listing(extra)}"
+                f" {listing(map(show, extra))}"
+                + (f"; they look like those of {kind}, which is not supported" if kind else "")
             )
 
-    def _dropped(self) -> tuple[str, ...]:
-        if self.family != "sd2":
-            return ()
-        last = self._configs["text_encoder"]["num_hidden_layers"]
-        blocks = f"{OPENCLIP_2}transformer.resblocks.{last}.*"
-        return (blocks, f"{OPENCLIP_2}text_projection")
+    def _dropped(self) -> Iterator[str]:
+        """Patterns of tensors that belong to a part and that diffusers does not keep."""
+        if self.family == "sd2":
+            last = self._configs["text_encoder"]["num_hidden_layers"]
+            yield f"{OPENCLIP_2}transformer.resblocks.{last}.*"
+        for prefix in TEXT[self.family].values():
+            # OpenCLIP's own spelling, which everyone reads first; some files have both.
+            if f"{prefix}text_projection" in self._shapes:
+                yield f"{prefix}text_projection.weight"
 
     def _entry(self, name: str, change):
         shape = self._shapes[name]
@@ -257,7 +285,7 @@ class _Rows(NamedTuple):
 
 
 def find_family(names, where: str) -> str:
-    """ "sd1", "sd2" or "sdxl"; raises CheckpointError that says what else the file seems to be."""
+    """One of FAMILIES; raises CheckpointError that says what else the file seems to be."""
     prefixes = {
         p: any(n.startswith(p) for n in names)
         for p in (UNET, VAE, CLIP_1, OPENCLIP_2, CLIP_XL, OPENCLIP_XL, REFINER)
@@ -266,12 +294,12 @@ def find_family(names, where: str) -> str:
         raise CheckpointError(f"{where}: {_what_else(names)}")
     if any(n in names for n in ("edm_mean", "edm_std")):
         raise CheckpointError(f"{where}: Playground v2.5 (EDM) is not supported")
-    if prefixes[REFINER] and not prefixes[OPENCLIP_XL]:
-        raise CheckpointError(f"{where}: SDXL's refiner is not supported, only its base model")
     if not prefixes[VAE]:
         raise CheckpointError(f"{where}: no autoencoder ({VAE}*); only whole checkpoints are read")
     if prefixes[CLIP_XL] and prefixes[OPENCLIP_XL]:
         return "sdxl"
+    if prefixes[REFINER] and not prefixes[OPENCLIP_XL]:
+        return "refiner"
     if prefixes[OPENCLIP_2]:
         return "sd2"
     if prefixes[CLIP_1]:
@@ -283,15 +311,20 @@ def find_family(names, where: str) -> str:
 
 
 def _what_else(names) -> str:
+    if any(n.startswith("model_ema.diffusion_model") for n in names):
+        return (
+            f"only the moving average of training (model_ema.*) is here, no {UNET}*: its names have"
+            " lost their dots; save the model with the average in place of the weights"
+        )
     kinds = {
-        "a LoRA": ("lora_", ".lora_down", ".lora_A", "lora."),
-        "a ControlNet": ("control_model.", "input_hint_block"),
         "one model in diffusers' layout; give its checkpoint's folder": ("down_blocks.",),
         "Stable Diffusion 3": ("joint_blocks.",),
         "Flux": ("double_blocks.",),
     }
-    for kind, marks in kinds.items():
-        if any(mark in name for name in names for mark in marks):
+    found = [other_kind(names)]
+    found += [k for k, marks in kinds.items() if any(m in n for n in names for m in marks)]
+    for kind in found:
+        if kind is not None:
             return f"not Stable Diffusion 1.x, 2.x or XL; it looks like {kind}"
     return (
         "not a Stable Diffusion 1.x, 2.x or XL file in the original layout:"

@@ -88,11 +88,16 @@ class SingleModelCheckpoint(Checkpoint):
 
 
 def holds_single_model(folder: Path) -> bool:
-    """Whether `folder` is one of these: no model_index.json, and a config.json that says so."""
-    if (folder / "model_index.json").exists() or not (folder / "config.json").is_file():
+    """Whether `folder` is one of these: no model_index.json, and a config.json that says so.
+
+    Raises CheckpointError where that config.json leads outside the folder.
+    """
+    config, roots = folder / "config.json", allowed_roots(folder)
+    if os.path.lexists(folder / "model_index.json") or not os.path.isfile(config):
         return False
+    check_inside(config, roots)
     try:
-        kind = load_json(folder / "config.json", roots=allowed_roots(folder)).get("model_type")
+        kind = load_json(config, roots=roots).get("model_type")
     except CheckpointError:
         return False  # FolderCheckpoint says what is wrong
     return isinstance(kind, str) and kind in MODEL_TYPES

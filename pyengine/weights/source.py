@@ -1,5 +1,6 @@
 """Tensors by name, from one or several safetensors files whose headers have been checked."""
 
+import math
 import os
 import re
 import weakref
@@ -9,9 +10,17 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError
-from .files import CONVERT, allowed_roots, is_pickle_name, list_folder
+from .files import CONVERT, allowed_roots, check_inside, is_pickle_name, list_folder
 from .header import SafetensorsFile
 from .jsonio import load_json
+from .quantised import (
+    MAX_FORMAT,
+    Companions,
+    check_finite,
+    check_format,
+    find_companions,
+    scaled,
+)
 from .text import listing, show
 
 TORCH_DTYPES = {
@@ -19,6 +28,12 @@ TORCH_DTYPES = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
     "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+#: Types that are read and converted like these; torch itself computes little with them.
+STORED_DTYPES = {
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "C64": torch.complex64,
+}  # fmt: skip
+_DTYPES = {**TORCH_DTYPES, **STORED_DTYPES}
 MAX_SHARDS = 256
 PIECE = 1 << 20  # elements converted at a time
 BASENAMES = ("diffusion_pytorch_model", "model")
@@ -28,7 +43,8 @@ class TensorSource:
     """A view of checked safetensors files: names, dtypes and shapes now, bytes when asked.
 
     Built by `open_weights` or `Checkpoint.component`. No tensor is in memory until `read`.
-    `where` names it in messages; `files` are the files, in a fixed order.
+    `where` names it in messages; `files` are the files, in a fixed order. Weights that come with a
+    scale (see quantised.py) are multiplied by it as they are read; the scales are not listed.
     """
 
     def __init__(self, files: Iterable[SafetensorsFile], where: str):
@@ -45,6 +61,25 @@ class TensorSource:
                 )
             self._home.update(dict.fromkeys(file.entries, file))
         weakref.finalize(self, _close_all, self.files)
+        self._companions = self._find_companions()
+        self._names = sorted(self._home.keys() - self._companions.unread)
+
+    def _find_companions(self) -> Companions:
+        specs = {name: self._as_stored(name) for name in self._home}
+        try:
+            found = find_companions(specs, self.where)
+            for name in found.formats:
+                dtype, shape = specs[name]
+                if dtype != torch.uint8 or math.prod(shape) > MAX_FORMAT:
+                    raise CheckpointError(
+                        f"{self.where}: {show(name)} is {dtype} {list(shape)}, expected at most"
+                        f" {MAX_FORMAT} bytes"
+                    )
+                check_format(self._home[name].tensor_bytes(name), name, self.where)
+        except CheckpointError:
+            self.close()
+            raise
+        return found
 
     def close(self) -> None:
         """Closes the files. Tensors that were read stay valid: they own their memory."""
@@ -57,22 +92,26 @@ class TensorSource:
         self.close()
 
     def __contains__(self, name: object) -> bool:
-        return name in self._home
+        return name in self._home and name not in self._companions.unread
 
     def __len__(self) -> int:
-        return len(self._home)
+        return len(self._names)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._home))
+        return iter(self._names)
 
     def keys(self) -> list[str]:
         """The tensors' names, sorted."""
-        return sorted(self._home)
+        return list(self._names)
 
     def spec(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
-        """(dtype, shape) as stored."""
+        """(dtype, shape) as stored; float32 for a weight that comes with a scale."""
+        dtype, shape = self._as_stored(name)
+        return torch.float32 if name in self._companions.scales else dtype, shape
+
+    def _as_stored(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
         entry = self._home[name].entries[name]
-        return TORCH_DTYPES[entry.dtype], entry.shape
+        return _DTYPES[entry.dtype], entry.shape
 
     def nbytes(self) -> int:
         """Bytes of all tensors as stored."""
@@ -81,7 +120,7 @@ class TensorSource:
     def read(
         self, name: str, dtype: torch.dtype | None = None, into: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The tensor, contiguous, in CPU memory of its own; dtype as stored, or `dtype`.
+        """The tensor, contiguous, in CPU memory of its own; dtype as `spec` says, or `dtype`.
 
         into: bytes [n] uint8, at least as many as it takes, to read it into instead.
 
@@ -89,28 +128,41 @@ class TensorSource:
         Raises CheckpointError if the file has become shorter since it was opened. (Plain reads,
         not a memory map: a map of a file that shrinks kills the process with SIGBUS.)
         """
-        stored, shape = self.spec(name)
+        stored, shape = self._as_stored(name)
         file = self._home[name]
-        dtype = dtype or stored
+        scale = self._scale(name)
+        dtype = dtype or self.spec(name)[0]
         if into is None:
             tensor = torch.empty(shape, dtype=dtype)
         else:
             count = torch.Size(shape).numel() * dtype.itemsize
             tensor = into[:count].view(dtype).view(shape)
         flat = tensor.reshape(-1)
-        if tensor.dtype == stored:
+        if tensor.dtype == stored and scale is None:
             file.read_into(name, _bytes_of(flat))
             return tensor
         piece = torch.empty(min(PIECE, flat.numel()), dtype=stored)
         for begin in range(0, flat.numel(), PIECE):
             part = piece[: flat.numel() - begin]
             file.read_into(name, _bytes_of(part), begin * stored.itemsize)
+            if scale is not None:
+                part = scaled(part, scale, begin, math.prod(shape[1:]))
             flat[begin : begin + PIECE] = part
         return tensor
 
-    def stored(self, name: str) -> tuple[SafetensorsFile, str]:
-        """The file that holds the tensor and the tensor's name there."""
-        return self._home[name], name
+    def _scale(self, name: str) -> torch.Tensor | None:
+        """float32 [1] or [rows]: what the weight is to be multiplied by."""
+        beside = self._companions.scales.get(name)
+        if beside is None:
+            return None
+        scale = self.read(beside, torch.float32).reshape(-1)
+        check_finite(scale, beside, self.where)
+        return scale
+
+    def stored(self, name: str) -> list[tuple[SafetensorsFile, str]]:
+        """(file, name there) of the tensor, and of the scale that comes with it."""
+        beside = self._companions.scales.get(name)
+        return [(self._home[n], n) for n in (name, beside) if n is not None]
 
 
 class MappedSource:
@@ -178,7 +230,7 @@ class MappedSource:
             tensor = tensor.reshape(shape)
         return tensor.contiguous()
 
-    def stored(self, name: str) -> tuple[SafetensorsFile, str]:
+    def stored(self, name: str) -> list[tuple[SafetensorsFile, str]]:
         return self.source.stored(self._table[name][0])
 
 
@@ -235,13 +287,9 @@ def model_folder(folder: Path, subfolder: str | None) -> Path:
         if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", subfolder):
             raise CheckpointError(f"subfolder {show(subfolder)} is no plain folder name")
         place = folder / subfolder
-    if not place.is_dir():
+    if not os.path.isdir(place):
         raise CheckpointError(f"{place}: no such folder")
-    real = os.path.realpath(place)
-    if not any(
-        real == r or real.startswith(r.rstrip(os.sep) + os.sep) for r in allowed_roots(folder)
-    ):
-        raise CheckpointError(f"{place}: leads outside the checkpoint, to {show(real)}")
+    check_inside(place, allowed_roots(folder))
     return place
 
 
@@ -299,7 +347,7 @@ def _open_shards(index: Path, roots: tuple[str, ...]) -> TensorSource:
     shards = sorted(set(weight_map.values()))
     if len(shards) > MAX_SHARDS:
         raise CheckpointError(f"{index}: {len(shards)} shards, at most {MAX_SHARDS} are read")
-    missing = [s for s in shards if not (index.parent / s).exists()]
+    missing = [s for s in shards if not os.path.exists(index.parent / s)]
     if missing:
         raise CheckpointError(
             f"{index}: {len(missing)} of {len(shards)} shards are missing:"

@@ -223,6 +223,21 @@ def config_links_outside(folder):
     (folder / "unet" / "config.json").symlink_to("/etc/hostname")
 
 
+@config_case("unknown keys 'magic'")
+def config_that_excuses_itself(config):
+    config.update(magic=1, _ignore_config_keys=["magic"])
+
+
+@config_case("layers_per_block must be a whole number or .*, found 1.5")
+def config_of_half_a_layer(config):
+    config["layers_per_block"] = 1.5
+
+
+@config_case("layers_per_block is 1000000")
+def config_of_a_large_float(config):
+    config["layers_per_block"] = 1e300
+
+
 @config_case("unknown keys 'magic', 'wand'")
 def config_unknown_keys(config):
     config.update(magic=1, wand=2)

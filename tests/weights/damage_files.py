@@ -208,6 +208,11 @@ def metadata_nested(folder):
 
 
 @case("__metadata__ should map strings to strings")
+def metadata_is_false(folder):
+    edit_header(folder, lambda h: h.update(__metadata__=False))
+
+
+@case("__metadata__ should map strings to strings")
 def metadata_is_a_text(folder):
     edit_header(folder, lambda h: h.update(__metadata__="format"))
 
@@ -225,6 +230,26 @@ def entry_with_more_fields(folder):
 @case("expected dtype, shape and data_offsets, found 7")
 def entry_is_a_number(folder):
     edit_header(folder, lambda h: h.update({"conv_in.bias": 7}))
+
+
+@case("dtype 'F4' .4-bit floats. is none of F64, F32")
+def dtype_of_four_bits(folder):
+    edit_entry(folder, lambda e: e.update(dtype="F4", shape=[128]))
+
+
+@case("dtype 'F8_E8M0' .scales of blocks. is none of")
+def dtype_of_block_scales(folder):
+    edit_entry(folder, lambda e: e.update(dtype="F8_E8M0", shape=[64]))
+
+
+@case(r"F8_E4M3 \[16\] takes 16 bytes, data_offsets give 64")
+def dtype_of_eight_bits_in_a_float32s_bytes(folder):
+    edit_entry(folder, lambda e: e.update(dtype="F8_E4M3"))
+
+
+@case(r"'conv_in.bias' is .64., expected .16.")
+def dtype_of_eight_bits_and_another_shape(folder):
+    edit_entry(folder, lambda e: e.update(dtype="F8_E5M2", shape=[64]))
 
 
 @case("dtype 'F128' is none of F64, F32")

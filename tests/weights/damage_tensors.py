@@ -37,9 +37,59 @@ def tensor_of_integers(folder):
     edit_tensors(folder, lambda t: t.update({"conv_in.bias": torch.arange(16)}))
 
 
+@case("'conv_in.bias' is torch.complex64, expected torch.float32")
+def tensor_of_complex_numbers(folder):
+    edit_tensors(folder, lambda t: t.update({"conv_in.bias": torch.ones(16).to(torch.complex64)}))
+
+
+@case("'conv_in.bias' is torch.uint64, expected torch.float32")
+def tensor_of_unsigned_integers(folder):
+    edit_tensors(folder, lambda t: t.update({"conv_in.bias": torch.ones(16).to(torch.uint64)}))
+
+
 @case("'conv_in.bias' is torch.bool, expected")
 def tensor_of_bools(folder):
     edit_tensors(folder, lambda t: t.update({"conv_in.bias": torch.ones(16).bool()}))
+
+
+def beside_a_weight(tensors, name, value):
+    """Puts a companion of 8-bit weights beside one, whose row count is not 3."""
+    stem = "mid_block.resnets.0.time_emb_proj."
+    tensors[stem + "weight"] = tensors[stem + "weight"].to(torch.float8_e4m3fn)
+    tensors[stem + name] = value
+
+
+@case(r"weight_scale' is torch.float32 .3., expected one floating-point number or")
+def scale_of_blocks(folder):
+    edit_tensors(folder, lambda t: beside_a_weight(t, "weight_scale", torch.ones(3)))
+
+
+@case("scale_weight': expected finite scales")
+def scale_of_infinity(folder):
+    edit_tensors(folder, lambda t: beside_a_weight(t, "scale_weight", torch.tensor(float("inf"))))
+
+
+@case("comfy_quant': format 'mxfp8', expected float8_e4m3fn, float8_e5m2")
+def format_of_blocks(folder):
+    said = torch.tensor(list(b'{"format": "mxfp8"}'), dtype=torch.uint8)
+    edit_tensors(folder, lambda t: beside_a_weight(t, "comfy_quant", said))
+
+
+@case("comfy_quant': nested more than 32 levels")
+def format_nested_deeply(folder):
+    said = torch.tensor(list(b'{"a":' + b"[" * 2000), dtype=torch.uint8)
+    edit_tensors(folder, lambda t: beside_a_weight(t, "comfy_quant", said))
+
+
+@case("comfy_quant' is torch.uint8 .100000000., expected at most 4096 bytes")
+def format_of_100_megabytes(folder):
+    def change(header):
+        end = max(e["data_offsets"][1] for n, e in header.items() if n != "__metadata__")
+        name = "mid_block.resnets.0.time_emb_proj.comfy_quant"
+        header[name] = {"dtype": "U8", "shape": [10**8], "data_offsets": [end, end + 10**8]}
+
+    edit_header(folder, change)
+    os.truncate(folder / UNET, (folder / UNET).stat().st_size + 10**8)
 
 
 @case("1 extra: 'adapter.weight'$")

@@ -72,6 +72,9 @@ def original_tensors(parts: dict[str, dict], unet_config: dict, family: str) -> 
         if ".attn_1." in new and tensor.dim() == 2:
             tensor = tensor[:, :, None, None]
         tensors["first_stage_model." + new] = tensor
+    if family == "refiner":
+        second = _openclip(parts["text_encoder_2"])
+        return tensors | {f"conditioner.embedders.0.model.{n}": t for n, t in second.items()}
     text = parts["text_encoder"]
     text = {n if n.startswith("text_") else f"text_model.{n}": t for n, t in text.items()}
     if family == "sd1":

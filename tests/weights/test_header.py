@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from pyengine.errors import CheckpointError
 from pyengine.weights import TensorSource, load_module, open_weights
-from pyengine.weights.header import ITEM_SIZES, SafetensorsFile
-from pyengine.weights.source import TORCH_DTYPES
+from pyengine.weights.header import ITEM_SIZES, STORED_SIZES, SafetensorsFile
+from pyengine.weights.source import STORED_DTYPES, TORCH_DTYPES
 
 QUICK = settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -56,6 +56,20 @@ def good(tmp_path_factory) -> bytes:
 
 def test_item_sizes_are_torchs():
     assert {k: v.itemsize for k, v in TORCH_DTYPES.items()} == ITEM_SIZES
+    assert {k: v.itemsize for k, v in STORED_DTYPES.items()} == STORED_SIZES
+
+
+@pytest.mark.parametrize("dtype", STORED_DTYPES.values(), ids=str)
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (3, 0, 2), (2, 3, 4)])
+def test_reads_types_that_torch_only_stores(dtype, shape, tmp_path):
+    torch.manual_seed(1)
+    a = torch.randint(0, 100, shape).to(dtype)
+    save_file({"a": a, "odd": torch.ones(3, dtype=torch.uint8)}, tmp_path / "x.safetensors")
+    with TensorSource([SafetensorsFile(tmp_path / "x.safetensors")], "x") as source:
+        assert source.spec("a") == (dtype, shape)
+        read = source.read("a")
+        assert read.dtype == dtype
+        assert read.tolist() == a.tolist()
 
 
 @pytest.mark.parametrize("dtype", TORCH_DTYPES.values(), ids=str)

@@ -164,6 +164,155 @@ def test_text_encoder_names_without_text_model(wide, tmp_path):
     assert all(torch.equal(state[n], want[n]) for n in want)
 
 
+SCALAR, VECTOR = torch.tensor(3.0), torch.zeros(7)
+LEFTOVERS = {
+    "first_stage_model.model_ema.decoderconv_inweight": VECTOR,
+    "first_stage_model.model_ema.num_updates": torch.tensor(7, dtype=torch.uint64),
+    "first_stage_model.loss.logvar": SCALAR,
+    "first_stage_model.loss.discriminator.main.0.weight": VECTOR,
+    "first_stage_model.loss.perceptual_loss.net.slice1.0.weight": VECTOR,
+    "epoch": torch.tensor(6),
+    "global_step": torch.tensor(470000),
+    "step": torch.tensor(1),
+    "model.alphas_cumprod": VECTOR,
+    "model.diffusion_model.betas": VECTOR,
+    "posterior_variance": VECTOR,
+    "model.sqrt_recipm1_alphas_cumprod": VECTOR,
+    "denoiser.sigmas": VECTOR,
+    "denoiser.log_sigmas": VECTOR,
+    "scaled_fp8": torch.zeros(0).to(torch.float8_e4m3fn),
+    "optimizer_states.0.exp_avg": VECTOR,
+    "lr_schedulers.0.base_lr": SCALAR,
+    "embedding_manager.embedder.transformer.text_model.embeddings.position_ids": VECTOR,
+    "embedding_manager.string_to_param_dict.*": VECTOR,
+}
+TEXT_LEFTOVERS = {
+    "sd1": {
+        "cond_stage_model.transformer.vision_model.encoder.layers.0.mlp.fc1.weight": VECTOR,
+        "cond_stage_model.transformer.visual_projection.weight": VECTOR,
+        "cond_stage_model.transformer.text_projection.weight": VECTOR,
+        "cond_stage_model.transformer.logit_scale": SCALAR,
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": VECTOR,
+        "cond_stage_model.transformer.embeddings.position_ids": VECTOR,
+    },
+    "sd2": {
+        "cond_stage_model.model.visual.conv1.weight": VECTOR,
+        "cond_stage_model.model.attn_mask": VECTOR,
+        "cond_stage_model.model.text_projection.weight": VECTOR,
+        "cond_stage_model.model.transformer.text_model.embeddings.position_ids": VECTOR,
+    },
+    "sdxl": {
+        "conditioner.embedders.0.transformer.text_projection.weight": VECTOR,
+        "conditioner.embedders.0.text_projection": VECTOR,
+        "conditioner.embedders.0.logit_scale": SCALAR,
+        "conditioner.embedders.0.transformer.text_model.embeddings.position_ids": VECTOR,
+        "conditioner.embedders.0.transformer.vision_model.embeddings.class_embedding": VECTOR,
+        "conditioner.embedders.1.model.logit_scale": SCALAR,
+        "conditioner.embedders.1.model.logit_bias": SCALAR,
+        "conditioner.embedders.1.model.attn_mask": VECTOR,
+        "conditioner.embedders.1.model.visual.proj": VECTOR,
+        "conditioner.embedders.1.model.text_projection.weight": VECTOR,  # beside text_projection
+        "conditioner.embedders.1.model.transformer.text_model.embeddings.position_ids": VECTOR,
+    },
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_published_files_hold_besides(family, wide, single, tmp_path):
+    extra = LEFTOVERS | TEXT_LEFTOVERS[family]
+    path = write_original(wide(family), _beside_tokenizer(tmp_path), family, extra=extra)
+    found, plain = resolve(path), resolve(single(family))
+    for name in models_of(plain):
+        assert found.config(name) == plain.config(name)
+        more = set(found.tensors(name)) - set(plain.tensors(name))
+        assert all(n.endswith("position_ids") for n in more)
+    load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("control_model.input_blocks.0.0.weight", "those of a ControlNet, which is not supported"),
+        ("lora_unet_mid_block.lora_down.weight", "those of a LoRA"),
+        ("depth_model.model.scratch.layer1_rn.weight", "those of depth-to-image"),
+        ("noise_augmentor.data_mean", "those of unCLIP"),
+        ("edm_vpred.sigma_max", "those of CosXL"),
+        ("first_stage_model.quantize.embedding.weight", "quantize.embedding.weight'$"),
+        ("model.diffusion_model.more.weight", "'model.diffusion_model.more.weight'$"),
+        ("cond_stage_model.roberta.embeddings.weight", "'cond_stage_model.roberta"),
+    ],
+)
+def test_what_another_kind_of_model_needs_is_refused_by_name(name, message, wide, tmp_path):
+    path = write_original(wide("sd1"), tmp_path / "a.safetensors", "sd1", extra={name: VECTOR})
+    with pytest.raises(CheckpointError, match=f"1 tensors belong to no part .*{message}"):
+        resolve(path)
+
+
+def test_the_layers_of_gligen_are_refused_by_name(wide, tmp_path):
+    name = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.fuser.linear.weight"
+    path = write_original(wide("sd1"), _beside_tokenizer(tmp_path), "sd1", extra={name: VECTOR})
+    with pytest.raises(CheckpointError, match=r"1 extra: .*fuser.linear.weight' .as of GLIGEN, wh"):
+        load(path)
+
+
+def test_a_moving_average_alone_is_refused_in_words(wide, tmp_path):
+    path = write_original(wide("sd1"), tmp_path / "a.safetensors", "sd1")
+    unet = "model.diffusion_model."
+    tensors = {
+        n.replace(".", "").replace("modeld", "model_ema.d", 1) if n.startswith(unet) else n: t
+        for n, t in load_file(path).items()
+    }
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=r"only the moving average of training .model_ema"):
+        resolve(path)
+
+
+def test_the_projection_as_a_linear_layer(wide, single, tmp_path):
+    """`text_projection.weight` [out, in] in place of OpenCLIP's text_projection [in, out]."""
+    path = write_original(wide("sdxl"), _beside_tokenizer(tmp_path), "sdxl")
+    tensors = load_file(path)
+    old = "conditioner.embedders.1.model.text_projection"
+    tensors[f"{old}.weight"] = tensors.pop(old).T.contiguous()
+    save_file(tensors, path)
+    mine, want = (load(p)["text_encoder_2"].state_dict() for p in (path, single("sdxl")))
+    assert all(torch.equal(mine[n], want[n]) for n in want)
+
+
+def test_attention_of_the_autoencoder_under_diffusers_names(wide, single, tmp_path):
+    path = write_original(wide("sd1"), _beside_tokenizer(tmp_path), "sd1")
+    new = {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+    tensors = {}
+    for name, tensor in load_file(path).items():
+        for before, after in new.items():
+            name = name.replace(f".mid.attn_1.{before}.", f".mid.attn_1.{after}.")
+        tensors[name] = tensor[:, :, 0, 0].contiguous() if ".to_" in name and (
+            "first_stage" in name and tensor.dim() == 4) else tensor  # fmt: skip
+    assert sum(".attn_1.to_" in n for n in tensors) == 16
+    save_file(tensors, path)
+    mine, want = (load(p)["vae"].state_dict() for p in (path, single("sd1")))
+    assert all(torch.equal(mine[n], want[n]) for n in want)
+
+
+@pytest.mark.parametrize(
+    ("step", "prediction"),
+    [
+        (torch.tensor([875000]), "epsilon"),
+        (torch.tensor(875000, dtype=torch.uint32), "epsilon"),
+        (torch.tensor(875000.0), "epsilon"),
+        (torch.tensor(float("nan")), "v_prediction"),
+        (torch.tensor(float("inf")), "v_prediction"),
+        (torch.tensor(1j), "v_prediction"),
+        (torch.tensor([875000, 1]), "v_prediction"),
+        (torch.tensor([], dtype=torch.int64), "v_prediction"),
+    ],
+    ids=str,
+)
+def test_training_steps_of_any_type(step, prediction, wide, tmp_path):
+    extra = {"global_step": step}
+    path = write_original(wide("sd2"), tmp_path / "a.safetensors", "sd2", extra=extra)
+    assert resolve(path).config("scheduler")["prediction_type"] == prediction
+
+
 def test_half_precision_is_kept_or_widened(wide, tmp_path):
     path = write_original(wide("sd1"), _beside_tokenizer(tmp_path), "sd1")
     tensors = {n: t.half() for n, t in load_file(path).items()}
