@@ -1,8 +1,10 @@
 # make demo    set-up and a first picture      make demo PROMPT="a red heart"
-# make test    set-up, style checks, all tests
+# make test    set-up, style checks, all tests, one process a core
 # make help    the other targets
 PYTHON ?= python3
 PROMPT ?= a red heart
+# Processes of the tests: auto is one a core, eight at most; 0 runs them in pytest's own.
+JOBS ?= auto
 # Passed to pytest and to pyengine bench: make test ARGS="-k vae", make bench ARGS="--op linear"
 ARGS ?=
 
@@ -17,11 +19,13 @@ export PYTHONWARNINGS := ignore::UserWarning
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu gpu-table lint format bench bench-gpu sanitize sanitize-gpu fuzz grid sdist-check clean
+.PHONY: help demo test test-quick test-gpu gpu-table lint format bench bench-gpu sanitize sanitize-gpu fuzz grid sdist-check clean
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
 	@printf '%s\n' \
+	  'make test-quick   of every test function a few of its parameter sets (of n the root, three at' \
+	  '                  least), none marked slow: some of everything, in under three minutes on two cores' \
 	  'make lint         ruff and clang-format, no changes made' \
 	  'make format       the same, changing files' \
 	  'make bench        the ops against torch, torch.compile and ncnn (pyengine bench --help: more)' \
@@ -51,8 +55,15 @@ $(VENV)/test.stamp: $(VENV)/run.stamp
 demo: $(VENV)/run.stamp
 	@$(BIN)/pyengine generate "$(PROMPT)"
 
+# Processes take tests from each other as they run out, a stretch of neighbours at a time: of a module's
+# tests most stay together, with what its fixtures made.
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-quick: $(VENV)/test.stamp
+	$(PYTEST) --quick $(ARGS)
 
 test-gpu: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -m gpu $(ARGS)

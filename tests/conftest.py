@@ -3,6 +3,7 @@
 `make test` runs one process a core with pytest-xdist; `pytest` alone is one process.
 """
 
+import math
 import os
 import signal
 import sys
@@ -25,13 +26,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes decides no test.
-settings.register_profile("pyengine", deadline=None)
+# How long an example takes decides no test, and every run draws the same ones: a stranger's first
+# run is no time to find a new fault. HYPOTHESIS_SEED=random looks for them.
+settings.register_profile(
+    "pyengine", deadline=None, derandomize=os.environ.get("HYPOTHESIS_SEED") != "random"
+)
 settings.load_profile("pyengine")
 
 #: Processes of `-n auto`: a core each, while memory lasts (some 2 GB each).
 MOST_PROCESSES = 8
-#: Of the parameters of one test function, what `--quick` takes.
+#: The fewest sets of parameters of one test function that `--quick` takes, of n the root.
 QUICK_PARAMETERS = 3
 
 
@@ -39,7 +43,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--quick",
         action="store_true",
-        help=f"of every test function {QUICK_PARAMETERS} sets of parameters, and none marked slow",
+        help="of every test function a few sets of parameters, and none marked slow",
     )
 
 
@@ -58,7 +62,8 @@ def pytest_collection_modifyitems(config, items):
     kept = set()
     for same in functions.values():
         # Spread evenly, first and last among them: neighbours differ in one parameter.
-        last, count = len(same) - 1, min(len(same), QUICK_PARAMETERS)
+        last = len(same) - 1
+        count = min(len(same), max(QUICK_PARAMETERS, math.isqrt(len(same))))
         kept |= {same[last * i // max(count - 1, 1)] for i in range(count)}
     kept = {item for item in kept if not item.get_closest_marker("slow")}
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])

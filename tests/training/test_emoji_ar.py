@@ -109,7 +109,7 @@ def test_two_processes_train_what_one_does(run_ar, tmp_path, pictures, settings_
         subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), *words], stdout=subprocess.PIPE)
         for rank in range(2)
     ]
-    output = [process.communicate(timeout=120)[0] for process in started]
+    output = [process.communicate(timeout=300)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0]
     assert not output[1]  # only the first speaks and writes
     for whole, shared in zip(checkpoints(run_ar), checkpoints(folder), strict=True):

