@@ -33,7 +33,7 @@ def examine() -> dict[str, Any]:
     }
     facts["cpu_kernels"] = cpu_kernels(problems)
     facts["openmp"] = openmp(problems)
-    facts["threads"] = threads()
+    facts["threads"] = threads(started(facts["cpu_kernels"]))
     facts["cuda"] = cuda(problems)
     facts["models"] = shipped(problems)
     facts["problems"] = problems
@@ -96,12 +96,20 @@ def openmp(problems: list[str]) -> list[str]:
     return found
 
 
-def threads() -> dict[str, Any]:
+def started(kernels: dict[str, Any]) -> int:
+    """Threads of the kernels' pool that exist: they are started when a kernel first wants them."""
+    from .ops._core import core
+
+    return 0 if kernels["file"] is None else core().pool_threads()
+
+
+def threads(pool: int) -> dict[str, Any]:
+    """How many torch's loops and our kernels use, and how many of the latter's pool exist."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     wanted = {k: os.environ[k] for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if k in os.environ}
-    return {"torch": torch.get_num_threads(), "cores": cores, **wanted}
+    return {"torch": torch.get_num_threads(), "cores": cores, "pool": pool, **wanted}
 
 
 def cuda(problems: list[str]) -> dict[str, Any]:
@@ -155,6 +163,10 @@ def lines(facts: dict[str, Any]) -> list[str]:
     else:
         out.append(f"kernels   {kernels['isa']} ({kernels['why']}), {kernels['file']}")
         out += [f"          {name}: {why}" for name, why in kernels["isas"].items()]
+    out.append(
+        f"threads   torch: OpenMP; kernels: a pool of {facts['threads']['pool']} of their own;"
+        " as many as torch.set_num_threads or OMP_NUM_THREADS says"
+    )
     out.append("openmp    " + (", ".join(facts["openmp"]) or "none found"))
     out.append(f"cuda      torch: {cuda_facts['torch']}; module: {cuda_facts['module']}")
     out += [f"          {name}" for name in cuda_facts["devices"] or ["no CUDA device"]]

@@ -2,9 +2,11 @@
 //
 // Tensors come as the address of their first element, 0 for one that is absent; all are contiguous,
 // and the caller keeps them alive. dtype: 0 float32, 1 bfloat16, 2 float16. Sizes count elements.
-// The GIL is released around every kernel; std::invalid_argument becomes ValueError.
+// The GIL is released around every kernel; std::invalid_argument becomes ValueError, std::bad_alloc
+// pyengine.errors.OutOfMemoryError.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <unistd.h>
 
 #include <array>
 
@@ -65,13 +67,47 @@ int algorithm_of(const std::string& name) {
     throw std::invalid_argument("no algorithm " + name);
 }
 
-using Release = py::call_guard<py::gil_scoped_release>;
+// The working memory of kernels is all that they allocate.
+void translate_out_of_memory(std::exception_ptr thrown) {
+    try {
+        if (thrown) std::rethrow_exception(thrown);
+    } catch (const std::bad_alloc&) {
+        const py::object error = py::module_::import("pyengine.errors").attr("OutOfMemoryError");
+        PyErr_SetString(error.ptr(),
+                        "a CPU kernel did not get the working memory that it needs; fewer pictures "
+                        "at once or smaller ones need less");
+    }
+}
+
+// Without the GIL while it lives. A thread that wants it back after the interpreter has begun to
+// end is unwound by Python before 3.14, which in a destructor ends the process with std::terminate,
+// as py::gil_scoped_release does; here it waits for the end of the process, as in later versions.
+class WithoutGil {
+ public:
+    WithoutGil() : state_(PyEval_SaveThread()) {}
+    ~WithoutGil() {
+        try {
+            PyEval_RestoreThread(state_);
+        } catch (...) {
+            for (;;) pause();
+        }
+    }
+    WithoutGil(const WithoutGil&) = delete;
+    WithoutGil& operator=(const WithoutGil&) = delete;
+
+ private:
+    PyThreadState* state_;
+};
+
+using Release = py::call_guard<WithoutGil>;
 
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
     m.doc() = "CPU kernels of pyengine; see csrc/bindings/core.cc. Use pyengine.ops instead.";
     table();  // a PYENGINE_ISA that cannot be had fails here, not in the first kernel
+    survive_forks();
+    py::register_local_exception_translator(&translate_out_of_memory);
 
     m.attr("SANITIZERS") = PYENGINE_SANITIZE;
     m.attr("SAMPLER_COLUMNS") = kSamplerColumns;
@@ -85,7 +121,8 @@ PYBIND11_MODULE(_core, m) {
             sets[set.name.c_str()] = set.unavailable;
         return sets;
     });
-    m.def("has_openmp", &has_openmp);
+    m.def("pool_threads", &pool_threads);
+    m.def("openmp_lost_its_threads", &openmp_lost_its_threads);
     bind_arena(m);
     m.def(
         "pack_weight",

@@ -1,13 +1,18 @@
 // Loops over independent items on several threads. The only place, with parallel.cc, that knows
-// OpenMP.
+// threads.
 #pragma once
 
 #include <stdint.h>
 
 namespace pyengine {
 
-// Calls body(data, begin, end) on consecutive ranges that cover [0, items), on at most `threads`
-// threads, and on one where there are fewer than 2 * grain items. body must not throw.
+// Calls body(data, begin, end) on ranges that cover [0, items), on at most `threads` threads, the
+// calling one included, and on one where there are fewer than 2 * grain items.
+//
+// Ranges are taken by whichever thread is free, so a result must not depend on where they begin,
+// nor on who computes them. body must not throw; parallel loops within it run on its own thread.
+// Any number of threads may call this at once: they share the pool's threads, and each gets on
+// alone where none is free. After a fork the child starts threads of its own when it needs them.
 void parallel_ranges(int64_t items, int64_t grain, int threads,
                      void (*body)(const void* data, int64_t begin, int64_t end), const void* data);
 
@@ -22,7 +27,15 @@ void parallel_for(int64_t items, int64_t grain, int threads, const Body& body) {
         &body);
 }
 
-// Whether an OpenMP runtime was found (without one, loops run on the calling thread).
-bool has_openmp();
+// To be called once, when the library is loaded: from then on a process may fork at any time.
+void survive_forks();
+
+// The pool's threads that exist now; callers of parallel_ranges are not among them.
+int pool_threads();
+
+// Whether the OpenMP runtime in this process (torch's) lost its threads in a fork, so that its next
+// parallel region would wait for them for ever. True only for a libgomp from before GCC 9, which
+// cannot be asked to end its threads before the fork, as newer ones are.
+bool openmp_lost_its_threads();
 
 }  // namespace pyengine

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from ..errors import RequestError
-from ..pipelines.loading import DTYPES, find_device, find_dtype
+from ..pipelines.loading import DTYPES, NAMED, find_device, find_dtype
 from . import (
     agreement,
     checkpoints,
     machine,
     models,
+    neighbours,
     operations,
     pipeline,
     plot,
@@ -142,6 +143,25 @@ def run_agreement(*, device: str, pictures: int, threads: int | None, path: Path
     if path is not None:
         path.write_text(json.dumps(result.json(facts), indent=1))
     result.check()
+    return 0
+
+
+def run_neighbours(
+    *, model: list[str], busy: int | None, pictures: int, threads: int | None, rounds: int,
+    quick: bool, path: Path | None,
+) -> int:  # fmt: skip
+    if path is not None:
+        _check_file("json", path)
+    threads = threads or machine.cores()
+    busy = machine.cores() if busy is None else busy
+    found = neighbours.measure(
+        model or list(NAMED), busy=busy, pictures=1 if quick else pictures, threads=threads,
+        rounds=1 if quick else rounds, say=_say,
+    )  # fmt: skip
+    facts = {"suite": "neighbours", **machine.facts("cpu", threads), "dtype": "float32"}
+    _print(facts, neighbours.table(found))
+    if path is not None:
+        path.write_text(json.dumps(neighbours.plain(found, facts), indent=1))
     return 0
 
 

@@ -228,3 +228,33 @@ def agreement(
     from ..bench.run import run_agreement
 
     return run_agreement(device=device, pictures=pictures, threads=threads, path=json)
+
+
+@app.command()
+def neighbours(
+    model: Annotated[
+        list[str] | None,
+        Option("--model", "-m", help="A model; may be repeated; else those shipped."),
+    ] = None,
+    busy: Annotated[int | None, Option(help="Busy processes; else one per core.", min=0)] = None,
+    pictures: Annotated[int, Option(help="In each round, alone and beside them.", min=1)] = 3,
+    threads: Threads = None,
+    rounds: Annotated[int, Option(help="Of pictures alone and beside them.", min=1)] = 3,
+    quick: Quick = False,
+    json: Json = None,
+) -> int:
+    """A picture beside other busy processes, against its time alone, and the fair share.
+
+    \b
+    pyengine bench neighbours
+    pyengine bench neighbours -m emoji-ar --busy 1 --json neighbours.json
+
+    Where all threads that compute get equal time, two of ours beside two busy processes on two
+    cores take twice as long: the fair share. Threads that wait for each other take longer.
+    """
+    from ..bench.run import run_neighbours
+
+    return run_neighbours(
+        model=model or [], busy=busy, pictures=pictures, threads=threads, rounds=rounds,
+        quick=quick, path=json,
+    )  # fmt: skip

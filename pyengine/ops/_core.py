@@ -1,6 +1,8 @@
 """Finds the compiled CPU kernels, pyengine._core, and says what they are running on."""
 
+import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -44,7 +46,7 @@ def is_stood_in_for() -> bool:
 
 @cache
 def _imported() -> ModuleType:
-    """pyengine._core.  torch is imported first, so that both share its OpenMP runtime.
+    """pyengine._core; from then on a fork leaves a child that can compute.
 
     Raises UnavailableError, with what the import said, if it was not built or cannot be loaded.
     """
@@ -55,6 +57,8 @@ def _imported() -> ModuleType:
             f"the compiled CPU kernels cannot be loaded ({error}); "
             "build them with `pip install .` (or `pip install -e .`) in pyengine's source tree"
         ) from error
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_in_child)
     return _core
 
 
@@ -62,6 +66,25 @@ class Negated(Exception):  # noqa: N818 - caught by the op, which then takes ano
     """A tensor stands for the negatives of what lies in its memory, as the imaginary part of a
     conjugate does in torch.
     """
+
+
+def _in_child() -> None:
+    """After a fork; csrc/core/parallel.cc sees to the threads of our kernels and of torch's loops.
+
+    torch's third pool, pthreadpool, which set_num_threads makes, would at the child's end wait for
+    threads of the parent's; set_num_threads replaces it. And an old libgomp cannot be helped.
+    """
+    lost = _imported().openmp_lost_its_threads()
+    torch.set_num_threads(1 if lost else torch.get_num_threads())
+    if lost:
+        warnings.warn(
+            "this process was forked, and torch's OpenMP runtime, a libgomp from before GCC 9,"
+            " cannot start threads again in a child: torch and pyengine compute on one thread here;"
+            " load models after the fork, or start processes with multiprocessing's spawn, to use"
+            " more",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def address(tensor: Tensor | None) -> int:
@@ -91,7 +114,8 @@ def isas() -> dict[str, str]:
 
 
 def openmp_runtimes() -> list[str]:
-    """The OpenMP runtimes that this process has loaded, by path; more than one is a fault.
+    """The OpenMP runtimes that this process has loaded, by path: torch's, since our kernels have
+    threads of their own. More than one compete for the cores.
 
     Empty where /proc/self/maps does not exist, and before torch is imported.
     """

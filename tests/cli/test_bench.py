@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import multiprocessing
+import os
 import re
 import shlex
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pyengine.bench import agreement, models, pipeline, results, timing, worker
+from pyengine.bench import agreement, models, neighbours, pipeline, results, timing, worker
 from pyengine.bench import run as bench_run
 from pyengine.bench.checkpoints import write_unet
 from pyengine.bench.models import Task, relative_l2
@@ -392,6 +393,60 @@ def test_pictures_that_differ_end_with_an_error(run, monkeypatch):
     assert "emoji, 'a cat': 38.0 dB between the CPU and the device, expected at least 40" in err
     found.pairs = found.pairs[:1]
     assert run("bench", "agreement")[0] == 0
+
+
+# --- busy neighbours ------------------------------------------------------------------------------
+
+
+def busy_children():
+    """CPU seconds of this process's children that do what neighbours do."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().decode().split("\0")
+            fields = (process / "stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:  # it has ended meanwhile
+            continue
+        if neighbours.BUSY in command and int(fields[1]) == os.getpid() and fields[0] != "Z":
+            found[process.name] = int(fields[11]) / os.sysconf("SC_CLK_TCK")
+    return found
+
+
+def test_a_picture_beside_busy_processes(run, tmp_path):
+    given = ("-m", "emoji-ar", "--busy", "1", "--quick", "--threads", "1")
+    status, out, err = run("bench", "neighbours", *given, "--json", tmp_path / "n.json")
+    assert status == 0, err
+    (row,) = json.loads((tmp_path / "n.json").read_text())["models"]
+    assert (row["model"], row["busy"]) == ("emoji-ar", 1)
+    assert len(row["alone"]) == len(row["beside"]) == 1
+    assert row["ratio"] == pytest.approx(row["beside"][0] / row["alone"][0])
+    assert f"{row['ratio']:.2f}x" in out
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_neighbours_are_busy_and_end_with_their_block(monkeypatch):
+    monkeypatch.setattr(neighbours, "SETTLE", 0.5)
+    with neighbours.neighbours(2):
+        children = busy_children()
+        assert len(children) == 2
+        assert all(seconds > 0 for seconds in children.values())
+    assert not busy_children()
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "busy", "fair"),
+    [
+        (2, 2, 2, 2.0),
+        (2, 2, 1, 1.5),
+        (2, 1, 1, 1.0),
+        (4, 2, 2, 1.0),
+        (2, 4, 2, 1.5),
+        (2, 2, 0, 1.0),
+    ],
+)
+def test_the_fair_share(monkeypatch, cores, threads, busy, fair):
+    monkeypatch.setattr(neighbours, "cores", lambda: cores)
+    assert neighbours.fair_share(threads, busy) == fair
 
 
 # --- workers and times ----------------------------------------------------------------------------

@@ -168,8 +168,9 @@ def test_doctor(run):
     assert facts["cpu_kernels"]["isa"] in facts["cpu_kernels"]["isas"]
     assert all(facts["cpu_kernels"]["isas"].values())
     assert len(facts["openmp"]) == 1
+    assert facts["threads"]["pool"] >= 0
     status, text, _ = run("doctor")
-    for word in ("python", "cpu", "versions", "kernels", "openmp", "cuda", "models"):
+    for word in ("python", "cpu", "versions", "kernels", "threads", "openmp", "cuda", "models"):
         assert re.search(rf"^{word} ", text, re.M)
 
 

@@ -1,5 +1,6 @@
 #include "memory/arena.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -31,6 +32,17 @@ constexpr int kReserve = MAP_PRIVATE | MAP_ANONYMOUS;
 #define PYENGINE_POISON(memory, size) (void)0
 #define PYENGINE_UNPOISON(memory, size) (void)0
 #endif
+
+// One for all arenas: whoever forks holds it meanwhile, else a child could get an arena that
+// another thread of its parent had locked, and that nobody is left to unlock. It is held for
+// microseconds.
+std::mutex& all_arenas() {
+    static std::mutex mutex;
+    static const int registered =
+        pthread_atfork([] { mutex.lock(); }, [] { mutex.unlock(); }, [] { mutex.unlock(); });
+    static_cast<void>(registered);
+    return mutex;
+}
 
 size_t round_up(size_t value, size_t unit) {
     return (value + unit - 1) / unit * unit;
@@ -82,7 +94,7 @@ void Arena::remove_hole(std::map<size_t, size_t>::iterator hole) {
 void* Arena::take(size_t bytes) {
     if (bytes > SIZE_MAX / 2) return nullptr;
     const size_t size = round_up(std::max<size_t>(bytes, 1), kAlignment);
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(all_arenas());
     const auto found = by_size_.lower_bound({size, 0});
     if (found == by_size_.end()) return nullptr;
     const auto [room, offset] = *found;
@@ -98,7 +110,7 @@ void* Arena::take(size_t bytes) {
 }
 
 void Arena::give(void* memory) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(all_arenas());
     const auto block = taken_.find(static_cast<size_t>(static_cast<char*>(memory) - base_));
     if (block == taken_.end()) throw std::invalid_argument("arena: memory that it did not give");
     size_t begin = block->first;
@@ -123,7 +135,7 @@ void Arena::give(void* memory) {
 }
 
 void Arena::trim() {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(all_arenas());
     for (const auto& [offset, size] : holes_) {
         const size_t begin = round_up(offset, kHugePage);
         const size_t end = std::min(offset + size, writable_) / kHugePage * kHugePage;
@@ -133,7 +145,7 @@ void Arena::trim() {
 }
 
 Arena::Statistics Arena::statistics() const {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(all_arenas());
     return {reserved_, used_, taken_.size(), peak_, touched_};
 }
 

@@ -51,7 +51,6 @@ class Arena {
     void add_hole(size_t offset, size_t size);
     void remove_hole(std::map<size_t, size_t>::iterator hole);
 
-    mutable std::mutex mutex_;
     const bool guarded_;
     void* mapping_ = nullptr;
     char* base_ = nullptr;  // the first huge page in it

@@ -1,0 +1,122 @@
+"""`pyengine bench neighbours`: a picture's time beside busy processes, against its time alone."""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from .machine import cores
+from .worker import Run, Worker
+
+PROMPT = "a red heart"
+SEED = 1
+#: What a neighbour does: as much as a core gives.
+BUSY = "while True: pass"
+#: Seconds until the system has given the neighbours their cores, or taken them away again.
+SETTLE = 0.3
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Seconds of each picture of one model, and how many busy processes there were."""
+
+    model: str
+    busy: int
+    fair: float
+    alone: list[float]
+    beside: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """Of the medians."""
+        return statistics.median(self.beside) / statistics.median(self.alone)
+
+    @property
+    def worst(self) -> float:
+        """Of the slowest picture beside them to the median alone."""
+        return max(self.beside) / statistics.median(self.alone)
+
+
+def fair_share(threads: int, busy: int) -> float:
+    """How much longer work on that many threads takes where all that compute get equal time.
+
+    Whoever waits for a thread that does not run at the moment takes longer; who finds a core free
+    now and then, less.
+    """
+    there = cores()
+    return max(1.0, (threads + busy) / there) / max(1.0, threads / there)
+
+
+def ours(notes: dict[str, Any], *, threads: int, model: str) -> Run:
+    """A picture with the model's defaults, as a user draws it."""
+    torch.set_num_threads(threads)
+    from ..pipelines import from_pretrained
+
+    pipe: Any = from_pretrained(model, device="cpu")
+
+    def run() -> Any:
+        return pipe(PROMPT, seed=SEED, output_type="np", progress=False).images
+
+    return run
+
+
+@contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    """Within the block that many other processes compute all the time."""
+    processes = [subprocess.Popen([sys.executable, "-S", "-c", BUSY]) for _ in range(count)]
+    try:
+        time.sleep(SETTLE)
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.wait()
+        time.sleep(SETTLE)
+
+
+def measure(
+    models: list[str], *, busy: int, pictures: int, threads: int, rounds: int,
+    say: Callable[[str], None],
+) -> list[Beside]:  # fmt: skip
+    """In each round some pictures alone, then as many beside `busy` processes."""
+    found = []
+    for model in models:
+        with Worker(model, ours, threads, model=model) as worker:
+            alone: list[float] = []
+            beside: list[float] = []
+            for i in range(rounds):
+                say(f"{model}: round {i + 1} of {rounds}")
+                alone += [worker.sample(1) for _ in range(pictures)]
+                with neighbours(busy):
+                    beside += [worker.sample(1) for _ in range(pictures)]
+        found.append(Beside(model, busy, fair_share(threads, busy), alone, beside))
+    return found
+
+
+def table(found: list[Beside]) -> Any:
+    """A rich table in Markdown's form."""
+    from rich import box
+    from rich.table import Table
+
+    heads = ("model", "busy processes", "alone, s", "beside them, s", "ratio", "slowest", "fair")
+    result = Table(*heads, box=box.MARKDOWN)
+    for row in found:
+        result.add_row(
+            row.model, str(row.busy), f"{statistics.median(row.alone):.3f}",
+            f"{statistics.median(row.beside):.3f}", f"{row.ratio:.2f}x", f"{row.worst:.2f}x",
+            f"{row.fair:.2f}x",
+        )  # fmt: skip
+    return result
+
+
+def plain(found: list[Beside], machine: dict[str, Any]) -> dict[str, Any]:
+    """For JSON."""
+    rows = [{**asdict(row), "ratio": row.ratio, "worst": row.worst} for row in found]
+    return {"machine": machine, "models": rows}
