@@ -22,8 +22,9 @@ from ..weights import Checkpoint, check_tier, load_module, resolve
 from ..weights.text import show
 from .arguments import DistilledDefaults
 from .latents import unapplied
+from .parts import Parts, check_channels
 from .reading import read_defaults, read_tokenizer
-from .stable_diffusion import Parts, StableDiffusionPipeline, check_channels
+from .stable_diffusion import StableDiffusionPipeline
 from .stable_diffusion_xl import StableDiffusionXLPipeline
 from .token_loading import QUANTIZED, TOKEN_MODELS
 from .tokens import TokenPipeline

@@ -91,6 +91,7 @@ class TokenRequest:
     generators: list[torch.Generator] | torch.Generator
     callback: Any = None
     callback_inputs: tuple[str, ...] = CALLBACK_TENSORS
+    callback_known: tuple[str, ...] = CALLBACK_TENSORS
     prefix: Tensor | None = None
     decoding: str = "sequential"
     window: int = 1
