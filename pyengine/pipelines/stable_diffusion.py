@@ -310,6 +310,7 @@ class StableDiffusionPipeline(RunProperties, Running):
             "clip_skip": r.clip_skip, "num_timesteps": len(plan), **r.plan,
         }  # fmt: skip
         report = self._report(r, plan)
+        report.warnings += scheduler.warnings
         device = self.device
         reset_peak_memory(device)
         with kernels_used() as used, report.stage("total", device):
@@ -335,7 +336,7 @@ class StableDiffusionPipeline(RunProperties, Running):
     def _plan(self, r: Request, scheduler: Scheduler) -> Plan:
         own_steps = "timesteps" in r.plan or "sigmas" in r.plan
         how = {}
-        if self._lcm and r.images is not None and r.masks is None and scheduler.name == "lcm":
+        if self._lcm and r.images is not None and r.masks is None and scheduler.config.thins:
             how["all_steps"] = True  # strength thins the timesteps, and drops none
         return scheduler.plan(
             None if own_steps else r.steps, strength=r.strength, eta=r.eta, **r.plan, **how
