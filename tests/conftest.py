@@ -35,6 +35,8 @@ settings.load_profile("pyengine")
 
 #: Processes of `-n auto`: a core each, while memory lasts (some 2 GB each).
 MOST_PROCESSES = 8
+#: Seconds, on a quiet machine, beyond which a test is to be marked slow.
+SLOW = 10
 #: The fewest sets of parameters of one test function that `--quick` takes, of n the root.
 QUICK_PARAMETERS = 3
 
@@ -68,6 +70,16 @@ def pytest_collection_modifyitems(config, items):
     kept = {item for item in kept if not item.get_closest_marker("slow")}
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = [item for item in items if item in kept]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What `--quick` should leave out next time."""
+    marked = {"slow", "gpu"}
+    for report in terminalreporter.getreports("passed"):
+        if report.when == "call" and report.duration > SLOW and not marked & {*report.keywords}:
+            terminalreporter.write_line(
+                f"{report.nodeid} took {report.duration:.0f} s and is not marked slow"
+            )
 
 
 @pytest.fixture

@@ -52,6 +52,7 @@ def test_compiles_to_one_graph_with_the_same_result(case):
         assert torch.equal(got, want)
 
 
+@pytest.mark.slow
 def test_compiles_with_inductor():
     """The one test that waits for a C++ compiler; its neighbours in the graph are fused by it."""
     weight, bias = torch.randn(2, 32)
