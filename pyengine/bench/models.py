@@ -14,7 +14,7 @@ import torch
 from .. import ops
 from ..errors import UnavailableError
 from ..models import AutoencoderKL, UNet2DConditionModel
-from ..pipelines.stable_diffusion import Evaluator
+from ..pipelines.evaluator import Evaluator
 from . import checkpoints, timing
 from .flops import model_work
 from .peers import diffusers_models, openvino_models

@@ -11,10 +11,10 @@ from .. import images as pictures
 from ..errors import RequestError
 from ..schedules import find_name
 from . import request as checks
+from .crop import Crop, cut
+from .denoising import callback_tensors
+from .embeddings import Widths
 from .request import Request
-
-#: What a callback may ask for and give back.
-CALLBACK_TENSORS = ("latents", "prompt_embeds")
 
 
 def bounded(default: Any, low: float, high: float) -> Any:
@@ -52,7 +52,9 @@ class Arguments:
 
     latent_channels, factor: the autoencoder's, factor in pixels per latent pixel. default_size:
     (height, width) in pixels. inpainting_unet: whether the U-Net takes a mask. most_clip_skip: text
-    encoder layers that can be left out. options: the checkpoint's, from model_index.json.
+    encoder layers that can be left out. options: the checkpoint's, from model_index.json. widths:
+    of the text's embeddings. xl, lcm: whether its calls are those of diffusers' SDXL and latent
+    consistency pipelines. distilled: whether the U-Net is told the guidance scale.
     """
 
     latent_channels: int
@@ -63,40 +65,50 @@ class Arguments:
     defaults: Defaults
     device: torch.device
     options: dict[str, bool]
+    widths: Widths
+    xl: bool = False
+    lcm: bool = False
+    distilled: bool = False
 
     def request(
-        self, *, prompt, negative_prompt, height, width, num_inference_steps, guidance_scale,
-        guidance_rescale, num_images_per_prompt, seed, generator, latents, scheduler, image,
-        strength, mask_image, eta, clip_skip, output_type, callback_on_step_end,
-        callback_on_step_end_tensor_inputs, return_dict, timeout, run,
+        self, *, height, width, num_inference_steps, guidance_scale, guidance_rescale,
+        num_images_per_prompt, seed, generator, latents, scheduler, image, strength, mask_image,
+        masked_image_latents, padding_mask_crop, eta, clip_skip, output_type, callback_on_step_end,
+        callback_on_step_end_tensor_inputs, return_dict, timeout, run, timesteps, sigmas,
+        timestep_spacing, original_inference_steps, denoising_start=None, denoising_end=None,
+        **texts,
     ) -> Request:  # fmt: skip
         """The checked Request; arguments as in StableDiffusionPipeline.__call__."""
-        prompts = checks.texts("prompt", prompt)
-        negatives = None
-        if negative_prompt is not None:
-            negatives = checks.texts("negative_prompt", negative_prompt, len(prompts))
+        read = self.widths.read(**texts)
         per_prompt = checks.integer(
             "num_images_per_prompt", num_images_per_prompt, 1, checks.MAX_PICTURES
         )
-        count = len(prompts) * per_prompt
+        count = read.batch * per_prompt
         items, masks = self._check_pictures(image, mask_image, count)
-        height, width = self._check_size(height, width, items, masks is not None, count)
+        given = latents if self.xl or self.lcm else None
+        height, width = self._check_size(height, width, items, masks is not None, count, given)
+        part = None
+        if padding_mask_crop is not None:
+            part = self._crop(image, mask_image, (width, height), padding_mask_crop, output_type)
+            items, masks = [part.image], [part.mask]
         d = self.defaults
         default_strength, default_guidance = d.strength, d.guidance_scale
         if masks is not None:
             default_strength = d.inpaint_strength
             if d.inpaint_guidance_scale is not None:
                 default_guidance = d.inpaint_guidance_scale
+        scales = checks.guidance_scales(
+            "guidance_scale", default_guidance if guidance_scale is None else guidance_scale,
+            count, read.batch,
+        )  # fmt: skip
         r = Request(
-            prompts=prompts,
-            negatives=negatives,
+            texts=read,
             per_prompt=per_prompt,
             height=height,
             width=width,
             steps=self._or(num_inference_steps, d.num_inference_steps, checks.integer,
                            "num_inference_steps", 1, 100_000),
-            guidance_scale=self._or(guidance_scale, default_guidance, checks.real,
-                                    "guidance_scale", 0, checks.MAX_GUIDANCE),
+            guidance_scale=scales[0] if len(set(scales)) == 1 else scales,
             guidance_rescale=self._or(guidance_rescale, d.guidance_rescale, checks.real,
                                       "guidance_rescale", 0, 1),
             strength=1.0 if items is None else self._or(strength, default_strength, checks.real,
@@ -106,6 +118,7 @@ class Arguments:
             output_type=checks.choice("output_type", output_type, checks.OUTPUT_TYPES),
             images=items,
             masks=masks,
+            part=part,
             **checks.manners(run, timeout, return_dict),
         )  # fmt: skip
         if strength is not None and items is None:
@@ -113,15 +126,63 @@ class Arguments:
         if scheduler is not None:
             r.scheduler = find_name(scheduler)
         r.seeds, r.generators = checks.seeds_and_generators(seed, generator, count, self.device)
-        if latents is not None:
-            if items is not None and masks is None:
-                raise RequestError("latents: expected no image with them; give latents as image")
-            r.latents = checks.check_latents(latents, self._latent_shape(r))
+        r.plan = self._plan(r, {
+            "timesteps": timesteps, "sigmas": sigmas, "timestep_spacing": timestep_spacing,
+            "original_inference_steps": original_inference_steps,
+            "denoising_start": denoising_start, "denoising_end": denoising_end,
+        })  # fmt: skip
+        r.latents = self._check_latents(r, latents)
+        r.masked_latents = self._check_masked(r, masked_image_latents)
         r.callback = callback_on_step_end
+        r.callback_known = callback_tensors(self.xl, self.distilled, masks is not None)
         r.callback_inputs = checks.check_callback(
-            callback_on_step_end, callback_on_step_end_tensor_inputs, CALLBACK_TENSORS
+            callback_on_step_end, callback_on_step_end_tensor_inputs, r.callback_known
         )
         return r
+
+    def _plan(self, r: Request, given: dict[str, Any]) -> dict[str, Any]:
+        """What the sampler is told of its steps, as far as it was given."""
+        plan = {name: value for name, value in given.items() if value is not None}
+        if "timesteps" in plan and "sigmas" in plan:
+            raise RequestError("timesteps: expected these or sigmas, given both")
+        if "denoising_start" in plan and r.images is None:
+            raise RequestError("denoising_start: expected an image with it, the latents of a run"
+                               " that was ended by denoising_end")  # fmt: skip
+        return plan
+
+    def _check_latents(self, r: Request, latents: Any) -> torch.Tensor | None:
+        if latents is None:
+            return None
+        if r.goes_on:
+            raise RequestError("latents: expected none with denoising_start; give them as image")
+        if r.images is not None and r.masks is None and not (self.xl or self.lcm):
+            raise RequestError("latents: expected no image with them; give latents as image")
+        return checks.check_latents(latents, self._latent_shape(r))
+
+    def _check_masked(self, r: Request, latents: Any) -> torch.Tensor | None:
+        """masked_image_latents, of as many pictures as divide the number of all."""
+        if latents is None:
+            alone = r.images is not None and pictures.is_latents(r.images[0], self.latent_channels)
+            if alone and r.masks is not None and (self.inpainting_unet or not self.xl):
+                raise RequestError("image: expected pictures with mask_image, or latents with"
+                                   " masked_image_latents, given latents alone")  # fmt: skip
+            return None
+        if r.masks is None:
+            raise RequestError("masked_image_latents: expected mask_image with them, given none")
+        if r.part is not None:
+            raise RequestError("masked_image_latents: expected none with padding_mask_crop")
+        n = len(latents) if isinstance(latents, torch.Tensor) and latents.dim() else 0
+        n = n if n and n <= r.count and r.count % n == 0 else r.count
+        shape = (n, *self._latent_shape(r)[1:])
+        return checks.check_latents(latents, shape, "masked_image_latents")
+
+    @staticmethod
+    def _crop(image: Any, mask: Any, size: tuple[int, int], pad: Any, output_type: Any) -> Crop:
+        if mask is None:
+            raise RequestError("padding_mask_crop: expected image and mask_image with it")
+        if output_type != "pil":
+            raise checks.refuse("padding_mask_crop: output_type", "'pil'", output_type)
+        return cut(image, mask, size, pad)
 
     @staticmethod
     def _or(value: Any, default: Any, check: Callable, field: str, low: float, high: float) -> Any:
@@ -151,15 +212,13 @@ class Arguments:
         if mask is not None and len(found[0]) > 1 and len(found[1]) not in (1, len(found[0])):
             raise checks.refuse("mask_image", f"one, or {len(found[0])} as of image",
                                 len(found[1]))  # fmt: skip
-        self._check_image_latents(found[0], mask is not None)
+        self._check_image_latents(found[0])
         return tuple(found)
 
-    def _check_image_latents(self, items: list, masked: bool) -> None:
+    def _check_image_latents(self, items: list) -> None:
         which = [pictures.is_latents(item, self.latent_channels) for item in items]
         if not any(which):
             return
-        if masked:
-            raise RequestError("image: expected pictures with mask_image, given latents")
         if not all(which) or len({item.shape for item in items}) > 1:
             raise RequestError("image: expected pictures, or latents of one shape, given both")
         for item in items:
@@ -168,11 +227,17 @@ class Arguments:
                     "image: expected finite latents, given NaN, infinity or integers"
                 )
 
-    def _check_size(self, height, width, items, masked: bool, count: int) -> tuple[int, int]:
+    def _check_size(
+        self, height, width, items, masked: bool, count: int, latents: Any = None
+    ) -> tuple[int, int]:
+        """latents: what a picture's place may be taken by."""
         factor = self.factor
         default = self.default_size
-        if items is not None and pictures.is_latents(items[0], self.latent_channels):
-            h, w = pictures.size_of(items[0])
+        first = None if items is None else items[0]
+        if first is not None and not masked and pictures.is_tensor(latents) and latents.ndim == 4:
+            first = latents[0]
+        if first is not None and pictures.is_latents(first, self.latent_channels):
+            h, w = pictures.size_of(first)
             default = (h * factor, w * factor)
             if (height or default[0], width or default[1]) != default:
                 raise checks.refuse("height, width", f"those of the latents, {default}",

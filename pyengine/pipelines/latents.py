@@ -21,16 +21,17 @@ from .request import Request
 
 @dataclass
 class Start:
-    """state: the sampler's first. For inpainting: known, noise: [N, C, h, w], the clean latents to
-    keep and the noise they began with; mask: [N, 1, h, w], 1 where the picture is made anew;
-    extra: [N, 1 + C, h, w], what an inpainting U-Net is given besides the latents.
+    """state: the sampler's first. For inpainting: mask: [N, 1, h, w], 1 where the picture is made
+    anew; known, noise: [N, C, h, w], the clean latents to keep and the noise they began with, None
+    for an inpainting U-Net, which is given mask and masked: [N, C, h, w], of the masked picture
+    (where the U-Net has no use for it, only if a callback wants it).
     """
 
     state: State
     known: Tensor | None = None
     noise: Tensor | None = None
     mask: Tensor | None = None
-    extra: Tensor | None = None
+    masked: Tensor | None = None
 
 
 def tile(rows: Tensor, count: int) -> Tensor:
@@ -107,42 +108,68 @@ class LatentMaker:
         return Start(plan.start(self._noise()))
 
     def from_image(self, plan: Plan) -> Start:
+        r = self.request
+        if r.latents is not None:  # what SDXL and LCM begin with in the picture's place
+            return Start(State(self._given(r.latents)))
         clean = self._image_latents()
+        if r.goes_on:
+            return Start(State(clean))
         return Start(plan.start(self._noise(), clean))
 
     def from_masked(self, plan: Plan, inpainting_unet: bool) -> Start:
         """For a U-Net with or without channels of its own for the mask and the masked picture."""
         r = self.request
-        blend = r.strength < 1 and r.latents is None
-        pictures = images.to_tensor(r.images, r.height, r.width, "image")
+        blend = (r.strength < 1 and r.latents is None) or r.goes_on
+        latents = images.is_latents(r.images[0], self.shape[1])
+        pictures = None
+        if not latents:
+            pictures = images.to_tensor(r.images, r.height, r.width, "image")
         mask = images.to_mask(r.masks, r.height, r.width, "mask_image")
         # Not per channel: diffusers' SDXL inpainting encodes by the scaling factor alone, too.
         known = None
         if blend or not inpainting_unet:
-            known = self._encode(pictures)
+            known = self._stacked(r.images) if pictures is None else self._encode(pictures)
         noise = self._noise()
-        state = plan.start(noise, known if blend else None)
+        state = State(known) if r.goes_on else plan.start(noise, known if blend else None)
         small = F.interpolate(mask, size=self.shape[2:]).to(noise.device, self.dtype)
         small = tile(small, r.count)
-        masked = pictures * (mask < 0.5)
+        masked = None if pictures is None else pictures * (mask < 0.5)
+        masked = self._masked(masked, inpainting_unet)
         if inpainting_unet:
-            extra = torch.cat([small, self._encode(masked)], dim=1)
-            return Start(state, extra=extra)
+            return Start(state, mask=small, masked=masked)
+        return Start(state, known, noise, small, masked)
+
+    def _masked(self, masked: Tensor | None, inpainting_unet: bool) -> Tensor | None:
+        """Latents of the masked pictures [B, 3, H, W], of which only an inpainting U-Net and
+        callbacks make use.
+        """
+        r = self.request
+        if r.masked_latents is not None:
+            return tile(self._given(r.masked_latents), r.count)
+        if masked is None:  # latents came in place of a picture: nothing can be masked
+            return None
+        if inpainting_unet or "masked_image_latents" in r.callback_inputs:
+            return self._encode(masked)
         # diffusers encodes the masked picture here too and leaves it unused: only the numbers that
         # it draws for that matter.
         self._posterior_noise(len(masked), self.vae.dtype)
-        return Start(state, known, noise, small)
+        return None
+
+    def _given(self, latents: Tensor) -> Tensor:
+        return latents.to(self.noise.device, self.dtype)
+
+    def _stacked(self, latents: list[Tensor]) -> Tensor:
+        return tile(self._given(torch.stack(latents)), self.request.count)
 
     def _noise(self) -> Tensor:
         if self.request.latents is not None:
-            return self.request.latents.to(self.noise.device, self.dtype)
+            return self._given(self.request.latents)
         return self.noise.draw(self.shape, self.dtype)
 
     def _image_latents(self) -> Tensor:
         r = self.request
         if images.is_latents(r.images[0], self.shape[1]):
-            latents = torch.stack(r.images).to(self.noise.device, self.dtype)
-            return tile(latents, r.count)
+            return self._stacked(r.images)
         pictures = images.to_tensor(r.images, r.height, r.width, "image")
         return self._encode(pictures, self.per_channel)
 

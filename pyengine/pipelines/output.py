@@ -3,7 +3,7 @@
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -40,7 +40,7 @@ class Report:
     sampler: str
     height: int
     width: int
-    guidance_scale: float
+    guidance_scale: float | tuple[float, ...]
     strength: float | None = None
     weights: str | None = None
     steps: int = 0
@@ -64,12 +64,7 @@ class Report:
         before the work and not after it. finished: there are pictures, which no filter may lose.
         """
         new, self._issued = self.warnings[self._issued :], len(self.warnings)
-        for message in new:
-            try:
-                warnings.warn(message, stacklevel=_callers_level())
-            except Warning:
-                if not finished:
-                    raise
+        issue(new, finished)
 
     @property
     def tokens_per_pass(self) -> float | None:
@@ -87,6 +82,16 @@ class Report:
         finally:
             spent = time.perf_counter() - begin
             self.seconds[name] = self.seconds.get(name, 0.0) + spent
+
+
+def issue(messages: Iterable[str], finished: bool = False) -> None:
+    """UserWarnings in the name of the line that called pyengine; finished: see Report.warn."""
+    for message in messages:
+        try:
+            warnings.warn(message, stacklevel=_callers_level())
+        except Warning:
+            if not finished:
+                raise
 
 
 def _callers_level() -> int:

@@ -15,7 +15,7 @@ import torch
 from ..errors import RequestError
 from ..guard import outside
 from ..tokenizer import check_text
-from ..weights.text import show
+from ..weights.text import did_you_mean, show
 from .runs import MAX_TIMEOUT, Run
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -37,18 +37,20 @@ class StopSampling(Exception):  # noqa: N818 - a request, not an error
 class Request:
     """A call's arguments, with defaults filled in; see StableDiffusionPipeline.__call__.
 
-    prompts: [B]; negatives: [B], or None where no negative prompt was given. prompts_2,
-    negatives_2: SDXL's second encoder's. count: pictures, B x num_images_per_prompt, those of a
-    prompt together. images, masks: pictures as pyengine.images.as_list gives them, or None.
+    texts: embeddings.Texts, B prompts. count: pictures, B x num_images_per_prompt, those of a
+    prompt together. guidance_scale: one for all, or one per picture. images, masks: pictures as
+    pyengine.images.as_list gives them, or None. masked_latents: [M, C, h, w] of the masked picture,
+    where they were given. part: crop.Crop where only a part of the picture is painted. plan: what
+    schedules.Scheduler.plan is told besides steps, strength and eta. callback_known: tensors that
+    the callback may change.
     """
 
-    prompts: list[str]
-    negatives: list[str] | None
+    texts: Any
     per_prompt: int
     height: int
     width: int
     steps: int
-    guidance_scale: float
+    guidance_scale: float | tuple[float, ...]
     guidance_rescale: float
     eta: float
     clip_skip: int | None
@@ -62,15 +64,28 @@ class Request:
     masks: list | None = None
     callback: Callable | None = None
     callback_inputs: tuple[str, ...] = ("latents",)
-    prompts_2: list[str] | None = None
-    negatives_2: list[str] | None = None
+    callback_known: tuple[str, ...] = ("latents",)
+    masked_latents: torch.Tensor | None = None
+    part: Any = None
+    plan: dict[str, Any] = field(default_factory=dict)
     run: Run = field(default_factory=Run)
     timeout: float | None = None
     return_dict: bool = True
 
     @property
+    def goes_on(self) -> bool:
+        """Whether the run goes on with noisy latents of another: nothing is added to them."""
+        return "denoising_start" in self.plan
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """guidance_scale of every picture."""
+        g = self.guidance_scale
+        return g if isinstance(g, tuple) else (g,) * self.count
+
+    @property
     def count(self) -> int:
-        return len(self.prompts) * self.per_prompt
+        return self.texts.batch * self.per_prompt
 
 
 def refuse(field: str, expected: str, given: Any) -> RequestError:
@@ -103,6 +118,21 @@ def real(field: str, value: Any, low: float, high: float) -> float:
     if not (math.isfinite(number) and low <= number <= high):
         raise refuse(field, expected, number)
     return number
+
+
+def guidance_scales(field: str, value: Any, count: int, batch: int = 0) -> tuple[float, ...]:
+    """A guidance scale for each of `count` pictures, from one for all, one each or, with `batch`
+    prompts, one for the pictures of each.
+    """
+    items = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(items, list | tuple):
+        return (real(field, items, 0, MAX_GUIDANCE),) * count
+    numbers = tuple(real(field, item, 0, MAX_GUIDANCE) for item in items)
+    if len(numbers) != count and numbers and len(numbers) == batch:
+        return tuple(g for g in numbers for _ in range(count // batch))
+    if len(numbers) != count:
+        raise refuse(field, f"a number, or one per picture: {count}", f"{len(numbers)} of them")
+    return numbers
 
 
 def choice(field: str, value: Any, choices: Sequence[str]) -> str:
@@ -216,19 +246,21 @@ def check_generators(generator: Any, count: int, device: torch.device):
     return list(generator)
 
 
-def check_latents(latents: Any, shape: tuple[int, ...]) -> torch.Tensor:
+def check_latents(latents: Any, shape: tuple[int, ...], field: str = "latents") -> torch.Tensor:
     if not isinstance(latents, torch.Tensor) or not latents.is_floating_point():
-        raise refuse("latents", f"a float tensor {list(shape)}", type(latents).__name__)
+        raise refuse(field, f"a float tensor {list(shape)}", type(latents).__name__)
     if tuple(latents.shape) != shape:
-        raise refuse("latents", f"shape {list(shape)}", list(latents.shape))
+        raise refuse(field, f"shape {list(shape)}", list(latents.shape))
     if not torch.isfinite(latents).all():
-        raise refuse("latents", "finite values", "NaN or infinity")
+        raise refuse(field, "finite values", "NaN or infinity")
     return latents
 
 
 def check_callback(callback: Any, inputs: Any, known: Sequence[str]) -> tuple[str, ...]:
+    """The tensors that the callback gets, by name; diffusers' PipelineCallback brings its own."""
     if callback is not None and not callable(callback):
         raise refuse("callback_on_step_end", "a function (pipe, step, timestep, kwargs)", callback)
+    inputs = getattr(callback, "tensor_inputs", inputs)
     if isinstance(inputs, str) or not isinstance(inputs, list | tuple):
         raise refuse("callback_on_step_end_tensor_inputs", "a list of names", inputs)
     for name in inputs:
@@ -236,9 +268,11 @@ def check_callback(callback: Any, inputs: Any, known: Sequence[str]) -> tuple[st
     return tuple(inputs)
 
 
-def call_back(pipe: Any, r: Any, step: int, timestep: Any, tensors: dict) -> dict:
+def call_back(
+    pipe: Any, r: Any, step: int, timestep: Any, tensors: dict[str, Any]
+) -> dict[str, Any]:
     """What the request's callback gives back, with values still to be checked; nothing where it
-    gives None or raises StopSampling, which ends the request's run.
+    gives None or raises StopSampling, which ends the request's run. r: Request or TokenRequest.
     """
     given = {name: tensors[name] for name in r.callback_inputs}
     try:
@@ -251,4 +285,10 @@ def call_back(pipe: Any, r: Any, step: int, timestep: Any, tensors: dict) -> dic
         return {}
     if not isinstance(answer, dict):
         raise refuse("callback_on_step_end", "a dict or None back", answer)
+    for name in answer:
+        if name not in r.callback_known:
+            raise RequestError(
+                f"callback_on_step_end: expected some of {', '.join(r.callback_known)} back, given"
+                f" {show(name)}{did_you_mean(name, r.callback_known)}"
+            )
     return answer

@@ -4,168 +4,35 @@ Rombach et al. 2022, arXiv:2112.10752. Guidance: Ho & Salimans 2022, arXiv:2207.
 models that take the guidance scale as an input: Luo et al. 2023, arXiv:2310.04378.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from .. import images as pictures
-from ..cuda import Graphs, Leash, Record, Recorder, to_device, within_memory
-from ..errors import ConfigError
-from ..finite import all_finite, check_finite
+from ..cuda import within_memory
+from ..finite import check_finite
 from ..guard import inference
-from ..models import AutoencoderKL, CLIPTextModelWithProjection, UNet2DConditionModel
-from ..models.unet import TextContext, TimeEmbedding
-from ..ops import Arena, kernels_used, sampler_step
-from ..progress import progress as progress_bar
-from ..schedules import Plan
-from ..schedules.plan import Rows, State, scaled, step_rows
-from ..tokenizer import ClipTokenizer
+from ..ops import Arena, kernels_used
+from ..schedules import Plan, Scheduler, from_config
 from . import request as checks
 from .arguments import Arguments, Defaults
-from .diffusers_names.making import note_origin, parts_of
-from .diffusers_names.parts import PartNames
-from .keywords import refuse_others
+from .callbacks import RunProperties
+from .denoising import Conditions, Denoising
+from .embeddings import Embeds, Texts, Widths, joined
+from .evaluator import Evaluator
+from .keywords import ELSEWHERE, refuse_others
 from .latents import LatentMaker, Start, unscale_latents
 from .noise import NoiseSource
-from .output import PipelineOutput, Report, peak_memory, reset_peak_memory
+from .output import PipelineOutput, Report, issue, peak_memory, reset_peak_memory
+from .parts import Parts
 from .request import Request
 from .runs import Run, Running
-from .text import Encoder, encode, guidance_embedding
-from .watch import Watch
-
-#: Timesteps that are embedded together, times rows of conditions: bounds the table's memory.
-EMBEDDED_ROWS = 1024
+from .text import encode, guidance_embedding
 
 
-@dataclass
-class Conditions:
-    """What the U-Net is told besides latents and time, a row per picture.
-
-    text: [N, L, C], or [2 N, L, C] with the N negative rows first where guidance is on.
-    added: SDXL's text_embeds and time_ids, with as many rows, or None.
-    guidance: [1, time_cond_proj_dim] for distilled models, or None.
-    """
-
-    text: Tensor
-    added: dict[str, Tensor] | None = None
-    guidance: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Parts:
-    """A checkpoint's parts, loaded. encoders and tokenizers: SDXL has two of each, its refiner the
-    second alone.
-
-    scheduler_config: the parsed scheduler_config.json. pipeline_class, options, source, defaults:
-    see pyengine.pipelines.loading. given: names of the parts that came as objects, not out of the
-    checkpoint. scheduler: in place of the checkpoint's own, as `pipe.scheduler = ...` takes it.
-    """
-
-    unet: UNet2DConditionModel
-    vae: AutoencoderKL
-    encoders: tuple[Encoder, ...]
-    tokenizers: tuple[ClipTokenizer, ...]
-    scheduler_config: dict
-    pipeline_class: str
-    options: dict[str, bool]
-    source: str
-    defaults: Defaults
-    checkpoint: Any = None
-    given: tuple[str, ...] = ()
-    scheduler: Any = None
-
-    def named(self) -> dict[str, Any]:
-        """The models and tokenizers under diffusers' names."""
-        alone = len(self.encoders) == 1 and isinstance(
-            self.encoders[0], CLIPTextModelWithProjection
-        )
-        ends = ("_2",) if alone else ("", "_2")[: len(self.encoders)]
-        encoders = {f"text_encoder{end}": e for end, e in zip(ends, self.encoders, strict=True)}
-        tokenizers = {f"tokenizer{end}": t for end, t in zip(ends, self.tokenizers, strict=True)}
-        return {"unet": self.unet, "vae": self.vae, **encoders, **tokenizers}
-
-
-class Evaluator:
-    """The U-Net's part of a step, or all of it, on a GPU as a CUDA graph: the same kernels in one
-    launch.
-
-    record: pyengine.cuda.Record, given for tests.
-    """
-
-    def __init__(self, unet: UNet2DConditionModel, record: Record | None = None):
-        self.unet = unet
-        self.graphs = self.steps = None
-        if record is not None or unet.device.type == "cuda":
-            record = record or Recorder()
-            self.graphs = Graphs(self._run, record=record)
-            self.steps = Graphs(self._run_step, record=record)
-
-    def __call__(self, x: Tensor, times: TimeEmbedding, context: TextContext) -> Tensor:
-        """unet(x, times, context); with graphs overwritten by the next call."""
-        if self.graphs is None:
-            return self.unet(x, times, context, return_dict=False)[0]
-        return self.graphs([x, *times.rows], context.tensors())
-
-    def _run(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
-        x, *rows = changing
-        times, context = TimeEmbedding(tuple(rows)), TextContext.of(kept)
-        return self.unet(x, times, context, return_dict=False)[0]
-
-    def step(
-        self, state: State, rows: Rows, times: TimeEmbedding, context: TextContext,
-        extra: Tensor | None, noise: Tensor | None, rescale: float,
-    ) -> State:  # fmt: skip
-        """The state after a model evaluation and the update that rows tell.
-
-        extra: [N, ...], what the U-Net is given besides the latents, or None. noise, rescale: as
-        schedules.plan.step_rows takes them.
-        """
-        if self.steps is None or rescale or any(rows.thresholds):  # which depend on the output
-            out = self.output(state, rows, times, context, extra)
-            return step_rows(state, out, rows, noise, rescale)
-        x = state.x.contiguous()
-        # What is not there counts as zero, so that one graph serves every sampler and step.
-        zero = torch.zeros_like(x)
-        past = [zero if t is None else t for t in (state.d1, state.d2, state.d3, state.base, noise)]
-        given = [x, *rows.tensors(x), *(t.to(x.dtype) for t in past), *times.rows]
-        kept = [*([] if extra is None else [extra]), *context.tensors()]
-        # Cloned, since they are overwritten by the next step.
-        return rows.next_state(state, *(t.clone() for t in self.steps(given, kept)))
-
-    def output(
-        self, state: State, rows: Rows, times: TimeEmbedding, context: TextContext,
-        extra: Tensor | None,
-    ) -> Tensor:  # fmt: skip
-        """What the U-Net gives at a state; arguments as of `step`."""
-        return self(self._model_input(rows.scale_input(state.x), extra, context), times, context)
-
-    def _run_step(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        x, scale, coeffs, d1, d2, d3, base, noise, *rows = changing
-        extra, context = (kept[0], kept[1:]) if len(kept) % 2 else (None, kept)
-        context = TextContext.of(context)
-        given = self._model_input(scaled(x, scale), extra, context)
-        out = self.unet(given, TimeEmbedding(tuple(rows)), context, return_dict=False)[0]
-        return sampler_step(x, out, coeffs, d1, d2, d3, base, noise)
-
-    @staticmethod
-    def _model_input(x: Tensor, extra: Tensor | None, context: TextContext) -> Tensor:
-        if extra is not None:
-            x = torch.cat([x, extra], dim=1)
-        return torch.cat([x, x]) if len(context) == 2 * len(x) else x
-
-    def clear(self) -> None:
-        """Frees what was recorded."""
-        for graphs in (self.graphs, self.steps):
-            if graphs is not None:
-                graphs.clear()
-
-
-class StableDiffusionPipeline(PartNames, Running):
+class StableDiffusionPipeline(RunProperties, Running):
     """Text to pictures with a Stable Diffusion 1.x or 2.x checkpoint; see `__call__`.
 
     Made by `pyengine.from_pretrained`. One call runs at a time; others wait. Safety checkers that
@@ -176,21 +43,17 @@ class StableDiffusionPipeline(PartNames, Running):
     defaults_class: ClassVar[type[Defaults]] = Defaults
     arguments_class: ClassVar[type[Arguments]] = Arguments
 
-    def __init__(self, parts: Parts | None = None, **components: Any):
-        """parts: a checkpoint's; or diffusers' way, by name: Cls(**pipe.components)."""
+    def __init__(self, parts: Parts):
         super().__init__()
-        self._arena = Arena()  # one for all, which work one after the other
-        self._take_parts(parts_of(type(self), components) if parts is None else parts)
-        self.defaults = self.parts.defaults
-        # Reads the scheduler's config now, so that a bad one is refused when the model is loaded.
-        self.scheduler = self.parts.scheduler
-
-    def _take_parts(self, parts: Parts) -> None:
         self.parts = parts
-        note_origin(parts)
-        for model in (parts.unet, parts.vae, *parts.encoders):
+        self.unet, self.vae = parts.unet, parts.vae
+        self._arena = Arena()  # one for all, which work one after the other
+        for model in (self.unet, self.vae, *parts.encoders):
             model.arena = self._arena
-        self._evaluate = Evaluator(parts.unet)
+        self.defaults = parts.defaults
+        self._evaluate = Evaluator(self.unet)
+        # Reads the scheduler's config now, so that a bad one is refused when the model is loaded.
+        self.scheduler = self._scheduler(None)
 
     # --- what it is -------------------------------------------------------------------------------
 
@@ -201,9 +64,8 @@ class StableDiffusionPipeline(PartNames, Running):
 
     @property
     def model_hash(self) -> str:
-        """SHA-256 of the weights, hexadecimal; "" where parts came from elsewhere."""
-        own = self.parts.checkpoint is not None and not self.parts.given
-        return self.parts.checkpoint.model_hash if own else ""
+        """SHA-256 of the weights, hexadecimal; "" where the parts came from elsewhere."""
+        return self.parts.checkpoint.model_hash if self.parts.checkpoint is not None else ""
 
     @property
     def device(self) -> torch.device:
@@ -230,60 +92,101 @@ class StableDiffusionPipeline(PartNames, Running):
     @inference
     def __call__(
         self,
-        prompt: str | Sequence[str],
-        *,
-        negative_prompt: str | Sequence[str] | None = None,
+        prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        guidance_rescale: float | None = None,
+        timesteps: Sequence[int] | None = None,
+        sigmas: Sequence[float] | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
         num_images_per_prompt: int = 1,
-        seed: int | Sequence[int] | None = None,
+        eta: float = 0.0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        ip_adapter_image: None = None,
+        ip_adapter_image_embeds: None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        cross_attention_kwargs: None = None,
+        guidance_rescale: float | None = None,
+        clip_skip: int | None = None,
+        callback_on_step_end: Callable[..., Any] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        *,
+        seed: int | Sequence[int] | None = None,
         scheduler: str | None = None,
+        timestep_spacing: str | None = None,
+        original_inference_steps: int | None = None,
         image: Any = None,
         strength: float | None = None,
         mask_image: Any = None,
-        eta: float = 0.0,
-        clip_skip: int | None = None,
-        output_type: str = "pil",
-        callback_on_step_end: Callable | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        masked_image_latents: Tensor | None = None,
+        padding_mask_crop: int | None = None,
         progress: bool | None = None,
-        return_dict: bool = True,
         timeout: float | None = None,
         run: Run | None = None,
         **others: Any,
     ) -> PipelineOutput:
-        """Pictures for one prompt or a list of them; the names are diffusers'.
+        """Pictures for one prompt or a list of them; names and order are those of diffusers'
+        StableDiffusionPipeline, what it has not is given by name.
 
-        negative_prompt: one for all, or one per prompt. height, width: pixels, multiples of the
-        autoencoder's factor (8); the checkpoint's own size, or the picture's that `image` brings.
-        guidance_scale: 1 or less leaves guidance out. num_images_per_prompt: pictures of a prompt
-        follow each other. seed: s gives picture i the seed s + i; a list one each; None random
-        ones, which the result tells. generator: one per picture, or one from which the whole batch
-        is drawn as diffusers does. latents: [N, C, h, w] standard normal noise in place of drawn.
-        scheduler: a sampler by name (pyengine.schedules.SAMPLER_NAMES), not the checkpoint's own.
-        image: a picture to begin from (PIL, array [H, W, 3] or tensor [3, H, W] in [0, 1], a batch
-        or a list of these, or a tensor of scaled latents); strength: 0 to 1, how much of it is made
-        anew. mask_image: white where `image` is made anew. eta: DDIM's noise. clip_skip: text
-        encoder layers to leave out. output_type: "pil", "np", "pt" or "latent".
-        callback_on_step_end: called as (pipe, step, timestep, {name: tensor}) after every model
-        evaluation; it may return some of these tensors changed, call pipe.interrupt() or raise
-        StopSampling. progress: a bar on standard error; None shows one on a terminal.
-        return_dict: False gives diffusers' tuple in place of a PipelineOutput. timeout: seconds to
-        wait for calls of other threads, then BusyError. run: a Run, to end this call from
-        elsewhere.
+        Args:
+            prompt: one text or B of them; None with prompt_embeds.
+            height, width: pixels, multiples of the autoencoder's factor (8); the checkpoint's own
+                size, or that of the picture that `image` brings.
+            num_inference_steps: of the whole run; not looked at with timesteps or sigmas.
+            timesteps, sigmas: the steps themselves, descending, for samplers that take them.
+            guidance_scale: for all, or one per picture or prompt; 1 or less leaves guidance out.
+            negative_prompt: one for all, or one per prompt.
+            num_images_per_prompt: pictures of a prompt follow each other.
+            eta: DDIM's noise, 0 to 1.
+            generator: one per picture, or one from which the batch is drawn as diffusers does.
+            latents: [N, C, h, w] standard normal noise in place of drawn.
+            prompt_embeds, negative_prompt_embeds: [B, L, C] in place of the texts; see
+                `encode_prompt`.
+            ip_adapter_image, ip_adapter_image_embeds, cross_attention_kwargs: None; what they need
+                is not here yet.
+            output_type: "pil", "np", "pt" or "latent".
+            return_dict: False gives diffusers' tuple in place of a PipelineOutput.
+            guidance_rescale: 0 to 1, how far the guided output's spread is pulled back.
+            clip_skip: text encoder layers to leave out.
+            callback_on_step_end: called as (pipe, step, timestep, {name: tensor}) after every model
+                evaluation; it may return some of these tensors changed, set
+                pipe._guidance_scale, call pipe.interrupt() or raise StopSampling. timestep is a
+                number.
+            callback_on_step_end_tensor_inputs: latents, prompt_embeds, negative_prompt_embeds; with
+                mask_image also mask and masked_image_latents; w_embedding of distilled models.
+            seed: s gives picture i the seed s + i; a list one each; None random ones, which the
+                result tells.
+            scheduler: a sampler by name (pyengine.schedules.SAMPLER_NAMES), not the checkpoint's.
+            timestep_spacing: "leading", "linspace" or "trailing", not the sampler's own.
+            original_inference_steps: steps that a consistency model was distilled on.
+            image: a picture to begin from (PIL, array [H, W, 3] or tensor [3, H, W] in [0, 1], a
+                batch or a list of these, or a tensor of scaled latents).
+            strength: 0 to 1, how much of `image` is made anew.
+            mask_image: white where `image` is made anew.
+            masked_image_latents: [M, C, h, w] scaled latents of the masked picture, M dividing N.
+            padding_mask_crop: pixels around the mask's white: only that part of `image` is painted,
+                enlarged to height and width, and laid back into the whole picture.
+            progress: a bar on standard error; None shows one on a terminal.
+            timeout: seconds to wait for calls of other threads, then BusyError.
+            run: a Run, to end this call from elsewhere.
 
         With seeds, or a generator per picture, a picture does not depend on the others in the
         call. Raises RequestError that names the argument.
         """
-        refuse_others(others, self.__call__)
-        left_out = ("self", "others", "progress")
-        arguments = {k: v for k, v in locals().items() if k not in (*left_out, "left_out")}
-        return self._generate(self._arguments().request(**arguments), progress)
+        return self._call(locals())
+
+    def _call(self, arguments: dict[str, Any]) -> PipelineOutput:
+        """arguments: __call__'s, by name."""
+        given = {k: v for k, v in arguments.items() if k not in ("self", "others", "__class__")}
+        elsewhere = {name: given.pop(name) for name in ELSEWHERE if name in given}
+        refuse_others({**arguments["others"], **elsewhere}, self.__call__)
+        progress = given.pop("progress")
+        return self._generate(self._arguments().request(**given), progress)
 
     def _arguments(self) -> Arguments:
         """What checks a call's arguments for this model."""
@@ -298,12 +201,91 @@ class StableDiffusionPipeline(PartNames, Running):
             defaults=self.defaults,
             device=self.device,
             options=self.parts.options,
+            widths=self._widths(),
+            xl=not self.stable_diffusion,
+            lcm=self._lcm,
+            distilled=self.unet.config.time_cond_proj_dim is not None,
         )
+
+    def _widths(self) -> Widths:
+        return Widths(sum(e.config.hidden_size for e in self.parts.encoders))
+
+    @property
+    def _lcm(self) -> bool:
+        """Whether it goes by diffusers' pipelines of latent consistency models."""
+        return self.parts.pipeline_class.startswith("LatentConsistencyModel")
+
+    # --- texts ------------------------------------------------------------------------------------
+
+    @inference
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        device: torch.device | str | None = None,
+        num_images_per_prompt: int = 1,
+        do_classifier_free_guidance: bool = True,
+        negative_prompt: str | Sequence[str] | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        lora_scale: None = None,
+        clip_skip: int | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(prompt_embeds, negative_prompt_embeds or None without guidance), [N, L, C] each, as
+        diffusers' pipeline has it: a row per picture, those of a prompt together.
+
+        device: where they are to be; None: where the model is. What is given as embeddings is
+        repeated and converted. lora_scale: None; there are no LoRAs here yet.
+        """
+        refuse_others({"lora_scale": lora_scale}, self.encode_prompt)
+        texts = self._widths().read(
+            prompt=prompt, negative_prompt=negative_prompt, prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+        )  # fmt: skip
+        e = self._encode_now(texts, device, num_images_per_prompt, do_classifier_free_guidance,
+                             clip_skip)  # fmt: skip
+        assert e.text is not None
+        return e.text, e.negative
+
+    def _encode_now(
+        self, texts: Texts, device: Any, per_prompt: Any, guided: Any, clip_skip: Any
+    ) -> Embeds:
+        """What encode_prompt gives, outside of a run."""
+        per_prompt = checks.integer("num_images_per_prompt", per_prompt, 1, checks.MAX_PICTURES)
+        clip_skip = self._arguments()._check_clip_skip(clip_skip)
+        warned: list[str] = []
+        with self._runs.begin(Run(), self.device):
+            embeds = within_memory(
+                lambda: self._embeds(texts, bool(guided), clip_skip, warned),
+                "fewer prompts at a time would help",
+            )
+            self._arena.trim()
+        issue(warned)
+        place = self.device if device is None else torch.device(device)
+        return embeds.repeated(per_prompt).to(place, self.parts.encoders[-1].dtype)
+
+    def _embeds(
+        self, texts: Texts, guided: bool, clip_skip: int | None, warned: list[str]
+    ) -> Embeds:
+        """A row for each of the texts; without guidance none for the negative ones."""
+        tokenizer, encoder = self.parts.tokenizers[0], self.parts.encoders[0]
+        layer = None if clip_skip is None else -(clip_skip + 1)
+        text, negative = texts.given.text, texts.given.negative
+        if text is None:
+            text, _ = encode(tokenizer, encoder, texts.prompts, layer, warned)
+            if layer is not None:
+                text = encoder.final_layer_norm(text)
+        if guided and negative is None:
+            negatives = texts.negatives or [""] * texts.batch
+            length = None if texts.given.text is None else text.shape[1]
+            negative, _ = encode(tokenizer, encoder, negatives, None, warned, length)
+        return Embeds(text, negative if guided else None)
 
     # --- the run ----------------------------------------------------------------------------------
 
+    def _scheduler(self, name: str | None) -> Scheduler:
+        return from_config(self.parts.scheduler_config, name, pipeline=self.parts.pipeline_class)
+
     def _generate(self, r: Request, show_progress: bool | None) -> PipelineOutput:
-        show_progress = self._shows(show_progress)
         with self._runs.begin(r.run, self.device, r.timeout):
             try:
                 output = within_memory(
@@ -321,9 +303,14 @@ class StableDiffusionPipeline(PartNames, Running):
         return (output.images, None) if self.stable_diffusion else (output.images,)
 
     def _run(self, r: Request, show_progress: bool | None) -> PipelineOutput:
-        scheduler = self.scheduler if r.scheduler is None else self._named_scheduler(r.scheduler)
-        plan = scheduler.plan(r.steps, strength=r.strength, eta=r.eta)
+        scheduler = self.scheduler if r.scheduler is None else self._scheduler(r.scheduler)
+        plan = self._plan(r, scheduler)
+        r.run.settings = {
+            "guidance_scale": r.guidance_scale, "guidance_rescale": r.guidance_rescale,
+            "clip_skip": r.clip_skip, "num_timesteps": len(plan), **r.plan,
+        }  # fmt: skip
         report = self._report(r, plan)
+        report.warnings += scheduler.warnings
         device = self.device
         reset_peak_memory(device)
         with kernels_used() as used, report.stage("total", device):
@@ -336,12 +323,24 @@ class StableDiffusionPipeline(PartNames, Running):
                 start = self._start(r, plan, noise)
             report.warn()
             with report.stage("denoise", device):
-                latents = self._denoise(r, plan, start, conditions, noise, report, show_progress)
+                loop = Denoising(self, r, plan, start, conditions, noise, report)
+                latents = loop.run(show_progress)
             with report.stage("decode", device):
                 result = self._decode(latents, r.output_type)
+            if r.part is not None:
+                result = [r.part.lay(picture) for picture in result]
         report.peak_memory = peak_memory(device)
         report.kernels = used.summary()
         return PipelineOutput(result, r.seeds, report)
+
+    def _plan(self, r: Request, scheduler: Scheduler) -> Plan:
+        own_steps = "timesteps" in r.plan or "sigmas" in r.plan
+        how = {}
+        if self._lcm and r.images is not None and r.masks is None and scheduler.config.thins:
+            how["all_steps"] = True  # strength thins the timesteps, and drops none
+        return scheduler.plan(
+            None if own_steps else r.steps, strength=r.strength, eta=r.eta, **r.plan, **how
+        )
 
     def _report(self, r: Request, plan: Plan) -> Report:
         return Report(
@@ -357,22 +356,17 @@ class StableDiffusionPipeline(PartNames, Running):
             weights=self.unet.weights,
         )
 
-    def _guided(self, r: Request) -> bool:
-        return r.guidance_scale > 1 and self.unet.config.time_cond_proj_dim is None
+    def _guides(self, scales: Sequence[float]) -> bool:
+        """Whether guidance at these scales takes negative rows."""
+        return max(scales) > 1 and self.unet.config.time_cond_proj_dim is None
 
     def _conditions(self, r: Request, warned: list[str]) -> Conditions:
-        """Text of every picture, negative prompts' first."""
-        tokenizer, encoder = self.parts.tokenizers[0], self.parts.encoders[0]
-        layer = None if r.clip_skip is None else -(r.clip_skip + 1)
-        text, _ = encode(tokenizer, encoder, r.prompts, layer, warned)
-        if layer is not None:
-            text = encoder.final_layer_norm(text)
-        text = text.repeat_interleave(r.per_prompt, dim=0)
-        if self._guided(r):
-            negatives = r.negatives or [""] * len(r.prompts)
-            other, _ = encode(tokenizer, encoder, negatives, None, warned)
-            text = torch.cat([other.repeat_interleave(r.per_prompt, dim=0), text])
-        return Conditions(text, guidance=self._guidance(r))
+        """What the U-Net is told of every picture, negative rows first."""
+        embeds = self._embeds(r.texts, self._guides(r.scales), r.clip_skip, warned)
+        embeds = embeds.repeated(r.per_prompt).to(self.device, self.parts.encoders[-1].dtype)
+        return Conditions(
+            joined("prompt_embeds", embeds.negative, embeds.text), guidance=self._guidance(r)
+        )
 
     def _check_text(self, r: Request, conditions: Conditions) -> None:
         """Raises NotFiniteError for NaN or infinity in what the U-Net is told of the text."""
@@ -382,7 +376,10 @@ class StableDiffusionPipeline(PartNames, Running):
 
     def _guidance(self, r: Request) -> Tensor | None:
         width = self.unet.config.time_cond_proj_dim
-        return None if width is None else guidance_embedding(r.guidance_scale, width)
+        if width is None:
+            return None
+        scales = r.scales if isinstance(r.guidance_scale, tuple) else r.scales[:1]
+        return torch.cat([guidance_embedding(g, width) for g in scales])
 
     def _start(self, r: Request, plan: Plan, noise: NoiseSource) -> Start:
         maker = LatentMaker(self.vae, r, noise, self.dtype, not self.stable_diffusion)
@@ -391,75 +388,6 @@ class StableDiffusionPipeline(PartNames, Running):
         if r.masks is None:
             return maker.from_image(plan)
         return maker.from_masked(plan, self.inpainting_unet)
-
-    def _times(self, plan: Plan, conditions: Conditions, first: int):
-        """Embeddings of evaluations `first` and after, as many as EMBEDDED_ROWS allows."""
-        rows = 1 if conditions.added is None else len(conditions.text)
-        many = max(1, EMBEDDED_ROWS // rows)
-        return self.unet.embed_timesteps(
-            to_device(torch.tensor(plan.timesteps[first : first + many]), self.device),
-            timestep_cond=conditions.guidance,
-            added_cond_kwargs=conditions.added,
-        ), many
-
-    def _denoise(
-        self, r: Request, plan: Plan, start: Start, conditions: Conditions, noise: NoiseSource,
-        report: Report, show_progress: bool | None,
-    ) -> Tensor:  # fmt: skip
-        """The latents after the last step, or after the one that the run was stopped at."""
-        state = start.state
-        context = self.unet.encode_context(conditions.text)
-        rows = plan.all_rows(state.x, r.guidance_scale)
-        block, leash = 0, Leash(self.device)
-        watch = Watch(self.source, plan, self.device)
-        watch.begin(state.x)
-        with progress_bar("denoising", sum(plan.ends_step), show_progress) as advance:
-            for i in range(len(plan)):
-                if r.run.interrupted:
-                    break
-                if i >= block:
-                    first, (times, many) = i, self._times(plan, conditions, i)
-                    block = i + many
-                fresh = None
-                if plan.draws_noise[i]:
-                    fresh = noise.draw(state.x.shape, plan.noise_dtype or state.x.dtype)
-                given = (state, rows[i], times[i - first], context, start.extra)
-                state = self._evaluate.step(*given, fresh, r.guidance_rescale)
-                if start.known is not None:
-                    state = plan.keep_known(i, state, start.known, start.noise, start.mask)
-                watch.step(i, state.x, partial(self._evaluate.output, *given))
-                report.evaluations += 1
-                leash.step()
-                if plan.ends_step[i]:
-                    report.steps += 1
-                    advance()
-                if r.callback is not None:
-                    changed = self._call_back(r, i, plan.timesteps[i], state.x, conditions.text)
-                    state = dataclasses.replace(state, x=changed["latents"])
-                    watch.called_back(i, state.x)
-                    if changed["prompt_embeds"] is not conditions.text:
-                        conditions.text = changed["prompt_embeds"]
-                        context = self.unet.encode_context(conditions.text)
-        watch.end(state.x)
-        report.interrupted = report.evaluations < len(plan)
-        return state.x
-
-    def _call_back(self, r: Request, step: int, timestep: float, x: Tensor, text: Tensor) -> dict:
-        """The tensors after the callback has seen them; on StopSampling, as they were."""
-        tensors = {"latents": x, "prompt_embeds": text}
-        answer = checks.call_back(self, r, step, timestep, tensors)
-        for name, old in tensors.items():
-            new = answer.get(name, old)
-            if not isinstance(new, Tensor) or new.shape != old.shape:
-                raise checks.refuse(f"callback_on_step_end: {name}",
-                                    f"a tensor {list(old.shape)} back",
-                                    getattr(new, "shape", new))  # fmt: skip
-            if new is not old:
-                tensors[name] = new.to(old.device, old.dtype)
-                if name != "latents" and not all_finite(tensors[name]):
-                    raise checks.refuse(f"callback_on_step_end: {name}", "finite values back",
-                                        "NaN or infinity")  # fmt: skip
-        return tensors
 
     def _decode(self, latents: Tensor, output_type: str) -> Any:
         if output_type == "latent":
@@ -470,17 +398,3 @@ class StableDiffusionPipeline(PartNames, Running):
         decoded = torch.cat([self.vae.decode(z[None], return_dict=False)[0] for z in latents])
         check_finite(f"{self.source}: vae: the decoder", decoded)
         return pictures.from_tensor(decoded, output_type)
-
-
-def check_channels(unet: Any, vae: Any) -> None:
-    """Raises ConfigError where a U-Net's and an autoencoder's configs do not fit together."""
-    latent = vae.latent_channels
-    if unet.in_channels not in (latent, 2 * latent + 1) or unet.out_channels != latent:
-        raise ConfigError(
-            f"unet: in_channels {unet.in_channels}, out_channels {unet.out_channels} do not fit an"
-            f" autoencoder of {latent} latent channels: expected {latent} or {2 * latent + 1}"
-            f" (inpainting), and {latent}"
-        )
-    if vae.in_channels != 3 or vae.out_channels != 3:
-        raise ConfigError(f"vae: expected pictures of 3 channels, found {vae.in_channels} in and"
-                          f" {vae.out_channels} out")  # fmt: skip

@@ -12,12 +12,13 @@ from ..guard import inference
 from ..weights.text import show
 from . import request as checks
 from .arguments import Arguments, Defaults, bounded
-from .diffusers_names.parts import XLPartNames
+from .denoising import Conditions
+from .embeddings import Embeds, Texts, Widths, joined
 from .keywords import refuse_others
 from .output import PipelineOutput
 from .request import Request
 from .runs import Run
-from .stable_diffusion import Conditions, StableDiffusionPipeline
+from .stable_diffusion import StableDiffusionPipeline
 from .text import encode
 
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
@@ -53,14 +54,27 @@ def zeros_for_empty(options: dict[str, bool]) -> bool:
     return options.get("force_zeros_for_empty_prompt", True)
 
 
+def check_negatives(texts: Texts, options: dict[str, bool]) -> None:
+    """Raises RequestError for what zeros in place of negative prompts would leave out."""
+    if texts.negatives is not None or texts.given.negative is not None:
+        return
+    if not zeros_for_empty(options):
+        return
+    if texts.negatives_2 is not None:
+        raise RequestError("negative_prompt_2: expected a negative_prompt with it, given none")
+    if texts.given.negative_pooled is not None:
+        raise RequestError("negative_pooled_prompt_embeds: expected negative_prompt_embeds or a"
+                           " negative_prompt with them, given none")  # fmt: skip
+
+
 @dataclass(frozen=True)
 class XLArguments(Arguments):
     """As Arguments, with SDXL's second prompts and sizes."""
 
     def request(
-        self, *, prompt_2=None, negative_prompt_2=None, original_size=None,
-        crops_coords_top_left=(0, 0), target_size=None, negative_original_size=None,
-        negative_crops_coords_top_left=(0, 0), negative_target_size=None,
+        self, *, original_size=None, crops_coords_top_left=(0, 0), target_size=None,
+        negative_original_size=None, negative_crops_coords_top_left=(0, 0),
+        negative_target_size=None,
         aesthetic_score=None, negative_aesthetic_score=None, **arguments,
     ) -> XLRequest:  # fmt: skip
         base = super().request(**arguments)
@@ -85,13 +99,7 @@ class XLArguments(Arguments):
                 "negative_aesthetic_score", negative_aesthetic_score, NEGATIVE_AESTHETIC_SCORE
             ),
         )
-        many = len(r.prompts)
-        if prompt_2 is not None:
-            r.prompts_2 = checks.texts("prompt_2", prompt_2, many)
-        if negative_prompt_2 is not None:
-            r.negatives_2 = checks.texts("negative_prompt_2", negative_prompt_2, many)
-        if r.negatives_2 is not None and r.negatives is None and zeros_for_empty(self.options):
-            raise RequestError("negative_prompt_2: expected a negative_prompt with it, given none")
+        check_negatives(r.texts, self.options)
         return r
 
     @property
@@ -110,7 +118,7 @@ class XLArguments(Arguments):
         return checks.real(field, value, 0, 100)
 
 
-class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
+class StableDiffusionXLPipeline(StableDiffusionPipeline):
     """Text to pictures with a Stable Diffusion XL checkpoint; see `__call__`."""
 
     stable_diffusion = False
@@ -118,59 +126,86 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
     arguments_class = XLArguments
 
     @inference
-    def __call__(
+    def __call__(  # type: ignore[override]  # diffusers' order of arguments, which is another
         self,
-        prompt: str | Sequence[str],
-        *,
+        prompt: str | Sequence[str] | None = None,
         prompt_2: str | Sequence[str] | None = None,
-        negative_prompt: str | Sequence[str] | None = None,
-        negative_prompt_2: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        guidance_rescale: float | None = None,
+        timesteps: Sequence[int] | None = None,
+        sigmas: Sequence[float] | None = None,
+        denoising_end: float | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        negative_prompt_2: str | Sequence[str] | None = None,
         num_images_per_prompt: int = 1,
-        seed: int | Sequence[int] | None = None,
+        eta: float = 0.0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
-        scheduler: str | None = None,
-        image: Any = None,
-        strength: float | None = None,
-        mask_image: Any = None,
-        eta: float = 0.0,
-        clip_skip: int | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
+        ip_adapter_image: None = None,
+        ip_adapter_image_embeds: None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        cross_attention_kwargs: None = None,
+        guidance_rescale: float | None = None,
         original_size: Sequence[int] | None = None,
         crops_coords_top_left: Sequence[int] = (0, 0),
         target_size: Sequence[int] | None = None,
         negative_original_size: Sequence[int] | None = None,
         negative_crops_coords_top_left: Sequence[int] = (0, 0),
         negative_target_size: Sequence[int] | None = None,
+        clip_skip: int | None = None,
+        callback_on_step_end: Callable[..., Any] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        *,
+        seed: int | Sequence[int] | None = None,
+        scheduler: str | None = None,
+        timestep_spacing: str | None = None,
+        original_inference_steps: int | None = None,
+        image: Any = None,
+        strength: float | None = None,
+        mask_image: Any = None,
+        masked_image_latents: Tensor | None = None,
+        padding_mask_crop: int | None = None,
+        denoising_start: float | None = None,
         aesthetic_score: float | None = None,
         negative_aesthetic_score: float | None = None,
-        output_type: str = "pil",
-        callback_on_step_end: Callable | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         progress: bool | None = None,
-        return_dict: bool = True,
         timeout: float | None = None,
         run: Run | None = None,
         **others: Any,
     ) -> PipelineOutput:
-        """As StableDiffusionPipeline.__call__, and:
+        """As StableDiffusionPipeline.__call__, in the order of diffusers'
+        StableDiffusionXLPipeline, and:
 
-        prompt_2, negative_prompt_2: for the second text encoder, which gets the first's unless
-        told. original_size, crops_coords_top_left, target_size: (height, width) pairs that the
-        model was trained with; the sizes are the picture's unless told. negative_*: the same for
-        the negative prompt. aesthetic_score, negative_aesthetic_score: told to a refiner (6 and
-        2.5), which needs an image; other models refuse them.
-        Without a negative prompt its embedding is zero where the checkpoint says so
-        (force_zeros_for_empty_prompt).
+        Args:
+            prompt_2, negative_prompt_2: for the second text encoder, which gets the first's unless
+                told. Without a negative prompt its embedding is zero where the checkpoint says so
+                (force_zeros_for_empty_prompt).
+            pooled_prompt_embeds, negative_pooled_prompt_embeds: [B, P], which prompt_embeds and
+                negative_prompt_embeds need beside them.
+            denoising_end: 0 to 1, the share of the noise schedule after which the run ends; the
+                latents (output_type="latent") are then noisy.
+            denoising_start: the share at which a run goes on with such latents, given as `image`;
+                strength is not looked at.
+            latents: with an image and no mask, noisy latents to begin with in the image's place.
+            original_size, crops_coords_top_left, target_size: (height, width) pairs that the model
+                was trained with; the sizes are the picture's unless told. negative_*: the same for
+                the negative prompt.
+            aesthetic_score, negative_aesthetic_score: told to a refiner (6 and 2.5), which needs an
+                image; other models refuse them.
+            callback_on_step_end_tensor_inputs: also add_text_embeds and add_time_ids.
         """
-        refuse_others(others, self.__call__)
-        left_out = ("self", "others", "progress")
-        arguments = {k: v for k, v in locals().items() if k not in (*left_out, "left_out")}
-        return self._generate(self._arguments().request(**arguments), progress)
+        return self._call(locals())
+
+    def _widths(self) -> Widths:
+        projection = self.parts.encoders[-1].config.projection_dim
+        return Widths(super()._widths().text, projection)
 
     @property
     def _scored(self) -> bool:
@@ -179,34 +214,85 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
 
     # --- conditions -------------------------------------------------------------------------------
 
+    @inference
+    def encode_prompt(  # type: ignore[override]
+        self,
+        prompt: str | Sequence[str] | None = None,
+        prompt_2: str | Sequence[str] | None = None,
+        device: torch.device | str | None = None,
+        num_images_per_prompt: int = 1,
+        do_classifier_free_guidance: bool = True,
+        negative_prompt: str | Sequence[str] | None = None,
+        negative_prompt_2: str | Sequence[str] | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
+        lora_scale: None = None,
+        clip_skip: int | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+        """(prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds,
+        negative_pooled_prompt_embeds), the negative ones None without guidance, as diffusers'
+        pipeline has it; see StableDiffusionPipeline.encode_prompt.
+        """
+        refuse_others({"lora_scale": lora_scale}, self.encode_prompt)
+        texts = self._widths().read(
+            prompt=prompt, prompt_2=prompt_2, negative_prompt=negative_prompt,
+            negative_prompt_2=negative_prompt_2, prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            pooled_prompt_embeds=pooled_prompt_embeds,
+            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
+        )  # fmt: skip
+        check_negatives(texts, self.parts.options)
+        e = self._encode_now(texts, device, num_images_per_prompt, do_classifier_free_guidance,
+                             clip_skip)  # fmt: skip
+        assert e.text is not None
+        assert e.pooled is not None
+        return e.text, e.negative, e.pooled, e.negative_pooled
+
+    def _embeds(
+        self, texts: Texts, guided: bool, clip_skip: int | None, warned: list[str]
+    ) -> Embeds:
+        given = texts.given
+        text, pooled = given.text, given.pooled
+        if text is None:
+            both = texts.prompts, texts.prompts_2 or texts.prompts
+            text, own = self._encode_both(*both, -((clip_skip or 0) + 2), warned)
+            pooled = own if pooled is None else pooled
+        if not guided:
+            return Embeds(text, pooled=pooled)
+        negative, negative_pooled = given.negative, given.negative_pooled
+        if negative is None and texts.negatives is None and zeros_for_empty(self.parts.options):
+            negative, negative_pooled = torch.zeros_like(text), torch.zeros_like(pooled)
+        elif negative is None:
+            first = texts.negatives or [""] * texts.batch
+            length = None if given.text is None else text.shape[1]
+            negative, own = self._encode_both(first, texts.negatives_2 or first, -2, warned, length)
+            negative_pooled = own if negative_pooled is None else negative_pooled
+        return Embeds(text, negative, pooled, negative_pooled)
+
     def _conditions(self, r: XLRequest, warned: list[str]) -> Conditions:
-        skip = 0 if r.clip_skip is None else r.clip_skip
-        text, pooled = self._encode_both(r.prompts, r.prompts_2 or r.prompts, -(skip + 2), warned)
-        rows = [(text, pooled)]
+        guided = self._guides(r.scales)
+        e = self._embeds(r.texts, guided, r.clip_skip, warned)
+        e = e.repeated(r.per_prompt).to(self.device, self.parts.encoders[-1].dtype)
+        text = joined("prompt_embeds", e.negative, e.text)
         sizes, negative_sizes = self._sizes(r)
-        ids = [sizes]
-        if self._guided(r):
-            if r.negatives is None and zeros_for_empty(self.parts.options):
-                rows.insert(0, (torch.zeros_like(text), torch.zeros_like(pooled)))
-            else:
-                first = r.negatives or [""] * len(r.prompts)
-                rows.insert(0, self._encode_both(first, r.negatives_2 or first, -2, warned))
-            ids.insert(0, negative_sizes)
-        text, pooled = (
-            torch.cat([row[i].repeat_interleave(r.per_prompt, dim=0) for row in rows])
-            for i in (0, 1)
-        )
+        ids = [negative_sizes, sizes] if guided else [sizes]
         time_ids = torch.tensor(ids, dtype=text.dtype, device=text.device)
         time_ids = time_ids.repeat_interleave(r.count, dim=0)
+        pooled = joined("pooled_prompt_embeds", e.negative_pooled, e.pooled)
         added = {"text_embeds": pooled, "time_ids": time_ids}
         return Conditions(text, added, self._guidance(r))
 
-    def _encode_both(self, prompts, prompts_2, layer: int, warned: list[str]):
+    def _encode_both(
+        self, prompts: list[str], prompts_2: list[str], layer: int, warned: list[str],
+        length: int | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """([B, L, C1 + C2] hidden states side by side, [B, P] the second encoder's pooled text)."""
         parts, hidden, pooled = self.parts, [], None
         own = [prompts, prompts_2][-len(parts.encoders) :]  # a refiner has the second alone
         for tokenizer, encoder, texts in zip(parts.tokenizers, parts.encoders, own, strict=True):
-            states, pooled = encode(tokenizer, encoder, texts, layer, warned)
+            states, pooled = encode(tokenizer, encoder, texts, layer, warned, length)
             hidden.append(states)
         return torch.cat(hidden, dim=-1), pooled
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..errors import RequestError
 from ..models import CLIPTextModel, CLIPTextModelWithProjection
 from ..tokenizer import ClipTokenizer
 from ..weights.text import show
@@ -18,10 +19,20 @@ def token_length(tokenizer: ClipTokenizer, encoder: Encoder) -> int:
 
 
 def tokenize(
-    tokenizer: ClipTokenizer, encoder: Encoder, prompts: Sequence[str], warnings: list[str]
-) -> Tensor:
-    """[N, L] ids, padded; a prompt that is too long is cut, and `warnings` says what was."""
-    length = token_length(tokenizer, encoder)
+    tokenizer: ClipTokenizer, encoder: Encoder, prompts: Sequence[str], warnings: list[str],
+    length: int | None = None,
+) -> Tensor:  # fmt: skip
+    """[N, L] ids, padded; a prompt that is too long is cut, and `warnings` says what was.
+
+    length: L, at most token_length (None).
+    """
+    most = token_length(tokenizer, encoder)
+    length = most if length is None else length
+    if length > most:
+        raise RequestError(
+            f"prompt_embeds: expected at most {most} tokens, which is what the text encoder reads,"
+            f" or both prompt_embeds and negative_prompt_embeds, given {length}"
+        )
     rows, cut = tokenizer(prompts, length)
     for text in dict.fromkeys(c for c in cut if c):
         message = f"the prompt was cut to {length} tokens; this was left out: {show(text, 400)}"
@@ -36,14 +47,16 @@ def encode(
     prompts: Sequence[str],
     layer: int | None,
     warnings: list[str],
+    length: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """([N, L, C] hidden states, [N, P] pooled text where the encoder projects it, else None).
 
     layer: None for the last hidden state; else this index into hidden_states, the last being -1.
+    length: L, where it is not the encoder's own.
     Equal prompts are encoded once.
     """
     unique = list(dict.fromkeys(prompts))
-    ids = tokenize(tokenizer, encoder, unique, warnings)
+    ids = tokenize(tokenizer, encoder, unique, warnings, length)
     out = encoder(ids, output_hidden_states=layer is not None)
     hidden = out.last_hidden_state if layer is None else out.hidden_states[layer]
     back = torch.tensor([unique.index(p) for p in prompts], device=hidden.device)

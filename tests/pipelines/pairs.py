@@ -37,6 +37,15 @@ def xl_scheduler():
     return diffusers.EulerDiscreteScheduler.from_config(keys)
 
 
+def write_lcm(folder, pipeline_class="StableDiffusionPipeline"):
+    """A latent consistency model, for the pipeline class of diffusers that it names."""
+    unet, scheduler = {**SMALL, "time_cond_proj_dim": 32}, diffusers.LCMScheduler(**LCM)
+    folder = tiny.write_sd1(folder, unet=unet, scheduler=scheduler)
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace('"StableDiffusionPipeline"', f'"{pipeline_class}"'))
+    return folder
+
+
 WRITERS = {
     "sd1": lambda folder: tiny.write_sd1(folder, unet=SMALL),
     "sd2": lambda folder: tiny.write_sd2(folder, unet=SMALL),
@@ -47,11 +56,8 @@ WRITERS = {
     "pndm": lambda folder: tiny.write_sd1(
         folder, unet=SMALL, scheduler=diffusers.PNDMScheduler(**PNDM)
     ),
-    "lcm": lambda folder: tiny.write_sd1(
-        folder,
-        unet={**SMALL, "time_cond_proj_dim": 32},
-        scheduler=diffusers.LCMScheduler(**LCM),
-    ),
+    "lcm": lambda folder: write_lcm(folder),
+    "lcm_own": lambda folder: write_lcm(folder, "LatentConsistencyModelPipeline"),
 }
 
 #: sampler -> (diffusers' class, keys that the name sets). A PNDM without skip_prk_steps in the
@@ -82,6 +88,8 @@ class Pair:
 
     @cached_property
     def image_to_image(self):
+        if self.own.parts.pipeline_class.startswith("LatentConsistency"):
+            return self._load(diffusers.LatentConsistencyModelImg2ImgPipeline)
         xl = self._xl
         return self._load(
             diffusers.StableDiffusionXLImg2ImgPipeline

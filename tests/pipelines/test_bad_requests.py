@@ -16,6 +16,8 @@ NAN, INF = math.nan, math.inf
 PICTURE = Image.new("RGB", (64, 64))
 GENERATOR = torch.Generator()
 TENSOR = torch.zeros(3, 64, 64)
+EMBEDS = torch.zeros(1, 77, 32)
+MASKED = {"image": PICTURE, "mask_image": Image.new("L", (64, 64), 255)}
 
 #: (arguments over a good call, the argument that the message must begin with)
 BAD = [
@@ -52,7 +54,11 @@ BAD = [
     ({"guidance_scale": -1}, "guidance_scale"),
     ({"guidance_scale": "7"}, "guidance_scale"),
     ({"guidance_scale": 1e6}, "guidance_scale"),
-    ({"guidance_scale": [7.5]}, "guidance_scale"),
+    ({"guidance_scale": [7.5, 3.0]}, "guidance_scale"),
+    ({"guidance_scale": []}, "guidance_scale"),
+    ({"guidance_scale": ["7"]}, "guidance_scale"),
+    ({"guidance_scale": [[7.5]]}, "guidance_scale"),
+    ({"guidance_scale": [NAN]}, "guidance_scale"),
     ({"guidance_rescale": 1.5}, "guidance_rescale"),
     ({"guidance_rescale": NAN}, "guidance_rescale"),
     ({"num_images_per_prompt": 0}, "num_images_per_prompt"),
@@ -71,6 +77,45 @@ BAD = [
     ({"generator": [GENERATOR, GENERATOR]}, "generator"),
     ({"generator": [GENERATOR] * 2, "num_images_per_prompt": 2}, "generator"),
     ({"generator": [None]}, "generator"),
+    ({"prompt_embeds": EMBEDS}, "prompt_embeds: expected these or prompt"),
+    ({"prompt": None, "prompt_embeds": EMBEDS[0]}, "prompt_embeds: expected a float tensor [n"),
+    ({"prompt": None, "prompt_embeds": EMBEDS[..., 1:]}, "prompt_embeds: expected a float tensor"),
+    ({"prompt": None, "prompt_embeds": EMBEDS.long()}, "prompt_embeds"),
+    ({"prompt": None, "prompt_embeds": EMBEDS.tolist()}, "prompt_embeds"),
+    ({"prompt": None, "prompt_embeds": EMBEDS[:0]}, "prompt_embeds"),
+    ({"prompt": None, "prompt_embeds": EMBEDS * NAN}, "prompt_embeds: expected finite"),
+    ({"prompt": None, "negative_prompt_embeds": EMBEDS}, "prompt: expected a text, a list of"),
+    ({"negative_prompt_embeds": EMBEDS, "negative_prompt": "x"}, "negative_prompt_embeds"),
+    ({"negative_prompt_embeds": EMBEDS[:, :70]}, "negative_prompt_embeds: expected the shape"),
+    ({"negative_prompt_embeds": torch.cat([EMBEDS] * 2)}, "negative_prompt_embeds"),
+    (
+        {"prompt": None, "prompt_embeds": EMBEDS, "negative_prompt_embeds": EMBEDS[:, 1:]},
+        "negative_prompt_embeds: expected the shape of prompt_embeds, [1, 77, 32]",
+    ),
+    (
+        {"prompt": None, "prompt_embeds": torch.cat([EMBEDS] * 2, dim=1)},
+        "prompt_embeds: expected at most 77 tokens",
+    ),
+    ({"timesteps": [999, 500], "sigmas": [14.0, 0.0]}, "timesteps: expected these or sigmas"),
+    ({"timesteps": [500, 999]}, "timesteps"),
+    ({"timesteps": "999"}, "timesteps"),
+    ({"padding_mask_crop": 8}, "padding_mask_crop: expected image and mask_image"),
+    ({"padding_mask_crop": 8, **MASKED, "output_type": "np"}, "padding_mask_crop: output_type"),
+    ({"padding_mask_crop": -1, **MASKED}, "padding_mask_crop: expected"),
+    ({"padding_mask_crop": 1.5, **MASKED}, "padding_mask_crop: expected"),
+    ({"padding_mask_crop": 8, **MASKED, "mask_image": PICTURE}, "padding_mask_crop: mask_image"),
+    (
+        {"padding_mask_crop": 8, **MASKED, "mask_image": Image.new("L", (64, 32), 255)},
+        "padding_mask_crop: mask_image: expected the size of image",
+    ),
+    (
+        {"padding_mask_crop": 8, **MASKED, "image": np.zeros((64, 64, 3), np.uint8)},
+        "padding_mask_crop: image: expected a PIL",
+    ),
+    ({"masked_image_latents": torch.zeros(1, 4, 8, 8)}, "masked_image_latents: expected mask_im"),
+    ({**MASKED, "masked_image_latents": torch.zeros(1, 4, 8, 9)}, "masked_image_latents"),
+    ({**MASKED, "masked_image_latents": 3}, "masked_image_latents"),
+    ({"denoising_end": 0.5}, "denoising_end: this model has no such argument"),
     ({"latents": [1]}, "latents"),
     ({"latents": torch.zeros(1, 4, 8, 9)}, "latents"),
     ({"latents": torch.zeros(2, 4, 8, 8)}, "latents"),
@@ -126,6 +171,7 @@ BAD = [
     ({"callback_on_step_end_tensor_inputs": ["weights"]}, "callback_on_step_end_tensor_inputs"),
 ]  # fmt: skip
 
+XL_EMBEDS = torch.zeros(1, 77, 72)
 BAD_XL = [
     ({"prompt_2": 3}, "prompt_2"),
     ({"prompt_2": ["a", "b"]}, "prompt_2"),
@@ -142,6 +188,16 @@ BAD_XL = [
     ({"negative_original_size": "big"}, "negative_original_size"),
     ({"aesthetic_score": NAN}, "aesthetic_score"),
     ({"clip_skip": 3}, "clip_skip"),
+    ({"prompt": None, "prompt_embeds": XL_EMBEDS}, "pooled_prompt_embeds: expected with prompt_em"),
+    ({"prompt_2": "x", "prompt_embeds": XL_EMBEDS, "prompt": None}, "prompt_embeds: expected"),
+    ({"pooled_prompt_embeds": torch.zeros(1, 31)}, "pooled_prompt_embeds: expected a float tensor"),
+    ({"negative_prompt_embeds": XL_EMBEDS}, "negative_pooled_prompt_embeds: expected"),
+    ({"negative_pooled_prompt_embeds": torch.zeros(1, 40)}, "negative_pooled_prompt_embeds"),
+    ({"denoising_start": 0.5}, "denoising_start: expected an image with it"),
+    (
+        {"denoising_start": 0.5, "image": PICTURE, "latents": torch.zeros(1, 4, 8, 8)},
+        "latents: expected none with denoising_start",
+    ),
 ]
 
 

@@ -7,7 +7,7 @@ from test_cuda_calls import Recorder
 from test_recorded_tokens import own
 
 from pyengine.errors import OutOfMemoryError
-from pyengine.pipelines.stable_diffusion import Evaluator
+from pyengine.pipelines.evaluator import Evaluator
 
 
 @pytest.fixture
