@@ -92,7 +92,9 @@ def main() -> int:
     options = parser.parse_args()
 
     import tiny
+    import torch
     from original_layout import WIDE, write_original
+    from scaled import store_fp8
     from whole import load
 
     from pyengine.errors import CheckpointError
@@ -101,9 +103,13 @@ def main() -> int:
     xl = tiny.write_sdxl(work / "xl", **WIDE["sdxl"])
     tiny.write_tokenizer(work / "file" / "tokenizer")
     single = write_original(xl, work / "file" / "model.safetensors", "sdxl")
+    narrow = tiny.write_sd1(work / "fp8")
+    store_fp8(narrow / "unet" / "diffusion_pytorch_model.safetensors", torch.float8_e4m3fn, True)
     good = [
         tiny.write_sd1(work / "sd1"),
         tiny.write_sd2(work / "s", max_shard_size="200KB"),
+        tiny.write_refiner(work / "refiner"),
+        narrow,
         single,
     ]
     rounds = refused = findings = 0

@@ -34,6 +34,10 @@ TRANSFORMERS_KEYS = frozenset(
 )
 
 
+#: transformers' names of activations, and what the linear layer calls those that it does itself.
+ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "silu": "silu", "swish": "silu"}
+
+
 class Output:
     """Base of the dataclasses that models return: fields by name, or by position as in a tuple."""
 

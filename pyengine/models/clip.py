@@ -16,7 +16,7 @@ from ..layers import Embedding, LayerNorm, Linear, WideEmbedding, fuse
 from ..weights import read_config
 from ..weights.config import ignored_in, ignoring
 from ._ids import check_range
-from .base import TRANSFORMERS_KEYS, Model, Output, raise_problems
+from .base import ACTIVATIONS, TRANSFORMERS_KEYS, Model, Output, raise_problems
 
 _TRAINING = {"attention_dropout", "dropout", "initializer_factor", "initializer_range"}
 
@@ -41,7 +41,7 @@ class CLIPTextConfig:
     num_hidden_layers: int = field(default=12, metadata=_bounds(1, 128))
     num_attention_heads: int = field(default=8, metadata=_bounds(1, 256))
     max_position_embeddings: int = field(default=77, metadata=_bounds(1, 8192))
-    hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    hidden_act: Literal["quick_gelu", "gelu", "silu", "swish"] = "quick_gelu"
     layer_norm_eps: float = field(default=1e-5, metadata=_bounds(0, 1))
     eos_token_id: int = field(default=49407, metadata=_bounds(0, 1 << 20))
     model_type: Literal["clip_text_model"] = "clip_text_model"
@@ -118,7 +118,7 @@ class _Attention(nn.Module):
 class _MLP(nn.Module):
     def __init__(self, c: CLIPTextConfig):
         super().__init__()
-        self.activation = c.hidden_act
+        self.activation = ACTIVATIONS[c.hidden_act]
         self.fc1 = Linear(c.hidden_size, c.intermediate_size)
         self.fc2 = Linear(c.intermediate_size, c.hidden_size)
 
@@ -186,6 +186,8 @@ class _Transformer(nn.Module):
 
 class _TextEncoder(Model):
     config_class = CLIPTextConfig
+    # A CLIP that was saved whole comes with the tower for pictures.
+    harmless_extra = ("vision_model.*", "visual_projection.weight")
 
     def __init__(self, config: CLIPTextConfig):
         super().__init__(config)
@@ -225,7 +227,7 @@ class CLIPTextModel(_TextEncoder):
     """The text encoder of SD 1.x and 2.x, and SDXL's first."""
 
     # The first half of a CLIP that was saved whole may come with what the second half needs.
-    harmless_extra = ("text_projection.weight",)
+    harmless_extra = (*_TextEncoder.harmless_extra, "text_projection.weight")
 
     @inference
     def forward(

@@ -13,7 +13,7 @@ from ..layers import Embedding, Linear, TransposedLinear, WideEmbedding
 from ..weights import read_config
 from ._ids import check_ids, check_length
 from ._token_layers import RMSNorm
-from .base import TRANSFORMERS_KEYS, Model, raise_problems
+from .base import ACTIVATIONS, TRANSFORMERS_KEYS, Model, raise_problems
 from .kv_cache import KVCache
 
 
@@ -25,9 +25,10 @@ def _bounds(low: float, high: float) -> dict:
 class ImageGPTConfig:
     """config.json; names and defaults are transformers'."""
 
+    # transformers reads activation_function and never hidden_act, which other models' configs have.
     IGNORED_KEYS: ClassVar[frozenset[str]] = (
         TRANSFORMERS_KEYS
-        | frozenset({"initializer_range", "resid_pdrop", "embd_pdrop", "attn_pdrop"})
+        | frozenset({"initializer_range", "resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_act"})
     ) - frozenset({"add_cross_attention", "eos_token_id", "pad_token_id", "tie_word_embeddings"})
 
     vocab_size: int = field(default=513, metadata=_bounds(2, 1 << 17))
@@ -36,7 +37,7 @@ class ImageGPTConfig:
     n_layer: int = field(default=24, metadata=_bounds(1, 256))
     n_head: int = field(default=8, metadata=_bounds(1, 256))
     n_inner: int | None = field(default=None, metadata=_bounds(1, 65536))
-    activation_function: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    activation_function: Literal["quick_gelu", "gelu", "silu", "swish"] = "quick_gelu"
     layer_norm_epsilon: float = field(default=1e-5, metadata=_bounds(0, 1))
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
@@ -96,7 +97,7 @@ class _Attention(nn.Module):
 class _MLP(nn.Module):
     def __init__(self, c: ImageGPTConfig):
         super().__init__()
-        self.activation = c.activation_function
+        self.activation = ACTIVATIONS[c.activation_function]
         self.c_fc = TransposedLinear(c.n_embd, c.inner)
         self.c_proj = TransposedLinear(c.inner, c.n_embd)
 

@@ -174,12 +174,13 @@ def openclip_config(shapes: Shapes, *, projection: bool) -> dict:
     """OpenCLIP's text tower, with its projection (SDXL) or without (SD 2.x).
 
     SD 2.x takes the last layer but one, and diffusers does not keep the last: here it is dropped
-    where the projection shows that the tower is whole, or at OpenCLIP H's 24 layers.
+    at OpenCLIP H's 24 layers (with 23 it is gone already), and where a tower of another size is
+    whole, as its projection shows.
     """
     vocab, hidden = shapes.of("token_embedding.weight", 2)
     layers = shapes.count("transformer.resblocks.{}.mlp.c_fc.weight")
     spelling = next((n for n in ("text_projection", "text_projection.weight") if n in shapes), None)
-    if not projection and (layers == 24 or spelling):
+    if not projection and (layers == 24 or (spelling and layers != 23)):
         layers -= 1
     width = hidden
     if projection:

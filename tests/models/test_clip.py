@@ -39,7 +39,7 @@ def pair(request, tmp_path_factory):
     return load_pair(theirs, CLIPTextModel, tmp_path_factory.mktemp("text"))
 
 
-@pytest.fixture(scope="module", params=["gelu", "quick_gelu"])
+@pytest.fixture(scope="module", params=["gelu", "quick_gelu", "silu"])
 def projected(request, tmp_path_factory):
     config = {"hidden_size": 40, "projection_dim": 24, "hidden_act": request.param}
     theirs = tiny.make_text_encoder(projection=True, **config)

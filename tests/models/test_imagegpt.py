@@ -11,6 +11,9 @@ from pyengine.models import ImageGPT
 VARIANTS = {
     "plain": {},
     "gelu": {"activation_function": "gelu", "n_inner": 31},
+    "silu": {"activation_function": "silu", "n_inner": 33},
+    "swish": {"activation_function": "swish"},
+    "hidden_act": {"hidden_act": "gelu"},  # which transformers does not read, either
     "scaled_by_layer": {"scale_attn_by_inverse_layer_idx": True, "n_layer": 3},
     "unscaled": {"scale_attn_weights": False},
     "upcast": {"reorder_and_upcast_attn": True, "layer_norm_epsilon": 1e-2},
