@@ -207,11 +207,13 @@ class FolderCheckpoint(Checkpoint):
     def _read_parts(self, index: dict) -> tuple[tuple[str, ...], dict[str, bool]]:
         parts, options, problems, unknown = [], {}, [], []
         for name, value in index.items():
-            if name.startswith("_") or name in UNUSED_PARTS or name in self.ignored:
+            if name.startswith("_") or name in UNUSED_PARTS:
+                continue
+            if name in self.ignored and name not in PIPELINES[self.pipeline_class]:
                 continue
             if isinstance(value, bool):
                 options[name] = value
-            elif is_off(value) or value == [None, None]:
+            elif is_absent(value):
                 continue
             elif name not in PARTS and not _is_class(value):
                 unknown.append(name)
@@ -295,6 +297,11 @@ def _why_not_class(name: object) -> str:
     meant = nearest(name, PIPELINES)
     like = f"; the nearest is {meant}" if meant else ""
     return f"_class_name is {show(name)}, expected {listing(PIPELINES)}{like}"
+
+
+def is_absent(value: object) -> bool:
+    """Whether model_index.json says by `value` that there is no such part: null or [null, null]."""
+    return is_off(value) or value == [None, None]
 
 
 def _is_class(value: object) -> bool:

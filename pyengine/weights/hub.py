@@ -7,7 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import CheckpointError
-from .checkpoint import MODELS, PARTS, TOKENIZER_FILES, Checkpoint, FolderCheckpoint
+from .checkpoint import (
+    MODELS,
+    PARTS,
+    TOKENIZER_FILES,
+    Checkpoint,
+    FolderCheckpoint,
+    is_absent,
+)
 from .files import CONVERT, is_pickle_name
 from .jsonio import load_json
 from .single_model import (
@@ -149,7 +156,7 @@ def download(
         if first == "config.json":
             wanted = single_model_files(names, index.get("model_type"), variant, repo)
         else:
-            parts = [n for n in index if n in PARTS]
+            parts = [n for n, v in index.items() if n in PARTS and not is_absent(v)]
             wanted = wanted_files(names, parts, variant, repo)
         # Names are patterns to this function: a bracket in one must not mean more.
         patterns = [re.sub(r"([\[*?])", r"[\1]", name) for name in wanted]

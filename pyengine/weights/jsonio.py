@@ -16,6 +16,8 @@ MAX_BYTES = 4 << 20
 MAX_VALUES = 300_000
 MAX_DEPTH = 32
 MAX_DIGITS = 19
+#: int(1e30): transformers' model_max_length of a tokenizer that was given none.
+NO_LIMIT = "1000000000000000019884624838656"
 
 _STRING = re.compile(rb'"[^"]*"?')  # once escapes are gone; always matches, so takes linear time
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -33,8 +35,8 @@ def load_json(
     path: a regular file of at most `max_bytes` UTF-8 bytes. roots: see files.allowed_roots.
     unbounded: keys whose value may be -Infinity, which is not JSON but which diffusers writes.
     Raises ConfigError if it is not JSON, not an object, holds a duplicate key, NaN, Infinity, an
-    integer of more than 19 digits, more than 300,000 values or 32 levels; CheckpointError if the
-    file is missing, too long or no regular file.
+    integer of more than 19 digits (but NO_LIMIT), more than 300,000 values or 32 levels;
+    CheckpointError if the file is missing, too long or no regular file.
     """
     return parse_object(read_small(path, max_bytes, roots), str(path), unbounded=unbounded)
 
@@ -56,7 +58,7 @@ def parse_object(
     _check_limits(data, where, max_depth, max_values, error)
 
     def integer(digits: str) -> int:
-        if len(digits.lstrip("-")) > MAX_DIGITS:
+        if len(digits.lstrip("-")) > MAX_DIGITS and digits != NO_LIMIT:
             raise error(f"{where}: an integer of {len(digits)} digits, {show(digits, 24)}")
         return int(digits)
 

@@ -23,15 +23,6 @@ HARMLESS = (
         "epoch",  # how far training was
         "global_step",
         "scaled_fp8",  # says that ComfyUI's scaled fp8 follows; see quantised.py
-    ),
-    "ema.*",
-    "optimizer*",
-    "lr_scheduler*",
-)
-
-# The same for files of the original code.
-ORIGINAL_HARMLESS = (
-    *_anywhere(
         "alphas_cumprod*",  # tables of the diffusion process
         "betas",
         "log_one_minus_alphas_cumprod",
@@ -46,7 +37,14 @@ ORIGINAL_HARMLESS = (
         "visual.*",
         "visual_projection.*",
     ),
+    "ema.*",
     "step",
+    "optimizer*",
+    "lr_scheduler*",
+)
+
+# The same by names that only files of the original code have.
+ORIGINAL_HARMLESS = (
     "v_pred",  # markers of some fine-tunes: v prediction, zero-terminal SNR
     "ztsnr",
     # The projection of a text encoder that Stable Diffusion takes the hidden states of.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import save_file
-from whole import load
+from whole import load, load_parts
 
 import pyengine
 from pyengine.errors import CheckpointError
@@ -246,6 +247,17 @@ def test_a_repository_of_picture_tokens(tmp_path, monkeypatch):
     assert {"tokens/config.json", "pyengine.json"} <= set(fake.patterns)
     assert pipe.defaults.top_k == 5
     assert pipe.drafts.shape == (3, 25)
+
+
+def test_a_repository_of_the_refiner(tmp_path, monkeypatch):
+    """Its index says [null, null] of the first text encoder."""
+    folder = tiny.write_refiner(tmp_path / "repo")
+    assert json.loads((folder / "model_index.json").read_text())["text_encoder"] == [None, None]
+    FakeHub(folder, tmp_path / "cache", monkeypatch)
+    checkpoint = resolve("some-org/refiner", cache_dir=tmp_path / "cache")
+    assert "text_encoder" not in checkpoint.components
+    assert load_parts(checkpoint).keys() == {
+        "unet", "vae", "text_encoder_2", "tokenizer_2", "scheduler"}  # fmt: skip
 
 
 def test_a_repository_of_pickles_is_refused_before_downloading(sd1, tmp_path, monkeypatch):

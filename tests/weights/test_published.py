@@ -1,6 +1,7 @@
 """The published models' sizes: files of nothing but a header, in the original layout.
 
-The configs are those of the diffusers folders of Stable Diffusion 1.5, 2.1 and XL base 1.0.
+The configs are those of the diffusers folders of Stable Diffusion 1.5, 2.1, XL base 1.0 and
+its refiner.
 """
 
 from __future__ import annotations
@@ -106,12 +107,41 @@ PUBLISHED = {
             "projection_dim": 1280,
         },
     },
+    "refiner": {
+        "unet": {
+            "sample_size": 128,
+            "in_channels": 4,
+            "out_channels": 4,
+            "block_out_channels": [384, 768, 1536, 1536],
+            "layers_per_block": 2,
+            "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 2, "DownBlock2D"],
+            "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 2, "UpBlock2D"],
+            "cross_attention_dim": 1280,
+            "attention_head_dim": [6, 12, 24, 24],
+            "use_linear_projection": True,
+            "transformer_layers_per_block": [1, 4, 4, 4],  # published as 4: the first has none
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2560,
+        },
+        "vae": {**VAE, "sample_size": 1024, "scaling_factor": 0.13025},
+        "text_encoder_2": {
+            **CLIP_L,
+            "hidden_size": 1280,
+            "intermediate_size": 5120,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 20,
+            "hidden_act": "gelu",
+            "projection_dim": 1280,
+        },
+    },
 }
 # As the papers and model cards count them: U-Net, autoencoder, text encoders.
 PARAMETERS = {
     "sd1": 859_520_964 + 83_653_863 + 123_060_480,
     "sd2": 865_910_724 + 83_653_863 + 340_387_840,
     "sdxl": 2_567_463_684 + 83_653_863 + 123_060_480 + 694_659_840,
+    "refiner": 2_259_526_660 + 83_653_863 + 694_659_840,
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from damage import edit_json
+from damage import edit_json, read_raw, write_raw
 from whole import load
 
 import pyengine
@@ -53,7 +53,9 @@ def test_a_part_that_pyengine_lacks_can_be_left_out(folder):
     edit_json(folder / "model_index.json", lambda d: d.update(prior=["diffusers", "PriorModel"]))
     with pytest.raises(CheckpointError, match=r"no part that .* ignore_config_keys=\['prior'\]"):
         resolve(folder)
-    assert "prior" not in resolve(folder, ignore_config_keys=("prior",)).components
+    left_out = resolve(folder, ignore_config_keys=("prior", "unet"))
+    assert "prior" not in left_out.components
+    assert "unet" in left_out.components, "what the pipeline needs is read all the same"
 
 
 def test_from_pretrained_takes_them(folder):
@@ -144,3 +146,43 @@ def test_options_that_are_off(folder):
     }
     edit_json(folder / "model_index.json", lambda d: d.update(keys))
     assert resolve(folder).options["force_zeros_for_empty_prompt"] is True
+
+
+# --- numbers as other tools write them ------------------------------------------------------------
+
+
+def test_whole_floats_draw_the_same_picture(sd1, folder):
+    numbers = {
+        "scheduler": {"num_train_timesteps": 1000.0, "steps_offset": 1.0},
+        "unet": {"in_channels": 4.0, "layers_per_block": 2.0, "norm_num_groups": None},
+        "vae": {"latent_channels": 4.0, "sample_size": 64.0},
+        "text_encoder": {"hidden_size": 32.0, "num_attention_heads": 2.0},
+    }
+    for part, changed in numbers.items():
+        path = files_of(folder)[part]
+        saved = json.loads(path.read_text())
+        edit_json(path, lambda d, c=changed, s=saved: d.update(
+            {k: float(s[k]) if v is None else v for k, v in c.items()}))  # fmt: skip
+    call = {"seed": 3, "num_inference_steps": 2, "height": 32, "width": 32, "output_type": "pt"}
+    one, other = (
+        pyengine.from_pretrained(f, device="cpu")("a cat", **call).images for f in (sd1, folder)
+    )
+    assert one.equal(other)
+
+
+def test_no_metadata(folder):
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    header, data = read_raw(path)
+    write_raw(path, json.dumps({"__metadata__": None, **header}).encode(), data)
+    write_raw(path, {**header, "__metadata__": None}, data)
+    assert load(folder)
+
+
+def test_a_tokenizer_without_a_limit(sd1, folder):
+    """transformers then writes int(1e30)."""
+    path = folder / "tokenizer" / "tokenizer_config.json"
+    edit_json(path, lambda d: d.update(model_max_length=int(1e30)))
+    pipe = pyengine.from_pretrained(folder, device="cpu")
+    call = {"seed": 3, "num_inference_steps": 1, "height": 32, "width": 32, "output_type": "pt"}
+    same = pyengine.from_pretrained(sd1, device="cpu")("a cat", **call).images
+    assert pipe("a cat", **call).images.equal(same)
