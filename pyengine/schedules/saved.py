@@ -103,7 +103,7 @@ def _unknown_class(saved: object, where: str) -> str:
         near = next((n for begin, n in _NEAR.items() if saved.startswith(begin)), None)
     advice = f"the nearest is {near!r}: " if near else ""
     return (
-        f"{where}: _class_name is {show(saved)}, which is no sampler of pyengine; "
+        f"{where}: _class_name is {show(saved)}, which is no Scheduler that pyengine has; "
         f'{advice}name one with scheduler="{near or "ddim"}" to run it with the keys saved here '
         f"(there are {', '.join(sorted(SAMPLERS))})"
     )
