@@ -13,17 +13,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from .errors import RequestError
+from .pixels import (
+    MAX_PIXELS,
+    Numbers,
+    is_tensor,
+    made,
+    mend_key,
+    read_array,
+    read_image,
+    to_grey,
+    to_rgb,
+    warn_of_dark,
+    warn_of_mask,
+)
 from .weights.text import show
 
 if TYPE_CHECKING:
     import torch
 
-MAX_PIXELS = 1 << 26  # of a picture that is read: 8192 x 8192
 MAX_FILE = 256 << 20  # bytes of a picture file
 MAX_SIDE = 1 << 15
+#: EXIF's tag, and what turns a picture upright for each of its values but 1.
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 READ_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
@@ -42,8 +65,8 @@ def open_image(path: str | os.PathLike, field: str = "image") -> Image.Image:
         if os.path.getsize(path) > MAX_FILE:
             raise RequestError(f"{field}: {show(os.fspath(path))}: expected at most {MAX_FILE}"
                                f" bytes, found {os.path.getsize(path)}")  # fmt: skip
-        with warnings.catch_warnings():  # Pillow warns of a bomb above MAX_PIXELS of its own
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with warnings.catch_warnings():  # Pillow warns of a bomb above a bound of its own
+            warnings.simplefilter("ignore")  # and of EXIF that is damaged
             image = Image.open(path, formats=READ_FORMATS)
     except RequestError:
         raise
@@ -63,23 +86,45 @@ def load_image(path: str | os.PathLike, field: str = "image") -> Image.Image:
 
     A transparent one is laid on white. Raises RequestError; see `open_image`.
     """
-    return to_rgb(decode(open_image(path, field), field, upright=True), field)
+    with open_image(path, field) as image:
+        return to_rgb(decode(image, field, upright=True), field)
 
 
 def load_mask(path: str | os.PathLike, field: str = "mask_image") -> Image.Image:
-    """The decoded grey picture in a file; white is made anew. Raises RequestError."""
-    return to_rgb(decode(open_image(path, field), field, upright=True), field).convert("L")
+    """The decoded grey picture in a file: white is made anew; black, and what is transparent, is
+    kept. Raises RequestError.
+    """
+    with open_image(path, field) as image:
+        return to_grey(decode(image, field, upright=True), field)
 
 
 def decode(image: Image.Image, field: str, upright: bool = False) -> Image.Image:
+    """The image with its pixels read; upright: turned as its EXIF says. Raises RequestError."""
     check_size(image, field)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")
+            mend_key(image)
             image.load()
-            return ImageOps.exif_transpose(image) if upright else image
     except Exception as e:  # truncated or damaged data, many kinds of exception
         raise RequestError(f"{field}: the picture cannot be decoded: {show(str(e))}") from e
+    return _upright(image) if upright else image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned by its EXIF orientation; as it is where that cannot be read: the pixels are whole."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of corrupt EXIF
+            method = TURNS.get(image.getexif().get(ORIENTATION))
+    except Exception:  # whatever a damaged EXIF makes Pillow raise: SyntaxError, struct.error...
+        return image
+    if method is None:
+        return image
+    turned = image.transpose(method)
+    for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
+        turned.info.pop(name, None)  # which would say that it is to be turned
+    return turned
 
 
 def check_size(image: Image.Image, field: str) -> None:
@@ -89,22 +134,6 @@ def check_size(image: Image.Image, field: str) -> None:
             f"{field}: expected at most {MAX_PIXELS} pixels and sides of 1 to {MAX_SIDE},"
             f" given {width}x{height}"
         )
-
-
-def to_rgb(image: Image.Image, field: str) -> Image.Image:
-    """`image` in mode RGB; transparent parts become white, 16-bit greys keep their brightness."""
-    if image.mode == "RGB":
-        return image
-    try:
-        if image.mode.startswith(("I", "F")):
-            values = np.asarray(image, dtype=np.float64)
-            image = Image.fromarray((values.clip(0, 65535) / 257).round().astype(np.uint8))
-        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-            rgba = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        return image.convert("RGB")
-    except (ValueError, OSError) as e:
-        raise RequestError(f"{field}: mode {image.mode} cannot be converted: {show(str(e))}") from e
 
 
 def save_atomically(image: Image.Image, path: str | os.PathLike, **options: Any) -> Path:
@@ -146,14 +175,14 @@ def current_umask() -> int:
 # --- into the models ------------------------------------------------------------------------------
 
 
-def as_list(images: Any, field: str) -> list:
+def as_list(images: Any, field: str, grey: bool = False) -> list:
     """The pictures of an `image` argument, one by one: PIL, [H, W(, C)] arrays, [C, H, W] tensors.
 
-    A batch is a list, an array [N, H, W, C], or a tensor [N, C, H, W].
+    A batch is a list, an array [N, H, W, C], a tensor [N, C, H, W], or a list of such. grey: masks,
+    whose batches may also be [N, H, W].
     """
-    batch = isinstance(images, np.ndarray) or is_tensor(images)
-    batch = images.ndim == 4 if batch else isinstance(images, list | tuple)
-    items = list(images) if batch else [images]
+    items = list(images) if isinstance(images, list | tuple) else [images]
+    items = [part for item in items for part in _parts(item, grey)]
     if not items:
         raise RequestError(f"{field}: expected a picture or a list of them, given an empty list")
     for i, item in enumerate(items):
@@ -162,12 +191,10 @@ def as_list(images: Any, field: str) -> list:
                 f"{field}: expected a PIL picture, a NumPy array, a torch tensor or a list of one"
                 f" of these, given {type(item).__name__} at position {i}"
             )
-        if isinstance(item, np.ndarray) and (
-            item.ndim < 2 or not (item.dtype.kind == "f" or item.dtype in (np.uint8, np.bool_))
-        ):
+        if isinstance(item, np.ndarray) and (item.ndim < 2 or item.dtype.kind not in "fuib"):
             raise RequestError(
-                f"{field}: expected an array [H, W, C] of floats in [0, 1] or of uint8, given"
-                f" {item.dtype} {list(item.shape)}"
+                f"{field}: expected an array [H, W, C] of floats in [0, 1] or of whole numbers,"
+                f" given {item.dtype} {list(item.shape)}"
             )
         if isinstance(item, Image.Image):
             check_size(item, field)
@@ -176,8 +203,16 @@ def as_list(images: Any, field: str) -> list:
     return items
 
 
-def is_tensor(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "numpy")
+def _parts(item: Any, grey: bool) -> list:
+    """The pictures of one batch, or the one."""
+    if not (isinstance(item, np.ndarray) or is_tensor(item)):
+        return [item]
+    masks = grey and item.ndim == 3
+    if is_tensor(item):
+        masks = masks and item.shape[0] != 1
+    else:
+        masks = masks and item.shape[-1] not in (1, 3, 4)
+    return list(item) if item.ndim == 4 or masks else [item]
 
 
 def size_of(item: Any) -> tuple[int, int]:
@@ -193,47 +228,60 @@ def is_latents(item: Any, channels: int) -> bool:
     return is_tensor(item) and item.ndim == 3 and item.shape[0] == channels
 
 
-def to_tensor(items: Sequence[Any], height: int, width: int, field: str) -> "torch.Tensor":
+def to_tensor(
+    items: Sequence[Any], height: int, width: int, field: str, warned: list[str] | None = None
+) -> "torch.Tensor":
     """[N, 3, height, width] float32 in [-1, 1] from `as_list`'s pictures; see `to_unit`."""
-    return 2.0 * to_unit(items, height, width, field) - 1.0
+    return 2.0 * to_unit(items, height, width, field, warned) - 1.0
 
 
-def to_unit(items: Sequence[Any], height: int, width: int, field: str) -> "torch.Tensor":
+def to_unit(
+    items: Sequence[Any], height: int, width: int, field: str, warned: list[str] | None = None
+) -> "torch.Tensor":
     """[N, 3, height, width] float32 in [0, 1] from `as_list`'s pictures.
 
-    PIL pictures are resized by Lanczos, arrays and tensors (values in [0, 1], or uint8) to the
-    nearest pixel, as diffusers does. Raises RequestError for other shapes and values.
+    PIL pictures are resized by Lanczos, arrays and tensors to the nearest pixel, as diffusers does.
+    What their numbers mean, and what becomes of transparency: see pyengine.pixels. warned: gets the
+    warnings, which are issued where it is None. Raises RequestError for other shapes and values.
     """
     import torch
 
     rows = []
-    for item in items:
-        if isinstance(item, Image.Image):
-            rgb = to_rgb(decode(item, field), field)
-            row = from_uint8(np.asarray(resize(rgb, height, width)))
+    for picture in made([_numbers(item, field, 3) for item in items], field, mask=False):
+        if isinstance(picture, Image.Image):
+            rows.append(from_uint8(np.asarray(resize(picture, height, width))))
         else:
-            row = to_size(from_array(item, field, channels=3), height, width)
-        rows.append(row)
+            rows.append(to_size(picture, height, width))
+        warn_of_dark(rows[-1], field, warned)
     return torch.cat(rows)
 
 
-def to_mask(items: Sequence[Any], height: int, width: int, field: str) -> "torch.Tensor":
+def to_mask(
+    items: Sequence[Any], height: int, width: int, field: str, warned: list[str] | None = None
+) -> "torch.Tensor":
     """[N, 1, height, width] float32 of 0 (keep) and 1 (make anew): what is at least mid-grey.
 
-    Raises RequestError; see `to_tensor`.
+    Transparent parts are kept, whatever colour lies under them. A mask that comes out all 0 or all
+    1 is warned of. See `to_unit`.
     """
     import torch
 
     rows = []
-    for item in items:
-        if isinstance(item, Image.Image):
-            image = decode(item, field)
-            image = image if image.mode in ("L", "RGB") else to_rgb(image, field)
-            row = from_uint8(np.asarray(resize(image, height, width).convert("L"))[..., None])
+    for mask in made([_numbers(item, field, 1) for item in items], field, mask=True):
+        if isinstance(mask, Image.Image):
+            row = from_uint8(np.asarray(resize(mask, height, width).convert("L"))[..., None])
         else:
-            row = to_size(from_array(item, field, channels=1), height, width)
+            row = to_size(mask, height, width)
         rows.append((row >= 0.5).float())
-    return torch.cat(rows)
+    masks = torch.cat(rows)
+    warn_of_mask(masks, field, warned)
+    return masks
+
+
+def _numbers(item: Any, field: str, channels: int) -> Numbers:
+    if isinstance(item, Image.Image):
+        return read_image(decode(item, field), field, mask=channels == 1)
+    return read_array(item, field, channels)
 
 
 def resize(image: Image.Image, height: int, width: int) -> Image.Image:
@@ -246,36 +294,6 @@ def from_uint8(pixels: np.ndarray) -> "torch.Tensor":
 
     values = pixels.astype(np.float32) / 255.0
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]
-
-
-def from_array(item: Any, field: str, channels: int) -> "torch.Tensor":
-    """[1, channels, H, W] float32 in [0, 1] from an array [H, W(, C)] or a tensor [(C,) H, W]."""
-    import torch
-
-    tensor = is_tensor(item)
-    if tensor:
-        value = item.detach().cpu()
-    else:  # torch has no uint16 and no other byte order
-        keep = item.dtype.kind != "f" or item.dtype == np.float32
-        value = torch.from_numpy(np.ascontiguousarray(item if keep else item.astype(np.float32)))
-    shape, layout = tuple(value.shape), f"[{channels}, H, W]" if tensor else f"[H, W, {channels}]"
-    if value.ndim == 2 and channels == 1:
-        value = value[None] if tensor else value[..., None]
-    if value.ndim != 3 or value.shape[0 if tensor else -1] != channels or 0 in shape:
-        raise RequestError(f"{field}: expected shape {layout}, given {list(shape)}")
-    if value.numel() > channels * MAX_PIXELS:
-        raise RequestError(f"{field}: expected at most {MAX_PIXELS} pixels, given {list(shape)}")
-    if value.dtype == torch.uint8:
-        value = value.float() / 255.0
-    elif value.dtype == torch.bool and channels == 1:
-        value = value.float()
-    elif not value.is_floating_point():
-        raise RequestError(f"{field}: expected floats in [0, 1] or uint8, given {value.dtype}")
-    value = value.float()
-    low, high = value.min().item(), value.max().item()
-    if not (low >= 0.0 and high <= 1.0):  # NaN fails too
-        raise RequestError(f"{field}: expected values in [0, 1], given {low:g} to {high:g}")
-    return (value if tensor else value.permute(2, 0, 1))[None]
 
 
 def to_size(value: "torch.Tensor", height: int, width: int) -> "torch.Tensor":

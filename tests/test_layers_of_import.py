@@ -26,12 +26,13 @@ MAY_IMPORT = {
     "weights": {"errors"},
     "schedules": {"cuda", "errors", "ops", "weights"},
     "progress": {"errors"},
-    "images": {"errors", "weights"},  # readers that believe nothing in a file
+    "pixels": {"errors", "weights"},
+    "images": {"errors", "pixels", "weights"},  # readers that believe nothing in a file
     "tokenizer": {"errors", "weights"},
     "metadata": {"", "errors", "images", "weights"},
     "pipelines": {
-        "", "cuda", "errors", "finite", "guard", "images", "metadata", "models", "ops", "progress",
-        "schedules", "tokenizer", "weights",
+        "", "cuda", "errors", "finite", "guard", "images", "metadata", "models", "ops", "pixels",
+        "progress", "schedules", "tokenizer", "weights",
     },
     "training": None,  # recipes at the very top: anything
     "bench": None,  # measures anything; nothing but the command line imports it

@@ -82,7 +82,9 @@ def generate(
     width: Annotated[int | None, Option(help="Pixels.")] = None,
     init_image: Annotated[Path | None, Option(help="A picture to begin from.")] = None,
     strength: Annotated[float | None, Option(help="0 to 1: how much of it is made anew.")] = None,
-    mask: Annotated[Path | None, Option(help="White where it is made anew.")] = None,
+    mask: Annotated[
+        Path | None, Option(help="White where it is made anew; black, transparent: kept.")
+    ] = None,
     eta: Annotated[float | None, Option(help="0 to 1: DDIM's noise.")] = None,
     clip_skip: Annotated[int | None, Option(help="Text encoder layers to leave out.")] = None,
     temperature: Annotated[

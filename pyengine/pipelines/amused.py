@@ -125,9 +125,9 @@ class AmusedPipeline(TokenPipeline):
         last step, or one number, which falls to 0.01. top_k, top_p, min_p: which may be drawn.
         latents: [N, h, w] tokens to begin with, the mask token where not known. prefix: the first
         tokens of the picture in reading order, [n] for all or [N, n], or a picture of the upper
-        rows. image: a picture to begin from; mask_image: white where it is made anew; without it
-        `strength` of the tokens are. callback_on_step_end gets {"tokens": [N, h, w]}. output_type
-        "latent": the tokens as images.
+        rows. image: a picture to begin from; mask_image: white where it is made anew, black or
+        transparent where not; without it `strength` of the tokens are. callback_on_step_end gets
+        {"tokens": [N, h, w]}. output_type "latent": the tokens as images.
         Raises RequestError that names the argument.
         """
         arguments = {k: v for k, v in locals().items() if k not in ("self", "progress")}
@@ -187,7 +187,10 @@ class AmusedPipeline(TokenPipeline):
         if image is None and mask is not None:
             raise RequestError("mask_image: expected an image with it, given none")
         names = ("image", image), ("mask_image", mask)
-        return tuple(None if v is None else pictures.as_list(v, name) for name, v in names)
+        return tuple(
+            None if v is None else pictures.as_list(v, name, name == "mask_image")
+            for name, v in names
+        )
 
     def _find_size(self, height: Any, width: Any, items: list | None) -> tuple[int, int]:
         """(height, width) in pixels: what was asked for, the picture's own, or the model's."""
@@ -267,7 +270,7 @@ class AmusedPipeline(TokenPipeline):
         table = plan(schedule, r.extra["steps"], r.extra["temperature"], r.extra["strength"])
         stage = "prepare" if r.extra["images"] is None else "encode_image"
         with report.stage(stage, self.device):
-            tokens, ratio = self._start(r, table, noise)
+            tokens, ratio = self._start(r, table, noise, report.warnings)
         report.warn()
         with report.stage("denoise", self.device):
             return self._denoise(r, table, tokens, ratio, context, noise, report, show_progress)
@@ -287,7 +290,9 @@ class AmusedPipeline(TokenPipeline):
         sizes = torch.tensor([r.extra["sizes"]], dtype=hidden.dtype).expand(len(hidden), -1)
         return self.model.encode_context(hidden, pooled, sizes)
 
-    def _start(self, r: TokenRequest, table: MaskedPlan, noise: NoiseSource):
+    def _start(
+        self, r: TokenRequest, table: MaskedPlan, noise: NoiseSource, warned: list[str]
+    ) -> tuple[Tensor, Tensor]:
         """([N, h, w] tokens to begin with, [N] share of them that an inpainting run masks)."""
         grid = self._grid(r)
         ratio = torch.ones(r.count)
@@ -298,13 +303,13 @@ class AmusedPipeline(TokenPipeline):
             return known, ratio
         # Each distinct picture is encoded by itself.
         first = {id(item): item for item in r.extra["images"]}
+        unit = pictures.to_unit(list(first.values()), r.height, r.width, "image", warned)
         encoded = {
-            key: self.vqvae.encode_tokens(pictures.to_unit([item], r.height, r.width, "image"))
-            for key, item in first.items()
+            key: self.vqvae.encode_tokens(x[None]) for key, x in zip(first, unit, strict=True)
         }
         tokens = torch.cat([encoded[id(item)] for item in r.extra["images"]])
         if r.extra["masks"] is not None:
-            hidden = pictures.to_mask(r.extra["masks"], *grid, "mask_image")[:, 0] > 0
+            hidden = pictures.to_mask(r.extra["masks"], *grid, "mask_image", warned)[:, 0] > 0
             ratio = hidden.flatten(1).sum(dim=1) / (grid[0] * grid[1])
         else:
             # diffusers masks none of the tokens with strength 1, where we mask all.

@@ -204,7 +204,7 @@ class Arguments:
             raise RequestError("mask_image: this model is for inpainting: expected one, given none")
         found = []
         for field, value in (("image", image), ("mask_image", mask)):
-            items = None if value is None else pictures.as_list(value, field)
+            items = None if value is None else pictures.as_list(value, field, field == "mask_image")
             if items is not None and (len(items) > count or count % len(items)):
                 raise checks.refuse(field, f"a number of them that divides {count} pictures",
                                     len(items))  # fmt: skip

@@ -56,7 +56,7 @@ def cut(image: Any, mask: Any, size: tuple[int, int], pad: Any) -> Crop:
         raise checks.refuse("padding_mask_crop: mask_image", f"the size of image, {image.size}",
                             mask.size)  # fmt: skip
     whole = pictures.to_rgb(pictures.decode(image, "image"), "image")
-    grey = pictures.to_rgb(pictures.decode(mask, "mask_image"), "mask_image").convert("L")
+    grey = pictures.to_grey(pictures.decode(mask, "mask_image"), "mask_image")
     region = _widen(_bounds(grey, pad), size, whole.size)
     return Crop(
         image=_within(whole.crop(region), *size),

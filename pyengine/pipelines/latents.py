@@ -14,6 +14,7 @@ from .. import images
 from ..finite import check_finite
 from ..models import AutoencoderKL
 from ..models.autoencoder import AutoencoderKLConfig
+from ..pixels import say
 from ..schedules.plan import Plan, State
 from .noise import NoiseSource
 from .request import Request
@@ -83,7 +84,7 @@ def unapplied(c: AutoencoderKLConfig, per_channel: bool) -> str | None:
 class LatentMaker:
     """Makes a request's first latents with the autoencoder `vae`, in the U-Net's dtype.
 
-    per_channel: see `scale_latents`.
+    per_channel: see `scale_latents`. warned: gets the warnings of pictures and masks.
     """
 
     def __init__(
@@ -93,9 +94,10 @@ class LatentMaker:
         noise: NoiseSource,
         dtype: torch.dtype,
         per_channel: bool = False,
+        warned: list[str] | None = None,
     ):
         self.vae, self.request, self.noise, self.dtype = vae, request, noise, dtype
-        self.per_channel = per_channel
+        self.per_channel, self.warned = per_channel, warned
         factor = vae.config.downscale
         self.shape = (
             request.count,
@@ -123,8 +125,8 @@ class LatentMaker:
         latents = images.is_latents(r.images[0], self.shape[1])
         pictures = None
         if not latents:
-            pictures = images.to_tensor(r.images, r.height, r.width, "image")
-        mask = images.to_mask(r.masks, r.height, r.width, "mask_image")
+            pictures = images.to_tensor(r.images, r.height, r.width, "image", self.warned)
+        mask = images.to_mask(r.masks, r.height, r.width, "mask_image", self.warned)
         # Not per channel: diffusers' SDXL inpainting encodes by the scaling factor alone, too.
         known = None
         if blend or not inpainting_unet:
@@ -132,6 +134,7 @@ class LatentMaker:
         noise = self._noise()
         state = State(known) if r.goes_on else plan.start(noise, known if blend else None)
         small = F.interpolate(mask, size=self.shape[2:]).to(noise.device, self.dtype)
+        self._warn_of_thin(mask, small)
         small = tile(small, r.count)
         masked = None if pictures is None else pictures * (mask < 0.5)
         masked = self._masked(masked, inpainting_unet)
@@ -161,6 +164,16 @@ class LatentMaker:
     def _stacked(self, latents: list[Tensor]) -> Tensor:
         return tile(self._given(torch.stack(latents)), self.request.count)
 
+    def _warn_of_thin(self, mask: Tensor, small: Tensor) -> None:
+        """Says so where a mask has white, and none at the latents' size."""
+        lost = mask.flatten(1).any(dim=1) & ~small.cpu().flatten(1).any(dim=1)
+        if lost.any():
+            say(
+                f"mask_image: what is white is finer than {self.vae.config.downscale} pixels, the"
+                " size of a latent's, and falls between them: nothing is made anew",
+                self.warned,
+            )
+
     def _noise(self) -> Tensor:
         if self.request.latents is not None:
             return self._given(self.request.latents)
@@ -170,7 +183,7 @@ class LatentMaker:
         r = self.request
         if images.is_latents(r.images[0], self.shape[1]):
             return self._stacked(r.images)
-        pictures = images.to_tensor(r.images, r.height, r.width, "image")
+        pictures = images.to_tensor(r.images, r.height, r.width, "image", self.warned)
         return self._encode(pictures, self.per_channel)
 
     def _encode(self, pictures: Tensor, per_channel: bool = False) -> Tensor:

@@ -167,7 +167,8 @@ class StableDiffusionPipeline(RunProperties, Running):
             image: a picture to begin from (PIL, array [H, W, 3] or tensor [3, H, W] in [0, 1], a
                 batch or a list of these, or a tensor of scaled latents).
             strength: 0 to 1, how much of `image` is made anew.
-            mask_image: white where `image` is made anew.
+            mask_image: white where `image` is made anew; black and transparent parts are kept (a
+                mask is its brightness times its alpha). What numbers mean: docs/pictures.md.
             masked_image_latents: [M, C, h, w] scaled latents of the masked picture, M dividing N.
             padding_mask_crop: pixels around the mask's white: only that part of `image` is painted,
                 enlarged to height and width, and laid back into the whole picture.
@@ -320,7 +321,7 @@ class StableDiffusionPipeline(RunProperties, Running):
             noise = NoiseSource(r.generators, device)
             stage = "prepare" if r.images is None else "encode_image"
             with report.stage(stage, device):
-                start = self._start(r, plan, noise)
+                start = self._start(r, plan, noise, report.warnings)
             report.warn()
             with report.stage("denoise", device):
                 loop = Denoising(self, r, plan, start, conditions, noise, report)
@@ -381,8 +382,8 @@ class StableDiffusionPipeline(RunProperties, Running):
         scales = r.scales if isinstance(r.guidance_scale, tuple) else r.scales[:1]
         return torch.cat([guidance_embedding(g, width) for g in scales])
 
-    def _start(self, r: Request, plan: Plan, noise: NoiseSource) -> Start:
-        maker = LatentMaker(self.vae, r, noise, self.dtype, not self.stable_diffusion)
+    def _start(self, r: Request, plan: Plan, noise: NoiseSource, warned: list[str]) -> Start:
+        maker = LatentMaker(self.vae, r, noise, self.dtype, not self.stable_diffusion, warned)
         if r.images is None:
             return maker.from_noise(plan)
         if r.masks is None:

@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from pyengine import images, metadata
 from pyengine.errors import RequestError
@@ -191,6 +191,56 @@ def test_a_photo_is_turned_upright(tmp_path):
     exif[0x0112] = 6
     picture.save(tmp_path / "a.jpg", exif=exif)
     assert images.load_image(tmp_path / "a.jpg").size == (4, 6)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_every_orientation(tmp_path, orientation, suffix):
+    """As ImageOps.exif_transpose turns it; the result no longer says that it is to be turned."""
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    pixels[0, 0] = pixels[1, :3] = 255
+    picture, exif = Image.fromarray(np.kron(pixels, np.ones((8, 8, 1), np.uint8))), Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    picture.save(path, exif=exif)
+    turned = images.load_image(path)
+    with Image.open(path) as image:
+        assert turned.tobytes() == ImageOps.exif_transpose(image).convert("RGB").tobytes()
+    assert turned.getexif().get(0x0112, 1) == 1
+    assert images.load_mask(path).size == turned.size
+
+
+BAD_EXIF = {
+    "nothing": b"",
+    "a word": b"garbage",
+    "no directory": b"II*\0",
+    "far away": b"II*\0\xff\xff\xff\x7f",
+    "MM, far away": b"MM\0*\x7f\xff\xff\xff",
+    "many entries": b"MM\0*\0\0\0\x08\xff\xff" + bytes(12),
+    "a cut entry": b"MM\0*\0\0\0\x08\0\1\1\x12\0\3",
+    "a long value": b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\xff\xff\xff\xff\0\6\0\0",
+    "an odd type": b"MM\0*\0\0\0\x08\0\1\1\x12\0\x63\0\0\0\1\0\6\0\0\0\0\0\0",
+    "a text": b"MM\0*\0\0\0\x08\0\1\1\x12\0\2\0\0\0\4abc\0\0\0\0\0",
+    "no orientation": b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\x63\0\0\0\0\0\0",
+    "a circle": b"MM\0*\0\0\0\x08\0\1\x87\x69\0\4\0\0\0\1\0\0\0\x08\0\0\0\x08",
+    "text that is none": bytes(range(256)),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", BAD_EXIF)
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_malformed_exif_leaves_the_picture(tmp_path, name, where):
+    pixels = png_chunk(b"IDAT", zlib.compress((b"\0" + b"\1\2\3" * 6) * 4))
+    exif = png_chunk(b"eXIf", BAD_EXIF[name])
+    path = tmp_path / "a.png"
+    path.write_bytes(png(6, 4, *((exif, pixels) if where == "before" else (pixels, exif))))
+    for load in (images.load_image, images.load_mask):
+        assert load(path).size == (6, 4)
+    assert images.load_image(path).getpixel((5, 3)) == (1, 2, 3)
+    with (tmp_path / "a.jpg").open("wb") as f:
+        Image.new("RGB", (6, 4), "red").save(f, "JPEG", exif=b"Exif\0\0" + BAD_EXIF[name])
+    assert images.load_image(tmp_path / "a.jpg").size == (6, 4)
 
 
 def test_a_failed_save_leaves_the_old_picture(tmp_path, monkeypatch):
