@@ -14,15 +14,14 @@ from torch import Tensor
 from .. import images as pictures
 from .. import ops
 from ..cuda import Graphs, Leash, Record, to_device
-from ..errors import ConfigError, RequestError
+from ..errors import RequestError
 from ..finite import check_finite
 from ..guard import inference
-from ..models import CLIPTextModelWithProjection, UVit2DModel, VQModel
 from ..models.uvit import UVitContext
 from ..progress import progress as progress_bar
-from ..schedules.masked import MaskedConfig, MaskedPlan, plan
-from ..tokenizer import ClipTokenizer
+from ..schedules.masked import MaskedPlan, plan
 from . import request as checks
+from .amused_parts import AmusedParts
 from .arguments import bounded
 from .noise import NoiseSource
 from .output import PipelineOutput, Report
@@ -56,17 +55,6 @@ class AmusedDefaults(TokenDefaults):
     aesthetic_score: float = bounded(6.0, 0, 10)
 
 
-@dataclass(frozen=True)
-class AmusedParts:
-    """A checkpoint's parts, loaded."""
-
-    transformer: UVit2DModel
-    vqvae: VQModel
-    text_encoder: CLIPTextModelWithProjection
-    tokenizer: ClipTokenizer
-    schedule: MaskedConfig
-
-
 class AmusedPipeline(TokenPipeline):
     """Text to pictures with an aMUSEd checkpoint; see `__call__`."""
 
@@ -88,16 +76,16 @@ class AmusedPipeline(TokenPipeline):
     def __call__(
         self,
         prompt: str | Sequence[str],
-        *,
-        negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
         num_images_per_prompt: int = 1,
-        seed: int | Sequence[int] | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
+        *,
+        seed: int | Sequence[int] | None = None,
         prefix: Any = None,
         image: Any = None,
         strength: float | None = None,
@@ -117,9 +105,10 @@ class AmusedPipeline(TokenPipeline):
         run: Run | None = None,
         **others: Any,
     ) -> PipelineOutput:
-        """Pictures for one prompt or a list of them; see StableDiffusionPipeline.__call__ for what
-        both have. With a generator of its own every picture is the one that diffusers'
-        AmusedPipeline draws from it alone; with one for all, the batch is diffusers' batch.
+        """Pictures for one prompt or a list of them, the first arguments in diffusers' order; see
+        StableDiffusionPipeline.__call__ for what both have. With a generator of its own every
+        picture is the one that diffusers' AmusedPipeline draws from it alone; with one for all, the
+        batch is diffusers' batch.
 
         temperature: of the noise that decides which tokens are masked again: at the first and the
         last step, or one number, which falls to 0.01. top_k, top_p, min_p: which may be drawn.
@@ -390,32 +379,3 @@ class AmusedPipeline(TokenPipeline):
         # One by one: the decoder takes the most memory of all. A token that was never drawn is 0.
         decoded = [self.vqvae.decode_tokens(t[None].clamp(min=0)).sample for t in tokens]
         return pictures.from_unit(self._pictures(torch.cat(decoded)), output_type)
-
-
-def check_parts(transformer: Any, vqvae: Any, text: Any, schedule: MaskedConfig) -> None:
-    """Raises ConfigError where the configs of a checkpoint's parts do not fit together."""
-    t = transformer
-    problems = []
-    if t.codebook_size != vqvae.num_vq_embeddings:
-        problems.append(
-            f"transformer: codebook_size {t.codebook_size}, but vqvae's num_vq_embeddings is"
-            f" {vqvae.num_vq_embeddings}"
-        )
-    if not t.codebook_size <= schedule.mask_token_id < t.vocab_size:
-        problems.append(
-            f"scheduler: mask_token_id {schedule.mask_token_id} is no token of the transformer"
-            f" beyond its codebook: expected {t.codebook_size} to {t.vocab_size - 1}"
-        )
-    if t.encoder_hidden_size != text.hidden_size or t.cond_embed_dim != text.projection_dim:
-        problems.append(
-            f"transformer: encoder_hidden_size {t.encoder_hidden_size} and cond_embed_dim"
-            f" {t.cond_embed_dim}, but the text encoder gives {text.hidden_size} and"
-            f" {text.projection_dim}"
-        )
-    if vqvae.in_channels != 3 or vqvae.out_channels != 3:
-        problems.append(
-            f"vqvae: expected pictures of 3 channels, found {vqvae.in_channels} in and"
-            f" {vqvae.out_channels} out"
-        )
-    if problems:
-        raise ConfigError("; ".join(problems))

@@ -62,22 +62,22 @@ class RunProperties:
     @property
     def num_timesteps(self) -> int:
         """Model evaluations of the run."""
-        return self._setting("num_timesteps", 0)
+        return int(self._setting("num_timesteps", 0))
 
     @property
     def _num_timesteps(self) -> int:
         return self.num_timesteps
 
     @property
-    def clip_skip(self) -> int | None:
+    def clip_skip(self) -> Any:
         return self._setting("clip_skip")
 
     @property
-    def denoising_start(self) -> float | None:
+    def denoising_start(self) -> Any:
         return self._setting("denoising_start")
 
     @property
-    def denoising_end(self) -> float | None:
+    def denoising_end(self) -> Any:
         return self._setting("denoising_end")
 
     @property

@@ -105,7 +105,7 @@ class Denoising:
         times = self._times[i - self._embedded.start]
         given = (state, self._rows[i], times, self._context, self._extra)
         state = self.evaluate.step(*given, fresh, self._rescale, self._unguided)
-        if start.known is not None:
+        if start.known is not None and start.noise is not None and self.mask is not None:
             mask = self.mask[: self.count]
             state = plan.keep_known(i, state, start.known, start.noise, mask)
         self.watch.step(i, state.x, partial(self.evaluate.output, *given))
@@ -226,7 +226,7 @@ class Denoising:
             n == m or d in free for d, (n, m) in enumerate(zip(new.shape, old.shape, strict=True))
             if d
         )  # fmt: skip
-        if not fits or len(new) not in rows or not new.is_floating_point():
+        if old is None or not fits or len(new) not in rows or not new.is_floating_point():
             shape = [] if old is None else list(old.shape)
             raise checks.refuse(f"callback_on_step_end: {name}", f"a float tensor {shape} back",
                                 getattr(new, "shape", new))  # fmt: skip

@@ -74,8 +74,9 @@ class Evaluator:
 
     def _run_step(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> tuple[Tensor, ...]:
         x, scale, coeffs, d1, d2, d3, base, noise, *rows = changing
-        extra, context = (kept[0], kept[1:]) if len(kept) % 2 else (None, kept)
-        context = TextContext.of(context)
+        # Keys and values come in pairs: one more is `extra`.
+        extra, rest = (kept[0], kept[1:]) if len(kept) % 2 else (None, kept)
+        context = TextContext.of(rest)
         given = self._model_input(scaled(x, scale), extra, context)
         out = self.unet(given, TimeEmbedding(tuple(rows)), context, return_dict=False)[0]
         return sampler_step(x, out, coeffs, d1, d2, d3, base, noise)

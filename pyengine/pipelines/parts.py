@@ -22,7 +22,7 @@ class Parts:
     vae: AutoencoderKL
     encoders: tuple[Encoder, ...]
     tokenizers: tuple[ClipTokenizer, ...]
-    scheduler_config: dict
+    scheduler_config: dict[str, Any]
     pipeline_class: str
     options: dict[str, bool]
     source: str

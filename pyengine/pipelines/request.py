@@ -60,9 +60,9 @@ class Request:
     seeds: list[int | None] | None = None
     generators: list[torch.Generator] | torch.Generator | None = None
     latents: torch.Tensor | None = None
-    images: list | None = None
-    masks: list | None = None
-    callback: Callable | None = None
+    images: list[Any] | None = None
+    masks: list[Any] | None = None
+    callback: Callable[..., Any] | None = None
     callback_inputs: tuple[str, ...] = ("latents",)
     callback_known: tuple[str, ...] = ("latents",)
     masked_latents: torch.Tensor | None = None
@@ -260,7 +260,7 @@ def check_callback(callback: Any, inputs: Any, known: Sequence[str]) -> tuple[st
     """The tensors that the callback gets, by name; diffusers' PipelineCallback brings its own."""
     if callback is not None and not callable(callback):
         raise refuse("callback_on_step_end", "a function (pipe, step, timestep, kwargs)", callback)
-    inputs = getattr(callback, "tensor_inputs", inputs)
+    inputs = getattr(callback, "tensor_inputs", known[:1] if inputs is None else inputs)
     if isinstance(inputs, str) or not isinstance(inputs, list | tuple):
         raise refuse("callback_on_step_end_tensor_inputs", "a list of names", inputs)
     for name in inputs:

@@ -150,7 +150,7 @@ def _busy(timeout: float | None) -> BusyError:
 @contextmanager
 def _alone(device: torch.device | None, timeout: float | None) -> Iterator[None]:
     """cuda.alone, which waits for `timeout` seconds at most."""
-    lock = contextlib.nullcontext() if device is None else alone(device)
+    lock: Any = contextlib.nullcontext() if device is None else alone(device)
     if timeout is None or not hasattr(lock, "acquire"):
         with lock:
             yield

@@ -18,7 +18,8 @@ from ..models import (
 from ..schedules.masked import MaskedConfig
 from ..tokenizer import ClipTokenizer
 from ..weights import Checkpoint, load_module
-from .amused import AmusedParts, AmusedPipeline, check_parts
+from .amused import AmusedPipeline
+from .amused_parts import AmusedParts, check_parts
 from .image_gpt import ImageGPTPictures, ImageGPTPipeline, check_pictures
 from .janus import JanusPipeline, JanusTokens, check_tokens_fit
 from .json_tokenizer import JsonTokenizer

@@ -3,6 +3,7 @@
 import inspect
 import re
 
+import diffusers
 import pytest
 
 from pyengine.errors import RequestError, UnknownArgumentError
@@ -104,3 +105,24 @@ def test_another_models_argument_is_refused_unless_it_asks_for_nothing(called, k
         pipe(**{name: nothing}, **call)
         with pytest.raises(RequestError, match=f"^{re.escape(name)}: this model has no such"):
             pipe(**{name: something}, **call)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_names_of_tensors_are_the_usual_ones(called, kind):
+    pipe, call = called(kind)
+    seen = set()
+    pipe(
+        callback_on_step_end=lambda pipe, i, t, tensors: seen.update(tensors),
+        callback_on_step_end_tensor_inputs=None,
+        **call,
+    )
+    assert seen == ({"latents"} if kind.startswith("sd") else {"tokens"})
+
+
+def test_amused_takes_its_first_arguments_by_position(called):
+    pipe, _ = called("amused")
+    theirs = [*inspect.signature(diffusers.AmusedPipeline.__call__).parameters.values()]
+    ours = [*inspect.signature(type(pipe).__call__).parameters.values()]
+    positional = [p.name for p in ours if p.kind == p.POSITIONAL_OR_KEYWORD]
+    assert positional == [p.name for p in theirs][: len(positional)]
+    assert len(positional) > 5

@@ -289,6 +289,19 @@ def test_a_warning_that_is_an_error_comes_before_the_work(opened, kind):
         assert pipe(**call).report.steps == 6
 
 
+@pytest.mark.parametrize("name", ["sd1", "sdxl", "inpaint", "lcm_own"])
+def test_nothing_warns_without_a_reason(pair, photo, mask, name):
+    """Of torch, NumPy and Pillow either: each would end a caller's run under -W error."""
+    own = pair(name).own
+    pictures = {"image": photo, "mask_image": mask}
+    calls = [pictures] if name == "inpaint" else [{}, {"image": photo}, pictures]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for call in calls:
+            for kind in ("pil", "np", "pt", "latent"):
+                own("a cat", num_inference_steps=4, output_type=kind, **call)
+
+
 def test_a_late_warning_costs_no_picture(opened, monkeypatch):
     pipe, call = opened("sd1")
     decode = pipe._decode
