@@ -8,7 +8,7 @@ import io
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,19 +141,54 @@ def save_atomically(image: Image.Image, path: str | os.PathLike, **options: Any)
 
     options: for PIL's save. Raises RequestError if the folder or file cannot be written.
     """
-    path = Path(path)
+    _save(image, Path(path), os.replace, options)
+    return Path(path)
+
+
+def save_new(image: Image.Image, path: str | os.PathLike, **options: Any) -> bool:
+    """Writes `image` where nothing is yet, else returns False: two processes never write one file.
+
+    Otherwise as save_atomically.
+    """
+    try:
+        _save(image, Path(path), _move_to_new, options)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _move_to_new(temporary: str, path: Path) -> None:
+    """Raises FileExistsError where `path` is there."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: a moment when the file is there and empty
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        os.replace(temporary, path)
+    else:
+        os.unlink(temporary)
+
+
+def _save(
+    image: Image.Image,
+    path: Path,
+    move: Callable[[str, Path], None],
+    options: dict[str, Any],
+) -> None:
+    """Writes a temporary file beside `path` and moves it there."""
     data = io.BytesIO()
     try:
         image.save(data, format=Image.registered_extensions()[path.suffix.lower()], **options)
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd, temporary = tempfile.mkstemp(prefix=f".{path.stem[:40]}-", dir=path.parent)
+        fd, temporary = tempfile.mkstemp(prefix=f".{path.stem[:20]}-", dir=path.parent)
         try:
             with os.fdopen(fd, "wb") as f:
                 f.write(data.getbuffer())
                 f.flush()
                 os.fsync(f.fileno())
             os.chmod(temporary, 0o666 & ~current_umask())
-            os.replace(temporary, path)
+            move(temporary, path)
         except BaseException:
             os.unlink(temporary)
             raise
@@ -161,9 +196,12 @@ def save_atomically(image: Image.Image, path: str | os.PathLike, **options: Any)
         raise RequestError(
             f"output: expected a file name such as heart.png, given {show(path.name)}"
         ) from None
+    except FileExistsError:
+        if move is os.replace:  # a file where a folder is expected
+            raise RequestError(f"output: {path} cannot be written: it lies below a file") from None
+        raise
     except OSError as e:
         raise RequestError(f"output: {path} cannot be written: {e.strerror or e}") from e
-    return path
 
 
 def current_umask() -> int:

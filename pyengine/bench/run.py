@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import RequestError
-from ..pipelines.loading import DTYPES, NAMED, find_device, find_dtype
+from ..pipelines.loading import NAMED, find_device, find_dtype
 from . import (
     agreement,
     checkpoints,
@@ -41,7 +41,8 @@ class Options:
     threads: int | None
     rounds: int
     quick: bool
-    json: Path | None
+    json: bool
+    save: Path | None
     plot: Path | None
     device: str = "cpu"
     dtype: str = "float32"
@@ -62,7 +63,7 @@ def run_ops(o: Options, *, op: list[str], shape: list[str]) -> int:
         o,
         "ops",
         lambda **common: operations.measure(
-            chosen, dtype=DTYPES[o.dtype], device=o.device, quick=o.quick, peers=peers, **common
+            chosen, dtype=find_dtype(o.dtype), device=o.device, quick=o.quick, peers=peers, **common
         ),
     )
 
@@ -128,30 +129,35 @@ def run_token(
     return _run(o, "token", measure, moved="read")
 
 
-def run_agreement(*, device: str, pictures: int, threads: int | None, path: Path | None) -> int:
+def run_agreement(
+    *, device: str, pictures: int, threads: int | None, save: Path | None, as_json: bool = False
+) -> int:
     """Raises RuntimeError, once all is told, where pictures differ too much."""
     device = str(find_device(device))
-    if path is not None:
-        _check_file("json", path)
+    if save is not None:
+        _check_file("save", save)
     threads = threads or machine.cores()
     with _threads(threads):
         result = agreement.measure(device, pictures, _say)
     facts = {"suite": "agreement", **machine.facts(device, threads), "dtype": "float32"}
-    _print(facts, agreement.table(result))
-    worst = min(pair.psnr for pair in result.pairs)
-    print(f"least PSNR {worst:.1f} dB")
-    if path is not None:
-        path.write_text(json.dumps(result.json(facts), indent=1))
+    if as_json:
+        print(json.dumps(result.json(facts)))
+    else:
+        _print(facts, agreement.table(result))
+        worst = min(pair.psnr for pair in result.pairs)
+        print(f"least PSNR {worst:.1f} dB")
+    if save is not None:
+        save.write_text(json.dumps(result.json(facts), indent=1))
     result.check()
     return 0
 
 
 def run_neighbours(
     *, model: list[str], busy: int | None, pictures: int, threads: int | None, rounds: int,
-    quick: bool, path: Path | None,
+    quick: bool, save: Path | None, as_json: bool = False,
 ) -> int:  # fmt: skip
-    if path is not None:
-        _check_file("json", path)
+    if save is not None:
+        _check_file("save", save)
     threads = threads or machine.cores()
     busy = machine.cores() if busy is None else busy
     found = neighbours.measure(
@@ -159,9 +165,12 @@ def run_neighbours(
         rounds=1 if quick else rounds, say=_say,
     )  # fmt: skip
     facts = {"suite": "neighbours", **machine.facts("cpu", threads), "dtype": "float32"}
-    _print(facts, neighbours.table(found))
-    if path is not None:
-        path.write_text(json.dumps(neighbours.plain(found, facts), indent=1))
+    if as_json:
+        print(json.dumps(neighbours.plain(found, facts)))
+    else:
+        _print(facts, neighbours.table(found))
+    if save is not None:
+        save.write_text(json.dumps(neighbours.plain(found, facts), indent=1))
     return 0
 
 
@@ -216,7 +225,7 @@ def _run(o: Options, suite: str, measure: Callable[..., Result], moved: str = "c
     facts = {"suite": suite, **machine.facts(o.device, threads), "dtype": o.dtype}
     rounds = QUICK_ROUNDS if o.quick else o.rounds
     facts |= {"rounds": rounds, "quick": o.quick}
-    limits = timing.LimitsOfThisMinute(DTYPES[o.dtype], o.device, o.quick, moved)
+    limits = timing.LimitsOfThisMinute(find_dtype(o.dtype), o.device, o.quick, moved)
     with _threads(threads):
         result = measure(threads=threads, rounds=rounds, limits=limits, say=_say)
     facts["peak_bytes"] = machine.peak_memory()
@@ -226,7 +235,7 @@ def _run(o: Options, suite: str, measure: Callable[..., Result], moved: str = "c
 
 def _check_files(o: Options) -> None:
     """Raises RequestError where a file cannot be written, UnavailableError without matplotlib."""
-    for name, path in (("json", o.json), ("plot", o.plot)):
+    for name, path in (("save", o.save), ("plot", o.plot)):
         if path is not None:
             _check_file(name, path)
     if o.plot is not None:
@@ -246,11 +255,16 @@ def _say(text: str) -> None:
 
 
 def tell(o: Options, result: Result, facts: dict[str, Any]) -> None:
-    """The table and what belongs to it on standard output; files where they were asked for."""
-    _print(facts, results.table(result))
-    print("\n".join([*results.details(result), results.ceilings(result)]))
-    if o.json is not None:
-        o.json.write_text(json.dumps(result.json(facts), indent=1))
+    """The table and what belongs to it, or all as JSON, on standard output; files where they were
+    asked for.
+    """
+    if o.json:
+        print(json.dumps(result.json(facts)))
+    else:
+        _print(facts, results.table(result))
+        print("\n".join([*results.details(result), results.ceilings(result)]))
+    if o.save is not None:
+        o.save.write_text(json.dumps(result.json(facts), indent=1))
     if o.plot is not None:
         title = f"{facts['suite']}: {facts['cpu']}, {facts['instruction set']}"
         plot.roofline(result, o.plot, f"{title}, {facts['threads']} threads, {o.dtype}")

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
+from .values import DEVICES, DTYPES, Json, models, one_of, whole
+
 app = typer.Typer(
     help="Measure the engine against named peers (--peers: the extra `bench` or `bench-gpu`).",
     no_args_is_help=True,
@@ -14,28 +16,53 @@ app = typer.Typer(
 
 Peers = Annotated[bool, Option("--peers", help="Measure others too, in turn with us.")]
 Without = Annotated[
-    list[str] | None, Option("--without", help="Leave this peer out; may be repeated.")
+    list[str] | None,
+    Option("--without", metavar="NAME", help="Leave this peer out; may be repeated."),
 ]
-Threads = Annotated[int | None, Option(help="For everyone; else one per core.", min=1)]
-Rounds = Annotated[int, Option(help="Samples of each; medians are shown.", min=2)]
+Threads = Annotated[
+    int | None,
+    Option(metavar="N", parser=whole(1), show_default="one a core", help="For everyone."),
+]
+Rounds = Annotated[
+    int, Option(metavar="N", parser=whole(2), help="Samples of each; medians are shown.")
+]
 Quick = Annotated[bool, Option("--quick", help="Tiny shapes, two rounds: does it work?")]
-Json = Annotated[Path | None, Option("--json", help="Write everything to this file.")]
-Plot = Annotated[Path | None, Option("--plot", help="Draw a roofline to this .png file.")]
-Device = Annotated[str, Option(help="cpu, cuda or cuda:N.")]
-Dtype = Annotated[str, Option(help="float32, float16 or bfloat16.")]
+Save = Annotated[
+    Path | None, Option("--save", metavar="FILE", help="Write everything to this file, as JSON.")
+]
+Plot = Annotated[
+    Path | None, Option("--plot", metavar="FILE", help="Draw a roofline to this .png file.")
+]
+Device = Annotated[
+    str,
+    Option(metavar="DEVICE", autocompletion=one_of(DEVICES[1:]), help="cpu, cuda or cuda:N."),
+]
+Dtype = Annotated[
+    str,
+    Option(metavar="DTYPE", autocompletion=one_of(DTYPES), help="float32, float16 or bfloat16."),
+]
 Latents = Annotated[
-    str | None, Option(help="Sides of the latents, an eighth of the pixels'; else 32,64.")
+    str | None,
+    Option(
+        metavar="N,N", show_default="32,64", help="Sides of the latents, an eighth of the pixels'."
+    ),
+]
+Batch = Annotated[
+    int, Option(metavar="N", parser=whole(1), help="Rows; 2 are a picture with guidance.")
 ]
 Keep = Annotated[
     Path | None,
-    Option(help="Folder for random checkpoints and converted models, used again if they fit."),
+    Option(
+        metavar="FOLDER",
+        help="For random checkpoints and converted models, used again if they fit.",
+    ),
 ]
 
 
 def _options(given: dict[str, Any], **more: Any):
     from ..bench.run import Options
 
-    names = ("peers", "without", "threads", "rounds", "quick", "json", "plot")
+    names = ("peers", "without", "threads", "rounds", "quick", "json", "save", "plot")
     chosen = {name: given[name] for name in names}
     chosen["without"] = [n for text in chosen["without"] or [] for n in text.split(",")]
     return Options(**chosen, **more)
@@ -43,10 +70,16 @@ def _options(given: dict[str, Any], **more: Any):
 
 @app.command()
 def ops(
-    op: Annotated[list[str] | None, Option("--op", help="An op; may be repeated.")] = None,
+    op: Annotated[
+        list[str] | None, Option("--op", metavar="OP", help="An op; may be repeated.")
+    ] = None,
     shape: Annotated[
         list[str] | None,
-        Option("--shape", help="A shape as the table names it, or part of it; may be repeated."),
+        Option(
+            "--shape",
+            metavar="SHAPE",
+            help="A shape as the table names it, or part of it; may be repeated.",
+        ),
     ] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -55,14 +88,15 @@ def ops(
     threads: Threads = None,
     rounds: Rounds = 7,
     quick: Quick = False,
-    json: Json = None,
+    json: Json = False,
+    save: Save = None,
     plot: Plot = None,
 ) -> int:
     """Every op at SD 1.5's and LlamaGen's shapes, on GPUs also SDXL's, inputs hot and cold.
 
     \b
     pyengine bench ops --op conv2d --shape 16^2 --peers
-    pyengine bench ops --peers --without torch.compile --json ops.json --plot ops.png
+    pyengine bench ops --peers --without torch.compile --save ops.json --plot ops.png
     pyengine bench ops --device cuda --dtype bfloat16 --op geglu --peers
 
     Peers: torch, torch.compile and, on CPUs for convolutions, ncnn, on GPUs for vq_argmin,
@@ -77,12 +111,21 @@ def ops(
 
 @app.command()
 def unet(
-    model: Annotated[str, Option(help="sd15 or sdxl.")] = "sd15",
+    model: Annotated[
+        str,
+        Option(metavar="NAME", autocompletion=one_of(("sd15", "sdxl")), help="sd15 or sdxl."),
+    ] = "sd15",
     latents: Latents = None,
-    batch: Annotated[int, Option(help="Rows; 2 are a picture with guidance.", min=1)] = 2,
+    batch: Batch = 2,
     dtype: Dtype = "float32",
     weights: Annotated[
-        str | None, Option(help="fp8: how ours are kept; the peers' are of the dtype.")
+        str | None,
+        Option(
+            metavar="TIER",
+            autocompletion=one_of(("fp8",)),
+            show_default="of the dtype",
+            help="fp8: how ours are kept; the peers' are of the dtype.",
+        ),
     ] = None,
     device: Device = "cpu",
     keep: Keep = None,
@@ -91,7 +134,8 @@ def unet(
     threads: Threads = None,
     rounds: Rounds = 5,
     quick: Quick = False,
-    json: Json = None,
+    json: Json = False,
+    save: Save = None,
     plot: Plot = None,
 ) -> int:
     """One call of Stable Diffusion 1.5's or XL's U-Net, random weights.
@@ -117,7 +161,7 @@ def unet(
 @app.command()
 def vae(
     latents: Latents = None,
-    batch: Annotated[int, Option(help="Pictures.", min=1)] = 1,
+    batch: Annotated[int, Option(metavar="N", parser=whole(1), help="Pictures.")] = 1,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     keep: Keep = None,
@@ -126,7 +170,8 @@ def vae(
     threads: Threads = None,
     rounds: Rounds = 5,
     quick: Quick = False,
-    json: Json = None,
+    json: Json = False,
+    save: Save = None,
     plot: Plot = None,
 ) -> int:
     """One decode by SD 1.5's autoencoder, random weights; peers as for the U-Net.
@@ -142,15 +187,22 @@ def vae(
 
 @app.command()
 def pipeline(
-    size: Annotated[int | None, Option(help="Pixels a side; else 512.", min=64)] = None,
-    steps: Annotated[int | None, Option(help="Denoising steps; else 4.", min=2)] = None,
+    size: Annotated[
+        int | None,
+        Option(metavar="N", parser=whole(64), show_default="512", help="Pixels a side."),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        Option(metavar="N", parser=whole(2), show_default="4", help="Denoising steps."),
+    ] = None,
     keep: Keep = None,
     peers: Peers = False,
     without: Without = None,
     threads: Threads = None,
     rounds: Rounds = 5,
     quick: Quick = False,
-    json: Json = None,
+    json: Json = False,
+    save: Save = None,
     plot: Plot = None,
 ) -> int:
     """A whole picture from a float16 checkpoint of SD 1.5's shape with random weights.
@@ -168,25 +220,39 @@ def pipeline(
 @app.command()
 def token(
     only: Annotated[
-        list[str] | None, Option("--only", help="token, picture or jacobi; may be repeated.")
+        list[str] | None,
+        Option("--only", metavar="NAME", help="token, picture or jacobi; may be repeated."),
     ] = None,
     size: Annotated[
-        str, Option("--model-size", help="b or xl: LlamaGen-B's or -XL's shape.")
+        str, Option("--model-size", metavar="SIZE", help="b or xl: LlamaGen-B's or -XL's shape.")
     ] = "b",
     dtype: Dtype = "float32",
     device: Device = "cpu",
     model: Annotated[
-        str | None, Option("--model", "-m", help="A model whose passes per token are measured.")
+        str | None,
+        Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            autocompletion=models,
+            help="A model whose passes per token are measured.",
+        ),
     ] = None,
-    windows: Annotated[str, Option(help="Tokens that a pass of Jacobi decoding reads.")] = "4,8,16",
-    pictures: Annotated[int, Option(help="That the given model draws, one by one.", min=1)] = 8,
+    windows: Annotated[
+        str, Option(metavar="N,N", help="Tokens that a pass of Jacobi decoding reads.")
+    ] = "4,8,16",
+    pictures: Annotated[
+        int,
+        Option(metavar="N", parser=whole(1), help="That the given model draws, one by one."),
+    ] = 8,
     keep: Keep = None,
     peers: Peers = False,
     without: Without = None,
     threads: Threads = None,
     rounds: Rounds = 5,
     quick: Quick = False,
-    json: Json = None,
+    json: Json = False,
+    save: Save = None,
     plot: Plot = None,
 ) -> int:
     """One token of a GPT of LlamaGen's shape, two rows, and a picture of 576 of them.
@@ -214,9 +280,10 @@ def token(
 @app.command()
 def agreement(
     device: Device = "cpu",
-    pictures: Annotated[int, Option(help="Of each model.", min=1)] = 4,
+    pictures: Annotated[int, Option(metavar="N", parser=whole(1), help="Of each model.")] = 4,
     threads: Threads = None,
-    json: Json = None,
+    json: Json = False,
+    save: Save = None,
 ) -> int:
     """Pictures from the models that ship, drawn by the CPU and by a device, in float32: their PSNR.
 
@@ -227,27 +294,44 @@ def agreement(
     """
     from ..bench.run import run_agreement
 
-    return run_agreement(device=device, pictures=pictures, threads=threads, path=json)
+    return run_agreement(device=device, pictures=pictures, threads=threads, save=save,
+                         as_json=json)  # fmt: skip
 
 
 @app.command()
 def neighbours(
     model: Annotated[
         list[str] | None,
-        Option("--model", "-m", help="A model; may be repeated; else those shipped."),
+        Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            autocompletion=models,
+            show_default="those that ship",
+            help="A model; may be repeated.",
+        ),
     ] = None,
-    busy: Annotated[int | None, Option(help="Busy processes; else one per core.", min=0)] = None,
-    pictures: Annotated[int, Option(help="In each round, alone and beside them.", min=1)] = 3,
+    busy: Annotated[
+        int | None,
+        Option(metavar="N", parser=whole(0), show_default="one a core", help="Busy processes."),
+    ] = None,
+    pictures: Annotated[
+        int,
+        Option(metavar="N", parser=whole(1), help="In each round, alone and beside them."),
+    ] = 3,
     threads: Threads = None,
-    rounds: Annotated[int, Option(help="Of pictures alone and beside them.", min=1)] = 3,
+    rounds: Annotated[
+        int, Option(metavar="N", parser=whole(1), help="Of pictures alone and beside them.")
+    ] = 3,
     quick: Quick = False,
-    json: Json = None,
+    json: Json = False,
+    save: Save = None,
 ) -> int:
     """A picture beside other busy processes, against its time alone, and the fair share.
 
     \b
     pyengine bench neighbours
-    pyengine bench neighbours -m emoji-ar --busy 1 --json neighbours.json
+    pyengine bench neighbours -m emoji-ar --busy 1 --save neighbours.json
 
     Where all threads that compute get equal time, two of ours beside two busy processes on two
     cores take twice as long: the fair share. Threads that wait for each other take longer.
@@ -256,5 +340,5 @@ def neighbours(
 
     return run_neighbours(
         model=model or [], busy=busy, pictures=pictures, threads=threads, rounds=rounds,
-        quick=quick, path=json,
+        quick=quick, save=save, as_json=json,
     )  # fmt: skip

@@ -3,10 +3,8 @@
 import dataclasses
 import hashlib
 import json
-import re
 import sys
 import time
-import unicodedata
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +17,10 @@ from ..metadata import Settings
 from ..pipelines import from_pretrained
 from ..pipelines.loading import NAMED, SHIPPED
 from ..pipelines.tokens import OTHER_DRAWS, TokenPipeline
+from ..schedules import find_name
 from ..weights.text import show
-from . import preview, warn
+from . import concepts, files, preview, warn
 
-MAX_SLUG = 60
 NO_PROMPT = "prompt: expected a prompt or --from PICTURE, given neither"
 #: Options whose values a picture's settings hold, and their names there and in the pipeline's call.
 REPEATED = {
@@ -52,7 +50,7 @@ class Options:
     """The command's options as app.py declares them; None is what was not given."""
 
     prompt: str | None
-    output: Path | None
+    output: str | None
     number: int | None
     grid: bool
     model: str | None
@@ -91,7 +89,9 @@ def run(o: Options) -> int:
         raise RequestError(NO_PROMPT)
     again = saved is not None and o.seed is None and o.number is None
     o = o if saved is None else repeat(o, saved, again)
-    check_output(o)
+    o = dataclasses.replace(o, prompt=read_prompt(o.prompt), scheduler=sampler(o.scheduler))
+    place = files.place(o.output, o.prompt or "")
+    files.check_writable(place.path)
     preview.check(o.preview)
     init, mask, prefix, hashes = read_pictures(o, saved)
     begin = time.perf_counter()
@@ -110,13 +110,38 @@ def run(o: Options) -> int:
         )  # fmt: skip
     if shown is not None:
         shown.finish(result.images)
+    hint = concepts.hint(o.prompt or "", concepts.of(checkpoint_of(pipe)), pipe.source)
+    if hint is not None:
+        result.report.warnings.append(hint)
     for message in result.report.warnings:
         warn(message)
     result.report.seconds = {"load": loaded, **result.report.seconds}
     settings = describe(o, pipe, result, hashes)
-    files = write(o, result, settings, saved.index if again else None)
-    tell(o, files, settings, result.report)
+    written, replaced = write(o, place, result, settings, saved.index if again else None)
+    tell(o, written, replaced, settings, result.report)
     return 0
+
+
+def read_prompt(prompt: str | None) -> str | None:
+    """The prompt; what stands on standard input for "-"."""
+    if prompt != "-":
+        return prompt
+    try:
+        text = "" if sys.stdin is None else sys.stdin.read()
+    except UnicodeDecodeError:
+        raise RequestError("prompt: expected UTF-8 on standard input") from None
+    if not text.strip():
+        raise RequestError("prompt: expected one on standard input, given nothing")
+    return text.rstrip("\r\n")
+
+
+def sampler(name: str | None) -> str | None:
+    """Our name for a sampler, by which pictures remember it."""
+    return None if name is None else find_name(name)
+
+
+def checkpoint_of(pipe: Any) -> Any:
+    return pipe.checkpoint if hasattr(pipe, "checkpoint") else pipe.parts.checkpoint
 
 
 def arguments(o: Options, pipe: Any, prefix: Any, repeated: bool) -> dict[str, Any]:
@@ -217,29 +242,6 @@ def digest(image: Any) -> str:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def slug(prompt: str) -> str:
-    """A file name for a prompt: "A red heart!" -> "a-red-heart"."""
-    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
-    words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
-    return words[:MAX_SLUG].rstrip("-") or "picture"
-
-
-def check_output(o: Options) -> None:
-    if o.output is not None and not is_folder(o.output) and o.output.suffix.lower() != ".png":
-        raise RequestError(f"output: expected a .png file or a folder, given {show(str(o.output))}")
-
-
-def is_folder(path: Path) -> bool:
-    return path.is_dir() or not path.suffix
-
-
-def target(o: Options) -> Path:
-    place = Path("out") if o.output is None else o.output
-    if o.output is not None and not is_folder(place):
-        return place
-    return place / f"{slug(o.prompt or '')}.png"
-
-
 def describe(o: Options, pipe: Any, result: Any, hashes: dict) -> Settings:
     """The settings of the batch; a picture's own seed and index are filled in by `write`."""
     report, defaults = result.report, pipe.defaults
@@ -285,39 +287,36 @@ def model_name(model: str | None) -> str:
     return Path(model).resolve().name[:200] if Path(model).exists() else model[:200]
 
 
-def write(o: Options, result: Any, settings: Settings, only: int | None) -> list[Path]:
-    """Writes the sheet, the picture `only`, or all of them; returns the files."""
-    path = target(o)
-    count = len(result.images)
+def write(
+    o: Options, place: files.Place, result: Any, settings: Settings, only: int | None
+) -> tuple[list[Path], list[Path]]:
+    """Writes the sheet, the picture `only`, or all of them; (the files, those replaced)."""
     if o.grid:
-        return [save(pictures.grid(result.images), path, settings)]
-    chosen = range(count) if only is None else [only]
-    files = []
-    for i in chosen:
-        own = dataclasses.replace(settings, seed=result.seeds[i], index=i)
-        name = path if len(chosen) == 1 else path.with_name(f"{path.stem}-{i + 1}{path.suffix}")
-        files.append(save(result.images[i], name, own))
-    return files
-
-
-def save(image: Any, path: Path, settings: Settings) -> Path:
-    return pictures.save_atomically(image, path, pnginfo=metadata.png_info(settings))
+        return place.save([pictures.grid(result.images)], [metadata.png_info(settings)])
+    chosen = range(len(result.images)) if only is None else [only]
+    own = [dataclasses.replace(settings, seed=result.seeds[i], index=i) for i in chosen]
+    return place.save([result.images[i] for i in chosen], [metadata.png_info(s) for s in own])
 
 
 # --- what to say ----------------------------------------------------------------------------------
 
 
-def tell(o: Options, files: list[Path], settings: Settings, report: Any) -> None:
+def tell(
+    o: Options, written: list[Path], replaced: list[Path], settings: Settings, report: Any
+) -> None:
     if o.json:
         answer = {
-            "files": [str(f) for f in files],
+            "files": [str(f) for f in written],
+            "replaced": [str(f) for f in replaced],
             "settings": dataclasses.asdict(settings),
             "report": {**dataclasses.asdict(report), "tokens_per_pass": report.tokens_per_pass},
         }
         print(json.dumps(answer))
         return
-    for file in files:
+    for file in written:
         print(file)
+    if replaced:
+        print(f"  replaced {', '.join(map(str, replaced))}")
     last = settings.first_seed + settings.count - 1
     seeds = f"seed {settings.first_seed}" + (f" to {last}" if settings.count > 1 else "")
     tier = f" with weights in {report.weights}" if report.weights else ""

@@ -110,6 +110,10 @@ def plan(
 
     height, width: pixels; the model's own size where None. Reads configs and tensor headers only.
     """
+    kind = checkpoint.pipeline_class
+    if not {"unet", "vae"} <= set(checkpoint.components):
+        raise RequestError(f"plan: {source} is a {kind}: only a U-Net with its autoencoder, as"
+                           " Stable Diffusion's, is planned")  # fmt: skip
     models = {}
     for name, cls in CLASSES.items():
         if name in checkpoint.components:

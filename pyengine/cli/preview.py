@@ -12,6 +12,7 @@ from typing import Any
 from .. import images as pictures
 from ..errors import RequestError
 from ..weights.text import show
+from . import files
 
 #: Seconds between two looks at it, and lines of the terminal that it takes.
 PAUSE, LINES = 0.2, 12
@@ -22,6 +23,8 @@ CHUNK = 4096
 def check(path: Path | None) -> None:
     if path is not None and path.suffix.lower() != ".png":
         raise RequestError(f"preview: expected a .png file, given {show(str(path))}")
+    if path is not None:
+        files.check_writable(path, "preview")
 
 
 def protocol(environment: Mapping[str, str], terminal: bool) -> str | None:

@@ -19,7 +19,7 @@ from ..models import (
 )
 from ..ops import release_free_memory
 from ..weights import Checkpoint, check_tier, load_module, resolve
-from ..weights.text import show
+from ..weights.text import did_you_mean, nearest, show
 from .arguments import DistilledDefaults
 from .latents import unapplied
 from .parts import Parts, check_channels
@@ -33,6 +33,11 @@ from .tokens import TokenPipeline
 SHIPPED = "emoji"
 NAMED = (SHIPPED, "emoji-ar")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+#: Other names that dtypes go by, in checkpoints' variants and in torch.
+DTYPE_SYNONYMS = {
+    "fp32": "float32", "f32": "float32", "float": "float32", "fp16": "float16", "f16": "float16",
+    "half": "float16", "bf16": "bfloat16",
+}  # fmt: skip
 DEFAULTS = {
     "LatentConsistencyModelPipeline": DistilledDefaults,
     "LatentConsistencyModelImg2ImgPipeline": DistilledDefaults,
@@ -87,8 +92,19 @@ def find_checkpoint(model, variant: str | None = None, options: dict | None = No
         return resolve(folder, variant=variant, **(options or {})), name
     if not isinstance(model, str | os.PathLike) or not os.fspath(model):
         raise RequestError(f"model: expected a folder, a file or a Hub id, given {show(model)}")
+    refuse_misspelt(os.fspath(model))
     checkpoint = resolve(model, variant=variant, **(options or {}))
     return checkpoint, checkpoint.source
+
+
+def refuse_misspelt(model: str) -> None:
+    """Raises CheckpointError for a name like that of a model that ships, and of nothing else here:
+    before the Hub is asked for it.
+    """
+    name = nearest(model, NAMED)
+    if name is not None and "/" not in model and not os.path.exists(os.path.expanduser(model)):
+        raise CheckpointError(f"{show(model)}: no such file, folder or model that ships; did you"
+                              f" mean {name}?")  # fmt: skip
 
 
 def shipped_folder(name: str = SHIPPED) -> Path:
@@ -119,9 +135,13 @@ def find_device(device: str | torch.device) -> torch.device:
 def find_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     if dtype is None:
         return torch.float32
-    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    found: Any = dtype
+    if isinstance(dtype, str):
+        name = dtype.lower().removeprefix("torch.")
+        found = DTYPES.get(DTYPE_SYNONYMS.get(name, name))
     if found not in DTYPES.values():
-        raise RequestError(f"dtype: expected one of {', '.join(DTYPES)}, given {show(dtype)}")
+        raise RequestError(f"dtype: expected one of {', '.join(DTYPES)}, given {show(dtype)}"
+                           f"{did_you_mean(dtype, DTYPES)}")  # fmt: skip
     return found
 
 

@@ -103,7 +103,7 @@ def check_table(text, facts):
 
 
 def test_ops_show_every_op_hot_and_cold(run, tmp_path):
-    arguments = ("--peers", "--without", "torch.compile,ncnn", "--json", tmp_path / "new/o.json")
+    arguments = ("--peers", "--without", "torch.compile,ncnn", "--save", tmp_path / "new/o.json")
     status, out, err = run("bench", "ops", *QUICK, *arguments, "--plot", tmp_path / "o.png")
     assert status == 0, err
     facts = json.loads((tmp_path / "new/o.json").read_text())
@@ -122,7 +122,7 @@ def test_ops_show_every_op_hot_and_cold(run, tmp_path):
 
 
 def test_ops_alone_measure_no_peer(run, tmp_path):
-    status, out, err = run("bench", "ops", *QUICK, "--op", "geglu", "--json", tmp_path / "o.json")
+    status, out, err = run("bench", "ops", *QUICK, "--op", "geglu", "--save", tmp_path / "o.json")
     assert status == 0, err
     facts = json.loads((tmp_path / "o.json").read_text())
     check_json(facts, "ops", ())
@@ -142,7 +142,7 @@ def test_a_plot_without_matplotlib_is_refused_at_once(run, tmp_path, monkeypatch
 @pytest.mark.slow
 def test_ops_measure_torch_compile(run, tmp_path):
     status, out, err = run("bench", "ops", *QUICK, "--op", "geglu", "--peers", "--without", "ncnn",
-                           "--json", tmp_path / "o.json")  # fmt: skip
+                           "--save", tmp_path / "o.json")  # fmt: skip
     assert status == 0, err
     facts = json.loads((tmp_path / "o.json").read_text())
     check_json(facts, "ops", {"torch", "torch.compile"})
@@ -184,7 +184,7 @@ def one_conv():
         (("unet", "--model", "sd3"), "sd15, sdxl"),
         (("unet", "--weights", "int4"), "weights: expected one of fp8, given"),
         (("unet", "--peers", "--without", "ncnn"), "openvino"),
-        (("ops", "--json", "/dev/null/x.json"), "/dev/null/x.json"),
+        (("ops", "--save", "/dev/null/x.json"), "/dev/null/x.json"),
         (("vae", "--rounds", "1"), "rounds"),
         (("pipeline", "--size", "100"), "100"),
         (("agreement", "--device", "tpu"), "tpu"),
@@ -204,7 +204,7 @@ def test_refusals(run, arguments, said):
 def test_a_model_beside_diffusers(run, kept, tmp_path):
     status, out, err = run(
         "bench", "unet", *QUICK, "--peers", "--without", "torch.compile,openvino", "--keep", kept,
-        "--json", tmp_path / "m.json", "--plot", tmp_path / "m.png",
+        "--save", tmp_path / "m.json", "--plot", tmp_path / "m.png",
     )  # fmt: skip
     assert status == 0, err
     facts = json.loads((tmp_path / "m.json").read_text())
@@ -223,7 +223,7 @@ def test_a_model_beside_diffusers(run, kept, tmp_path):
 def test_sdxl_beside_diffusers(weights, run, kept, tmp_path):
     status, _, err = run(
         "bench", "unet", *QUICK, "--model", "sdxl", "--dtype", "bfloat16", "--peers",
-        "--without", "torch.compile,openvino", "--keep", kept, "--json", tmp_path / "m.json",
+        "--without", "torch.compile,openvino", "--keep", kept, "--save", tmp_path / "m.json",
         *weights,
     )  # fmt: skip
     assert status == 0, err
@@ -246,7 +246,7 @@ def test_what_a_unet_is_told():
 def test_openvino_agrees(run, kept, tmp_path):
     status, out, err = run(
         "bench", "vae", *QUICK, "--peers", "--without", "torch.compile,diffusers", "--keep", kept,
-        "--json", tmp_path / "m.json",
+        "--save", tmp_path / "m.json",
     )  # fmt: skip
     assert status == 0, err
     [row] = json.loads((tmp_path / "m.json").read_text())["rows"]
@@ -265,7 +265,7 @@ def test_peers_that_are_missing_are_said(run, kept, tmp_path, monkeypatch, spawn
         )
     monkeypatch.syspath_prepend(str(hidden))
     status, out, err = run("bench", "vae", *QUICK, "--peers", "--without", "torch.compile",
-                           "--keep", kept, "--json", tmp_path / "m.json")  # fmt: skip
+                           "--keep", kept, "--save", tmp_path / "m.json")  # fmt: skip
     assert status == 0, err
     facts = json.loads((tmp_path / "m.json").read_text())
     check_json(facts, "vae", ())
@@ -323,7 +323,7 @@ def test_a_checkpoint_is_written_once(tmp_path):
 
 def test_a_picture_beside_diffusers(run, kept, tmp_path):
     status, out, err = run("bench", "pipeline", *QUICK, "--peers", "--keep", kept,
-                           "--json", tmp_path / "p.json")  # fmt: skip
+                           "--save", tmp_path / "p.json")  # fmt: skip
     assert status == 0, err
     facts = json.loads((tmp_path / "p.json").read_text())
     check_json(facts, "pipeline", {"diffusers"})
@@ -368,7 +368,7 @@ def test_what_a_gpu_has_to_show_are_commands(run, monkeypatch):
 
 
 def test_the_cpu_agrees_with_itself(run, tmp_path):
-    given = ("--pictures", "1", "--threads", "1", "--json", tmp_path / "a.json")
+    given = ("--pictures", "1", "--threads", "1", "--save", tmp_path / "a.json")
     status, out, err = run("bench", "agreement", *given)
     assert status == 0, err
     facts = json.loads((tmp_path / "a.json").read_text())
@@ -414,7 +414,7 @@ def busy_children():
 
 def test_a_picture_beside_busy_processes(run, tmp_path):
     given = ("-m", "emoji-ar", "--busy", "1", "--quick", "--threads", "1")
-    status, out, err = run("bench", "neighbours", *given, "--json", tmp_path / "n.json")
+    status, out, err = run("bench", "neighbours", *given, "--save", tmp_path / "n.json")
     assert status == 0, err
     (row,) = json.loads((tmp_path / "n.json").read_text())["models"]
     assert (row["model"], row["busy"]) == ("emoji-ar", 1)

@@ -32,7 +32,7 @@ def kept(tmp_path_factory):
 
 
 def measured(run, path, *arguments):
-    status, out, err = run("bench", "token", *QUICK, *arguments, "--json", path)
+    status, out, err = run("bench", "token", *QUICK, *arguments, "--save", path)
     assert status == 0, err
     facts = json.loads(path.read_text())
     assert facts["machine"]["suite"] == "token"

@@ -237,7 +237,7 @@ def test_the_options_are_those_of_the_functions():
     """A renamed argument would only fail when someone trains."""
     import inspect
 
-    from pyengine.cli import app
+    from pyengine.cli import training as app
     from pyengine.training import data, emoji, evaluate, export
 
     own = {"export"}

@@ -1,0 +1,78 @@
+"""What a model was trained on, where its checkpoint says so: one label a line in concepts.txt."""
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import RequestError
+from ..pipelines.loading import find_checkpoint
+
+#: How many things a hint names.
+NAMED = 5
+
+
+def run(model: str | None, variant: str | None, as_json: bool) -> int:
+    """`pyengine info --concepts`."""
+    checkpoint, source = find_checkpoint(model, variant)
+    labels = of(checkpoint)
+    if not labels:
+        raise RequestError(f"concepts: {source} has no concepts.txt that would list them")
+    print(json.dumps({"model": source, "concepts": labels}) if as_json else "\n".join(labels))
+    return 0
+
+
+def of(checkpoint: Any) -> list[str]:
+    """The labels of a checkpoint; none for most."""
+    folder = getattr(checkpoint, "folder", None)
+    path = None if folder is None else Path(folder) / "concepts.txt"
+    if path is None or not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def hint(prompt: str, labels: Sequence[str], model: str) -> str | None:
+    """A sentence for a prompt that names nothing that the model knows; None where it does."""
+    if not labels or knows(prompt, labels):
+        return None
+    near = ", ".join(nearest(prompt, labels))
+    return (
+        f"{model} knows {len(labels)} things and none of them in this prompt; the nearest are"
+        f" {near} (all: pyengine info {model} --concepts)"
+    )
+
+
+def knows(prompt: str, labels: Sequence[str]) -> bool:
+    """Whether some label's words stand in the prompt side by side."""
+    text = f" {' '.join(_words(prompt))} "
+    return any(f" {' '.join(_words(label))} " in text for label in labels)
+
+
+def nearest(prompt: str, labels: Sequence[str], count: int = NAMED) -> list[str]:
+    """Labels by words that they share with the prompt, then by spelling; as listed where equal."""
+    words = [word for word in _words(prompt) if word not in _LITTLE]
+
+    def likeness(label: str) -> float:
+        theirs = _words(label)
+        best = [
+            max((difflib.SequenceMatcher(None, mine, other).ratio() for mine in words), default=0.0)
+            for other in theirs
+        ]
+        # What is only a little alike is chance: "cat" and "clap".
+        alike = sum(score**3 for score in best if score >= _ALIKE)
+        return alike / len(theirs) ** 0.5 + 0.1 * max(best, default=0.0)
+
+    return sorted(labels, key=likeness, reverse=True)[:count]
+
+
+_ALIKE = 0.7
+_LITTLE = {"a", "an", "the", "of", "with", "on", "in", "and", "emoji", "style"}
+
+
+def _words(text: str) -> list[str]:
+    """Lower case, without a plural's s: "two Hearts!" -> two, heart."""
+    words = re.findall(r"[^\W_]+", text.casefold())
+    return [w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in words]

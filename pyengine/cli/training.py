@@ -1,0 +1,223 @@
+"""The commands `pyengine train` and `pyengine eval`: options; the work is in train.py."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Option
+
+from . import values
+from .values import MODEL, Device, Json, Model, real, whole
+
+train_app = typer.Typer(help="Train the models that ship (needs the extra `train`).")
+eval_app = typer.Typer(help="Measure a model (needs the extra `train`).")
+
+Data = Annotated[
+    Path | None,
+    Option(
+        metavar="PATH", show_default="$PYENGINE_DATA", help="Folder with train.npz, or the file."
+    ),
+]
+Out = Annotated[
+    Path,
+    Option("--out", "-o", metavar="FOLDER", help="Folder of the run; it goes on where it stopped."),
+]
+Minutes = Annotated[
+    float | None, Option(metavar="X", parser=real(0), help="Stop earlier, after so many.")
+]
+Threads = Annotated[
+    int | None,
+    Option(metavar="N", parser=whole(1), show_default="one a core", help="CPU threads."),
+]
+Export = Annotated[Path | None, Option(metavar="PATH", help="Write the model here when done.")]
+Seed = Annotated[int, Option(metavar="N", parser=whole(0), help="Of all that is random.")]
+Concepts = Annotated[
+    Path | None,
+    Option(metavar="FILE", show_default="the model's concepts.txt", help="File of labels."),
+]
+Style = Annotated[str, Option(metavar="NAME", help="The set of emoji to ask for.")]
+Count = Annotated[int, Option(metavar="N", parser=whole(1), help="Labels to ask for.")]
+Guidance = Annotated[
+    float | None,
+    Option(metavar="X", parser=real(), show_default="the model's", help="Guidance scale."),
+]
+Pictures = Annotated[Path | None, Option(metavar="FILE", help="Save what was drawn as a sheet.")]
+
+
+@train_app.command("emoji")
+def train_emoji(
+    data: Data = None,
+    out: Out = Path("emoji-run"),
+    steps: Annotated[
+        int,
+        Option(
+            metavar="N", parser=whole(1), help="Steps of the noise predictor, from its beginning."
+        ),
+    ] = 30000,
+    minutes: Minutes = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    seed: Seed = 1,
+    batch: Annotated[
+        int | None,
+        Option(metavar="N", parser=whole(1), show_default="the recipe's", help="Pictures a step."),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        Option(metavar="X", parser=real(0), show_default="the recipe's", help="Learning rate."),
+    ] = None,
+    init_from: Annotated[
+        Path | None, Option(metavar="PATH", help="An exported model to begin from.")
+    ] = None,
+    export: Export = None,
+) -> int:
+    """Train the emoji model, or go on where it stopped.
+
+    \b
+    pyengine train data --out emoji64
+    pyengine train emoji --data emoji64 --out emoji-run --minutes 60 --export emoji
+    """
+    from .train import run_emoji
+
+    return run_emoji(**{k: v for k, v in locals().items() if k != "run_emoji"})
+
+
+@train_app.command("emoji-ar")
+def train_emoji_ar(
+    data: Data = None,
+    out: Out = Path("emoji-ar-run"),
+    steps: Annotated[
+        int,
+        Option(metavar="N", parser=whole(1), help="Steps of the transformer, from its beginning."),
+    ] = 4600,
+    vq_steps: Annotated[
+        int | None,
+        Option(
+            metavar="N",
+            parser=whole(1),
+            show_default="the recipe's",
+            help="Steps of the VQ-VAE, from its beginning.",
+        ),
+    ] = None,
+    minutes: Minutes = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    seed: Annotated[
+        int | None,
+        Option(metavar="N", parser=whole(0), show_default="the recipe's", help="Of the run."),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        Option(
+            metavar="N",
+            parser=whole(1),
+            show_default="the recipe's",
+            help="Pictures a step of the transformer.",
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        Option(
+            metavar="X",
+            parser=real(0),
+            show_default="the recipe's",
+            help="The transformer's learning rate.",
+        ),
+    ] = None,
+    cool: Annotated[
+        int,
+        Option(
+            metavar="N",
+            parser=whole(0),
+            help="More steps for what is exported, the rate descending to zero.",
+        ),
+    ] = 250,
+    sharpen: Annotated[
+        int,
+        Option(
+            metavar="N",
+            parser=whole(0),
+            help="Steps of the decoder before the first export, tokens held.",
+        ),
+    ] = 2000,
+    export: Export = None,
+) -> int:
+    """Train the model that draws emoji token by token, or go on where it stopped.
+
+    \b
+    pyengine train data --out emoji64
+    pyengine train emoji-ar --data emoji64 --out emoji-ar-run --minutes 60 --export emoji-ar
+    """
+    from .train import run_emoji_ar
+
+    return run_emoji_ar(**{k: v for k, v in locals().items() if k != "run_emoji_ar"})
+
+
+@train_app.command("data")
+def train_data(
+    out: Annotated[
+        Path, Option("--out", "-o", metavar="FOLDER", help="Folder for train.npz and the others.")
+    ] = Path("emoji64"),
+    packages: Annotated[
+        list[Path] | None,
+        Option(
+            metavar="FOLDER",
+            show_default="fetched by npm",
+            help="Folder of unpacked npm packages; may be repeated.",
+        ),
+    ] = None,
+    size: Annotated[int, Option(metavar="N", parser=whole(8), help="Pixels a side.")] = 64,
+    held_out: Annotated[
+        float, Option(metavar="X", parser=real(), help="Share kept for evaluation.")
+    ] = 0.05,
+    seed: Seed = 0,
+) -> int:
+    """Build the emoji pictures from the npm packages that they come from."""
+    from .train import run_data
+
+    return run_data(**{k: v for k, v in locals().items() if k != "run_data"})
+
+
+@eval_app.command("emoji")
+def eval_emoji(
+    model: Model = None,
+    data: Data = None,
+    concepts: Concepts = None,
+    style: Style = "fluent-3d",
+    count: Count = 200,
+    seed: Seed = 0,
+    steps: Annotated[
+        int | None,
+        Option(metavar="N", parser=whole(1), show_default="the model's", help="Denoising steps."),
+    ] = None,
+    guidance: Guidance = None,
+    device: Device = "auto",
+    pictures: Pictures = None,
+    json: Json = False,
+) -> int:
+    """How often the model's pictures are recognised: nearest training pictures, in 16x16 RGB."""
+    from .train import run_evaluation
+
+    return run_evaluation(**{k: v for k, v in locals().items() if k != "run_evaluation"})
+
+
+@eval_app.command("emoji-ar")
+def eval_emoji_ar(
+    model: Annotated[
+        str,
+        Option("--model", "-m", metavar="MODEL", autocompletion=values.models, help=MODEL),
+    ] = "emoji-ar",
+    data: Data = None,
+    concepts: Concepts = None,
+    style: Style = "fluent-3d",
+    count: Count = 200,
+    seed: Seed = 0,
+    guidance: Guidance = None,
+    device: Device = "auto",
+    pictures: Pictures = None,
+    json: Json = False,
+) -> int:
+    """How often the token model's pictures are recognised: the same figures as `eval emoji`."""
+    from .train import run_evaluation
+
+    return run_evaluation(**{k: v for k, v in locals().items() if k != "run_evaluation"})

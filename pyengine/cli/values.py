@@ -1,0 +1,100 @@
+"""Values of options: how they are read, what refuses them, and what a shell's completion offers."""
+
+import glob
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+from typer import Option
+from typer.core import TyperCommand
+
+from ..weights.text import show
+
+#: The samplers that --scheduler offers; a test holds it equal to pyengine.schedules.SAMPLER_NAMES.
+SAMPLERS = (
+    "ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde", "dpmpp_2m_sde_karras", "euler",
+    "euler_ancestral", "heun", "lcm", "pndm", "unipc",
+)  # fmt: skip
+#: Held equal to their lists in pyengine.pipelines by a test too: these must cost no import of it.
+MODELS = ("emoji", "emoji-ar")
+DTYPES = ("float32", "float16", "bfloat16")
+TIERS = ("int8", "fp8")
+DECODINGS = ("sequential", "jacobi", "jacobi-gumbel")
+DEVICES = ("auto", "cpu", "cuda", "cuda:0")
+
+
+class Command(TyperCommand):
+    """A command whose help names no class of Python's beside its argument."""
+
+    def get_help(self, ctx: Any) -> str:
+        return re.sub(r"(?m)^(  [A-Z]+)( <\w+>)",
+                      lambda m: m[1] + " " * len(m[2]), super().get_help(ctx))  # fmt: skip
+
+
+def whole(low: int | None = None) -> Callable[[str], int]:
+    """Reads a whole number of at least `low`; the upper bounds are the API's to check."""
+    expected = "a whole number" + ("" if low is None else f" from {low}")
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = None
+        if number is None or (low is not None and number < low):
+            raise _refused(expected, text)
+        return number
+
+    return read
+
+
+def real(above: float | None = None) -> Callable[[str], float]:
+    """Reads a number, larger than `above`."""
+    expected = "a number" + ("" if above is None else f" above {above:g}")
+
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if math.isnan(number) or (above is not None and number <= above):
+            raise _refused(expected, text)
+        return number
+
+    return read
+
+
+def _refused(expected: str, text: object) -> typer.BadParameter:
+    given = text if isinstance(text, int | float) else show(text)
+    return typer.BadParameter(f"expected {expected}, given {given}")
+
+
+def one_of(names: Sequence[str]) -> Callable[[str], list[str]]:
+    """What completion offers for an option that takes one of `names`."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
+
+def models(incomplete: str) -> list[str]:
+    """Names of models that ship, then folders and .safetensors files."""
+    paths = glob.glob(glob.escape(os.path.expanduser(incomplete)) + "*")
+    usable = [p + "/" if os.path.isdir(p) else p for p in sorted(paths)
+              if os.path.isdir(p) or p.endswith(".safetensors")]  # fmt: skip
+    return [*one_of(MODELS)(incomplete), *usable]
+
+
+# --- options of several commands ------------------------------------------------------------------
+
+MODEL = "Folder, .safetensors file, Hub id, or a model that ships: emoji, emoji-ar."
+Model = Annotated[
+    str | None,
+    Option("--model", "-m", metavar="MODEL", autocompletion=models, show_default="emoji",
+           help=MODEL),
+]  # fmt: skip
+Device = Annotated[
+    str,
+    Option(metavar="DEVICE", autocompletion=one_of(DEVICES), help="auto, cpu, cuda or cuda:N."),
+]
+Variant = Annotated[str | None, Option(metavar="NAME", help="Weights of a variant, such as fp16.")]
+Json = Annotated[bool, Option("--json", help="Print the result as JSON, and nothing else.")]
