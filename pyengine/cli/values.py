@@ -11,8 +11,6 @@ import typer
 from typer import Option
 from typer.core import TyperCommand
 
-from ..weights.text import show
-
 #: The samplers that --scheduler offers; a test holds it equal to pyengine.schedules.SAMPLER_NAMES.
 SAMPLERS = (
     "ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde", "dpmpp_2m_sde_karras", "euler",
@@ -67,6 +65,8 @@ def real(above: float | None = None) -> Callable[[str], float]:
 
 
 def _refused(expected: str, text: object) -> typer.BadParameter:
+    from ..weights.text import show  # with torch: not for a --help
+
     given = text if isinstance(text, int | float) else show(text)
     return typer.BadParameter(f"expected {expected}, given {given}")
 
