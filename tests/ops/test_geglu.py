@@ -50,7 +50,7 @@ def test_refusals():
         ops.geglu(torch.ones(2, 7))
     with pytest.raises(RequestError, match="geglu: x: expected at least one dimension"):
         ops.geglu(torch.tensor(1.0))
-    with pytest.raises(RequestError, match=r"geglu: expected a floating-point dtype.*int32"):
+    with pytest.raises(RequestError, match=r"geglu: x: expected a floating-point dtype.*int32"):
         ops.geglu(torch.ones(2, 8, dtype=torch.int32))
 
 
