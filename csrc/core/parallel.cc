@@ -14,7 +14,7 @@
 
 // One pool for the process. A caller publishes its loop in a slot; helpers, the pool's threads,
 // join it while it has room; everybody takes ranges from one counter until none is left. So a
-// helper that the system does not run at the moment holds nothing up: the others take its share.
+// helper that the system has not run yet holds nothing up: the others take its share.
 // Who waits looks again for a short time, then sleeps in the kernel: OpenMP's threads look for
 // milliseconds, and beside other busy processes that is time which their own work needs.
 namespace pyengine {

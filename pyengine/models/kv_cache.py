@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from .. import ops
 
+#: Numbers that torch fills on the calling thread: from 32,768 on it shares them out.
+SERIAL = 32_767
+
 
 class KVCache:
     """Keys and values of every layer for rows that may have come to different lengths.
@@ -26,8 +29,8 @@ class KVCache:
         tables: tuple[Tensor, Tensor] | None = None,
     ):
         shape = (rows, most, width)
-        self.keys = [like.new_zeros(shape) for _ in range(layers)]
-        self.values = [like.new_zeros(shape) for _ in range(layers)]
+        self.keys = [_zeros(shape, like) for _ in range(layers)]
+        self.values = [_zeros(shape, like) for _ in range(layers)]
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=like.device)
         self.tables = tables
         self._replays = ops.Replays()
@@ -99,3 +102,15 @@ class KVCache:
     def advance(self, count: int) -> None:
         """After every layer has attended: the rows are longer by `count` tokens."""
         self.lengths += count
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """like.new_zeros(shape). On the CPU in pieces for which torch does not wake its threads, which
+    beside busy processes took 100 ms a tensor.
+    """
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    zeros = like.new_empty(shape)
+    for piece in zeros.view(-1).split(SERIAL):
+        piece.zero_()
+    return zeros

@@ -164,14 +164,28 @@ class Llama(nn.Module):
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(_Layer(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self._tables: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
     def cache(self, rows: int, most: int) -> KVCache:
         """An empty cache for `rows` sequences of at most `most` tokens."""
         c = self.config
         width, like = c.kv_heads * c.head_width, self.norm.weight
-        places = torch.arange(most, device=like.device)
-        tables = ops.rotary_table(places, c.head_width, c.theta)
+        tables = self._rotary_tables(most, like.device)
         return KVCache(c.num_hidden_layers, rows, most, width, like, tables)
+
+    def _rotary_tables(self, most: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Kept for the next caches of that length: beside busy processes torch's sines, which are
+        MKL's on threads of OpenMP, took 2 s.
+        """
+        found = self._tables.get((most, device))
+        if found is None:
+            with torch.inference_mode(False):
+                places = torch.arange(most, device=device)
+                found = ops.rotary_table(places, self.config.head_width, self.config.theta)
+            if len(self._tables) >= 4:  # a run has two lengths, with guidance and without
+                self._tables.clear()
+            self._tables[most, device] = found
+        return found
 
     def forward(self, x: Tensor, cache: KVCache) -> Tensor:
         """[N, L, hidden_size] after the last norm, for embeddings x [N, L, hidden_size] that come

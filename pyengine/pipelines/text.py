@@ -61,7 +61,7 @@ def encode(
     hidden = out.last_hidden_state if layer is None else out.hidden_states[layer]
     back = torch.tensor([unique.index(p) for p in prompts], device=hidden.device)
     pooled = getattr(out, "text_embeds", None)
-    return hidden[back], None if pooled is None else pooled[back]
+    return hidden.index_select(0, back), None if pooled is None else pooled[back]
 
 
 def guidance_embedding(guidance_scale: float, width: int) -> Tensor:
