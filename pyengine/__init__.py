@@ -4,6 +4,9 @@
     pipe = pyengine.from_pretrained()          # the model that ships; or a folder, a file, a Hub id
     pipe("a red heart", seed=1).images[0].save("heart.png")
 
+The names that scripts import from diffusers are here too: StableDiffusionPipeline and its like,
+AutoPipelineForText2Image, EulerDiscreteScheduler (docs/from-diffusers.md).
+
 Heavy imports (torch) happen on first use, not here.
 """
 
@@ -14,15 +17,64 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from . import errors, images, metadata, models, ops, pipelines, schedules, weights
     from .pipelines import from_pretrained
-
-#: Modules that `import pyengine` alone makes reachable.
-_MODULES = (
-    "errors", "images", "metadata", "models", "ops", "pipelines", "schedules", "weights",
-)  # fmt: skip
-#: Names at the top -> the module that has them.
-_NAMES = {"from_pretrained": "pipelines"}
+    from .pipelines.amused import AmusedPipeline
+    from .pipelines.diffusers_names.classes import (
+        AmusedImg2ImgPipeline,
+        AmusedInpaintPipeline,
+        AutoPipelineForImage2Image,
+        AutoPipelineForInpainting,
+        AutoPipelineForText2Image,
+        DiffusionPipeline,
+        LatentConsistencyModelImg2ImgPipeline,
+        LatentConsistencyModelPipeline,
+        StableDiffusionImg2ImgPipeline,
+        StableDiffusionInpaintPipeline,
+        StableDiffusionXLImg2ImgPipeline,
+        StableDiffusionXLInpaintPipeline,
+    )
+    from .pipelines.diffusers_names.scheduler_types import (
+        DDIMParallelScheduler,
+        DDIMScheduler,
+        DDPMParallelScheduler,
+        DDPMScheduler,
+        DPMSolverMultistepScheduler,
+        EulerAncestralDiscreteScheduler,
+        EulerDiscreteScheduler,
+        HeunDiscreteScheduler,
+        LCMScheduler,
+        PNDMScheduler,
+        UniPCMultistepScheduler,
+    )
+    from .pipelines.stable_diffusion import StableDiffusionPipeline
+    from .pipelines.stable_diffusion_xl import StableDiffusionXLPipeline
 
 __all__ = [
+    "AmusedImg2ImgPipeline",
+    "AmusedInpaintPipeline",
+    "AmusedPipeline",
+    "AutoPipelineForImage2Image",
+    "AutoPipelineForInpainting",
+    "AutoPipelineForText2Image",
+    "DDIMParallelScheduler",
+    "DDIMScheduler",
+    "DDPMParallelScheduler",
+    "DDPMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DiffusionPipeline",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "LCMScheduler",
+    "LatentConsistencyModelImg2ImgPipeline",
+    "LatentConsistencyModelPipeline",
+    "PNDMScheduler",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+    "StableDiffusionXLPipeline",
+    "UniPCMultistepScheduler",
     "__version__",
     "errors",
     "from_pretrained",
@@ -41,13 +93,35 @@ if not TYPE_CHECKING:  # or pyengine.nothing would have a type
         """Imports what is asked for by name, so that `import pyengine` takes no time."""
         import importlib
 
-        if name in _MODULES:
+        if name not in __all__:
+            raise _absent(name)
+        if name[0].islower() and name != "from_pretrained":
             return importlib.import_module(f"{__name__}.{name}")
-        if name in _NAMES:
-            found = getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
-            globals()[name] = found
-            return found
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        names = f"{__name__}.pipelines.diffusers_names"
+        place = (
+            f"{names}.scheduler_types" if name.endswith("Scheduler")
+            else f"{names}.classes" if name not in ("from_pretrained", *_OWN)
+            else f"{__name__}.pipelines"
+        )  # fmt: skip
+        found = globals()[name] = getattr(importlib.import_module(place), name)
+        return found
+
+    #: Classes that do all tasks of their models.
+    _OWN = ("AmusedPipeline", "StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})
+
+    def _absent(name: str) -> Exception:
+        """AttributeError that says what there is; where `from pyengine import name` asks, which
+        hides the words of an AttributeError, ImportError.
+        """
+        import sys
+
+        if name.startswith("_"):
+            return AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from .absent import explain
+
+        text = f"module {__name__!r} has no {name!r}: {explain(name, __all__)}"
+        asks = sys._getframe(2).f_code.co_name  # importlib's, for the from of an import
+        return (ImportError if asks == "_handle_fromlist" else AttributeError)(text)

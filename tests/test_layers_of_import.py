@@ -12,8 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
     # pyengine/__init__.py: by name, when asked for.
     "": {
+        "absent",
         "errors", "images", "metadata", "models", "ops", "pipelines", "schedules", "weights",
     },
+    "absent": {"weights"},
     "__main__": {"cli"},
     "errors": set(),
     "kernels": {"errors", "ops.reference"},  # the specification, which is below both

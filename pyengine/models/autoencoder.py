@@ -296,6 +296,12 @@ class AutoencoderKL(Model):
             )
         self.use_tiling = True
 
+    def enable_slicing(self) -> None:
+        """Accepted, as diffusers has it: pipelines encode and decode pictures one by one."""
+
+    def disable_slicing(self) -> None:
+        """Accepted: see enable_slicing."""
+
     def disable_tiling(self) -> None:
         self.use_tiling = False
 

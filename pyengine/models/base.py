@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from ..errors import RequestError
 from ..guard import inference
 from ..ops import Arena
 from ..weights import TIERS, load_json, load_module, open_weights
@@ -118,6 +119,24 @@ class Model(nn.Module):
         for module in list(self.modules()):
             if module is not self and hasattr(module, "pack"):
                 module.pack()
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Model":
+        """What .to, .half, .cuda and their kin come down to: nothing where all is so already (in
+        torch.channels_last too, which is how models compute anyway).
+
+        Raises RequestError for another device or dtype: packed weights fit one.
+        """
+        if any(p.is_meta for p in self.parameters()):
+            super()._apply(fn, recurse)
+            return self
+        kind = self.dtype
+        after = fn(torch.empty(0, dtype=kind, device=self.device))
+        if after.dtype != kind or after.device != self.device:
+            raise RequestError(
+                f"{type(self).__name__}: its weights lie packed for {self.device} in {kind}; load"
+                " it again for another: from_pretrained(..., device=..., dtype=...)"
+            )
+        return self
 
     @property
     def dtype(self) -> torch.dtype:

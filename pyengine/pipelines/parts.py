@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
-from ..models import AutoencoderKL, UNet2DConditionModel
+from ..models import AutoencoderKL, CLIPTextModelWithProjection, UNet2DConditionModel
 from ..tokenizer import ClipTokenizer
 from .arguments import Defaults
 from .text import Encoder
@@ -12,10 +12,12 @@ from .text import Encoder
 
 @dataclass(frozen=True)
 class Parts:
-    """A checkpoint's parts, loaded. encoders and tokenizers: SDXL has two of each.
+    """A checkpoint's parts, loaded. encoders and tokenizers: SDXL has two of each, its refiner the
+    second alone.
 
     scheduler_config: the parsed scheduler_config.json. pipeline_class, options, source, defaults:
-    see pyengine.pipelines.loading.
+    see pyengine.pipelines.loading. given: names of the parts that came as objects, not out of the
+    checkpoint. scheduler: in place of the checkpoint's own, as `pipe.scheduler = ...` takes it.
     """
 
     unet: UNet2DConditionModel
@@ -28,6 +30,18 @@ class Parts:
     source: str
     defaults: Defaults
     checkpoint: Any = None
+    given: tuple[str, ...] = ()
+    scheduler: Any = None
+
+    def named(self) -> dict[str, Any]:
+        """The models and tokenizers under diffusers' names."""
+        alone = len(self.encoders) == 1 and isinstance(
+            self.encoders[0], CLIPTextModelWithProjection
+        )
+        ends = ("_2",) if alone else ("", "_2")[: len(self.encoders)]
+        encoders = {f"text_encoder{end}": e for end, e in zip(ends, self.encoders, strict=True)}
+        tokenizers = {f"tokenizer{end}": t for end, t in zip(ends, self.tokenizers, strict=True)}
+        return {"unet": self.unet, "vae": self.vae, **encoders, **tokenizers}
 
 
 def check_channels(unet: Any, vae: Any) -> None:

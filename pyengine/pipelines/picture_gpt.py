@@ -43,6 +43,7 @@ class PictureGPTPipeline(TokenPipeline):
     def __init__(self, parts: PictureGPTParts, checkpoint: Any, source: str,
                  defaults: TokenDefaults):  # fmt: skip
         super().__init__(parts.transformer, checkpoint, source, defaults)
+        self.parts = parts
         self.vq, self.tokenizer, self.tokens = parts.vqvae, parts.tokenizer, parts.tokens
         self.drafts = parts.drafts
 

@@ -15,11 +15,13 @@ from ..cuda import within_memory
 from ..finite import check_finite
 from ..guard import inference
 from ..ops import Arena, kernels_used
-from ..schedules import Plan, Scheduler, from_config
+from ..schedules import Plan, Scheduler
 from . import request as checks
 from .arguments import Arguments, Defaults
 from .callbacks import RunProperties
 from .denoising import Conditions, Denoising
+from .diffusers_names.making import note_origin, parts_of
+from .diffusers_names.parts import PartNames
 from .embeddings import Embeds, Texts, Widths, joined
 from .evaluator import Evaluator
 from .keywords import ELSEWHERE, refuse_others
@@ -32,7 +34,7 @@ from .runs import Run, Running
 from .text import encode, guidance_embedding
 
 
-class StableDiffusionPipeline(RunProperties, Running):
+class StableDiffusionPipeline(PartNames, RunProperties, Running):
     """Text to pictures with a Stable Diffusion 1.x or 2.x checkpoint; see `__call__`.
 
     Made by `pyengine.from_pretrained`. One call runs at a time; others wait. Safety checkers that
@@ -43,17 +45,21 @@ class StableDiffusionPipeline(RunProperties, Running):
     defaults_class: ClassVar[type[Defaults]] = Defaults
     arguments_class: ClassVar[type[Arguments]] = Arguments
 
-    def __init__(self, parts: Parts):
+    def __init__(self, parts: Parts | None = None, **components: Any):
+        """parts: a checkpoint's; or diffusers' way, by name: Cls(**pipe.components)."""
         super().__init__()
-        self.parts = parts
-        self.unet, self.vae = parts.unet, parts.vae
         self._arena = Arena()  # one for all, which work one after the other
-        for model in (self.unet, self.vae, *parts.encoders):
-            model.arena = self._arena
-        self.defaults = parts.defaults
-        self._evaluate = Evaluator(self.unet)
+        self._take_parts(parts_of(type(self), components) if parts is None else parts)
+        self.defaults = self.parts.defaults
         # Reads the scheduler's config now, so that a bad one is refused when the model is loaded.
-        self.scheduler = self._scheduler(None)
+        self.scheduler = self.parts.scheduler
+
+    def _take_parts(self, parts: Parts) -> None:
+        self.parts = parts
+        note_origin(parts)
+        for model in (parts.unet, parts.vae, *parts.encoders):
+            model.arena = self._arena
+        self._evaluate = Evaluator(parts.unet)
 
     # --- what it is -------------------------------------------------------------------------------
 
@@ -64,8 +70,9 @@ class StableDiffusionPipeline(RunProperties, Running):
 
     @property
     def model_hash(self) -> str:
-        """SHA-256 of the weights, hexadecimal; "" where the parts came from elsewhere."""
-        return self.parts.checkpoint.model_hash if self.parts.checkpoint is not None else ""
+        """SHA-256 of the weights, hexadecimal; "" where parts came from elsewhere."""
+        own = self.parts.checkpoint is not None and not self.parts.given
+        return self.parts.checkpoint.model_hash if own else ""
 
     @property
     def device(self) -> torch.device:
@@ -283,10 +290,8 @@ class StableDiffusionPipeline(RunProperties, Running):
 
     # --- the run ----------------------------------------------------------------------------------
 
-    def _scheduler(self, name: str | None) -> Scheduler:
-        return from_config(self.parts.scheduler_config, name, pipeline=self.parts.pipeline_class)
-
     def _generate(self, r: Request, show_progress: bool | None) -> PipelineOutput:
+        show_progress = self._shows(show_progress)
         with self._runs.begin(r.run, self.device, r.timeout):
             try:
                 output = within_memory(
@@ -304,7 +309,8 @@ class StableDiffusionPipeline(RunProperties, Running):
         return (output.images, None) if self.stable_diffusion else (output.images,)
 
     def _run(self, r: Request, show_progress: bool | None) -> PipelineOutput:
-        scheduler = self.scheduler if r.scheduler is None else self._scheduler(r.scheduler)
+        named = self.scheduler if r.scheduler is None else self._named_scheduler(r.scheduler)
+        scheduler = named.sampler
         plan = self._plan(r, scheduler)
         r.run.settings = {
             "guidance_scale": r.guidance_scale, "guidance_rescale": r.guidance_rescale,

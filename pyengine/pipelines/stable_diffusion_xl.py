@@ -13,6 +13,7 @@ from ..weights.text import show
 from . import request as checks
 from .arguments import Arguments, Defaults, bounded
 from .denoising import Conditions
+from .diffusers_names.parts import XLPartNames
 from .embeddings import Embeds, Texts, Widths, joined
 from .keywords import refuse_others
 from .output import PipelineOutput
@@ -118,7 +119,7 @@ class XLArguments(Arguments):
         return checks.real(field, value, 0, 100)
 
 
-class StableDiffusionXLPipeline(StableDiffusionPipeline):
+class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
     """Text to pictures with a Stable Diffusion XL checkpoint; see `__call__`."""
 
     stable_diffusion = False

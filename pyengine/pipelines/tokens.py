@@ -17,6 +17,7 @@ from ..ops._backend import kernels_used
 from ..weights.load import machine_memory
 from . import request as checks
 from .arguments import bounded
+from .diffusers_names.base import DiffusersNames
 from .keywords import refuse_others
 from .output import PipelineOutput, Report, peak_memory, reset_peak_memory
 from .runs import Run, Running
@@ -105,7 +106,7 @@ class TokenRequest:
         return len(self.prompts) * self.per_prompt
 
 
-class TokenPipeline(Running):
+class TokenPipeline(DiffusersNames, Running):
     """Base of the pipelines that draw a picture's tokens and decode them.
 
     Made by `pyengine.from_pretrained`. One call runs at a time; others wait.
@@ -153,6 +154,15 @@ class TokenPipeline(Running):
     def __call__(self, *args: Any, **kwargs: Any) -> PipelineOutput:
         """Pictures, one per prompt and num_images_per_prompt; the arguments are the subclass's."""
         raise NotImplementedError
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """{name: part}: the model, and what else the checkpoint brings."""
+        parts = getattr(self, "parts", None)
+        if parts is not None:
+            return {name: value for name, value in vars(parts).items() if value is not None}
+        found = {"model": self.model, "tokenizer": getattr(self, "tokenizer", None)}
+        return {name: value for name, value in found.items() if value is not None}
 
     def _draw(self, r: TokenRequest, report: Report, show_progress: bool | None) -> Tensor:
         """[N, h, w] int64, -1 where the run was stopped before a token was drawn."""
@@ -221,6 +231,7 @@ class TokenPipeline(Running):
     # --- the run ----------------------------------------------------------------------------------
 
     def _generate(self, r: TokenRequest, show_progress: bool | None) -> PipelineOutput:
+        show_progress = self._shows(show_progress)
         with self._runs.begin(r.run, self.device, r.timeout):
             output = within_memory(
                 lambda: self._run(r, show_progress), checks.memory_advice(r), self._release

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError
 from .checkpoint import (
@@ -15,7 +16,7 @@ from .checkpoint import (
     FolderCheckpoint,
     is_absent,
 )
-from .files import CONVERT, is_pickle_name
+from .files import CONVERT, is_pickle_name, refuse_pickle
 from .jsonio import load_json
 from .single_model import (
     MODEL_TYPES,
@@ -43,11 +44,15 @@ def open_hub(
     variant: str | None = None,
     revision: str | None = None,
     cache_dir: str | os.PathLike | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
     ignore_config_keys: Iterable[str] = (),
 ) -> Checkpoint:
     """The checkpoint of a Hub repository: out of the cache if it is all there, without asking the
     network; else its JSON, text and safetensors files are downloaded, and no others.
 
+    local_files_only: never ask the network. force_download: ask it although all is cached.
     Raises CheckpointError, which says what is missing and why it could not be fetched.
     """
     folder = cached_folder(repo, revision=revision, cache_dir=cache_dir)
@@ -59,14 +64,20 @@ def open_hub(
                 missing = missing_files(checkpoint)
         except CheckpointError as e:
             damaged, missing = e, [str(e)]
-        if not missing:
+        if not missing and not force_download:
             return checkpoint
-    if _is_offline():
+    if local_files_only or _is_offline():
         if damaged is not None:
             raise damaged
+        offline = "local_files_only" if local_files_only else "the Hub is offline (HF_HUB_OFFLINE)"
+        if not missing:
+            raise CheckpointError(f"{repo}: force_download, but {offline}")
         why = f"its cache lacks {listing(missing)}" if folder else "it is not in the cache"
-        raise CheckpointError(f"{repo}: the Hub is offline (HF_HUB_OFFLINE) and {why}")
-    folder = download(repo, variant=variant, revision=revision, cache_dir=cache_dir)
+        raise CheckpointError(f"{repo}: {offline} and {why}")
+    folder = download(
+        repo, variant=variant, revision=revision, cache_dir=cache_dir, token=token,
+        force_download=force_download,
+    )  # fmt: skip
     return _open(folder, variant, repo, ignore_config_keys)
 
 
@@ -136,11 +147,15 @@ def download(
     variant: str | None = None,
     revision: str | None = None,
     cache_dir: str | os.PathLike | None = None,
+    token: str | bool | None = None,
+    force_download: bool = False,
 ) -> Path:
     """Downloads what `wanted_files` names into the Hub's cache; returns the snapshot's folder."""
     import huggingface_hub
 
-    where = {"revision": revision, "repo_id": repo}
+    where: dict[str, Any] = {"revision": revision, "repo_id": repo}
+    where |= {} if token is None else {"token": token}
+    anew = {"force_download": True} if force_download else {}
     try:
         # The list first: without a network it fails at once, where a download tries for long.
         info = huggingface_hub.HfApi().model_info(**where, timeout=SECONDS)
@@ -151,7 +166,7 @@ def download(
                 f"{repo}: no model_index.json: no checkpoint in diffusers' layout"
             )
         index = load_json(
-            huggingface_hub.hf_hub_download(filename=first, cache_dir=cache_dir, **where)
+            huggingface_hub.hf_hub_download(filename=first, cache_dir=cache_dir, **where, **anew)
         )
         if first == "config.json":
             wanted = single_model_files(names, index.get("model_type"), variant, repo)
@@ -161,7 +176,7 @@ def download(
         # Names are patterns to this function: a bracket in one must not mean more.
         patterns = [re.sub(r"([\[*?])", r"[\1]", name) for name in wanted]
         folder = huggingface_hub.snapshot_download(
-            allow_patterns=patterns, cache_dir=cache_dir, **where
+            allow_patterns=patterns, cache_dir=cache_dir, **where, **anew
         )
     except CheckpointError:
         raise
@@ -173,6 +188,39 @@ def download(
             f" {type(e).__name__}: {show(reason, 300)}"
         ) from e
     return Path(folder)
+
+
+def download_file(
+    repo: str,
+    name: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool | None = None,
+    force_download: bool | None = None,
+) -> Path:
+    """The path of one .safetensors file of a repository, out of the Hub's cache or downloaded."""
+    import huggingface_hub
+
+    refuse_pickle(Path(name))
+    if not name.endswith(".safetensors"):
+        raise CheckpointError(f"{repo}: {show(name)} is no .safetensors file")
+    options = {
+        "token": token, "local_files_only": bool(local_files_only) or _is_offline(),
+        "force_download": bool(force_download),
+    }  # fmt: skip
+    try:
+        path = huggingface_hub.hf_hub_download(
+            repo, name, revision=revision, cache_dir=cache_dir, **options
+        )
+    except Exception as e:  # as in `download`
+        reason = " ".join(str(e).split())
+        raise CheckpointError(
+            f"{repo}: no such file here, and the Hub did not give {show(name)}:"
+            f" {type(e).__name__}: {show(reason, 300)}"
+        ) from e
+    return Path(path)
 
 
 def wanted_files(names: list[str], parts: list[str], variant: str | None, repo: str) -> list[str]:

@@ -8,7 +8,14 @@ from typing import NamedTuple
 import torch
 
 from ..errors import CheckpointError
-from .checkpoint import REFINER_PARTS, SD_PARTS, XL_PARTS, Checkpoint, tokenizer_files_in
+from .checkpoint import (
+    REFINER_PARTS,
+    SD_PARTS,
+    XL_PARTS,
+    Checkpoint,
+    FolderCheckpoint,
+    tokenizer_files_in,
+)
 from .header import SafetensorsFile
 from .infer import (
     Shapes,
@@ -76,13 +83,20 @@ class SingleFileCheckpoint(Checkpoint):
     """A file as CompVis' and Stability's own code saved it; configs come from its shapes.
 
     prediction_type: "epsilon" or "v_prediction" where the file's own is known; else see
-    `guess_prediction`. `family` is one of FAMILIES.
+    `guess_prediction`. `family` is one of FAMILIES. config: a folder in diffusers' layout whose
+    configs and tokenizers are taken in place of what the shapes say and what lies beside the file.
 
     Raises CheckpointError for other models, for missing parts and for tensors of no part, all of
     them listed.
     """
 
-    def __init__(self, path: str | os.PathLike, *, prediction_type: str | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        prediction_type: str | None = None,
+        config: FolderCheckpoint | None = None,
+    ):
         if prediction_type not in (None, *PREDICTION_TYPES):
             raise CheckpointError(
                 f"prediction_type {show(prediction_type)} is none of {listing(PREDICTION_TYPES)}"
@@ -97,8 +111,24 @@ class SingleFileCheckpoint(Checkpoint):
         self.options = dict(facts.options)
         self.prediction_type = prediction_type or self.guess_prediction()
         self._configs = self._infer_configs(facts)
+        self._config = config
+        if config is not None:
+            self._take_configs(config, prediction_type)
         self._tables = {name: {} for name in self._prefixes()}
         self._fill_tables()
+
+    def _take_configs(self, config: FolderCheckpoint, prediction_type: str | None) -> None:
+        if set(config.components) != set(self.components):
+            raise CheckpointError(
+                f"{self.source}: config: expected one of a {self.pipeline_class}, with"
+                f" {listing(self.components)}; {config.source} is a {config.pipeline_class} with"
+                f" {listing(config.components)}"
+            )
+        self.pipeline_class, self.options = config.pipeline_class, dict(config.options)
+        self._configs = {name: config.config(name) for name in self._configs}
+        if prediction_type is not None:
+            self._configs["scheduler"]["prediction_type"] = prediction_type
+        self.prediction_type = self._configs["scheduler"].get("prediction_type", "epsilon")
 
     def guess_prediction(self) -> str:
         """What the U-Net predicts: as the file's metadata or marker tensors say; without them
@@ -133,6 +163,8 @@ class SingleFileCheckpoint(Checkpoint):
         """Files of the folder `tokenizer` (or `tokenizer_2`) beside the file, else of a CLIP
         tokenizer in the Hub's cache: all of these models use the same vocabulary."""
         self._check_name(name, ("tokenizer", "tokenizer_2"))
+        if self._config is not None:
+            return self._config.tokenizer_files(name)
         for folder in dict.fromkeys((name, "tokenizer")):
             files = tokenizer_files_in(self.path.parent / folder)
             if files:
@@ -152,6 +184,8 @@ class SingleFileCheckpoint(Checkpoint):
 
     def tokenizer_pad(self, name: str) -> str | None:
         """OpenCLIP pads with token 0, "!"; the files found may be those of OpenAI's CLIP."""
+        if self._config is not None:
+            return None
         return "!" if self.family == "sd2" or name == "tokenizer_2" else None
 
     def _prefixes(self) -> dict[str, str]:

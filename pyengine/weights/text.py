@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 LISTED = 20
 #: How alike two names must be (difflib's ratio, 0 to 1) for one to be offered for the other.
-ALIKE = 0.7
+ALIKE = 0.65
 
 
 def show(value: object, limit: int = 120) -> str:

@@ -329,3 +329,32 @@ def test_a_ref_that_is_a_path_is_not_followed(cache, monkeypatch):
     (root / "refs" / "main").write_text(f"../snapshots/{REVISION}")
     with pytest.raises(CheckpointError, match="it is not in the cache"):
         resolve("some-org/tiny-sd", cache_dir=cache)
+
+
+def test_local_files_only_and_a_forced_download(cache, tmp_path, monkeypatch, no_network):
+    resolve("some-org/tiny-sd", cache_dir=cache, local_files_only=True)
+    with pytest.raises(CheckpointError, match="other: local_files_only and it is not in the cache"):
+        resolve("some-org/other", cache_dir=cache, local_files_only=True)
+    asked = []
+    folder = resolve("some-org/tiny-sd", cache_dir=cache).folder
+    monkeypatch.setattr(hub, "download", lambda repo, **given: asked.append(given) or folder)
+    resolve("some-org/tiny-sd", cache_dir=cache, token="t")
+    assert asked == []
+    resolve("some-org/tiny-sd", cache_dir=cache, token="t", force_download=True)
+    assert [(g["token"], g["force_download"]) for g in asked] == [("t", True)]
+
+
+def test_the_token_goes_to_the_hub_and_into_no_message(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    seen = []
+
+    def fail(*_, **given):
+        seen.append(given.get("token"))
+        raise OSError("gated")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
+    with pytest.raises(CheckpointError, match="gated") as e:
+        resolve("some-org/gated", cache_dir=tmp_path, token="hf_secret")
+    assert seen == ["hf_secret"]
+    assert "hf_secret" not in str(e.value)

@@ -1,0 +1,196 @@
+"""A diffusion pipeline's parts under diffusers' names."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from ...errors import RequestError
+from ...models import (
+    AutoencoderKL,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    UNet2DConditionModel,
+)
+from ...tokenizer import ClipTokenizer
+from ...weights import Checkpoint
+from .base import DiffusersNames
+from .schedulers import NamedScheduler, choose
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ..parts import Parts
+
+#: Parts that diffusers' pipelines may have and ours do without.
+NONE = ("safety_checker", "feature_extractor", "image_encoder", "watermark")
+
+
+class PartNames(DiffusersNames):
+    """Base of the pipelines of latent diffusion."""
+
+    parts: Parts
+    #: diffusers' names of the parts of this kind of pipeline.
+    part_names: tuple[str, ...] = ("vae", "text_encoder", "tokenizer", "unet")
+    absent_names: tuple[str, ...] = ("safety_checker", "feature_extractor", "image_encoder")
+    safety_checker: None = None
+    feature_extractor: None = None
+    image_encoder: None = None
+    watermark: None = None
+    _sampler: NamedScheduler
+
+    @property
+    def _checkpoint(self) -> Checkpoint | None:
+        found: Checkpoint | None = self.parts.checkpoint
+        return found
+
+    @property
+    def _given(self) -> tuple[str, ...]:
+        return self.parts.given
+
+    @property
+    def _class_name(self) -> str:
+        return self.parts.pipeline_class
+
+    @classmethod
+    def from_single_file(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        config: str | os.PathLike[str] | None = None,
+        original_config: str | os.PathLike[str] | None = None,
+        **keywords: Any,
+    ) -> Self:
+        """A .safetensors file in the original layout, here or on the Hub, as this class.
+
+        path: a file, "organisation/name/file.safetensors" or its https://huggingface.co address.
+        config: a folder in diffusers' layout (or a Hub id in the cache) whose configs and
+        tokenizers are used, in place of what the file's shapes say. original_config: a YAML file,
+        of which the prediction type is read. keywords: as from_pretrained takes them.
+        """
+        from .single import load_single
+
+        given = {"config": config, "original_config": original_config}
+        keywords |= {name: value for name, value in given.items() if value is not None}
+        made: Self = load_single(path, keywords, cls)
+        return made
+
+    # --- models -----------------------------------------------------------------------------------
+
+    @property
+    def unet(self) -> UNet2DConditionModel:
+        return self.parts.unet
+
+    @unet.setter
+    def unet(self, value: Any) -> None:
+        self._replace("unet", value)
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        return self.parts.vae
+
+    @vae.setter
+    def vae(self, value: Any) -> None:
+        self._replace("vae", value)
+
+    @property
+    def text_encoder(self) -> CLIPTextModel | CLIPTextModelWithProjection | None:
+        """The first text encoder; None in a refiner, which has the second alone."""
+        return self.parts.named().get("text_encoder")
+
+    @text_encoder.setter
+    def text_encoder(self, value: Any) -> None:
+        self._replace("text_encoder", value)
+
+    @property
+    def tokenizer(self) -> ClipTokenizer | None:
+        return self.parts.named().get("tokenizer")
+
+    @tokenizer.setter
+    def tokenizer(self, value: Any) -> None:
+        self._replace("tokenizer", value)
+
+    def _replace(self, name: str, value: Any) -> None:
+        """What `pipe.name = value` does: nothing where it is the same part, torch.compile's too."""
+        from .making import check_part, replace_parts
+
+        old = self.parts.named().get(name)
+        value = check_part(name, value)
+        if value is not old:
+            if old is None:
+                raise RequestError(f"{name}: this model has none")
+            self._take_parts(replace_parts(self.parts, {name: value}))
+
+    def _take_parts(self, parts: Parts) -> None:
+        raise NotImplementedError
+
+    # --- the scheduler ----------------------------------------------------------------------------
+
+    @property
+    def scheduler(self) -> NamedScheduler:
+        """The sampler that calls use unless they name another: its name, config, plan.
+
+        Set it to a sampler's name (pyengine.schedules.SAMPLER_NAMES, or diffusers' class name), to
+        one of pyengine's schedulers, such as EulerDiscreteScheduler.from_config(
+        pipe.scheduler.config), or to diffusers' own: its class name and config are read.
+        """
+        return self._sampler
+
+    @scheduler.setter
+    def scheduler(self, value: Any) -> None:
+        if isinstance(value, str) and "_sampler" in self.__dict__:
+            self._sampler = self._named_scheduler(value)
+        else:
+            self._sampler = choose(value, self.parts.scheduler_config, self._class_name)
+
+    def _named_scheduler(self, name: str) -> NamedScheduler:
+        """What a call's `scheduler=name` means: that sampler with the keys of the present one."""
+        return self.scheduler.other(name)
+
+    # --- what diffusers' pipelines have -----------------------------------------------------------
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """{name: part}, as diffusers' pipelines take them: Cls(**pipe.components)."""
+        named = self.parts.named()
+        found = {name: named.get(name) for name in self.part_names}
+        return found | {"scheduler": self.scheduler} | dict.fromkeys(self.absent_names)
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels per latent pixel along each side."""
+        factor: int = self.vae.config.downscale
+        return factor
+
+    def upcast_vae(self) -> None:
+        """Accepted: an autoencoder whose config asks for it decodes in float32 already."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in NONE and value is not None:
+            raise RequestError(f"{name}: pyengine runs none, so it takes None")
+        super().__setattr__(name, value)
+
+
+class XLPartNames(PartNames):
+    """Base of SDXL's pipelines, which have two text encoders, and its refiner's, which has the
+    second alone.
+    """
+
+    part_names = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet")
+    absent_names = ("image_encoder", "feature_extractor")
+
+    @property
+    def text_encoder_2(self) -> CLIPTextModelWithProjection | None:
+        return self.parts.named().get("text_encoder_2")
+
+    @text_encoder_2.setter
+    def text_encoder_2(self, value: Any) -> None:
+        self._replace("text_encoder_2", value)
+
+    @property
+    def tokenizer_2(self) -> ClipTokenizer | None:
+        return self.parts.named().get("tokenizer_2")
+
+    @tokenizer_2.setter
+    def tokenizer_2(self, value: Any) -> None:
+        self._replace("tokenizer_2", value)

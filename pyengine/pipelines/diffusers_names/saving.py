@@ -1,0 +1,198 @@
+"""save_pretrained: a checkpoint in diffusers' layout."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...errors import RequestError, UnknownArgumentError
+from ...weights import Checkpoint
+from ...weights.checkpoint import CLASSES, MODELS, PARTS
+from ...weights.source import check_variant
+from ...weights.text import did_you_mean, show
+from ...weights.write import write_tensors
+
+if TYPE_CHECKING:
+    from .base import DiffusersNames
+    from .schedulers import NamedScheduler
+
+#: What is written where the checkpoint names none: the oldest diffusers that we compare with.
+DIFFUSERS_VERSION = "0.35.0"
+DEFAULTS_FILE = "pyengine.json"
+_OTHERS = ("safe_serialization", "variant", "max_shard_size", "push_to_hub")
+
+
+def save(
+    pipeline: DiffusersNames, target: Any, safe: Any, variant: Any, others: dict[str, Any]
+) -> None:
+    """See DiffusersNames.save_pretrained."""
+    if not isinstance(target, str | os.PathLike) or not os.fspath(target):
+        raise RequestError(f"save_directory: expected a folder's path, given {show(target)}")
+    if not safe:
+        raise RequestError("safe_serialization: expected True: pickles can run code; none are made")
+    check_variant(variant)
+    _check_others(others)
+    pipeline._check_own("save_pretrained")
+    folder = Path(os.path.expanduser(os.fspath(target)))
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"save_directory: expected a folder, found a file: {folder}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, so that moving it there is renaming.
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
+        new = Path(made) / "new"
+        new.mkdir()
+        _write(pipeline, new, variant)
+        _move(new, folder)
+
+
+def _check_others(others: dict[str, Any]) -> None:
+    for name, value in others.items():
+        if name == "push_to_hub":
+            if value:
+                raise RequestError("push_to_hub: expected False; afterwards: hf upload ID folder")
+        elif name not in ("max_shard_size", "use_flashpack") or (name == "use_flashpack" and value):
+            raise UnknownArgumentError(
+                f"{show(name)[1:-1]}: save_pretrained() got an unexpected keyword argument"
+                f" {show(name)}{did_you_mean(name, _OTHERS)}"
+            )
+
+
+def _move(new: Path, folder: Path) -> None:
+    """Every file of `new` into `folder`, each at once, in place of one that is there already."""
+    if not folder.exists():
+        os.replace(new, folder)
+        return
+    for file in sorted(p for p in new.rglob("*") if p.is_file()):
+        to = folder / file.relative_to(new)
+        to.parent.mkdir(exist_ok=True)
+        os.replace(file, to)
+
+
+def _write(pipeline: DiffusersNames, folder: Path, variant: str | None) -> None:
+    checkpoint = pipeline._checkpoint
+    assert checkpoint is not None  # _check_own has seen to it
+    single = "model" in checkpoint.components  # as transformers saves one model: all in one folder
+    for name in checkpoint.components:
+        place = folder if single else folder / name
+        place.mkdir(exist_ok=True)
+        if name in MODELS:
+            _write_json(place / "config.json", _model_config(checkpoint, name))
+            with checkpoint.tensors(name) as source:
+                dtype = pipeline.components[name].dtype
+                narrow = None if dtype == torch.float32 else dtype
+                write_tensors(place / _weights_name(name, variant), source, narrow)
+        elif name.startswith("tokenizer"):
+            _write_tokenizer(checkpoint, name, place)
+        elif name == "scheduler":
+            _write_json(place / "scheduler_config.json", _scheduler_config(pipeline, checkpoint))
+        else:
+            _copy_files(Path(getattr(checkpoint, "folder", "")) / name, place)
+    own = Path(getattr(checkpoint, "folder", "")) / DEFAULTS_FILE
+    if own.is_file():
+        shutil.copyfile(own, folder / DEFAULTS_FILE)
+    if single:
+        _copy_settings(checkpoint, folder)
+    else:
+        _write_json(folder / "model_index.json", model_index(pipeline))
+
+
+def model_index(pipeline: DiffusersNames) -> dict[str, Any]:
+    """What model_index.json says of a pipeline."""
+    index: dict[str, Any] = {
+        "_class_name": pipeline._class_name,
+        "_diffusers_version": DIFFUSERS_VERSION,
+    }
+    checkpoint = pipeline._checkpoint
+    if checkpoint is None or "model" in checkpoint.components:
+        return index
+    special = CLASSES.get(checkpoint.pipeline_class, {})
+    for name in sorted(checkpoint.components):
+        library, classes = special.get(name, PARTS[name])
+        if name == "scheduler" and classes is None:
+            index[name] = [library, type(pipeline.components["scheduler"]).__name__]
+        elif classes:
+            index[name] = [library, classes[0]]
+    if "unet" in checkpoint.components:
+        xl = checkpoint.pipeline_class.startswith("StableDiffusionXL")
+        index |= {} if xl else {"requires_safety_checker": False}
+        index |= {name: [None, None] for name in getattr(pipeline, "absent_names", ())}
+        parts = ("text_encoder", "tokenizer") if xl else ()
+        index |= {name: [None, None] for name in parts if name not in checkpoint.components}
+    options = getattr(getattr(pipeline, "parts", None), "options", checkpoint.options)
+    return index | options
+
+
+def _model_config(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    config = dict(checkpoint.config(name))
+    library, classes = CLASSES.get(checkpoint.pipeline_class, {}).get(
+        name, PARTS.get(name, ("", None))
+    )
+    if classes and library == "diffusers":
+        config.setdefault("_class_name", classes[0])
+    elif classes and library == "transformers" and name.startswith("text_encoder"):
+        config.setdefault("model_type", "clip_text_model")
+        config.setdefault("architectures", [classes[0]])
+    return config
+
+
+def _weights_name(name: str, variant: str | None) -> str:
+    ours = name.startswith("text_encoder") or name == "model"
+    base = "model" if ours else "diffusion_pytorch_model"
+    return f"{base}.{variant}.safetensors" if variant else f"{base}.safetensors"
+
+
+def _write_tokenizer(checkpoint: Checkpoint, name: str, place: Path) -> None:
+    _copy(checkpoint.tokenizer_files(name), place)
+    pad = checkpoint.tokenizer_pad(name)
+    if pad is None:
+        return
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = place / file
+        said = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        _write_json(path, said | {"pad_token": pad})
+
+
+def _scheduler_config(pipeline: DiffusersNames, checkpoint: Checkpoint) -> dict[str, Any]:
+    scheduler = getattr(pipeline, "scheduler", None)
+    return checkpoint.config("scheduler") if scheduler is None else saved_config(scheduler)
+
+
+def saved_config(scheduler: NamedScheduler) -> dict[str, Any]:
+    """A scheduler's config as it is saved: without what only its class' defaults fill."""
+    from .schedulers import set_keys
+
+    return {"_diffusers_version": DIFFUSERS_VERSION, **set_keys(scheduler.config)}
+
+
+def write_scheduler(scheduler: NamedScheduler, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / scheduler.config_name, saved_config(scheduler))
+
+
+def _copy_settings(checkpoint: Checkpoint, folder: Path) -> None:
+    """The other JSON files of a folder with one model."""
+    from ...weights.single_model import OTHER_FILES
+
+    for file in OTHER_FILES.values():
+        path = Path(getattr(checkpoint, "folder", "")) / file
+        if path.is_file():
+            shutil.copyfile(path, folder / file)
+
+
+def _copy_files(place: Path, to: Path) -> None:
+    _copy({p.name: p for p in place.iterdir() if p.suffix in (".json", ".safetensors")}, to)
+
+
+def _copy(files: dict[str, Path], to: Path) -> None:
+    for name, path in files.items():
+        shutil.copyfile(path, to / name)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

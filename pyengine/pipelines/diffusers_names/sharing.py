@@ -1,0 +1,49 @@
+"""from_pipe: another class over the same models."""
+
+import dataclasses
+from typing import Any
+
+from ...errors import RequestError
+from ...weights.text import show
+from .base import DiffusersNames
+from .keywords import read_keywords
+
+
+def from_pipe(cls: Any, pipeline: Any, keywords: dict[str, Any]) -> Any:
+    """See DiffusersNames.from_pipe."""
+    from ..loading import defaults_of, fits_family
+
+    if not isinstance(pipeline, DiffusersNames):
+        raise RequestError(
+            f"from_pipe: expected a pipeline of pyengine's, given {show(type(pipeline).__name__)}"
+        )
+    cls = cls if isinstance(cls, type) else cls(pipeline._class_name)
+    if not fits_family(cls, pipeline._class_name):
+        raise RequestError(
+            f"from_pipe: a {cls.__name__} cannot draw with the models of a {pipeline._class_name}"
+        )
+    k = read_keywords(keywords, "from_pipe")
+    if k.options or k.variant or k.weights or k.subfolder:
+        raise RequestError("from_pipe: expected scheduler, dtype, device or parts: nothing is read")
+    new = share(cls, pipeline)
+    if hasattr(new, "parts") and hasattr(new.parts, "pipeline_class"):
+        wanted = defaults_of(cls)
+        if type(new.defaults) is not wanted:
+            new.defaults = wanted()
+        new.parts = dataclasses.replace(
+            new.parts, pipeline_class=cls.__name__, options=new.parts.options | k.settings
+        )
+    for name, part in k.parts.items():
+        setattr(new, name, part)
+    if k.scheduler is not None:
+        new.scheduler = k.scheduler
+    if k.dtype is not None or k.device != "auto":
+        new.to(device=None if k.device == "auto" else k.device, dtype=k.dtype)
+    return new
+
+
+def share(cls: Any, pipeline: Any) -> Any:
+    """A pipeline of class `cls` with all that `pipeline` has: models, arena, turns to run."""
+    new = object.__new__(cls)
+    new.__dict__.update(pipeline.__dict__)
+    return new
