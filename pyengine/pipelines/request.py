@@ -171,8 +171,8 @@ def side(field: str, value: Any, multiple: int) -> int:
 def memory_advice(r: Any) -> str:
     """What helps where a request's pictures do not fit into memory."""
     return (
-        f"{r.count} pictures of {r.height}x{r.width}: fewer at a time, smaller ones, or float16 or"
-        " bfloat16 would help"
+        f"{r.count} picture{'s' if r.count > 1 else ''} of {r.height}x{r.width}: fewer at a time,"
+        " smaller ones, or float16 or bfloat16 would help"
     )
 
 

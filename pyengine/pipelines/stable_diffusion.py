@@ -341,13 +341,11 @@ class StableDiffusionPipeline(PartNames, RunProperties, Running):
         return PipelineOutput(result, r.seeds, report)
 
     def _plan(self, r: Request, scheduler: Scheduler) -> Plan:
-        own_steps = "timesteps" in r.plan or "sigmas" in r.plan
-        how = {}
+        how: dict[str, Any] = {}
         if self._lcm and r.images is not None and r.masks is None and scheduler.config.thins:
             how["all_steps"] = True  # strength thins the timesteps, and drops none
-        return scheduler.plan(
-            None if own_steps else r.steps, strength=r.strength, eta=r.eta, **r.plan, **how
-        )
+        steps = None if {"timesteps", "sigmas"} & set(r.plan) else r.steps
+        return scheduler.plan(steps, strength=r.strength, eta=r.eta, **r.plan, **how)
 
     def _report(self, r: Request, plan: Plan) -> Report:
         return Report(
@@ -359,7 +357,7 @@ class StableDiffusionPipeline(PartNames, RunProperties, Running):
             height=r.height,
             width=r.width,
             guidance_scale=r.guidance_scale,
-            strength=None if r.images is None else r.strength,
+            strength=None if r.images is None or r.goes_on else r.strength,
             weights=self.unet.weights,
         )
 

@@ -65,7 +65,9 @@ def test_both_ends_cut(pair, photo):
     call = {"image": photo, "denoising_start": 0.3, "denoising_end": 0.7, **STEPS}
     pair("sdxl").check(task="image_to_image", **call)
     own = pair("sdxl").own
-    assert own("a cat", **call, seed=1).report.steps < 5
+    report = own("a cat", **call, seed=1).report
+    assert report.steps < 5
+    assert report.strength is None
     assert (own.denoising_start, own.denoising_end) == (0.3, 0.7)
 
 

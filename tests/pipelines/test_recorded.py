@@ -73,7 +73,7 @@ def test_after_running_out_of_memory_it_draws_on(recorded, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(type(pipe.vae), "decode", too_much)
-    with pytest.raises(OutOfMemoryError, match=r"out of memory; 1 pictures of \d+x\d+: fewer"):
+    with pytest.raises(OutOfMemoryError, match=r"out of memory; 1 picture of \d+x\d+: fewer"):
         pipe("a cat", num_inference_steps=2)
     assert len(pipe._evaluate.steps) == 0
     monkeypatch.setattr(type(pipe.vae), "decode", decode)
