@@ -63,7 +63,7 @@ def nearest(prompt: str, labels: Sequence[str], count: int = NAMED) -> list[str]
         ]
         # What is only a little alike is chance: "cat" and "clap".
         alike = sum(score**3 for score in best if score >= _ALIKE)
-        return alike / len(theirs) ** 0.5 + 0.1 * max(best, default=0.0)
+        return float(alike / len(theirs) ** 0.5 + 0.1 * max(best, default=0.0))
 
     return sorted(labels, key=likeness, reverse=True)[:count]
 

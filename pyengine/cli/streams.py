@@ -58,7 +58,7 @@ def guarded() -> Iterator[None]:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
     before = sys.stdout, sys.stderr
-    sys.stdout = _Watched(_Closed() if sys.stdout is None else sys.stdout)  # type: ignore[assignment]
+    sys.stdout = _Watched(_Closed() if sys.stdout is None else sys.stdout)
     nowhere = open(os.devnull, "w", encoding="utf-8") if sys.stderr is None else None  # noqa: SIM115
     sys.stderr = nowhere or sys.stderr
     for stream in (sys.stdout, sys.stderr):
