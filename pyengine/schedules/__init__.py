@@ -8,8 +8,10 @@ checkpoints' training code and diffusers round them, so timesteps agree exactly.
 The simple way, for a batch whose pictures share one plan::
 
     scheduler = from_config(config)               # the checkpoint's scheduler_config.json, parsed
-    scheduler = from_config(config, "euler")      # another sampler with the checkpoint's saved keys
+    scheduler = from_config(config, "Euler a")    # another sampler with the checkpoint's saved keys
     plan = scheduler.plan(20)                     # or plan(50, strength=0.6), plan(20, eta=1.0)
+    plan = scheduler.plan(40, denoising_end=0.8)  # SDXL's base; denoising_start=0.8 its refiner
+    scheduler.warnings                            # what the config asks for and does not get
 
     state = plan.start(noise)                     # x = init_noise_sigma * noise, [N, ...]
     state = plan.start(noise, image_latents)      # image-to-image: x = add_noise(image_latents)

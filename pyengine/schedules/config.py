@@ -302,6 +302,7 @@ class DEISConfig(SolverConfig, _Thresholding):
 @dataclass(frozen=True)
 class SinglestepConfig(NoiseConfig, _SigmaSpacing, _Thresholding):
     takes_timesteps: ClassVar[bool] = True
+    timestep_spacing: ClassVar[str] = "linspace"
 
     solver_order: int = _number(2, 1, 3)
     algorithm_type: Literal["dpmsolver", "dpmsolver++", "sde-dpmsolver++"] = "dpmsolver++"
@@ -330,7 +331,7 @@ class SinglestepConfig(NoiseConfig, _SigmaSpacing, _Thresholding):
 @dataclass(frozen=True)
 class SAConfig(SolverConfig, _Thresholding):
     predictor_order: int = _number(2, 1, 3)
-    corrector_order: int = _number(2, 0, 4)
+    corrector_order: int = _number(2, 1, 4)
     tau_func: None = None
     algorithm_type: Literal["data_prediction", "noise_prediction"] = "data_prediction"
     lower_order_final: bool = True

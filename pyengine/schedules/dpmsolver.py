@@ -4,13 +4,14 @@ Lu et al. 2022, arXiv:2206.00927 (noise prediction) and arXiv:2211.01095 (data p
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from .config import DPMSolverConfig
+from .config import DPMSolverConfig, EDMDPMSolverConfig, SinglestepConfig
 from .noise import (
-    alphas_cumprod,
+    clipped_end,
     interpolate,
     respaced,
     spaced_inner,
@@ -28,16 +29,10 @@ def plan(config: DPMSolverConfig, request: Request) -> Plan:
     timesteps, sigmas = _schedule(config, request)
     n = len(timesteps)
     begin = request.begin(timesteps, config)
-    few = config.lower_order_final and n < _FEW_STEPS
-
-    def order_of(i: int) -> int:
-        if i == n - 1 and (config.euler_at_final or few or config.final_sigmas_type == "zero"):
-            return 1
-        most = 2 if i == n - 2 and few else 3
-        return min(config.solver_order, i - begin + 1, most)
 
     def evaluation(i: int) -> Evaluation:
-        return _evaluation(config, timesteps[i], sigmas[max(i - 2, 0) : i + 2], order_of(i))
+        order = order_at(config, i, n, begin)
+        return _evaluation(config, timesteps[i], sigmas[max(i - 2, 0) : i + 2], order)
 
     return Plan(
         sampler=f"dpmpp_2m{'_sde' * config.stochastic}{'_karras' * bool(config.use_karras_sigmas)}",
@@ -47,6 +42,15 @@ def plan(config: DPMSolverConfig, request: Request) -> Plan:
         threshold=threshold_of(config),
         noise_dtype=torch.float32 if config.stochastic else None,
     )
+
+
+def order_at(config: DPMSolverConfig | EDMDPMSolverConfig, i: int, n: int, begin: int) -> int:
+    """The order of step i of n, in a run that begins with step `begin`."""
+    few = config.lower_order_final and n < _FEW_STEPS
+    if i == n - 1 and (config.euler_at_final or few or config.final_sigmas_type == "zero"):
+        return 1
+    most = 2 if i == n - 2 and few else 3
+    return min(config.solver_order, i - begin + 1, most)
 
 
 def _schedule(config: DPMSolverConfig, request: Request) -> tuple[list[int], list[float]]:
@@ -67,21 +71,16 @@ def _schedule(config: DPMSolverConfig, request: Request) -> tuple[list[int], lis
             timesteps = timesteps.round()
     else:
         if timesteps is None:
-            timesteps = spaced_inner(config, n, _clipped_end(config))
+            timesteps = spaced_inner(config, n, clipped_end(config))
         sigmas = interpolate(timesteps, train)
     last = float(train[0]) if config.final_sigmas_type == "sigma_min" else 0.0
     sigmas = sigmas.astype(np.float32).astype(np.float64).tolist()
     return timesteps.astype(np.int64).tolist(), [*sigmas, last]
 
 
-def _clipped_end(config: DPMSolverConfig) -> int:
-    """One more than the highest timestep whose lambda, log(alpha / sigma), is not too small."""
-    if config.lambda_min_clipped is None:
-        return config.num_train_timesteps
-    alpha_bar = alphas_cumprod(config, floor=True)
-    lambdas = torch.log(alpha_bar.sqrt()) - torch.log((1 - alpha_bar).sqrt())
-    too_small = torch.searchsorted(lambdas.flip(0), config.lambda_min_clipped)
-    return config.num_train_timesteps - int(too_small)
+def split(sigma: float) -> tuple[float, float]:
+    """(alpha, sigma) with squares that add up to 1, for a sigma relative to the signal."""
+    return input_scale(sigma), sigma * input_scale(sigma)
 
 
 def phi(k: int, z: float) -> float:
@@ -105,11 +104,11 @@ def phi(k: int, z: float) -> float:
 def _evaluation(config: DPMSolverConfig, t: int, sigmas: list[float], order: int) -> Evaluation:
     """sigmas: of up to two evaluations before, of this one and of the next."""
     *_, here, after = sigmas
-    alpha, sigma = input_scale(here), here * input_scale(here)
+    alpha, sigma = split(here)
     convert = noise_from if config.predicts_noise else clean_from
     p, q = convert(config.prediction_type, alpha, sigma)
-    on_x, weights, on_noise = _update(config, here, after, order)
-    ages = _by_age(weights, sigmas)
+    on_x, weights, on_noise = update(config, here, after, order)
+    ages = by_age(weights, sigmas)
     return Evaluation(
         timestep=t,
         level=(alpha, sigma),
@@ -124,20 +123,28 @@ def _evaluation(config: DPMSolverConfig, t: int, sigmas: list[float], order: int
     )
 
 
-def _update(
-    config: DPMSolverConfig, here: float, after: float, order: int
+def update(
+    config: DPMSolverConfig | SinglestepConfig | EDMDPMSolverConfig,
+    here: float,
+    after: float,
+    order: int,
+    parts: Callable[[float], tuple[float, float]] = split,
 ) -> tuple[float, list[float], float]:
-    """Coefficients of x, of D's backward differences of order 0, 1..., and of the noise."""
+    """Coefficients of x, of D's differences of order 0, 1..., and of the noise.
+
+    here, after: sigmas of the step's ends.  parts: (alpha, sigma) of x = alpha clean + sigma noise
+    for a sigma relative to the signal.
+    """
     h = math.log(here / after) if after else math.inf  # the step in lambda
-    alpha, sigma = input_scale(after), after * input_scale(after)
+    (alpha_here, sigma_here), (alpha, sigma) = parts(here), parts(after)
     on_noise = 0.0
     if config.predicts_noise:
-        on_x, scale, z = alpha / input_scale(here), -sigma, h
+        on_x, scale, z = alpha / alpha_here, -sigma, h
         if config.stochastic:
             scale *= 2
             on_noise = sigma * math.sqrt(math.expm1(2 * h))
     else:
-        on_x, scale, z = sigma / (here * input_scale(here)), -alpha, -h
+        on_x, scale, z = sigma / sigma_here, -alpha, -h
         if config.stochastic:
             z = -2 * h
             on_x *= after / here
@@ -154,7 +161,7 @@ def _update(
     return on_x, weights, on_noise
 
 
-def _by_age(weights: list[float], sigmas: list[float]) -> tuple[float, ...]:
+def by_age(weights: list[float], sigmas: list[float]) -> tuple[float, ...]:
     """Coefficients of D, d1, d2 from those of D's backward differences.
 
     With h the coming step in lambda and h0, h1 the steps before: a = h / h0 (D - d1),

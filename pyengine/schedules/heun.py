@@ -7,26 +7,16 @@ import numpy as np
 
 from .config import HeunConfig
 from .euler import init_noise_sigma
-from .noise import interpolate, respaced, spaced, timestep_of, training_sigmas
+from .noise import spaced_sigmas
 from .plan import Evaluation, Plan, row
-from .predict import clean_from_scaled, input_scale, limit_of
+from .predict import clean_from_scaled, input_scale, limit_of, slope_from_scaled
 from .request import Request
 
 
 def plan(config: HeunConfig, request: Request) -> Plan:
-    train = training_sigmas(config)
-    n = request.steps
-    if request.timesteps is not None:
-        timesteps = np.array(request.timesteps, dtype=np.float32)
-    else:
-        timesteps = spaced(config, n, np.float32)
-    sigmas = interpolate(timesteps, train)
-    chosen = respaced(config, float(sigmas[-1]), float(sigmas[0]), n)
-    if chosen is not None:
+    if config.respaces:
         request.refuse_own(timesteps=True)
-        log_sigmas = np.log(train)
-        sigmas = chosen
-        timesteps = np.array([timestep_of(s, log_sigmas) for s in sigmas])
+    timesteps, sigmas = spaced_sigmas(config, request.steps, own=request.timesteps)
     t = timesteps.astype(np.float32).tolist()
     s = [*sigmas.astype(np.float32).astype(np.float64).tolist(), 0.0]
     whole = []
@@ -49,14 +39,11 @@ def _remembered(config: HeunConfig, sigma: float) -> dict[str, float]:
 
     The slope keeps its digits where sigma is small; the clean sample is what has a limit.
     """
-    p, q = clean_from_scaled(config.prediction_type, sigma)
     if config.clip_sample:
+        p, q = clean_from_scaled(config.prediction_type, sigma)
         return {"p": p, "q": q, "limit": limit_of(config)}
-    if config.prediction_type == "epsilon":
-        return {"p": 0.0, "q": 1.0}
-    if config.prediction_type == "v_prediction":
-        return {"p": sigma / (sigma**2 + 1), "q": input_scale(sigma)}
-    return {"p": 1 / sigma, "q": -1 / sigma}
+    p, q = slope_from_scaled(config.prediction_type, sigma)
+    return {"p": p, "q": q}
 
 
 def _slope(config: HeunConfig, sigma: float, weight: float, x: str, d: str) -> dict[str, float]:

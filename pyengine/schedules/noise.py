@@ -6,6 +6,7 @@ Units: sigma is the noise level relative to the signal, sqrt((1 - a) / a), with 
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -111,13 +112,13 @@ def training_sigmas(config) -> np.ndarray:
 def spaced(config, n: int, dtype=np.int64) -> np.ndarray:
     """[n] timesteps, descending, spread over the training timesteps.
 
-    dtype: int64, or float32 for samplers whose linspace is not rounded.
+    dtype: int64, or a floating one for samplers whose linspace is not rounded.
     Lin et al. 2023, arXiv:2305.08891, table 2.
     """
     train = config.num_train_timesteps
     if config.timestep_spacing == "linspace":
-        if dtype == np.float32:
-            return np.linspace(0, train - 1, n, dtype=np.float32)[::-1].copy()
+        if dtype != np.int64:
+            return np.linspace(0, train - 1, n, dtype=dtype)[::-1].copy()
         steps = np.linspace(0, train - 1, n).round()[::-1]
     elif config.timestep_spacing == "leading":
         steps = (np.arange(n) * (train // n))[::-1] + config.steps_offset
@@ -153,20 +154,22 @@ def interpolate(timesteps: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
     return np.interp(timesteps, np.arange(len(sigmas)), sigmas)
 
 
-def timestep_of(sigma, log_sigmas: np.ndarray) -> float:
+def timestep_of(sigma, log_sigmas: np.ndarray, narrow: bool = False) -> float:
     """The fractional training timestep whose sigma this is, linear in log sigma.
 
     sigma: a float or NumPy scalar; its type decides the precision.
     log_sigmas: of the training timesteps; the last of them that is not above sigma counts.
+    narrow: compute the result in sigma's type too, not in float64.
     """
     if len(log_sigmas) == 1:
         return 0.0
     log_sigma = np.log(np.maximum(sigma, 1e-10))
     low = np.flatnonzero(log_sigmas <= log_sigma)[-1:].sum()
-    low = np.int64(min(low, len(log_sigmas) - 2))  # makes t float64 whatever sigma is
+    low = min(int(low), len(log_sigmas) - 2)
     below, above = log_sigmas[low], log_sigmas[low + 1]
     w = np.clip((below - log_sigma) / (below - above), 0, 1)
-    return (1 - w) * low + w * (low + 1)
+    place = w.dtype.type(low) if narrow else np.int64(low)
+    return (1 - w) * place + w * (place + 1)
 
 
 def karras(sigma_min: float, sigma_max: float, n: int) -> np.ndarray:
@@ -229,6 +232,54 @@ def respaced(config, sigma_min: float, sigma_max: float, n: int) -> np.ndarray |
     if config.use_beta_sigmas:
         return beta_spaced(sigma_min, sigma_max, n)
     return None
+
+
+def spaced_sigmas(
+    config, n: int, dtype=np.float32, own: Sequence[float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """[n] timesteps in `dtype` (float64 where sigmas are respaced) and their float64 sigmas.
+
+    For samplers whose respaced sigmas run between those of the first and the last timestep.
+    own: the caller's timesteps, or None.
+    """
+    train = training_sigmas(config)
+    timesteps = spaced(config, n, dtype) if own is None else np.array(own, dtype=dtype)
+    sigmas = interpolate(timesteps, train)
+    chosen = respaced(config, float(sigmas[-1]), float(sigmas[0]), n)
+    if chosen is None:
+        return timesteps, sigmas
+    log_sigmas = np.log(train)
+    return np.array([timestep_of(s, log_sigmas) for s in chosen]), chosen
+
+
+def inner_sigmas(
+    config, n: int, own: np.ndarray | None = None
+) -> tuple[list[int], np.ndarray, float]:
+    """[n] timesteps, their float64 sigmas, and the sigma that is left after the last step.
+
+    For solvers whose respaced sigmas run between the ends of training.
+    own: [n] int64, the caller's timesteps, or None.
+    """
+    train = training_sigmas(config)
+    sigmas = respaced(config, float(train[0]), float(train[-1]), n)
+    if sigmas is None:
+        timesteps = spaced_inner(config, n, clipped_end(config)) if own is None else own
+        return timesteps.tolist(), interpolate(timesteps, train), float(train[0])
+    log_sigmas = np.log(train)
+    timesteps = np.array([timestep_of(s, log_sigmas) for s in sigmas])
+    if config.use_karras_sigmas:
+        timesteps = timesteps.round()
+    return timesteps.astype(np.int64).tolist(), sigmas, float(sigmas[-1])
+
+
+def clipped_end(config) -> int:
+    """One more than the highest timestep whose lambda, log(alpha / sigma), is not too small."""
+    if getattr(config, "lambda_min_clipped", None) is None:
+        return config.num_train_timesteps
+    alpha_bar = alphas_cumprod(config, floor=True)
+    lambdas = torch.log(alpha_bar.sqrt()) - torch.log((1 - alpha_bar).sqrt())
+    too_small = torch.searchsorted(lambdas.flip(0), config.lambda_min_clipped)
+    return config.num_train_timesteps - int(too_small)
 
 
 def check_range(timesteps: np.ndarray, config) -> None:

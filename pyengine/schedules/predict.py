@@ -40,6 +40,15 @@ def clean_from_scaled(prediction: str, sigma: float) -> tuple[float, float]:
     return p * scale, q
 
 
+def slope_from_scaled(prediction: str, sigma: float) -> tuple[float, float]:
+    """dx / dsigma = (x - clean) / sigma, which keeps its digits where sigma is small."""
+    if prediction == "epsilon":
+        return 0.0, 1.0
+    if prediction == "v_prediction":
+        return sigma / (sigma**2 + 1), input_scale(sigma)
+    return 1 / sigma, -1 / sigma
+
+
 def input_scale(sigma: float) -> float:
     """1 / sqrt(sigma^2 + 1): from clean + sigma noise to unit variance."""
     return 1 / math.sqrt(sigma * sigma + 1)

@@ -6,17 +6,45 @@ from typing import Any
 
 from ..errors import RequestError
 from ..weights.text import did_you_mean, show
-from . import ddim, ddpm, dpmsolver, euler, heun, lcm, pndm, unipc
+from . import (
+    ddim,
+    ddpm,
+    deis,
+    dpmsolver,
+    dpmsolver_sde,
+    edm,
+    euler,
+    heun,
+    ipndm,
+    kdpm2,
+    lcm,
+    lms,
+    pndm,
+    sasolver,
+    singlestep,
+    tcd,
+    unipc,
+)
 from .config import (
     DDIMConfig,
     DDPMConfig,
+    DEISConfig,
     DPMSolverConfig,
+    EDMDPMSolverConfig,
+    EDMEulerConfig,
     EulerAncestralConfig,
     EulerConfig,
     HeunConfig,
+    IPNDMConfig,
+    KDPM2Config,
     LCMConfig,
+    LMSConfig,
     PNDMConfig,
+    SAConfig,
     SamplerConfig,
+    SDEConfig,
+    SinglestepConfig,
+    SpacedConfig,
     UniPCConfig,
 )
 from .plan import Plan
@@ -48,22 +76,37 @@ class Sampler:
 
 
 _DPM = Sampler("DPMSolverMultistepScheduler", DPMSolverConfig, dpmsolver.plan)
-_SDE = _DPM.having(algorithm_type="sde-dpmsolver++")
+_DPM_SDE = _DPM.having(algorithm_type="sde-dpmsolver++")
+_SDE = Sampler("DPMSolverSDEScheduler", SDEConfig, dpmsolver_sde.plan)
 
 SAMPLERS: dict[str, Sampler] = {
     "ddim": Sampler("DDIMScheduler", DDIMConfig, ddim.plan),
     "ddpm": Sampler("DDPMScheduler", DDPMConfig, ddpm.plan),
+    "deis": Sampler("DEISMultistepScheduler", DEISConfig, deis.plan),
+    "dpm2": Sampler("KDPM2DiscreteScheduler", KDPM2Config, kdpm2.plan),
+    "dpm2_ancestral": Sampler("KDPM2AncestralDiscreteScheduler", KDPM2Config, kdpm2.plan_ancestral),
     "dpmpp_2m": _DPM,
     "dpmpp_2m_karras": _DPM.having(use_karras_sigmas=True),
-    "dpmpp_2m_sde": _SDE,
-    "dpmpp_2m_sde_karras": _SDE.having(use_karras_sigmas=True),
+    "dpmpp_2m_sde": _DPM_SDE,
+    "dpmpp_2m_sde_karras": _DPM_SDE.having(use_karras_sigmas=True),
+    "dpmpp_2s": Sampler("DPMSolverSinglestepScheduler", SinglestepConfig, singlestep.plan),
+    "dpmpp_sde": _SDE,
+    "dpmpp_sde_karras": _SDE.having(use_karras_sigmas=True),
+    "edm_dpmpp_2m": Sampler(
+        "EDMDPMSolverMultistepScheduler", EDMDPMSolverConfig, edm.plan_dpmsolver
+    ),
+    "edm_euler": Sampler("EDMEulerScheduler", EDMEulerConfig, edm.plan),
     "euler": Sampler("EulerDiscreteScheduler", EulerConfig, euler.plan),
     "euler_ancestral": Sampler(
         "EulerAncestralDiscreteScheduler", EulerAncestralConfig, euler.plan_ancestral
     ),
     "heun": Sampler("HeunDiscreteScheduler", HeunConfig, heun.plan),
+    "ipndm": Sampler("IPNDMScheduler", IPNDMConfig, ipndm.plan),
     "lcm": Sampler("LCMScheduler", LCMConfig, lcm.plan),
+    "lms": Sampler("LMSDiscreteScheduler", LMSConfig, lms.plan),
     "pndm": Sampler("PNDMScheduler", PNDMConfig, pndm.plan),
+    "sa_solver": Sampler("SASolverScheduler", SAConfig, sasolver.plan),
+    "tcd": Sampler("TCDScheduler", LCMConfig, tcd.plan),
     "unipc": Sampler("UniPCMultistepScheduler", UniPCConfig, unipc.plan),
 }
 #: Names that `from_config` takes; "euler_beta" and the like are taken too, see `find_name`.
@@ -82,6 +125,12 @@ _SYNONYMS = {
     "dpm++2m": "dpmpp_2m",
     "dpmsolver++": "dpmpp_2m",
     "dpm++2msde": "dpmpp_2m_sde",
+    "dpm++sde": "dpmpp_sde",
+    "dpm++2s": "dpmpp_2s",
+    "dpm2a": "dpm2_ancestral",
+    "dpm2ancestral": "dpm2_ancestral",
+    "dpmsolversinglestep": "dpmpp_2s",
+    "unipcbh2": "unipc",
     "plms": "pndm",
 }
 _SUFFIXES = {
@@ -133,6 +182,8 @@ def _composed(base: str, suffix: str) -> str | None:
     sampler, (key,) = SAMPLERS[base], SPACINGS[suffix]
     taken = any(k in sampler.keys for spacing in SPACINGS.values() for k in spacing)
     has = hasattr(sampler.config, key) and not taken and not sampler.config.thins
+    if suffix == "trailing":
+        has = has and issubclass(sampler.config, SpacedConfig)
     return f"{base}_{suffix}" if has else None
 
 

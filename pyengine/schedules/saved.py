@@ -57,6 +57,12 @@ _MENDS: dict[str, dict[str, bool | int]] = {
     "StableDiffusionInpaintPipeline": {"steps_offset": 1, "skip_prk_steps": True},
 }
 
+_CONVENTIONS = {
+    "EDM": "EDM's preconditioning",
+    "IPNDM": "times of 0 to 1",
+    "FlowMatch": "flow matching",
+}
+
 #: Samplers near to classes that are not here, by the class's beginning.
 _NEAR = {
     "CMStochasticIterative": "lcm",
@@ -67,6 +73,15 @@ _NEAR = {
     "FlowMatchHeun": "heun",
     "FlowMatchLCM": "lcm",
 }
+
+
+def convention(class_name: object) -> str:
+    """What schedulers of a class tell the model about noise, in words."""
+    name = class_name if isinstance(class_name, str) else ""
+    for begin, what in _CONVENTIONS.items():
+        if name.startswith(begin):
+            return what
+    return "noise levels as training timesteps"
 
 
 def read_scheduler_config(
@@ -91,6 +106,8 @@ def read_scheduler_config(
     if not known:  # a stranger's own keys mean nothing here
         ours = {f.name for f in fields(chosen.config)}
         keys = {key: value for key, value in keys.items() if key in ours}
+    if saved_class != chosen.class_name:
+        keys = _without_null(keys, chosen.config)
     keys = _translate(keys, chosen.class_name) | chosen.keys | {"_class_name": chosen.class_name}
     return named, read_config(chosen.config, keys, where)
 
@@ -113,6 +130,12 @@ def _defaults_of(keys: Mapping[str, Any]) -> list[str]:
     """Keys that diffusers notes as its class's defaults, not the checkpoint's choice."""
     noted = keys.get("_use_default_values", ())
     return [k for k in noted if isinstance(k, str)] if isinstance(noted, list | tuple) else []
+
+
+def _without_null(keys: dict[str, Any], config: type[SamplerConfig]) -> dict[str, Any]:
+    """`keys` without another class's null where this one's field has no such value."""
+    plain = {f.name for f in fields(config) if f.type in (int, float, bool, str)}
+    return {key: value for key, value in keys.items() if value is not None or key not in plain}
 
 
 def _translate(keys: Mapping[str, Any], cls_name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from .config import SamplerConfig, SpacedConfig, Spacing
 from .plan import Plan
 from .request import Request, make_request
 from .samplers import SAMPLER_NAMES, SAMPLERS, sampler
-from .saved import read_scheduler_config
+from .saved import convention, read_scheduler_config
 
 _BOUNDED = [c != "limit" for c in COLUMNS]
 
@@ -48,15 +48,22 @@ class Scheduler:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        if self.saved.get("rescale_betas_zero_snr") is True and not hasattr(
-            self.config, "rescale_betas_zero_snr"
-        ):
+        """What the saved keys ask for and do not get; models that expect another sampler."""
+        found = []
+        if self.saved.get(_ZERO_SNR) is True and not hasattr(self.config, _ZERO_SNR):
             have = [n for n in SAMPLER_NAMES if hasattr(SAMPLERS[n].config, _ZERO_SNR)]
-            return (
-                f"scheduler config: rescale_betas_zero_snr is true, and {self.name} has no such "
-                f"option: it has no effect; these have it: {', '.join(have)}",
+            found.append(
+                f"scheduler config: {_ZERO_SNR} is true, and {self.name} has no such option: "
+                f"it has no effect; these have it: {', '.join(have)}"
             )
-        return ()
+        saved_class = self.saved.get("_class_name")
+        told, tells = convention(saved_class), convention(self.class_name)
+        if isinstance(saved_class, str) and told != tells:
+            found.append(
+                f"scheduler: the checkpoint was saved with {saved_class}, whose models expect "
+                f"{told}; {self.name} gives them {tells}, so expect noise for a picture"
+            )
+        return tuple(found)
 
     def as_dict(self) -> dict[str, Any]:
         """What diffusers' `scheduler.config` holds; `from_config` makes the same sampler of it."""

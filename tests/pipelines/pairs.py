@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 
 import diffusers
@@ -61,10 +62,13 @@ WRITERS = {
 }
 
 #: sampler -> (diffusers' class, keys that the name sets). A PNDM without skip_prk_steps in the
-#: checkpoint begins with its warm-up in both.
+#: checkpoint begins with its warm-up in both. DPM++ SDE draws other noise than diffusers' (it needs
+#: torchsde besides); SciPy may be missing for LMS.
 REFERENCES = {
     name: (getattr(diffusers, sampler.class_name), dict(sampler.keys))
     for name, sampler in SAMPLERS.items()
+    if sampler.class_name != "DPMSolverSDEScheduler"
+    and (sampler.class_name != "LMSDiscreteScheduler" or find_spec("scipy"))
 }
 DETERMINISTIC = ("ddim", "euler", "heun", "dpmpp_2m", "dpmpp_2m_karras", "unipc")
 RANDOM = ("ddpm", "euler_ancestral", "lcm")

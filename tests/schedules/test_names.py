@@ -1,9 +1,10 @@
 """What people call samplers, and whose keys these take."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
-from sampler_runs import config_of, theirs
+from sampler_runs import config_of, their_class, theirs
 
 from pyengine.errors import ConfigError, RequestError
 from pyengine.schedules import CLASSES, SAMPLER_NAMES, find_name, from_config
@@ -32,6 +33,25 @@ CALLED = {
     "UniPCMultistepScheduler": "unipc",
     "LCM": "lcm",
     "Euler SGM Uniform": "euler_trailing",
+    "DPM++ SDE": "dpmpp_sde",
+    "DPM++ SDE Karras": "dpmpp_sde_karras",
+    "dpmpp_sde_exponential": "dpmpp_sde_exponential",
+    "DPM2": "dpm2",
+    "dpm_2": "dpm2",
+    "DPM2 a": "dpm2_ancestral",
+    "dpm_2_ancestral": "dpm2_ancestral",
+    "DPM2 a Karras": "dpm2_ancestral_karras",
+    "KDPM2DiscreteScheduler": "dpm2",
+    "LMS": "lms",
+    "LMS Karras": "lms_karras",
+    "LMSDiscreteScheduler": "lms",
+    "DEIS": "deis",
+    "TCD": "tcd",
+    "SASolverScheduler": "sa_solver",
+    "EDMDPMSolverMultistepScheduler": "edm_dpmpp_2m",
+    "DPMSolverSinglestepScheduler": "dpmpp_2s",
+    "DDIMParallelScheduler": "ddim",
+    "DDPMParallelScheduler": "ddpm",
     "euler_beta": "euler_beta",
     "Heun Karras": "heun_karras",
     "DDIM trailing": "ddim_trailing",
@@ -96,7 +116,7 @@ STRANGERS = [
 def test_a_named_sampler_takes_any_class_and_its_keys(saved, name):
     scheduler = from_config(saved, name)
     for key in ("beta_start", "beta_schedule"):
-        if key in saved:
+        if key in saved and hasattr(scheduler.config, key):
             assert getattr(scheduler.config, key) == saved[key]
     assert len(scheduler.plan(6)) >= 6
 
@@ -171,14 +191,14 @@ def test_a_config_makes_the_same_sampler_again(name):
 @pytest.mark.parametrize("saved", ["ddim", "pndm", "euler", "lcm"])
 def test_a_diffusers_scheduler_can_be_handed_over(saved, name):
     """Its config, then another class from that config: as diffusers makes it."""
-    import diffusers
-
     bare = {"_class_name": config_of(saved)["_class_name"], "skip_prk_steps": True}
     handed = theirs(bare)
     ours = from_config({**handed.config, "_class_name": type(handed).__name__}, name)
+    if name == "lms":
+        pytest.importorskip("scipy", reason="diffusers computes this with SciPy")
     target, keys = ours.class_name, config_of(name)
     extra = {k: v for k, v in keys.items() if k in ("algorithm_type", "use_karras_sigmas")}
-    want = getattr(diffusers, target).from_config(handed.config, **extra).config
+    want = their_class(target).from_config(handed.config, **extra).config
     for field in dataclasses.fields(ours.config):
         got = getattr(ours.config, field.name)
         if field.name == "lambda_min_clipped":
@@ -196,3 +216,46 @@ def test_zero_terminal_snr_that_has_no_effect_is_told():
     assert "ddim" in warning
     assert from_config(saved, "ddim").warnings == ()
     assert from_config(config_of("pndm")).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("saved", "name", "warns"),
+    [
+        ("EDMDPMSolverMultistepScheduler", None, False),
+        ("EDMDPMSolverMultistepScheduler", "edm_euler", False),
+        ("EDMDPMSolverMultistepScheduler", "euler", True),
+        ("FlowMatchEulerDiscreteScheduler", "euler", True),
+        ("DDIMScheduler", "edm_euler", True),
+        ("DDIMScheduler", "ipndm", True),
+        ("DDIMScheduler", "tcd", False),
+    ],
+)
+def test_a_sampler_for_models_of_another_kind_is_told(saved, name, warns):
+    warnings = from_config({"_class_name": saved}, name).warnings
+    assert bool(warnings) == warns
+    if warns:
+        assert saved in warnings[0]
+
+
+def test_the_documented_table():
+    """docs/samplers.md: every sampler, its class, names that are taken, its evaluations."""
+    text = (Path(__file__).parents[2] / "docs" / "samplers.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [row[0].strip("`") for row in rows] == list(SAMPLER_NAMES)
+    for name, classes, others, evaluations, draws in rows:
+        name = name.strip("`")
+        own = [c for c in classes.split(", ") if c.endswith("Scheduler")]
+        for other in [*own, *filter(None, others.split(", "))]:
+            assert find_name(other) == name
+        plan = from_config(config_of(name)).plan(7)
+        assert len(plan) == {"n": 7, "2n - 1": 13, "n + 1": 8}[evaluations.split(";")[0]]
+        if "eta" not in draws:
+            assert any(plan.draws_noise) == draws.startswith("yes")
+    taken = {
+        kind: {n.partition("_karras")[0].removesuffix("_sde") for n in SAMPLER_NAMES
+               if getattr(from_config(config_of(n)), f"takes_{kind}")}
+        for kind in ("timesteps", "sigmas")
+    }  # fmt: skip
+    assert f"`timesteps` ({', '.join(sorted(taken['timesteps']))})" in " ".join(text.split())
+    assert f"`sigmas` ({', '.join(sorted(taken['sigmas']))})" in " ".join(text.split())

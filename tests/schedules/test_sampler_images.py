@@ -10,6 +10,10 @@ from pyengine.schedules import SAMPLER_NAMES, from_config
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
+#: diffusers' IPNDM cannot begin from a picture.
+BEGIN_ANYWHERE = [name for name in SAMPLER_NAMES if name != "ipndm"]
+
+
 def their_timesteps(scheduler, steps: int, strength: float):
     """What diffusers' image-to-image and inpainting pipelines leave of a run."""
     kept = min(int(steps * strength), steps)
@@ -24,7 +28,7 @@ def clean_latents() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("strength", [0.05, 0.3, 0.5, 0.77, 1.0])
-@pytest.mark.parametrize("name", SAMPLER_NAMES)
+@pytest.mark.parametrize("name", BEGIN_ANYWHERE)
 def test_image_to_image(name, strength):
     for prediction, steps in (("epsilon", 20), ("v_prediction", 33)):
         config = config_of(name, prediction_type=prediction)
@@ -46,7 +50,7 @@ def test_image_to_image(name, strength):
 
 
 @pytest.mark.parametrize("strength", [0.6, 1.0])
-@pytest.mark.parametrize("name", SAMPLER_NAMES)
+@pytest.mark.parametrize("name", BEGIN_ANYWHERE)
 def test_inpainting_with_a_plain_unet(name, strength):
     steps = 12
     config = config_of(name)

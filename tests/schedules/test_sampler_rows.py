@@ -1,6 +1,7 @@
 """What the rows promise by themselves: batches, guidance, limits, precision, identities."""
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -26,6 +27,8 @@ def equal(a: State, b: State) -> bool:
 @pytest.mark.parametrize("keys", [{}, {"thresholding": True, "sample_max_value": 3.0}], ids=str)
 @pytest.mark.parametrize("name", SAMPLER_NAMES)
 def test_a_picture_is_the_same_alone_and_in_a_batch(name, keys):
+    if name == "deis" and keys:
+        pytest.skip("is refused there")
     plan = from_config(config_of(name, **keys)).plan(6)
     size, first = 5, normal(5, 4, 7, 3)
     whole, alone = plan.start(first), [plan.start(first[k : k + 1]) for k in range(size)]
@@ -54,7 +57,8 @@ def test_pictures_of_every_sampler_share_a_batch():
     together = State.join(states)
     for _ in range(2):
         rows = stack_rows(list(zip(plans, at, strict=True)), guidance)
-        assert rows.timesteps.tolist() == [p.timesteps[i] for p, i in zip(plans, at, strict=True)]
+        told = torch.tensor([float(p.timesteps[i]) for p, i in zip(plans, at, strict=True)])
+        assert torch.equal(rows.timesteps, told)
         scaled = rows.scale_input(together.x)
         out, noise = normal(2 * n, 4, 5, 5, seed=5), normal(n, 4, 5, 5, seed=6)
         together = step_rows(together, out, rows, noise, 0.5)
@@ -104,7 +108,11 @@ def test_dynamic_thresholding_limits_the_clean_sample(name):
 @pytest.mark.parametrize("name", SAMPLER_NAMES)
 def test_float32_follows_float64(name, prediction):
     """Also at a sigma of 4096 (zero terminal SNR), where diffusers' own loss is 1e-4."""
-    if (name, prediction) == ("pndm", "sample"):
+    if (name, prediction) in {
+        ("pndm", "sample"),
+        ("edm_euler", "sample"),
+        ("edm_dpmpp_2m", "sample"),
+    }:
         pytest.skip("not defined")
     variants = [{}]
     if prediction != "epsilon" and name not in ("pndm", "heun"):
@@ -112,19 +120,33 @@ def test_float32_follows_float64(name, prediction):
     for keys in variants:
         scheduler = from_config(config_of(name, prediction_type=prediction, **keys))
         for steps in (1, 4, 30):
+            if (name, steps) == ("ipndm", 1):
+                continue  # gives zeros
             plan = scheduler.plan(steps)
             runs = []
             for dtype in (torch.float32, torch.float64):
                 rng, noise = draw(3)
                 state = plan.start(noise.to(dtype))
                 runs.append(our_run(plan, state, rng, drawn_in=torch.float32))
-            # Heun divides x - clean by the last sigma, 0.03, where the model predicts clean.
-            within = 3e-5 if (name, prediction) == ("heun", "sample") else 5e-6
+            # They divide x - clean by the last sigma, 0.03, where the model predicts clean.
+            slopes = prediction == "sample" and name in ("heun", "lms", "dpm2", "dpm2_ancestral")
+            within = 3e-5 if slopes else 5e-6
             assert distance(*runs) < within, (keys, steps)
 
 
 DETERMINISTIC = [
     *(("ddim", {}), ("euler", {}), ("heun", {}), ("heun", {"clip_sample": True}), ("pndm", {})),
+    *(
+        ("pndm", {"skip_prk_steps": False}),
+        ("dpm2", {}),
+        ("lms", {}),
+        ("deis", {"solver_order": 3}),
+    ),
+    *(
+        ("dpmpp_2s", {"solver_order": k, "solver_type": t})
+        for k in (1, 2, 3)
+        for t in ("midpoint", "heun")
+    ),
     ("euler", {"use_karras_sigmas": True}),
     ("dpmpp_2m_karras", {}),
     *(
@@ -163,10 +185,11 @@ def test_a_perfect_model_is_followed_exactly(name, keys, prediction):
     plan = from_config(config_of(name, prediction_type=prediction, **keys)).plan(11)
     state = State(torch.tensor([plan.level], dtype=torch.float64))
     for i, (level, after) in enumerate(
-        zip([e.level for e in plan.evaluations], plan.renoise, strict=True)
+        pairwise([*[e.level for e in plan.evaluations], (1.0, 0.0)])
     ):
         state = plan.step(i, state, perfect(prediction, level))
-        ends_at_noise = keys.get("final_sigmas_type") == "sigma_min" or name in ("pndm", "ddim")
+        ends_at_noise = keys.get("final_sigmas_type") == "sigma_min"
+        ends_at_noise = ends_at_noise or name in ("pndm", "ddim", "deis")
         if i < len(plan) - 1 or not ends_at_noise:
             wanted = torch.tensor([after], dtype=torch.float64)
             assert torch.allclose(state.x, wanted, rtol=1e-9, atol=1e-9), f"evaluation {i}"
@@ -182,6 +205,7 @@ def test_a_perfect_model_is_followed_exactly(name, keys, prediction):
         ("ddim", {}, 0.4),
         ("ddim", {}, 1.0),
         ("euler_ancestral", {}, 0.0),
+        ("tcd", {}, 0.3),
         ("dpmpp_2m", {"algorithm_type": "sde-dpmsolver++"}, 0.0),
     ],
     ids=str,
@@ -201,7 +225,11 @@ def test_fresh_noise_makes_up_for_what_was_taken(name, keys, eta, prediction):
 
 
 @pytest.mark.parametrize(
-    "name", ["ddim", "ddpm", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_karras", "unipc"]
+    "name",
+    [
+        *("ddim", "ddpm", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_karras", "unipc"),
+        *("dpmpp_2s", "dpmpp_sde", "dpmpp_2m_sde", "edm_euler", "edm_dpmpp_2m"),
+    ],
 )
 def test_the_last_step_returns_the_clean_sample(name):
     last = from_config(config_of(name, steps_offset=0)).plan(12).rows[-1]

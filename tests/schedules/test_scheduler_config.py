@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sampler_runs import config_of, theirs
+from sampler_runs import config_of, their_class, theirs
 
 from pyengine.errors import ConfigError, PyengineError, RequestError
 from pyengine.ops import COLUMNS
@@ -135,11 +135,13 @@ def test_the_saved_sampler(saved, stable_diffusion):
 @pytest.mark.parametrize("name", SAMPLER_NAMES)
 @pytest.mark.parametrize("saved", SAVED)
 def test_another_sampler_with_the_saved_keys(saved, name, stable_diffusion):
-    import diffusers
-
+    if name == "lms":
+        pytest.importorskip("scipy", reason="diffusers computes this with SciPy")
+    if (name, saved) == ("sa_solver", "odd dpm"):
+        pytest.skip("diffusers refuses the saved algorithm_type, ours takes its nearest")
     cls, extra = SAMPLERS[name].class_name, SAMPLERS[name].keys
     loaded = pipeline_with(theirs(SAVED[saved]), stable_diffusion)
-    scheduler = getattr(diffusers, cls).from_config(loaded.config, **extra)
+    scheduler = their_class(cls).from_config(loaded.config, **extra)
     ours = from_config(SAVED[saved], name, pipeline=SD if stable_diffusion else "")
     assert ours.name == name
     agree(ours.config, scheduler)
@@ -149,16 +151,15 @@ def test_another_sampler_with_the_saved_keys(saved, name, stable_diffusion):
 
 def test_configs_that_diffusers_writes_can_be_read(tmp_path):
     """Every key that it saves for our classes is one that we know."""
-    import diffusers
-
     for name in SAMPLER_NAMES:
-        getattr(diffusers, SAMPLERS[name].class_name).from_config(config_of(name)).save_config(
-            tmp_path
-        )
+        theirs(config_of(name)).save_config(tmp_path)
         saved = json.loads((tmp_path / "scheduler_config.json").read_text())
         for other in SAMPLER_NAMES:
-            if other != "pndm" or "skip_prk_steps" in saved:
-                from_config(saved, other).plan(5)
+            if (name, other) == ("dpmpp_2s", "unipc"):
+                with pytest.raises(ConfigError, match="lower_order_final"):  # which divides by zero
+                    from_config(saved, other)
+                continue
+            from_config(saved, other).plan(5)
 
 
 def test_every_default_is_diffusers_own():
@@ -170,7 +171,7 @@ def test_every_default_is_diffusers_own():
 
 DAMAGED = {
     "no class": ({"_class_name": None}, "_class_name"),
-    "a class of no sampler": ({"_class_name": "LMSDiscreteScheduler"}, "LMSDiscreteScheduler"),
+    "a class of no sampler": ({"_class_name": "ScoreSdeVeScheduler"}, "ScoreSdeVeScheduler"),
     "a class that is a list": ({"_class_name": ["DDIMScheduler"]}, "_class_name"),
     "an unknown key": ({"bogus": 1}, "bogus"),
     "a string for a number": ({"beta_start": "0.1"}, "beta_start"),
@@ -326,7 +327,10 @@ def test_any_plan_is_finite_or_refused(name, steps, strength, keys):
     assert 0 < plan.init_noise_sigma < np.inf
     assert plan.num_steps == int(steps * strength)
     assert sum(plan.ends_step) >= 1
-    assert plan.timesteps == sorted(plan.timesteps, reverse=True)
     levels = [b / a if a else np.inf for a, b in (*[e.level for e in plan.evaluations], (1, 0))]
-    if not keys["rescale_betas_zero_snr"]:  # which may put a higher sigma than the first behind it
+    # Nor has dpm2_ancestral exactly the end of its step for a middle, but for float32's rounding.
+    if (
+        not keys["rescale_betas_zero_snr"] and name != "dpm2_ancestral"
+    ):  # which may put a higher sigma than the first behind it
         assert levels == sorted(levels, reverse=True)
+        assert plan.timesteps == sorted(plan.timesteps, reverse=True)
