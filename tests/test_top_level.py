@@ -85,7 +85,10 @@ pyengine.from_pretrained(devise="cpu")
 
 
 def test_mypy_takes_what_the_readme_shows_and_refuses_what_is_not_there(tmp_path):
-    found = mypy(tmp_path, readme=blocks(ROOT / "README.md"), wrong=WRONG)
+    documents = {"readme": "README.md", "from_diffusers": "docs/from-diffusers.md"}
+    code = {name: blocks(ROOT / path) for name, path in documents.items()}
+    found = mypy(tmp_path, **code, wrong=WRONG)
     assert "readme.py" not in found, found
+    assert "from_diffusers.py" not in found, found
     assert 'wrong.py:3: error: Module has no attribute "nothing"' in found
     assert 'wrong.py:4: error: Module has no attribute "NothingError"' in found

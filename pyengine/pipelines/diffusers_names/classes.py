@@ -99,7 +99,7 @@ def _call_of(cls: type[Any]) -> Any:
         for name in cls.needs:
             if given.get(name) is None:
                 raise RequestError(f"{name}: a {cls.__name__} needs one, given none")
-        return super(Task, self).__call__(**given)  # type: ignore[misc]
+        return super(Task, self).__call__(**given)
 
     call.__doc__ = Task.__call__.__doc__
     call.__name__, call.__qualname__ = "__call__", f"{cls.__name__}.__call__"
