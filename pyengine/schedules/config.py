@@ -207,8 +207,22 @@ class HeunConfig(SpacedConfig, _SigmaSpacing, _Clipping):
     clip_sample: bool = False
 
 
+class _Algorithm:
+    """What the names of DPM-Solver's kinds say."""
+
+    algorithm_type: str
+
+    @property
+    def predicts_noise(self) -> bool:
+        return not self.algorithm_type.endswith("++")
+
+    @property
+    def stochastic(self) -> bool:
+        return self.algorithm_type.startswith("sde")
+
+
 @dataclass(frozen=True)
-class DPMSolverConfig(SolverConfig, _Thresholding):
+class DPMSolverConfig(SolverConfig, _Thresholding, _Algorithm):
     takes_timesteps: ClassVar[bool] = True
 
     solver_order: int = _number(2, 1, 3)
@@ -229,14 +243,6 @@ class DPMSolverConfig(SolverConfig, _Thresholding):
     @property
     def takes_spacing(self) -> bool:
         return not (self.respaces or self.use_lu_lambdas)
-
-    @property
-    def predicts_noise(self) -> bool:
-        return not self.algorithm_type.endswith("++")
-
-    @property
-    def stochastic(self) -> bool:
-        return self.algorithm_type.startswith("sde")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -300,7 +306,7 @@ class DEISConfig(SolverConfig, _Thresholding):
 
 
 @dataclass(frozen=True)
-class SinglestepConfig(NoiseConfig, _SigmaSpacing, _Thresholding):
+class SinglestepConfig(NoiseConfig, _SigmaSpacing, _Thresholding, _Algorithm):
     takes_timesteps: ClassVar[bool] = True
     timestep_spacing: ClassVar[str] = "linspace"
 
@@ -313,9 +319,6 @@ class SinglestepConfig(NoiseConfig, _SigmaSpacing, _Thresholding):
     final_sigmas_type: Final = "zero"
     lambda_min_clipped: float | None = None  # None: minus infinity
     variance_type: str | None = None  # DDPM's; only the learned kinds would matter
-
-    predicts_noise = DPMSolverConfig.predicts_noise
-    stochastic = DPMSolverConfig.stochastic
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -394,16 +397,13 @@ class EDMEulerConfig(_EDMConfig):
 
 
 @dataclass(frozen=True)
-class EDMDPMSolverConfig(_EDMConfig, _Thresholding):
+class EDMDPMSolverConfig(_EDMConfig, _Thresholding, _Algorithm):
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
     solver_order: int = _number(2, 1, 3)
     algorithm_type: Literal["dpmsolver++", "sde-dpmsolver++"] = "dpmsolver++"
     solver_type: Literal["midpoint", "heun"] = "midpoint"
     lower_order_final: bool = True
     euler_at_final: bool = False
-
-    predicts_noise: ClassVar[bool] = False
-    stochastic = DPMSolverConfig.stochastic
 
     def __post_init__(self) -> None:
         super().__post_init__()

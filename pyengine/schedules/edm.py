@@ -22,7 +22,8 @@ def _sigmas(config: EDMEulerConfig | EDMDPMSolverConfig, ramp: Tensor) -> Tensor
     if config.sigma_schedule == "exponential":
         return torch.linspace(math.log(low), math.log(high), len(ramp)).exp().flip(0)
     low, high = low ** (1 / config.rho), high ** (1 / config.rho)
-    return ((high + ramp * (low - high)) ** config.rho).float()
+    spread: Tensor = (high + ramp * (low - high)) ** config.rho
+    return spread.float()
 
 
 def _evaluation(
@@ -75,7 +76,8 @@ def plan_dpmsolver(config: EDMDPMSolverConfig, request: Request) -> Plan:
     def evaluation(i: int) -> Evaluation:
         past = sigmas[max(i - 2, 0) : i + 2]
         order = order_at(config, i, n, begin)
-        on_x, weights, on_noise = update(config, *past[-2:], order, lambda sigma: (1.0, sigma))
+        here, after = past[-2:]
+        on_x, weights, on_noise = update(config, here, after, order, lambda sigma: (1.0, sigma))
         outputs = dict(zip(("x_d", "x_d1", "x_d2"), by_age(weights, past), strict=False))
         return _evaluation(
             config, times[i], sigmas[i], config.stochastic, x_x=on_x, x_noise=on_noise, **outputs

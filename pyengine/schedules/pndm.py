@@ -22,7 +22,7 @@ SECOND = (3 / 2, -1 / 2)
 THIRD = (23 / 12, -16 / 12, 5 / 12)
 FOURTH = (55 / 24, -59 / 24, 37 / 24, -9 / 24)
 # Where the outputs are found, newest first, and what is kept in base, by evaluation.
-_WHERE = (
+_WHERE: tuple[tuple[dict[str, float], dict[str, float]], ...] = (
     ({"d": 1.0}, {"y_x": 1.0}),  # base: the sample, to begin again from
     ({"d": 0.5, "d1": 0.5}, {"y_d1": 1.0}),  # base: the first output, from here on
     (dict(zip(("d", "base"), SECOND, strict=True)), {"y_base": 1.0}),
@@ -56,7 +56,9 @@ class _Levels:
             on_output *= math.sqrt(a)
         return on_x, on_output
 
-    def evaluation(self, t: int, remembers: bool = True, **coefficients: float) -> Evaluation:
+    def evaluation(
+        self, t: int, coefficients: dict[str, float], remembers: bool = True
+    ) -> Evaluation:
         a = self.a_bar[t]
         level = (math.sqrt(a), math.sqrt(1 - a))
         return Evaluation(t, row(q=1.0, **coefficients), level, remembers=remembers)
@@ -115,7 +117,7 @@ def _multistep(levels: _Levels, i: int, t: int, stride: int) -> Evaluation:
     weights, kept = _WHERE[min(i, len(_WHERE) - 1)]
     begins_at = "x_base" if i == 1 else "x_x"
     outputs = {f"x_{where}": on_output * weight for where, weight in weights.items()}
-    return levels.evaluation(t, **{begins_at: on_x}, **outputs, **kept)
+    return levels.evaluation(t, {begins_at: on_x, **outputs, **kept})
 
 
 def _runge_kutta(levels: _Levels, start: int, times: list[int], half: int) -> list[Evaluation]:
@@ -137,6 +139,6 @@ def _runge_kutta(levels: _Levels, start: int, times: list[int], half: int) -> li
         rows[2] |= {"y_x": b3 / (3 * b1), "y_base": a3 - b3 / 3 * (a1 / b1 + a2 / b2)}
         rows[3] = {"x_x": b3 / (3 * b2), "x_d": b3 / 6, "x_d1": b3 / 6, "x_base": 1.0}
     return [
-        levels.evaluation(t, k == 0, **row)
+        levels.evaluation(t, row, remembers=k == 0)
         for k, (t, row) in enumerate(zip(times, rows, strict=True))
     ]

@@ -108,7 +108,9 @@ def read_scheduler_config(
         keys = {key: value for key, value in keys.items() if key in ours}
     if saved_class != chosen.class_name:
         keys = _without_null(keys, chosen.config)
-    keys = _translate(keys, chosen.class_name) | chosen.keys | {"_class_name": chosen.class_name}
+    keys = (
+        _translate(keys, chosen.class_name) | dict(chosen.keys) | {"_class_name": chosen.class_name}
+    )
     return named, read_config(chosen.config, keys, where)
 
 

@@ -67,7 +67,7 @@ class Scheduler:
 
     def as_dict(self) -> dict[str, Any]:
         """What diffusers' `scheduler.config` holds; `from_config` makes the same sampler of it."""
-        own = {f.name: getattr(self.config, f.name) for f in fields(self.config)}
+        own: dict[str, Any] = {f.name: getattr(self.config, f.name) for f in fields(self.config)}
         if own.get("lambda_min_clipped", 0) is None:
             own["lambda_min_clipped"] = -np.inf
         own = {k: list(v) if isinstance(v, tuple) else v for k, v in own.items()}
@@ -88,7 +88,7 @@ class Scheduler:
         eta: float = 0.0,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
-        timestep_spacing: str | None = None,
+        timestep_spacing: Spacing | None = None,
         denoising_start: float | None = None,
         denoising_end: float | None = None,
         original_inference_steps: int | None = None,
@@ -133,7 +133,7 @@ class Scheduler:
             plan = plan.until(request.cutoff(request.denoising_end, config))
         return plan
 
-    def _spaced(self, spacing: str | None) -> SamplerConfig:
+    def _spaced(self, spacing: Spacing | None) -> SamplerConfig:
         """The config with another timestep_spacing."""
         if spacing is None:
             return self.config
@@ -153,7 +153,7 @@ class Scheduler:
             raise
         except (ArithmeticError, ValueError) as e:  # of math and numpy.linalg, on odd schedules
             raise RequestError(_unusable(self.name, request.steps)) from e
-        numbers = [plan.rows[:, _BOUNDED], plan.in_scale, plan.init_noise_sigma]
+        numbers: list[Any] = [plan.rows[:, _BOUNDED], plan.in_scale, plan.init_noise_sigma]
         if not all(np.isfinite(n).all() for n in numbers):
             raise RequestError(_unusable(self.name, request.steps))
         return plan

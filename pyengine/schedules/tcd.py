@@ -31,8 +31,8 @@ def plan(config: LCMConfig, request: Request) -> Plan:
         # In float32, as a rounding error below a whole number is one timestep less.
         share = np.float32(1 - request.eta)
         s = int(np.floor(share * np.float32(after or 0)))
-        draws = request.eta > 0 and after is not None
-        return _evaluation(config, t, a_bar[t], a_bar[s], a_bar[after] if draws else None)
+        up = None if after is None or request.eta == 0 else a_bar[after]
+        return _evaluation(config, t, a_bar[t], a_bar[s], up)
 
     return Plan(
         sampler="tcd",
