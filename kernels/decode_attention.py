@@ -27,8 +27,8 @@ MOST_KEYS = 256
 # Blocks of keys begin at multiples of KEYS: a row's bits depend on what it sees, not on the cache.
 @triton.jit(do_not_specialize=["rows", "q_picture", "q_row", "k_picture", "v_picture"])
 def _decode_attention(
-    q, k, v, lengths, y, rows, q_picture, q_row, k_picture, k_row, v_picture, v_row, width, group,
-    scale, UNIT: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,
+    q, k, v, lengths, slots, y, rows, q_picture, q_row, k_picture, k_row, v_picture, v_row, width,
+    group, scale, UNIT: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     item = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
@@ -41,8 +41,11 @@ def _decode_attention(
     )
     query = query.to(tl.float32) * (scale * 1.4426950408889634)
     seen = tl.load(lengths + picture) + row + 1
-    k += picture * k_picture * UNIT + (head // group) * width
-    v += picture * v_picture * UNIT + (head // group) * width
+    slot = picture
+    if slots is not None:
+        slot = tl.load(slots + picture)
+    k += slot * k_picture * UNIT + (head // group) * width
+    v += slot * v_picture * UNIT + (head // group) * width
     line = tl.arange(0, KEYS)
     most = tl.full([1], float("-inf"), tl.float32)
     total = tl.zeros([1], tl.float32)
@@ -75,6 +78,7 @@ def plan(
     heads: int,
     *,
     scale: float | None = None,
+    slots: Tensor | None = None,
 ) -> tuple[list[Launch], Tensor]:
     """The launches that compute decode_attention(...), and the tensor they fill."""
     [y] = prepare("decode_attention", q.new_empty(q.shape))
@@ -84,7 +88,8 @@ def plan(
     q, keys, values = readable_rows(q), readable_rows(keys, unit), readable_rows(values, unit)
     unit = unit_of(keys, values)
     columns = power_of_2(width)
-    args = {"q": q, "k": keys, "v": values, "lengths": readable(lengths), "y": y, "rows": rows}
+    args = {"q": q, "k": keys, "v": values, "lengths": readable(lengths)}
+    args |= {"slots": None if slots is None else readable(slots), "y": y, "rows": rows}
     args |= {"q_picture": picture_step(q), "q_row": row_step(q)}
     args |= {"k_picture": picture_step(keys) // unit, "k_row": row_step(keys)}
     args |= {"v_picture": picture_step(values) // unit, "v_row": row_step(values)}
@@ -103,13 +108,14 @@ def decode_attention(
     heads: int,
     *,
     scale: float | None = None,
+    slots: Tensor | None = None,
 ) -> Tensor:
     """softmax(q k^T * scale) v over a cache; arguments as pyengine.ops.decode_attention's.
 
     float32 | bfloat16 | float16, on a GPU; views whose last dimension is contiguous are read in
     place.  The rows must lie within the cache: pyengine.ops looks.
     """
-    launches, y = plan(q, keys, values, lengths, heads, scale=scale)
+    launches, y = plan(q, keys, values, lengths, heads, scale=scale, slots=slots)
     for launch in launches:
         launch.run()
     return y

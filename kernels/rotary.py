@@ -54,7 +54,7 @@ def _rotary(x, y, cosines, sines, positions, row_step, width, WIDTH: tl.constexp
     ]
 )
 def _rotary_cache(
-    q, k, v, keys, values, y, cosines, sines, lengths, rows, heads, kv_heads,
+    q, k, v, keys, values, y, cosines, sines, lengths, slots, rows, heads, kv_heads,
     q_picture, q_row, k_picture, k_row, v_picture, v_row,
     keys_picture, keys_row, values_picture, values_row, width, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -62,6 +62,9 @@ def _rotary_cache(
     picture = item // rows
     row = item % rows
     position = tl.load(lengths + picture) + row
+    slot = picture
+    if slots is not None:
+        slot = tl.load(slots + picture)
     head = tl.program_id(1)
     if head < heads:
         source = q + picture * q_picture + row * q_row + head * width
@@ -70,12 +73,12 @@ def _rotary_cache(
     elif head < heads + kv_heads:
         first = (head - heads) * width
         source = k + picture * k_picture + row * k_row + first
-        target = keys + picture * keys_picture + position * keys_row + first
+        target = keys + slot * keys_picture + position * keys_row + first
         _turn(source, target, cosines, sines, position, width, WIDTH)
     else:
         first = (head - heads - kv_heads) * width
         source = v + picture * v_picture + row * v_row + first
-        target = values + picture * values_picture + position * values_row + first
+        target = values + slot * values_picture + position * values_row + first
         _turn(source, target, None, None, position, width, WIDTH)
 
 
@@ -120,6 +123,7 @@ def plan_rotary_cache(
     heads: int,
     cosines: Tensor | None = None,
     sines: Tensor | None = None,
+    slots: Tensor | None = None,
 ) -> tuple[list[Launch], Tensor]:
     """The launches that compute rotary_cache(...), and what they fill beside the cache."""
     y, cosines, sines = prepare("rotary_cache", q.new_empty(q.shape), cosines, sines)
@@ -128,6 +132,7 @@ def plan_rotary_cache(
     kv_heads = k.shape[2] // width
     args = {"q": q, "k": k, "v": v, "keys": keys, "values": values, "y": y}
     args |= {"cosines": cosines, "sines": sines, "lengths": readable(lengths)}
+    args["slots"] = None if slots is None else readable(slots)
     args |= {"rows": q.shape[1], "heads": heads, "kv_heads": kv_heads}
     for name in ("q", "k", "v", "keys", "values"):
         args[f"{name}_picture"], args[f"{name}_row"] = (
@@ -149,13 +154,14 @@ def rotary_cache(
     heads: int,
     cosines: Tensor | None = None,
     sines: Tensor | None = None,
+    slots: Tensor | None = None,
 ) -> Tensor:
     """q turned, k turned and v into their caches; arguments as pyengine.ops.rotary_cache's.
 
     q, k, v: float32 | bfloat16 | float16, on a GPU; views whose last dimension is contiguous are
     read in place.  Every row must have room for the new tokens: pyengine.ops looks.
     """
-    launches, y = plan_rotary_cache(q, k, v, keys, values, lengths, heads, cosines, sines)
+    launches, y = plan_rotary_cache(q, k, v, keys, values, lengths, heads, cosines, sines, slots)
     for launch in launches:
         launch.run()
     return y

@@ -228,7 +228,7 @@ PYBIND11_MODULE(_core, m) {
             const int64_t row = heads * width;
             return rotary({at<void>(x), at<void>(y), step[0], step[1], rows * row, row,
                            at<float>(cosines), at<float>(sines), table_rows, at<int64_t>(positions),
-                           nullptr, false, pictures, rows, heads, width, dtype_of(dtype)},
+                           nullptr, false, nullptr, pictures, rows, heads, width, dtype_of(dtype)},
                           dtype_of(dtype), threads);
         },
         Release());
@@ -236,45 +236,40 @@ PYBIND11_MODULE(_core, m) {
         "rotary_cache",  // steps: of q, k, v and both caches, as rotary's
         [](uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t keys, uintptr_t values,
            const std::array<int64_t, 10>& step, uintptr_t cosines, uintptr_t sines,
-           int64_t table_rows, uintptr_t lengths, uintptr_t y, int64_t pictures, int64_t rows,
-           int64_t most, int64_t heads, int64_t kv_heads, int64_t width, int dtype, int cache_dtype,
-           int threads) {
-            const DType x_type = dtype_of(dtype), cache_type = dtype_of(cache_dtype);
+           int64_t table_rows, uintptr_t lengths, uintptr_t slots, uintptr_t y, int64_t pictures,
+           int64_t rows, int64_t cache_rows, int64_t most, int64_t heads, int64_t kv_heads,
+           int64_t width, int dtype, int cache_dtype, int threads) {
+            const DType x_type = dtype_of(dtype);
             const int64_t row = heads * width;
-            const RotaryArgs q_part{at<void>(q),
-                                    at<void>(y),
-                                    step[0],
-                                    step[1],
-                                    rows * row,
-                                    row,
-                                    at<float>(cosines),
-                                    at<float>(sines),
-                                    table_rows,
-                                    nullptr,
-                                    at<int64_t>(lengths),
-                                    false,
-                                    pictures,
-                                    rows,
-                                    heads,
-                                    width,
-                                    x_type};
-            const RotaryArgs k_part{at<void>(k),
-                                    at<void>(keys),
-                                    step[2],
-                                    step[3],
-                                    step[6],
-                                    step[7],
-                                    at<float>(cosines),
-                                    at<float>(sines),
-                                    table_rows,
-                                    nullptr,
-                                    at<int64_t>(lengths),
-                                    true,
-                                    pictures,
-                                    rows,
-                                    kv_heads,
-                                    width,
-                                    cache_type};
+            const RotaryArgs q_part{.x = at<void>(q),
+                                    .y = at<void>(y),
+                                    .x_picture = step[0],
+                                    .x_row = step[1],
+                                    .y_picture = rows * row,
+                                    .y_row = row,
+                                    .cosines = at<float>(cosines),
+                                    .sines = at<float>(sines),
+                                    .table_rows = table_rows,
+                                    .positions = nullptr,
+                                    .lengths = at<int64_t>(lengths),
+                                    .into_cache = false,
+                                    .slots = nullptr,
+                                    .pictures = pictures,
+                                    .rows = rows,
+                                    .heads = heads,
+                                    .width = width,
+                                    .y_dtype = x_type};
+            RotaryArgs k_part = q_part;
+            k_part.x = at<void>(k);
+            k_part.y = at<void>(keys);
+            k_part.x_picture = step[2];
+            k_part.x_row = step[3];
+            k_part.y_picture = step[6];
+            k_part.y_row = step[7];
+            k_part.into_cache = true;
+            k_part.slots = at<int64_t>(slots);
+            k_part.heads = kv_heads;
+            k_part.y_dtype = dtype_of(cache_dtype);
             RotaryArgs v_part = k_part;
             v_part.x = at<void>(v);
             v_part.y = at<void>(values);
@@ -283,34 +278,37 @@ PYBIND11_MODULE(_core, m) {
             v_part.y_picture = step[8];
             v_part.y_row = step[9];
             v_part.cosines = v_part.sines = nullptr;
-            return rotary_cache(q_part, k_part, v_part, most, x_type, threads);
+            return rotary_cache(q_part, k_part, v_part, cache_rows, most, x_type, threads);
         },
         Release());
     m.def(
         "decode_attention",  // steps: of q, k and v between pictures and between rows
         [](uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t y, const std::array<int64_t, 6>& step,
-           uintptr_t lengths, int64_t pictures, int64_t rows, int64_t heads, int64_t kv_heads,
-           int64_t width, int64_t most, double scale, int dtype, int cache_dtype, int threads) {
-            return decode_attention({at<void>(q),
-                                     at<void>(k),
-                                     at<void>(v),
-                                     at<void>(y),
-                                     step[0],
-                                     step[1],
-                                     step[2],
-                                     step[3],
-                                     step[4],
-                                     step[5],
-                                     at<int64_t>(lengths),
-                                     pictures,
-                                     rows,
-                                     heads,
-                                     kv_heads,
-                                     width,
-                                     most,
-                                     static_cast<float>(scale),
-                                     dtype_of(dtype),
-                                     dtype_of(cache_dtype)},
+           uintptr_t lengths, uintptr_t slots, int64_t pictures, int64_t rows, int64_t heads,
+           int64_t kv_heads, int64_t width, int64_t cache_rows, int64_t most, double scale,
+           int dtype, int cache_dtype, int threads) {
+            return decode_attention({.q = at<void>(q),
+                                     .k = at<void>(k),
+                                     .v = at<void>(v),
+                                     .y = at<void>(y),
+                                     .q_picture = step[0],
+                                     .q_row = step[1],
+                                     .k_picture = step[2],
+                                     .k_row = step[3],
+                                     .v_picture = step[4],
+                                     .v_row = step[5],
+                                     .lengths = at<int64_t>(lengths),
+                                     .slots = at<int64_t>(slots),
+                                     .cache_rows = cache_rows,
+                                     .pictures = pictures,
+                                     .rows = rows,
+                                     .heads = heads,
+                                     .kv_heads = kv_heads,
+                                     .width = width,
+                                     .most = most,
+                                     .scale = static_cast<float>(scale),
+                                     .dtype = dtype_of(dtype),
+                                     .cache_dtype = dtype_of(cache_dtype)},
                                     threads);
         },
         Release());

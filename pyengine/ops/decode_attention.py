@@ -7,45 +7,46 @@ from . import _backend, _check, _memory, reference
 from ._check import wrong
 from ._core import DTYPES, address, core
 from ._op import Op
-from .rotary import _check_heads, _rows, check_cache, check_lengths, full
+from .rotary import _check_heads, _rows, check_cache, check_room, contiguous, refused
 
 _NAME = "decode_attention"
 
 
-def _check_arguments(q, keys, values, lengths, heads, *, scale=None):
+def _check_arguments(q, keys, values, lengths, heads, *, scale=None, slots=None):
     width = _check_heads(_NAME, "q", q, heads)
     _check.like(q, q, _NAME, "q")
-    kv_heads = check_cache(_NAME, q, width, keys, values, lengths)
+    kv_heads = check_cache(_NAME, q, width, keys, values, lengths, slots)
     if heads % kv_heads:
         raise wrong(_NAME, "heads", f"a multiple of the keys' {kv_heads}", heads)
 
 
-def _empty(q, keys, values, lengths, heads, *, scale=None):
+def _empty(q, keys, values, lengths, heads, *, scale=None, slots=None):
     return q.new_empty(q.shape)
 
 
-def _cpu(q, keys, values, lengths, heads, *, scale=None):
-    q, lengths = _rows(q), lengths.contiguous()
+def _cpu(q, keys, values, lengths, heads, *, scale=None, slots=None):
+    q, lengths, slots = _rows(q), lengths.contiguous(), contiguous(slots)
     n, count, width = q.shape
     head = width // heads
     y = _memory.empty(q.shape, q.dtype)
     bad = core().decode_attention(
         address(q), address(keys), address(values), address(y),
-        (*q.stride()[:2], *keys.stride()[:2], *values.stride()[:2]), address(lengths), n, count,
-        heads, keys.shape[2] // head, head, keys.shape[1], head**-0.5 if scale is None else scale,
-        DTYPES[q.dtype], DTYPES[keys.dtype], torch.get_num_threads(),
+        (*q.stride()[:2], *keys.stride()[:2], *values.stride()[:2]), address(lengths),
+        address(slots), n, count, heads, keys.shape[2] // head, head, len(keys), keys.shape[1],
+        head**-0.5 if scale is None else scale, DTYPES[q.dtype], DTYPES[keys.dtype],
+        torch.get_num_threads(),
     )  # fmt: skip
     if bad >= 0:
-        raise full(_NAME, lengths, bad, count, keys.shape[1])
+        raise refused(_NAME, lengths, slots, keys, bad, count, keys.shape[1])
     return y
 
 
 def _checked(function):
-    """A backend that reads the cache itself, behind a look at the lengths."""
+    """A backend that reads the cache itself, behind a look at the lengths and slots."""
 
-    def run(q, keys, values, lengths, heads, *, scale=None):
-        check_lengths(_NAME, lengths, q.shape[1], keys.shape[1])
-        return function(q, keys, values, lengths, heads, scale=scale)
+    def run(q, keys, values, lengths, heads, *, scale=None, slots=None):
+        check_room(_NAME, lengths, slots, keys, q.shape[1], keys.shape[1])
+        return function(q, keys, values, lengths, heads, scale=scale, slots=slots)
 
     return run
 
@@ -54,8 +55,8 @@ _REFERENCE = _backend.reference(_checked(reference.decode_attention))
 
 OP = Op(
     _NAME,
-    "(Tensor q, Tensor keys, Tensor values, Tensor lengths, int heads, *, float? scale=None) "
-    "-> Tensor",
+    "(Tensor q, Tensor keys, Tensor values, Tensor lengths, int heads, *, float? scale=None, "
+    "Tensor? slots=None) -> Tensor",
     check=_check_arguments,
     fake=_empty,
     table={
@@ -74,6 +75,7 @@ def decode_attention(
     heads: int,
     *,
     scale: float | None = None,
+    slots: Tensor | None = None,
 ) -> Tensor:
     """softmax(q k^T * scale) v over a cache: row i of n sees its first lengths[n] + i + 1 keys.
 
@@ -82,12 +84,15 @@ def decode_attention(
     keys, values: [N, most, kv_heads * D] of one dtype, q's or another of at most 32 bits, where
         rotary_cache has written the new tokens' own; views with contiguous last dimension.  heads
         is a multiple of kv_heads, and head h looks at key head h * kv_heads // heads (grouped
-        queries, Ainslie et al. 2023, arXiv:2305.13245).
+        queries, Ainslie et al. 2023, arXiv:2305.13245). With slots [S, most, kv_heads * D].
     lengths: [N] int64, how many tokens each row had before the new ones.
     scale: D ** -0.5 when None.
+    slots: [N] int64, all different: the row of the cache that belongs to each of the batch; None:
+        row n's is n.
     Returns q's shape and dtype, contiguous.  A token's bits depend neither on other rows, nor on
     `most`, nor on how many new tokens come with it.
-    Raises RequestError where lengths[n] + L is more than `most`, and for other shapes and dtypes.
+    Raises RequestError where lengths[n] + L is more than `most`, where a row has no slot of its
+    own, and for other shapes and dtypes.
     Vaswani et al. 2017, arXiv:1706.03762.
     """
-    return OP(q, keys, values, lengths, heads, scale=scale)
+    return OP(q, keys, values, lengths, heads, scale=scale, slots=slots)

@@ -126,9 +126,19 @@ def rotary(x: Tensor, cosines: Tensor, sines: Tensor, positions: Tensor, heads: 
 # --- rotary_cache ---------------------------------------------------------------------------------
 
 
-def check_cache(op: str, q: Tensor, width: int, keys: Tensor, values: Tensor, lengths: Tensor):
+def check_cache(
+    op: str,
+    q: Tensor,
+    width: int,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    slots: Tensor | None,
+) -> int:
     """Checks a cache for q [N, L, heads * width]; returns how many heads the keys have."""
-    _check.shape(keys, (q.shape[0], None, None), op, "keys")
+    _check.shape(keys, (q.shape[0] if slots is None else None, None, None), op, "keys")
+    if slots is not None:
+        _check_whole_numbers(op, "slots", slots, (q.shape[0],), q)
     kv_heads = keys.shape[2] // width
     if kv_heads * width != keys.shape[2] or not kv_heads:
         raise wrong(op, "keys", f"a width divisible by {width}, a head's", list(keys.shape))
@@ -143,17 +153,27 @@ def check_cache(op: str, q: Tensor, width: int, keys: Tensor, values: Tensor, le
     return kv_heads
 
 
-def full(op: str, lengths: Tensor, row: int, count: int, most: int) -> Exception:
-    """The error for a row whose new tokens do not fit."""
+def refused(
+    op: str, lengths: Tensor, slots: Tensor | None, keys: Tensor, row: int, count: int, most: int
+) -> Exception:
+    """The error for a row whose slot is not its own or whose new tokens do not fit."""
+    if slots is not None:
+        slot = int(slots[row])
+        if not 0 <= slot < len(keys):
+            return wrong(op, "slots", f"0 to {len(keys) - 1}", slot)
+        if slot in slots[:row].tolist():
+            return wrong(op, "slots", "another slot for every row", f"{slot} twice")
     return wrong(op, "lengths", f"0 to {most - count} where {count} tokens come into a cache of"
                  f" {most}", f"{int(lengths[row])} for row {row}")  # fmt: skip
 
 
-def _check_rotary_cache(q, k, v, keys, values, lengths, heads, cosines=None, sines=None):
+def _check_rotary_cache(
+    q, k, v, keys, values, lengths, heads, cosines=None, sines=None, slots=None
+):
     op = "rotary_cache"
     width = _check_heads(op, "q", q, heads)
     _check.like(q, q, op, "q")
-    kv_heads = check_cache(op, q, width, keys, values, lengths)
+    kv_heads = check_cache(op, q, width, keys, values, lengths, slots)
     for name, part in (("k", k), ("v", v)):
         _check.shape(part, (*q.shape[:2], kv_heads * width), op, name)
         _check.like(part, q, op, name)
@@ -163,7 +183,7 @@ def _check_rotary_cache(q, k, v, keys, values, lengths, heads, cosines=None, sin
         _check_tables(op, q, width, cosines, sines)
 
 
-def _empty_cache(q, k, v, keys, values, lengths, heads, cosines=None, sines=None):
+def _empty_cache(q, k, v, keys, values, lengths, heads, cosines=None, sines=None, slots=None):
     return q.new_empty(q.shape)
 
 
@@ -172,8 +192,12 @@ def _places(keys: Tensor, cosines: Tensor | None) -> int:
     return keys.shape[1] if cosines is None else min(keys.shape[1], len(cosines))
 
 
-def _cpu_cache(q, k, v, keys, values, lengths, heads, cosines=None, sines=None):
-    op = "rotary_cache"
+def contiguous(slots: Tensor | None) -> Tensor | None:
+    return None if slots is None else slots.contiguous()
+
+
+def _cpu_cache(q, k, v, keys, values, lengths, heads, cosines=None, sines=None, slots=None):
+    slots = contiguous(slots)
     q, k, v, lengths = _rows(q), _rows(k), _rows(v), lengths.contiguous()
     if cosines is not None:
         cosines, sines = float32(cosines), float32(sines)
@@ -185,32 +209,38 @@ def _cpu_cache(q, k, v, keys, values, lengths, heads, cosines=None, sines=None):
         (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *keys.stride()[:2],
          *values.stride()[:2]),
         address(cosines), address(sines), 0 if cosines is None else len(cosines),
-        address(lengths), address(y), n, count, keys.shape[1], heads, keys.shape[2] // head, head,
-        DTYPES[q.dtype], DTYPES[keys.dtype], torch.get_num_threads(),
+        address(lengths), address(slots), address(y), n, count, len(keys), keys.shape[1], heads,
+        keys.shape[2] // head, head, DTYPES[q.dtype], DTYPES[keys.dtype], torch.get_num_threads(),
     )  # fmt: skip
     if bad >= 0:
-        raise full(op, lengths, bad, count, _places(keys, cosines))
+        places = _places(keys, cosines)
+        raise refused("rotary_cache", lengths, slots, keys, bad, count, places)
     return y
 
 
 def _room_checked(function):
-    """A backend that writes the cache itself, behind a look at the lengths."""
+    """A backend that writes the cache itself, behind a look at the lengths and slots."""
 
-    def run(q, k, v, keys, values, lengths, heads, cosines=None, sines=None):
+    def run(q, k, v, keys, values, lengths, heads, cosines=None, sines=None, slots=None):
         most = _places(keys, cosines)
-        check_lengths("rotary_cache", lengths, q.shape[1], most)
-        return function(q, k, v, keys, values, lengths, heads, cosines, sines)
+        check_room("rotary_cache", lengths, slots, keys, q.shape[1], most)
+        return function(q, k, v, keys, values, lengths, heads, cosines, sines, slots)
 
     return run
 
 
-def check_lengths(op: str, lengths: Tensor, count: int, most: int) -> None:
-    """Raises RequestError unless `count` more tokens fit behind every row's."""
+def check_room(
+    op: str, lengths: Tensor, slots: Tensor | None, keys: Tensor, count: int, most: int
+) -> None:
+    """Raises RequestError unless every row has a slot of its own and `count` more tokens fit."""
     if not _check.visible(lengths):
         return
     bad = (lengths < 0) | (lengths > most - count)
+    if slots is not None:
+        same = slots[:, None] == slots
+        bad |= (slots < 0) | (slots >= len(keys)) | same.tril(-1).any(dim=1)
     if bad.any():
-        raise full(op, lengths, int(bad.nonzero()[0]), count, most)
+        raise refused(op, lengths, slots, keys, int(bad.nonzero()[0]), count, most)
 
 
 _CACHE_REFERENCE = _backend.reference(_room_checked(reference.rotary_cache))
@@ -218,7 +248,7 @@ _CACHE_REFERENCE = _backend.reference(_room_checked(reference.rotary_cache))
 ROTARY_CACHE = Op(
     "rotary_cache",
     "(Tensor q, Tensor k, Tensor v, Tensor(a!) keys, Tensor(b!) values, Tensor lengths, int heads, "
-    "Tensor? cosines=None, Tensor? sines=None) -> Tensor",
+    "Tensor? cosines=None, Tensor? sines=None, Tensor? slots=None) -> Tensor",
     check=_check_rotary_cache,
     fake=_empty_cache,
     table={
@@ -243,6 +273,7 @@ def rotary_cache(
     heads: int,
     cosines: Tensor | None = None,
     sines: Tensor | None = None,
+    slots: Tensor | None = None,
 ) -> Tensor:
     """New tokens into a cache: q and k turned by their positions, k and v written there.
 
@@ -250,15 +281,18 @@ def rotary_cache(
         whose last dimension is contiguous, such as slices of one fused projection, are read in
         place.
     keys, values: [N, most, kv_heads * D] of one dtype, which is q's or another of at most 32 bits;
-        rows lengths[n] to lengths[n] + L - 1 are written, rounded once.
+        positions lengths[n] to lengths[n] + L - 1 are written, rounded once. With slots
+        [S, most, kv_heads * D] for any S.
     lengths: [N] int64, how many tokens each row has; the new ones' positions follow.
     cosines, sines: [P, D / 2] (see rotary_table), or None: nothing is turned.
+    slots: [N] int64, all different: the row of the cache that belongs to each of the batch, so that
+        sequences join and leave a batch without a copy; None: row n's is n.
     Returns q turned, its shape and dtype, contiguous; the bits are `rotary`'s.
-    Raises RequestError, before anything is written, where a row has no room for L more tokens, and
-    for other shapes and dtypes.
+    Raises RequestError, before anything is written, where a row has no room for L more tokens or no
+    slot of its own, and for other shapes and dtypes.
     Su et al. 2021, arXiv:2104.09864.
     """
-    return ROTARY_CACHE(q, k, v, keys, values, lengths, heads, cosines, sines)
+    return ROTARY_CACHE(q, k, v, keys, values, lengths, heads, cosines, sines, slots)
 
 
 # --- tables ---------------------------------------------------------------------------------------

@@ -60,8 +60,8 @@ def test_rows_are_kept_and_copied():
     cache.copy_row(2, 0)
     assert cache.lengths.tolist() == [2, 2, 2]
     cache.keep(torch.tensor([0, 1]))
-    assert torch.equal(cache.keys[1][:, :2], k[[2, 1]])
-    assert torch.equal(cache.values[1][:, :2], v[[2, 1]])
+    assert torch.equal(cache.keys[1][cache.slots, :2], k[[2, 1]])
+    assert torch.equal(cache.values[1][cache.slots, :2], v[[2, 1]])
 
 
 def test_a_full_cache_is_refused():
@@ -70,3 +70,91 @@ def test_a_full_cache_is_refused():
     cache.advance(2)
     with pytest.raises(RequestError, match="rotary_cache: lengths: expected 0 to 1"):
         cache.attend(0, q, k, v, 2, 1.0)
+
+
+def test_sequences_join_and_leave_and_each_has_its_bits_alone():
+    heads, width, most = 2, 6, 12
+    q, k, v = noise(3, 6, most, heads * width)
+    tables = ops.rotary_table(torch.arange(most), width)
+
+    def attend(cache, rows, at):
+        new = [torch.stack([t[row, i : i + 1] for row, i in zip(rows, at, strict=True)])
+               for t in (q, k, v)]  # fmt: skip
+        y = cache.attend(0, *new, heads, 0.4)
+        cache.advance(1)
+        return y[:, 0]
+
+    alone = []
+    for row in range(6):
+        cache = KVCache(1, 1, most, heads * width, q, tables)
+        alone.append([attend(cache, [row], [i])[0] for i in range(most)])
+
+    cache = KVCache(1, 0, most, heads * width, q, tables, slots=4)
+    memory = [t.data_ptr() for t in (*cache.keys, *cache.values)]
+    waiting, batch, at, longest = list(range(6)), [], {}, 0
+    for tick in range(200):
+        if waiting and len(batch) < 4 and tick % 2 == 0:
+            row = waiting.pop(0)
+            batch.append(row)
+            at[row] = 0
+            cache.join(1)
+        if not batch:
+            break
+        longest = max(longest, len(batch))
+        got = attend(cache, batch, [at[row] for row in batch])
+        for row, y in zip(batch, got, strict=True):
+            assert torch.equal(y, alone[row][at[row]]), (tick, row)
+            at[row] += 1
+        left = [n for n, row in enumerate(batch) if at[row] < most - row]
+        if tick % 3 == 0:
+            left.reverse()  # a batch has no order of its own
+        if left != list(range(len(batch))):
+            batch = [batch[n] for n in left]
+            cache.keep(torch.tensor(left, dtype=torch.int64))
+    assert (waiting, batch, longest) == ([], [], 4)
+    assert [t.data_ptr() for t in (*cache.keys, *cache.values)] == memory
+
+
+def test_rows_that_leave_are_not_copied_and_their_slots_serve_again():
+    q, k, v = noise(3, 4, 2, 8)
+    cache = KVCache(1, 4, 3, 8, q)
+    cache.attend(0, q, k, v, 2, 1.0)
+    before = cache.keys[0].clone()
+    cache.keep(torch.tensor([3, 1]))
+    assert (cache.slots.tolist(), len(cache)) == ([3, 1], 2)
+    assert torch.equal(cache.keys[0], before)
+    cache.join(2)
+    assert cache.slots.tolist() == [3, 1, 0, 2]
+    assert cache.lengths.tolist() == [0, 0, 0, 0]
+    with pytest.raises(RequestError, match=r"cache: expected at most 0 sequences more.*given 1"):
+        cache.join(1)
+
+
+def test_what_is_recorded_of_a_batch_serves_others_of_as_many_sequences(monkeypatch):
+    noted = []
+    note = ops._replay._Recording.note
+    monkeypatch.setattr(
+        ops._replay._Recording, "note", lambda self, *given: noted.append(1) or note(self, *given)
+    )
+    owner = torch.nn.Linear(8, 8)
+    cache = KVCache(1, 3, 40, 8, noise(1, 8))
+
+    def step():
+        x = noise(len(cache), 1, 8)
+        with torch.no_grad():
+            y = cache.through(owner, lambda x, cache: cache.attend(0, x, x, x, 2, 0.5), x)
+        cache.advance(1)
+        return y
+
+    for _ in range(3):
+        step()
+    cache.keep(torch.tensor([2, 0]))
+    for _ in range(3):
+        step()
+    assert len(noted) == 2  # of three rows, and of two
+    for _ in range(3):
+        cache.join(1)
+        step()
+        cache.keep(torch.tensor([1, 2]))
+        step()
+    assert len(noted) == 2

@@ -108,7 +108,7 @@ def _attention(n, lq, lk, heads, d, dv=None, mask=None, fused=False, **more):
     return build
 
 
-_ROWS = {case.op: case.rows for case in KERNEL_CASES} | {
+_ROWS = {case.op: case.rows for case in KERNEL_CASES if case.name != "slots"} | {
     "conv2d": ("x", "x2", "scale", "shift", "channel_add", "residual"),
     "linear": ("x", "x2", "residual", "scale", "shift"),
     "attention": ("q", "k", "v", "mask"),

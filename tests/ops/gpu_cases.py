@@ -99,11 +99,17 @@ def _lengths(n, rows, most):
     return torch.arange(n) * (most - rows) // max(n - 1, 1)
 
 
-def _rotary_cache(n, rows, heads, kv_heads, d, most, turned=True, cache=None):
-    """cache: its dtype, q's where it is None."""
+def _slots(n):
+    """(how many rows a cache has, which of them are whose): more than there are, in no order."""
+    return n + 2, {"slots": torch.arange(n).flip(0) + 1}
+
+
+def _rotary_cache(n, rows, heads, kv_heads, d, most, turned=True, cache=None, slots=False):
+    """cache: its dtype, q's where it is None. slots: whether the cache has other rows than q."""
 
     def build(dtype):
         angles = 6 * torch.randn(most, d // 2)
+        cache_rows, more = _slots(n) if slots else (n, {})
         q, k, v = (
             torch.randn(n, rows, (heads + 2 * kv_heads) * d)
             .to(dtype)
@@ -111,8 +117,8 @@ def _rotary_cache(n, rows, heads, kv_heads, d, most, turned=True, cache=None):
         )
         inputs = {"q": q, "k": k, "v": v}
         for name in ("keys", "values"):
-            inputs[name] = torch.randn(n, most, kv_heads * d).to(cache or dtype)
-        inputs |= {"lengths": _lengths(n, rows, most), "heads": heads}
+            inputs[name] = torch.randn(cache_rows, most, kv_heads * d).to(cache or dtype)
+        inputs |= {"lengths": _lengths(n, rows, most), "heads": heads, **more}
         if turned:
             inputs |= {"cosines": angles.cos(), "sines": angles.sin()}
         return inputs
@@ -120,12 +126,14 @@ def _rotary_cache(n, rows, heads, kv_heads, d, most, turned=True, cache=None):
     return build
 
 
-def _decode_attention(n, rows, heads, kv_heads, d, most, cache=None, **more):
+def _decode_attention(n, rows, heads, kv_heads, d, most, cache=None, slots=False, **more):
     def build(dtype):
+        cache_rows, placed = _slots(n) if slots else (n, {})
         inputs = {"q": 1.5 * torch.randn(n, rows, heads * d).to(dtype)}
         for name in ("keys", "values"):
-            inputs[name] = torch.randn(n, most, kv_heads * d).to(cache or dtype)
-        return {**inputs, "lengths": _lengths(n, rows, most), "heads": heads, **more}
+            inputs[name] = torch.randn(cache_rows, most, kv_heads * d).to(cache or dtype)
+        inputs |= {"lengths": _lengths(n, rows, most), "heads": heads}
+        return {**inputs, **placed, **more}
 
     return build
 
@@ -218,6 +226,12 @@ _SETTINGS = [
     (1.0, 0, 1.0, 0.1), (0.9, 20, 0.8, 0.05), (2.0, 1, 0.0, 1.0),
 ]  # fmt: skip
 
+#: Of a case with slots: they say whose the cache's rows are.
+_SLOT_ROWS = {
+    "rotary_cache": ("q", "k", "v", "lengths", "slots"),
+    "decode_attention": ("q", "lengths", "slots"),
+}
+
 _ROWS = {
     "group_norm_silu": ("x", "x2"),
     "group_norm_scale_shift": ("x", "x2"),
@@ -236,7 +250,13 @@ _ROWS = {
 }
 
 CASES = [
-    Case(op, name, build, _ROWS[op], DTYPES if name != "many-positions" else DTYPES[:1])
+    Case(
+        op,
+        name,
+        build,
+        (_SLOT_ROWS if name == "slots" else _ROWS)[op],
+        DTYPES if name != "many-positions" else DTYPES[:1],
+    )
     for op, name, build in [
         ("group_norm_silu", "odd", _norm(3, 9, 11, 30, 3)),
         ("group_norm_silu", "no-silu", _norm(2, 5, 5, 64, 4, silu=False)),
@@ -265,9 +285,11 @@ CASES = [
         ("rotary_cache", "odd", _rotary_cache(3, 2, 3, 3, 10, 9)),
         ("rotary_cache", "grouped", _rotary_cache(3, 1, 6, 2, 16, 8)),
         ("rotary_cache", "not-turned", _rotary_cache(2, 3, 2, 1, 7, 5, turned=False)),
+        ("rotary_cache", "slots", _rotary_cache(3, 2, 6, 2, 10, 9, slots=True)),
         ("rotary_cache", "half-cache", _rotary_cache(2, 2, 2, 2, 8, 4, cache=torch.float16)),
         ("decode_attention", "odd", _decode_attention(3, 2, 3, 3, 10, 150)),
         ("decode_attention", "grouped", _decode_attention(3, 1, 6, 2, 16, 70)),
+        ("decode_attention", "slots", _decode_attention(3, 2, 6, 2, 20, 150, slots=True)),
         ("decode_attention", "one-channel", _decode_attention(2, 3, 2, 1, 1, 5)),
         ("decode_attention", "one-key", _decode_attention(3, 1, 2, 2, 64, 1)),
         ("decode_attention", "half-cache",

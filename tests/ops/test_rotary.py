@@ -164,3 +164,37 @@ def test_refusals(op, change, complaint):
 def test_tables_refuse(shape, width):
     with pytest.raises(RequestError, match="rotary_table: positions: expected"):
         ops.rotary_table(torch.zeros(shape), width)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(
+    ("slots", "complaint"),
+    [
+        ([0, 4, 1], "expected 0 to 3, got 4"),
+        ([-1, 2, 1], "expected 0 to 3, got -1"),
+        ([2, 0, 2], "expected another slot for every row, got 2 twice"),
+    ],
+)
+def test_slots_that_a_row_has_not_for_itself_are_refused_by_both(backend, slots, complaint):
+    given = _cache()
+    for name in ("keys", "values"):
+        given[name] = torch.cat([given[name], given[name][:1]])
+    given["slots"] = torch.tensor(slots)
+    before = given["keys"].clone()
+    read = {name: given[name] for name in ("q", "keys", "values", "lengths", "heads", "slots")}
+    with ops.force(backend):
+        with pytest.raises(RequestError, match=f"rotary_cache: slots: {complaint}"):
+            ops.rotary_cache(**given)
+        with pytest.raises(RequestError, match=f"decode_attention: slots: {complaint}"):
+            ops.decode_attention(**read)
+    assert torch.equal(given["keys"], before)
+
+
+def test_slots_of_another_shape_or_dtype_are_refused():
+    given = _cache()
+    for slots, complaint in (
+        (torch.zeros(2, dtype=torch.int64), r"slots: expected shape \[3\]"),
+        (torch.zeros(3, dtype=torch.int32), "slots: expected int64"),
+    ):
+        with pytest.raises(RequestError, match=complaint):
+            ops.rotary_cache(**given, slots=slots)

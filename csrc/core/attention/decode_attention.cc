@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "attention/slots.h"
 #include "check.h"
 #include "parallel.h"
 #include "scratch.h"
@@ -28,6 +29,8 @@ int64_t decode_attention(const DecodeAttentionArgs& a, int threads) {
     checked_count(kOp, a.heads + 1, a.width + 64, 64);
     if (checked_count(kOp, a.pictures, a.rows, a.heads, a.width) == 0) return -1;
     check(a);
+    const int64_t bad = first_bad_slot(a.slots, a.pictures, a.cache_rows);
+    if (bad >= 0) return bad;
     int64_t keys = 0;  // that are looked at, over all pictures
     for (int64_t i = 0; i < a.pictures; ++i) {
         if (a.lengths[i] < 0 || a.lengths[i] > a.most - a.rows) return i;

@@ -12,12 +12,15 @@ namespace pyengine {
 // Steps count elements; the last dimension is contiguous.
 struct DecodeAttentionArgs {
     const void* q;  // [pictures, rows, heads * width]
-    const void* k;  // [pictures, most, kv_heads * width]
+    const void* k;  // [cache rows, most, kv_heads * width]
     const void* v;  // as k
     void* y;        // [pictures, rows, heads * width], contiguous
     int64_t q_picture, q_row, k_picture, k_row, v_picture, v_row;
     // [pictures]: keys before those of the rows; row i sees the first lengths + i + 1.
     const int64_t* lengths;
+    // [pictures]: the cache row of each, all different; null: a picture's own index.
+    const int64_t* slots;
+    int64_t cache_rows;
     int64_t pictures, rows, heads, kv_heads, width, most;
     float scale;
     DType dtype;        // of q and y
@@ -31,7 +34,8 @@ struct DecodeAttentionShare {
     float* scratch;  // decode_attention_scratch() floats
 };
 
-// Returns -1, or the first picture whose rows reach beyond its cache; then nothing was written.
+// Returns -1, or the first picture whose slot is not in the cache or is an earlier one's, or
+// whose rows reach beyond it; then nothing was written.
 int64_t decode_attention(const DecodeAttentionArgs& args, int threads);
 
 }  // namespace pyengine

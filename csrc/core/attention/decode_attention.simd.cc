@@ -1,5 +1,6 @@
 #include "attention/decode_attention.h"
 
+#include "attention/slots.h"
 #include "isa/divide.simd.h"
 #include "isa/math.simd.h"
 #include "isa/transpose.simd.h"
@@ -258,10 +259,10 @@ struct Work {
 
 template <class T>
 void run(const DecodeAttentionArgs& args, const Piece& piece, float* scratch) {
-    const int64_t head = piece.head * args.width;
+    const int64_t head = piece.head * args.width, slot = slot_of(args.slots, piece.picture);
     const Work<T> work{args, piece, scratch,
-                       static_cast<const T*>(args.k) + piece.picture * args.k_picture + head,
-                       static_cast<const T*>(args.v) + piece.picture * args.v_picture + head};
+                       static_cast<const T*>(args.k) + slot * args.k_picture + head,
+                       static_cast<const T*>(args.v) + slot * args.v_picture + head};
     work.load_queries();
     for (int64_t begin = 0; begin < work.keys(); begin += kBlock) work.block(begin);
     work.store_results();

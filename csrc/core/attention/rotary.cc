@@ -1,5 +1,6 @@
 #include "attention/rotary.h"
 
+#include "attention/slots.h"
 #include "check.h"
 #include "parallel.h"
 #include "table.h"
@@ -37,13 +38,15 @@ int64_t rotary(const RotaryArgs& a, DType dtype, int threads) {
     return -1;
 }
 
-int64_t rotary_cache(const RotaryArgs& q, const RotaryArgs& k, const RotaryArgs& v, int64_t most,
-                     DType dtype, int threads) {
+int64_t rotary_cache(const RotaryArgs& q, const RotaryArgs& k, const RotaryArgs& v,
+                     int64_t cache_rows, int64_t most, DType dtype, int threads) {
     const RotaryArgs* parts[] = {&q, &k, &v};
     bool any = false;
     for (const RotaryArgs* part : parts) any |= check("rotary_cache", *part);
     if (!any) return -1;
     const int64_t places = q.cosines && q.table_rows < most ? q.table_rows : most;
+    const int64_t bad = first_bad_slot(k.slots, q.pictures, cache_rows);
+    if (bad >= 0) return bad;
     for (int64_t i = 0; i < q.pictures; ++i)
         if (q.lengths[i] < 0 || q.lengths[i] > places - q.rows) return i;
     for (const RotaryArgs* part : parts)

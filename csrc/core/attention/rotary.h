@@ -11,7 +11,7 @@ namespace pyengine {
 // y = (a cos - b sin, b cos + a sin). Steps count elements; the last dimension is contiguous.
 struct RotaryArgs {
     const void* x;  // [pictures, rows, heads * width]
-    void* y;        // the same shape; or, with lengths, [pictures, most, heads * width]
+    void* y;        // the same shape; or a cache [cache rows, most, heads * width]
     int64_t x_picture, x_row, y_picture, y_row;
     const float* cosines;  // [table_rows, width / 2], or null: nothing is turned
     const float* sines;
@@ -21,6 +21,9 @@ struct RotaryArgs {
     const int64_t* positions;  // [pictures, rows]
     const int64_t* lengths;    // [pictures]
     bool into_cache;
+    // [pictures]: with into_cache the row of y for each, all different; null: a picture's own
+    // index.
+    const int64_t* slots;
     int64_t pictures, rows, heads, width;
     DType y_dtype;
 };
@@ -30,9 +33,10 @@ struct RotaryArgs {
 int64_t rotary(const RotaryArgs& args, DType dtype, int threads);
 
 // q is turned, k too on its way into its cache, v goes into its cache as it is. most: rows of a
-// picture's cache. Returns -1, or the first picture whose new rows do not fit in the table or the
-// cache; then nothing was written.
-int64_t rotary_cache(const RotaryArgs& q, const RotaryArgs& k, const RotaryArgs& v, int64_t most,
-                     DType dtype, int threads);
+// picture's cache, of which there are cache_rows. Returns -1, or the first picture whose slot is
+// not in the cache, or is an earlier one's, or whose new rows do not fit in the table or the cache;
+// then nothing was written.
+int64_t rotary_cache(const RotaryArgs& q, const RotaryArgs& k, const RotaryArgs& v,
+                     int64_t cache_rows, int64_t most, DType dtype, int threads);
 
 }  // namespace pyengine

@@ -1,5 +1,6 @@
 #include "attention/rotary.h"
 
+#include "attention/slots.h"
 #include "isa/vector.simd.h"
 
 namespace pyengine::PYENGINE_NS {
@@ -25,8 +26,9 @@ void rows(const RotaryArgs& args, int64_t begin, int64_t end) {
         const int64_t position =
             args.positions ? args.positions[item] : args.lengths[picture] + row;
         const int64_t place = args.into_cache ? position : row;
+        const int64_t target = args.into_cache ? slot_of(args.slots, picture) : picture;
         const T* x = static_cast<const T*>(args.x) + picture * args.x_picture + row * args.x_row;
-        Y* y = static_cast<Y*>(args.y) + picture * args.y_picture + place * args.y_row;
+        Y* y = static_cast<Y*>(args.y) + target * args.y_picture + place * args.y_row;
         if (!args.cosines) {
             for_vectors(args.heads * args.width,
                         [&](int64_t c, auto lanes) { store(y + c, load(x + c, lanes), lanes); });

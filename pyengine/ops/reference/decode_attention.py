@@ -12,14 +12,18 @@ def decode_attention(
     heads: int,
     *,
     scale: float | None = None,
+    slots: Tensor | None = None,
 ) -> Tensor:
     """softmax(q k^T * scale) v, where row i of picture n sees the first lengths[n] + i + 1 keys.
 
-    q: [N, L, heads * D]; keys, values: [N, most, kv_heads * D]; lengths: [N].  Head h looks at key
+    q: [N, L, heads * D]; keys, values: [N, most, kv_heads * D]; lengths: [N].  slots: [N], which
+    rows of keys and values [S, most, kv_heads * D] are the N, in that order.  Head h looks at key
     head h * kv_heads // heads (Ainslie et al. 2023, arXiv:2305.13245).  scale: D ** -0.5 when None.
     Returns q's shape and dtype; softmax in float32.
     """
     n, count, width = q.shape
+    if slots is not None:
+        keys, values = keys[slots], values[slots]
     acc = torch.float64 if q.dtype == torch.float64 else torch.float32
     head = width // heads
     kv_heads = keys.shape[2] // head

@@ -26,11 +26,13 @@ def rotary_cache(
     heads: int,
     cosines: Tensor | None = None,
     sines: Tensor | None = None,
+    slots: Tensor | None = None,
 ) -> Tensor:
     """q and k turned by their positions, lengths[n] + i; k and v written there into the cache.
 
     q: [N, L, heads * D]; k, v: [N, L, kv_heads * D]; keys, values: [N, most, kv_heads * D], which
     are written; lengths: [N].  Without cosines and sines ([P, D / 2]) nothing is turned.
+    slots: [N], which rows of keys and values [S, most, kv_heads * D] are the N's.
     Returns q's shape and dtype.
     """
     count = q.shape[1]
@@ -43,7 +45,7 @@ def rotary_cache(
         q = rotary(q, cosines, sines, positions, heads)
     else:
         q = q.clone(memory_format=torch.contiguous_format)
-    rows = torch.arange(len(q), device=q.device)[:, None]
+    rows = (torch.arange(len(q), device=q.device) if slots is None else slots)[:, None]
     keys[rows, positions] = k.to(keys.dtype)
     values[rows, positions] = v.to(values.dtype)
     return q
