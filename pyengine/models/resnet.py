@@ -18,7 +18,7 @@ class ResnetBlock2D(nn.Module):
     """
 
     #: Which of the U-Net's time projections is this block's; the U-Net numbers them.
-    slot = -1
+    slot: int | None = None
 
     def __init__(
         self, in_channels: int, out_channels: int, groups: int, eps: float, time_dim: int | None

@@ -48,7 +48,7 @@ class CrossAttention(nn.Module):
     """Attention to the text. Its keys and values are made once per prompt: see TextContext."""
 
     #: Which of the context's keys and values are this layer's; the U-Net numbers them.
-    slot = -1
+    slot: int | None = None
 
     def __init__(self, width: int, heads: int, context_width: int):
         super().__init__()

@@ -97,8 +97,8 @@ class UNet2DConditionModel(Model):
         self.conv_out = Conv2d(
             channels[0], c.out_channels, c.conv_out_kernel, padding=c.conv_out_kernel // 2
         )
-        self._resnets = tuple(m for m in self.modules() if type(m) is ResnetBlock2D)
-        self._crosses = tuple(m for m in self.modules() if type(m) is CrossAttention)
+        self._resnets = tuple(m for m in self.modules() if isinstance(m, ResnetBlock2D))
+        self._crosses = tuple(m for m in self.modules() if isinstance(m, CrossAttention))
         for numbered in (self._resnets, self._crosses):
             for slot, module in enumerate(numbered):
                 module.slot = slot

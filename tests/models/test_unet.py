@@ -8,7 +8,7 @@ import torch
 from parity import LIMIT, idle_parameters, load_pair, noise, relative_l2
 
 from pyengine.errors import RequestError
-from pyengine.models import UNet2DConditionModel
+from pyengine.models import UNet2DConditionModel, transformer, unet_blocks
 
 FAMILIES = {"sd1": {}, "sd2": tiny.SD2_UNET, "sdxl": tiny.SDXL_UNET}
 
@@ -222,6 +222,26 @@ def test_sharded_files(tmp_path):
     assert len(list((tmp_path / "unet").glob("*.safetensors"))) > 2
     ours = UNet2DConditionModel.from_pretrained(tmp_path, subfolder="unet")
     assert compare(theirs, ours, 1, 6, 6, 9) < LIMIT
+
+
+def test_blocks_of_a_subclass_are_numbered_too(tmp_path, monkeypatch):
+    """Each takes its own time projection and its own keys and values."""
+
+    class Residual(unet_blocks.ResnetBlock2D):
+        pass
+
+    class Attention(transformer.CrossAttention):
+        pass
+
+    unet = tiny.make_unet(**SMALL)
+    unet.save_pretrained(tmp_path)
+    inputs = noise(1, 4, 8, 8), 500, noise(1, 7, context_dim(unet.config))
+    want = UNet2DConditionModel.from_pretrained(tmp_path)(*inputs).sample
+    monkeypatch.setattr(unet_blocks, "ResnetBlock2D", Residual)
+    monkeypatch.setattr(transformer, "CrossAttention", Attention)
+    own = UNet2DConditionModel.from_pretrained(tmp_path)
+    assert {type(m) for m in own._resnets + own._crosses} == {Residual, Attention}
+    assert torch.equal(own(*inputs).sample, want)
 
 
 def test_nothing_asks_for_gradients(family):
