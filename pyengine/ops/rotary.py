@@ -9,9 +9,11 @@ from ._check import wrong
 from ._core import DTYPES, address, core, float32
 from ._op import Op
 
-#: Positions whose angles are computed at a time: whole vectors on one thread, so that what a
-#: position gets does not depend on how many others there are.
+#: Positions whose angles are computed at a time: whole vectors, so that what a position gets does
+#: not depend on how many others there are.
 _BLOCK = 32
+#: Sines that are computed at a time, a divisor of a block's: MKL shares out 128 of them.
+_SERIAL = 32
 
 
 def _check_heads(op: str, name: str, x: Tensor, heads: int) -> int:
@@ -315,11 +317,12 @@ def rotary_table(positions: Tensor, width: int, theta: float = 1e4) -> tuple[Ten
     places = positions.float().reshape(-1, axes)
     count = len(places)
     places = F.pad(places, (0, 0, 0, -count % _BLOCK))
-    tables = []
-    for block in places.split(_BLOCK):
-        angles = (block[:, :, None] * angle).flatten(1)
-        tables.append((angles.cos(), angles.sin()))
-    if not tables:
-        return (places.new_empty(0, width // 2),) * 2
-    cosines, sines = (torch.cat(side)[:count] for side in zip(*tables, strict=True))
-    return cosines, sines
+    # In pieces: torch and MKL would wake threads for the whole, which beside other busy processes
+    # wait for each other.
+    cosines, sines = (angle.new_empty(len(places), width // 2) for _ in range(2))
+    for begin in range(0, len(places), _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        pieces = (places[block, :, None] * angle).flatten().split(_SERIAL)
+        cosines[block].view(-1).copy_(torch.cat([piece.cos() for piece in pieces]))
+        sines[block].view(-1).copy_(torch.cat([piece.sin() for piece in pieces]))
+    return cosines[:count], sines[:count]
