@@ -360,7 +360,8 @@ class AmusedPipeline(TokenPipeline):
             logits = self.model.logits(rows, context)
         else:
             self._context_shape = context
-            logits = self.graphs([rows], context.tensors())
+            # A token that could not be drawn is told of at the end; until then 0 is read.
+            logits = self.graphs([rows.clamp(min=0)], context.tensors())
             self._context_shape = None
         logits = logits.flatten(1, 2)
         if guided:
