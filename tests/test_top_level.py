@@ -92,3 +92,10 @@ def test_mypy_takes_what_the_readme_shows_and_refuses_what_is_not_there(tmp_path
     assert "from_diffusers.py" not in found, found
     assert 'wrong.py:3: error: Module has no attribute "nothing"' in found
     assert 'wrong.py:4: error: Module has no attribute "NothingError"' in found
+
+
+def test_modules_that_nobody_is_told_of_are_imported_all_the_same():
+    """pyengine.kernels lies elsewhere in an editable installation."""
+    code = "from pyengine import cli, cuda, doctor, kernels, tokenizer; print(kernels.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("pyengine.kernels\n", "")
