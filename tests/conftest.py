@@ -37,8 +37,8 @@ settings.load_profile("pyengine")
 MOST_PROCESSES = 8
 #: Seconds, on a quiet machine, beyond which a test is to be marked slow.
 SLOW = 10
-#: The fewest sets of parameters of one test function that `--quick` takes, of n the root.
-QUICK_PARAMETERS = 3
+#: The fewest sets of parameters of one test function that `--quick` takes, of n half the root.
+QUICK_PARAMETERS = 2
 
 
 def pytest_addoption(parser):
@@ -65,7 +65,7 @@ def pytest_collection_modifyitems(config, items):
     for same in functions.values():
         # Spread evenly, first and last among them: neighbours differ in one parameter.
         last = len(same) - 1
-        count = min(len(same), max(QUICK_PARAMETERS, math.isqrt(len(same))))
+        count = min(len(same), max(QUICK_PARAMETERS, math.isqrt(len(same)) // 2))
         kept |= {same[last * i // max(count - 1, 1)] for i in range(count)}
     kept = {item for item in kept if not item.get_closest_marker("slow")}
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])

@@ -8,6 +8,7 @@ import recorded_bits
 from pyengine import ops
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
 def test_pictures_and_tokens_have_the_bits_on_record(isa):
     reason = ops.isas().get(isa, "is not in this build")

@@ -46,6 +46,7 @@ def test_diffusers_draws_the_same(shipped):
     assert min(decibel) >= LEAST_PSNR, dict(zip(prompts, decibel, strict=True))
 
 
+@pytest.mark.slow
 def test_the_token_model_and_its_halves_draw_the_same():
     """The likeliest token every time, with the guidance that the model ships with."""
     prompts = labels("emoji-ar")
