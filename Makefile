@@ -25,7 +25,7 @@ help:
 	@sed -n 's/^# make /make /p' Makefile
 	@printf '%s\n' \
 	  'make test-quick   of every test function a few of its parameter sets (of n half the root, two' \
-	  '                  at least), none marked slow: some of everything, in some three minutes on two cores' \
+	  '                  at least), none marked slow: some of everything, in under three minutes on two cores' \
 	  'make lint         ruff and clang-format, no changes made' \
 	  'make format       the same, changing files' \
 	  'make bench        the ops against torch, torch.compile and ncnn (pyengine bench --help: more)' \

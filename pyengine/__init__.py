@@ -136,12 +136,13 @@ if not TYPE_CHECKING:  # or pyengine.nothing would have a type
 
     def _absent(name: str) -> Exception:
         """AttributeError that says what there is; where `from pyengine import name` asks, which
-        hides the words of an AttributeError, ImportError.
+        hides the words of an AttributeError, ImportError. That import goes on to modules that are
+        not in __all__ after an AttributeError alone.
         """
         import sys
         from importlib.util import find_spec
 
-        if name.startswith("_"):
+        if name.startswith("_") or find_spec(f"{__name__}.{name}"):
             return AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from .absent import explain
 

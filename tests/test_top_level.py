@@ -26,6 +26,10 @@ def fresh(code):
     return run.stdout.strip()
 
 
+def test_modules_that_are_not_listed_can_be_imported_from_it():
+    assert fresh("from pyengine import cli, layers; print(layers.__name__)") == "pyengine.layers"
+
+
 def test_importing_takes_neither_torch_nor_numpy():
     assert fresh("import sys, pyengine; print({'torch', 'numpy'} & set(sys.modules))") == "set()"
 

@@ -255,6 +255,7 @@ def test_openvino_agrees(run, kept, tmp_path):
     assert "converted in" in out
 
 
+@pytest.mark.slow
 def test_peers_that_are_missing_are_said(run, kept, tmp_path, monkeypatch, spawned):
     """Workers import in processes of their own, which this path hides the packages from."""
     hidden = tmp_path / "hidden"

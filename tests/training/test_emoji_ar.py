@@ -99,6 +99,7 @@ parallel.stop()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(run_ar, tmp_path, pictures, settings_ar):
     import pickle
 
