@@ -15,9 +15,10 @@ CALLS = 200
 #: What the allocators may still take between the 20th and the last call.
 SLACK = 4 << 20
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/status").exists(), reason="memory is read from /proc"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc"),
+]
 
 
 def status(key):

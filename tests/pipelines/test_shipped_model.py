@@ -29,6 +29,7 @@ def test_it_loads_without_a_name():
     assert min(result.images[0].size) >= 64
 
 
+@pytest.mark.slow
 def test_diffusers_draws_the_same(shipped):
     prompts = labels()
     assert len(prompts) == PROMPTS
