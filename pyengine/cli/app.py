@@ -17,6 +17,7 @@ from .values import (
     MODEL,
     SAMPLERS,
     TIERS,
+    IgnoredKeys,
     Json,
     Model,
     Variant,
@@ -91,6 +92,7 @@ def generate(
     grid: Annotated[bool, Option("--grid", help="All pictures on one sheet.")] = False,
     model: Model = None,
     variant: Variant = None,
+    ignore_config_key: IgnoredKeys = None,
     steps: Annotated[
         int | None,
         Option(
@@ -295,6 +297,7 @@ def info(
         ),
     ] = None,
     variant: Variant = None,
+    ignore_config_key: IgnoredKeys = None,
     concepts: Annotated[
         bool, Option("--concepts", help="List the things that the model was trained on.")
     ] = False,
@@ -340,14 +343,14 @@ def info(
     if concepts:
         from .concepts import run as run_concepts
 
-        return run_concepts(model, variant, json)
+        return run_concepts(model, variant, json, ignore_config_key)
     if plan:
         from .plan import run as run_plan
 
-        return run_plan(model, variant, height, width, batch, json)
+        return run_plan(model, variant, height, width, batch, json, ignore_config_key)
     from .info import run
 
-    return run(model, variant, json)
+    return run(model, variant, json, ignore_config_key)
 
 
 @app.command()

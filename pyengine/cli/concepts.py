@@ -14,9 +14,11 @@ from ..pipelines.loading import find_checkpoint
 NAMED = 5
 
 
-def run(model: str | None, variant: str | None, as_json: bool) -> int:
+def run(
+    model: str | None, variant: str | None, as_json: bool, ignored: list[str] | None = None
+) -> int:
     """`pyengine info --concepts`."""
-    checkpoint, source = find_checkpoint(model, variant)
+    checkpoint, source = find_checkpoint(model, variant, {"ignore_config_keys": ignored or ()})
     labels = of(checkpoint)
     if not labels:
         raise RequestError(f"concepts: {source} has no concepts.txt that would list them")

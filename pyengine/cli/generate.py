@@ -6,6 +6,7 @@ import json
 import sys
 import time
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ class Options:
     grid: bool
     model: str | None
     variant: str | None
+    ignore_config_key: list[str] | None
     steps: int | None
     seed: int | None
     scheduler: str | None
@@ -95,11 +97,12 @@ def run(o: Options) -> int:
     preview.check(o.preview)
     init, mask, prefix, hashes = read_pictures(o, saved)
     begin = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the report has them
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         pipe = from_pretrained(
-            o.model, device=o.device or "auto", dtype=o.dtype, variant=o.variant, weights=o.weights
-        )
+            o.model, device=o.device or "auto", dtype=o.dtype, variant=o.variant,
+            weights=o.weights, ignore_config_keys=o.ignore_config_key or (),
+        )  # fmt: skip
         loaded = time.perf_counter() - begin
         if saved is not None:
             compare(saved, pipe)
@@ -113,13 +116,21 @@ def run(o: Options) -> int:
     hint = concepts.hint(o.prompt or "", concepts.of(checkpoint_of(pipe)), pipe.source)
     if hint is not None:
         result.report.warnings.append(hint)
-    for message in result.report.warnings:
+    for message in dict.fromkeys([*ours(caught), *result.report.warnings]):
         warn(message)
     result.report.seconds = {"load": loaded, **result.report.seconds}
     settings = describe(o, pipe, result, hashes)
     written, replaced = write(o, place, result, settings, saved.index if again else None)
     tell(o, written, replaced, settings, result.report)
     return 0
+
+
+def ours(caught: Iterable[warnings.WarningMessage]) -> list[str]:
+    """What our own code warned of, not torch or another library."""
+    plain = (
+        w for w in caught if w.category is UserWarning and "torch" not in Path(w.filename).parts
+    )
+    return [str(w.message) for w in plain]
 
 
 def read_prompt(prompt: str | None) -> str | None:

@@ -63,8 +63,10 @@ SUMMARY = {
 }  # fmt: skip
 
 
-def run(model: str | None, variant: str | None, as_json: bool) -> int:
-    checkpoint, source = find_checkpoint(model, variant)
+def run(
+    model: str | None, variant: str | None, as_json: bool, ignored: list[str] | None = None
+) -> int:
+    checkpoint, source = find_checkpoint(model, variant, {"ignore_config_keys": ignored or ()})
     facts = describe(checkpoint, source)
     if as_json:
         print(json.dumps(facts))

@@ -59,8 +59,9 @@ def run(
     width: int | None,
     batch: int,
     as_json: bool,
+    ignored: list[str] | None = None,
 ) -> int:
-    checkpoint, source = find_checkpoint(model, variant)
+    checkpoint, source = find_checkpoint(model, variant, {"ignore_config_keys": ignored or ()})
     steps = plan(checkpoint, source, height, width, batch)
     totals = summarise(steps)
     if as_json:

@@ -99,4 +99,13 @@ Device = Annotated[
     Option(metavar="DEVICE", autocompletion=one_of(DEVICES), help="auto, cpu, cuda or cuda:N."),
 ]
 Variant = Annotated[str | None, Option(metavar="NAME", help="Weights of a variant, such as fp16.")]
+IgnoredKeys = Annotated[
+    list[str] | None,
+    Option(
+        "--ignore-config-key",
+        metavar="KEY",
+        show_default="none",
+        help="A key of the model's configs that may stay unread; can be repeated.",
+    ),
+]
 Json = Annotated[bool, Option("--json", help="Print the result as JSON, and nothing else.")]

@@ -4,6 +4,7 @@ import inspect
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -325,3 +326,34 @@ def test_a_model_that_lists_nothing(run, model):
     status, out, err = run("info", model, "--concepts")
     assert (status, out) == (2, "")
     assert err.startswith("pyengine: --concepts: ")
+
+
+# --- checkpoints with more to say -----------------------------------------------------------------
+
+
+def change(model, folder, part, **keys):
+    """A copy of a checkpoint with these keys in a part's config."""
+    shutil.copytree(model, folder)
+    path = folder / part / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+    return folder
+
+
+def test_keys_that_may_stay_unread_are_named(run, model, tmp_path):
+    folder = change(model, tmp_path / "odd", "unet", swirl=3, twist="left")
+    call = ("generate", "a cat", "-m", folder, *FAST)
+    for command in (call, ("info", folder), ("info", folder, "--plan")):
+        status, _, err = run(*command, "--ignore-config-key", "swirl")
+        assert (status, "twist" in err, "swirl" in err) == (2, True, False), err
+        status, _, err = run(
+            *command, "--ignore-config-key", "swirl", "--ignore-config-key", "twist"
+        )
+        assert (status, err) == (0, "")
+
+
+def test_what_is_warned_of_while_loading_is_told(run, model, tmp_path):
+    folder = change(model, tmp_path / "shifted", "vae", shift_factor=0.1)
+    status, _, err = run("generate", "a cat", "-m", folder, *FAST)
+    assert status == 0
+    assert err.startswith("pyengine: warning: ")
+    assert "shift_factor 0.1 is not applied" in err
