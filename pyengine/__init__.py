@@ -148,6 +148,4 @@ if not TYPE_CHECKING:  # or pyengine.nothing would have a type
 
         text = f"module {__name__!r} has no {name!r}: {explain(name, __all__)}"
         asks = sys._getframe(2).f_code.co_name  # importlib's, for the from of an import
-        # After an AttributeError it looks for a module of that name.
-        final = asks == "_handle_fromlist" and find_spec(f"{__name__}.{name}") is None
-        return (ImportError if final else AttributeError)(text)
+        return (ImportError if asks == "_handle_fromlist" else AttributeError)(text)

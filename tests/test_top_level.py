@@ -26,10 +26,6 @@ def fresh(code):
     return run.stdout.strip()
 
 
-def test_modules_that_are_not_listed_can_be_imported_from_it():
-    assert fresh("from pyengine import cli, layers; print(layers.__name__)") == "pyengine.layers"
-
-
 def test_importing_takes_neither_torch_nor_numpy():
     assert fresh("import sys, pyengine; print({'torch', 'numpy'} & set(sys.modules))") == "set()"
 
@@ -100,6 +96,6 @@ def test_mypy_takes_what_the_readme_shows_and_refuses_what_is_not_there(tmp_path
 
 def test_modules_that_nobody_is_told_of_are_imported_all_the_same():
     """pyengine.kernels lies elsewhere in an editable installation."""
-    code = "from pyengine import cli, cuda, doctor, kernels, tokenizer; print(kernels.__name__)"
+    code = "from pyengine import cli, cuda, doctor, kernels, layers, tokenizer; print(kernels.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("pyengine.kernels\n", "")
