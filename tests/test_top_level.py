@@ -96,6 +96,6 @@ def test_mypy_takes_what_the_readme_shows_and_refuses_what_is_not_there(tmp_path
 
 def test_modules_that_nobody_is_told_of_are_imported_all_the_same():
     """pyengine.kernels lies elsewhere in an editable installation."""
-    code = "from pyengine import cli, cuda, doctor, kernels, layers, tokenizer; print(kernels.__name__)"
+    code = "from pyengine import cli, cuda, doctor, kernels, layers; print(kernels.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("pyengine.kernels\n", "")

@@ -61,6 +61,13 @@ class StableDiffusionPipeline(PartNames, RunProperties, Running):
             model.arena = self._arena
         self._evaluate = Evaluator(parts.unet)
 
+    def _trim(self) -> None:
+        """Gives the memory of activations back to the system: the models' arenas, which are another
+        pipeline's where that was made of the same models later.
+        """
+        for model in (self.unet, self.vae, *self.parts.encoders):
+            model.arena.trim()
+
     # --- what it is -------------------------------------------------------------------------------
 
     @property
@@ -266,7 +273,7 @@ class StableDiffusionPipeline(PartNames, RunProperties, Running):
                 lambda: self._embeds(texts, bool(guided), clip_skip, warned),
                 "fewer prompts at a time would help",
             )
-            self._arena.trim()
+            self._trim()
         issue(warned)
         place = self.device if device is None else torch.device(device)
         return embeds.repeated(per_prompt).to(place, self.parts.encoders[-1].dtype)
@@ -300,7 +307,7 @@ class StableDiffusionPipeline(PartNames, RunProperties, Running):
                     self._evaluate.clear,
                 )
             finally:
-                self._arena.trim()
+                self._trim()
         output.report.warn(finished=True)
         return output if r.return_dict else self._tuple(output)
 

@@ -14,7 +14,7 @@ from pyengine import errors, ops
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self")
 
 
-def run(code, seconds=60, **environment):
+def run(code, seconds=180, **environment):
     """What the code prints, in a process of its own that must end in time."""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=seconds,

@@ -235,6 +235,11 @@ def test_from_pipe_shares_models(pair, photo):
     assert np.array_equal(
         made("a heart", photo, **call).images, pipe("a heart", image=photo, **call).images
     )
+    # Both give back the memory of their activations, wherever the shared models have it.
+    for one in (made, pipe):
+        one("a heart", image=photo, **call)
+        facts = pipe.unet.arena.statistics()
+        assert (facts["touched"], facts["used"]) == (0, 0) < (facts["peak"], 1)
 
 
 @pytest.mark.parametrize(
