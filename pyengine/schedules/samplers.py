@@ -147,8 +147,16 @@ def _plain(name: str) -> str:
     return "".join(c for c in name.casefold() if c not in "-_ ")
 
 
+def _short(cls: str) -> str:
+    """diffusers' class as people call it: KDPM2 for KDPM2DiscreteScheduler."""
+    for word in ("Scheduler", "Discrete", "Multistep"):
+        cls = cls.replace(word, "")
+    return cls
+
+
 _KNOWN = (
-    _SYNONYMS
+    {_plain(_short(cls)): name for cls, name in CLASSES.items()}
+    | _SYNONYMS
     | {_plain(cls.removesuffix("Scheduler")): name for cls, name in CLASSES.items()}
     | {_plain(cls): name for cls, name in CLASSES.items()}
     | {_plain(name): name for name in SAMPLERS}
