@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,11 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 # imported yet: it reads both when it is.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# What torch.compile made for another ATEN_CPU_CAPABILITY computes nonsense (torch 2.13), and its
+# cache does not tell them apart.
+if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
+    cache = Path(tempfile.gettempdir()) / f"torchinductor_tests_{os.getuid()}_{capability}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
 
 # A shell that starts a job in the background has it ignore Ctrl-C; its children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -1,9 +1,12 @@
 """What numbers were measured on: the processor, its instruction set, threads, versions."""
 
+import getpass
 import os
 import platform
 import sys
+import tempfile
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,7 +54,13 @@ def facts(device: str, threads: int) -> dict[str, Any]:
 def set_up(device: str) -> None:
     """torch at its best on a GPU, for this process: the fastest algorithm of every convolution;
     but float32 is what it is on CPUs, not TF32. Our own convolutions do not ask these settings.
+
+    What torch.compile makes for one ATEN_CPU_CAPABILITY it would take from its cache for another
+    too, and compute nonsense (torch 2.13): each has a cache of its own.
     """
+    if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
+        cache = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{capability}"
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
     if device.startswith("cuda"):
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
