@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from . import errors, images, metadata, models, ops, pipelines, schedules, weights
     from .pipelines import from_pretrained
-    from .pipelines.amused import AmusedPipeline
+    from .pipelines.amused.pipeline import AmusedPipeline
     from .pipelines.diffusers_names.classes import (
         AmusedImg2ImgPipeline,
         AmusedInpaintPipeline,
@@ -56,8 +56,8 @@ if TYPE_CHECKING:
         TCDScheduler,
         UniPCMultistepScheduler,
     )
-    from .pipelines.stable_diffusion import StableDiffusionPipeline
-    from .pipelines.stable_diffusion_xl import StableDiffusionXLPipeline
+    from .pipelines.stable_diffusion.pipeline import StableDiffusionPipeline
+    from .pipelines.stable_diffusion.xl import StableDiffusionXLPipeline
 
 __all__ = [
     "AmusedImg2ImgPipeline",

@@ -32,10 +32,22 @@ MAY_IMPORT = {
     "images": {"errors", "pixels", "weights"},  # readers that believe nothing in a file
     "tokenizer": {"errors", "weights"},
     "metadata": {"", "errors", "images", "weights"},
-    "pipelines": {
-        "", "cuda", "errors", "finite", "guard", "images", "metadata", "models", "ops", "pixels",
-        "progress", "schedules", "tokenizer", "weights",
+    # Neither knows a pipeline, nor the other.
+    "jobs": {"cuda", "errors", "guard", "tokenizer", "weights"},
+    "diffusion": {
+        "cuda", "errors", "finite", "guidance", "images", "jobs", "models", "ops", "pixels",
+        "progress", "schedules", "weights",
     },
+    "decoding": {
+        "cuda", "errors", "finite", "guidance", "jobs", "models", "ops", "progress", "weights",
+    },
+    "pipelines": {
+        "", "adapters", "cuda", "decoding", "diffusion", "errors", "finite", "guard", "guidance",
+        "images", "jobs", "metadata", "models", "ops", "pixels", "progress", "schedules",
+        "tokenizer", "weights",
+    },
+    "guidance": {"errors", "ops"},
+    "adapters": {"errors", "layers", "models", "ops", "weights"},
     "training": None,  # recipes at the very top: anything
     "bench": None,  # measures anything; nothing but the command line imports it
     "doctor": None,

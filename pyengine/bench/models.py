@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from .. import ops
+from ..diffusion.evaluator import Evaluator
 from ..errors import UnavailableError
 from ..models import AutoencoderKL, UNet2DConditionModel
-from ..pipelines.evaluator import Evaluator
 from . import checkpoints, timing
 from .flops import model_work
 from .peers import diffusers_models, openvino_models

@@ -267,7 +267,7 @@ def our_picture(
     notes: dict, *, threads: int, folder: Path, vq: Path, shape: Shape, storage: str, device: str
 ) -> Run:
     """A call of the pipeline, with guidance."""
-    from ..pipelines.picture_gpt import PictureGPTParts, PictureGPTPipeline
+    from ..pipelines.picture_gpt.pipeline import PictureGPTParts, PictureGPTPipeline
     from ..pipelines.tokens import TokenDefaults
 
     torch.set_num_threads(threads)
@@ -338,8 +338,9 @@ def measure_jacobi(
     """The given model's pictures, one after another, a row for every way and window; "sequential"
     is the same pipeline, token by token. Its defaults decide which tokens may be drawn.
     """
+    from ..decoding.request import DECODINGS, OTHER_DRAWS
     from ..pipelines import from_pretrained
-    from ..pipelines.tokens import DECODINGS, OTHER_DRAWS, TokenPipeline
+    from ..pipelines.tokens import TokenPipeline
 
     say(f"jacobi: loading {model}")
     pipe = from_pretrained(model, device=device)

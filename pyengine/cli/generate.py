@@ -13,11 +13,12 @@ from typing import Any
 
 from .. import __version__, metadata
 from .. import images as pictures
+from ..decoding.request import OTHER_DRAWS
 from ..errors import RequestError
 from ..metadata import Settings
 from ..pipelines import from_pretrained
 from ..pipelines.loading import NAMED, SHIPPED
-from ..pipelines.tokens import OTHER_DRAWS, TokenPipeline
+from ..pipelines.tokens import TokenPipeline
 from ..schedules import find_name
 from ..weights.text import show
 from . import concepts, files, preview, warn

@@ -79,7 +79,7 @@ class AutoencoderKLConfig:
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True
 
-    #: One per latent channel; what uses them: pyengine.pipelines.latents.
+    #: One per latent channel; what uses them: pyengine.diffusion.latents.
     latents_mean: tuple[float, ...] | None = field(default=None, metadata=_PER_CHANNEL)
     latents_std: tuple[float, ...] | None = field(
         default=None, metadata={**_PER_CHANNEL, "min": 1e-6}

@@ -5,17 +5,17 @@ result = pipe("a red heart", seed=1, num_images_per_prompt=4)
 result.images, result.seeds, result.report
 """
 
-from .amused import AmusedPipeline
-from .arguments import Defaults
-from .image_gpt import ImageGPTPipeline
-from .janus import JanusPipeline
+from ..jobs.checks import StopSampling
+from ..jobs.output import PipelineOutput, Report
+from ..jobs.runs import Run
+from .amused.pipeline import AmusedPipeline
+from .image_gpt.pipeline import ImageGPTPipeline
+from .janus.pipeline import JanusPipeline
 from .loading import from_pretrained
-from .output import PipelineOutput, Report
-from .picture_gpt import PictureGPTPipeline
-from .request import StopSampling
-from .runs import Run
-from .stable_diffusion import StableDiffusionPipeline
-from .stable_diffusion_xl import StableDiffusionXLPipeline
+from .picture_gpt.pipeline import PictureGPTPipeline
+from .stable_diffusion.defaults import Defaults
+from .stable_diffusion.pipeline import StableDiffusionPipeline
+from .stable_diffusion.xl import StableDiffusionXLPipeline
 from .tokens import TokenDefaults, TokenPipeline
 
 __all__ = [

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from ..cuda import OLDEST, check_capability, within_memory
+from ..diffusion.latents import unapplied
 from ..errors import CheckpointError, ConfigError, RequestError, UnavailableError
 from ..guard import inference
+from ..jobs.runs import Run
 from ..models import (
     AutoencoderKL,
     CLIPTextModel,
@@ -22,20 +24,18 @@ from ..ops import Arena, release_free_memory
 from ..weights import Checkpoint, check_tier, load_module, resolve
 from ..weights.source import model_folder
 from ..weights.text import did_you_mean, nearest, show
-from .amused import AmusedPipeline
-from .arguments import DistilledDefaults
+from .amused.pipeline import AmusedPipeline
 from .diffusers_names.keywords import read_keywords
 from .diffusers_names.making import check_part, check_place
 from .diffusers_names.sharing import share
-from .image_gpt import ImageGPTPipeline
-from .janus import JanusPipeline
-from .latents import unapplied
-from .parts import Parts, check_channels
-from .picture_gpt import PictureGPTPipeline
+from .image_gpt.pipeline import ImageGPTPipeline
+from .janus.pipeline import JanusPipeline
+from .picture_gpt.pipeline import PictureGPTPipeline
 from .reading import read_defaults, read_tokenizer
-from .runs import Run
-from .stable_diffusion import StableDiffusionPipeline
-from .stable_diffusion_xl import StableDiffusionXLPipeline
+from .stable_diffusion.defaults import DistilledDefaults
+from .stable_diffusion.parts import Parts, check_channels
+from .stable_diffusion.pipeline import StableDiffusionPipeline
+from .stable_diffusion.xl import StableDiffusionXLPipeline
 from .token_loading import QUANTIZED, TOKEN_MODELS
 from .tokens import TokenPipeline
 

@@ -9,8 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from .. import images as pictures
-from . import request as checks
-from .tokens import TokenRequest, check_tokens
+from ..decoding.checks import check_tokens
+from ..decoding.request import TokenRequest
+from ..jobs import checks
 
 
 def read_prefix(

@@ -18,13 +18,13 @@ from ..models import (
 from ..schedules.masked import MaskedConfig
 from ..tokenizer import ClipTokenizer
 from ..weights import Checkpoint, load_module
-from .amused import AmusedPipeline
-from .amused_parts import AmusedParts, check_parts
-from .image_gpt import ImageGPTPictures, ImageGPTPipeline, check_pictures
-from .janus import JanusPipeline, JanusTokens, check_tokens_fit
+from .amused.parts import AmusedParts, check_parts
+from .amused.pipeline import AmusedPipeline
+from .image_gpt.pipeline import ImageGPTPictures, ImageGPTPipeline, check_pictures
+from .janus.pipeline import JanusPipeline, JanusTokens, check_tokens_fit
 from .json_tokenizer import JsonTokenizer
-from .picture_gpt import PictureGPTParts, PictureGPTPipeline
-from .picture_gpt import check_parts as check_gpt_parts
+from .picture_gpt.pipeline import PictureGPTParts, PictureGPTPipeline
+from .picture_gpt.pipeline import check_parts as check_gpt_parts
 from .reading import read_defaults, read_drafts, read_tokenizer
 from .tokens import TokenDefaults
 

@@ -1,51 +1,29 @@
 """What the pipelines of token models share: a call's arguments, the run around the drawing."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from .. import ops
 from ..cuda import Record, within_memory
-from ..errors import NotFiniteError, RequestError
-from ..finite import check_finite, not_finite
+from ..decoding.request import (
+    CALLBACK_TENSORS,
+    DECODINGS,
+    MAX_TEMPERATURE,
+    MAX_WINDOW,
+    Sampling,
+    TokenRequest,
+)
+from ..finite import check_finite
+from ..jobs import checks
+from ..jobs.output import PipelineOutput, Report, peak_memory, reset_peak_memory
+from ..jobs.runs import Running
 from ..models.base import Model
-from ..models.kv_cache import KVCache
 from ..ops._backend import kernels_used
-from ..weights.load import machine_memory
-from . import request as checks
-from .arguments import bounded
+from .defaults import bounded
 from .diffusers_names.base import DiffusersNames
 from .keywords import refuse_others
-from .output import PipelineOutput, Report, peak_memory, reset_peak_memory
-from .runs import Run, Running
-
-#: What a callback may ask for and give back.
-CALLBACK_TENSORS = ("tokens",)
-MAX_TEMPERATURE = 100.0
-#: The way of drawing tokens one after another that draws other tokens than the rest; see jacobi.py.
-OTHER_DRAWS = "jacobi-gumbel"
-DECODINGS = ("sequential", "jacobi", OTHER_DRAWS)
-MAX_WINDOW = 1 << 16
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a token is drawn: see pyengine.ops.sample_token."""
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-
-    def rows(self, count: int, guidance_scale: float) -> Tensor:
-        """A row of settings for each of `count` pictures, as ops.sample_token takes them."""
-        return ops.sampling_settings(
-            count, guidance=guidance_scale, temperature=self.temperature, top_k=self.top_k,
-            top_p=self.top_p, min_p=self.min_p,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,41 +47,6 @@ class TokenDefaults:
             self.top_p if top_p is None else checks.real("top_p", top_p, 0, 1),
             self.min_p if min_p is None else checks.real("min_p", min_p, 0, 1),
         )  # fmt: skip
-
-
-@dataclass
-class TokenRequest:
-    """A call's arguments, checked, with defaults filled in.
-
-    prompts: [B], None each where the model takes none; per_prompt: pictures of each, together.
-    height, width: pixels. prefix: [count, n] int64, the first tokens of every picture, or None.
-    decoding, window: how the model is read; window is at most a picture's tokens.
-    """
-
-    prompts: list[str | None]
-    negatives: list[str] | None
-    per_prompt: int
-    height: int
-    width: int
-    guidance_scale: float
-    sampling: Sampling
-    output_type: str
-    seeds: list[int | None]
-    generators: list[torch.Generator] | torch.Generator
-    callback: Any = None
-    callback_inputs: tuple[str, ...] = CALLBACK_TENSORS
-    callback_known: tuple[str, ...] = CALLBACK_TENSORS
-    prefix: Tensor | None = None
-    decoding: str = "sequential"
-    window: int = 1
-    extra: dict[str, Any] = field(default_factory=dict)
-    run: Run = field(default_factory=Run)
-    timeout: float | None = None
-    return_dict: bool = True
-
-    @property
-    def count(self) -> int:
-        return len(self.prompts) * self.per_prompt
 
 
 class TokenPipeline(DiffusersNames, Running):
@@ -241,7 +184,7 @@ class TokenPipeline(DiffusersNames, Running):
 
     def use_graphs(self, record: Record | None = None) -> None:
         """A token is a CUDA graph from now on. record: given for tests."""
-        from .recorded import TokenGraphs  # which needs this module
+        from ..decoding.recorded import TokenGraphs  # which needs this module
 
         self.graphs = TokenGraphs(record)
 
@@ -286,66 +229,3 @@ class TokenPipeline(DiffusersNames, Running):
                                 f"an integer tensor {list(tokens.shape)} back",
                                 getattr(new, "shape", new))  # fmt: skip
         return new.to(tokens.device, torch.int64)
-
-
-def check_cache_memory(rows: int, most: int, cache: KVCache) -> None:
-    """Raises RequestError where keys and values of `rows` rows of `most` tokens, in layers like
-    those of `cache`, are more than the machine has. (On CUDA torch says so itself.)
-    """
-    if cache.lengths.device.type != "cpu":
-        return
-    needed = rows * most * sum(t.shape[2] * t.element_size() for t in (*cache.keys, *cache.values))
-    memory = machine_memory()
-    if memory is not None and needed > memory:
-        raise RequestError(
-            f"num_images_per_prompt: expected fewer pictures: the keys and values of {rows} rows"
-            f" take {needed / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB"
-        )
-
-
-def check_logits(logits: Tensor, source: str, step: int) -> None:
-    """Raises NotFiniteError for logits [N, ..., K] of which no token can be drawn, naming the
-    picture: NaN, infinity, or minus infinity for every token.
-    """
-    largest = logits.amax(dim=-1)  # NaN where one is
-    bad = ~largest.isfinite().view(len(logits), -1).all(dim=1)
-    if bad.any():
-        found = "NaN" if largest.isnan().any() else "infinity"
-        where = f"picture {int(bad.nonzero()[0])} at step {step}"
-        raise not_finite(f"{source}: logits", found, where, logits.dtype)
-
-
-def check_drawn(tokens: Tensor, source: str, pictures: Sequence[int] | None = None,
-                first: int = 0) -> None:  # fmt: skip
-    """Raises NotFiniteError where ops drew a negative token, which says that logits were at fault.
-
-    tokens: [N, L], of the given pictures, else of 0 to N - 1, drawn at the places from `first` on.
-    """
-    bad = tokens < 0
-    if bad.any():
-        row, place = bad.nonzero()[0].tolist()
-        picture = row if pictures is None else pictures[row]
-        raise NotFiniteError(
-            f"{source}: logits: expected finite numbers, found others in picture {picture} at"
-            f" token {first + place}"
-        )
-
-
-def check_tokens(field_name: str, value: Any, shape: tuple, codes: int) -> Tensor:
-    """`value` as int64 of `shape`, each in 0..codes-1; None in shape: any size of at least 1."""
-    try:
-        tokens = value if isinstance(value, Tensor) else torch.tensor(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        tokens = None
-    wanted = f"whole numbers [{', '.join('n' if s is None else str(s) for s in shape)}]"
-    if tokens is None or tokens.is_floating_point() or tokens.is_complex():
-        raise checks.refuse(field_name, wanted, value if tokens is None else tokens.dtype)
-    fits = tokens.dim() == len(shape) and all(
-        s == want or (want is None and s > 0) for s, want in zip(tokens.shape, shape, strict=False)
-    )
-    if not fits or tokens.dtype == torch.bool:
-        raise checks.refuse(field_name, wanted, list(tokens.shape))
-    low, high = int(tokens.min()), int(tokens.max())
-    if low < 0 or high >= codes:
-        raise checks.refuse(field_name, f"tokens 0 to {codes - 1}", f"{low} to {high}")
-    return tokens.to(torch.int64)

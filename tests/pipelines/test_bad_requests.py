@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from pyengine.errors import RequestError, UnavailableError
+from pyengine.jobs import checks
 from pyengine.pipelines import from_pretrained
-from pyengine.pipelines import request as checks
 
 NAN, INF = math.nan, math.inf
 PICTURE = Image.new("RGB", (64, 64))

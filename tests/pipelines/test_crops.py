@@ -7,7 +7,7 @@ from diffusers.image_processor import VaeImageProcessor
 from pairs import generators
 from PIL import Image
 
-from pyengine.pipelines.crop import cut
+from pyengine.pipelines.stable_diffusion.crop import cut
 
 STEPS = {"num_inference_steps": 4}
 BOXES = [(19, 10, 60, 37), (0, 0, 5, 48), (70, 40, 80, 48), (30, 3, 34, 5), (0, 20, 80, 22)]

@@ -6,8 +6,8 @@ import torch
 
 import pyengine
 from pyengine.bench.pipeline import psnr
+from pyengine.decoding import recorded
 from pyengine.errors import OutOfMemoryError
-from pyengine.pipelines import recorded
 
 pytestmark = [
     pytest.mark.gpu,

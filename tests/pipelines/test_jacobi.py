@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 import pyengine
+from pyengine.decoding.drafts import recall
 from pyengine.errors import CheckpointError, RequestError
 from pyengine.ops import filter_logits
 from pyengine.pipelines import StopSampling
-from pyengine.pipelines.drafts import recall
 
 WRITERS = {
     "gpt": tiny.write_picture_gpt,

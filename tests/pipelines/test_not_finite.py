@@ -10,9 +10,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import pyengine
+from pyengine.diffusion.watch import Watch
 from pyengine.errors import CheckpointError, NotFiniteError, PyengineError, RequestError
 from pyengine.finite import all_finite, first_bad
-from pyengine.pipelines.watch import Watch
 
 NAN, INF = float("nan"), float("inf")
 PICTURE = Image.fromarray(np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3))

@@ -6,8 +6,8 @@ import torch
 from test_cuda_calls import Recorder
 from test_recorded_tokens import own
 
+from pyengine.diffusion.evaluator import Evaluator
 from pyengine.errors import OutOfMemoryError
-from pyengine.pipelines.evaluator import Evaluator
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from torch.utils._pytree import tree_leaves
 
 import pyengine
 from pyengine import ops
+from pyengine.decoding.checks import check_drawn
+from pyengine.decoding.recorded import TokenGraphs
 from pyengine.errors import CheckpointError, OutOfMemoryError, RequestError
 from pyengine.pipelines import StopSampling
-from pyengine.pipelines.recorded import TokenGraphs
-from pyengine.pipelines.tokens import check_drawn
 from pyengine.schedules.masked import MaskedPlan
 
 
@@ -142,7 +142,7 @@ def test_pictures_that_end(tmp_path, monkeypatch):
     again = [pipe(**twice).tokens for _ in range(3)]
     ends = {row.index(3) for want in wants for row in want.tokens.flatten(1).tolist() if 3 in row}
     assert len(ends) > 3
-    monkeypatch.setattr("pyengine.pipelines.recorded.LOOK", 5)
+    monkeypatch.setattr("pyengine.decoding.recorded.LOOK", 5)
     pipe.graphs = TokenGraphs(Recorder())
     for call, want in zip(calls, wants, strict=True):
         got = pipe(**call)
@@ -387,7 +387,7 @@ def test_a_masked_step_looks_at_no_value(amused, monkeypatch):
             return denoise(*given)
 
     monkeypatch.setattr(MaskedPlan, "masked", on_the_host)
-    monkeypatch.setattr("pyengine.pipelines.amused.check_drawn", at_the_end)
+    monkeypatch.setattr("pyengine.pipelines.amused.pipeline.check_drawn", at_the_end)
     monkeypatch.setattr(amused, "_denoise", strict)
     assert torch.equal(amused(PROMPTS, **given).tokens, want.tokens)
     assert mode.over

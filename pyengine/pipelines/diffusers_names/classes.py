@@ -13,11 +13,11 @@ import re
 from typing import Any, ClassVar, NoReturn
 
 from ...errors import RequestError
-from ..amused import AmusedPipeline
-from ..arguments import DistilledDefaults
-from ..output import PipelineOutput
-from ..stable_diffusion import StableDiffusionPipeline
-from ..stable_diffusion_xl import StableDiffusionXLPipeline
+from ...jobs.output import PipelineOutput
+from ..amused.pipeline import AmusedPipeline
+from ..stable_diffusion.defaults import DistilledDefaults
+from ..stable_diffusion.pipeline import StableDiffusionPipeline
+from ..stable_diffusion.xl import StableDiffusionXLPipeline
 
 _EMBEDS = "prompt_embeds negative_prompt_embeds"
 _XL_EMBEDS = f"{_EMBEDS} pooled_prompt_embeds negative_pooled_prompt_embeds"

@@ -24,7 +24,7 @@ from .parts import NONE
 from .schedulers import NamedScheduler, choose
 
 if TYPE_CHECKING:
-    from ..parts import Parts
+    from ..stable_diffusion.parts import Parts
 
 #: Parts by diffusers' names, and what they are here.
 CLASSES: dict[str, type[Any]] = {
@@ -123,7 +123,7 @@ def _fields(named: Mapping[str, Any]) -> dict[str, Any]:
 def parts_of(cls: Any, components: dict[str, Any]) -> Parts:
     """What Cls(**components) is made of. cls: a pipeline's class."""
     from ..loading import check_fits, defaults_of
-    from ..parts import Parts
+    from ..stable_diffusion.parts import Parts
 
     _check_names(cls, components)
     names = [n for n in cls.part_names if components.get(n) is not None]

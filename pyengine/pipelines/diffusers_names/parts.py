@@ -20,7 +20,7 @@ from .schedulers import NamedScheduler, choose
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ..parts import Parts
+    from ..stable_diffusion.parts import Parts
 
 #: Parts that diffusers' pipelines may have and ours do without.
 NONE = ("safety_checker", "feature_extractor", "image_encoder", "watermark")

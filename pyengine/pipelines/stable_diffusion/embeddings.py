@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import RequestError
-from . import request as checks
+from ...errors import RequestError
+from ...jobs import checks
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConfigError
-from ..models import AutoencoderKL, CLIPTextModelWithProjection, UNet2DConditionModel
-from ..tokenizer import ClipTokenizer
-from .arguments import Defaults
-from .text import Encoder
+from ...errors import ConfigError
+from ...models import AutoencoderKL, CLIPTextModelWithProjection, UNet2DConditionModel
+from ...tokenizer import ClipTokenizer
+from ..text import Encoder
+from .defaults import Defaults
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from .. import images
 from ..finite import check_finite
+from ..jobs.noise import NoiseSource
 from ..models import AutoencoderKL
 from ..models.autoencoder import AutoencoderKLConfig
 from ..pixels import say
 from ..schedules.plan import Plan, State
-from .noise import NoiseSource
 from .request import Request
 
 

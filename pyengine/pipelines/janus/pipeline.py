@@ -10,21 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import images as pictures
-from ..errors import ConfigError
-from ..guard import inference
-from ..models import Janus, JanusConfig
-from ..weights import read_config
-from . import request as checks
-from .arguments import bounded
-from .autoregressive import Drawing
-from .jacobi import draw_tokens
-from .json_tokenizer import JsonTokenizer
-from .output import PipelineOutput, Report
-from .prefix import read_prefix
-from .runs import Run
-from .text_decoder import TextDecoder
-from .tokens import TokenDefaults, TokenPipeline, TokenRequest
+from ... import images as pictures
+from ...decoding.autoregressive import Drawing
+from ...decoding.jacobi import draw_tokens
+from ...decoding.request import TokenRequest
+from ...decoding.text_decoder import TextDecoder
+from ...errors import ConfigError
+from ...guard import inference
+from ...jobs import checks
+from ...jobs.output import PipelineOutput, Report
+from ...jobs.runs import Run
+from ...models import Janus, JanusConfig
+from ...weights import read_config
+from ..defaults import bounded
+from ..json_tokenizer import JsonTokenizer
+from ..prefix import read_prefix
+from ..tokens import TokenDefaults, TokenPipeline
 
 _ID = {"min": 0, "max": 1 << 20}
 

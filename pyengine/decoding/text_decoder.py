@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .autoregressive import Drawing, Logits
-from .tokens import TokenRequest, check_cache_memory
+from .checks import check_cache_memory
+from .request import TokenRequest
 
 #: The cache has room for a multiple of so many tokens.
 ROOM = 64

@@ -10,28 +10,29 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .. import images as pictures
-from ..cuda import within_memory
-from ..finite import check_finite
-from ..guard import inference
-from ..ops import Arena, kernels_used
-from ..schedules import Plan, Scheduler
-from . import request as checks
-from .arguments import Arguments, Defaults
+from ... import images as pictures
+from ...cuda import within_memory
+from ...diffusion.denoising import Conditions, Denoising
+from ...diffusion.evaluator import Evaluator
+from ...diffusion.latents import LatentMaker, Start, unscale_latents
+from ...diffusion.request import Request
+from ...finite import check_finite
+from ...guard import inference
+from ...jobs import checks
+from ...jobs.noise import NoiseSource
+from ...jobs.output import PipelineOutput, Report, issue, peak_memory, reset_peak_memory
+from ...jobs.runs import Run, Running
+from ...ops import Arena, kernels_used
+from ...schedules import Plan, Scheduler
+from ..diffusers_names.making import note_origin, parts_of
+from ..diffusers_names.parts import PartNames
+from ..keywords import ELSEWHERE, refuse_others
+from ..text import encode, guidance_embedding
+from .arguments import Arguments
 from .callbacks import RunProperties
-from .denoising import Conditions, Denoising
-from .diffusers_names.making import note_origin, parts_of
-from .diffusers_names.parts import PartNames
+from .defaults import Defaults
 from .embeddings import Embeds, Texts, Widths, joined
-from .evaluator import Evaluator
-from .keywords import ELSEWHERE, refuse_others
-from .latents import LatentMaker, Start, unscale_latents
-from .noise import NoiseSource
-from .output import PipelineOutput, Report, issue, peak_memory, reset_peak_memory
 from .parts import Parts
-from .request import Request
-from .runs import Run, Running
-from .text import encode, guidance_embedding
 
 
 class StableDiffusionPipeline(PartNames, RunProperties, Running):

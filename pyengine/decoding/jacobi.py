@@ -14,22 +14,23 @@ better guesses than the last pass did; see drafts.py.
 """
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..jobs.output import Report
 from ..progress import progress as progress_bar
 from .autoregressive import Decoder, Drawing, Logits, call_back, checked, draw_one_by_one
 from .drafts import recall
 from .draws import Quantiles, Races
-from .output import Report
 from .recorded import RecordedReads, TokenGraphs, draw_recorded
-from .tokens import OTHER_DRAWS, TokenPipeline, TokenRequest
+from .request import OTHER_DRAWS, TokenRequest
 
 
 def draw_tokens(
-    pipe: TokenPipeline, r: TokenRequest, decoder: Decoder, drawing: Drawing, report: Report,
+    pipe: Any, r: TokenRequest, decoder: Decoder, drawing: Drawing, report: Report,
     show_progress: bool | None,
 ) -> Tensor:  # fmt: skip
     """`drawing.tokens`, drawn in the way that the request asks for."""
@@ -49,7 +50,7 @@ class _Windows:
     """
 
     def __init__(
-        self, pipe: TokenPipeline, r: TokenRequest, decoder: Decoder, drawing: Drawing,
+        self, pipe: Any, r: TokenRequest, decoder: Decoder, drawing: Drawing,
         report: Report, graphs: TokenGraphs | None,
     ):  # fmt: skip
         self.pipe, self.r, self.drawing = pipe, r, drawing

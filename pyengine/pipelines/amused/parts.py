@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConfigError
-from ..models import CLIPTextModelWithProjection, UVit2DModel, VQModel
-from ..schedules.masked import MaskedConfig
-from ..tokenizer import ClipTokenizer
+from ...errors import ConfigError
+from ...models import CLIPTextModelWithProjection, UVit2DModel, VQModel
+from ...schedules.masked import MaskedConfig
+from ...tokenizer import ClipTokenizer
 
 
 @dataclass(frozen=True)

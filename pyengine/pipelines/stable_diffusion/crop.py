@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from .. import images as pictures
-from ..errors import RequestError
-from . import request as checks
+from ... import images as pictures
+from ...errors import RequestError
+from ...jobs import checks
 
 Region = tuple[int, int, int, int]
 

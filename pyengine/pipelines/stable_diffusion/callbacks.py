@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .runs import Runs
+from ...jobs.runs import Runs
 
 
 class RunProperties:

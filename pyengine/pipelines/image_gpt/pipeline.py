@@ -11,18 +11,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .. import images as pictures
-from .. import ops
-from ..errors import ConfigError
-from ..guard import inference
-from ..models import ImageGPT
-from ..weights import read_config
-from .autoregressive import Drawing, Logits
-from .jacobi import draw_tokens
-from .output import PipelineOutput, Report
-from .prefix import read_prefix
-from .runs import Run
-from .tokens import TokenDefaults, TokenPipeline, TokenRequest, check_cache_memory
+from ... import images as pictures
+from ... import ops
+from ...decoding.autoregressive import Drawing, Logits
+from ...decoding.checks import check_cache_memory
+from ...decoding.jacobi import draw_tokens
+from ...decoding.request import TokenRequest
+from ...errors import ConfigError
+from ...guard import inference
+from ...jobs.output import PipelineOutput, Report
+from ...jobs.runs import Run
+from ...models import ImageGPT
+from ...weights import read_config
+from ..prefix import read_prefix
+from ..tokens import TokenDefaults, TokenPipeline
 
 _SIDE = {"min": 1, "max": 4096}
 

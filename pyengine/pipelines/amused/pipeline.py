@@ -11,32 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import images as pictures
-from .. import ops
-from ..cuda import Graphs, Leash, Record, to_device
-from ..errors import RequestError
-from ..finite import check_finite
-from ..guard import inference
-from ..models.uvit import UVitContext
-from ..progress import progress as progress_bar
-from ..schedules.masked import MaskedPlan, plan
-from . import request as checks
-from .amused_parts import AmusedParts
-from .arguments import bounded
-from .noise import NoiseSource
-from .output import PipelineOutput, Report
-from .prefix import read_prefix
-from .runs import Run
-from .text import encode
-from .tokens import (
-    MAX_TEMPERATURE,
-    TokenDefaults,
-    TokenPipeline,
-    TokenRequest,
-    check_drawn,
-    check_logits,
-    check_tokens,
-)
+from ... import images as pictures
+from ... import ops
+from ...cuda import Graphs, Leash, Record, to_device
+from ...decoding.checks import check_drawn, check_logits, check_tokens
+from ...decoding.request import MAX_TEMPERATURE, TokenRequest
+from ...errors import RequestError
+from ...finite import check_finite
+from ...guard import inference
+from ...jobs import checks
+from ...jobs.noise import NoiseSource
+from ...jobs.output import PipelineOutput, Report
+from ...jobs.runs import Run
+from ...models.uvit import UVitContext
+from ...progress import progress as progress_bar
+from ...schedules.masked import MaskedPlan, plan
+from ..defaults import bounded
+from ..prefix import read_prefix
+from ..text import encode
+from ..tokens import TokenDefaults, TokenPipeline
+from .parts import AmusedParts
 
 #: The text encoder's layer that the transformer attends to, counted from the end.
 TEXT_LAYER = -2

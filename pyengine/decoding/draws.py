@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..jobs.noise import NoiseSource
 from .autoregressive import Logits
-from .noise import NoiseSource
-from .tokens import TokenRequest
+from .request import TokenRequest
 
 
 class Quantiles:

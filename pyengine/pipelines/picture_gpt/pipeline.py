@@ -10,20 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import images as pictures
-from ..errors import ConfigError
-from ..guard import inference
-from ..models import PictureGPT, PictureTokens, VQConfig, VQModel
-from ..models.picture_gpt import PictureGPTConfig
-from ..tokenizer import ClipTokenizer
-from . import request as checks
-from .autoregressive import Drawing
-from .jacobi import draw_tokens
-from .output import PipelineOutput, Report
-from .prefix import read_prefix
-from .runs import Run
-from .text_decoder import TextDecoder
-from .tokens import TokenDefaults, TokenPipeline, TokenRequest
+from ... import images as pictures
+from ...decoding.autoregressive import Drawing
+from ...decoding.jacobi import draw_tokens
+from ...decoding.request import TokenRequest
+from ...decoding.text_decoder import TextDecoder
+from ...errors import ConfigError
+from ...guard import inference
+from ...jobs import checks
+from ...jobs.output import PipelineOutput, Report
+from ...jobs.runs import Run
+from ...models import PictureGPT, PictureTokens, VQConfig, VQModel
+from ...models.picture_gpt import PictureGPTConfig
+from ...tokenizer import ClipTokenizer
+from ..prefix import read_prefix
+from ..tokens import TokenDefaults, TokenPipeline
 
 
 @dataclass

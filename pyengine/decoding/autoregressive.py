@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..jobs import checks
+from ..jobs.noise import NoiseSource
+from ..jobs.output import Report
 from ..progress import progress as progress_bar
-from . import request as checks
-from .noise import NoiseSource
-from .output import Report
-from .tokens import TokenPipeline, TokenRequest, check_logits
+from .checks import check_logits
+from .request import TokenRequest
 
 #: (logits [N, K], those without the prompt [N, K] or None where guidance is off)
 Logits = tuple[Tensor, Tensor | None]
@@ -84,7 +85,7 @@ class Drawing:
 
 
 def draw_one_by_one(
-    pipe: TokenPipeline, r: TokenRequest, decoder: Decoder, drawing: Drawing, report: Report,
+    pipe: Any, r: TokenRequest, decoder: Decoder, drawing: Drawing, report: Report,
     show_progress: bool | None,
 ) -> Tensor:  # fmt: skip
     """`drawing.tokens` when all pictures are complete, or after the token that the run was stopped
@@ -120,7 +121,7 @@ def draw_one_by_one(
     return drawing.tokens
 
 
-def checked(pipe: TokenPipeline, logits: Logits, step: int) -> Logits:
+def checked(pipe: Any, logits: Logits, step: int) -> Logits:
     """The logits; raises CheckpointError where no token can be drawn of them."""
     for given in logits:
         if given is not None:
@@ -135,9 +136,7 @@ def sample(logits: Logits, uniform: Tensor, settings: Tensor) -> Tensor:
     return ops.sample_token(rows, uniform, settings)
 
 
-def call_back(
-    pipe: TokenPipeline, r: TokenRequest, drawing: Drawing, report: Report, codes: int
-) -> None:
+def call_back(pipe: Any, r: TokenRequest, drawing: Drawing, report: Report, codes: int) -> None:
     """Shows the callback all tokens; it may change each picture's last, which no model has read."""
     old = drawing.tokens
     places = drawing.known[drawing.alive] - 1

@@ -1,49 +1,20 @@
 """A call's arguments against what a model can do."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from .. import images as pictures
-from ..errors import RequestError
-from ..schedules import find_name
-from . import request as checks
+from ... import images as pictures
+from ...diffusion.denoising import callback_tensors
+from ...diffusion.request import Request
+from ...errors import RequestError
+from ...jobs import checks
+from ...schedules import find_name
 from .crop import Crop, cut
-from .denoising import callback_tensors
+from .defaults import Defaults
 from .embeddings import Widths
-from .request import Request
-
-
-def bounded(default: Any, low: float, high: float) -> Any:
-    """A dataclass field whose value in a file must lie between low and high."""
-    return dataclasses.field(default=default, metadata={"min": low, "max": high})
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What a call uses where the caller says nothing; a checkpoint's pyengine.json may say more.
-
-    strength: of image-to-image; inpaint_strength, inpaint_guidance_scale (None: guidance_scale):
-    of inpainting.
-    """
-
-    num_inference_steps: int = bounded(50, 1, 1000)
-    guidance_scale: float = bounded(7.5, 0, 1000)
-    guidance_rescale: float = bounded(0.0, 0, 1)
-    strength: float = bounded(0.8, 0, 1)
-    inpaint_strength: float = bounded(1.0, 0, 1)
-    inpaint_guidance_scale: float | None = bounded(None, 0, 1000)
-
-
-@dataclass(frozen=True)
-class DistilledDefaults(Defaults):
-    """Of diffusers' LatentConsistencyModelPipeline."""
-
-    num_inference_steps: int = bounded(4, 1, 1000)
-    guidance_scale: float = bounded(8.5, 0, 1000)
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from ..cuda import Leash, to_device
 from ..finite import all_finite
+from ..jobs import checks
+from ..jobs.noise import NoiseSource
+from ..jobs.output import Report
 from ..models import UNet2DConditionModel
 from ..progress import progress as progress_bar
 from ..schedules import Plan
 from ..weights.text import show
-from . import request as checks
 from .evaluator import Evaluator
 from .latents import Start
-from .noise import NoiseSource
-from .output import Report
 from .request import Request
 from .watch import Watch
 

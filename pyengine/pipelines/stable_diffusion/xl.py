@@ -7,20 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import RequestError
-from ..guard import inference
-from ..weights.text import show
-from . import request as checks
-from .arguments import Arguments, Defaults, bounded
-from .denoising import Conditions
-from .diffusers_names.parts import XLPartNames
+from ...diffusion.denoising import Conditions
+from ...diffusion.request import Request
+from ...errors import RequestError
+from ...guard import inference
+from ...jobs import checks
+from ...jobs.output import PipelineOutput
+from ...jobs.runs import Run
+from ...weights.text import show
+from ..defaults import bounded
+from ..diffusers_names.parts import XLPartNames
+from ..keywords import refuse_others
+from ..text import encode
+from .arguments import Arguments
+from .defaults import Defaults
 from .embeddings import Embeds, Texts, Widths, joined
-from .keywords import refuse_others
-from .output import PipelineOutput
-from .request import Request
-from .runs import Run
-from .stable_diffusion import StableDiffusionPipeline
-from .text import encode
+from .pipeline import StableDiffusionPipeline
 
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
 

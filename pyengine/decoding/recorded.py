@@ -7,16 +7,18 @@ also for those that have ended, whose tokens are thrown away. Compiled, not yet 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..cuda import Graphs, Leash, Record, Recorder
+from ..jobs.noise import NoiseSource
+from ..jobs.output import Report
 from ..progress import progress as progress_bar
 from .autoregressive import Decoder, Drawing, Logits, call_back, checked, sample
-from .noise import NoiseSource
-from .output import Report
-from .tokens import TokenPipeline, TokenRequest, check_drawn
+from .checks import check_drawn
+from .request import TokenRequest
 
 #: How far the host runs ahead of the GPU, in tokens: a run that is stopped ends so much later.
 AHEAD = 16
@@ -126,7 +128,7 @@ class RecordedReads:
 
 
 def draw_recorded(
-    pipe: TokenPipeline, r: TokenRequest, decoder: Decoder, drawing: Drawing, report: Report,
+    pipe: Any, r: TokenRequest, decoder: Decoder, drawing: Drawing, report: Report,
     show_progress: bool | None, graphs: TokenGraphs,
 ) -> Tensor:  # fmt: skip
     """autoregressive.draw_one_by_one by graphs: the same tokens. With a callback the host waits for
@@ -176,7 +178,7 @@ def draw_recorded(
     return tokens
 
 
-def _look(pipe: TokenPipeline, drawing: Drawing, done: int) -> None:
+def _look(pipe: Any, drawing: Drawing, done: int) -> None:
     """Takes note of the tokens that were drawn since the last look, at the places before `done`.
 
     Raises CheckpointError where none could be drawn.

@@ -1,0 +1,76 @@
+"""Checks of tokens, of the logits that they are drawn from, and of the memory of a run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import NotFiniteError, RequestError
+from ..finite import not_finite
+from ..jobs import checks
+from ..models.kv_cache import KVCache
+from ..weights.load import machine_memory
+
+
+def check_cache_memory(rows: int, most: int, cache: KVCache) -> None:
+    """Raises RequestError where keys and values of `rows` rows of `most` tokens, in layers like
+    those of `cache`, are more than the machine has. (On CUDA torch says so itself.)
+    """
+    if cache.lengths.device.type != "cpu":
+        return
+    needed = rows * most * sum(t.shape[2] * t.element_size() for t in (*cache.keys, *cache.values))
+    memory = machine_memory()
+    if memory is not None and needed > memory:
+        raise RequestError(
+            f"num_images_per_prompt: expected fewer pictures: the keys and values of {rows} rows"
+            f" take {needed / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB"
+        )
+
+
+def check_logits(logits: Tensor, source: str, step: int) -> None:
+    """Raises NotFiniteError for logits [N, ..., K] of which no token can be drawn, naming the
+    picture: NaN, infinity, or minus infinity for every token.
+    """
+    largest = logits.amax(dim=-1)  # NaN where one is
+    bad = ~largest.isfinite().view(len(logits), -1).all(dim=1)
+    if bad.any():
+        found = "NaN" if largest.isnan().any() else "infinity"
+        where = f"picture {int(bad.nonzero()[0])} at step {step}"
+        raise not_finite(f"{source}: logits", found, where, logits.dtype)
+
+
+def check_drawn(tokens: Tensor, source: str, pictures: Sequence[int] | None = None,
+                first: int = 0) -> None:  # fmt: skip
+    """Raises NotFiniteError where ops drew a negative token, which says that logits were at fault.
+
+    tokens: [N, L], of the given pictures, else of 0 to N - 1, drawn at the places from `first` on.
+    """
+    bad = tokens < 0
+    if bad.any():
+        row, place = bad.nonzero()[0].tolist()
+        picture = row if pictures is None else pictures[row]
+        raise NotFiniteError(
+            f"{source}: logits: expected finite numbers, found others in picture {picture} at"
+            f" token {first + place}"
+        )
+
+
+def check_tokens(field_name: str, value: Any, shape: tuple, codes: int) -> Tensor:
+    """`value` as int64 of `shape`, each in 0..codes-1; None in shape: any size of at least 1."""
+    try:
+        tokens = value if isinstance(value, Tensor) else torch.tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        tokens = None
+    wanted = f"whole numbers [{', '.join('n' if s is None else str(s) for s in shape)}]"
+    if tokens is None or tokens.is_floating_point() or tokens.is_complex():
+        raise checks.refuse(field_name, wanted, value if tokens is None else tokens.dtype)
+    fits = tokens.dim() == len(shape) and all(
+        s == want or (want is None and s > 0) for s, want in zip(tokens.shape, shape, strict=False)
+    )
+    if not fits or tokens.dtype == torch.bool:
+        raise checks.refuse(field_name, wanted, list(tokens.shape))
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= codes:
+        raise checks.refuse(field_name, f"tokens 0 to {codes - 1}", f"{low} to {high}")
+    return tokens.to(torch.int64)

@@ -1,0 +1,70 @@
+"""What is asked of a run that draws tokens, checked."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..jobs.runs import Run
+
+#: What a callback may ask for and give back.
+CALLBACK_TENSORS = ("tokens",)
+MAX_TEMPERATURE = 100.0
+#: The way of drawing tokens one after another that draws other tokens than the rest; see jacobi.py.
+OTHER_DRAWS = "jacobi-gumbel"
+DECODINGS = ("sequential", "jacobi", OTHER_DRAWS)
+MAX_WINDOW = 1 << 16
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn: see pyengine.ops.sample_token."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def rows(self, count: int, guidance_scale: float) -> Tensor:
+        """A row of settings for each of `count` pictures, as ops.sample_token takes them."""
+        return ops.sampling_settings(
+            count, guidance=guidance_scale, temperature=self.temperature, top_k=self.top_k,
+            top_p=self.top_p, min_p=self.min_p,
+        )  # fmt: skip
+
+
+@dataclass
+class TokenRequest:
+    """A call's arguments, checked, with defaults filled in.
+
+    prompts: [B], None each where the model takes none; per_prompt: pictures of each, together.
+    height, width: pixels. prefix: [count, n] int64, the first tokens of every picture, or None.
+    decoding, window: how the model is read; window is at most a picture's tokens.
+    """
+
+    prompts: list[str | None]
+    negatives: list[str] | None
+    per_prompt: int
+    height: int
+    width: int
+    guidance_scale: float
+    sampling: Sampling
+    output_type: str
+    seeds: list[int | None]
+    generators: list[torch.Generator] | torch.Generator
+    callback: Any = None
+    callback_inputs: tuple[str, ...] = CALLBACK_TENSORS
+    callback_known: tuple[str, ...] = CALLBACK_TENSORS
+    prefix: Tensor | None = None
+    decoding: str = "sequential"
+    window: int = 1
+    extra: dict[str, Any] = field(default_factory=dict)
+    run: Run = field(default_factory=Run)
+    timeout: float | None = None
+    return_dict: bool = True
+
+    @property
+    def count(self) -> int:
+        return len(self.prompts) * self.per_prompt

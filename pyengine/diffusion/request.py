@@ -1,0 +1,64 @@
+"""What is asked of a run of denoising, checked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..jobs.runs import Run
+
+
+@dataclass
+class Request:
+    """A call's arguments, with defaults filled in; see StableDiffusionPipeline.__call__.
+
+    texts: embeddings.Texts, B prompts. count: pictures, B x num_images_per_prompt, those of a
+    prompt together. guidance_scale: one for all, or one per picture. images, masks: pictures as
+    pyengine.images.as_list gives them, or None. masked_latents: [M, C, h, w] of the masked picture,
+    where they were given. part: crop.Crop where only a part of the picture is painted. plan: what
+    schedules.Scheduler.plan is told besides steps, strength and eta. callback_known: tensors that
+    the callback may change.
+    """
+
+    texts: Any
+    per_prompt: int
+    height: int
+    width: int
+    steps: int
+    guidance_scale: float | tuple[float, ...]
+    guidance_rescale: float
+    eta: float
+    clip_skip: int | None
+    output_type: str
+    strength: float = 1.0
+    scheduler: str | None = None
+    seeds: list[int | None] | None = None
+    generators: list[torch.Generator] | torch.Generator | None = None
+    latents: torch.Tensor | None = None
+    images: list[Any] | None = None
+    masks: list[Any] | None = None
+    callback: Callable[..., Any] | None = None
+    callback_inputs: tuple[str, ...] = ("latents",)
+    callback_known: tuple[str, ...] = ("latents",)
+    masked_latents: torch.Tensor | None = None
+    part: Any = None
+    plan: dict[str, Any] = field(default_factory=dict)
+    run: Run = field(default_factory=Run)
+    timeout: float | None = None
+    return_dict: bool = True
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run goes on with noisy latents of another: nothing is added to them."""
+        return "denoising_start" in self.plan
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """guidance_scale of every picture."""
+        g = self.guidance_scale
+        return g if isinstance(g, tuple) else (g,) * self.count
+
+    @property
+    def count(self) -> int:
+        return self.texts.batch * self.per_prompt

@@ -1,0 +1,1 @@
+"""PictureGPT, the project's own text to picture by tokens."""

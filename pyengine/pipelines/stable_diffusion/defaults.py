@@ -1,0 +1,29 @@
+"""What a call uses where the caller says nothing."""
+
+from dataclasses import dataclass
+
+from ..defaults import bounded
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a call uses where the caller says nothing; a checkpoint's pyengine.json may say more.
+
+    strength: of image-to-image; inpaint_strength, inpaint_guidance_scale (None: guidance_scale):
+    of inpainting.
+    """
+
+    num_inference_steps: int = bounded(50, 1, 1000)
+    guidance_scale: float = bounded(7.5, 0, 1000)
+    guidance_rescale: float = bounded(0.0, 0, 1)
+    strength: float = bounded(0.8, 0, 1)
+    inpaint_strength: float = bounded(1.0, 0, 1)
+    inpaint_guidance_scale: float | None = bounded(None, 0, 1000)
+
+
+@dataclass(frozen=True)
+class DistilledDefaults(Defaults):
+    """Of diffusers' LatentConsistencyModelPipeline."""
+
+    num_inference_steps: int = bounded(4, 1, 1000)
+    guidance_scale: float = bounded(8.5, 0, 1000)
