@@ -26,11 +26,13 @@ MAX_TIMEOUT = 1e9
 class Run:
     """One call's run. Hand one to a call, `pipe(..., run=run)`, to end that call from anywhere.
 
-    settings: what the run goes by and its callback may look at, such as guidance_scale.
+    settings: what the run goes by and its callback may look at, such as guidance_scale. jobs: its
+    pictures (pyengine.jobs.Job), from when they are prepared on.
     """
 
     def __init__(self) -> None:
         self.settings: dict[str, Any] = {}
+        self.jobs: tuple[Any, ...] = ()
         self.interrupted = False
         self._used = False
         self._turn: threading.Condition | None = None
@@ -77,9 +79,17 @@ class Runs:
         turn; None: as long as it takes. Raises BusyError when they are over, CancelledError where
         the run was interrupted before.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
         with self._turn:
             run._claim()
+        with self.hold(run, device, timeout):
+            yield run
+
+    @contextmanager
+    def hold(
+        self, run: Run, device: torch.device | None = None, timeout: float | None = None
+    ) -> Iterator[Run]:
+        """As `begin`, for a run that takes more than one turn: others may come between."""
+        deadline = None if timeout is None else time.monotonic() + timeout
         with _alone(device, timeout):
             try:
                 self._enter(run, deadline, timeout)

@@ -28,7 +28,6 @@ from pyengine.bench.shapes import (
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from pyengine.kernels._launch import prepare
 from triton_launches import (
     FP8,
     PRODUCTS,
@@ -40,6 +39,8 @@ from triton_launches import (
     streamed,
 )
 from triton_machine_code import compile_launch, source_of
+
+from pyengine.kernels._launch import prepare
 
 # Kernels that must read and write whole 16-byte pieces to reach the memory's speed.
 STREAMING = (

@@ -1,0 +1,99 @@
+"""One picture in the making, and the pictures of a call."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from .output import Report
+from .runs import Run
+
+
+class Job:
+    """One picture in the making: a pipeline's `prepare` makes it, `step` takes it further, `finish`
+    makes a picture of it.
+
+    Its bits never depend on the jobs that it shares a step with, so jobs of different calls may
+    join and leave a step as they come.
+
+    run: the call's, which ends all jobs of that call. index: the picture's position in its call.
+    seed: its own; None where the caller brought a generator. evaluations, steps: calls of the model
+    that it took part in, and steps of its sampler (or tokens) that are complete. error: what ended
+    it, for `finish` to raise; a fault of one job ends no other.
+    """
+
+    def __init__(self, run: Run, index: int = 0, seed: int | None = None):
+        self.run, self.index, self.seed = run, index, seed
+        self.evaluations = self.steps = 0
+        self.error: Exception | None = None
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Ends this job alone; safe from any thread, before its first step, during one (it ends
+        after that) and when it is complete (nothing changes). `finish` then gives what there is.
+        """
+        self._cancelled = True
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was ended before it was complete, by itself or with its call."""
+        return (self._cancelled or self.run.interrupted) and not self.complete
+
+    @property
+    def complete(self) -> bool:
+        """Whether no step is left."""
+        raise NotImplementedError
+
+    @property
+    def active(self) -> bool:
+        """Whether `step` still takes it further."""
+        return not (self.complete or self.cancelled or self.error is not None)
+
+
+class Call:
+    """The jobs of one call, driven together to the end: what `pipe(...)` does with them.
+
+    A subclass has `tick`, and what a caller's callback sees and changes between two steps.
+    """
+
+    #: What the report calls the time that the steps take, and the title of a progress bar.
+    stage: ClassVar[str]
+    title: ClassVar[str]
+
+    def __init__(self, request: Any, report: Report, jobs: Sequence[Job]):
+        """request: has run, output_type and callback. report: is filled in as the jobs go on."""
+        self.request, self.report, self.jobs = request, report, list(jobs)
+        request.run.jobs = tuple(jobs)
+
+    @property
+    def total(self) -> int:
+        """Units of a progress bar."""
+        raise NotImplementedError
+
+    @property
+    def active(self) -> bool:
+        return any(job.active for job in self.jobs)
+
+    def tick(self) -> int:
+        """One step of the active jobs, and the caller's callback; returns units of progress.
+
+        Raises the error of a job that the step ended.
+        """
+        raise NotImplementedError
+
+    def seen(self) -> tuple[Tensor, Any]:
+        """(latents or tokens of all jobs, a copy; the timestep of the last tick): see Step."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """After the last tick: checks that no step waited for, and the rest of the report.
+
+        Also called where the jobs are left before they are complete.
+        """
+        self.report.interrupted = not all(job.complete for job in self.jobs)
+
+    def raise_error(self) -> None:
+        """Raises the first job's error, if any has one."""
+        for job in self.jobs:
+            if job.error is not None:
+                raise job.error

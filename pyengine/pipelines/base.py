@@ -1,0 +1,209 @@
+"""What every pipeline has: jobs, and the call that drives its own jobs to the end."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+
+from ..cuda import within_memory
+from ..errors import RequestError
+from ..guard import inference
+from ..jobs import checks
+from ..jobs.job import Call, Job
+from ..jobs.output import PipelineOutput, Report, peak_memory, reset_peak_memory
+from ..jobs.runs import Run, Running
+from ..ops import kernels_used
+from ..progress import progress as progress_bar
+from ..weights.text import show
+from .diffusers_names.base import DiffusersNames
+from .steps import Steps
+
+T = TypeVar("T")
+
+
+class Pipeline(DiffusersNames, Running):
+    """Base of all pipelines: three functions over jobs, and the call, which drives jobs by them.
+
+    A job is one picture in the making (pyengine.jobs.Job). `prepare` makes a call's jobs, `step`
+    takes any jobs of this pipeline one model evaluation further, also those of different calls, and
+    `finish` makes a job's picture; whoever calls them, a picture's bits are the same. The pipeline
+    itself keeps nothing of a run but whose turn it is (see pyengine.jobs.runs).
+
+    A subclass has `_checked`, `_begin`, `_step`, `_picture` and `_output`.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+
+    # --- a subclass's part ------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> PipelineOutput:
+        """Pictures; the arguments are the subclass's, see there."""
+        raise NotImplementedError
+
+    def _checked(self, arguments: dict[str, Any]) -> Any:
+        """The request that a call's arguments make: __call__'s by name, without progress."""
+        raise NotImplementedError
+
+    def _report(self, r: Any) -> Report:
+        """A report of the request r, before anything was done."""
+        raise NotImplementedError
+
+    def _begin(self, r: Any, report: Report) -> Call:
+        """The jobs of the request r, ready for their first step."""
+        raise NotImplementedError
+
+    def _step(self, jobs: Sequence[Job]) -> None:
+        """One model evaluation and update of these jobs, all active and of this pipeline."""
+        raise NotImplementedError
+
+    def _picture(self, job: Job) -> Any:
+        """What the job has come to, as the request's output_type has it."""
+        raise NotImplementedError
+
+    def _output(self, call: Call) -> PipelineOutput:
+        """The pictures of all of a call's jobs."""
+        raise NotImplementedError
+
+    def _tuple(self, output: PipelineOutput) -> Any:
+        """What return_dict=False gives."""
+        return (output.images,)
+
+    def _release(self) -> None:
+        """Frees what was recorded, where memory does not suffice."""
+
+    def _trim(self) -> None:
+        """Gives the memory of activations back to the system."""
+
+    # --- jobs -------------------------------------------------------------------------------------
+
+    @inference
+    def request(self, *args: Any, **kwargs: Any) -> Any:
+        """The checked request of a call with these arguments; progress means nothing here.
+
+        Raises RequestError that names the argument.
+        """
+        try:
+            bound = inspect.signature(type(self).__call__).bind(self, *args, **kwargs)
+        except TypeError as e:
+            raise RequestError(f"request: {e}") from None
+        bound.apply_defaults()
+        arguments = dict(bound.arguments)
+        arguments.pop("progress", None)
+        return self._checked({name: v for name, v in arguments.items() if name != "self"})
+
+    @inference
+    def prepare(self, request: Any) -> list[Job]:
+        """The jobs of a request, one per picture, ready for their first step: texts are encoded,
+        pictures too, and every picture's noise is drawn.
+
+        request: of `request`. Its callback is not called: whoever steps the jobs sees them.
+        Warns as the call would. Raises what the call would raise before its first step.
+        """
+        self._check_request(request)
+        report = self._report(request)
+        with self._runs.begin(request.run, self.device, request.timeout):
+            call = self._within_memory(lambda: self._begin(request, report), request)
+        report.warn()
+        return call.jobs
+
+    @inference
+    def step(self, jobs: Sequence[Job]) -> None:
+        """One model evaluation and update of every job that is active; the others stay as they are.
+
+        jobs: of this pipeline, of any calls, each at its own place of its own plan. Jobs that do
+        not fit into one evaluation (latents of other shapes, texts of other lengths) are evaluated
+        one group after the other. A job that goes wrong has its `error` set, and goes no further.
+        """
+        for job in jobs:
+            self._check_job("jobs", job)
+        if len(set(map(id, jobs))) != len(jobs):
+            raise RequestError("jobs: expected each of them once")
+        with self._runs.begin(Run(), self.device):
+            active = [job for job in jobs if job.active]
+            if active:
+                advice = "fewer jobs in a step would help"
+                within_memory(lambda: self._step(active), advice, self._release)
+
+    @inference
+    def finish(self, job: Job) -> Any:
+        """The job's picture: of output_type "pil" a PIL picture, "np" [H, W, 3], "pt" [3, H, W],
+        "latent" what its decoder is given. Of a job that was cancelled: what it had come to.
+
+        Raises the job's error, where it has one; RequestError where it is still active.
+        """
+        self._check_job("job", job)
+        if job.error is not None:
+            raise job.error
+        if job.active:
+            raise RequestError("job: expected one that is complete or cancelled, given one that"
+                               f" is at step {job.steps}")  # fmt: skip
+        with self._runs.begin(Run(), self.device):
+            try:
+                return within_memory(lambda: self._picture(job), "smaller pictures would help",
+                                     self._release)  # fmt: skip
+            finally:
+                self._trim()
+
+    def steps(self, *args: Any, **kwargs: Any) -> Steps:
+        """A call's steps, to be looked at one by one: `for step in pipe.steps(prompt, seed=1)`.
+
+        Takes the arguments of the call. After the loop, or where it is left, `steps.output` has
+        the pictures that the call would give. Between two steps other calls may run.
+        """
+        return Steps(self, self.request(*args, **kwargs))
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """Of the run in progress, for its callback: the pictures in the making."""
+        run = self._runs.in_progress()
+        return () if run is None else run.jobs
+
+    # --- the call ---------------------------------------------------------------------------------
+
+    def _call(self, arguments: dict[str, Any]) -> Any:
+        """arguments: __call__'s, by name (its locals())."""
+        names = ("self", "__class__", "progress")
+        given = {name: value for name, value in arguments.items() if name not in names}
+        return self._generate(self._checked(given), arguments["progress"])
+
+    def _generate(self, r: Any, show_progress: bool | None) -> Any:
+        show_progress = self._shows(show_progress)
+        with self._runs.begin(r.run, self.device, r.timeout):
+            try:
+                output = self._within_memory(lambda: self._run(r, show_progress), r)
+            finally:
+                self._trim()
+        output.report.warn(finished=True)
+        return output if r.return_dict else self._tuple(output)
+
+    def _run(self, r: Any, show_progress: bool | None) -> PipelineOutput:
+        report = self._report(r)
+        reset_peak_memory(self.device)
+        with kernels_used() as used, report.stage("total", self.device):
+            call = self._begin(r, report)
+            report.warn()
+            with report.stage(call.stage, self.device):
+                with progress_bar(call.title, call.total, show_progress) as advance:
+                    while call.active:
+                        for _ in range(call.tick()):
+                            advance()
+                call.end()
+            output = self._output(call)
+        report.peak_memory = peak_memory(self.device)
+        report.kernels = used.summary()
+        return output
+
+    def _within_memory(self, work: Callable[[], T], r: Any) -> T:
+        return within_memory(work, checks.memory_advice(r), self._release)
+
+    def _check_request(self, request: Any) -> None:
+        if not isinstance(getattr(request, "run", None), Run):
+            raise RequestError(f"request: expected what pipe.request(...) gives, given"
+                               f" {show(type(request).__name__)}")  # fmt: skip
+
+    def _check_job(self, name: str, job: Any) -> None:
+        if not isinstance(job, Job):
+            raise RequestError(f"{name}: expected what pipe.prepare(...) gives, given"
+                               f" {show(type(job).__name__)}")  # fmt: skip

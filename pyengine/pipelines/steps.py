@@ -1,0 +1,131 @@
+"""A run that is watched step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import CancelledError
+from ..guard import inference
+from ..jobs.job import Call, Job
+from ..jobs.output import PipelineOutput, peak_memory, reset_peak_memory
+from ..jobs.runs import Run
+from ..ops import kernels_used
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that has been taken.
+
+    step: from 0. timestep: what the model was told, a number; for token models the position of the
+    last token. latents: [N, C, h, w] after it (token models: tokens [N, h, w], -1 where none is
+    drawn yet), a copy. jobs: the pictures in the making; `job.cancel()` ends one of them.
+    """
+
+    step: int
+    timestep: Any
+    latents: Tensor
+    jobs: tuple[Job, ...]
+    _pipe: Any
+
+    def preview(self, output_type: str = "pil") -> Any:
+        """The pictures as they are now, decoded: a list of PIL pictures, or "np", "pt"."""
+        return self._pipe._preview(self.latents, output_type)
+
+
+class Steps:
+    """An iterator over the steps of a run; see Pipeline.steps.
+
+    The run ends where the loop is left (`break`, an error, or `close`). It may be iterated once.
+    """
+
+    def __init__(self, pipe: Any, request: Any):
+        self._pipe, self._request = pipe, request
+        self._report = pipe._report(request)
+        self._call: Call | None = None
+        self._output: PipelineOutput | None = None
+        self._iterator = self._run()
+
+    def __iter__(self) -> Iterator[Step]:
+        return self._iterator
+
+    def __next__(self) -> Step:
+        return next(self._iterator)
+
+    def close(self) -> None:
+        """Ends the run after the step it is at; `output` has what it came to."""
+        self._iterator.close()
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The pictures in the making, once the first step is taken."""
+        return () if self._call is None else tuple(self._call.jobs)
+
+    @property
+    def output(self) -> PipelineOutput:
+        """The pictures as they are; a run that is not complete ends here."""
+        self.close()
+        if self._output is None:
+            if self._call is None:
+                raise CancelledError("the run was ended before its first step")
+            self._output = self._finish(self._call)
+            self._output.report.warn(finished=True)
+        return self._output
+
+    def _run(self) -> Generator[Step, None, None]:
+        call = self._call = self._begin()
+        self._report.warn()
+        step = 0
+        while call.active and self._tick(call):
+            latents, timestep = call.seen()
+            yield Step(step, timestep, latents, tuple(call.jobs), self._pipe)
+            step += 1
+
+    @inference
+    def _begin(self) -> Call:
+        pipe, r = self._pipe, self._request
+        with pipe._runs.begin(r.run, pipe.device, r.timeout), self._kernels():
+            reset_peak_memory(pipe.device)
+            call: Call = pipe._within_memory(lambda: pipe._begin(r, self._report), r)
+        return call
+
+    @inference
+    def _tick(self, call: Call) -> bool:
+        """One step; whether there was one before the run was ended."""
+        pipe, r = self._pipe, self._request
+        try:
+            with (
+                pipe._runs.hold(r.run, pipe.device),
+                self._kernels(),
+                self._report.stage(call.stage, pipe.device),
+            ):
+                pipe._within_memory(call.tick, r)
+        except CancelledError:
+            return False
+        return True
+
+    @inference
+    def _finish(self, call: Call) -> PipelineOutput:
+        pipe, report = self._pipe, self._report
+        with pipe._runs.begin(Run(), pipe.device), self._kernels():
+            try:
+                call.end()
+                output: PipelineOutput = pipe._within_memory(
+                    lambda: pipe._output(call), self._request
+                )
+            finally:
+                pipe._trim()
+        report.peak_memory = peak_memory(pipe.device)
+        report.seconds["total"] = sum(report.seconds.values())
+        return output
+
+    @contextmanager
+    def _kernels(self) -> Iterator[None]:
+        """Notes in the report which kernels the body runs."""
+        with kernels_used() as used:
+            yield
+        self._report.kernels |= used.summary()
