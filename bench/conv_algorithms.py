@@ -12,9 +12,10 @@ from functools import partial
 import torch
 
 from pyengine.bench import timing
+from pyengine.bench.arguments import Shape, conv2d
 from pyengine.bench.operations import AGREEMENT, check, inputs_for, packed
 from pyengine.bench.peers import torch_ops
-from pyengine.bench.shapes import SHAPES, Shape, conv2d
+from pyengine.bench.shapes import SHAPES
 from pyengine.ops.conv2d import _cpu, algorithm_of
 
 ALGORITHMS = ("direct", "winograd4", "winograd2")

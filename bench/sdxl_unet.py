@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pyengine.bench import models, timing
+from pyengine.bench import models, tasks, timing
 from pyengine.bench.machine import cores, peak_memory
 from pyengine.bench.peers import diffusers_models
 
-TASK = models.Task("unet", 64, 2, model="sdxl")
+TASK = tasks.Task("unet", 64, 2, model="sdxl")
 MAKERS = {"pyengine": models.ours, "diffusers": diffusers_models.eager}
 
 

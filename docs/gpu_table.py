@@ -15,7 +15,8 @@ import triton
 from triton_launches import FP8, PRODUCTS, STREAMED, epilogue, launches_of
 from triton_machine_code import compile_launch, source_of
 
-from pyengine.bench.shapes import SHAPES, group_norm, layer_norm, nbytes, rms_norm
+from pyengine.bench.arguments import group_norm, layer_norm, nbytes, rms_norm
+from pyengine.bench.shapes import SHAPES
 
 PAGE = Path(__file__).parent / "performance.md"
 MARKERS = ("<!-- gpu_table.py: begin -->", "<!-- gpu_table.py: end -->")

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch
 
 from pyengine import ops
+from pyengine.bench.arguments import Shape
 from pyengine.bench.operations import AGREEMENT, check, compared, inputs_for, packed
 from pyengine.bench.peers import torch_ops
-from pyengine.bench.shapes import Shape
 
 CONTESTANTS = ("torch", "torch.compile", "pyengine")
 

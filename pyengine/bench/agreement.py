@@ -9,8 +9,8 @@ import torch
 
 from ..pipelines import from_pretrained
 from ..pipelines.loading import NAMED, shipped_folder
-from .pipeline import AGREEMENT, psnr
-from .token import PROMPTS
+from .contest import psnr
+from .pictures import AGREEMENT, PROMPTS
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Agreement:
     pairs: list[Pair]
 
     def check(self) -> None:
-        """Raises RuntimeError for a picture under pipeline.AGREEMENT decibels."""
+        """Raises RuntimeError for a picture under AGREEMENT decibels."""
         worst = min(self.pairs, key=lambda pair: pair.psnr)
         if not worst.psnr >= AGREEMENT:
             raise RuntimeError(
@@ -72,7 +72,7 @@ def _draw(pipe: Any, prompt: str, seed: int) -> tuple[Any, float]:
     return output, time.perf_counter() - begin
 
 
-def table(result: Agreement):
+def table(result: Agreement) -> Any:
     """A rich table in Markdown's form."""
     from rich import box
     from rich.table import Table

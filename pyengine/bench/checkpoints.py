@@ -240,7 +240,7 @@ def write_pipeline(folder: Path, quick: bool = False, dtype: torch.dtype = torch
 
 
 def write_model(
-    folder: Path, cls: type[Model], config: dict, dtype: torch.dtype, seed: int,
+    folder: Path, cls: type[Model], config: dict[str, Any], dtype: torch.dtype, seed: int,
     weights: str = WEIGHTS,
 ) -> Path:  # fmt: skip
     """config.json and the random weights that cls needs, unless the folder has them already."""
@@ -255,7 +255,7 @@ def write_model(
     return folder
 
 
-def _write_json(path: Path, value: dict) -> None:
+def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=1))
 

@@ -1,6 +1,7 @@
 """Operations and bytes that a model needs by its definition, counted on the meta device."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -10,9 +11,11 @@ from ..models.base import Model
 
 
 def model_work(
-    cls: type[Model], config: dict, prepare: Callable[[Model], Callable[[], torch.Tensor]],
+    cls: type[Model],
+    config: dict[str, Any],
+    prepare: Callable[[Model], Callable[[], torch.Tensor]],
     itemsize: int = 4,
-) -> tuple[int, int]:  # fmt: skip
+) -> tuple[int, int]:
     """(multiplications and additions, bytes): of all products, and of weights and result, of
     itemsize bytes a number.
 

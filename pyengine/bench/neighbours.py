@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from .machine import cores
-from .worker import Run, Worker
+from .pictures import PROMPT
+from .worker import Notes, Run, Worker
 
-PROMPT = "a red heart"
 SEED = 1
 #: What a neighbour does: as much as a core gives.
 BUSY = "while True: pass"
@@ -53,7 +53,7 @@ def fair_share(threads: int, busy: int) -> float:
     return max(1.0, (threads + busy) / there) / max(1.0, threads / there)
 
 
-def ours(notes: dict[str, Any], *, threads: int, model: str) -> Run:
+def ours(notes: Notes, *, threads: int, model: str) -> Run:
     """A picture with the model's defaults, as a user draws it."""
     torch.set_num_threads(threads)
     from ..pipelines import from_pretrained

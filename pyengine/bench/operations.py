@@ -12,9 +12,11 @@ from torch import Tensor
 from .. import ops
 from ..errors import RequestError, UnavailableError
 from . import timing
+from .arguments import Shape, nbytes
+from .contest import Contest
 from .peers import flash_kmeans, ncnn_conv, torch_ops
 from .results import OURS, Result, Row
-from .shapes import GPU_SHAPES, SHAPES, TINY, Shape, nbytes
+from .shapes import GPU_SHAPES, SHAPES, TINY
 from .worker import Worker
 
 PEERS = ("torch", "torch.compile", "ncnn")
@@ -33,6 +35,7 @@ AGREEMENT = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 NCNN_AGREEMENT = 1e-4
 #: So is flash-kmeans, which multiplies float32 as TF32, of 10 bits.
 KMEANS_AGREEMENT = 1e-2
+_Call = Callable[..., Any]
 #: Weights that ncnn's chain of convolutions has together.
 NCNN_BYTES = 100 << 20
 
@@ -121,26 +124,21 @@ def check(name: str, got: Any, want: Any, most: float) -> None:
 
 
 @torch.no_grad()
-def measure(
-    chosen: list[Shape], *, dtype: torch.dtype, device: str, threads: int, rounds: int,
-    peers: tuple[str, ...], quick: bool, limits: timing.LimitsOfThisMinute,
-    say: Callable[[str], None],
-) -> Result:  # fmt: skip
+def measure(contest: Contest, chosen: list[Shape]) -> Result:
     """Every shape, hot and cold; correctness first."""
     result = Result()
     for shape in chosen:
-        say(str(shape))
-        result.rows += _rows(
-            shape, dtype, device, threads, rounds, peers, quick, limits, result.missing
-        )
+        contest.say(str(shape))
+        result.rows += rows(contest, shape, result.missing)
     return result
 
 
-def _rows(shape, dtype, device, threads, rounds, peers, quick, limits, missing) -> list[Row]:
+def rows(contest: Contest, shape: Shape, missing: dict[str, str]) -> list[Row]:
+    """Of one shape; `missing` is told of peers that are."""
     eager, ours = torch_ops.EAGER[shape.op], getattr(ops, shape.op)
-    inputs = shape.build(dtype, device)
+    inputs = shape.build(contest.dtype, contest.device)
 
-    def agree(name: str, got: Any, most: float = AGREEMENT[dtype]) -> None:
+    def agree(name: str, got: Any, most: float = AGREEMENT[contest.dtype]) -> None:
         check(f"{shape}: {name}", compared(shape.op, inputs, got), expected, most)
 
     result = eager(**inputs)
@@ -149,40 +147,22 @@ def _rows(shape, dtype, device, threads, rounds, peers, quick, limits, missing) 
         got = ours(**packed(shape.op, inputs))
     agree(OURS, got)
     moved = nbytes(inputs) + nbytes(got)
-    # Beside a peer's function stands what makes its arguments of ours.
-    functions: dict[str, tuple[Callable, Callable]] = {}
-    facts: dict[str, dict[str, Any]] = {}
-    if "torch" in peers:
-        functions["torch"] = eager, dict
-    if "torch.compile" in peers:
-        compiled = torch_ops.compiled(shape.op, device)
-        begin = time.perf_counter()
-        got = compiled(**inputs)
-        facts["torch.compile"] = {"compile_seconds": time.perf_counter() - begin}
-        agree("torch.compile", got)
-        functions["torch.compile"] = compiled, dict
-    if "flash-kmeans" in peers and shape.op == "vq_argmin":
-        try:
-            assign = flash_kmeans.load()
-        except UnavailableError as e:
-            missing["flash-kmeans"] = str(e)
-        else:
-            agree("flash-kmeans", assign(**flash_kmeans.arguments(inputs)), KMEANS_AGREEMENT)
-            functions["flash-kmeans"] = assign, flash_kmeans.arguments
-    rows = []
+    functions, facts = _peers(contest, shape, inputs, agree, missing)
+    found = []
     for cold in (False, True):
-        sets = inputs_for(shape, dtype, device, cold, 1 << 12 if quick else COLD_BYTES)
+        most = 1 << 12 if contest.quick else COLD_BYTES
+        sets = inputs_for(shape, contest.dtype, contest.device, cold, most)
         ready = [packed(shape.op, one) for one in sets]
-        samplers = {OURS: timing.recorded(ours, ready, device)}
+        samplers = {OURS: timing.recorded(ours, ready, contest.device)}
         samplers |= {
-            name: timing.recorded(function, [arguments(one) for one in sets], device)
+            name: timing.recorded(function, [arguments(one) for one in sets], contest.device)
             for name, (function, arguments) in functions.items()
         }
         with ExitStack() as stack:
-            if "ncnn" in peers and cold and shape.op == "conv2d":
-                _add_ncnn(stack, samplers, inputs, result, threads, missing)
-            now, times = timing.contest(samplers, rounds, limits)
-        rows.append(
+            if "ncnn" in contest.peers and cold and shape.op == "conv2d":
+                _add_ncnn(stack, samplers, inputs, result, contest.threads, missing)
+            measured = contest.times(samplers)
+        found.append(
             Row(
                 suite="ops",
                 name=shape.op,
@@ -190,16 +170,47 @@ def _rows(shape, dtype, device, threads, rounds, peers, quick, limits, missing) 
                 inputs="cold" if cold else "hot",
                 flops=shape.flops,
                 nbytes=moved,
-                limits=now,
-                times=times,
                 kernels=used.summary(),
                 facts={} if cold else facts,
+                **measured,
             )
         )
-    return rows
+    return found
 
 
-def _add_ncnn(stack, samplers: dict, inputs: dict, expected, threads: int, missing: dict) -> None:
+def _peers(
+    contest: Contest, shape: Shape, inputs: dict[str, Any], agree: Callable[..., None],
+    missing: dict[str, str],
+) -> tuple[dict[str, tuple[_Call, _Call]], dict[str, dict[str, Any]]]:  # fmt: skip
+    """(peer -> its function, and what makes that one's arguments of ours; peer -> facts): of those
+    that compute in this process, each once `agree` has seen its result.
+    """
+    functions: dict[str, tuple[_Call, _Call]] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    if "torch" in contest.peers:
+        functions["torch"] = torch_ops.EAGER[shape.op], dict
+    if "torch.compile" in contest.peers:
+        compiled = torch_ops.compiled(shape.op, contest.device)
+        begin = time.perf_counter()
+        got = compiled(**inputs)
+        facts["torch.compile"] = {"compile_seconds": time.perf_counter() - begin}
+        agree("torch.compile", got)
+        functions["torch.compile"] = compiled, dict
+    if "flash-kmeans" in contest.peers and shape.op == "vq_argmin":
+        try:
+            assign = flash_kmeans.load()
+        except UnavailableError as e:
+            missing["flash-kmeans"] = str(e)
+        else:
+            agree("flash-kmeans", assign(**flash_kmeans.arguments(inputs)), KMEANS_AGREEMENT)
+            functions["flash-kmeans"] = assign, flash_kmeans.arguments
+    return functions, facts
+
+
+def _add_ncnn(
+    stack: ExitStack, samplers: dict[str, timing.Sampler], inputs: dict[str, Any],
+    expected: Tensor, threads: int, missing: dict[str, str],
+) -> None:  # fmt: skip
     """A process in which ncnn convolves several times a call, where it can."""
     if not ncnn_conv.supports(inputs):
         return

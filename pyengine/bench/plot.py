@@ -6,6 +6,7 @@ architectures", CACM 52(4).
 
 import statistics
 from pathlib import Path
+from typing import Any
 
 from ..errors import UnavailableError
 from .results import OURS, Result, Row
@@ -41,7 +42,7 @@ def roofline(result: Result, path: Path, title: str) -> None:
     figure.savefig(path, format="png", dpi=120)
 
 
-def _roof(axes, rows: list[Row], style: dict) -> None:
+def _roof(axes, rows: list[Row], style: dict[str, Any]) -> None:
     """GFLOP/s over FLOP per byte, both logarithmic."""
     peak = statistics.median(row.limits.peak for row in rows) / 1e9
     bandwidth = statistics.median(row.limits.bandwidth for row in rows) / 1e9
@@ -75,7 +76,7 @@ def _roof(axes, rows: list[Row], style: dict) -> None:
     axes.legend(fontsize=8, loc="lower right")
 
 
-def _bars(axes, rows: list[Row], style: dict) -> None:
+def _bars(axes, rows: list[Row], style: dict[str, Any]) -> None:
     """GB/s of work that is bound by memory, beside the copy's."""
     names = [name for name in style if any(name in row.times for row in rows)]
     height = 0.8 / len(names)

@@ -94,7 +94,7 @@ class Result:
 # --- for people -----------------------------------------------------------------------------------
 
 
-def table(result: Result):
+def table(result: Result) -> Any:
     """A rich table in Markdown's form, which a terminal shows and docs/performance.md takes."""
     from rich import box
     from rich.table import Table

@@ -3,7 +3,7 @@
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from ..pipelines.loading import NAMED, find_device, find_dtype
 from . import (
     agreement,
     checkpoints,
+    llamagen,
     machine,
     models,
     neighbours,
@@ -23,9 +24,11 @@ from . import (
     pipeline,
     plot,
     results,
+    tasks,
     timing,
     token,
 )
+from .contest import Contest
 from .results import Result
 
 #: Rounds of a run that only shows that everything works.
@@ -34,18 +37,24 @@ QUICK_ROUNDS = 2
 
 @dataclass
 class Options:
-    """What every suite takes."""
+    """What several suites take. keep: a folder for checkpoints and converted models."""
 
-    peers: bool
-    without: list[str]
-    threads: int | None
-    rounds: int
-    quick: bool
-    json: bool
-    save: Path | None
-    plot: Path | None
+    peers: bool = False
+    without: Sequence[str] = ()
+    threads: int | None = None
+    rounds: int = 5
+    quick: bool = False
+    json: bool = False
+    save: Path | None = None
+    plot: Path | None = None
+    keep: Path | None = None
     device: str = "cpu"
     dtype: str = "float32"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Raises RequestError for a device that is none."""
+        return find_device(self.device).type == "cuda"
 
     def names(self, known: tuple[str, ...]) -> tuple[str, ...]:
         """The peers to measure; raises RequestError for one to leave out that is not there."""
@@ -55,123 +64,118 @@ class Options:
         return tuple(n for n in known if n not in self.without) if self.peers else ()
 
 
+# --- contests: ours against peers -----------------------------------------------------------------
+
+
 def run_ops(o: Options, *, op: list[str], shape: list[str]) -> int:
-    on_gpu = find_device(o.device).type == "cuda"
-    peers = o.names(operations.CUDA_PEERS if on_gpu else operations.PEERS)
-    chosen = operations.shapes(op, shape, o.quick, on_gpu)
-    return _run(
-        o,
-        "ops",
-        lambda **common: operations.measure(
-            chosen, dtype=find_dtype(o.dtype), device=o.device, quick=o.quick, peers=peers, **common
-        ),
-    )
+    peers = o.names(operations.CUDA_PEERS if o.on_gpu else operations.PEERS)
+    chosen = operations.shapes(op, shape, o.quick, o.on_gpu)
+    return _contest(o, "ops", peers, lambda contest: operations.measure(contest, chosen))
 
 
 def run_model(
-    o: Options, kind: str, *, latents: str | None, batch: int, folder: Path | None,
-    model: str = "sd15", weights: str | None = None,
+    o: Options, kind: str, *, latents: str | None, batch: int, model: str = "sd15",
+    weights: str | None = None,
 ) -> int:  # fmt: skip
-    for name, given, known in (
-        ("model", model, models.NAMES), ("weights", weights, (None, "fp8")),
-    ):  # fmt: skip
-        if given not in known:
-            expected = ", ".join(filter(None, known))
-            raise RequestError(f"{name}: expected one of {expected}, given {given!r}")
+    _one_of("model", model, tasks.NAMES)
+    if weights is not None:
+        _one_of("weights", weights, ("fp8",))
     sides = _sides(latents) if latents else ([8] if o.quick else [32, 64])
-    on_gpu = find_device(o.device).type == "cuda"
-    peers = o.names(models.CUDA_PEERS if on_gpu else models.PEERS)
-    how = {"device": o.device, "dtype": find_dtype(o.dtype), "model": model, "weights": weights}
-    tasks = [models.Task(kind, side, batch, o.quick, **how) for side in sides]
-
-    def measure(**common: Any) -> Result:
-        with _folder(folder) as place:
-            return models.measure(tasks, peers=peers, folder=place, **common)
-
-    return _run(o, kind, measure)
+    peers = o.names(models.CUDA_PEERS if o.on_gpu else models.PEERS)
+    chosen = [
+        tasks.Task(kind, side, batch, o.quick, o.device, find_dtype(o.dtype), model, weights)
+        for side in sides
+    ]
+    return _contest(o, kind, peers, lambda contest: models.measure(contest, chosen))
 
 
-def run_pipeline(o: Options, *, size: int | None, steps: int | None, folder: Path | None) -> int:
-    size = size or (64 if o.quick else 512)
-    if size % 64:
-        raise RequestError(f"size: expected a multiple of 64, given {size}")
+def run_pipeline(o: Options, *, size: int | None, steps: int | None) -> int:
+    side = size or (64 if o.quick else 512)
+    if side % 64:
+        raise RequestError(f"size: expected a multiple of 64, given {side}")
     peers = o.names(pipeline.PEERS)
-    steps = steps or (2 if o.quick else 4)
-
-    def measure(**common: Any) -> Result:
-        with _folder(folder) as place:
-            return pipeline.measure(
-                size=size, steps=steps, quick=o.quick, peers=peers, folder=place, **common
-            )
-
-    return _run(o, "pipeline", measure)
+    count = steps or (2 if o.quick else 4)
+    return _contest(o, "pipeline", peers, lambda contest: pipeline.measure(contest, side, count))
 
 
 def run_token(
-    o: Options, *, model: str | None, windows: str, pictures: int, only: list[str],
-    folder: Path | None, size: str = "b",
-) -> int:  # fmt: skip
+    o: Options, *, model: str | None, windows: str, pictures: int, only: list[str], size: str = "b"
+) -> int:
     peers = o.names(token.PEERS)
-    if size not in checkpoints.GPTS:
-        expected = ", ".join(checkpoints.GPTS)
-        raise RequestError(f"model-size: expected one of {expected}, given {size!r}")
-    shape = token.Shape(o.quick, size, find_dtype(o.dtype))
+    _one_of("model-size", size, checkpoints.GPTS)
+    shape = llamagen.Shape(o.quick, size, find_dtype(o.dtype))
     parts = token.parts(only, model)
     sizes = _windows(windows) if model else []
 
-    def measure(**common: Any) -> Result:
-        with _folder(folder) as place:
-            return token.measure(
-                parts, shape, device=o.device, peers=peers, folder=place, model=model,
-                windows=sizes, pictures=pictures, **common,
-            )  # fmt: skip
+    def measure(contest: Contest) -> Result:
+        return token.measure(contest, parts, shape, model, sizes, pictures)
 
-    return _run(o, "token", measure, moved="read")
+    return _contest(o, "token", peers, measure, moved="read")
 
 
-def run_agreement(
-    *, device: str, pictures: int, threads: int | None, save: Path | None, as_json: bool = False
-) -> int:
+def _contest(
+    o: Options, suite: str, peers: tuple[str, ...], measure: Callable[[Contest], Result],
+    moved: str = "copy",
+) -> int:  # fmt: skip
+    """Measures and tells. Returns the exit status."""
+    o.device, dtype = str(find_device(o.device)), find_dtype(o.dtype)
+    _check_files(o)  # now, rather than after many minutes
+    machine.set_up(o.device)
+    threads = o.threads or machine.cores()
+    torch.manual_seed(0)
+    facts = _facts(suite, o, threads)
+    rounds = QUICK_ROUNDS if o.quick else o.rounds
+    facts |= {"rounds": rounds, "quick": o.quick}
+    limits = timing.LimitsOfThisMinute(dtype, o.device, o.quick, moved)
+    with _folder(o.keep) as folder, _threads(threads):
+        contest = Contest(peers, threads, rounds, limits, _say, folder, o.device, dtype, o.quick)
+        result = measure(contest)
+    facts["peak_bytes"] = machine.peak_memory()
+    after = [*results.details(result), results.ceilings(result)]
+    _tell(o, facts, result.json(facts), lambda: results.table(result), after)
+    if o.plot is not None:
+        title = f"{facts['suite']}: {facts['cpu']}, {facts['instruction set']}"
+        plot.roofline(result, o.plot, f"{title}, {facts['threads']} threads, {o.dtype}")
+    return 0
+
+
+# --- ours alone -----------------------------------------------------------------------------------
+
+
+def run_agreement(o: Options, *, pictures: int) -> int:
     """Raises RuntimeError, once all is told, where pictures differ too much."""
-    device = str(find_device(device))
-    if save is not None:
-        _check_file("save", save)
-    threads = threads or machine.cores()
+    o.device = str(find_device(o.device))
+    _check_files(o)
+    threads = o.threads or machine.cores()
     with _threads(threads):
-        result = agreement.measure(device, pictures, _say)
-    facts = {"suite": "agreement", **machine.facts(device, threads), "dtype": "float32"}
-    if as_json:
-        print(json.dumps(result.json(facts)))
-    else:
-        _print(facts, agreement.table(result))
-        worst = min(pair.psnr for pair in result.pairs)
-        print(f"least PSNR {worst:.1f} dB")
-    if save is not None:
-        save.write_text(json.dumps(result.json(facts), indent=1))
+        result = agreement.measure(o.device, pictures, _say)
+    facts = _facts("agreement", o, threads)
+    worst = min(pair.psnr for pair in result.pairs)
+    after = [f"least PSNR {worst:.1f} dB"]
+    _tell(o, facts, result.json(facts), lambda: agreement.table(result), after)
     result.check()
     return 0
 
 
-def run_neighbours(
-    *, model: list[str], busy: int | None, pictures: int, threads: int | None, rounds: int,
-    quick: bool, save: Path | None, as_json: bool = False,
-) -> int:  # fmt: skip
-    if save is not None:
-        _check_file("save", save)
-    threads = threads or machine.cores()
-    busy = machine.cores() if busy is None else busy
+def run_neighbours(o: Options, *, model: list[str], busy: int | None, pictures: int) -> int:
+    _check_files(o)
+    threads = o.threads or machine.cores()
     found = neighbours.measure(
-        model or list(NAMED), busy=busy, pictures=1 if quick else pictures, threads=threads,
-        rounds=1 if quick else rounds, say=_say,
+        model or list(NAMED), busy=machine.cores() if busy is None else busy,
+        pictures=1 if o.quick else pictures, threads=threads, rounds=1 if o.quick else o.rounds,
+        say=_say,
     )  # fmt: skip
-    facts = {"suite": "neighbours", **machine.facts("cpu", threads), "dtype": "float32"}
-    if as_json:
-        print(json.dumps(neighbours.plain(found, facts)))
-    else:
-        _print(facts, neighbours.table(found))
-    if save is not None:
-        save.write_text(json.dumps(neighbours.plain(found, facts), indent=1))
+    facts = _facts("neighbours", o, threads)
+    _tell(o, facts, neighbours.plain(found, facts), lambda: neighbours.table(found))
     return 0
+
+
+# --- values of options ----------------------------------------------------------------------------
+
+
+def _one_of(name: str, given: str, known: Iterable[str]) -> None:
+    if given not in known:
+        raise RequestError(f"{name}: expected one of {', '.join(known)}, given {given!r}")
 
 
 def _windows(text: str) -> list[int]:
@@ -214,25 +218,6 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _run(o: Options, suite: str, measure: Callable[..., Result], moved: str = "copy") -> int:
-    """Measures and tells. Returns the exit status."""
-    o.device = str(find_device(o.device))
-    find_dtype(o.dtype)
-    _check_files(o)  # now, rather than after many minutes
-    machine.set_up(o.device)
-    threads = o.threads or machine.cores()
-    torch.manual_seed(0)
-    facts = {"suite": suite, **machine.facts(o.device, threads), "dtype": o.dtype}
-    rounds = QUICK_ROUNDS if o.quick else o.rounds
-    facts |= {"rounds": rounds, "quick": o.quick}
-    limits = timing.LimitsOfThisMinute(find_dtype(o.dtype), o.device, o.quick, moved)
-    with _threads(threads):
-        result = measure(threads=threads, rounds=rounds, limits=limits, say=_say)
-    facts["peak_bytes"] = machine.peak_memory()
-    tell(o, result, facts)
-    return 0
-
-
 def _check_files(o: Options) -> None:
     """Raises RequestError where a file cannot be written, UnavailableError without matplotlib."""
     for name, path in (("save", o.save), ("plot", o.plot)):
@@ -254,20 +239,26 @@ def _say(text: str) -> None:
     print(f"pyengine bench: {text}", file=sys.stderr, flush=True)
 
 
-def tell(o: Options, result: Result, facts: dict[str, Any]) -> None:
-    """The table and what belongs to it, or all as JSON, on standard output; files where they were
-    asked for.
+def _facts(suite: str, o: Options, threads: int) -> dict[str, Any]:
+    """What is told of the machine; measured last are its load and, by the caller, its memory."""
+    return {"suite": suite, **machine.facts(o.device, threads), "dtype": o.dtype}
+
+
+def _tell(
+    o: Options, facts: dict[str, Any], everything: dict[str, Any], table: Callable[[], Any],
+    after: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """The table between facts and the lines `after` it, or everything as JSON, on standard output;
+    everything to the file, where one was asked for.
     """
     if o.json:
-        print(json.dumps(result.json(facts)))
+        print(json.dumps(everything))
     else:
-        _print(facts, results.table(result))
-        print("\n".join([*results.details(result), results.ceilings(result)]))
+        _print(facts, table())
+        for line in after:
+            print(line)
     if o.save is not None:
-        o.save.write_text(json.dumps(result.json(facts), indent=1))
-    if o.plot is not None:
-        title = f"{facts['suite']}: {facts['cpu']}, {facts['instruction set']}"
-        plot.roofline(result, o.plot, f"{title}, {facts['threads']} threads, {o.dtype}")
+        o.save.write_text(json.dumps(everything, indent=1))
 
 
 def _print(facts: dict[str, Any], table: Any) -> None:

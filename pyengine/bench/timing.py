@@ -74,7 +74,9 @@ class Limits:
         return "arithmetic" if flops / self.peak > nbytes / self.bandwidth else "memory"
 
 
-def contest(samplers: dict[str, Sampler], rounds: int, limits: "LimitsOfThisMinute"):
+def contest(
+    samplers: dict[str, Sampler], rounds: int, limits: "LimitsOfThisMinute"
+) -> tuple[Limits, dict[str, Times]]:
     """(Limits, {name: Times}): the machine's limits and, right after, `rounds` samples of each."""
     return limits(), take_turns(samplers, rounds, limits.sample_seconds)
 

@@ -8,13 +8,15 @@ import multiprocessing
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..errors import UnavailableError
 from . import timing
 from .machine import peak_memory, set_up
@@ -26,6 +28,8 @@ REST = 0.05
 START = "spawn"
 #: Returned by a contestant's maker: a call without arguments that returns a tensor or numpy arrays.
 Run = Callable[[], Any]
+#: What a maker notes of its loading, by name.
+Notes = dict[str, Any]
 
 
 @dataclass
@@ -34,7 +38,7 @@ class Loaded:
 
     load_seconds: float
     first_call_seconds: float
-    notes: dict[str, Any]
+    notes: Notes
 
 
 class Worker:
@@ -109,7 +113,7 @@ def _serve(pipe, make: Callable[..., Run], threads: int, arguments: dict[str, An
     try:
         device = str(arguments.get("device", "cpu"))
         set_up(device)
-        notes: dict[str, Any] = {}
+        notes: Notes = {}
         begin = time.perf_counter()
         run = make(notes, threads=threads, **arguments)
         loaded = time.perf_counter() - begin
@@ -142,6 +146,18 @@ def _peaks(device: str) -> dict[str, int]:
     if device.startswith("cuda"):
         found["peak_gpu_bytes"] = torch.cuda.max_memory_reserved(device)
     return found
+
+
+@contextmanager
+def loading(notes: Notes, threads: int) -> Iterator[float]:
+    """In our makers: a block whose seconds are noted as load_seconds, after our kernels have been
+    loaded; yields when it began.
+    """
+    torch.set_num_threads(threads)
+    ops.isa()
+    begin = time.perf_counter()
+    yield begin
+    notes["load_seconds"] = time.perf_counter() - begin
 
 
 def to_array(result: Any) -> Any:

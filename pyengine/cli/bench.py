@@ -1,5 +1,7 @@
 """`pyengine bench`: its options. What they start is in pyengine.bench, imported when it runs."""
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,16 +61,44 @@ Keep = Annotated[
 ]
 
 
-def _options(given: dict[str, Any], **more: Any):
+def _shared(
+    peers: Peers = False,
+    without: Without = None,
+    threads: Threads = None,
+    rounds: Rounds = 5,
+    quick: Quick = False,
+    json: Json = False,
+    save: Save = None,
+    plot: Plot = None,
+) -> None:
+    """The options of every command that measures peers."""
+
+
+def _command(rounds: int = 5) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Registers a command, in whose signature the options of `_shared` stand for `**shared`."""
+
+    def register(run: Callable[..., int]) -> Callable[..., int]:
+        own = inspect.signature(run)
+        parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        for shared in inspect.signature(_shared).parameters.values():
+            default = rounds if shared.name == "rounds" else shared.default
+            parameters.append(shared.replace(default=default))
+        run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        app.command()(run)
+        return run
+
+    return register
+
+
+def _options(**given: Any) -> Any:
+    """pyengine.bench.run.Options; a value of --without may name several."""
     from ..bench.run import Options
 
-    names = ("peers", "without", "threads", "rounds", "quick", "json", "save", "plot")
-    chosen = {name: given[name] for name in names}
-    chosen["without"] = [n for text in chosen["without"] or [] for n in text.split(",")]
-    return Options(**chosen, **more)
+    given["without"] = [n for text in given.get("without") or [] for n in text.split(",")]
+    return Options(**given)
 
 
-@app.command()
+@_command(rounds=7)
 def ops(
     op: Annotated[
         list[str] | None, Option("--op", metavar="OP", help="An op; may be repeated.")
@@ -83,14 +113,7 @@ def ops(
     ] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
-    peers: Peers = False,
-    without: Without = None,
-    threads: Threads = None,
-    rounds: Rounds = 7,
-    quick: Quick = False,
-    json: Json = False,
-    save: Save = None,
-    plot: Plot = None,
+    **shared: Any,
 ) -> int:
     """Every op at SD 1.5's and LlamaGen's shapes, on GPUs also SDXL's, inputs hot and cold.
 
@@ -106,10 +129,11 @@ def ops(
     """
     from ..bench.run import run_ops
 
-    return run_ops(_options(locals(), dtype=dtype, device=device), op=op or [], shape=shape or [])
+    given = _options(dtype=dtype, device=device, **shared)
+    return run_ops(given, op=op or [], shape=shape or [])
 
 
-@app.command()
+@_command()
 def unet(
     model: Annotated[
         str,
@@ -129,14 +153,7 @@ def unet(
     ] = None,
     device: Device = "cpu",
     keep: Keep = None,
-    peers: Peers = False,
-    without: Without = None,
-    threads: Threads = None,
-    rounds: Rounds = 5,
-    quick: Quick = False,
-    json: Json = False,
-    save: Save = None,
-    plot: Plot = None,
+    **shared: Any,
 ) -> int:
     """One call of Stable Diffusion 1.5's or XL's U-Net, random weights.
 
@@ -153,26 +170,18 @@ def unet(
     """
     from ..bench.run import run_model
 
-    given = _options(locals(), dtype=dtype, device=device)
-    return run_model(given, "unet", latents=latents, batch=batch, folder=keep, model=model,
-                     weights=weights)  # fmt: skip
+    given = _options(dtype=dtype, device=device, keep=keep, **shared)
+    return run_model(given, "unet", latents=latents, batch=batch, model=model, weights=weights)
 
 
-@app.command()
+@_command()
 def vae(
     latents: Latents = None,
     batch: Annotated[int, Option(metavar="N", parser=whole(1), help="Pictures.")] = 1,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     keep: Keep = None,
-    peers: Peers = False,
-    without: Without = None,
-    threads: Threads = None,
-    rounds: Rounds = 5,
-    quick: Quick = False,
-    json: Json = False,
-    save: Save = None,
-    plot: Plot = None,
+    **shared: Any,
 ) -> int:
     """One decode by SD 1.5's autoencoder, random weights; peers as for the U-Net.
 
@@ -181,11 +190,11 @@ def vae(
     """
     from ..bench.run import run_model
 
-    given = _options(locals(), dtype=dtype, device=device)
-    return run_model(given, "vae", latents=latents, batch=batch, folder=keep)
+    given = _options(dtype=dtype, device=device, keep=keep, **shared)
+    return run_model(given, "vae", latents=latents, batch=batch)
 
 
-@app.command()
+@_command()
 def pipeline(
     size: Annotated[
         int | None,
@@ -196,14 +205,7 @@ def pipeline(
         Option(metavar="N", parser=whole(2), show_default="4", help="Denoising steps."),
     ] = None,
     keep: Keep = None,
-    peers: Peers = False,
-    without: Without = None,
-    threads: Threads = None,
-    rounds: Rounds = 5,
-    quick: Quick = False,
-    json: Json = False,
-    save: Save = None,
-    plot: Plot = None,
+    **shared: Any,
 ) -> int:
     """A whole picture from a float16 checkpoint of SD 1.5's shape with random weights.
 
@@ -214,10 +216,10 @@ def pipeline(
     """
     from ..bench.run import run_pipeline
 
-    return run_pipeline(_options(locals()), size=size, steps=steps, folder=keep)
+    return run_pipeline(_options(keep=keep, **shared), size=size, steps=steps)
 
 
-@app.command()
+@_command()
 def token(
     only: Annotated[
         list[str] | None,
@@ -246,14 +248,7 @@ def token(
         Option(metavar="N", parser=whole(1), help="That the given model draws, one by one."),
     ] = 8,
     keep: Keep = None,
-    peers: Peers = False,
-    without: Without = None,
-    threads: Threads = None,
-    rounds: Rounds = 5,
-    quick: Quick = False,
-    json: Json = False,
-    save: Save = None,
-    plot: Plot = None,
+    **shared: Any,
 ) -> int:
     """One token of a GPT of LlamaGen's shape, two rows, and a picture of 576 of them.
 
@@ -272,8 +267,8 @@ def token(
     from ..bench.run import run_token
 
     return run_token(
-        _options(locals(), dtype=dtype, device=device), model=model, windows=windows,
-        pictures=pictures, only=only or [], folder=keep, size=size,
+        _options(dtype=dtype, device=device, keep=keep, **shared), model=model, windows=windows,
+        pictures=pictures, only=only or [], size=size,
     )  # fmt: skip
 
 
@@ -294,8 +289,8 @@ def agreement(
     """
     from ..bench.run import run_agreement
 
-    return run_agreement(device=device, pictures=pictures, threads=threads, save=save,
-                         as_json=json)  # fmt: skip
+    given = _options(device=device, threads=threads, json=json, save=save)
+    return run_agreement(given, pictures=pictures)
 
 
 @app.command()
@@ -338,7 +333,5 @@ def neighbours(
     """
     from ..bench.run import run_neighbours
 
-    return run_neighbours(
-        model=model or [], busy=busy, pictures=pictures, threads=threads, rounds=rounds,
-        quick=quick, save=save, as_json=json,
-    )  # fmt: skip
+    given = _options(threads=threads, rounds=rounds, quick=quick, json=json, save=save)
+    return run_neighbours(given, model=model or [], busy=busy, pictures=pictures)

@@ -14,12 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pyengine.bench import agreement, models, neighbours, pipeline, results, timing, worker
+from pyengine.bench import agreement, models, neighbours, results, timing, worker
 from pyengine.bench import run as bench_run
 from pyengine.bench.checkpoints import write_unet
-from pyengine.bench.models import Task, relative_l2
+from pyengine.bench.contest import Contestants, psnr, relative_l2
 from pyengine.bench.results import OURS
 from pyengine.bench.shapes import TINY
+from pyengine.bench.tasks import Task, conditions
 from pyengine.ops import OPS
 
 QUICK = ("--quick", "--threads", "1")
@@ -166,7 +167,7 @@ def test_ncnn_convolves_as_torch_does(one_conv):
 
 @pytest.fixture
 def one_conv():
-    from pyengine.bench.shapes import conv2d
+    from pyengine.bench.arguments import conv2d
 
     return conv2d(6, 16, 16).build(torch.float32, "cpu")
 
@@ -235,8 +236,8 @@ def test_sdxl_beside_diffusers(weights, run, kept, tmp_path):
 
 def test_what_a_unet_is_told():
     """diffusers' names; only SDXL takes more than a timestep and text."""
-    assert models.conditions(Task("unet", 8, 2, True).inputs()) is None
-    given = models.conditions(Task("unet", 8, 2, True, model="sdxl").inputs())
+    assert conditions(Task("unet", 8, 2, True).inputs()) is None
+    given = conditions(Task("unet", 8, 2, True, model="sdxl").inputs())
     assert given["text_embeds"].shape == (2, 32)
     assert given["time_ids"].tolist() == [[64, 64, 0, 0, 64, 64]] * 2
 
@@ -282,9 +283,9 @@ def test_a_wrong_model_stops_the_benchmark():
 
     right = np.linspace(1, 2, 9, dtype=np.float32)
     for wrong in (right * 1.001, right * np.nan, right[:3]):
-        found = models.Contestants({OURS: Off(wrong), "diffusers": Off(right)})
+        found = Contestants({OURS: Off(wrong), "diffusers": Off(right)})
         with pytest.raises(RuntimeError, match=r"pyengine is .* away from diffusers"):
-            models.check(found, Task("unet", 8, 2, True), 1, None)
+            models.check(found, Task("unet", 8, 2, True), 1, {})
 
 
 def test_flops_are_diffusers_own(kept):
@@ -339,9 +340,9 @@ def test_a_picture_beside_diffusers(run, kept, tmp_path):
 
 def test_psnr():
     x = np.zeros((2, 2))
-    assert pipeline.psnr(x + 0.1, x) == pytest.approx(20)
-    assert pipeline.psnr(x, x) == 200
-    assert pipeline.psnr(x[:1], x) == 0
+    assert psnr(x + 0.1, x) == pytest.approx(20)
+    assert psnr(x, x) == 200
+    assert psnr(x[:1], x) == 0
 
 
 # --- docs/gpu.md --------------------------------------------------------------------------------

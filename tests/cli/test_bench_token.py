@@ -9,7 +9,8 @@ import tiny
 import torch
 from test_cuda_calls import Recorder
 
-from pyengine.bench import checkpoints, timing, token, worker
+from pyengine.bench import checkpoints, llamagen, timing, token, worker
+from pyengine.bench.contest import Contestants
 from pyengine.bench.results import OURS
 from pyengine.models import PictureGPT
 
@@ -79,16 +80,16 @@ def test_a_token_in_another_dtype_and_size(run, kept, tmp_path):
     assert [row["shape"] for row in rows] == [
         f"0M weights in {storage}, 2 rows behind 4" for storage in ("bfloat16", "int8")
     ]
-    shape = token.Shape(quick=True, size="xl", dtype=torch.bfloat16)
+    shape = llamagen.Shape(quick=True, size="xl", dtype=torch.bfloat16)
     assert rows[0]["bytes"] == shape.work(2)[1]
     for row in rows:
         assert set(row["times"]) == {"torch", OURS}
-    assert rows[0]["facts"][OURS]["relative_l2"] <= token.AGREEMENT[torch.bfloat16]
+    assert rows[0]["facts"][OURS]["relative_l2"] <= llamagen.AGREEMENT[torch.bfloat16]
 
 
 def test_a_recorded_token_is_the_same(kept):
     """As on a GPU, every call behind the same tokens."""
-    shape, recorder = token.Shape(quick=True), Recorder()
+    shape, recorder = llamagen.Shape(quick=True), Recorder()
     given = {
         "threads": 1, "folder": checkpoints.write_gpt(kept / "recorded", True),
         "ids": shape.ids(), "storage": "float32", "device": "cpu", "dtype": torch.float32,
@@ -102,15 +103,15 @@ def test_a_recorded_token_is_the_same(kept):
 
 
 def test_storages_of_a_gpu():
-    assert list(token.storages("cuda", torch.bfloat16)) == ["bfloat16", "int8", "fp8"]
-    assert list(token.storages("cuda:1", torch.float32)) == ["float32", "int8", "fp8"]
+    assert list(llamagen.storages("cuda", torch.bfloat16)) == ["bfloat16", "int8", "fp8"]
+    assert list(llamagen.storages("cuda:1", torch.float32)) == ["float32", "int8", "fp8"]
 
 
 def test_a_picture_beside_transformers(run, kept, tmp_path):
     [row], _ = measured(run, tmp_path / "p.json", "--only", "picture", "--peers", "--keep", kept)
     assert row["shape"] == "9 tokens in float16, and their decoding"
     assert set(row["times"]) == {"torch", OURS}
-    shape = token.Shape(quick=True)
+    shape = llamagen.Shape(quick=True)
     assert row["bytes"] > 9 * 2 * shape.matrices()
 
 
@@ -136,15 +137,15 @@ def test_logits_that_differ_stop_the_benchmark():
 
     right = np.linspace(1, 2, 9, dtype=np.float32)
     for wrong in (right * 1.001, right * np.nan, right[:3]):
-        found = token.Contestants({"torch": Off(right)})
+        found = Contestants({"torch": Off(right)})
         with pytest.raises(RuntimeError, match=r"token: float32 is .* away from off"):
-            token.check({"float32": Off(wrong)}, found, token.storages("cpu", torch.float32))
+            token.check({"float32": Off(wrong)}, found, llamagen.storages("cpu", torch.float32))
 
 
 @pytest.mark.parametrize(("size", "millions"), [("b", 111), ("xl", 775)])
 def test_llamagens_sizes(size, millions):
     """Its paper's numbers of parameters, which count embeddings of 1,001 classes too."""
-    shape = token.Shape(quick=False, size=size)
+    shape = llamagen.Shape(quick=False, size=size)
     model = PictureGPT.from_config(dict(shape.config))
     count = sum(p.numel() for p in model.parameters())
     width = shape.config["hidden_size"]

@@ -11,19 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pyengine import ops
 from pyengine.bench import operations, timing
+from pyengine.bench.arguments import attention, conv2d, geglu, linear, vq_argmin
+from pyengine.bench.contest import Contest
 from pyengine.bench.operations import check, compared, inputs_for, packed
 from pyengine.bench.peers.torch_ops import EAGER
 from pyengine.bench.results import OURS
-from pyengine.bench.shapes import (
-    GPU_SHAPES,
-    SHAPES,
-    TINY,
-    attention,
-    conv2d,
-    geglu,
-    linear,
-    vq_argmin,
-)
+from pyengine.bench.shapes import GPU_SHAPES, SHAPES, TINY
 from pyengine.ops import OPS
 from pyengine.ops.reference.linear import ACTIVATIONS
 
@@ -70,8 +63,8 @@ def test_as_near_an_entry_will_do():
 def quick_rows(shape, peers):
     missing = {}
     limits = timing.LimitsOfThisMinute(torch.float32, "cpu", quick=True)
-    given = (shape, torch.float32, "cpu", 1, 2, peers, True, limits, missing)
-    return operations._rows(*given), missing
+    contest = Contest(peers, 1, 2, limits, say=print, folder=Path(), quick=True)
+    return operations.rows(contest, shape, missing), missing
 
 
 def test_flash_kmeans_is_a_peer(monkeypatch):

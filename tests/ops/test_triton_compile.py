@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 
-from pyengine.bench.shapes import (
+from pyengine.bench.arguments import (
     attention,
     decode_attention,
     geglu,

@@ -5,7 +5,8 @@ from unittest.mock import patch
 
 import torch
 
-from pyengine.bench.shapes import GPU_SHAPES, SHAPES, Shape, attention, layer_norm, linear, rms_norm
+from pyengine.bench.arguments import Shape, attention, layer_norm, linear, rms_norm
+from pyengine.bench.shapes import GPU_SHAPES, SHAPES
 from pyengine.ops import OPS
 
 FLOAT32, FLOAT16, BFLOAT16 = torch.float32, torch.float16, torch.bfloat16

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import pyengine
-from pyengine.bench.pipeline import psnr
+from pyengine.bench.contest import psnr
 from pyengine.decoding import recorded
 from pyengine.errors import OutOfMemoryError
 

@@ -6,29 +6,26 @@ from typing import Any
 
 import numpy as np
 
-from ..worker import Run
+from ..pictures import timed
+from ..tasks import conditions, on_device
+from ..worker import Notes, Run
+from . import compiling
 
 
-def eager(notes: dict, *, threads: int, folder: Path, kind: str, inputs: dict, **place) -> Run:
+def eager(
+    notes: Notes, *, threads: int, folder: Path, kind: str, inputs: dict[str, Any], **place
+) -> Run:
     """channels_last, what suits torch's convolutions best; place: device and dtype."""
     return _run(_load(notes, threads, folder, kind, **place), kind, inputs, **place)
 
 
-def compiled(notes: dict, *, threads: int, folder: Path, kind: str, inputs: dict, **place) -> Run:
-    """torch.compile at its best; the first call compiles.
-
-    On CPUs weights are frozen into the graph; on GPUs max-autotune, which records CUDA graphs.
-    """
-    import torch
-    from torch._inductor import config
-
-    on_cpu = place["device"] == "cpu"
-    config.freezing = on_cpu
+def compiled(
+    notes: Notes, *, threads: int, folder: Path, kind: str, inputs: dict[str, Any], **place
+) -> Run:
+    """The same by torch.compile; see .compiling."""
     model = _load(notes, threads, folder, kind, **place)
     target = model if kind == "unet" else model.decode
-    mode = None if on_cpu else "max-autotune"
-    call = torch.compile(target, fullgraph=True, dynamic=False, mode=mode)
-    return _run(call, kind, inputs, **place)
+    return _run(compiling.compiled(target, place["device"]), kind, inputs, **place)
 
 
 def module(folder: Path, kind: str, dtype: Any = None) -> Any:
@@ -42,7 +39,7 @@ def _classes() -> dict[str, Any]:
     return {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
 
 
-def _load(notes: dict, threads: int, folder: Path, kind: str, device: str, dtype: Any) -> Any:
+def _load(notes: Notes, threads: int, folder: Path, kind: str, device: str, dtype: Any) -> Any:
     import torch
 
     torch.set_num_threads(threads)
@@ -55,8 +52,6 @@ def _load(notes: dict, threads: int, folder: Path, kind: str, device: str, dtype
 
 def _run(call: Any, kind: str, inputs: dict[str, np.ndarray], device: str, dtype: Any) -> Run:
     import torch
-
-    from ..models import conditions, on_device
 
     given = on_device(inputs, device, dtype)
     first = given["sample"].contiguous(memory_format=torch.channels_last)
@@ -72,7 +67,7 @@ def _run(call: Any, kind: str, inputs: dict[str, np.ndarray], device: str, dtype
     return run
 
 
-def pipeline(notes: dict, *, threads: int, folder: Path, **call: Any) -> Run:
+def pipeline(notes: Notes, *, threads: int, folder: Path, **call: Any) -> Run:
     """A picture by StableDiffusionPipeline; see pyengine.bench.pipeline."""
     import torch
 
@@ -82,8 +77,6 @@ def pipeline(notes: dict, *, threads: int, folder: Path, **call: Any) -> Run:
     from diffusers.utils import logging as diffusers_logging
     from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
     from transformers.utils import logging as transformers_logging
-
-    from ..pipeline import timed
 
     for log in (diffusers_logging, transformers_logging):
         log.set_verbosity_error()

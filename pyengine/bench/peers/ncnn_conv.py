@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..worker import Run
+from ..worker import Notes, Run
 
 
 def supports(inputs: dict[str, Any]) -> bool:
@@ -21,7 +21,13 @@ def supports(inputs: dict[str, Any]) -> bool:
 
 
 def chain(
-    notes: dict, *, threads: int, x: np.ndarray, weight: np.ndarray, bias: np.ndarray, length: int
+    notes: Notes,
+    *,
+    threads: int,
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    length: int,
 ) -> Run:
     """The result is the first convolution's, [N, H, W, C]; a call runs all `length` of them.
 

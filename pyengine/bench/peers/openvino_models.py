@@ -2,14 +2,23 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...errors import UnavailableError
-from ..worker import Run
+from ..worker import Notes, Run
 
 
-def convert(notes: dict, *, threads: int, folder: Path, kind: str, inputs: dict, to: Path) -> Run:
+def convert(
+    notes: Notes,
+    *,
+    threads: int,
+    folder: Path,
+    kind: str,
+    inputs: dict[str, Any],
+    to: Path,
+) -> Run:
     """Writes the model to `to` unless it is there; notes the seconds. A call does nothing."""
     import openvino  # before torch, which takes longer to be missed
     import torch
@@ -57,7 +66,7 @@ def _wrap(model, kind: str):
     return UNet() if kind == "unet" else Decoder()
 
 
-def static(notes: dict, *, threads: int, inputs: dict, converted: Path) -> Run:
+def static(notes: Notes, *, threads: int, inputs: dict[str, Any], converted: Path) -> Run:
     """One request at a time on all threads, float32 throughout; tensors are shared, not copied."""
     import openvino
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..shapes import SAMPLER_ROW, SAMPLING_ROW
+from ..arguments import SAMPLER_ROW, SAMPLING_ROW
 
 _ACTIVATIONS: dict[str, Callable] = {
     "none": lambda y: y,

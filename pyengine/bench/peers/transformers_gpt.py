@@ -7,31 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from ..worker import Run
+from ..pictures import SAMPLING, SEED
+from ..worker import Notes, Run
+from . import compiling
 
 
-def eager(notes: dict, *, threads: int, folder: Path, ids: np.ndarray, **place) -> Run:
+def eager(notes: Notes, *, threads: int, folder: Path, ids: np.ndarray, **place) -> Run:
     """Logits after the last of ids [N, L], the others in the cache; place: device and dtype."""
     model = _load(notes, threads, folder, **place)
     return _step(model, model, ids)
 
 
-def compiled(notes: dict, *, threads: int, folder: Path, ids: np.ndarray, **place) -> Run:
-    """torch.compile of the same step; the first call compiles.
-
-    On CPUs weights are frozen into the graph; on GPUs max-autotune, which records CUDA graphs.
-    """
-    import torch
-    from torch._inductor import config
-
-    on_cpu = place["device"] == "cpu"
-    config.freezing = on_cpu
+def compiled(notes: Notes, *, threads: int, folder: Path, ids: np.ndarray, **place) -> Run:
+    """The same step by torch.compile; see .compiling."""
     model = _load(notes, threads, folder, **place)
-    mode = None if on_cpu else "max-autotune"
-    return _step(model, torch.compile(model, fullgraph=True, dynamic=False, mode=mode), ids)
+    return _step(model, compiling.compiled(model, place["device"]), ids)
 
 
-def _load(notes: dict, threads: int, folder: Path, device: str, dtype: Any) -> Any:
+def _load(notes: Notes, threads: int, folder: Path, device: str, dtype: Any) -> Any:
     import torch
 
     torch.set_num_threads(threads)
@@ -69,13 +62,11 @@ def _step(model: Any, call: Callable, ids: np.ndarray) -> Run:
     return run
 
 
-def picture(notes: dict, *, threads: int, folder: Path, vq: Path, shape: Any, device: str) -> Run:
+def picture(notes: Notes, *, threads: int, folder: Path, vq: Path, shape: Any, device: str) -> Run:
     """generate() with a static cache, guidance between the two rows, and diffusers' VQModel."""
     import torch
     from diffusers import VQModel
     from transformers import LogitsProcessor, LogitsProcessorList
-
-    from ..token import SAMPLING, SEED
 
     tokens, begin = shape.tokens(), time.perf_counter()
     model = _load(notes, threads, folder, device, shape.dtype)

@@ -1,0 +1,112 @@
+"""One call of a U-Net or a decoder: its config, inputs and work, the same for every contestant."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..models import AutoencoderKL, UNet2DConditionModel
+from . import checkpoints
+from .flops import model_work
+
+#: The models that `--model` takes, as people call them.
+NAMES = {"sd15": "SD 1.5", "sdxl": "SDXL"}
+TOKENS = 77
+#: A timestep in the middle of a schedule.
+TIMESTEP = 500
+
+
+@dataclass(frozen=True)
+class Task:
+    """One network at one size.
+
+    kind: unet | vae. latents: side of the latents in pixels. batch: rows of the call; two for a
+    picture with guidance. device, dtype: of every contestant. model: one of checkpoints.UNETS.
+    weights: how ours lie in memory, "fp8" or None for as the dtype says.
+    """
+
+    kind: str
+    latents: int
+    batch: int
+    quick: bool = False
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    model: str = "sd15"
+    weights: str | None = None
+
+    @property
+    def label(self) -> str:
+        model = f"{NAMES[self.model]}, " if self.kind == "unet" else ""
+        stored = f", our weights in {self.weights}" if self.weights else ""
+        return f"{model}{self.latents}x{self.latents} latents x {self.batch}{stored}"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        if self.kind == "unet":
+            return checkpoints.UNETS[self.model][self.quick]
+        return checkpoints.TINY_VAE if self.quick else checkpoints.VAE
+
+    def write(self, folder: Path) -> Path:
+        """The checkpoint, in a folder of its own within `folder`, unless it is there.
+
+        SDXL's is float16, as it is published; in float32 it would be 10 GB.
+        """
+        model = f"-{self.model}" if self.model != "sd15" else ""
+        place = folder / f"{self.kind}{model}{'-quick' if self.quick else ''}"
+        if self.kind == "vae":
+            return checkpoints.write_vae(place, self.quick)
+        dtype = torch.float16 if self.model == "sdxl" else torch.float32
+        return checkpoints.write_unet(place, self.quick, dtype, self.model)
+
+    def inputs(self) -> dict[str, np.ndarray]:
+        """The same at every call: sample and, for a U-Net, timestep and text, and what else it is
+        told of the text and of the picture's size.
+        """
+        random = np.random.default_rng(0)
+        size = (self.batch, 4, self.latents, self.latents)
+        found = {"sample": random.standard_normal(size, dtype=np.float32)}
+        if self.kind == "unet":
+            text = (self.batch, TOKENS, self.config["cross_attention_dim"])
+            found["timestep"] = np.array(TIMESTEP, dtype=np.int64)
+            found["text"] = random.standard_normal(text, dtype=np.float32)
+        if self.config.get("addition_embed_type") == "text_time":
+            width = self.config["projection_class_embeddings_input_dim"]
+            width -= 6 * self.config["addition_time_embed_dim"]
+            found["text_embeds"] = random.standard_normal((self.batch, width), dtype=np.float32)
+            pixels = 8 * self.latents  # of the picture, of what is cropped from it, of the result
+            ids = [[pixels, pixels, 0, 0, pixels, pixels]] * self.batch
+            found["time_ids"] = np.array(ids, dtype=np.float32)
+        return found
+
+    def work(self) -> tuple[int, int]:
+        """(operations, bytes) of a call; see flops.model_work."""
+        shapes = {name: array.shape for name, array in self.inputs().items()}
+
+        def decode(model: Any) -> Callable[[], torch.Tensor]:
+            z = torch.empty(shapes["sample"])
+            return lambda: model.decode(z).sample
+
+        def predict(model: Any) -> Callable[[], torch.Tensor]:
+            given = {name: torch.empty(shape) for name, shape in shapes.items()}
+            times = model.embed_timesteps([TIMESTEP], added_cond_kwargs=conditions(given))
+            context = model.encode_context(given["text"])
+            return lambda: model(given["sample"], times[0], context).sample
+
+        if self.kind == "vae":
+            return model_work(AutoencoderKL, self.config, decode, self.dtype.itemsize)
+        return model_work(UNet2DConditionModel, self.config, predict, self.dtype.itemsize)
+
+
+def conditions(given: dict[str, Any]) -> dict[str, Any] | None:
+    """What a U-Net is told besides text and timestep: SDXL's added_cond_kwargs; None for others."""
+    names: tuple[str, ...] = ("text_embeds", "time_ids")
+    return {name: given[name] for name in names if name in given} or None
+
+
+def on_device(inputs: dict[str, np.ndarray], device: str, dtype: torch.dtype) -> dict[str, Any]:
+    """The arrays as tensors; those of floats in `dtype`."""
+    tensors = {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
+    return {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
