@@ -39,7 +39,8 @@ MAY_IMPORT = {
         "progress", "schedules", "weights",
     },
     "decoding": {
-        "cuda", "errors", "finite", "guidance", "jobs", "models", "ops", "progress", "weights",
+        "cuda", "errors", "finite", "guidance", "jobs", "models", "ops", "progress", "schedules",
+        "weights",
     },
     "pipelines": {
         "", "adapters", "cuda", "decoding", "diffusion", "errors", "finite", "guard", "guidance",

@@ -28,15 +28,20 @@ def check_cache_memory(rows: int, most: int, cache: KVCache) -> None:
         )
 
 
-def check_logits(logits: Tensor, source: str, step: int) -> None:
+def check_logits(
+    logits: Tensor, source: str, step: int = 0, pictures: Sequence[int] | None = None
+) -> None:
     """Raises NotFiniteError for logits [N, ..., K] of which no token can be drawn, naming the
     picture: NaN, infinity, or minus infinity for every token.
+
+    pictures: which they are of, else 0 to N - 1.
     """
     largest = logits.amax(dim=-1)  # NaN where one is
     bad = ~largest.isfinite().view(len(logits), -1).all(dim=1)
     if bad.any():
         found = "NaN" if largest.isnan().any() else "infinity"
-        where = f"picture {int(bad.nonzero()[0])} at step {step}"
+        row = int(bad.nonzero()[0])
+        where = f"picture {row if pictures is None else pictures[row]} at step {step}"
         raise not_finite(f"{source}: logits", found, where, logits.dtype)
 
 

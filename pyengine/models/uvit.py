@@ -25,7 +25,10 @@ from .uvit_config import MICRO_CONDITIONS, UVit2DConfig
 
 @dataclass
 class UVitContext:
-    """What the model is told besides tokens, per block and layer: made once, used in every step."""
+    """What the model is told besides tokens, per block and layer: made once, used in every step.
+
+    Every tensor has a row for each of `rows`.
+    """
 
     down: list
     layers: list
@@ -37,8 +40,13 @@ class UVitContext:
         return _leaves([self.down, self.layers, self.up])
 
     def over(self, tensors: Sequence[Tensor]) -> "UVitContext":
-        """The context that has these tensors."""
-        return UVitContext(*_filled([self.down, self.layers, self.up], iter(tensors)), self.rows)
+        """The context that has these tensors, of any number of rows."""
+        parts = _filled([self.down, self.layers, self.up], iter(tensors))
+        return UVitContext(*parts, len(tensors[0]))
+
+    def layout(self) -> "UVitContext":
+        """One to call `over` of, without the memory of this one."""
+        return self.over([tensor.to("meta") for tensor in self.tensors()])
 
 
 class UVit2DModel(Model):

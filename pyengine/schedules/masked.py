@@ -4,7 +4,7 @@ Chang et al. 2022, arXiv:2202.04200, section 3.2.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -22,7 +22,7 @@ class MaskedConfig:
     masking_schedule: Literal["cosine", "linear"] = "cosine"
 
     @classmethod
-    def from_dict(cls, d: dict, where: str = "scheduler_config.json") -> "MaskedConfig":
+    def from_dict(cls, d: dict[str, Any], where: str = "scheduler_config.json") -> "MaskedConfig":
         """From the parsed JSON; raises ConfigError that lists every problem."""
         return read_config(cls, d, where)
 
@@ -38,16 +38,13 @@ class MaskedPlan:
     timesteps: tuple[int, ...]
     temperature: torch.Tensor
 
-    def masked(self, i: int, length: int, starting_ratio: torch.Tensor) -> torch.Tensor:
-        """[N] int64: how many tokens of `length` are masked again after step i.
+    def masked(self, i: int, length: int, starting_ratio: float) -> int:
+        """How many of a picture's `length` tokens are masked again after step i.
 
-        starting_ratio: [N] float32, the share that was masked when the run began.
+        starting_ratio: the share that was masked when the run began.
         """
         step = self.steps - 1 - self.timesteps[i]
-        return torch.tensor([
-            places_to_mask(step, self.steps, length, self.schedule, start)
-            for start in starting_ratio.tolist()
-        ])  # fmt: skip
+        return places_to_mask(step, self.steps, length, self.schedule, starting_ratio)
 
     def ratio_before(self) -> torch.Tensor:
         """[]: the share of a picture's tokens that the steps which are left out would have left

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 import pyengine
 from pyengine import ops
 from pyengine.decoding.checks import check_drawn
+from pyengine.decoding.masked import MaskedCall
 from pyengine.decoding.recorded import TokenGraphs
 from pyengine.errors import CheckpointError, OutOfMemoryError, RequestError
 from pyengine.pipelines import StopSampling
@@ -370,7 +371,7 @@ def test_a_masked_step_looks_at_no_value(amused, monkeypatch):
     given = {"num_inference_steps": 4, "seed": 1, "output_type": "latent", "top_p": 0.9}
     want = amused(PROMPTS, **given)
     amused.use_graphs(Recorder())
-    denoise, masked, mode = amused._denoise, MaskedPlan.masked, Looks()
+    masked, mode = MaskedPlan.masked, Looks()
 
     def on_the_host(*given):
         mode.over = True
@@ -382,12 +383,13 @@ def test_a_masked_step_looks_at_no_value(amused, monkeypatch):
         mode.over = True
         return check_drawn(*given)
 
-    def strict(*given):
+    def strict(call):
         with mode:
-            return denoise(*given)
+            return tick(call)
 
+    tick = MaskedCall.tick
     monkeypatch.setattr(MaskedPlan, "masked", on_the_host)
-    monkeypatch.setattr("pyengine.pipelines.amused.pipeline.check_drawn", at_the_end)
-    monkeypatch.setattr(amused, "_denoise", strict)
+    monkeypatch.setattr("pyengine.decoding.masked.check_drawn", at_the_end)
+    monkeypatch.setattr(MaskedCall, "tick", strict)
     assert torch.equal(amused(PROMPTS, **given).tokens, want.tokens)
     assert mode.over

@@ -4,28 +4,37 @@ Patil et al. 2024, arXiv:2401.01808; Chang et al. 2023, arXiv:2301.00704 (Muse).
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ... import images as pictures
-from ... import ops
-from ...cuda import Graphs, Leash, Record, to_device
-from ...decoding.checks import check_drawn, check_logits, check_tokens
+from ...cuda import Leash, Record
+from ...decoding.checks import check_tokens
+from ...decoding.masked import (
+    Conditions,
+    MaskedCall,
+    MaskedJob,
+    MaskedSampling,
+    TransformerGraphs,
+    check_result,
+    step,
+    step_numbers,
+)
 from ...decoding.request import MAX_TEMPERATURE, TokenRequest
 from ...errors import RequestError
 from ...finite import check_finite
 from ...guard import inference
 from ...jobs import checks
+from ...jobs.job import Call, Job
 from ...jobs.noise import NoiseSource
 from ...jobs.output import PipelineOutput, Report
 from ...jobs.runs import Run
-from ...models.uvit import UVitContext
-from ...progress import progress as progress_bar
+from ...models.uvit import UVit2DModel, UVitContext
 from ...schedules.masked import MaskedPlan, plan
+from ..base import Pipeline
 from ..defaults import bounded
 from ..prefix import read_prefix
 from ..text import encode
@@ -49,15 +58,19 @@ class AmusedDefaults(TokenDefaults):
     aesthetic_score: float = bounded(6.0, 0, 10)
 
 
-class AmusedPipeline(TokenPipeline):
+class AmusedPipeline(Pipeline, TokenPipeline):
     """Text to pictures with an aMUSEd checkpoint; see `__call__`."""
 
     defaults_class = AmusedDefaults
+    defaults: AmusedDefaults
+    model: UVit2DModel
+    graphs: TransformerGraphs | None
     sampler = "masked"
 
     def __init__(self, parts: AmusedParts, checkpoint: Any, source: str, defaults: AmusedDefaults):
         super().__init__(parts.transformer, checkpoint, source, defaults)
         self.parts = parts
+        self._in_flight = Leash(self.device)
         self.vqvae, self.mask_token = parts.vqvae, parts.schedule.mask_token_id
 
     @property
@@ -91,7 +104,7 @@ class AmusedPipeline(TokenPipeline):
         micro_conditioning_aesthetic_score: float | None = None,
         micro_conditioning_crop_coord: tuple[int, int] = (0, 0),
         output_type: str = "pil",
-        callback_on_step_end: Callable | None = None,
+        callback_on_step_end: Callable[..., Any] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
         progress: bool | None = None,
         return_dict: bool = True,
@@ -113,8 +126,8 @@ class AmusedPipeline(TokenPipeline):
         {"tokens": [N, h, w]}. output_type "latent": the tokens as images.
         Raises RequestError that names the argument.
         """
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "progress")}
-        return self._generate(self._check(**arguments), progress)
+        output: PipelineOutput = self._call(locals())
+        return output
 
     # --- arguments --------------------------------------------------------------------------------
 
@@ -162,20 +175,20 @@ class AmusedPipeline(TokenPipeline):
         if isinstance(value, list | tuple):
             if len(value) != 2:
                 raise checks.refuse("temperature", "a number or two of them", value)
-            return tuple(checks.real("temperature", v, 0, MAX_TEMPERATURE) for v in value)
+            first, last = (checks.real("temperature", v, 0, MAX_TEMPERATURE) for v in value)
+            return first, last
         return checks.real("temperature", value, 0, MAX_TEMPERATURE)
 
     @staticmethod
-    def _check_pictures(image: Any, mask: Any) -> tuple[list | None, list | None]:
+    def _check_pictures(image: Any, mask: Any) -> tuple[list[Any] | None, list[Any] | None]:
         if image is None and mask is not None:
             raise RequestError("mask_image: expected an image with it, given none")
-        names = ("image", image), ("mask_image", mask)
-        return tuple(
-            None if v is None else pictures.as_list(v, name, name == "mask_image")
-            for name, v in names
+        return (
+            None if image is None else pictures.as_list(image, "image"),
+            None if mask is None else pictures.as_list(mask, "mask_image", True),
         )
 
-    def _find_size(self, height: Any, width: Any, items: list | None) -> tuple[int, int]:
+    def _find_size(self, height: Any, width: Any, items: list[Any] | None) -> tuple[int, int]:
         """(height, width) in pixels: what was asked for, the picture's own, or the model's."""
         multiple = self.vqvae.config.downscale * self.model.config.multiple
         default = self.default_size
@@ -192,7 +205,7 @@ class AmusedPipeline(TokenPipeline):
         )
 
     @staticmethod
-    def _per_picture(name: str, items: list | None, r: TokenRequest) -> list | None:
+    def _per_picture(name: str, items: list[Any] | None, r: TokenRequest) -> list[Any] | None:
         """One item for every picture, from one for all, one per prompt or one each."""
         if items is None:
             return None
@@ -238,52 +251,81 @@ class AmusedPipeline(TokenPipeline):
 
     def use_graphs(self, record: Record | None = None) -> None:
         """The transformer is a CUDA graph from now on. record: given for tests."""
-        self.graphs = Graphs(self._recorded_logits, record=record)
+        self.graphs = TransformerGraphs(self.model, record)
 
-    def _recorded_logits(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
-        return self.model.logits(*changing, self._context_shape.over(kept))
+    def _release(self) -> None:
+        if self.graphs is not None:
+            self.graphs.clear()
 
-    def _draw(self, r: TokenRequest, report: Report, show_progress: bool | None) -> Tensor:
-        report.strength = r.extra["strength"] if r.extra["images"] is not None else None
+    def _checked(self, arguments: dict[str, Any]) -> TokenRequest:
+        return self._check(**arguments)
+
+    def _report(self, r: TokenRequest) -> Report:
+        return Report(
+            model=self.source,
+            pipeline=self.checkpoint.pipeline_class,
+            device=str(self.device),
+            dtype=str(self.dtype).removeprefix("torch."),
+            sampler=self.sampler,
+            height=r.height,
+            width=r.width,
+            guidance_scale=r.guidance_scale,
+            strength=r.extra["strength"] if r.extra["images"] is not None else None,
+            weights=self.model.weights,
+        )
+
+    def _begin(self, r: TokenRequest, report: Report) -> MaskedCall:
+        guided = r.guidance_scale > 1
         with report.stage("encode_prompt", self.device):
-            context = self._context(r, report.warnings)
+            context, text_length = self._context(r, guided, report.warnings)
         noise = NoiseSource(r.generators, self.device)
-        masked = r.extra["masks"] is not None
-        schedule = "linear" if masked else self.parts.schedule.masking_schedule
+        schedule = self.parts.schedule.masking_schedule if r.extra["masks"] is None else "linear"
         table = plan(schedule, r.extra["steps"], r.extra["temperature"], r.extra["strength"])
         stage = "prepare" if r.extra["images"] is None else "encode_image"
         with report.stage(stage, self.device):
-            tokens, ratio = self._start(r, table, noise, report.warnings)
-        report.warn()
-        with report.stage("denoise", self.device):
-            return self._denoise(r, table, tokens, ratio, context, noise, report, show_progress)
+            tokens, masked_shares = self._start(r, table, noise, report.warnings)
+        s = r.sampling
+        sampling = MaskedSampling(r.guidance_scale, s.top_k, s.top_p, s.min_p, self.mask_token)
+        jobs = [
+            MaskedJob(
+                r.run, k, r.seeds[k], plan=table, tokens=tokens[k], masked_share=masked_shares[k],
+                sampling=sampling, numbers=numbers, row=row, source=self.source,
+                conditions=Conditions(context, guided * r.count + k, k if guided else None,
+                                      text_length),
+                output_type=r.output_type, watched=r.callback is not None,
+            )
+            for k, (numbers, row) in enumerate(step_numbers(noise, r.count))
+        ]  # fmt: skip
+        return MaskedCall(self, r, report, jobs)
 
-    def _context(self, r: TokenRequest, warned: list[str]):
-        """The conditions of every picture, negative prompts' first where guidance is on."""
-        texts = [(r.negatives or [""] * len(r.prompts))] if r.guidance_scale > 1 else []
-        texts.append(r.prompts)
+    def _context(self, r: TokenRequest, guided: bool, warned: list[str]) -> tuple[UVitContext, int]:
+        """The conditions of every picture, negative prompts' first where guidance is on, and the
+        length of the encoded texts.
+        """
+        texts = [r.negatives or [""] * len(r.prompts)] if guided else []
+        texts.append(cast("list[str]", r.prompts))
         tokenizer, encoder = self.parts.tokenizer, self.parts.text_encoder
         rows = [encode(tokenizer, encoder, t, TEXT_LAYER, warned) for t in texts]
         hidden, pooled = (
-            torch.cat([row[i].repeat_interleave(r.per_prompt, dim=0) for row in rows])
-            for i in (0, 1)
+            torch.cat([x.repeat_interleave(r.per_prompt, dim=0) for x in part if x is not None])
+            for part in zip(*rows, strict=True)
         )
         for x in (hidden, pooled):
             check_finite(f"{self.source}: text encoder", x, r.count)
         sizes = torch.tensor([r.extra["sizes"]], dtype=hidden.dtype).expand(len(hidden), -1)
-        return self.model.encode_context(hidden, pooled, sizes)
+        return self.model.encode_context(hidden, pooled, sizes), hidden.shape[1]
 
     def _start(
         self, r: TokenRequest, table: MaskedPlan, noise: NoiseSource, warned: list[str]
-    ) -> tuple[Tensor, Tensor]:
-        """([N, h, w] tokens to begin with, [N] share of them that an inpainting run masks)."""
+    ) -> tuple[Tensor, list[float]]:
+        """[N, h, w] tokens to begin with; of each picture the share that its mask has masked."""
         grid = self._grid(r)
-        ratio = torch.ones(r.count)
+        shares = [1.0] * r.count
         if r.extra["images"] is None:
             known = r.extra.get("known")
             if known is None:
                 known = torch.full((r.count, *grid), self.mask_token, device=self.device)
-            return known, ratio
+            return known, shares
         # Each distinct picture is encoded by itself.
         first = {id(item): item for item in r.extra["images"]}
         unit = pictures.to_unit(list(first.values()), r.height, r.width, "image", warned)
@@ -293,84 +335,37 @@ class AmusedPipeline(TokenPipeline):
         tokens = torch.cat([encoded[id(item)] for item in r.extra["images"]])
         if r.extra["masks"] is not None:
             hidden = pictures.to_mask(r.extra["masks"], *grid, "mask_image", warned)[:, 0] > 0
-            ratio = hidden.flatten(1).sum(dim=1) / (grid[0] * grid[1])
+            shares = (hidden.flatten(1).sum(dim=1) / (grid[0] * grid[1])).tolist()
         else:
             # diffusers masks none of the tokens with strength 1, where we mask all.
             hidden = noise.uniform(tokens.shape, torch.float32).cpu() < table.ratio_before()
         tokens = tokens.masked_fill(hidden.to(self.device), self.mask_token)
-        return tokens, ratio
+        return tokens, shares
 
-    def _denoise(
-        self, r: TokenRequest, table: MaskedPlan, tokens: Tensor, ratio: Tensor, context: Any,
-        noise: NoiseSource, report: Report, show_progress: bool | None,
-    ) -> Tensor:  # fmt: skip
-        """The tokens after the last step; all as drawn at the step that the run was stopped at."""
-        n, height, width = tokens.shape
-        length, guided, s = height * width, r.guidance_scale > 1, r.sampling
-        drawn = tokens.flatten(1)
+    def _step(self, jobs: Sequence[Job]) -> None:
+        masked = cast("Sequence[MaskedJob]", jobs)
         # With graphs no step waits, unless somebody is to look at its tokens.
-        waits = self.graphs is None or r.callback is not None
-        leash = Leash(self.device)
-        with progress_bar("denoising", len(table.timesteps), show_progress) as advance:
-            for i, timestep in enumerate(table.timesteps):
-                if r.run.interrupted:
-                    break
-                logits = self._logits(r, tokens, context, guided)
-                if waits:
-                    check_logits(logits, self.source, i)
-                logits = ops.filter_logits(logits, s.top_k, s.top_p, s.min_p)
-                race = noise.exponential(logits.shape)
-                # The last step masks nothing, and draws no numbers to decide what.
-                gumbel = torch.zeros(n, length, device=self.device)
-                if timestep > 0:
-                    gumbel = noise.uniform((n, length), logits.dtype)
-                with nullcontext() if waits else ops.unseen():
-                    tokens, drawn = ops.mask_refine(
-                        logits, tokens.flatten(1), race, gumbel,
-                        to_device(table.masked(i, length, ratio), self.device),
-                        to_device(table.temperature[i].repeat(n), self.device), self.mask_token,
-                    )  # fmt: skip
-                tokens = tokens.view(n, height, width)
-                report.steps += 1
-                report.evaluations += 1
-                leash.step()
-                advance()
-                if r.callback is not None:
-                    tokens = self._call_back(r, i, timestep, tokens)
-                    self._check_answer(tokens)
-                    flat = tokens.flatten(1)
-                    drawn = torch.where(flat == self.mask_token, drawn, flat)
-        report.interrupted = report.steps < len(table.timesteps)
-        if not waits:
-            check_drawn(drawn, self.source)
-        if report.steps == 0:
-            return tokens.masked_fill(tokens == self.mask_token, -1)
-        return drawn.view(n, height, width)
+        waits = self.graphs is None or any(job.watched for job in masked)
+        step(masked, self.model.logits if self.graphs is None else self.graphs.logits, waits)
+        self._in_flight.step()
 
-    def _logits(self, r: TokenRequest, tokens: Tensor, context: UVitContext, guided: bool):
-        """[N, h * w, codebook_size], guided."""
-        rows = torch.cat([tokens, tokens]) if guided else tokens
-        if self.graphs is None:
-            logits = self.model.logits(rows, context)
-        else:
-            self._context_shape = context
-            # A token that could not be drawn is told of at the end; until then 0 is read.
-            logits = self.graphs([rows.clamp(min=0)], context.tensors())
-            self._context_shape = None
-        logits = logits.flatten(1, 2)
-        if guided:
-            unconditional, logits = logits.chunk(2)
-            logits = unconditional + r.guidance_scale * (logits - unconditional)
-        return logits
+    def _picture(self, job: Job) -> Any:
+        masked = cast("MaskedJob", job)
+        tokens, output_type = check_result(masked), masked.output_type
+        return tokens if output_type == "latent" else self._decode(tokens[None], output_type)[0]
 
-    def _check_answer(self, tokens: Tensor) -> None:
-        codes = self.model.config.codebook_size
-        if ((tokens < 0) | ((tokens >= codes) & (tokens != self.mask_token))).any():
-            raise checks.refuse("callback_on_step_end: tokens",
-                                f"0 to {codes - 1}, or the mask {self.mask_token}",
-                                f"{int(tokens.min())} to {int(tokens.max())}")  # fmt: skip
+    def _output(self, call: Call) -> PipelineOutput:
+        r, report = call.request, call.report
+        tokens = torch.stack([cast("MaskedJob", job).result for job in call.jobs])
+        with report.stage("decode", self.device):
+            latent = r.output_type == "latent"
+            images = tokens if latent else self._decode(tokens, r.output_type)
+        return PipelineOutput(images, r.seeds, report, tokens)
+
+    def _preview(self, tokens: Tensor, output_type: str) -> Any:
+        return self._decode(tokens, output_type)
 
     def _decode(self, tokens: Tensor, output_type: str) -> Any:
         # One by one: the decoder takes the most memory of all. A token that was never drawn is 0.
-        decoded = [self.vqvae.decode_tokens(t[None].clamp(min=0)).sample for t in tokens]
-        return pictures.from_unit(self._pictures(torch.cat(decoded)), output_type)
+        decoded = torch.cat([self.vqvae.decode_tokens(t[None].clamp(min=0))[0] for t in tokens])
+        return pictures.from_unit(self._pictures(decoded), output_type)
