@@ -9,6 +9,12 @@ from .geglu import gelu
 
 
 @triton.jit
+def gelu_tanh(x):
+    """GELU by tanh, as x / (1 + exp(-2 u)): the reference's formula, with sqrt(8 / pi)."""
+    return x * tl.sigmoid((x + 0.044715 * x * x * x) * 1.5957691216057308)
+
+
+@triton.jit
 def widened(b, dtype: tl.constexpr):
     """Weights in a wider dtype, exactly; of e4m3 the 256th part, which every chip can make: the
     exponent's 4 bits are put in place of float16's 5, and counts from 7 instead of 15."""
@@ -42,31 +48,49 @@ def outputs_of(weight, depth, width, COLUMNS: tl.constexpr):
 
 @triton.jit
 def finish(
-    sums, gates, weight_scale, bias, residual, y, row, there, column, inside, width,
-    ACTIVATION: tl.constexpr, UNIT: tl.constexpr,
+    sums, gates, weight_scale, bias, addend, gate, residual, y, row, there, column, inside, width,
+    lines, ACTIVATION: tl.constexpr, GATED: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
-    """activation(sums * weight_scale + bias) + residual, rounded and stored once."""
+    """gate * activation(sums * weight_scale + bias + addend) + residual, rounded and stored once.
+
+    lines: rows of a picture, which share a row of gate.
+    """
     if weight_scale is not None:
         scale = tl.load(weight_scale + column, mask=inside, other=0.0).to(tl.float32)
         sums *= (scale * UNIT)[None, :]
-        if ACTIVATION == "geglu":
+        if GATED:
             scale = tl.load(weight_scale + width + column, mask=inside, other=0.0).to(tl.float32)
             gates *= (scale * UNIT)[None, :]
     if bias is not None:
         sums += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)[None, :]
-        if ACTIVATION == "geglu":
+        if GATED:
             beyond = bias + width + column
             gates += tl.load(beyond, mask=inside, other=0.0).to(tl.float32)[None, :]
+    mask = there[:, None] & inside[None, :]
+    if addend is not None:
+        if GATED:
+            value = addend + row[:, None] * (2 * width) + column[None, :]
+            sums += tl.load(value, mask=mask, other=0.0).to(tl.float32)
+            gates += tl.load(value + width, mask=mask, other=0.0).to(tl.float32)
+        else:
+            value = addend + row[:, None] * width + column[None, :]
+            sums += tl.load(value, mask=mask, other=0.0).to(tl.float32)
     if ACTIVATION == "geglu":
         sums *= gelu(gates)
+    if ACTIVATION == "geglu_tanh":
+        sums *= gelu_tanh(gates)
+    if ACTIVATION == "gelu_tanh":
+        sums = gelu_tanh(sums)
     if ACTIVATION == "gelu":
         sums = gelu(sums)
     if ACTIVATION == "silu":
         sums *= tl.sigmoid(sums)
     if ACTIVATION == "quick_gelu":
         sums *= tl.sigmoid(1.702 * sums)
+    if gate is not None:
+        picture = (row // lines)[:, None] * width
+        sums *= tl.load(gate + picture + column[None, :], mask=mask, other=0.0).to(tl.float32)
     place = row[:, None] * width + column[None, :]
-    mask = there[:, None] & inside[None, :]
     if residual is not None:
         sums += tl.load(residual + place, mask=mask, other=0.0).to(tl.float32)
     tl.store(y + place, sums.to(y.dtype.element_ty), mask=mask)

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pyengine.ops.reference.linear import GATED
+
 from ._launch import Launch, cdiv, power_of_2
 from ._linear_parts import finish, outputs_of, rows_of, widened
 
@@ -78,10 +80,11 @@ def _product(a, b, sums, FP8: tl.constexpr, CHAIN: tl.constexpr):
     return sums
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "lines"])
 def _linear_tile(
-    x, x_scale, weight, weight_scale, bias, residual, y, rows, depth, width,
-    ACTIVATION: tl.constexpr, UNIT: tl.constexpr, FP8: tl.constexpr, CHAIN: tl.constexpr,
+    x, x_scale, weight, weight_scale, bias, addend, gate, residual, y, rows, depth, width, lines,
+    ACTIVATION: tl.constexpr, GATED: tl.constexpr, UNIT: tl.constexpr,
+    FP8: tl.constexpr, CHAIN: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     x, line, row, there = rows_of(x, rows, depth, ROWS)
@@ -95,15 +98,15 @@ def _linear_tile(
         place = outputs[:, None] * depth + k[None, :]
         mask = inside[:, None] & deep
         sums = _product(a, tl.load(weight + place, mask=mask, other=0), sums, FP8, CHAIN)
-        if ACTIVATION == "geglu":
+        if GATED:
             gates = _product(a, tl.load(second + place, mask=mask, other=0), gates, FP8, CHAIN)
     if x_scale is not None:
         scale = tl.load(x_scale + row, mask=there, other=0.0)[:, None]
         sums *= scale
         gates *= scale
     finish(
-        sums, gates, weight_scale, bias, residual, y, row, there, column, inside, width,
-        ACTIVATION, UNIT,
+        sums, gates, weight_scale, bias, addend, gate, residual, y, row, there, column, inside,
+        width, lines, ACTIVATION, GATED, UNIT,
     )  # fmt: skip
 
 
@@ -135,14 +138,14 @@ def plan(
     x: Tensor,
     weight: Tensor,
     weight_scale: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
+    ends: dict[str, Tensor | None],
     y: Tensor,
     activation: str,
     quantize_x: bool,
 ) -> list[Launch]:
     """The launches that fill y. x: [..., C], 16 bits wide unless it is to be rounded; weight:
-    [Cout, C] int8, or e4m3 as uint8. All as `prepare` leaves them.
+    [Cout, C] int8, or e4m3 as uint8; ends: bias, addend, gate and residual. All as `prepare` leaves
+    them.
     """
     launches, x_scale, unit, fp8 = [], None, 256 if weight.dtype == torch.uint8 else 1, False
     lines = x.shape[1:-1].numel()
@@ -151,11 +154,13 @@ def plan(
         launches.append(launch)
         fp8 = y.dtype != torch.float32 and multiplies_fp8(x.device)
         unit = 1 if fp8 else 256 * 256
-    rows, columns, warps, stages = _blocks(lines, activation == "geglu")
+    rows, columns, warps, stages = _blocks(lines, activation in GATED)
     args = {"x": x, "x_scale": x_scale, "weight": weight, "weight_scale": weight_scale}
-    args |= {"bias": bias, "residual": residual, "y": y}
+    args |= ends | {"y": y}
     args |= {"rows": x.shape[:-1].numel(), "depth": x.shape[-1], "width": y.shape[-1]}
-    constants = {"ACTIVATION": activation, "UNIT": unit, "FP8": fp8, "CHAIN": FP8_CHAIN}
+    args |= {"lines": lines}
+    constants = {"ACTIVATION": activation, "GATED": activation in GATED}
+    constants |= {"UNIT": unit, "FP8": fp8, "CHAIN": FP8_CHAIN}
     constants |= {"ROWS": rows, "COLUMNS": columns, "DEPTH": 128 // x.itemsize}
     grid = (cdiv(args["rows"], rows), cdiv(args["width"], columns))
     return [*launches, Launch(_linear_tile, grid, args, constants, warps, stages)]

@@ -109,9 +109,13 @@ def _scale_shift(
         total += tl.sum(ssd + rows[:, None] * delta * delta, axis=0)
     variance = tl.sum(total, axis=0) / positions / size
 
-    a = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
+    a = tl.zeros([GROUP], tl.float32) + 1.0
+    if weight is not None:
+        a = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
     a *= 1.0 / tl.sqrt_rn(variance + eps)
-    b = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
+    b = tl.zeros([GROUP], tl.float32)
+    if bias is not None:
+        b = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
     target = picture * channels + channel
     if centre is None:
         b -= group_mu * a
@@ -189,8 +193,8 @@ def _plan_statistics(x, weight, bias, groups, eps, x2, centred: bool):
 
 def plan(
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
     groups: int,
     eps: float = 1e-5,
     x2: Tensor | None = None,
@@ -228,8 +232,8 @@ def plan_apply(
 
 def plan_scale_shift(
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
     groups: int,
     eps: float = 1e-5,
     x2: Tensor | None = None,
@@ -242,8 +246,8 @@ def plan_scale_shift(
 
 def group_norm_silu(
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
     groups: int,
     eps: float = 1e-5,
     x2: Tensor | None = None,
@@ -251,8 +255,8 @@ def group_norm_silu(
 ) -> Tensor:
     """SiLU(group_norm(x)), or group_norm(x) alone with silu=False.
 
-    x: [N, H, W, C]; x2: [N, H, W, C2] or None, side by side with x in C; weight, bias: [C + C2].
-    On one GPU, float32 | bfloat16 | float16, x and x2 alike; copied if not contiguous.
+    x: [N, H, W, C]; x2: [N, H, W, C2] or None, side by side with x in C; weight, bias: [C + C2] or
+    None.  On one GPU, float32 | bfloat16 | float16, x and x2 alike; copied if not contiguous.
     Returns [N, H, W, C + C2] in x's dtype, computed in float32.
     """
     launches, y = plan(x, weight, bias, groups, eps, x2, silu)
@@ -263,8 +267,8 @@ def group_norm_silu(
 
 def group_norm_scale_shift(
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
     groups: int,
     eps: float = 1e-5,
     x2: Tensor | None = None,

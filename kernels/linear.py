@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pyengine.ops.reference.linear import GATED
+
 from . import _linear_tiles
 from ._launch import DTYPES, Launch, cdiv, prepare, readable
 from ._linear_parts import finish, outputs_of, rows_of, widened
@@ -26,10 +28,10 @@ SUM_ROWS, SUM_DEPTH = 4, 64
 COLUMNS = 16
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "lines"])
 def _linear_dot(
-    x, weight, weight_scale, bias, residual, y, rows, depth, width,
-    ACTIVATION: tl.constexpr, SILU: tl.constexpr, UNIT: tl.constexpr,
+    x, weight, weight_scale, bias, addend, gate, residual, y, rows, depth, width, lines,
+    ACTIVATION: tl.constexpr, GATED: tl.constexpr, SILU: tl.constexpr, UNIT: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     x, line, row, there = rows_of(x, rows, depth, ROWS)
@@ -47,19 +49,19 @@ def _linear_dot(
         mask = inside[:, None] & deep
         b = tl.load(weight + place, mask=mask, other=0)
         sums = tl.dot(a, tl.trans(widened(b, a.dtype)), sums)
-        if ACTIVATION == "geglu":
+        if GATED:
             b = tl.load(second + place, mask=mask, other=0)
             gates = tl.dot(a, tl.trans(widened(b, a.dtype)), gates)
     finish(
-        sums, gates, weight_scale, bias, residual, y, row, there, column, inside, width,
-        ACTIVATION, UNIT,
+        sums, gates, weight_scale, bias, addend, gate, residual, y, row, there, column, inside,
+        width, lines, ACTIVATION, GATED, UNIT,
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "lines"])
 def _linear_sum(
-    x, weight, weight_scale, bias, residual, y, rows, depth, width,
-    ACTIVATION: tl.constexpr, SILU: tl.constexpr, UNIT: tl.constexpr,
+    x, weight, weight_scale, bias, addend, gate, residual, y, rows, depth, width, lines,
+    ACTIVATION: tl.constexpr, GATED: tl.constexpr, SILU: tl.constexpr, UNIT: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     x, line, row, there = rows_of(x, rows, depth, ROWS)
@@ -77,12 +79,12 @@ def _linear_sum(
         place = outputs[None, :, None] * depth + k[None, None, :]
         mask = inside[None, :, None] & deep[None, None, :]
         sums += a * widened(tl.load(weight + place, mask=mask, other=0), tl.float32)
-        if ACTIVATION == "geglu":
+        if GATED:
             gates += a * widened(tl.load(second + place, mask=mask, other=0), tl.float32)
     finish(
         tl.sum(sums, axis=2), tl.sum(gates, axis=2),
-        weight_scale, bias, residual, y, row, there, column, inside, width,
-        ACTIVATION, UNIT,
+        weight_scale, bias, addend, gate, residual, y, row, there, column, inside,
+        width, lines, ACTIVATION, GATED, UNIT,
     )  # fmt: skip
 
 
@@ -103,7 +105,9 @@ def plan(
     bias: Tensor | None = None,
     *,
     x2: Tensor | None = None,
+    addend: Tensor | None = None,
     activation: str = "none",
+    gate: Tensor | None = None,
     residual: Tensor | None = None,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
@@ -123,10 +127,12 @@ def plan(
         told = next((t.shape[0] for t in (bias, weight_scale) if t is not None), out_features)
         weight = weight.mT.flatten(0, 1)[:told]
     weight = readable(weight)
-    x, bias, residual, weight_scale = prepare("linear", x, bias, residual, weight_scale)
+    x, weight_scale, *ends = prepare("linear", x, weight_scale, bias, addend, gate, residual)
+    ends = dict(zip(("bias", "addend", "gate", "residual"), ends, strict=True))
     x = readable(_prologue(x, x2, scale, shift))
     features, depth = weight.shape
-    width = features // 2 if activation == "geglu" else features
+    gated = activation in GATED
+    width = features // 2 if gated else features
     y = torch.empty(*x.shape[:-1], width, dtype=dtype, device=x.device)
     rows = x.shape[:-1].numel()
     many = (
@@ -134,24 +140,17 @@ def plan(
     )
     if quantize_x or many:
         x = F.silu(x) if silu else x
-        launches = _linear_tiles.plan(
-            x, weight, weight_scale, bias, residual, y, activation, quantize_x
-        )
+        launches = _linear_tiles.plan(x, weight, weight_scale, ends, y, activation, quantize_x)
         return launches, y
     dot = x.dtype != torch.float32 and (weight.dtype == x.dtype or weight_scale is not None)
     block, deep = (DOT_ROWS, DOT_DEPTH) if dot else (SUM_ROWS, SUM_DEPTH)
-    args = {
-        "x": x,
-        "weight": weight,
-        "weight_scale": weight_scale,
-        "bias": bias,
-        "residual": residual,
-    }
-    args |= {"y": y, "rows": rows, "depth": depth, "width": width}
-    constants = {"ACTIVATION": activation, "SILU": silu, "UNIT": 256 if e4m3 else 1}
+    args = {"x": x, "weight": weight, "weight_scale": weight_scale, **ends, "y": y}
+    args |= {"rows": rows, "depth": depth, "width": width, "lines": x.shape[1:-1].numel()}
+    constants = {"ACTIVATION": activation, "GATED": gated, "SILU": silu}
+    constants |= {"UNIT": 256 if e4m3 else 1}
     constants |= {"ROWS": block, "COLUMNS": COLUMNS, "DEPTH": deep}
     grid = (cdiv(rows, block), cdiv(width, COLUMNS))
-    stages = 4 if activation == "geglu" else 5
+    stages = 4 if gated else 5
     kernel = _linear_dot if dot else _linear_sum
     return [Launch(kernel, grid, args, constants, num_stages=stages)], y
 
@@ -162,7 +161,9 @@ def linear(
     bias: Tensor | None = None,
     *,
     x2: Tensor | None = None,
+    addend: Tensor | None = None,
     activation: str = "none",
+    gate: Tensor | None = None,
     residual: Tensor | None = None,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
@@ -171,15 +172,17 @@ def linear(
     weight_scale: Tensor | None = None,
     quantize_x: bool = False,
 ) -> Tensor:
-    """activation(prologue(x) @ weight.T + bias) + residual; arguments as pyengine.ops.linear's.
+    """gate * activation(prologue(x) @ weight.T + bias + addend) + residual; arguments as
+    pyengine.ops.linear's.
 
     x: [..., C] float32 | bfloat16 | float16, on a GPU; copied if not contiguous.  Right for any
     number of rows, and made for few unless the weights have 8 bits: every 16 rows (4 in float32)
     read the whole weight.
     """
     launches, y = plan(
-        x, weight, bias, x2=x2, activation=activation, residual=residual, scale=scale, shift=shift,
-        silu=silu, out_features=out_features, weight_scale=weight_scale, quantize_x=quantize_x,
+        x, weight, bias, x2=x2, addend=addend, activation=activation, gate=gate,
+        residual=residual, scale=scale, shift=shift, silu=silu, out_features=out_features,
+        weight_scale=weight_scale, quantize_x=quantize_x,
     )  # fmt: skip
     for launch in launches:
         launch.run()

@@ -24,6 +24,7 @@ G, P, Q, LIMIT, DSCALE, X_X, X_M, X_D, X_D1, X_D2, X_D3, X_BASE, X_NOISE = (
 Y_X, Y_D, Y_D1, Y_D2, Y_D3, Y_BASE = (
     tl.constexpr(COLUMNS.index(name)) for name in ("y_x", "y_d", "y_d1", "y_d2", "y_d3", "y_base")
 )
+V_1, V_V = (tl.constexpr(COLUMNS.index(name)) for name in ("v_1", "v_v"))
 
 
 @triton.jit
@@ -32,15 +33,14 @@ def _add(new, kept, tensor, offset, mask, row, X: tl.constexpr, Y: tl.constexpr)
     if tensor is not None:
         v = tl.load(tensor + offset, mask=mask, other=0.0).to(tl.float32)
         new += tl.load(row + X) * v
-        if Y is not None:
-            kept += tl.load(row + Y) * v
+        kept += tl.load(row + Y) * v
     return new, kept
 
 
 # One program for any number of pictures.
 @triton.jit(do_not_specialize=["pictures"])
 def _sampler_step(
-    x, out, coeffs, d1, d2, d3, base, noise, new_x, new_d, new_y, pictures, size,
+    x, out, coeffs, d1, d2, d3, base, noise, variance, new_x, new_d, new_y, pictures, size,
     GUIDED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     picture = tl.program_id(1).to(tl.int64)
@@ -66,7 +66,12 @@ def _sampler_step(
     new, kept = _add(new, kept, d2, offset, mask, row, X_D2, Y_D2)
     new, kept = _add(new, kept, d3, offset, mask, row, X_D3, Y_D3)
     new, kept = _add(new, kept, base, offset, mask, row, X_BASE, Y_BASE)
-    new, kept = _add(new, kept, noise, offset, mask, row, X_NOISE, None)
+    if noise is not None:
+        drawn = tl.load(noise + offset, mask=mask, other=0.0).to(tl.float32)
+        if variance is not None:
+            v = tl.load(variance + offset, mask=mask, other=0.0).to(tl.float32)
+            drawn *= tl.exp(tl.load(row + V_1) + tl.load(row + V_V) * v)
+        new += tl.load(row + X_NOISE) * drawn
     dtype = new_x.dtype.element_ty
     tl.store(new_x + offset, new.to(dtype), mask=mask)
     tl.store(new_d + offset, d.to(dtype), mask=mask)
@@ -82,14 +87,16 @@ def plan(
     d3: Tensor | None = None,
     base: Tensor | None = None,
     noise: Tensor | None = None,
+    variance: Tensor | None = None,
 ) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor]]:
     """The launches that compute sampler_step(...), and the three tensors they fill."""
-    x, out, coeffs, *history = prepare("sampler_step", x, out, coeffs, d1, d2, d3, base, noise)
+    given = {"d1": d1, "d2": d2, "d3": d3, "base": base, "noise": noise, "variance": variance}
+    x, out, coeffs, *others = prepare("sampler_step", x, out, coeffs, *given.values())
     results = tuple(x.new_empty(x.shape) for _ in range(3))
     pictures = x.shape[0]
     size = x.numel() // max(pictures, 1)
     args = {"x": x, "out": out, "coeffs": coeffs}
-    args |= dict(zip(("d1", "d2", "d3", "base", "noise"), history, strict=True))
+    args |= dict(zip(given, others, strict=True))
     args |= dict(zip(("new_x", "new_d", "new_y"), results, strict=True))
     args |= {"pictures": pictures, "size": size}
     constants = {"GUIDED": out.shape[0] == 2 * pictures, "WIDTH": len(COLUMNS), "BLOCK": BLOCK}
@@ -105,15 +112,17 @@ def sampler_step(
     d3: Tensor | None = None,
     base: Tensor | None = None,
     noise: Tensor | None = None,
+    variance: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step of a linear sampler: guidance, D, the new sample and the kept tensor.
 
     x: [N, ...]; out: [N, ...] or [2 N, ...] (unconditional rows first); coeffs: [N,
     len(COLUMNS)] float32; d1, d2, d3, base, noise: [N, ...] or None, which counts as zero and is
-    not read.  On one GPU, float32 | bfloat16 | float16, not necessarily the same; copied if not
-    contiguous.  Returns (new x, D, y), each in x's shape and dtype, computed in float32.
+    not read; variance: [N, ...] or None.  On one GPU, float32 | bfloat16 | float16, not necessarily
+    the same; copied if not contiguous.
+    Returns (new x, D, y), each in x's shape and dtype, computed in float32.
     """
-    launches, results = plan(x, out, coeffs, d1, d2, d3, base, noise)
+    launches, results = plan(x, out, coeffs, d1, d2, d3, base, noise, variance)
     for launch in launches:
         launch.run()
     return results

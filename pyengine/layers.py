@@ -213,12 +213,15 @@ def _ohwi(weight: Tensor) -> Tensor:
 
 
 class GroupNorm(nn.Module):
-    """group_norm over [N, H, W, C], handed to the prologue of the layer after it."""
+    """group_norm over [N, H, W, C], handed to the prologue of the layer after it.
 
-    def __init__(self, groups: int, channels: int, eps: float):
+    affine: whether it has a weight and a bias.
+    """
+
+    def __init__(self, groups: int, channels: int, eps: float, affine: bool = True):
         super().__init__()
-        self.weight = _parameter(channels)
-        self.bias = _parameter(channels)
+        self.weight = _parameter(channels) if affine else None
+        self.bias = _parameter(channels) if affine else None
         self.groups = groups
         self.eps = eps
 
@@ -234,16 +237,31 @@ class GroupNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """layer_norm over the last dimension, [..., C]."""
+    """layer_norm over the last dimension, [..., C].
 
-    def __init__(self, channels: int, eps: float = 1e-5):
+    affine: whether it has a weight, and with `bias` a bias.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, affine: bool = True, bias: bool = True):
         super().__init__()
-        self.weight = _parameter(channels)
-        self.bias = _parameter(channels)
+        self.weight = _parameter(channels) if affine else None
+        self.bias = _parameter(channels) if affine and bias else None
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class RMSNorm(nn.Module):
+    """rms_norm over the last dimension, [..., C]; affine: whether it has a weight."""
+
+    def __init__(self, channels: int, eps: float, affine: bool = True):
+        super().__init__()
+        self.weight = _parameter(channels) if affine else None
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.rms_norm(x, self.weight, self.eps)
 
 
 class Embedding(nn.Module):

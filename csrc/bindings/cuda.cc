@@ -55,12 +55,12 @@ PYBIND11_MODULE(_cuda, m) {
         "sampler_step",
         [](uintptr_t x, uintptr_t out, uintptr_t unconditional, uintptr_t coefficients,
            uintptr_t d1, uintptr_t d2, uintptr_t d3, uintptr_t base, uintptr_t noise,
-           uintptr_t x_new, uintptr_t d, uintptr_t y, int64_t pictures, int64_t size, int dtype,
-           uintptr_t stream) {
+           uintptr_t variance, uintptr_t x_new, uintptr_t d, uintptr_t y, int64_t pictures,
+           int64_t size, int dtype, uintptr_t stream) {
             cuda::sampler_step(
                 {at<void>(x), at<void>(out), at<void>(unconditional), at<float>(coefficients),
                  at<void>(d1), at<void>(d2), at<void>(d3), at<void>(base), at<void>(noise),
-                 at<void>(x_new), at<void>(d), at<void>(y), pictures, size},
+                 at<void>(variance), at<void>(x_new), at<void>(d), at<void>(y), pictures, size},
                 dtype_of(dtype), stream_of(stream));
         },
         Release());

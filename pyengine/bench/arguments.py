@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from ..ops.reference import COLUMNS
+from ..ops.reference.linear import GATED
 
 BATCH = 2
 GROUPS = 32
@@ -215,14 +216,14 @@ def conv2d(
 
 def linear(
     rows: int, c: int, c_out: int, activation: str = "none", bias: bool = True,
-    residual: bool = False, int8: bool = False,
+    residual: bool = False, int8: bool = False, gate: bool = False,
 ) -> Shape:  # fmt: skip
     """rows x c -> rows x c_out, with bias; c_out is what is left after GEGLU, which halves.
 
     An even number of rows is two pictures', which decides what a GPU runs. int8: weights of 8 bits,
-    with a scale for each output.
+    with a scale for each output. gate: a factor per picture and channel, as in DiT.
     """
-    width = 2 * c_out if activation == "geglu" else c_out
+    width = 2 * c_out if activation in GATED else c_out
     pictures = 1 if rows % 2 else 2
     lines = (pictures, rows // pictures)
 
@@ -240,12 +241,15 @@ def linear(
             given["weight"] = weight
         if activation != "none":
             given["activation"] = activation
+        if gate:
+            given["gate"] = _randn(dtype, device, pictures, c_out)
         if residual:
             given["residual"] = _randn(dtype, device, *lines, c_out)
         return given
 
     after = [*(["no bias"] if not bias else []), *([activation] if activation != "none" else [])]
-    after += [*(["residual"] if residual else []), *(["int8"] if int8 else [])]
+    named = {"gate": gate, "residual": residual, "int8": int8}
+    after += [name for name, there in named.items() if there]
     label = ", ".join([f"{rows} x {c} -> {c_out}", *after])
     return Shape("linear", label, build, 2 * rows * c * width)
 

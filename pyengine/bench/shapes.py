@@ -89,6 +89,9 @@ SHAPES: dict[str, list[Shape]] = {
         *(linear(rows, 4 * c, c) for rows, c in _TOKENS[:3]),
         *(linear(rows, 4 * c, c, residual=True) for rows, c in _TOKENS),
         linear(2048, 640, 2560, "gelu"),
+        # DiT-XL/2 on 32x32 latents, two pictures.
+        linear(512, 1152, 4608, "gelu_tanh"),
+        linear(512, 4608, 1152, residual=True, gate=True),
         linear(154, 768, 640, bias=False),
         linear(154, 768, 3072, "quick_gelu"),
         linear(2, 1280, 1280),

@@ -14,6 +14,7 @@ from ..errors import RequestError
 from ..models import AutoencoderKL, CLIPTextModel, CLIPTextModelWithProjection, UNet2DConditionModel
 from ..ops._core import DTYPES, core
 from ..ops._op import Call, planned
+from ..ops.reference.linear import GATED
 from ..pipelines.loading import find_checkpoint
 from ..weights import Checkpoint, TensorSource
 from .info import CONFIGS, show_plain
@@ -237,7 +238,7 @@ def operations(op: str, a: dict[str, Any], y: Tensor) -> int:
     """Multiplications and additions; a few per element for what is no product."""
     if op == "linear":
         channels = a["x"].shape[-1] + (0 if a["x2"] is None else a["x2"].shape[-1])
-        return 2 * y.numel() * channels * (2 if a["activation"] == "geglu" else 1)
+        return 2 * y.numel() * channels * (2 if a["activation"] in GATED else 1)
     if op == "conv2d":
         return 2 * y.numel() * math.prod(a["weight"].shape[1:4])
     if op == "attention":

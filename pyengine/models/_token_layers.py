@@ -2,20 +2,7 @@
 
 from torch import Tensor, nn
 
-from .. import ops
-from ..layers import Linear, PointwiseConv2d, _parameter
-
-
-class RMSNorm(nn.Module):
-    """rms_norm over the last dimension, [..., C]."""
-
-    def __init__(self, channels: int, eps: float, affine: bool = True):
-        super().__init__()
-        self.weight = _parameter(channels) if affine else None
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.rms_norm(x, self.weight, self.eps)
+from ..layers import Linear, PointwiseConv2d
 
 
 class Pointwise(PointwiseConv2d):

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..layers import Embedding, Fused, Linear, fuse
+from ..layers import Embedding, Fused, Linear, RMSNorm, fuse
 from ..weights import read_config
-from ._token_layers import RMSNorm
 from .base import TRANSFORMERS_KEYS, raise_problems
 from .kv_cache import KVCache
 

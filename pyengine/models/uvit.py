@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from ..errors import RequestError
 from ..guard import inference
-from ..layers import Linear
+from ..layers import Linear, RMSNorm
 from ._ids import check_range
-from ._token_layers import RMSNorm
 from .base import Model
 from .embeddings import sinusoids
 from .uvit_blocks import Block, ConditionEmbedding, Embed, Head, TransformerLayer

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
-from ..layers import Linear, WideEmbedding, _parameter
-from ._token_layers import Pointwise, RMSNorm
+from ..layers import LayerNorm, Linear, RMSNorm, WideEmbedding, _parameter
+from ._token_layers import Pointwise
 from ._token_ops import depthwise_conv2d, global_response_norm
 from .uvit_config import UVit2DConfig
 
@@ -50,7 +50,7 @@ class _AdaptiveNorm(nn.Module):
         if kind == "rms_norm":
             self.norm = RMSNorm(c.hidden_size, c.layer_norm_eps, affine)
         else:
-            self.norm = _LayerNorm(c.hidden_size, c.layer_norm_eps, affine, c.use_bias)
+            self.norm = LayerNorm(c.hidden_size, c.layer_norm_eps, affine, c.use_bias)
 
     def scale_shift(self, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Two [N, 1, hidden_size] for condition [N, hidden_size], after its SiLU."""
@@ -60,19 +60,6 @@ class _AdaptiveNorm(nn.Module):
     def forward(self, x: Tensor, scale_shift: tuple[Tensor, Tensor]) -> Tensor:
         scale, shift = scale_shift
         return self.norm(x) * scale + shift
-
-
-class _LayerNorm(nn.Module):
-    """A layer norm that may lack its bias, or both bias and weight."""
-
-    def __init__(self, width: int, eps: float, affine: bool, bias: bool):
-        super().__init__()
-        self.weight = _parameter(width) if affine else None
-        self.bias = _parameter(width) if affine and bias else None
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.layer_norm(x, self.weight, self.bias, self.eps)
 
 
 class _GEGLU(nn.Module):

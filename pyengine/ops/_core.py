@@ -19,6 +19,9 @@ from ..errors import UnavailableError
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
+#: Of the functions that pyengine._core must have: csrc/bindings/core.cc counts it up.
+INTERFACE = 2
+
 _stand_in: ContextVar[Any] = ContextVar("pyengine_core", default=None)
 
 
@@ -48,7 +51,8 @@ def is_stood_in_for() -> bool:
 def _imported() -> ModuleType:
     """pyengine._core; from then on a fork leaves a child that can compute.
 
-    Raises UnavailableError, with what the import said, if it was not built or cannot be loaded.
+    Raises UnavailableError, with what the import said, if it was not built or cannot be loaded, and
+    where it was built from other sources, whose functions take other arguments.
     """
     try:
         from pyengine import _core
@@ -57,6 +61,13 @@ def _imported() -> ModuleType:
             f"the compiled CPU kernels cannot be loaded ({error}); "
             "build them with `pip install .` (or `pip install -e .`) in pyengine's source tree"
         ) from error
+    found = getattr(_core, "INTERFACE", 1)
+    if found != INTERFACE:
+        raise UnavailableError(
+            f"pyengine._core: expected interface {INTERFACE}, got {found} ({_core.__file__}): built"
+            " from other sources than the Python around it; run `pip install .` again, or copy in a"
+            " module that was built since"
+        )
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_in_child)
     return _core

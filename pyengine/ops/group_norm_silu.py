@@ -23,12 +23,19 @@ def _check_x(op: str, x: Tensor, x2: Tensor | None) -> int:
 
 
 def _check_norm(
-    op: str, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, x2: Tensor | None
+    op: str,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    groups: int,
+    eps: float,
+    x2: Tensor | None,
 ) -> None:
     channels = _check_x(op, x, x2)
     for name, tensor in (("weight", weight), ("bias", bias)):
-        _check.shape(tensor, (channels,), op, name)
-        _check.like(tensor, x, op, name, dtype=False)
+        if tensor is not None:
+            _check.shape(tensor, (channels,), op, name)
+            _check.like(tensor, x, op, name, dtype=False)
     if groups <= 0 or channels % groups:
         raise wrong(op, "groups", f"a divisor of {channels}", groups)
     if not eps >= 0:
@@ -51,13 +58,17 @@ def _check_silu(x, weight, bias, groups, eps=1e-5, x2=None, silu=True):
 
 
 def _empty_silu(x, weight, bias, groups, eps=1e-5, x2=None, silu=True):
-    return x.new_empty(*x.shape[:3], x.shape[3] + (0 if x2 is None else x2.shape[3]))
+    return x.new_empty(_empty_shape(x, x2))
+
+
+def _empty_shape(x, x2):
+    return (*x.shape[:3], x.shape[3] + (0 if x2 is None else x2.shape[3]))
 
 
 def _cpu_silu(x, weight, bias, groups, eps=1e-5, x2=None, silu=True):
     x, x2 = x.contiguous(), None if x2 is None else x2.contiguous()
-    weight, bias = float32(weight), float32(bias)
-    y = _memory.empty((*x.shape[:3], weight.shape[0]), x.dtype)
+    weight, bias = (None if t is None else float32(t) for t in (weight, bias))
+    y = _memory.empty(_empty_shape(x, x2), x.dtype)
     core().group_norm_silu(
         *_pictures(x, x2), address(weight), address(bias), groups, eps, silu, address(y),
         DTYPES[x.dtype], torch.get_num_threads(),
@@ -67,7 +78,7 @@ def _cpu_silu(x, weight, bias, groups, eps=1e-5, x2=None, silu=True):
 
 OP = Op(
     "group_norm_silu",
-    "(Tensor x, Tensor weight, Tensor bias, int groups, float eps=1e-05, Tensor? x2=None, "
+    "(Tensor x, Tensor? weight, Tensor? bias, int groups, float eps=1e-05, Tensor? x2=None, "
     "bool silu=True) -> Tensor",
     check=_check_silu,
     fake=_empty_silu,
@@ -84,8 +95,8 @@ OP = Op(
 
 def group_norm_silu(
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
     groups: int,
     eps: float = 1e-5,
     x2: Tensor | None = None,
@@ -95,7 +106,8 @@ def group_norm_silu(
 
     x: [N, H, W, C] float32 | bfloat16 | float16 | float64; x2: [N, H, W, C2] of the same dtype or
     None, side by side with x in C (a group may lie across both); copied if not contiguous.
-    weight, bias: [C + C2] of any floating-point dtype.  eps: added to the variance, at least 0.
+    weight, bias: [C + C2] of any floating-point dtype, or None for ones and zeros.
+    eps: added to the variance, at least 0.
     Returns [N, H, W, C + C2] in x's dtype; computed in float32 (float64 for float64).
     Raises RequestError if C + C2 is not divisible by groups, and for other shapes.
     Wu & He 2018, arXiv:1803.08494.
@@ -118,7 +130,7 @@ def _empty_scale_shift(x, weight, bias, groups, eps=1e-5, x2=None):
 
 def _cpu_scale_shift(x, weight, bias, groups, eps=1e-5, x2=None):
     x, x2 = x.contiguous(), None if x2 is None else x2.contiguous()
-    weight, bias = float32(weight), float32(bias)
+    weight, bias = (None if t is None else float32(t) for t in (weight, bias))
     scale, shift = _empty_scale_shift(x, weight, bias, groups, eps, x2)
     core().group_norm_scale_shift(
         *_pictures(x, x2), address(weight), address(bias), groups, eps,
@@ -129,7 +141,7 @@ def _cpu_scale_shift(x, weight, bias, groups, eps=1e-5, x2=None):
 
 SCALE_SHIFT = Op(
     "group_norm_scale_shift",
-    "(Tensor x, Tensor weight, Tensor bias, int groups, float eps=1e-05, Tensor? x2=None) "
+    "(Tensor x, Tensor? weight, Tensor? bias, int groups, float eps=1e-05, Tensor? x2=None) "
     "-> (Tensor, Tensor)",
     check=_check_scale_shift,
     fake=_empty_scale_shift,
@@ -150,8 +162,8 @@ SCALE_SHIFT = Op(
 
 def group_norm_scale_shift(
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
     groups: int,
     eps: float = 1e-5,
     x2: Tensor | None = None,

@@ -12,7 +12,7 @@ from ._check import wrong
 from ._core import DTYPES, address, core, float32
 from ._op import Op
 from ._pack import PANEL, channels_of, check_told, pack_weight, unpack_weight
-from .reference.linear import ACTIVATIONS, dequantised, prologue, rounded
+from .reference.linear import ACTIVATIONS, GATED, dequantised, gated, prologue, rounded
 
 _CODES = {name: code for code, name in enumerate(ACTIVATIONS)}  # csrc/core/gemm/linear.h
 #: Dtypes of weights that come with scales.
@@ -21,8 +21,8 @@ _WEIGHTS = {**DTYPES, torch.int8: 3}  # csrc/core/dtype.h
 
 
 def _check_arguments(
-    x, weight, bias=None, *, x2=None, activation="none", residual=None, scale=None, shift=None,
-    silu=False, out_features=None, weight_scale=None, quantize_x=False,
+    x, weight, bias=None, *, x2=None, addend=None, activation="none", gate=None, residual=None,
+    scale=None, shift=None, silu=False, out_features=None, weight_scale=None, quantize_x=False,
 ):  # fmt: skip
     op = "linear"
     if x.dim() < 1:
@@ -39,10 +39,19 @@ def _check_arguments(
     if quantize_x and silu:
         raise wrong(op, "silu", "False beside quantize_x", silu)
     features = _check_weight(op, x, weight, bias, channels, out_features, weight_scale)
-    if activation == "geglu":
+    if addend is not None:
+        _check.shape(addend, (*x.shape[:-1], features), op, "addend")
+        _check.like(addend, x, op, "addend")
+    if activation in GATED:
         if features % 2:
-            raise wrong(op, "weight", "an even number of output features for geglu", features)
+            wanted = f"an even number of output features for {activation}"
+            raise wrong(op, "weight", wanted, features)
         features //= 2
+    if gate is not None:
+        if x.dim() < 2:
+            raise wrong(op, "x", "at least two dimensions beside gate", list(x.shape))
+        _check.shape(gate, (x.shape[0], features), op, "gate")
+        _check.like(gate, x, op, "gate", dtype=False)
     if residual is not None:
         _check.shape(residual, (*x.shape[:-1], features), op, "residual")
         _check.like(residual, x, op, "residual")
@@ -108,13 +117,13 @@ def _empty(
     x, weight, bias=None, *, activation="none", out_features=None, weight_scale=None, **_
 ):  # fmt: skip
     features = _features(weight, bias, out_features, weight_scale)
-    return x.new_empty(*x.shape[:-1], features // 2 if activation == "geglu" else features)
+    return x.new_empty(*x.shape[:-1], features // 2 if activation in GATED else features)
 
 
 def _panels(weight, features, activation):
-    """The weight as the kernel reads it; for geglu the gates begin with a panel of their own."""
+    """The weight as the kernel reads it; gates of geglu begin with a panel of their own."""
     half = features // 2
-    if activation == "geglu" and half % PANEL:
+    if activation in GATED and half % PANEL:
         plain = weight if weight.dim() == 2 else unpack_weight(weight, features)
         return pack_weight(
             F.pad(plain.unflatten(0, (2, half)), (0, 0, 0, -half % PANEL)).flatten(0, 1)
@@ -123,38 +132,39 @@ def _panels(weight, features, activation):
 
 
 def _cpu(
-    x, weight, bias=None, *, x2=None, activation="none", residual=None, scale=None, shift=None,
-    silu=False, out_features=None, weight_scale=None, quantize_x=False,
+    x, weight, bias=None, *, x2=None, addend=None, activation="none", gate=None, residual=None,
+    scale=None, shift=None, silu=False, out_features=None, weight_scale=None, quantize_x=False,
 ):  # fmt: skip
     features = _features(weight, bias, out_features, weight_scale)
     dtype = x.dtype
     if quantize_x:
         x, x2, scale, shift = rounded(prologue(x, x2, scale, shift), dtype), None, None, None
-        residual = None if residual is None else residual.float()
+        addend, residual = (None if t is None else t.float() for t in (addend, residual))
     if weight.dtype == torch.float8_e4m3fn:  # made for GPUs: here widened in every call
         weight = unpack_weight(weight, features) if weight.dim() == 3 else weight
         weight, weight_scale = dequantised(weight, weight_scale, torch.float32), None
     weight = _panels(weight, features, activation)
-    width = features // 2 if activation == "geglu" else features
+    width = features // 2 if activation in GATED else features
     y = _memory.empty((*x.shape[:-1], width), x.dtype)
     x = x.contiguous()
-    x2, residual = (None if t is None else t.contiguous() for t in (x2, residual))
-    weight_scale, bias, scale, shift = (
-        None if t is None else float32(t) for t in (weight_scale, bias, scale, shift)
+    x2, addend, residual = (None if t is None else t.contiguous() for t in (x2, addend, residual))
+    weight_scale, bias, scale, shift, gate = (
+        None if t is None else float32(t) for t in (weight_scale, bias, scale, shift, gate)
     )
+    picture_rows = 1 if scale is gate is None else math.prod(x.shape[1:-1])
     core().linear(
         address(x), address(x2), math.prod(x.shape[:-1]), x.shape[-1],
         0 if x2 is None else x2.shape[-1], address(weight), _WEIGHTS[weight.dtype],
         address(weight_scale), address(bias), address(scale), address(shift),
-        1 if scale is None else math.prod(x.shape[1:-1]), silu, _CODES[activation],
+        picture_rows, silu, address(addend), _CODES[activation], address(gate),
         address(residual), address(y), y.shape[-1], DTYPES[x.dtype], torch.get_num_threads(),
     )  # fmt: skip
     return y.to(dtype)
 
 
 def _torch(
-    x, weight, bias=None, *, x2=None, activation="none", residual=None, scale=None, shift=None,
-    silu=False, out_features=None, weight_scale=None, quantize_x=False,
+    x, weight, bias=None, *, x2=None, addend=None, activation="none", gate=None, residual=None,
+    scale=None, shift=None, silu=False, out_features=None, weight_scale=None, quantize_x=False,
 ):  # fmt: skip
     if weight.dim() == 3:
         weight = unpack_weight(weight, _features(weight, bias, out_features, weight_scale))
@@ -177,15 +187,19 @@ def _torch(
             rows = (x.shape[0], *(1,) * (x.dim() - 2), x.shape[-1])
             x = torch.addcmul(shift.view(rows), x.to(scale.dtype), scale.view(rows))
         y = F.linear((F.silu(x) if silu else x).to(wide), weight, bias)
+    if addend is not None:
+        y = y + addend
     if activation == "silu":
         y = F.silu(y, inplace=True)
-    elif activation == "gelu" and y.is_cuda:
-        y = F.gelu(y)  # one pass; elsewhere it may be oneDNN's, which is NaN at infinity
+    elif activation in _GELUS and y.is_cuda:
+        # One pass; elsewhere it may be oneDNN's, which is NaN at infinity.
+        y = F.gelu(y, approximate=_GELUS[activation])
     elif activation != "none":
         y = ACTIVATIONS[activation](y)
-    if residual is not None:
-        y = y + residual
-    return y.to(dtype).contiguous()
+    return gated(y, gate, residual).to(dtype).contiguous()
+
+
+_GELUS = {"gelu": "none", "gelu_tanh": "tanh"}  # torch's names
 
 
 #: The rows of one picture up to which our kernel runs on GPUs: a tile of its tensor cores.
@@ -214,9 +228,10 @@ _ROWS = (_backend.torch_backed(_torch), _backend.reference(reference.linear))
 
 OP = Op(
     "linear",
-    "(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? x2=None, str activation='none', "
-    "Tensor? residual=None, Tensor? scale=None, Tensor? shift=None, bool silu=False, "
-    "int? out_features=None, Tensor? weight_scale=None, bool quantize_x=False) -> Tensor",
+    "(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? x2=None, "
+    "Tensor? addend=None, str activation='none', Tensor? gate=None, Tensor? residual=None, "
+    "Tensor? scale=None, Tensor? shift=None, bool silu=False, int? out_features=None, "
+    "Tensor? weight_scale=None, bool quantize_x=False) -> Tensor",
     check=_check_arguments,
     fake=_empty,
     table={"cpu": (_backend.cpu(_cpu), *_ROWS), "cuda": (_TRITON, *_ROWS), _backend.ANY: _ROWS},
@@ -229,7 +244,9 @@ def linear(
     bias: Tensor | None = None,
     *,
     x2: Tensor | None = None,
+    addend: Tensor | None = None,
     activation: str = "none",
+    gate: Tensor | None = None,
     residual: Tensor | None = None,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
@@ -238,7 +255,7 @@ def linear(
     weight_scale: Tensor | None = None,
     quantize_x: bool = False,
 ) -> Tensor:
-    """activation(prologue(x) @ weight.T + bias) + residual, in one pass over each.
+    """gate * activation(prologue(x) @ weight.T + bias + addend) + residual, in one pass over each.
 
     x: [..., C] float32 | bfloat16 | float16 | float64; x2: [..., C2] or None, side by side with it
     in C, of its dtype.
@@ -256,8 +273,13 @@ def linear(
     Made for GPUs: a CPU rounds x and widens the weights in every call. Not with silu.
     Prologue: x * scale + shift, where scale and shift are [N, C + C2] of any floating-point dtype
     and x is [N, ..., C] (group_norm_scale_shift's result); SiLU when silu.
-    activation: none, silu, gelu (erf), quick_gelu, or geglu: the first half of Cout times
-    gelu(the second), so that [..., Cout / 2] remains (Shazeer 2020, arXiv:2002.05202).
+    addend: [..., Cout] in x's dtype, or None: what a side branch (LoRA) adds. A row of -0.0 leaves
+    the bits that the row has without one.
+    activation: none, silu, gelu (erf), gelu_tanh (its approximation by tanh), quick_gelu, or geglu
+    and geglu_tanh: the first half of Cout times gelu or gelu_tanh of the second, so that
+    [..., Cout / 2] remains (Shazeer 2020, arXiv:2002.05202).
+    gate: [N, Cout] (or half of it) of any floating-point dtype for x [N, ..., C], or None: one
+    factor per picture and channel (adaLN-zero; Peebles & Xie 2022, arXiv:2212.09748).
     residual: of the result's shape and x's dtype, or None.
     Returns [..., Cout] or [..., Cout / 2] in x's dtype; computed in float32 at least.
     Raises RequestError for other shapes, dtypes and activations.
@@ -265,6 +287,7 @@ def linear(
     if out_features is None:
         out_features = channels_of(weight)
     return OP(
-        x, weight, bias, x2=x2, activation=activation, residual=residual, scale=scale, shift=shift,
-        silu=silu, out_features=out_features, weight_scale=weight_scale, quantize_x=quantize_x,
+        x, weight, bias, x2=x2, addend=addend, activation=activation, gate=gate,
+        residual=residual, scale=scale, shift=shift, silu=silu, out_features=out_features,
+        weight_scale=weight_scale, quantize_x=quantize_x,
     )  # fmt: skip

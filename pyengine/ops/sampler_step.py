@@ -19,6 +19,7 @@ def _check_arguments(
     d3: Tensor | None = None,
     base: Tensor | None = None,
     noise: Tensor | None = None,
+    variance: Tensor | None = None,
 ) -> None:
     op = "sampler_step"
     if x.dim() < 1:
@@ -29,7 +30,7 @@ def _check_arguments(
     _check.like(out, x, op, "out", dtype=False)
     _check.shape(coeffs, (n, len(COLUMNS)), op, "coeffs")
     _check.like(coeffs, x, op, "coeffs", dtype=False)
-    named = {"d1": d1, "d2": d2, "d3": d3, "base": base, "noise": noise}
+    named = {"d1": d1, "d2": d2, "d3": d3, "base": base, "noise": noise, "variance": variance}
     for name, tensor in named.items():
         if tensor is not None:
             _check.shape(tensor, tuple(x.shape), op, name)
@@ -40,16 +41,15 @@ def _empty(x: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(x.shape), x.new_empty(x.shape)
 
 
-def _cpu(x, out, coeffs, d1=None, d2=None, d3=None, base=None, noise=None):
+def _cpu(x, out, coeffs, d1=None, d2=None, d3=None, base=None, noise=None, variance=None):
     dtype = x.dtype
     if out.dtype != dtype and dtype != torch.float32:
         # The samples are narrower than the model's output: in float32, then rounded once.
-        widened = [
-            None if t is None else t.float() for t in (x, out, coeffs, d1, d2, d3, base, noise)
-        ]
+        given = (x, out, coeffs, d1, d2, d3, base, noise, variance)
+        widened = [None if t is None else t.float() for t in given]
         return tuple(y.to(dtype) for y in _cpu(*widened))
     x, out, coeffs = x.contiguous(), out.to(dtype).contiguous(), float32(coeffs)
-    kept = [None if t is None else t.contiguous() for t in (d1, d2, d3, base, noise)]
+    kept = [None if t is None else t.contiguous() for t in (d1, d2, d3, base, noise, variance)]
     results = _empty(x)
     n = x.shape[0]
     size = x.numel() // n if n else 0
@@ -68,7 +68,7 @@ def _cpu(x, out, coeffs, d1=None, d2=None, d3=None, base=None, noise=None):
 OP = Op(
     "sampler_step",
     "(Tensor x, Tensor out, Tensor coeffs, Tensor? d1=None, Tensor? d2=None, Tensor? d3=None, "
-    "Tensor? base=None, Tensor? noise=None) -> (Tensor, Tensor, Tensor)",
+    "Tensor? base=None, Tensor? noise=None, Tensor? variance=None) -> (Tensor, Tensor, Tensor)",
     check=_check_arguments,
     fake=_empty,
     table={
@@ -88,6 +88,7 @@ def sampler_step(
     d3: Tensor | None = None,
     base: Tensor | None = None,
     noise: Tensor | None = None,
+    variance: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step: m = u + g (c - u), D, then the new sample and the kept tensor, in one pass.
 
@@ -96,9 +97,11 @@ def sampler_step(
         floating-point dtype.
     coeffs: [N, len(COLUMNS)], a row per picture (pyengine.ops.COLUMNS).
     d1, d2, d3, base, noise: [N, ...] in x's dtype, or None: counts as zero and is not read.
+    variance: [N, ...] in x's dtype, or None: what the model says of the noise's variance, by which
+        the noise has a factor of its own for every element.
     All are copied if not contiguous.  Returns (new x, D, y), each [N, ...] in x's dtype, computed
     in float32 (float64 for float64); the formulas are in pyengine.ops.reference.sampler_step.
     Raises RequestError for other shapes and dtypes.
-    Ho & Salimans 2022, arXiv:2207.12598 (guidance).
+    Ho & Salimans 2022, arXiv:2207.12598 (guidance); Nichol & Dhariwal 2021, arXiv:2102.09672.
     """
-    return OP(x, out, coeffs, d1, d2, d3, base, noise)
+    return OP(x, out, coeffs, d1, d2, d3, base, noise, variance)

@@ -24,7 +24,7 @@ from gpu_cases import CASES as KERNEL_CASES
 
 from pyengine import ops
 from pyengine.ops import OPS, pack_weight, reference
-from pyengine.ops.reference.linear import ACTIVATIONS
+from pyengine.ops.reference.linear import ACTIVATIONS, GATED
 
 FLOAT32 = (torch.float32,)
 
@@ -59,13 +59,14 @@ def _conv(
 
 
 def _linear(
-    *shape, cout, c2=0, bias=True, residual=False, norm=False, packed=False, weight=None, **more
-):
+    *shape, cout, c2=0, bias=True, residual=False, norm=False, packed=False, weight=None,
+    addend=False, gate=False, **more
+):  # fmt: skip
     """weight: its dtype, x's where it is None."""
     whole = weight in (torch.int8, torch.float8_e4m3fn)
 
     def build(dtype):
-        total, gated = shape[-1] + c2, more.get("activation") == "geglu"
+        total, gated = shape[-1] + c2, more.get("activation") in GATED
         matrix = torch.randn(cout, total) / total**0.5
         if whole:
             panels, scale = ops.quantize_weight(matrix, weight)
@@ -78,6 +79,8 @@ def _linear(
             "bias": torch.randn(cout).to(dtype) if bias else None,
             "x2": torch.randn(*shape[:-1], c2).to(dtype) if c2 else None,
             "residual": torch.randn(result).to(dtype) if residual else None,
+            "addend": torch.randn(*shape[:-1], cout).to(dtype) if addend else None,
+            "gate": torch.randn(shape[0], result[-1]) if gate else None,
             "scale": torch.randn(shape[0], total) if norm else None,
             "shift": torch.randn(shape[0], total) if norm else None,
             **({"out_features": cout} if packed and not bias and not whole else {}),
@@ -110,7 +113,7 @@ def _attention(n, lq, lk, heads, d, dv=None, mask=None, fused=False, **more):
 
 _ROWS = {case.op: case.rows for case in KERNEL_CASES if case.name != "slots"} | {
     "conv2d": ("x", "x2", "scale", "shift", "channel_add", "residual"),
-    "linear": ("x", "x2", "residual", "scale", "shift"),
+    "linear": ("x", "x2", "addend", "gate", "residual", "scale", "shift"),
     "attention": ("q", "k", "v", "mask"),
 }
 
@@ -209,6 +212,21 @@ CASES = [
             ("linear", "quick-gelu", _linear(3, 8, cout=24, activation="quick_gelu"), DTYPES),
             ("linear", "geglu", _linear(3, 8, cout=48, activation="geglu"), DTYPES),
             ("linear", "geglu-odd", _linear(2, 5, 8, cout=38, activation="geglu"), DTYPES),
+            ("linear", "gelu-tanh", _linear(3, 8, cout=24, activation="gelu_tanh"), DTYPES),
+            ("linear", "geglu-tanh", _linear(2, 5, 8, cout=38, activation="geglu_tanh"), DTYPES),
+            ("linear", "addend", _linear(3, 5, 20, cout=37, addend=True, activation="silu",
+                                         residual=True), DTYPES),
+            ("linear", "addend-geglu", _linear(3, 5, 20, cout=38, addend=True, packed=True,
+                                               activation="geglu", weight=torch.float16), DTYPES),
+            ("linear", "gate", _linear(3, 5, 20, cout=37, gate=True, residual=True), DTYPES),
+            ("linear", "gate-many-rows", _linear(3, 130, 330, cout=70, gate=True, addend=True,
+                                                 activation="gelu_tanh"), DTYPES),
+            ("linear", "gate-geglu-int8", _linear(2, 37, 90, cout=70, gate=True, addend=True,
+                                                  activation="geglu_tanh", weight=torch.int8,
+                                                  residual=True), DTYPES),
+            ("linear", "addend-fp8-rows", _linear(2, 19, 70, cout=20, addend=True, gate=True,
+                                                  weight=torch.float8_e4m3fn, quantize_x=True),
+             DTYPES),
             ("linear", "packed", _linear(2, 9, 33, cout=20, packed=True, bias=False), DTYPES),
             ("linear", "packed-geglu", _linear(7, 8, cout=40, packed=True, activation="geglu",
                                                residual=True), DTYPES),
@@ -310,6 +328,15 @@ def _torch_geglu(x):
     return value * F.gelu(gate)
 
 
+def _torch_gelu_tanh(x):
+    return F.gelu(x, approximate="tanh")
+
+
+def _torch_geglu_tanh(x):
+    value, gate = x.chunk(2, dim=-1)
+    return value * _torch_gelu_tanh(gate)
+
+
 def _torch_swiglu(x):
     value, gate = x.chunk(2, dim=-1)
     return value * F.silu(gate)
@@ -318,6 +345,7 @@ def _torch_swiglu(x):
 def _torch_linear(*args, **kwargs):
     """The specification with torch's activations."""
     own = {"silu": F.silu, "gelu": F.gelu, "geglu": _torch_geglu}
+    own |= {"gelu_tanh": _torch_gelu_tanh, "geglu_tanh": _torch_geglu_tanh}
     with patch.dict(ACTIVATIONS, own):
         return reference.linear(*args, **kwargs)
 

@@ -28,7 +28,19 @@ def quick_gelu(x):
     return x * sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {"none": lambda x: x, "silu": silu, "gelu": gelu, "quick_gelu": quick_gelu}
+def gelu_tanh(x):
+    """x (1 + tanh u) / 2, u = sqrt(2 / pi) (x + 0.044715 x^3)."""
+    cube = max(min(x, 1e9), -1e9) ** 3
+    return x * sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * cube))
+
+
+ACTIVATIONS = {
+    "none": lambda x: x,
+    "silu": silu,
+    "gelu": gelu,
+    "quick_gelu": quick_gelu,
+    "gelu_tanh": gelu_tanh,
+}
 
 
 def of_each(function, x):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyengine.ops.reference import COLUMNS
 
-EXTRAS = ("d1", "d2", "d3", "base", "noise")
+EXTRAS = ("d1", "d2", "d3", "base", "noise", "variance")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -47,15 +47,15 @@ class Case:
         }
 
 
-def _norm(n, h, w, c, groups, c2=0, mean=0.0, spread=1.0, **more):
+def _norm(n, h, w, c, groups, c2=0, mean=0.0, spread=1.0, affine=True, **more):
     def build(dtype):
         def picture(channels):
             return (mean + spread * torch.randn(n, h, w, channels)).to(dtype)
 
         return {
             "x": picture(c),
-            "weight": (1 + 0.2 * torch.randn(c + c2)).to(dtype),
-            "bias": torch.randn(c + c2).to(dtype),
+            "weight": (1 + 0.2 * torch.randn(c + c2)).to(dtype) if affine else None,
+            "bias": torch.randn(c + c2).to(dtype) if affine else None,
             "groups": groups,
             "x2": picture(c2) if c2 else None,
             **more,
@@ -144,7 +144,8 @@ def _step(n, *shape, guided=True, present=("d1", "noise"), limit=None, half_mode
         coeffs[:, COLUMNS.index("limit")] = float("inf") if limit is None else limit
         for name in set(EXTRAS) - set(present):
             # The columns of an absent tensor must not count, whatever stands there.
-            for column in {f"x_{name}", f"y_{name}"} & set(COLUMNS):
+            own = {"v_1", "v_v"} if name == "variance" else {f"x_{name}", f"y_{name}"}
+            for column in own & set(COLUMNS):
                 coeffs[:, COLUMNS.index(column)] = float("nan")
         out = torch.randn(2 * n if guided else n, *shape)
         return {
@@ -261,6 +262,7 @@ CASES = [
         ("group_norm_silu", "odd", _norm(3, 9, 11, 30, 3)),
         ("group_norm_silu", "no-silu", _norm(2, 5, 5, 64, 4, silu=False)),
         ("group_norm_silu", "group-in-both-inputs", _norm(3, 7, 5, 70, 5, c2=55)),
+        ("group_norm_silu", "no-weight", _norm(2, 5, 7, 30, 5, c2=15, affine=False)),
         ("group_norm_silu", "one-group", _norm(2, 3, 3, 130, 1, eps=1e-6)),
         ("group_norm_silu", "one-position", _norm(2, 1, 1, 12, 3)),
         ("group_norm_silu", "constant", _norm(1, 8, 8, 8, 2, spread=0.0, mean=3.0)),
@@ -301,6 +303,7 @@ CASES = [
         ("sampler_step", "guided", _step(3, 4, 5, 7, limit=1.5)),
         ("sampler_step", "everything", _step(2, 3, 33, 17, present=EXTRAS)),
         ("sampler_step", "half-precision-model", _step(2, 4, 9, 9, half_model=True)),
+        ("sampler_step", "variance", _step(3, 4, 5, 7, present=("noise", "variance"))),
         ("sampler_step", "one-picture", _step(1, 4, 3, 3, present=("d2", "base"))),
         ("vq_argmin", "odd", _vq_argmin(3, 5, 7, book=(133, 7), return_distances=True)),
         ("vq_argmin", "residual", _vq_argmin(7, 6, book=(3, 20, 6), residual=True)),

@@ -124,6 +124,18 @@ def test_a_missing_compiled_module_says_how_to_build_it():
     assert "ModuleNotFoundError" in done.stdout
 
 
+def test_a_module_built_from_other_sources_is_refused():
+    """Not called with arguments that it reads as others."""
+    done = _python(
+        "import torch; from pyengine import _core, errors, ops\n"
+        "_core.INTERFACE -= 1\n"
+        "try: ops.geglu(torch.ones(2, 4))\n"
+        "except errors.UnavailableError as error: print(error)"
+    )
+    assert "pyengine._core: expected interface" in done.stdout, done.stderr
+    assert "built from other sources" in done.stdout
+
+
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
 def test_the_environment_forces_an_instruction_set(isa):
     done = _python("import torch; from pyengine import ops; print(ops.isa())", PYENGINE_ISA=isa)

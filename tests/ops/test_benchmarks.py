@@ -130,6 +130,7 @@ KINDS = [
     linear(5, 8, 6, bias=False),
     linear(5, 8, 6, "gelu"),
     linear(5, 8, 6, "quick_gelu", residual=True),
+    linear(5, 8, 6, "gelu_tanh", residual=True, gate=True),
     attention(7, 5, 2, 8, batch=1),
 ]
 if "geglu" in ACTIVATIONS:

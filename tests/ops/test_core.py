@@ -34,12 +34,12 @@ def _calls():
         ),
         "linear": (
             c.linear,
-            [p, 0, 2, 8, 0, p, 0, 0, p, p, p, 1, False, 0, 0, p, 16, 0, 1],
-            (2, 3, 4, 11, 16),
+            [p, 0, 2, 8, 0, p, 0, 0, p, p, p, 1, False, 0, 0, 0, 0, p, 16, 0, 1],
+            (2, 3, 4, 11, 18),
         ),
         "pack_weight": (c.pack_weight, [p, p, 5, 3, 9, 4, 1], (2, 3, 4)),
         "sampler_step": (
-            c.sampler_step, [p, p, 0, p, 0, 0, 0, 0, 0, p, p, p, 1, 16, 0, 1], (12, 13),
+            c.sampler_step, [p, p, 0, p, 0, 0, 0, 0, 0, 0, p, p, p, 1, 16, 0, 1], (13, 14),
         ),
     }  # fmt: skip
 
@@ -94,8 +94,8 @@ def test_groups_must_divide():
 
 def test_an_unknown_activation_or_weight_dtype_raises():
     function, good, _ = _calls()["linear"]
-    for position, complaint in ((6, "no dtype"), (13, "no activation")):
-        for bad in (-1, 5):
+    for position, complaint in ((6, "no dtype"), (14, "no activation")):
+        for bad in (-1, 7):
             with pytest.raises(ValueError, match=complaint):
                 function(*good[:position], bad, *good[position + 1 :])
 

@@ -111,7 +111,7 @@ def test_wide_kernels_read_and_write_16_bytes_at_a_time(source, tmp_path):
         assert "LDG.E.128" in code
 
 
-STEP = "4096, " * 4 + "0, " * 5 + "4096, " * 3
+STEP = "4096, " * 4 + "0, " * 6 + "4096, " * 3
 
 
 @needs_module
@@ -125,7 +125,7 @@ STEP = "4096, " * 4 + "0, " * 5 + "4096, " * 3
         ("geglu(4096, 4096, 2, 8, 3, 0)", "no dtype 3"),
         (f"sampler_step({STEP} -1, 8, 0, 0)", "sampler_step: negative size -1"),
         (f"sampler_step({STEP} 2**31, 8, 0, 0)", "sampler_step: too many elements for one launch"),
-        ("sampler_step(" + "0, " * 12 + "1, 8, 0, 0)", "sampler_step: null pointer"),
+        ("sampler_step(" + "0, " * 13 + "1, 8, 0, 0)", "sampler_step: null pointer"),
     ],
 )
 def test_impossible_arguments_are_refused_before_any_launch(call, complaint):

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from cases import CASES
-from gpu_cases import CASES_AND_DTYPES, error, tensors, widen
+from gpu_cases import CASES_AND_DTYPES, EXTRAS, error, tensors, widen
 
 from pyengine import ops
 from pyengine.ops import reference
@@ -45,7 +45,7 @@ def cuda_geglu(x):
     return y
 
 
-def cuda_sampler_step(x, out, coeffs, d1=None, d2=None, d3=None, base=None, noise=None):
+def cuda_sampler_step(x, out, coeffs, **given):
     from pyengine import _cuda
 
     if out.dtype != x.dtype:
@@ -54,7 +54,8 @@ def cuda_sampler_step(x, out, coeffs, d1=None, d2=None, d3=None, base=None, nois
     uncond, cond = out.chunk(2) if out.shape[0] == 2 * n else (None, out)
     results = [torch.empty_like(x) for _ in range(3)]
     stream = torch.cuda.current_stream().cuda_stream
-    pointers = map(address, (x, cond, uncond, coeffs, d1, d2, d3, base, noise, *results))
+    others = [given.get(name) for name in EXTRAS]
+    pointers = map(address, (x, cond, uncond, coeffs, *others, *results))
     _cuda.sampler_step(*pointers, n, x.numel() // n, CODES[x.dtype], stream)
     return tuple(results)
 

@@ -47,6 +47,25 @@ def test_packed_and_plain_weights_give_the_same_bits(activation, features, dtype
     assert torch.equal(bare, ops.linear(x, weight, activation=activation))
 
 
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "wide16"])
+@pytest.mark.parametrize("activation", ["none", "gelu", "geglu", "geglu_tanh"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_addend_of_minus_zero_and_a_gate_of_one_leave_the_bits(activation, dtype, isa, use_isa):
+    """Also those of sums that are minus zero: what rows without an adapter are given."""
+    use_isa(isa)
+    x, weight, bias = torch.randn(5, 3, 21), torch.randn(38, 21), torch.randn(38)
+    x[:, 1], bias[::3] = 0, -0.0
+    x = x.to(dtype)
+    plain = ops.linear(x, weight, bias, activation=activation)
+    addend, gate = torch.full((5, 3, 38), -0.0, dtype=dtype), torch.ones(5, plain.shape[-1])
+    joined = ops.linear(x, weight, bias, activation=activation, addend=addend, gate=gate)
+    assert torch.equal(_bits(joined), _bits(plain))
+
+
+def _bits(x):
+    return x.view(torch.int32 if x.dtype == torch.float32 else torch.int16)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 6, 7, 14, 15, 61, 250, 500])
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "wide16"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int8])
@@ -225,6 +244,21 @@ def test_what_cannot_be_quantized_is_refused(weight):
         (
             {"weight": torch.ones(7, 4), "activation": "geglu"},
             "weight: expected an even number of output features for geglu, got 7",
+        ),
+        (
+            {"weight": torch.ones(7, 4), "activation": "geglu_tanh"},
+            "weight: expected an even number of output features for geglu_tanh, got 7",
+        ),
+        (
+            {"activation": "geglu", "addend": torch.ones(3, 4)},
+            r"addend: expected shape \[3, 8\], got \[3, 4\]",
+        ),
+        ({"addend": torch.ones(3, 8).double()}, "addend: expected x's dtype torch.float32"),
+        ({"gate": torch.ones(3, 4)}, r"gate: expected shape \[3, 8\], got \[3, 4\]"),
+        ({"gate": torch.ones(3, 8).int()}, "gate: expected a floating-point dtype"),
+        (
+            {"x": torch.ones(4), "gate": torch.ones(1, 8)},
+            "x: expected at least two dimensions beside gate",
         ),
         ({"scale": torch.ones(3, 4)}, "scale: expected both scale and shift or neither, got one"),
         (

@@ -25,9 +25,10 @@ def test_the_kernels_columns_are_the_specifications():
 def test_each_column_does_what_the_specification_says(column):
     """One column at a time, so that no two can be taken for each other."""
     generator = torch.Generator().manual_seed(3)
-    x, out, *rest = torch.randn(8, 1, 5, 5, generator=generator)
+    x, out, *rest = torch.randn(9, 1, 5, 5, generator=generator)
     out = torch.stack([out[0], rest.pop()[0]])
     base = {"g": 1.5, "p": 0.5, "q": 2.0, "limit": 0.7, "dscale": 1.25, "x_d": 1.0, "y_d": 1.0}
+    base |= {"x_noise": 1.0}
     coeffs = _row(**(base | {column: base.get(column, 0.0) + 0.375}))
     got = ops.sampler_step(x, out, coeffs, *rest)
     want = reference.sampler_step(*(t.double() for t in (x, out, coeffs, *rest)))
@@ -81,7 +82,7 @@ def test_strided_samples_and_an_empty_batch():
         ({"out": torch.ones(3, 4, 5)}, r"out: expected shape \[2, 4, 5\], got \[3, 4, 5\]"),
         ({"out": torch.ones(4, 4, 6)}, r"out: expected shape \[4, 4, 5\], got \[4, 4, 6\]"),
         ({"coeffs": torch.ones(2, 3)}, r"coeffs: expected shape \[2, 19\], got \[2, 3\]"),
-        ({"coeffs": torch.ones(1, 19)}, r"coeffs: expected shape \[2, 19\], got \[1, 19\]"),
+        ({"coeffs": torch.ones(1, 21)}, r"coeffs: expected shape \[2, 19\], got \[1, 19\]"),
         ({"d1": torch.ones(2, 4)}, r"d1: expected shape \[2, 4, 5\], got \[2, 4\]"),
         ({"noise": torch.ones(2, 4, 5).half()}, "noise: expected x's dtype torch.float32"),
         ({"out": torch.ones(2, 4, 5, dtype=torch.int32)}, "out: expected a floating-point dtype"),

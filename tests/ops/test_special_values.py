@@ -110,7 +110,7 @@ def _holds(way, dtype, run, **close):
 
 def test_the_measure_itself():
     """The limits by hand."""
-    for function in (exact.silu, exact.gelu, exact.quick_gelu):
+    for function in (exact.silu, exact.gelu, exact.quick_gelu, exact.gelu_tanh):
         assert function(INFINITY) == INFINITY
         assert function(3e38) == 3e38
         assert function(-3e38) == 0
@@ -119,6 +119,8 @@ def test_the_measure_itself():
     assert exact.gelu(1.0) == pytest.approx(0.8413447460685429, rel=1e-15)
     assert exact.gelu(-9.0) == pytest.approx(-9 * 1.1285884059538e-19, rel=1e-12)
     assert exact.silu(-1.0) == pytest.approx(-0.2689414213699951, rel=1e-15)
+    assert exact.gelu_tanh(1.0) == pytest.approx(0.8411919906082768, rel=1e-12)
+    assert exact.gelu_tanh(-1.0) == pytest.approx(-0.15880800939172324, rel=1e-12)
     assert exact.quick_gelu(1.0) == pytest.approx(0.8457957659328212, rel=1e-12)
 
 

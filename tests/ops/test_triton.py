@@ -26,6 +26,7 @@ LEFT_OUT = {
     *("linear-many-passes", "linear-many-blocks", "linear-blocks-and-passes"),
     *("linear-a-few-rows-of-768", "linear-a-few-rows-of-320", "linear-one-deep-pass"),
     *("linear-two-passes", "linear-one-row-deep", "linear-int8-many-rows"),
+    "linear-gate-many-rows",
 }
 #: Of the ops with a Triton kernel.
 RUNS = [

@@ -87,6 +87,8 @@ PRODUCTS = [
     (linear(2, 1280, 5120, "geglu"), FLOAT16, 90),
     (linear(2, 1280, 1280, "gelu", residual=True), FLOAT32, 90),
     (linear(2, 1280, 5120, "geglu"), FLOAT32, 80),
+    (linear(2, 1152, 4608, "gelu_tanh", gate=True, residual=True), BFLOAT16, 90),
+    (linear(2, 1152, 4608, "gelu_tanh", gate=True, residual=True), FLOAT32, 80),
     (quantised(linear(2, 1280, 3840, bias=False), torch.int8), BFLOAT16, 90),
     (quantised(linear(2, 1280, 3840, bias=False), torch.int8), FLOAT32, 80),
     (quantised(linear(2, 1280, 3840, bias=False), torch.float8_e4m3fn), BFLOAT16, 90),

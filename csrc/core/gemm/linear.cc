@@ -19,12 +19,12 @@ constexpr int64_t kPanel = 16;
 bool check(const LinearArgs& args) {
     for (int64_t size : {args.rows, args.channels, args.channels2, args.outputs, args.picture_rows})
         checked_count(kOp, size, 4);
-    const bool gated = args.activation == Activation::geglu;
+    const bool gated = is_gated(args.activation);
     const int64_t depth = args.channels + args.channels2;
     checked_count(kOp, args.rows, depth);
     checked_count(kOp, args.outputs + kPanel, depth, gated ? 2 : 1);
     checked_count(kOp, args.outputs, gated ? 2 : 1);
-    if (checked_count(kOp, args.rows, args.outputs) == 0) return false;
+    if (checked_count(kOp, args.rows, args.outputs, gated ? 2 : 1) == 0) return false;
     require(args.channels == 0 || args.x, kOp, "null pointer x");
     require(args.channels2 == 0 || args.x2, kOp, "null pointer x2");
     require(depth == 0 || args.weight, kOp, "null pointer weight");
@@ -78,7 +78,7 @@ Grid grid_for(const LinearArgs& args, int64_t units, int threads) {
 
 void linear(const LinearArgs& args, int threads) {
     if (!check(args)) return;
-    const bool gated = args.activation == Activation::geglu;
+    const bool gated = is_gated(args.activation);
     const int64_t panels = ceil_divide(args.outputs, kPanel);
     const int64_t units = gated ? panels : ceil_divide(panels, 2);
     const Grid grid = grid_for(args, units, std::clamp(threads, 1, 1024));

@@ -7,12 +7,26 @@
 
 namespace pyengine {
 
-enum class Activation : int { none = 0, silu = 1, gelu = 2, quick_gelu = 3, geglu = 4 };
-constexpr int kActivations = 5;
+enum class Activation : int {
+    none = 0,
+    silu = 1,
+    gelu = 2,
+    quick_gelu = 3,
+    geglu = 4,
+    gelu_tanh = 5,
+    geglu_tanh = 6,
+};
+constexpr int kActivations = 7;
 
-// y = activation(prologue(x | x2) W + bias) + residual, where prologue(x) = x * scale + shift, then
-// SiLU, each if asked for. x, x2, residual and y have one dtype, the weight one of its own; int8
-// weights are numbers that weight_scale makes weights of, one scale for each output.
+// Whether the outputs come in pairs: a value, and a gate whose activation multiplies it.
+constexpr bool is_gated(Activation activation) {
+    return activation == Activation::geglu || activation == Activation::geglu_tanh;
+}
+
+// y = gate * activation(prologue(x | x2) W + bias + addend) + residual, where prologue(x) = x *
+// scale + shift, then SiLU, each if asked for. x, x2, addend, residual and y have one dtype, the
+// weight one of its own; int8 weights are numbers that weight_scale makes weights of, one scale for
+// each output. "geglu" below stands for every gated activation.
 struct LinearArgs {
     const void* x;   // [rows, channels]
     const void* x2;  // [rows, channels2], side by side with x; or null with channels2 = 0
@@ -24,9 +38,11 @@ struct LinearArgs {
     const float* bias;          // [outputs], for geglu [2 * outputs]; or null
     const float* scale;  // [rows / picture_rows, channels + channels2], or null as shift then is
     const float* shift;
-    int64_t picture_rows;  // rows that share scale and shift; 1 or more
+    int64_t picture_rows;  // rows that share scale, shift and gate; 1 or more
     bool silu;
+    const void* addend;  // [rows, outputs], for geglu [rows, 2 * outputs]; or null
     Activation activation;
+    const float* gate;     // [rows / picture_rows, outputs], or null
     const void* residual;  // [rows, outputs], or null; may be y itself
     void* y;               // [rows, outputs]
     int64_t outputs;

@@ -1,5 +1,6 @@
 #include "gemm/linear.h"
 
+#include "gemm/epilogue.simd.h"
 #include "gemm/few_rows.simd.h"
 #include "gemm/tile.simd.h"
 #include "isa/divide.simd.h"
@@ -44,7 +45,7 @@ Plan plan_of(const LinearArgs& args, const LinearShare& share) {
     Plan plan;
     plan.depth = args.channels + args.channels2;
     plan.passes = plan.depth > kDepth ? ceil_divide(plan.depth, kDepth) : 1;
-    const bool gated = args.activation == Activation::geglu;
+    const bool gated = is_gated(args.activation);
     const int64_t panels = ceil_divide(args.outputs, kPanel), panel = plan.depth * kPanel;
     plan.panels = gated ? 2 : kTilePanels;
     plan.panel_stride = gated ? panels * panel : panel;
@@ -200,7 +201,7 @@ void multiply_group(int64_t panels, const float* a, int64_t rows, const W* b, in
 // What int8 weights have left out of the sums of some panels: column is that of the first output.
 void scale_sums(const LinearArgs& args, int64_t column, int64_t panels, int64_t rows, float* sums,
                 int64_t stride) {
-    const bool gated = args.activation == Activation::geglu;
+    const bool gated = is_gated(args.activation);
     for (int64_t p = 0; p < panels; ++p) {
         const int64_t at = gated ? column : column + p * kPanel;
         const float* scale = args.weight_scale + at + (gated ? p * args.outputs : 0);
@@ -212,82 +213,11 @@ void scale_sums(const LinearArgs& args, int64_t column, int64_t panels, int64_t 
     }
 }
 
-// --- the epilogue ----------------------------------------------------------------------------
-
-template <Activation Chosen>
-PYENGINE_INLINE Floats activate(Floats value) {
-    if constexpr (Chosen == Activation::silu) return silu(value);
-    if constexpr (Chosen == Activation::gelu) return gelu(value);
-    if constexpr (Chosen == Activation::quick_gelu) return quick_gelu(value);
-    return value;
-}
-
-// One or more vectors of each row. sums: the first row's, `stride` floats to the next; for geglu
-// the gates lie a panel further on.
-template <Activation Chosen, int Vectors, class T, class Lanes>
-PYENGINE_INLINE void finish_vectors(const LinearArgs& args, int64_t row, int64_t rows,
-                                    int64_t column, const float* sums, int64_t stride,
-                                    Lanes lanes) {
-    constexpr bool kGated = Chosen == Activation::geglu;
-    const T* residual = static_cast<const T*>(args.residual);
-    T* y = static_cast<T*>(args.y);
-    Floats bias[Vectors] = {}, gate_bias[Vectors] = {};
-    for (int v = 0; v < Vectors && args.bias; ++v) {
-        bias[v] = load(args.bias + column + v * kLanes, lanes);
-        if (kGated) gate_bias[v] = load(args.bias + args.outputs + column + v * kLanes, lanes);
-    }
-    for (int64_t r = 0; r < rows; ++r, sums += stride) {
-#pragma GCC unroll 4
-        for (int v = 0; v < Vectors; ++v) {
-            const int64_t at = (row + r) * args.outputs + column + v * kLanes;
-            Floats value = activate<Chosen>(load(sums + v * kLanes) + bias[v]);
-            if (kGated) value *= gelu(load(sums + kPanel + v * kLanes) + gate_bias[v]);
-            if (residual) value += load(residual + at, lanes);
-            store(y + at, value, lanes);
-        }
-    }
-}
-
-// Some panels of each row; whole ones a row at a time, since that is a cache line of y.
-template <Activation Chosen, class T>
-void finish(const LinearArgs& args, int64_t row, int64_t rows, int64_t column, int64_t panels,
-            const float* sums, int64_t stride) {
-    const int64_t most = Chosen == Activation::geglu ? kPanel : panels * kPanel;
-    const int64_t width = least(args.outputs - column, most);
-    int64_t c = 0;
-    for (; c + kPanel <= width; c += kPanel)
-        finish_vectors<Chosen, kPanelVectors, T>(args, row, rows, column + c, sums + c, stride,
-                                                 Whole{});
-    for_vectors(width - c, [&](int64_t i, auto lanes) {
-        finish_vectors<Chosen, 1, T>(args, row, rows, column + c + i, sums + c + i, stride, lanes);
-    });
-}
-
-using Finish = void (*)(const LinearArgs&, int64_t row, int64_t rows, int64_t column,
-                        int64_t panels, const float* sums, int64_t stride);
-
-template <class T>
-Finish finish_for(Activation activation) {
-    switch (activation) {
-        case Activation::none:
-            return finish<Activation::none, T>;
-        case Activation::silu:
-            return finish<Activation::silu, T>;
-        case Activation::gelu:
-            return finish<Activation::gelu, T>;
-        case Activation::quick_gelu:
-            return finish<Activation::quick_gelu, T>;
-        case Activation::geglu:
-            break;
-    }
-    return finish<Activation::geglu, T>;
-}
-
 // --- one share -------------------------------------------------------------------------------
 
 // Panels that a group has: the last may lack one.
 int64_t panels_of(const LinearArgs& args, const Plan& plan, int64_t group) {
-    if (args.activation == Activation::geglu) return 2;
+    if (is_gated(args.activation)) return 2;
     return least(plan.panels, ceil_divide(args.outputs, kPanel) - group * plan.panels);
 }
 
@@ -312,8 +242,7 @@ struct Share {
     }
 
     void finish_group(int64_t group, int64_t row, int64_t rows, float* from) const {
-        const int64_t columns =
-            args.activation == Activation::geglu ? int64_t{kPanel} : plan.panels * kPanel;
+        const int64_t columns = is_gated(args.activation) ? int64_t{kPanel} : plan.panels * kPanel;
         if constexpr (sizeof(W) == 1)
             scale_sums(args, group * columns, panels_of(args, plan, group), rows, from,
                        plan.panels * kPanel);
@@ -387,7 +316,7 @@ void linear(const LinearArgs& args, const LinearShare& share, float* scratch) {
             using W = decltype(w);
             const Share<T, W> work{args,
                                    plan,
-                                   finish_for<T>(args.activation),
+                                   finish_for<T>(args),
                                    scratch,
                                    scratch + room.a,
                                    scratch + room.a + room.sums};

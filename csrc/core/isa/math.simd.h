@@ -1,5 +1,5 @@
-// exp, SiLU and GELU on vectors: within one, two and three units in the last place. 2^x for
-// softmax. The coefficients come from fit.py beside this file.
+// exp, SiLU and GELU on vectors: within one, two and three units in the last place; GELU by tanh.
+// 2^x for softmax. The coefficients come from fit.py beside this file.
 #pragma once
 
 #include "isa/vector.simd.h"
@@ -71,6 +71,23 @@ PYENGINE_INLINE Floats quick_gelu(Floats x) {
     const Floats z = at_least(at_most(x, splat(64.0f)), splat(-64.0f));
     const Floats product = factor * z;
     return x / (splat(1.0f) + exp(product, fma(factor, z, -product) + rest * z));
+}
+
+// x / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x^3): GELU with a tanh for Phi, as x (1 +
+// tanh u) / 2 has it (Hendrycks & Gimpel 2016), whose lower tail here keeps its digits. exp's
+// argument is -x (c0 + c1 x^2), of which every product's and the sum's rounding error goes along.
+PYENGINE_INLINE Floats gelu_tanh(Floats x) {
+    const Floats c0 = splat(0x1.988454p0f), c0_rest = splat(-0x1.857936p-25f);
+    const Floats c1 = splat(0x1.2444f2p-4f), c1_rest = splat(0x1.49b16ap-29f);
+    const Floats z = at_least(at_most(x, splat(16.0f)), splat(-16.0f));
+    const Floats square = z * z;
+    const Floats cubic = c1 * square;
+    const Floats cubic_rest =
+        fma(c1, square, -cubic) + fma(c1, fma(z, z, -square), c1_rest * square);
+    const Floats sum = c0 + cubic, part = sum - c0;
+    const Floats rest = ((c0 - (sum - part)) + (cubic - part)) + (cubic_rest + c0_rest);
+    const Floats product = -z * sum;
+    return x / (splat(1.0f) + exp(product, fma(-z, sum, -product) - z * rest));
 }
 
 // x times the normal distribution's Phi(x) (Hendrycks & Gimpel 2016, arXiv:1606.08415).

@@ -63,9 +63,10 @@ void combine(const GroupNormArgs& args, const GroupNormWeights& weights, int64_t
     const float centre = static_cast<float>(origin + mean);
     const double rest = result.centre ? origin + mean - centre : origin + mean;
     for (int64_t c = from; c < to; ++c) {
-        const double slope = rstd * weights.weight[c];
+        const double slope = weights.weight ? rstd * weights.weight[c] : rstd;
+        const double bias = weights.bias ? weights.bias[c] : 0;
         result.scale[picture * width + c] = static_cast<float>(slope);
-        result.shift[picture * width + c] = static_cast<float>(weights.bias[c] - rest * slope);
+        result.shift[picture * width + c] = static_cast<float>(bias - rest * slope);
         if (result.centre) result.centre[picture * width + c] = centre;
     }
 }
@@ -81,7 +82,7 @@ void statistics(const GroupNormArgs& given, const GroupNormWeights& weights, con
     require(weights.eps >= 0, kOp, "eps must not be negative");
     if (args.pictures == 0 || width == 0) return;
     require(args.pixels > 0, kOp, "a picture without pixels has no mean");
-    require(weights.weight && weights.bias && result.scale && result.shift, kOp, "null pointer");
+    require(result.scale && result.shift, kOp, "null pointer");
 
     const int64_t strips = (args.pixels + kStripRows - 1) / kStripRows;
     const int64_t partials = checked_count(kOp, args.pictures, strips, 3, width);

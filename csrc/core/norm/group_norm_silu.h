@@ -31,8 +31,8 @@ struct GroupNormApplyArgs {
 };
 
 struct GroupNormWeights {
-    const float* weight;  // [channels + channels2]
-    const float* bias;
+    const float* weight;  // [channels + channels2], or null for ones
+    const float* bias;    // [channels + channels2], or null for zeros
     int64_t groups;
     double eps;
 };

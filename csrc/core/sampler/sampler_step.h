@@ -11,8 +11,9 @@ struct SamplerCoefficients {
     float g, p, q, limit, dscale;
     float x_x, x_m, x_d, x_d1, x_d2, x_d3, x_base, x_noise;
     float y_x, y_d, y_d1, y_d2, y_d3, y_base;
+    float v_1, v_v;
 };
-constexpr int64_t kSamplerColumns = 19;
+constexpr int64_t kSamplerColumns = 21;
 static_assert(sizeof(SamplerCoefficients) == kSamplerColumns * sizeof(float));
 
 struct SamplerStepArgs {
@@ -22,6 +23,7 @@ struct SamplerStepArgs {
     const float* coefficients;  // [pictures, kSamplerColumns]
     const void *d1, *d2, *d3;   // [pictures, size] or null
     const void *base, *noise;   // [pictures, size] or null
+    const void* variance;       // [pictures, size] or null: the noise's factor depends on it
     void *x_new, *d, *y;        // [pictures, size]
     int64_t pictures, size;
 };

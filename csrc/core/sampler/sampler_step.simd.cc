@@ -1,5 +1,6 @@
 #include "sampler/sampler_step.h"
 
+#include "isa/math.simd.h"
 #include "isa/vector.simd.h"
 
 namespace pyengine::PYENGINE_NS {
@@ -27,7 +28,7 @@ void sampler_step(const SamplerStepArgs& args, int64_t begin, int64_t end) {
         const T* unconditional = at<T>(args.unconditional, offset);
         const T *d1 = at<T>(args.d1, offset), *d2 = at<T>(args.d2, offset);
         const T *d3 = at<T>(args.d3, offset), *base = at<T>(args.base, offset);
-        const T* noise = at<T>(args.noise, offset);
+        const T *noise = at<T>(args.noise, offset), *variance = at<T>(args.variance, offset);
         T* x_new = static_cast<T*>(args.x_new) + offset;
         T* d_new = static_cast<T*>(args.d) + offset;
         T* y_new = static_cast<T*>(args.y) + offset;
@@ -54,7 +55,14 @@ void sampler_step(const SamplerStepArgs& args, int64_t begin, int64_t end) {
             add(d2, k.x_d2, k.y_d2);
             add(d3, k.x_d3, k.y_d3);
             add(base, k.x_base, k.y_base);
-            if (noise) next = fma(splat(k.x_noise), load(noise + c, lanes), next);
+            if (noise) {
+                Floats drawn = load(noise + c, lanes);
+                if (variance) {
+                    const Floats v = load(variance + c, lanes);
+                    drawn *= exp(fma(splat(k.v_v), v, splat(k.v_1)), Floats{});
+                }
+                next = fma(splat(k.x_noise), drawn, next);
+            }
             store(x_new + c, next, lanes);
             store(d_new + c, d, lanes);
             store(y_new + c, kept, lanes);

@@ -24,7 +24,8 @@ __device__ void add(const void* tensor, int64_t offset, float to_next, float to_
 }
 
 // A block computes kThreads * N elements of one picture; size is a multiple of N. Products and
-// sums are rounded in the same order as on the CPU, so that float32 results have the same bits.
+// sums are rounded in the same order as on the CPU, so that float32 results have the same bits
+// (but for the exponential of a variance).
 template <class T, int N>
 __global__ void __launch_bounds__(kThreads)
     sampler_step_kernel(const SamplerStepArgs args, uint32_t blocks) {
@@ -62,6 +63,12 @@ __global__ void __launch_bounds__(kThreads)
     if (args.noise != nullptr) {
         float v[N];
         load(static_cast<const T*>(args.noise) + offset, v);
+        if (args.variance != nullptr) {
+            float variance[N];
+            load(static_cast<const T*>(args.variance) + offset, variance);
+#pragma unroll
+            for (int i = 0; i < N; ++i) v[i] *= expf(fmaf(k.v_v, variance[i], k.v_1));
+        }
 #pragma unroll
         for (int i = 0; i < N; ++i) next[i] = fmaf(k.x_noise, v[i], next[i]);
     }
@@ -88,8 +95,9 @@ void sampler_step(const SamplerStepArgs& args, DType dtype, cudaStream_t stream)
     if (checked_count("sampler_step", args.pictures, args.size, 2) == 0) return;
     require(args.x && args.out && args.coefficients && args.x_new && args.d && args.y,
             "sampler_step", "null pointer");
-    const bool aligned = aligned_16(args.x, args.out, args.unconditional, args.d1, args.d2, args.d3,
-                                    args.base, args.noise, args.x_new, args.d, args.y);
+    const bool aligned =
+        aligned_16(args.x, args.out, args.unconditional, args.d1, args.d2, args.d3, args.base,
+                   args.noise, args.variance, args.x_new, args.d, args.y);
     with_element_type(dtype, [&]<class T>(T*) {
         if (args.size % kWide<T> == 0 && aligned)
             launch<T, kWide<T>>(args, stream);

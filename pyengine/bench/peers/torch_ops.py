@@ -17,6 +17,7 @@ _ACTIVATIONS: dict[str, Callable] = {
     "silu": lambda y: F.silu(y, inplace=True),
     "gelu": F.gelu,
     "quick_gelu": lambda y: y * torch.sigmoid(1.702 * y),
+    "gelu_tanh": lambda y: F.gelu(y, approximate="tanh"),
     "geglu": lambda y: geglu(y),
 }
 
@@ -117,10 +118,13 @@ def conv2d(
     return y if residual is None else y.add_(residual)
 
 
-def linear(x, weight, bias=None, activation="none", residual=None, weight_scale=None):
+def linear(x, weight, bias=None, activation="none", gate=None, residual=None, weight_scale=None):
     if weight_scale is not None:
         weight = (weight * weight_scale[:, None]).to(x.dtype)
     y = _ACTIVATIONS[activation](F.linear(x, weight, bias))
+    if gate is not None:
+        gate = gate[:, None]
+        return y * gate if residual is None else torch.addcmul(residual, y, gate)
     return y if residual is None else y.add_(residual)
 
 

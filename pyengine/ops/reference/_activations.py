@@ -8,6 +8,8 @@ Each takes any floating-point x and returns x's dtype; computed in float32 at le
 once.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,17 @@ def quick_gelu(x: Tensor) -> Tensor:
     """x / (1 + exp(-1.702 x)): what stands for GELU in CLIP."""
     wide = _wide(x)
     return (wide * torch.sigmoid(1.702 * wide)).to(x.dtype)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2: GELU as GPT-2, T5 1.1 and DiT have it.
+
+    Written x / (1 + exp(-2 u)), whose lower tail keeps its digits: 1 + tanh has none left at -5.
+    Hendrycks & Gimpel 2016, arXiv:1606.08415.
+    """
+    wide = _wide(x)
+    twice = (8 / math.pi) ** 0.5 * (wide + 0.044715 * wide * wide * wide)
+    return (wide * torch.sigmoid(twice)).to(x.dtype)
 
 
 def _wide(x: Tensor) -> Tensor:

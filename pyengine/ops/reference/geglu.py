@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ._activations import gelu, silu
+from ._activations import gelu, gelu_tanh, silu
 
 
 def geglu(x: Tensor) -> Tensor:
@@ -14,6 +14,16 @@ def geglu(x: Tensor) -> Tensor:
     acc = torch.float64 if x.dtype == torch.float64 else torch.float32
     value, gate = x.to(acc).chunk(2, dim=-1)
     return (value * gelu(gate)).to(x.dtype)
+
+
+def geglu_tanh(x: Tensor) -> Tensor:
+    """value * gelu_tanh(gate), x = [value, gate] in the last dimension: an activation of linear.
+
+    x: [..., 2 * D].  Returns [..., D] in x's dtype, computed in float32.
+    """
+    acc = torch.float64 if x.dtype == torch.float64 else torch.float32
+    value, gate = x.to(acc).chunk(2, dim=-1)
+    return (value * gelu_tanh(gate)).to(x.dtype)
 
 
 def swiglu(x: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from ._activations import silu as silu_of
 
 def group_norm_scale_shift(
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
     groups: int,
     eps: float = 1e-5,
     x2: Tensor | None = None,
@@ -17,7 +17,8 @@ def group_norm_scale_shift(
     """The (scale, shift) with which group_norm(x) = x * scale + shift, per picture and channel.
 
     x: [N, H, W, C]; x2: [N, H, W, C2] or None, side by side with x in C.
-    weight, bias: [C + C2].  Returns two [N, C + C2] tensors in float32 (float64 for float64 x).
+    weight, bias: [C + C2], or None for ones and zeros.
+    Returns two [N, C + C2] tensors in float32 (float64 for float64 x).
     """
     if x2 is not None:
         x = torch.cat([x, x2], dim=-1)
@@ -27,15 +28,17 @@ def group_norm_scale_shift(
     mean = grouped.mean(dim=(1, 3))
     var = (grouped - mean[:, None, :, None]).square().mean(dim=(1, 3))
     rstd = torch.rsqrt(var + eps)
-    scale = rstd.repeat_interleave(c // groups, dim=1) * weight.to(acc)
-    shift = bias.to(acc) - mean.repeat_interleave(c // groups, dim=1) * scale
-    return scale, shift
+    scale = rstd.repeat_interleave(c // groups, dim=1)
+    if weight is not None:
+        scale = scale * weight.to(acc)
+    shift = -mean.repeat_interleave(c // groups, dim=1) * scale
+    return scale, shift if bias is None else bias.to(acc) + shift
 
 
 def group_norm_silu(
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
     groups: int,
     eps: float = 1e-5,
     x2: Tensor | None = None,

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._pack import quantize_rows, unpack_weight
-from ._activations import gelu, quick_gelu
+from ._activations import gelu, gelu_tanh, quick_gelu
 from ._activations import silu as silu_of
-from .geglu import geglu
+from .geglu import geglu, geglu_tanh
 
 ACTIVATIONS = {
     "none": lambda y: y,
@@ -17,7 +17,11 @@ ACTIVATIONS = {
     "gelu": gelu,
     "quick_gelu": quick_gelu,
     "geglu": geglu,
+    "gelu_tanh": gelu_tanh,
+    "geglu_tanh": geglu_tanh,
 }
+#: Those that make one number of a value and a gate, so that half of Cout remains.
+GATED = frozenset({"geglu", "geglu_tanh"})
 
 
 def dequantised(numbers: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -41,13 +45,22 @@ def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     return dequantised(*quantize_rows(x, torch.float8_e4m3fn), dtype)
 
 
+def gated(y: Tensor, gate: Tensor | None, residual: Tensor | None) -> Tensor:
+    """y * gate + residual, each where there is one; gate: a row per picture, y [N, ..., C]."""
+    if gate is not None:
+        y = y * gate.view(gate.shape[0], *(1,) * (y.dim() - 2), gate.shape[-1])
+    return y if residual is None else y + residual
+
+
 def linear(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     *,
     x2: Tensor | None = None,
+    addend: Tensor | None = None,
     activation: str = "none",
+    gate: Tensor | None = None,
     residual: Tensor | None = None,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
@@ -56,13 +69,14 @@ def linear(
     weight_scale: Tensor | None = None,
     quantize_x: bool = False,
 ) -> Tensor:
-    """activation(prologue(x) @ weight.T + bias) + residual.
+    """gate * activation(prologue(x) @ weight.T + bias + addend) + residual.
 
     x: [..., C], x2: [..., C2] side by side with it in C; weight: [Cout, C + C2], or panels of
     pack_weight; bias: [Cout].
     Prologue: x * scale + shift per picture, [N, C + C2] for x [N, ..., C]; SiLU if silu.
-    activation: none, silu, gelu (erf), quick_gelu, or geglu, which halves Cout: the first half
-    times gelu(the second).  residual: [..., Cout], or half of it.
+    addend: [..., Cout].  activation: none, silu, gelu (erf), gelu_tanh, quick_gelu, or geglu and
+    geglu_tanh, which halve Cout: the first half times gelu or gelu_tanh of the second.
+    gate: [N, Cout], or half of it, per picture.  residual: [..., Cout], or half of it.
     weight_scale: [Cout] with an int8 or float8_e4m3fn weight, which it multiplies.
     quantize_x: a row of the prologue's result is rounded to e4m3 numbers times a scale, by
     quantize_rows, before it meets a float8_e4m3fn weight.
@@ -81,5 +95,6 @@ def linear(
         x = rounded(x, dtype)
     wide = reduce(torch.promote_types, (t.dtype for t in (weight, bias) if t is not None), dtype)
     x, weight = x.to(wide), weight.to(wide)
-    y = ACTIVATIONS[activation](F.linear(x, weight, None if bias is None else bias.to(wide)))
-    return (y if residual is None else y + residual).to(dtype)
+    y = F.linear(x, weight, None if bias is None else bias.to(wide))
+    y = ACTIVATIONS[activation](y if addend is None else y + addend)
+    return gated(y, gate, residual).to(dtype)

@@ -1,6 +1,7 @@
 """Specification of sampler_step: guidance and one update of any linear sampler.
 
-Ho & Salimans 2022, arXiv:2207.12598 (classifier-free guidance); every sampler in
+Ho & Salimans 2022, arXiv:2207.12598 (classifier-free guidance); Nichol & Dhariwal 2021,
+arXiv:2102.09672, eq. 15 (a variance that the model predicts per pixel); every sampler in
 pyengine.schedules is linear in what it has seen, so a step is one row of coefficients.
 """
 
@@ -10,11 +11,13 @@ from torch import Tensor
 #: Columns of a coefficient row.
 #: guidance g; D = clip(p x + q m, +-limit) * dscale is what the sampler remembers of the model's
 #: output m; x_* give the new sample, y_* the second tensor some samplers keep (Heun's start of
-#: step, UniPC's corrected sample). d1..d3 are the D of one to three steps ago.
+#: step, UniPC's corrected sample). d1..d3 are the D of one to three steps ago. v_1 + v_v v is the
+#: logarithm of the noise's factor where the model learned a variance v.
 COLUMNS = (
     "g", "p", "q", "limit", "dscale",
     "x_x", "x_m", "x_d", "x_d1", "x_d2", "x_d3", "x_base", "x_noise",
     "y_x", "y_d", "y_d1", "y_d2", "y_d3", "y_base",
+    "v_1", "v_v",
 )  # fmt: skip
 
 
@@ -27,6 +30,7 @@ def sampler_step(
     d3: Tensor | None = None,
     base: Tensor | None = None,
     noise: Tensor | None = None,
+    variance: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step: m = u + g (c - u), D, then the new sample and the kept tensor.
 
@@ -34,9 +38,11 @@ def sampler_step(
     N unconditional rows first and the N conditional ones after them.
     coeffs: [N, len(COLUMNS)] float32 (float64 for float64 x), a row per picture.
     d1, d2, d3, base, noise: [N, ...] or None, which counts as zero.
+    variance: [N, ...] or None: what the model says of the noise's variance, v.
     Returns (new x, D, y), each [N, ...] in x's dtype, computed in float32:
       D  = clip(p x + q m, -limit, limit) * dscale
-      x' = x_x x + x_m m + x_d D + x_d1 d1 + x_d2 d2 + x_d3 d3 + x_base base + x_noise noise
+      x' = x_x x + x_m m + x_d D + x_d1 d1 + x_d2 d2 + x_d3 d3 + x_base base + x_noise f noise
+      f  = exp(v_1 + v_v variance), or 1 without a variance
       y  = y_x x + y_d D + y_d1 d1 + y_d2 d2 + y_d3 d3 + y_base base
     """
     acc = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -57,5 +63,8 @@ def sampler_step(
             new = new + row[f"x_{name}"] * tensor.to(acc)
             kept = kept + row[f"y_{name}"] * tensor.to(acc)
     if noise is not None:
-        new = new + row["x_noise"] * noise.to(acc)
+        drawn = noise.to(acc)
+        if variance is not None:
+            drawn = drawn * (row["v_1"] + row["v_v"] * variance.to(acc)).exp()
+        new = new + row["x_noise"] * drawn
     return new.to(x.dtype), d.to(x.dtype), kept.to(x.dtype)
