@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -26,13 +26,12 @@ MAX_TIMEOUT = 1e9
 class Run:
     """One call's run. Hand one to a call, `pipe(..., run=run)`, to end that call from anywhere.
 
-    settings: what the run goes by and its callback may look at, such as guidance_scale. jobs: its
-    pictures (pyengine.jobs.Job), from when they are prepared on.
+    settings: what the run goes by and its callback may look at, such as guidance_scale.
     """
 
     def __init__(self) -> None:
         self.settings: dict[str, Any] = {}
-        self.jobs: tuple[Any, ...] = ()
+        self._jobs: tuple[weakref.ref[Any], ...] = ()
         self.interrupted = False
         self._used = False
         self._turn: threading.Condition | None = None
@@ -46,6 +45,19 @@ class Run:
         if turn is not None:
             with turn:
                 turn.notify_all()
+
+    @property
+    def jobs(self) -> tuple[Any, ...]:
+        """Its pictures (pyengine.jobs.Job), from when they are prepared on, for as long as somebody
+        else has them: a job knows its run, and a reference cycle would pin a job's memory until the
+        collector runs.
+        """
+        jobs = (job() for job in self._jobs)
+        return tuple(job for job in jobs if job is not None)
+
+    @jobs.setter
+    def jobs(self, jobs: Iterable[Any]) -> None:
+        self._jobs = tuple(weakref.ref(job) for job in jobs)
 
     def _claim(self) -> None:
         if self._used:
