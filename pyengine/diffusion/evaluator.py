@@ -10,6 +10,8 @@ from ..models import UNet2DConditionModel
 from ..models.unet import TextContext, TimeEmbedding
 from ..ops import sampler_step
 from ..schedules.plan import Rows, State, scaled, step_rows
+from .job import DenoisingJob
+from .told import Told, model_input
 
 
 class Evaluator:
@@ -39,56 +41,39 @@ class Evaluator:
         return self.unet(x, times, context, return_dict=False)[0]
 
     def step(
-        self, state: State, rows: Rows, times: TimeEmbedding, context: TextContext,
-        extra: Tensor | None, noise: Tensor | None, rescale: float | Sequence[float],
-        unguided: Sequence[int] = (),
+        self, jobs: Sequence[DenoisingJob], state: State, rows: Rows, told: Told,
+        times: TimeEmbedding, noise: Tensor | None,
     ) -> State:  # fmt: skip
-        """The state after a model evaluation and the update that rows tell.
+        """The state of the jobs after a model evaluation and the update that `rows` tell.
 
-        extra: [N or 2 N, ...], what the U-Net is given besides the latents, or None. noise,
-        rescale: as schedules.plan.step_rows takes them. unguided: pictures of a guided batch that
-        are to come out as without guidance.
+        told, times: of these jobs. noise: as schedules.plan.step_rows takes it.
         """
-        depends = any(rescale) if isinstance(rescale, Sequence) else rescale
-        if self.steps is None or depends or unguided or any(rows.thresholds):
-            out = self.output(state, rows, times, context, extra)
-            if unguided:  # u + g (c - u) is c, to the bit, where u is c
-                index = torch.tensor(unguided, device=out.device)
-                out[index] = out[index + len(state.x)]
+        rescale = [job.guidance_rescale if job.guidance.terms else 0.0 for job in jobs]
+        recorded = self.steps is not None and told.times_each
+        if not recorded or any(rescale) or any(rows.thresholds):
+            out = told.outputs(self.output(state, rows, told, times), jobs)
             return step_rows(state, out, rows, noise, rescale)
         x = state.x.contiguous()
-        # What is not there counts as zero, so that one graph serves every sampler and step.
+        # An operand that is absent is all zeros, so that one graph serves every sampler and step.
         zero = torch.zeros_like(x)
         past = [zero if t is None else t for t in (state.d1, state.d2, state.d3, state.base, noise)]
         given = [x, *rows.tensors(x), *(t.to(x.dtype) for t in past), *times.rows]
-        kept = [*([] if extra is None else [extra]), *context.tensors()]
+        kept = [*([] if told.extra is None else [told.extra]), *told.context.tensors()]
         # Cloned, since they are overwritten by the next step.
         return rows.next_state(state, *(t.clone() for t in self.steps(given, kept)))
 
-    def output(
-        self, state: State, rows: Rows, times: TimeEmbedding, context: TextContext,
-        extra: Tensor | None,
-    ) -> Tensor:  # fmt: skip
-        """What the U-Net gives at a state; arguments as of `step`."""
-        return self(self._model_input(rows.scale_input(state.x), extra, context), times, context)
+    def output(self, state: State, rows: Rows, told: Told, times: TimeEmbedding) -> Tensor:
+        """What the U-Net gives at a state, a row for each of told's; arguments as of `step`."""
+        return self(told.model_input(rows.scale_input(state.x)), times, told.context)
 
     def _run_step(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> tuple[Tensor, ...]:
         x, scale, coeffs, d1, d2, d3, base, noise, *rows = changing
         # Keys and values come in pairs: one more is `extra`.
         extra, rest = (kept[0], kept[1:]) if len(kept) % 2 else (None, kept)
         context = TextContext.of(rest)
-        given = self._model_input(scaled(x, scale), extra, context)
+        given = model_input(scaled(x, scale), extra, len(context) or len(x))
         out = self.unet(given, TimeEmbedding(tuple(rows)), context, return_dict=False)[0]
         return sampler_step(x, out, coeffs, d1, d2, d3, base, noise)
-
-    @staticmethod
-    def _model_input(x: Tensor, extra: Tensor | None, context: TextContext) -> Tensor:
-        n = len(x)
-        if extra is not None and len(extra) == n:
-            x = torch.cat([x, extra], dim=1)
-        if len(context) == 2 * n:
-            x = torch.cat([x, x])
-        return torch.cat([x, extra], dim=1) if extra is not None and len(extra) == 2 * n else x
 
     def clear(self) -> None:
         """Frees what was recorded."""

@@ -1,77 +1,103 @@
-"""Where in a run of steps the latents stop being finite."""
+"""Where in a run of steps the latents stop being finite.
 
-from collections.abc import Callable
+On the CPU every step's latents are looked at, 3 us at 64x64. On a GPU no step waits for that: what
+is found is noted there, and read when the pictures are taken out.
+"""
+
+from collections.abc import Callable, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
 
 from ..errors import RequestError
 from ..finite import all_finite, check_finite, first_bad, kind, not_finite
-from ..schedules import Plan
+from .job import Batch, DenoisingJob
+from .told import Told
 
 CALLBACK = "callback_on_step_end: latents"
 
 
-class Watch:
-    """Looks at the latents [N, C, h, w] after every step: raises NotFiniteError, or RequestError
-    where a callback's are at fault, which name the picture, the step (from 0, as callbacks count)
-    and the part.
+def check_start(source: str, x: Tensor) -> None:
+    """Raises NotFiniteError where latents that a run begins with are not finite."""
+    check_finite(f"{source}: the latents to begin with", x)
 
-    On a GPU no step waits for that: it is found out at the end, in `end`.
+
+def set_errors(
+    jobs: Sequence[DenoisingJob], x: Tensor, output: Callable[[], Tensor], told: Told
+) -> None:
+    """Sets the error of every job whose latents x[k] are not finite after an evaluation:
+    NotFiniteError, which names the picture, the step and the part.
+
+    output: makes the model's output anew, whose rows are told's, to tell whether the model or the
+    sampler is at fault.
     """
+    if all_finite(x):
+        return
+    out = output()
+    for k, job in enumerate(jobs):
+        if all_finite(x[k]):
+            continue
+        part, found = "unet", [out[row] for row in told.rows_of(k)]
+        found = [rows for rows in found if not all_finite(rows)]
+        if not found:
+            part, found = f"the sampler {job.plan.sampler}", [x[k]]
+        where = f"picture {job.index}{_at(job, job.position)}"
+        job.error = not_finite(f"{job.source}: {part}", kind(found[0]), where, x.dtype)
 
-    def __init__(self, source: str, plan: Plan, device: torch.device):
-        self._source, self._plan, self._waits = source, plan, device.type != "cuda"
-        #: On a GPU: [N], when each was first found bad, in half steps; the callback is the second.
-        self._first: Tensor | None = None
 
-    def begin(self, x: Tensor) -> None:
-        """x: what the first step is given."""
-        check_finite(f"{self._source}: the latents to begin with", x)
+def note(batch: Batch, jobs: Sequence[DenoisingJob], when: Sequence[int]) -> None:
+    """Notes where the latents of a batch are not finite, without waiting for the GPU.
 
-    def step(self, i: int, x: Tensor, output: Callable[[], Tensor]) -> None:
-        """x: the latents after evaluation i. output: makes the model's output anew, to tell
-        whether it or the sampler is at fault.
-        """
-        if not self._waits:
-            self._note(x, 2 * i)
-        elif not all_finite(x):
-            check_finite(f"{self._source}: unet", output(), len(x), self._at(i))
-            sampler = f"{self._source}: the sampler {self._plan.sampler}"
-            check_finite(sampler, x, at=self._at(i))
-
-    def called_back(self, i: int, x: Tensor) -> None:
-        """x: the latents after evaluation i, as a callback left them."""
-        if not self._waits:
-            self._note(x, 2 * i + 1)
-        elif bad := first_bad(x):
-            raise self._refused(*bad, i)
-
-    def end(self, x: Tensor) -> None:
-        """x: the latents after the last step."""
-        if self._first is None:
-            return
-        first = self._first.tolist()
-        bad = [k for k, when in enumerate(first) if when >= 0]
-        if not bad:
-            return
-        picture = min(bad, key=lambda k: first[k])
-        i, by_callback = divmod(first[picture], 2)
-        if by_callback:
-            raise self._refused(picture, kind(x[picture]), i)
-        part = f"{self._source}: unet or the sampler {self._plan.sampler}"
-        raise not_finite(part, kind(x[picture]), f"picture {picture}{self._at(i)}", x.dtype)
-
-    def _note(self, x: Tensor, when: int) -> None:
-        bad = ~torch.isfinite(x).flatten(1).all(dim=1)
+    when: of each of the jobs, all of that batch, the half step: 2 i after evaluation i, 2 i + 1
+    after its callback.
+    """
+    x = batch.state.x
+    bad = ~torch.isfinite(x).flatten(1).all(dim=1)
+    first = batch.first_bad
+    if first is None:
         first = bad.new_full(bad.shape, -1, dtype=torch.int64)
-        first = first if self._first is None else self._first
-        self._first = first.masked_fill((first < 0) & bad, when)
+    now = torch.zeros_like(first)
+    now[torch.tensor([job.row for job in jobs], device=x.device)] = torch.tensor(
+        when, device=x.device
+    )
+    batch.first_bad = torch.where((first < 0) & bad, now, first)
 
-    def _at(self, i: int) -> str:
-        return f" at step {i} (timestep {self._plan.timesteps[i]:g})"
 
-    def _refused(self, picture: int, found: str, i: int) -> RequestError:
-        return RequestError(
-            f"{CALLBACK}: expected finite values, given {found} in picture {picture} at step {i}"
-        )
+def check_noted(jobs: Sequence[DenoisingJob]) -> None:
+    """Raises what `note` has found of the jobs' latents, where it was found first; every job that
+    it was found of has its error set.
+    """
+    noted = []
+    for k, job in enumerate(jobs):
+        first = -1 if job.batch.first_bad is None else int(job.batch.first_bad[job.row])
+        if first >= 0:
+            noted.append((first, k))
+            job.error = _noted(job, *divmod(first, 2))
+    if noted:
+        raise copy(jobs[min(noted)[1]].error)  # type: ignore[type-var]  # set just before
+
+
+def _noted(job: DenoisingJob, i: int, by_callback: int) -> Exception:
+    found = kind(job.latents)
+    if by_callback:
+        return refused(job.index, found, i)
+    part = f"{job.source}: unet or the sampler {job.plan.sampler}"
+    where = f"picture {job.index}{_at(job, i)}"
+    return not_finite(part, found, where, job.latents.dtype)
+
+
+def check_answer(i: int, x: Tensor) -> None:
+    """Raises RequestError where a callback after evaluation i left latents that are not finite."""
+    if bad := first_bad(x):
+        raise refused(*bad, i)
+
+
+def refused(picture: int, found: str, i: int) -> RequestError:
+    return RequestError(
+        f"{CALLBACK}: expected finite values, given {found} in picture {picture} at step {i}"
+    )
+
+
+def _at(job: DenoisingJob, i: int) -> str:
+    return f" at step {i} (timestep {job.plan.timesteps[i]:g})"

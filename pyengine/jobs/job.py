@@ -1,6 +1,7 @@
 """One picture in the making, and the pictures of a call."""
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -24,6 +25,9 @@ class Job:
 
     def __init__(self, run: Run, index: int = 0, seed: int | None = None):
         self.run, self.index, self.seed = run, index, seed
+        #: What was asked for, and the pipeline that prepared it.
+        self.request: Any = None
+        self.owner: Any = None
         self.evaluations = self.steps = 0
         self.error: Exception | None = None
         self._cancelled = False
@@ -63,7 +67,9 @@ class Call:
     def __init__(self, request: Any, report: Report, jobs: Sequence[Job]):
         """request: has run, output_type and callback. report: is filled in as the jobs go on."""
         self.request, self.report, self.jobs = request, report, list(jobs)
-        request.run.jobs = tuple(jobs)
+        request.run.jobs = jobs
+        for job in jobs:
+            job.request = request
 
     @property
     def total(self) -> int:
@@ -96,4 +102,4 @@ class Call:
         """Raises the first job's error, if any has one."""
         for job in self.jobs:
             if job.error is not None:
-                raise job.error
+                raise copy(job.error)  # whose traceback would hold on to the job

@@ -1,6 +1,7 @@
 """Where a run's random numbers come from, in the order in which diffusers draws them."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ class NoiseSource:
         for generator, state in zip(self.generators, states, strict=True):
             generator.set_state(state)
 
-    def _draw(self, shape: Sequence[int], make: Callable) -> Tensor:
+    def _draw(self, shape: Sequence[int], make: Callable[..., Tensor]) -> Tensor:
         if self.shared:
             return to_device(make(tuple(shape), self.generators[0]), self.device)
         if shape[0] != len(self.generators):
@@ -65,3 +66,46 @@ class NoiseSource:
         if len({row.device for row in rows}) > 1:
             rows = [to_device(row, self.device) for row in rows]
         return to_device(torch.cat(rows), self.device)
+
+
+class PictureNoise:
+    """The normal numbers of one picture's steps.
+
+    A picture with a generator of its own draws from it. Where one generator serves all N pictures
+    of a call, a step's numbers are drawn for all of them when the first of them asks, as diffusers
+    draws them, and kept for the others.
+    """
+
+    def __init__(self, source: NoiseSource, picture: int, count: int, drawn: dict[int, Any]):
+        """source: of the whole call; count: its pictures. drawn: what a shared generator has drawn,
+        the same for all the pictures of the call.
+        """
+        self._shared = source.shared and count > 1
+        own = source if source.shared else NoiseSource([source.generators[picture]], source.device)
+        self._source, self._picture, self._count = own, picture, count
+        self._drawn = drawn
+
+    @staticmethod
+    def of_call(source: NoiseSource, count: int) -> list["PictureNoise"]:
+        """For each of a call's pictures."""
+        drawn: dict[int, Any] = {}
+        return [PictureNoise(source, i, count, drawn) for i in range(count)]
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """The picture's own; None where it shares one."""
+        return None if self._shared else self._source.generators[0]
+
+    def draw(self, position: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """[1, *shape] for the step at `position` of the picture's plan; ask once for each."""
+        if not self._shared:
+            return self._source.draw((1, *shape), dtype)
+        if position not in self._drawn:
+            whole = self._source.draw((self._count, *shape), dtype)
+            self._drawn[position] = [whole, set(range(self._count))]
+        whole, waiting = self._drawn[position]
+        waiting.discard(self._picture)
+        if not waiting:
+            del self._drawn[position]
+        row: Tensor = whole[self._picture : self._picture + 1]
+        return row

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, TypeVar
 
 import torch
@@ -105,6 +106,8 @@ class Pipeline(DiffusersNames, Running):
         report = self._report(request)
         with self._runs.begin(request.run, self.device, request.timeout):
             call = self._within_memory(lambda: self._begin(request, report), request)
+        for job in call.jobs:
+            job.owner = self
         report.warn()
         return call.jobs
 
@@ -135,7 +138,7 @@ class Pipeline(DiffusersNames, Running):
         """
         self._check_job("job", job)
         if job.error is not None:
-            raise job.error
+            raise copy(job.error)
         if job.active:
             raise RequestError("job: expected one that is complete or cancelled, given one that"
                                f" is at step {job.steps}")  # fmt: skip
@@ -207,3 +210,5 @@ class Pipeline(DiffusersNames, Running):
         if not isinstance(job, Job):
             raise RequestError(f"{name}: expected what pipe.prepare(...) gives, given"
                                f" {show(type(job).__name__)}")  # fmt: skip
+        if job.owner is not self:
+            raise RequestError(f"{name}: expected jobs that this pipeline prepared")

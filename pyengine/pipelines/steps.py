@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,9 +38,9 @@ class Step:
 
 
 class Steps:
-    """An iterator over the steps of a run; see Pipeline.steps.
+    """An iterator over the steps of a run; see Pipeline.steps. It may be iterated once.
 
-    The run ends where the loop is left (`break`, an error, or `close`). It may be iterated once.
+    Nothing is held between two steps, so a loop may be left at any time.
     """
 
     def __init__(self, pipe: Any, request: Any):
@@ -48,17 +48,29 @@ class Steps:
         self._report = pipe._report(request)
         self._call: Call | None = None
         self._output: PipelineOutput | None = None
-        self._iterator = self._run()
+        self._taken = 0
+        self._closed = False
 
     def __iter__(self) -> Iterator[Step]:
-        return self._iterator
+        return self
 
     def __next__(self) -> Step:
-        return next(self._iterator)
+        if self._closed:
+            raise StopIteration
+        if self._call is None:
+            self._call = self._begin()
+            self._report.warn()
+        call = self._call
+        if not call.active or not self._tick(call):
+            self._closed = True
+            raise StopIteration
+        latents, timestep = call.seen()
+        self._taken += 1
+        return Step(self._taken - 1, timestep, latents, tuple(call.jobs), self._pipe)
 
     def close(self) -> None:
-        """Ends the run after the step it is at; `output` has what it came to."""
-        self._iterator.close()
+        """Ends the run where it is; `output` has what it came to."""
+        self._closed = True
 
     @property
     def jobs(self) -> tuple[Job, ...]:
@@ -75,15 +87,6 @@ class Steps:
             self._output = self._finish(self._call)
             self._output.report.warn(finished=True)
         return self._output
-
-    def _run(self) -> Generator[Step, None, None]:
-        call = self._call = self._begin()
-        self._report.warn()
-        step = 0
-        while call.active and self._tick(call):
-            latents, timestep = call.seen()
-            yield Step(step, timestep, latents, tuple(call.jobs), self._pipe)
-            step += 1
 
     @inference
     def _begin(self) -> Call:

@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import pyengine
-from pyengine.diffusion.watch import Watch
+from pyengine.diffusion import watch
+from pyengine.diffusion.job import Batch
 from pyengine.errors import CheckpointError, NotFiniteError, PyengineError, RequestError
 from pyengine.finite import all_finite, first_bad
 
@@ -168,30 +169,48 @@ def test_latents_that_the_dtype_cannot_hold(healthy):
 # --- on a GPU, where no step waits ----------------------------------------------------------------
 
 
+def _jobs(pipe, count):
+    """Jobs whose latents are zeros, and what notes them after evaluation i, as on a GPU."""
+    jobs = pipe.prepare(pipe.request("a cat", num_images_per_prompt=count, seed=1,
+                                     num_inference_steps=4))  # fmt: skip
+    batch = jobs[0].batch
+    batch.state.x.zero_()
+
+    def look(i, callback=0):
+        watch.note(batch, jobs, [2 * i + callback] * count)
+
+    return jobs, batch.state.x, look
+
+
 @pytest.mark.parametrize("by_callback", [False, True])
 def test_found_at_the_end(healthy, by_callback):
     pipe = pyengine.from_pretrained(healthy("sd1"), device="cpu")
-    watch = Watch("m", pipe.scheduler.plan(4), torch.device("cuda"))
-    x = torch.zeros(3, 4, 2, 2)
+    jobs, x, look = _jobs(pipe, 3)
     for i in range(4):
         if i == 2 and not by_callback:
             x[1] = INF
-        watch.step(i, x, lambda: pytest.fail("nothing waits"))
+        look(i)
         if i == 2 and by_callback:
             x[1] = INF
-        watch.called_back(i, x)
-        x[2] = NAN if i == 2 else 0  # later
-    error, words = (RequestError, "callback") if by_callback else (NotFiniteError, "m: unet or")
+        look(i, callback=1)
+        x[0] = NAN if i == 2 else 0  # later
+    error, words = (RequestError, "callback") if by_callback else (NotFiniteError, ".*: unet or")
     with pytest.raises(error, match=f"^{words}.*infinity in picture 1 at step 2"):
-        watch.end(x)
+        watch.check_noted(jobs)
+    assert [job.error is None for job in jobs] == [False, False, True]
+    # What was noted goes with a job that is stepped without the others.
+    Batch.of(jobs[1:])
+    with pytest.raises(error, match="picture 1 at step 2"):
+        watch.check_noted(jobs[1:])
+    watch.check_noted(jobs[2:])
 
 
 def test_nothing_found_at_the_end(healthy):
     pipe = pyengine.from_pretrained(healthy("sd1"), device="cpu")
-    watch = Watch("m", pipe.scheduler.plan(4), torch.device("cuda"))
-    watch.end(torch.zeros(1))
-    watch.step(0, torch.zeros(1, 4, 2, 2), lambda: None)
-    watch.end(torch.zeros(1))
+    jobs, _, look = _jobs(pipe, 1)
+    watch.check_noted(jobs)
+    look(0)
+    watch.check_noted(jobs)
 
 
 # --- models of tokens -----------------------------------------------------------------------------

@@ -5,25 +5,31 @@ models that take the guidance scale as an input: Luo et al. 2023, arXiv:2310.043
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from ... import images as pictures
 from ...cuda import within_memory
-from ...diffusion.denoising import Conditions, Denoising
+from ...diffusion.call import DenoisingCall
+from ...diffusion.conditions import Conditions
 from ...diffusion.evaluator import Evaluator
+from ...diffusion.job import DenoisingJob
 from ...diffusion.latents import LatentMaker, Start, unscale_latents
 from ...diffusion.request import Request
+from ...diffusion.step import step
+from ...diffusion.watch import check_noted
 from ...finite import check_finite
 from ...guard import inference
 from ...jobs import checks
+from ...jobs.job import Call, Job
 from ...jobs.noise import NoiseSource
-from ...jobs.output import PipelineOutput, Report, issue, peak_memory, reset_peak_memory
-from ...jobs.runs import Run, Running
-from ...ops import Arena, kernels_used
+from ...jobs.output import PipelineOutput, Report, issue
+from ...jobs.runs import Run
+from ...ops import Arena
 from ...schedules import Plan, Scheduler
+from ..base import Pipeline
 from ..diffusers_names.making import note_origin, parts_of
 from ..diffusers_names.parts import PartNames
 from ..keywords import ELSEWHERE, refuse_others
@@ -35,7 +41,7 @@ from .embeddings import Embeds, Texts, Widths, joined
 from .parts import Parts
 
 
-class StableDiffusionPipeline(PartNames, RunProperties, Running):
+class StableDiffusionPipeline(PartNames, RunProperties, Pipeline):
     """Text to pictures with a Stable Diffusion 1.x or 2.x checkpoint; see `__call__`.
 
     Made by `pyengine.from_pretrained`. One call runs at a time; others wait. Safety checkers that
@@ -196,14 +202,6 @@ class StableDiffusionPipeline(PartNames, RunProperties, Running):
         """
         return self._call(locals())
 
-    def _call(self, arguments: dict[str, Any]) -> PipelineOutput:
-        """arguments: __call__'s, by name."""
-        given = {k: v for k, v in arguments.items() if k not in ("self", "others", "__class__")}
-        elsewhere = {name: given.pop(name) for name in ELSEWHERE if name in given}
-        refuse_others({**arguments["others"], **elsewhere}, self.__call__)
-        progress = given.pop("progress")
-        return self._generate(self._arguments().request(**given), progress)
-
     def _arguments(self) -> Arguments:
         """What checks a call's arguments for this model."""
         latent, factor = self.vae.config.latent_channels, self.vae.config.downscale
@@ -298,55 +296,63 @@ class StableDiffusionPipeline(PartNames, RunProperties, Running):
 
     # --- the run ----------------------------------------------------------------------------------
 
-    def _generate(self, r: Request, show_progress: bool | None) -> PipelineOutput:
-        show_progress = self._shows(show_progress)
-        with self._runs.begin(r.run, self.device, r.timeout):
-            try:
-                output = within_memory(
-                    lambda: self._run(r, show_progress),
-                    checks.memory_advice(r),
-                    self._evaluate.clear,
-                )
-            finally:
-                self._trim()
-        output.report.warn(finished=True)
-        return output if r.return_dict else self._tuple(output)
+    def _checked(self, arguments: dict[str, Any]) -> Request:
+        others = arguments.pop("others")
+        elsewhere = {name: arguments.pop(name) for name in ELSEWHERE if name in arguments}
+        refuse_others({**others, **elsewhere}, self.__call__)
+        return self._arguments().request(**arguments)
 
-    def _tuple(self, output: PipelineOutput) -> Any:
-        """What return_dict=False gives: as diffusers', (images, what its safety checker found)."""
-        return (output.images, None) if self.stable_diffusion else (output.images,)
-
-    def _run(self, r: Request, show_progress: bool | None) -> PipelineOutput:
+    def _begin(self, r: Request, report: Report) -> DenoisingCall:
         named = self.scheduler if r.scheduler is None else self._named_scheduler(r.scheduler)
         scheduler = named.sampler
         plan = self._plan(r, scheduler)
+        report.sampler = plan.sampler
         r.run.settings = {
             "guidance_scale": r.guidance_scale, "guidance_rescale": r.guidance_rescale,
             "clip_skip": r.clip_skip, "num_timesteps": len(plan), **r.plan,
         }  # fmt: skip
-        report = self._report(r, plan)
         report.warnings += scheduler.warnings
         device = self.device
-        reset_peak_memory(device)
-        with kernels_used() as used, report.stage("total", device):
-            with report.stage("encode_prompt", device):
-                conditions = self._conditions(r, report.warnings)
-                self._check_text(r, conditions)
-            noise = NoiseSource(r.generators, device)
-            stage = "prepare" if r.images is None else "encode_image"
-            with report.stage(stage, device):
-                start = self._start(r, plan, noise, report.warnings)
-            report.warn()
-            with report.stage("denoise", device):
-                loop = Denoising(self, r, plan, start, conditions, noise, report)
-                latents = loop.run(show_progress)
-            with report.stage("decode", device):
-                result = self._decode(latents, r.output_type)
-            if r.part is not None:
-                result = [r.part.lay(picture) for picture in result]
-        report.peak_memory = peak_memory(device)
-        report.kernels = used.summary()
-        return PipelineOutput(result, r.seeds, report)
+        with report.stage("encode_prompt", device):
+            conditions = self._conditions(r, report.warnings)
+            self._check_text(r, conditions)
+        noise = NoiseSource(r.generators, device)
+        with report.stage("prepare" if r.images is None else "encode_image", device):
+            start = self._start(r, plan, noise, report.warnings)
+        report.warn()  # before what depends on the conditions is computed
+        with report.stage("denoise", device):
+            return DenoisingCall(
+                self, self._evaluate, self._guides, r, plan, start, conditions, noise, report
+            )
+
+    def _step(self, jobs: Sequence[Job]) -> None:
+        step(self._evaluate, cast(Sequence[DenoisingJob], jobs))
+
+    def _picture(self, job: Job) -> Any:
+        assert isinstance(job, DenoisingJob)
+        check_noted([job])
+        r = job.request
+        picture = self._decode(job.latents, r.output_type)[0]
+        return picture if r.part is None else r.part.lay(picture)
+
+    def _output(self, call: Call) -> PipelineOutput:
+        assert isinstance(call, DenoisingCall)
+        r = call.r
+        with call.report.stage("decode", self.device):
+            result = self._decode(call.latents(), r.output_type)
+        if r.part is not None:
+            result = [r.part.lay(picture) for picture in result]
+        return PipelineOutput(result, r.seeds, call.report)
+
+    def _preview(self, latents: Tensor, output_type: str) -> Any:
+        return self._decode(latents, output_type)
+
+    def _release(self) -> None:
+        self._evaluate.clear()
+
+    def _tuple(self, output: PipelineOutput) -> Any:
+        """What return_dict=False gives: as diffusers', (images, what its safety checker found)."""
+        return (output.images, None) if self.stable_diffusion else (output.images,)
 
     def _plan(self, r: Request, scheduler: Scheduler) -> Plan:
         how: dict[str, Any] = {}
@@ -355,13 +361,13 @@ class StableDiffusionPipeline(PartNames, RunProperties, Running):
         steps = None if {"timesteps", "sigmas"} & set(r.plan) else r.steps
         return scheduler.plan(steps, strength=r.strength, eta=r.eta, **r.plan, **how)
 
-    def _report(self, r: Request, plan: Plan) -> Report:
+    def _report(self, r: Request) -> Report:
         return Report(
             model=self.source,
             pipeline=self.parts.pipeline_class,
             device=str(self.device),
             dtype=str(self.dtype).removeprefix("torch."),
-            sampler=plan.sampler,
+            sampler="",
             height=r.height,
             width=r.width,
             guidance_scale=r.guidance_scale,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...diffusion.denoising import Conditions
+from ...diffusion.conditions import Conditions
 from ...diffusion.request import Request
 from ...errors import RequestError
 from ...guard import inference

@@ -1,45 +1,31 @@
-"""The loop over a run's model evaluations, and what a callback sees and changes in it."""
+"""The pictures of one call on their way from noise, and what its callback sees and changes."""
 
 import dataclasses
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..cuda import Leash, to_device
+from ..cuda import Leash
 from ..finite import all_finite
+from ..guidance import classifier_free
 from ..jobs import checks
-from ..jobs.noise import NoiseSource
+from ..jobs.job import Call
+from ..jobs.noise import NoiseSource, PictureNoise
 from ..jobs.output import Report
-from ..models import UNet2DConditionModel
-from ..progress import progress as progress_bar
 from ..schedules import Plan
 from ..weights.text import show
+from .conditions import Conditions, classifier_free_names
 from .evaluator import Evaluator
+from .job import Batch, DenoisingJob
 from .latents import Start
 from .request import Request
-from .watch import Watch
+from .step import step
+from .watch import check_answer, check_noted, check_start, note
 
-#: Timesteps that are embedded together, times rows of conditions: bounds the table's memory.
-EMBEDDED_ROWS = 1024
 #: What diffusers shows callbacks beside the latents, and does not read again.
 _UNREAD = ("negative_prompt_embeds", "negative_pooled_prompt_embeds", "negative_add_time_ids")
-
-
-@dataclass
-class Conditions:
-    """What the U-Net is told besides latents and time, a row per picture.
-
-    text: [N, L, C], or [2 N, L, C] with the N negative rows first where guidance is on.
-    added: SDXL's text_embeds and time_ids, with as many rows, or None.
-    guidance: [1 or N, time_cond_proj_dim] for distilled models, or None.
-    """
-
-    text: Tensor
-    added: dict[str, Tensor] | None = None
-    guidance: Tensor | None = None
 
 
 def callback_tensors(xl: bool, distilled: bool, masked: bool) -> tuple[str, ...]:
@@ -52,20 +38,37 @@ def callback_tensors(xl: bool, distilled: bool, masked: bool) -> tuple[str, ...]
     return (*names, "mask", "masked_image_latents") if masked else tuple(names)
 
 
-class Denoising:
-    """A run's latents on their way, with what they depend on."""
+class DenoisingCall(Call):
+    """The jobs of one call, all of one plan, with the conditions that they share.
+
+    pipe: what the callback gets. evaluate: of the pipeline's U-Net. guides: whether a call with
+    such guidance scales takes negative rows.
+    """
+
+    stage, title = "denoise", "denoising"
+    jobs: list[DenoisingJob]  # type: ignore[assignment]  # narrower than Call's
 
     def __init__(
-        self, pipe: Any, r: Request, plan: Plan, start: Start, conditions: Conditions,
-        noise: NoiseSource, report: Report,
+        self, pipe: Any, evaluate: Evaluator, guides: Callable[[Sequence[float]], bool],
+        r: Request, plan: Plan, start: Start, conditions: Conditions, noise: NoiseSource,
+        report: Report,
     ):  # fmt: skip
-        self.pipe, self.r, self.plan, self.noise, self.report = pipe, r, plan, noise, report
-        self.unet: UNet2DConditionModel = pipe.unet
-        self.evaluate: Evaluator = pipe._evaluate
-        self.watch = Watch(pipe.source, plan, pipe.device)
-        self.state, self.start, self.conditions = start.state, start, conditions
-        self.count = len(start.state.x)
-        self.mask, self.masked = start.mask, start.masked
+        self.pipe, self.evaluate, self.guides, self.r, self.plan = pipe, evaluate, guides, r, plan
+        self.unet, self.conditions, self.count = evaluate.unet, conditions, len(start.state.x)
+        self.leash = Leash(self.unet.device)
+        conditions.mask, conditions.masked = start.mask, start.masked
+        conditions.known, conditions.noise = start.known, start.noise
+        conditions.in_input = start.known is None
+        own = PictureNoise.of_call(noise, self.count)
+        seeds = r.seeds or [None] * self.count
+        jobs = [
+            DenoisingJob(r.run, i, seeds[i], plan, conditions, classifier_free(1.0), 0.0, own[i],
+                         pipe.source)
+            for i in range(self.count)
+        ]  # fmt: skip
+        super().__init__(r, report, jobs)
+        Batch(jobs, start.state)
+        check_start(pipe.source, start.state.x)
         self._settings: tuple[Any, Any] | None = None
         self._read_settings()
         self._condition()
@@ -75,41 +78,43 @@ class Denoising:
         self._unread = {name: self._half(rows) for name, rows in zip(_UNREAD, halves, strict=True)
                         if name in r.callback_inputs}  # fmt: skip
 
-    def run(self, show_progress: bool | None) -> Tensor:
-        """The latents after the last step, or after the one that the run was stopped at."""
-        plan, report, leash = self.plan, self.report, Leash(self.unet.device)
-        self.watch.begin(self.state.x)
-        with progress_bar("denoising", sum(plan.ends_step), show_progress) as advance:
-            for i in range(len(plan)):
-                if self.r.run.interrupted:
-                    break
-                self._step(i)
-                report.evaluations += 1
-                leash.step()
-                if plan.ends_step[i]:
-                    report.steps += 1
-                    advance()
-                if self.r.callback is not None:
-                    self._call_back(i)
-        self.watch.end(self.state.x)
-        report.interrupted = report.evaluations < len(plan)
-        return self.state.x
+    @property
+    def total(self) -> int:
+        return sum(self.plan.ends_step)
 
-    def _step(self, i: int) -> None:
-        plan, state, start = self.plan, self.state, self.start
-        if i not in self._embedded:
-            self._embed(i)
-        fresh = None
-        if plan.draws_noise[i]:
-            fresh = self.noise.draw(state.x.shape, plan.noise_dtype or state.x.dtype)
-        times = self._times[i - self._embedded.start]
-        given = (state, self._rows[i], times, self._context, self._extra)
-        state = self.evaluate.step(*given, fresh, self._rescale, self._unguided)
-        if start.known is not None and start.noise is not None and self.mask is not None:
-            mask = self.mask[: self.count]
-            state = plan.keep_known(i, state, start.known, start.noise, mask)
-        self.watch.step(i, state.x, partial(self.evaluate.output, *given))
-        self.state = state
+    def tick(self) -> int:
+        jobs = [job for job in self.jobs if job.active]
+        i = jobs[0].position
+        step(self.evaluate, jobs)
+        self.raise_error()
+        self.report.evaluations += 1
+        self.report.steps += self.plan.ends_step[i]
+        self.leash.step()
+        if self.r.callback is not None:
+            self._call_back(i)
+        return int(self.plan.ends_step[i])
+
+    def seen(self) -> tuple[Tensor, Any]:
+        return self.latents().clone(), max(self.jobs, key=lambda job: job.position).timestep
+
+    def end(self) -> None:
+        check_noted(self.jobs)
+        super().end()
+
+    def latents(self) -> Tensor:
+        """[N, C, h, w], of all pictures."""
+        batch = self.jobs[0].batch
+        if batch.holds(self.jobs):
+            return batch.state.x
+        return torch.cat([job.latents for job in self.jobs])
+
+    def _set_latents(self, new: Tensor) -> None:
+        batch = self.jobs[0].batch
+        if batch.holds(self.jobs):
+            batch.state = dataclasses.replace(batch.state, x=new)
+            return
+        for k, job in enumerate(self.jobs):
+            job.batch.set_latents(job.row, new[k : k + 1])
 
     # --- what the steps depend on -----------------------------------------------------------------
 
@@ -124,12 +129,10 @@ class Denoising:
         scales = checks.guidance_scales("guidance_scale", asked[0], self.count)
         rescale = checks.real("guidance_rescale", asked[1], 0, 1)
         self._settings = asked
-        self.guided = self.pipe._guides(scales)
-        self._rows = self.plan.all_rows(self.state.x, scales)
-        self._unguided = [k for k, g in enumerate(scales) if self.guided and g <= 1]
-        self._rescale: float | list[float] = rescale
-        if rescale and self._unguided:
-            self._rescale = [0.0 if k in self._unguided else rescale for k in range(self.count)]
+        self.guided = self.guides(scales)
+        for job, scale in zip(self.jobs, scales, strict=True):
+            job.guidance = classifier_free(scale if self.guided else 1.0)
+            job.guidance_rescale = rescale
         return True
 
     def _condition(self) -> None:
@@ -139,15 +142,8 @@ class Denoising:
         if c.added is not None:
             shown = {"text_embeds": "add_text_embeds", "time_ids": "add_time_ids"}
             c.added = {name: self._fit(shown[name], t) for name, t in c.added.items()}
-        self._context = self.unet.encode_context(c.text)
-        self._embedded = range(0)
-        self._extra = None
-        if self.start.known is None and self.mask is not None and self.masked is not None:
-            mask, masked = (t if self.guided else t[-self.count :]
-                            for t in (self.mask, self.masked))  # fmt: skip
-            if len(mask) != len(masked):
-                mask, masked = (t.repeat(2 * self.count // len(t), 1, 1, 1) for t in (mask, masked))
-            self._extra = torch.cat([mask, masked], dim=1)
+        c.names = classifier_free_names(self.guided)
+        c.changed(self.unet)
 
     def _fit(self, name: str, rows: Tensor) -> Tensor:
         """As many rows as guidance takes: without it the negative ones are left out."""
@@ -159,20 +155,6 @@ class Denoising:
         scale = self.r.run.settings["guidance_scale"]
         raise checks.refuse(f"callback_on_step_end: {name}", f"{wanted} rows, since guidance_scale"
                             f" is {show(scale)}", f"{len(rows)} rows")  # fmt: skip
-
-    def _embed(self, first: int) -> None:
-        """Embeds the timesteps from evaluation `first` on, as many as EMBEDDED_ROWS allows."""
-        c = self.conditions
-        rows = 1 if c.guidance is None else len(c.guidance)
-        rows = rows if c.added is None else len(c.text)
-        many = max(1, EMBEDDED_ROWS // rows)
-        self._embedded = range(first, min(first + many, len(self.plan)))
-        timesteps = torch.tensor(self.plan.timesteps[first : first + many])
-        self._times = self.unet.embed_timesteps(
-            to_device(timesteps, self.unet.device),
-            timestep_cond=c.guidance,
-            added_cond_kwargs=c.added,
-        )
 
     def _half(self, rows: Tensor | None) -> Tensor | None:
         """The negative rows; None without guidance."""
@@ -194,22 +176,30 @@ class Denoising:
             new = answer.get(name, old)
             if new is not old or _version(old) != versions.get(name, _version(old)):
                 changed = self._take(name, new, old) or changed
-        self.watch.called_back(i, self.state.x)
+        self._check_answer(i)
         if self._read_settings() or changed:
             self._condition()
+
+    def _check_answer(self, i: int) -> None:
+        if self.unet.device.type != "cuda":
+            check_answer(i, self.latents())
+            return
+        for batch in dict.fromkeys(job.batch for job in self.jobs):
+            jobs = [job for job in self.jobs if job.batch is batch]
+            note(batch, jobs, [2 * job.position - 1 for job in jobs])
 
     def _shown(self, name: str) -> Tensor | None:
         c = self.conditions
         if name in _UNREAD:
             return self._unread[name]
         if name in ("mask", "masked_image_latents"):
-            t = self.mask if name == "mask" else self.masked
+            t = c.mask if name == "mask" else c.masked
             return t if t is None or not self.guided or len(t) > self.count else torch.cat([t, t])
         if name == "w_embedding":
             return None if c.guidance is None else c.guidance.expand(self.count, -1).contiguous()
         if name in ("add_text_embeds", "add_time_ids"):
             return (c.added or {}).get(name.removeprefix("add_"))
-        return {"latents": self.state.x, "prompt_embeds": c.text}[name]
+        return self.latents() if name == "latents" else c.text
 
     def _take(self, name: str, new: Any, old: Tensor | None) -> bool:
         """Goes on with `new` in place of `old`; says whether conditions depend on it."""
@@ -235,16 +225,16 @@ class Denoising:
             raise checks.refuse(f"callback_on_step_end: {name}", "finite values back",
                                 "NaN or infinity")  # fmt: skip
         if name == "latents":
-            self.state = dataclasses.replace(self.state, x=new)
+            self._set_latents(new)
             return False
         if name == "prompt_embeds":
             c.text = new
         elif name == "w_embedding":
             c.guidance = new
         elif name == "mask":
-            self.mask = new
+            c.mask = new
         elif name == "masked_image_latents":
-            self.masked = new
+            c.masked = new
         else:
             c.added = {**(c.added or {}), name.removeprefix("add_"): new}
         return True

@@ -1,0 +1,117 @@
+"""What a model is told of a call's pictures besides their latents and the time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..cuda import to_device
+from ..guidance import NEGATIVE, TEXT
+from ..models import UNet2DConditionModel
+from ..models.unet import TextContext, TimeEmbedding
+from ..schedules import Plan
+
+#: Timesteps that are embedded together, times rows of conditions: bounds the table's memory.
+EMBEDDED_ROWS = 1024
+
+
+@dataclass(eq=False)
+class Conditions:
+    """What the U-Net is told of the N pictures of a call besides latents and time.
+
+    names: the conditions that guidance may name; the rows of each follow each other, N of them.
+    text: [R, L, C] for R = N * len(names) rows. added: SDXL's text_embeds and time_ids, with as
+    many rows, or None. guidance: [1 or N, time_cond_proj_dim] for distilled models, or None.
+    mask: [N or R, 1, h, w], masked: [N or R, C, h, w]: as diffusion.latents.Start has them.
+    known, noise: likewise [N, C, h, w].
+    in_input: whether the U-Net has input channels for mask and masked.
+    """
+
+    text: Tensor
+    added: dict[str, Tensor] | None = None
+    guidance: Tensor | None = None
+    names: tuple[str, ...] = (TEXT,)
+    mask: Tensor | None = None
+    masked: Tensor | None = None
+    known: Tensor | None = None
+    noise: Tensor | None = None
+    in_input: bool = False
+    #: Counts the changes: what was made of these conditions before one is no longer theirs.
+    version: int = 0
+    context: TextContext = field(default_factory=lambda: TextContext(()))
+    extra: Tensor | None = None
+    #: By plan: the evaluation that the table begins with, and the table.
+    _times: dict[Plan, tuple[int, TimeEmbedding]] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """N, the pictures."""
+        return len(self.text) // len(self.names)
+
+    def row(self, name: str, picture: int) -> int:
+        """Which of the R rows is a picture's under a condition."""
+        return self.names.index(name) * self.count + picture
+
+    def changed(self, unet: UNet2DConditionModel) -> None:
+        """Computes what depends on the conditions: once they are all there, and when some have
+        changed.
+        """
+        self.version += 1
+        self._times.clear()
+        self.context = unet.encode_context(self.text)
+        self.extra = None
+        if self.in_input and self.mask is not None and self.masked is not None:
+            rows = max(len(self.mask), len(self.masked))
+            both = (_repeated(t, rows) for t in (self.mask, self.masked))
+            self.extra = torch.cat(list(both), dim=1)
+
+    def times(self, unet: UNet2DConditionModel, plan: Plan, i: int) -> TimeEmbedding:
+        """The embedding of the timestep of evaluation i, for all R rows, or one row where they are
+        all alike. As many evaluations as EMBEDDED_ROWS allows are embedded together.
+        """
+        first, table = self._times.get(plan, (0, None))
+        made = len(table.rows[0]) if table is not None and table.rows else 0
+        if table is None or not first <= i < first + made:
+            first, table = i, self._embed(unet, plan, i)
+            self._times[plan] = first, table
+        return table[i - first]
+
+    def _embed(self, unet: UNet2DConditionModel, plan: Plan, first: int) -> TimeEmbedding:
+        rows = 1 if self.guidance is None else len(self.guidance)
+        rows = rows if self.added is None else len(self.text)
+        timesteps = torch.tensor(plan.timesteps[first : first + max(1, EMBEDDED_ROWS // rows)])
+        return unet.embed_timesteps(
+            to_device(timesteps, unet.device),
+            timestep_cond=self.guidance,
+            added_cond_kwargs=self.added,
+        )
+
+
+def classifier_free_names(guided: bool) -> tuple[str, ...]:
+    """Names of the rows of a call with or without classifier-free guidance."""
+    return (NEGATIVE, TEXT) if guided else (TEXT,)
+
+
+def gather(parts: Sequence[tuple[Tensor, int]]) -> Tensor:
+    """One row after the other: of each (tensor, row). A tensor of which all rows are taken in order
+    is not copied.
+    """
+    pieces: list[Tensor] = []
+    begin = 0
+    while begin < len(parts):
+        tensor = parts[begin][0]
+        end = begin
+        while end < len(parts) and parts[end][0] is tensor:
+            end += 1
+        rows = [row for _, row in parts[begin:end]]
+        if rows == list(range(len(tensor))):
+            pieces.append(tensor)
+        else:
+            pieces.append(tensor[torch.tensor(rows, device=tensor.device)])
+        begin = end
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _repeated(t: Tensor, rows: int) -> Tensor:
+    return t if len(t) == rows else t.repeat(rows // len(t), 1, 1, 1)

@@ -1,0 +1,111 @@
+"""Pictures on their way from noise, and batches of them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..guidance import Guidance
+from ..jobs.job import Job
+from ..jobs.noise import PictureNoise
+from ..jobs.runs import Run
+from ..schedules import Plan, State
+from .conditions import Conditions
+
+
+class DenoisingJob(Job):
+    """One picture on its way from noise.
+
+    plan: its own. position: evaluations of it that are done. conditions: its call's; `index` says
+    which pictures of these it is. guidance: its own, which names rows of the conditions.
+    guidance_rescale: 0 to 1, see schedules.plan.step_rows. noise: the random numbers of its
+    sampler. source: what to call its model in errors.
+    """
+
+    def __init__(
+        self, run: Run, index: int, seed: int | None, plan: Plan, conditions: Conditions,
+        guidance: Guidance, guidance_rescale: float, noise: PictureNoise, source: str,
+    ):  # fmt: skip
+        super().__init__(run, index, seed)
+        self.plan, self.conditions, self.guidance = plan, conditions, guidance
+        self.guidance_rescale, self.noise, self.source = guidance_rescale, noise, source
+        self.position = 0
+        #: Where its state lies, and in which row.
+        self.batch: Batch
+        self.row = 0
+
+    @property
+    def complete(self) -> bool:
+        return self.position >= len(self.plan)
+
+    @property
+    def latents(self) -> Tensor:
+        """[1, C, h, w], after its last step."""
+        return self.batch.state.x[self.row : self.row + 1]
+
+    @property
+    def timestep(self) -> int | float:
+        """What the model was told last; at the beginning what it will be told first."""
+        return self.plan.timesteps[max(self.position - 1, 0)]
+
+
+class Batch:
+    """The sampler's state of pictures that are stepped together. While the same jobs are stepped,
+    nothing is copied; where some join or leave, the others' rows go into a new batch.
+
+    A job knows its batch and its row there; the batch does not know its jobs, since a reference
+    cycle would pin their memory.
+
+    first_bad: on a GPU, where no step waits: [N] int64, the first half step (see watch.py) after
+    which each picture's latents were not finite, -1 where they are; None: not looked at yet.
+    told: what the model is told of these jobs, put together (see told.py).
+    """
+
+    def __init__(self, jobs: Sequence[DenoisingJob], state: State, first_bad: Tensor | None = None):
+        self.state, self.first_bad = state, first_bad
+        self.told: object = None
+        for row, job in enumerate(jobs):
+            job.batch, job.row = self, row
+
+    def holds(self, jobs: Sequence[DenoisingJob]) -> bool:
+        """Whether it is of exactly these jobs, in this order."""
+        return len(jobs) == len(self.state.x) and all(
+            job.batch is self and job.row == row for row, job in enumerate(jobs)
+        )
+
+    @staticmethod
+    def of(jobs: Sequence[DenoisingJob]) -> "Batch":
+        """The batch of exactly these jobs, in this order."""
+        if jobs[0].batch.holds(jobs):
+            return jobs[0].batch
+        states, bad, begin = [], [], 0
+        while begin < len(jobs):
+            batch, end = jobs[begin].batch, begin
+            while end < len(jobs) and jobs[end].batch is batch:
+                end += 1
+            rows = [job.row for job in jobs[begin:end]]
+            states.append(batch.state.pick(rows))
+            bad.append(batch.bad(rows))
+            begin = end
+        noted = None if all(b is None for b in bad) else _joined(bad, states)
+        return Batch(jobs, State.join(states), noted)
+
+    def bad(self, rows: Sequence[int]) -> Tensor | None:
+        """first_bad of some rows."""
+        if self.first_bad is None:
+            return None
+        return self.first_bad[torch.tensor(rows, device=self.first_bad.device)]
+
+    def set_latents(self, row: int, latents: Tensor) -> None:
+        """Overwrites one picture's latents [1, C, h, w]."""
+        x = self.state.x.clone()
+        x[row : row + 1] = latents
+        self.state = replace(self.state, x=x)
+
+
+def _joined(bad: Sequence[Tensor | None], states: Sequence[State]) -> Tensor:
+    return torch.cat([
+        torch.full((len(s.x),), -1, device=s.x.device) if b is None else b
+        for b, s in zip(bad, states, strict=True)
+    ])  # fmt: skip

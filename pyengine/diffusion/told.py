@@ -1,0 +1,141 @@
+"""The conditions of pictures that are evaluated together, put together."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..models import UNet2DConditionModel
+from ..models.unet import TextContext, TimeEmbedding
+from .conditions import gather
+from .job import DenoisingJob
+
+
+class Told:
+    """What the U-Net is told of a batch's N pictures: a row for each picture and each condition
+    that its guidance names.
+
+    The rows are the base conditions of the guided pictures, then the last condition of every
+    picture (the text), then what conditions there are between. Where all pictures are unguided, or
+    all have classifier-free guidance, that is [N] or [2 N] rows in the order that ops.sampler_step
+    takes them; in a mixed batch an unguided picture still takes one row.
+
+    context: the text's keys and values. extra: [N or rows, ...], what the U-Net is given besides
+    the latents, or None.
+    """
+
+    def __init__(self, jobs: Sequence[DenoisingJob]):
+        names = [job.guidance.conditions for job in jobs]
+        guided = [k for k, own in enumerate(names) if len(own) > 1]
+        entries = [(k, names[k][0]) for k in guided]
+        entries += [(k, own[-1]) for k, own in enumerate(names)]
+        entries += [(k, name) for k, own in enumerate(names) for name in own[1:-1]]
+        self._entries = entries
+        self._position = {entry: row for row, entry in enumerate(entries)}
+        self._combined = [k for k, job in enumerate(jobs) if job.guidance.scale is None]
+        #: Rows per picture where all have as many: in the order of the pictures, once or twice.
+        self.times_each = {0: 1, len(jobs): 2}.get(len(guided), 0)
+        if len(entries) > 2 * len(jobs) or self._combined:
+            self.times_each = 0
+        device = jobs[0].conditions.text.device
+        self._pictures = torch.tensor([k for k, _ in entries], device=device)
+        #: The rows that count as base and as last output of each picture.
+        last = [self._position[k, own[-1]] for k, own in enumerate(names)]
+        base = [self._position[k, own[0]] for k, own in enumerate(names)]
+        self._outputs = torch.tensor([*base, *last], device=device)
+        self._rows = [jobs[k].conditions.row(name, jobs[k].index) for k, name in entries]
+        self.context = self._context(jobs)
+        self.extra = self._extra(jobs)
+        self.key = self.key_of(jobs)
+
+    @staticmethod
+    def key_of(jobs: Sequence[DenoisingJob]) -> tuple[object, ...]:
+        """What it depends on: it holds for as long as this is the same."""
+        return tuple(
+            (id(j.conditions), j.conditions.version, j.guidance.conditions,
+             j.guidance.scale is None)
+            for j in jobs
+        )  # fmt: skip
+
+    def _context(self, jobs: Sequence[DenoisingJob]) -> TextContext:
+        sources = [jobs[k].conditions.context.tensors() for k, _ in self._entries]
+        return TextContext.of([
+            gather(list(zip(tensors, self._rows, strict=True)))
+            for tensors in zip(*sources, strict=True)
+        ])  # fmt: skip
+
+    def _extra(self, jobs: Sequence[DenoisingJob]) -> Tensor | None:
+        conditions = [job.conditions for job in jobs]
+        if conditions[0].extra is None:
+            return None
+        if self.times_each and all(c.extra is not None and len(c.extra) == c.count
+                                   for c in conditions):  # fmt: skip
+            return gather([(c.extra, job.index) for c, job in zip(conditions, jobs, strict=True)
+                           if c.extra is not None])  # fmt: skip
+        parts = []
+        for (k, _), row in zip(self._entries, self._rows, strict=True):
+            c = conditions[k]
+            assert c.extra is not None
+            # A row for each picture or for each condition; twice N, too, where guidance has ended.
+            rows = len(c.extra)
+            parts.append((c.extra, row if rows == len(c.text) else rows - c.count + jobs[k].index))
+        return gather(parts)
+
+    def model_input(self, x: Tensor) -> Tensor:
+        """[rows, ...] from the scaled latents x [N, ...]."""
+        if self.times_each:
+            return model_input(x, self.extra, self.times_each * len(x))
+        x = x[self._pictures]
+        return x if self.extra is None else torch.cat([x, self.extra], dim=1)
+
+    def outputs(self, out: Tensor, jobs: Sequence[DenoisingJob]) -> Tensor:
+        """What the update takes, [N, ...] or [2 N, ...], from the model's output, a row of each.
+
+        In a mixed batch both halves of an unguided picture are its one output, which guidance then
+        leaves as it is, to the bit; likewise those of a picture whose guidance is combined here.
+        """
+        if self.times_each:
+            return out
+        both = out[self._outputs]
+        for k in self._combined:
+            guidance = jobs[k].guidance
+            own = {name: out[self._position[k, name]] for name in guidance.conditions}
+            both[k] = both[len(jobs) + k] = guidance.combine(own)
+        return both
+
+    def rows_of(self, k: int) -> list[int]:
+        """The rows of the evaluation that are picture k's."""
+        return [row for row, (picture, _) in enumerate(self._entries) if picture == k]
+
+    def times(self, unet: UNet2DConditionModel, jobs: Sequence[DenoisingJob]) -> TimeEmbedding:
+        """The embeddings of every row's timestep; one row where all are alike."""
+        tables: dict[tuple[object, ...], TimeEmbedding] = {}
+        own = []
+        for job in jobs:
+            key = job.conditions, job.plan, job.position
+            if key not in tables:
+                tables[key] = job.conditions.times(unet, job.plan, job.position)
+            own.append(tables[key])
+        alike = len(tables) == 1
+        first = own[0]
+        if not first.rows or (alike and len(first.rows[0]) == 1):
+            return first
+        if alike and self._rows == list(range(len(first.rows[0]))):
+            return first
+        return TimeEmbedding(tuple(
+            gather([(own[k].rows[block], 0 if len(own[k].rows[block]) == 1 else row)
+                    for (k, _), row in zip(self._entries, self._rows, strict=True)])
+            for block in range(len(first.rows))
+        ))  # fmt: skip
+
+
+def model_input(x: Tensor, extra: Tensor | None, rows: int) -> Tensor:
+    """What the U-Net is given, [rows, ...], from latents x [N, ...] for rows = N or 2 N, beside
+    `extra`, of N or 2 N rows.
+    """
+    n = len(x)
+    if extra is not None and len(extra) == n:
+        x = torch.cat([x, extra], dim=1)
+    if rows == 2 * n:
+        x = torch.cat([x, x])
+    return torch.cat([x, extra], dim=1) if extra is not None and len(extra) != n else x

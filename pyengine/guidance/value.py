@@ -1,0 +1,72 @@
+"""Guidance as a value that each picture has of its own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: The conditions of classifier-free guidance: the negative (or empty) prompt and the prompt.
+NEGATIVE, TEXT = "negative", "text"
+
+
+@dataclass(frozen=True)
+class Term:
+    """scale * (e[towards] - e[away]), where e are a model's outputs by condition."""
+
+    scale: float
+    towards: str
+    away: str
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """The output that a picture's update gets: e[base] plus its terms, where e are the model's
+    outputs by condition.
+
+    A picture takes one row of a model's evaluation for each of its `conditions`: one without
+    guidance, two with classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598), three where
+    a picture and a text guide it apart (Brooks et al. 2023, arXiv:2211.09800, eq. 3).
+    """
+
+    base: str
+    terms: tuple[Term, ...] = ()
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of the conditions, each once: the base, then as the terms name them."""
+        named = (name for term in self.terms for name in (term.away, term.towards))
+        return tuple(dict.fromkeys((self.base, *named)))
+
+    @property
+    def scale(self) -> float | None:
+        """g where this is e[base] + g (e[towards] - e[base]), or 1 where it is one output: what
+        ops.sampler_step computes with the update. None where it has to be combined before.
+        """
+        if not self.terms:
+            return 1.0
+        term = self.terms[0]
+        alone = len(self.terms) == 1 and term.away == self.base and term.towards != self.base
+        return term.scale if alone else None
+
+    def combine(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """The guided output, in the outputs' dtype; computed in float32 or, for float64, in that.
+
+        outputs: by condition, tensors of one shape.
+        """
+        first = outputs[self.base]
+        kind = torch.float64 if first.dtype == torch.float64 else torch.float32
+        wide = {name: outputs[name].to(kind) for name in self.conditions}
+        total = wide[self.base]
+        for term in self.terms:
+            total = total + term.scale * (wide[term.towards] - wide[term.away])
+        return total.to(first.dtype)
+
+
+def classifier_free(scale: float) -> Guidance:
+    """e[NEGATIVE] + scale (e[TEXT] - e[NEGATIVE]); the text's output alone where scale is 1 or
+    less, as diffusers has it.
+    """
+    if scale <= 1:
+        return Guidance(TEXT)
+    return Guidance(NEGATIVE, (Term(scale, TEXT, NEGATIVE),))
