@@ -18,19 +18,12 @@ if TYPE_CHECKING:
     from . import errors, images, metadata, models, ops, pipelines, schedules, weights
     from .pipelines import from_pretrained
     from .pipelines.amused.pipeline import AmusedPipeline
+    from .pipelines.amused.tasks import AmusedImg2ImgPipeline, AmusedInpaintPipeline
     from .pipelines.diffusers_names.classes import (
-        AmusedImg2ImgPipeline,
-        AmusedInpaintPipeline,
         AutoPipelineForImage2Image,
         AutoPipelineForInpainting,
         AutoPipelineForText2Image,
         DiffusionPipeline,
-        LatentConsistencyModelImg2ImgPipeline,
-        LatentConsistencyModelPipeline,
-        StableDiffusionImg2ImgPipeline,
-        StableDiffusionInpaintPipeline,
-        StableDiffusionXLImg2ImgPipeline,
-        StableDiffusionXLInpaintPipeline,
     )
     from .pipelines.diffusers_names.scheduler_types import (
         DDIMParallelScheduler,
@@ -57,6 +50,14 @@ if TYPE_CHECKING:
         UniPCMultistepScheduler,
     )
     from .pipelines.stable_diffusion.pipeline import StableDiffusionPipeline
+    from .pipelines.stable_diffusion.tasks import (
+        LatentConsistencyModelImg2ImgPipeline,
+        LatentConsistencyModelPipeline,
+        StableDiffusionImg2ImgPipeline,
+        StableDiffusionInpaintPipeline,
+        StableDiffusionXLImg2ImgPipeline,
+        StableDiffusionXLInpaintPipeline,
+    )
     from .pipelines.stable_diffusion.xl import StableDiffusionXLPipeline
 
 __all__ = [
@@ -122,14 +123,11 @@ if not TYPE_CHECKING:  # or pyengine.nothing would have a type
         names = f"{__name__}.pipelines.diffusers_names"
         place = (
             f"{names}.scheduler_types" if name.endswith("Scheduler")
-            else f"{names}.classes" if name not in ("from_pretrained", *_OWN)
+            else f"{names}.classes" if name == "DiffusionPipeline" or name.startswith("Auto")
             else f"{__name__}.pipelines"
         )  # fmt: skip
         found = globals()[name] = getattr(importlib.import_module(place), name)
         return found
-
-    #: Classes that do all tasks of their models.
-    _OWN = ("AmusedPipeline", "StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

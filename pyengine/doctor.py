@@ -36,6 +36,7 @@ def examine() -> dict[str, Any]:
     facts["threads"] = threads(started(facts["cpu_kernels"]))
     facts["cuda"] = cuda(problems)
     facts["models"] = shipped(problems)
+    facts["families"] = families()
     facts["problems"] = problems
     return facts
 
@@ -149,6 +150,13 @@ def shipped(problems: list[str]) -> list[str]:
     return found
 
 
+def families() -> list[str]:
+    """The families of models that can be loaded, those of other packages too."""
+    from .pipelines.registry import families as known
+
+    return [family.name for family in known()]
+
+
 def lines(facts: dict[str, Any]) -> list[str]:
     """The findings to read, a few words a line."""
     kernels, cuda_facts = facts["cpu_kernels"], facts["cuda"]
@@ -171,5 +179,6 @@ def lines(facts: dict[str, Any]) -> list[str]:
     out.append(f"cuda      torch: {cuda_facts['torch']}; module: {cuda_facts['module']}")
     out += [f"          {name}" for name in cuda_facts["devices"] or ["no CUDA device"]]
     out.append("models    " + ("; ".join(facts["models"]) or "none"))
+    out.append("families  " + ", ".join(facts["families"]))
     out += [f"problem   {p}" for p in facts["problems"]] or ["all is well"]
     return out

@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "guard": set(),
     "finite": {"errors"},
     "models": {"errors", "finite", "guard", "layers", "ops", "weights"},
-    "weights": {"errors"},
+    # By name, when asked for: the registry, which imports no models, says what checkpoints hold.
+    "weights": {"errors", "pipelines.registry"},
     "schedules": {"cuda", "errors", "ops", "weights"},
     "progress": {"errors"},
     "pixels": {"errors", "weights"},
@@ -112,6 +113,72 @@ def test_imports_go_downwards(path):
         if module.startswith(("torch._dynamo", "torch._inductor")) and here != "bench":
             wrong.append(f"line {line}: {module}")
     assert not wrong, f"{path.name} ({here}) may not import: {wrong}"
+
+
+@pytest.mark.parametrize("package", ["pipelines", "bench", "training", "weights", "models"])
+def test_no_module_needs_one_that_needs_it(package):
+    """No circle of imports at module level, where `from . import` order would decide what works."""
+    assert _circles(package, inside=False) == []
+
+
+def test_the_loader_needs_no_pipeline():
+    """Families are found by name: no import, not even within a function, leads from the loader, a
+    record or a builder back to itself. Only methods of diffusers_names import what takes them.
+    """
+    circles = _circles("pipelines", inside=True)
+    names = "pyengine.pipelines.diffusers_names."
+    assert all(module.startswith(names) for circle in circles for module in circle), circles
+
+
+def _circles(package, inside):
+    """Groups of modules of a package that import each other; inside: also within functions."""
+    modules = {}
+    for path in MODULES:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if parts[:2] == ("pyengine", package):
+            modules[name] = path
+    needs = {name: _needs(path, modules, inside) - {name} for name, path in modules.items()}
+
+    def reach(name):
+        seen, todo = set(), [name]
+        while todo:
+            for other in needs[todo.pop()] - seen:
+                seen.add(other)
+                todo.append(other)
+        return seen
+
+    reached = {name: reach(name) for name in modules}
+    circles = {
+        frozenset(other for other in reached[name] if name in reached[other])
+        for name in modules
+        if name in reached[name]
+    }
+    return sorted(map(sorted, circles))
+
+
+def _needs(path, modules, inside):
+    """Those of `modules` that a file imports when it is run."""
+    found = set()
+    package = list(path.relative_to(ROOT).parts[:-1])
+
+    def visit(node):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            if isinstance(child, ast.FunctionDef | ast.Lambda) and not inside:
+                continue
+            if isinstance(child, ast.ImportFrom):
+                base = package[: len(package) - child.level + 1] if child.level else []
+                module = ".".join([*base, *filter(None, [child.module])])
+                names = [f"{module}.{alias.name}" for alias in child.names]
+                found.update(n if n in modules else module for n in names)
+            elif isinstance(child, ast.Import):
+                found.update(alias.name for alias in child.names)
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found & set(modules)
 
 
 def _exists(name):

@@ -11,20 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RequestError
-from ..models import AutoencoderKL, CLIPTextModel, CLIPTextModelWithProjection, UNet2DConditionModel
 from ..ops._core import DTYPES, core
 from ..ops._op import Call, planned
 from ..ops.reference.linear import GATED
 from ..pipelines.loading import find_checkpoint
+from ..pipelines.registry import family_of
 from ..weights import Checkpoint, TensorSource
-from .info import CONFIGS, show_plain
+from ..weights.layout import find
+from .info import show_plain
 
-CLASSES = {
-    "text_encoder": CLIPTextModel,
-    "text_encoder_2": CLIPTextModelWithProjection,
-    "unet": UNet2DConditionModel,
-    "vae": AutoencoderKL,
-}
 #: Floating-point operations per byte from which a step is called bound by computing: about what two
 #: Zen 3 cores (190 GFLOP/s, 25 GB/s) and most other CPUs have.
 BALANCE = 8
@@ -113,30 +108,23 @@ def plan(
     height, width: pixels; the model's own size where None. Reads configs and tensor headers only.
     """
     kind = checkpoint.pipeline_class
-    if not {"unet", "vae"} <= set(checkpoint.components):
+    family = family_of(kind)
+    if family.rehearse is None:
         raise RequestError(f"plan: {source} is a {kind}: only a U-Net with its autoencoder, as"
                            " Stable Diffusion's, is planned")  # fmt: skip
     models = {}
-    for name, cls in CLASSES.items():
-        if name in checkpoint.components:
-            data, tensors = checkpoint.component(name)
-            config = CONFIGS[name].from_dict(data, f"{source}: {name}/config.json")
-            models[name] = cls.from_config(config)
-            store_as(models[name], tensors)
-            models[name].pack()
-    factor = models["vae"].config.downscale
-    own = models["unet"].config.sample_size or 64
-    sides = own if isinstance(own, tuple) else (own, own)
-    given = []
-    for field, value, side in (("height", height, sides[0]), ("width", width, sides[1])):
-        if value is not None and value % factor:
-            raise RequestError(f"{field}: expected a multiple of {factor}, given {value}")
-        given.append(side if value is None else value // factor)
+    for name in checkpoint.models:
+        data, tensors = checkpoint.component(name)
+        network = find(family.parts[name].network)
+        config = network.config_class.from_dict(data, f"{source}: {name}/config.json")
+        models[name] = network.from_config(config)
+        store_as(models[name], tensors)
+        models[name].pack()
     steps: list[Step] = []
     with torch.no_grad():
-        for name, model in models.items():
-            with recorded(steps, name, model):
-                RUNS[name](model, batch, *given)
+        for name, work in find(family.rehearse)(models, batch, height, width):
+            with recorded(steps, name, models[name]):
+                work()
     return steps
 
 
@@ -154,52 +142,6 @@ def store_as(model: nn.Module, tensors: TensorSource) -> None:
         for name in getattr(module, "WIDENED", ()):
             weight = torch.empty_like(getattr(module, name), dtype=stored)
             setattr(module, name, nn.Parameter(weight, requires_grad=False))
-
-
-# --- running on the meta device -------------------------------------------------------------------
-
-
-def run_text(model: nn.Module, batch: int, height: int, width: int) -> None:
-    length = min(77, model.config.max_position_embeddings)
-    _, pooled, _ = model.text_model(on_meta(batch, length, dtype=torch.long), None)
-    if isinstance(model, CLIPTextModelWithProjection):
-        model.text_projection(pooled)
-
-
-def run_unet(model: UNet2DConditionModel, batch: int, height: int, width: int) -> None:
-    c = model.config
-    dims = c.cross_attention_dim
-    context = model.encode_context(on_meta(batch, 77, dims[0] if isinstance(dims, tuple) else dims))
-    given: dict[str, Any] = {}
-    if c.addition_embed_type == "text_time":
-        # Whatever the split between the pooled text and the numbers, they are as wide together.
-        text = c.projection_class_embeddings_input_dim - c.addition_time_embed_dim
-        given["added_cond_kwargs"] = {
-            "text_embeds": on_meta(batch, text), "time_ids": on_meta(batch, 1)
-        }  # fmt: skip
-    if c.time_cond_proj_dim is not None:
-        given["timestep_cond"] = on_meta(batch, c.time_cond_proj_dim)
-    if c.num_class_embeds is not None or c.class_embed_type == "timestep":
-        given["class_labels"] = on_meta(batch, dtype=torch.long)
-    elif c.class_embed_type == "projection":
-        given["class_labels"] = on_meta(batch, c.projection_class_embeddings_input_dim)
-    model(on_meta(batch, c.in_channels, height, width), on_meta(1), context, **given)
-
-
-def run_vae(model: AutoencoderKL, batch: int, height: int, width: int) -> None:
-    model.decode(on_meta(1, model.config.latent_channels, height, width))  # one at a time, always
-
-
-RUNS = {
-    "text_encoder": run_text,
-    "text_encoder_2": run_text,
-    "unet": run_unet,
-    "vae": run_vae,
-}
-
-
-def on_meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 @contextmanager

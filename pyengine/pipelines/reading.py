@@ -1,6 +1,8 @@
-"""Parts of a checkpoint that are no network: tokenizers, drafts, its own defaults for a call."""
+"""What families' builders share: what is asked of them, and the reading of a checkpoint's parts."""
 
 import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,9 +11,11 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
 from ..tokenizer import ClipTokenizer
-from ..weights import Checkpoint, load_json, open_weights, read_config
+from ..weights import Checkpoint, load_json, load_module, open_weights, read_config
 from ..weights.files import allowed_roots
+from ..weights.layout import find
 from ..weights.text import listing, show
+from .registry import Family, family_of
 
 #: A checkpoint's own defaults for a call; diffusers does not read it.
 DEFAULTS_FILE = "pyengine.json"
@@ -20,6 +24,85 @@ DEFAULTS_FILE = "pyengine.json"
 MAX_DRAFTED = 1 << 22
 
 D = TypeVar("D")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a family's builder is asked for.
+
+    source: what to call the checkpoint. weights: one of the family's tiers, or None. wanted: the
+    pipeline's class, where it is not the family's own. given: parts in place of the checkpoint's,
+    scheduler in place of its own: of families that take them.
+    """
+
+    checkpoint: Checkpoint
+    source: str
+    device: torch.device
+    dtype: torch.dtype
+    weights: str | None = None
+    wanted: Any = None
+    given: dict[str, Any] = field(default_factory=dict)
+    scheduler: Any = None
+
+    @property
+    def kind(self) -> str:
+        """The class of pipelines that the checkpoint names."""
+        return self.checkpoint.pipeline_class
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.kind)
+
+    @property
+    def pipeline_class(self) -> Any:
+        return self.family.pipeline_class if self.wanted is None else self.wanted
+
+    @property
+    def name(self) -> str:
+        """What the pipeline goes by among diffusers' classes."""
+        return self.kind if self.wanted is None else str(self.wanted.__name__)
+
+    def networks(self) -> dict[str, Any]:
+        """The classes of the models that the checkpoint has, by part."""
+        parts = self.family.parts
+        return {name: find(parts[name].network) for name in parts if name in self.checkpoint.models}
+
+    def defaults(self) -> Any:
+        """The checkpoint's pyengine.json over the pipeline's own defaults."""
+        own = self.family if self.wanted is None else self.wanted
+        return read_defaults(self.checkpoint, own.defaults_class)
+
+    def configs(
+        self, names: Iterable[str], where: Callable[[str], str] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(parsed configs, tensors) of these models, by part. where: what errors call a config."""
+        networks, configs, sources = self.networks(), {}, {}
+        for name in names:
+            data, sources[name] = self.checkpoint.component(name)
+            place = f"{self.source}: {name}/config.json" if where is None else where(name)
+            configs[name] = networks[name].config_class.from_dict(data, place)
+        return configs, sources
+
+    def network(self, name: str, config: Any, source: Any, upcast: bool = False) -> Any:
+        """A model with its weights; the family's main part has them in the tier asked for.
+
+        upcast: in float32 where float16 is asked for, in which some decoders overflow.
+        """
+        upcast = upcast and self.dtype == torch.float16
+        return load_module(
+            self.networks()[name].from_config(config),
+            source,
+            dtype=torch.float32 if upcast else self.dtype,
+            device=self.device,
+            weights=self.weights if name == self.family.main else None,
+        )
+
+    def compare(self, check: Callable[..., None], *configs: Any) -> None:
+        """Runs a check of configs with one another; its errors name the checkpoint."""
+        try:
+            check(*configs)
+        except ConfigError as e:
+            raise ConfigError(f"{self.source}: {e}") from None
 
 
 def read_tokenizer(checkpoint: Checkpoint, encoder: str, config: Any) -> ClipTokenizer:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError, ConfigError
 from .config import check_ignored, how_to_ignore, ignoring, is_off
@@ -15,6 +16,7 @@ from .files import (
     list_folder,
 )
 from .jsonio import load_json
+from .layout import Layout, Part, layout_of, why_not_class
 from .source import (
     MappedSource,
     TensorSource,
@@ -23,7 +25,7 @@ from .source import (
     model_folder,
     open_weights,
 )
-from .text import listing, nearest, show
+from .text import listing, show
 
 TOKENIZER_FILES = (
     "vocab.json",
@@ -34,79 +36,12 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 
-# What model_index.json may name. Nothing is ever imported by these names: they are only compared.
-PARTS = {
-    "unet": ("diffusers", ("UNet2DConditionModel",)),
-    "vae": ("diffusers", ("AutoencoderKL",)),
-    "text_encoder": ("transformers", ("CLIPTextModel",)),
-    "text_encoder_2": ("transformers", ("CLIPTextModelWithProjection",)),
-    "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
-    "tokenizer_2": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
-    "scheduler": ("diffusers", None),  # pyengine.schedules knows which
-    "vqvae": ("diffusers", ("VQModel",)),
-    "transformer": ("diffusers", ("UVit2DModel",)),
-    "tokens": ("pyengine", ("PictureTokens",)),
-}
-# "model": the only one of a single model's folder.
-MODELS = ("unet", "vae", "text_encoder", "text_encoder_2", "vqvae", "transformer", "model")
-# Parts that diffusers' pipelines may have and pyengine's do without.
-UNUSED_PARTS = {"safety_checker", "feature_extractor", "image_encoder"}
-SD_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-XL_PARTS = (*SD_PARTS, "text_encoder_2", "tokenizer_2")
-REFINER_PARTS = tuple(p for p in XL_PARTS if p not in ("text_encoder", "tokenizer"))
-AMUSED_PARTS = ("transformer", "vqvae", "text_encoder", "tokenizer", "scheduler")
-GPT_PARTS = ("transformer", "vqvae", "tokenizer", "tokens")
-PIPELINES = {
-    "StableDiffusionPipeline": SD_PARTS,
-    "StableDiffusionImg2ImgPipeline": SD_PARTS,
-    "StableDiffusionInpaintPipeline": SD_PARTS,
-    "LatentConsistencyModelPipeline": SD_PARTS,
-    "LatentConsistencyModelImg2ImgPipeline": SD_PARTS,
-    "StableDiffusionXLPipeline": XL_PARTS,
-    "StableDiffusionXLImg2ImgPipeline": XL_PARTS,
-    "StableDiffusionXLInpaintPipeline": XL_PARTS,
-    "AmusedPipeline": AMUSED_PARTS,
-    "AmusedImg2ImgPipeline": AMUSED_PARTS,
-    "AmusedInpaintPipeline": AMUSED_PARTS,
-    "PictureGPTPipeline": GPT_PARTS,  # pyengine's own
-}
-# The first text encoder and its tokenizer, which SDXL's refiner does without: both or neither.
-OPTIONAL_PARTS = {
-    name: ("text_encoder", "tokenizer") for name, parts in PIPELINES.items() if parts is XL_PARTS
-}
-# diffusers' pipelines of the same parts that guide in ways of their own, which pyengine lacks.
-GUIDED_OTHERWISE = {
-    "StableDiffusionPipelineSafe": "StableDiffusionPipeline",
-    "StableDiffusionPAGPipeline": "StableDiffusionPipeline",
-    "StableDiffusionPAGImg2ImgPipeline": "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionPAGInpaintPipeline": "StableDiffusionInpaintPipeline",
-    "StableDiffusionSAGPipeline": "StableDiffusionPipeline",
-    "StableDiffusionPanoramaPipeline": "StableDiffusionPipeline",
-    "StableDiffusionAttendAndExcitePipeline": "StableDiffusionPipeline",
-    "SemanticStableDiffusionPipeline": "StableDiffusionPipeline",
-    "StableDiffusionKDiffusionPipeline": "StableDiffusionPipeline",
-    "StableDiffusionXLKDiffusionPipeline": "StableDiffusionXLPipeline",
-    "StableDiffusionXLPAGPipeline": "StableDiffusionXLPipeline",
-    "StableDiffusionXLPAGImg2ImgPipeline": "StableDiffusionXLImg2ImgPipeline",
-    "StableDiffusionXLPAGInpaintPipeline": "StableDiffusionXLInpaintPipeline",
-}
-# Parts that only the pipelines that need them may have.
-OF_TOKENS = ("vqvae", "transformer", "tokens")
-# Parts that are of another class than in PARTS.
-CLASSES = {
-    name: {
-        "text_encoder": ("transformers", ("CLIPTextModelWithProjection",)),
-        "scheduler": ("diffusers", ("AmusedScheduler",)),
-    }
-    for name in ("AmusedPipeline", "AmusedImg2ImgPipeline", "AmusedInpaintPipeline")
-} | {"PictureGPTPipeline": {"transformer": ("transformers", ("LlamaForCausalLM",))}}
-
 
 class Checkpoint:
     """What `resolve` returns; a folder and a single file look the same from here.
 
     source: the path or Hub id that was asked for. pipeline_class: the diffusers pipeline's name,
-    one of PIPELINES. components: the names of the parts, such as "unet" and "tokenizer".
+    one of its layout's classes. components: the names of the parts, such as "unet", "tokenizer".
     options: the pipeline's own settings, {"force_zeros_for_empty_prompt": True, ...}.
     ignored: keys of configs that may be left unread although pyengine does not know them.
     """
@@ -118,6 +53,18 @@ class Checkpoint:
     ignored: tuple[str, ...] = ()
     _held: dict[str, TensorSource | MappedSource] | None = None
     _hash: str | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """What its family's checkpoints hold."""
+        found = layout_of(self.pipeline_class)
+        assert found is not None  # whoever set pipeline_class has looked
+        return found
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the parts that have weights."""
+        return tuple(n for n in self.components if self.layout.parts[n].kind == "model")
 
     def config(self, name: str) -> dict:
         """The part's parsed config: config.json, or scheduler_config.json for the scheduler."""
@@ -132,7 +79,7 @@ class Checkpoint:
         raise NotImplementedError
 
     def component(self, name: str) -> tuple[dict, TensorSource | MappedSource]:
-        """(config, tensors) of a model: "unet", "vae", "text_encoder"...: one of MODELS."""
+        """(config, tensors) of a model: "unet", "vae", "text_encoder"..."""
         return self.config(name), self.tensors(name)
 
     def tokenizer_files(self, name: str) -> dict[str, Path]:
@@ -148,7 +95,7 @@ class Checkpoint:
         """SHA-256, in hexadecimal, of the weights; see digest.model_hash for what it covers."""
         held = self._held  # before the hash is looked for: it is let go after that is there
         if self._hash is None:
-            opened = held or {n: self.tensors(n) for n in MODELS if n in self.components}
+            opened = held or {n: self.tensors(n) for n in self.models}
             self._hash = model_hash(opened)
             self._held = None
         return self._hash
@@ -186,11 +133,8 @@ class FolderCheckpoint(Checkpoint):
         index = load_json(self._index, roots=self._roots)
         self.pipeline_class = self._read_class(index)
         self.components, self.options = self._read_parts(index)
-        self._variants = {}
-        for name in self.components:
-            place = model_folder(self.folder, name)
-            if name in MODELS:
-                self._variants[name] = available_variants(place)
+        places = {name: model_folder(self.folder, name) for name in self.components}
+        self._variants = {name: available_variants(places[name]) for name in self.models}
         self._check_variant_exists()
 
     def _read_class(self, index: dict) -> str:
@@ -200,35 +144,34 @@ class FolderCheckpoint(Checkpoint):
                 f"{self._index}: _class_name {show(name)} is a custom pipeline, which would run"
                 " code from the checkpoint"
             )
-        if not isinstance(name, str) or name not in PIPELINES:
-            raise CheckpointError(f"{self._index}: {_why_not_class(name)}")
+        layout = layout_of(name)
+        if not isinstance(name, str) or layout is None or layout.signature is not None:
+            raise CheckpointError(f"{self._index}: {why_not_class(name)}")
         return name
 
     def _read_parts(self, index: dict) -> tuple[tuple[str, ...], dict[str, bool]]:
         parts, options, problems, unknown = [], {}, [], []
+        layout = self.layout
         for name, value in index.items():
-            if name.startswith("_") or name in UNUSED_PARTS:
+            if name.startswith("_") or name in layout.unused:
                 continue
-            if name in self.ignored and name not in PIPELINES[self.pipeline_class]:
+            if name in self.ignored and name not in layout.parts:
                 continue
             if isinstance(value, bool):
                 options[name] = value
             elif is_absent(value):
                 continue
-            elif name not in PARTS and not _is_class(value):
+            elif name not in layout.parts and not _is_class(value):
                 unknown.append(name)
-            elif problem := _class_problem(name, value, self.pipeline_class):
+            elif problem := _class_problem(name, value, layout.parts.get(name)):
                 problems.append(problem)
             else:
                 parts.append(name)
         if unknown:
             names = listing(map(show, sorted(unknown)))
             problems.append(f"unknown keys {names} ({how_to_ignore(sorted(unknown))})")
-        optional = OPTIONAL_PARTS.get(self.pipeline_class, ())
-        if any(name in parts for name in optional):
-            optional = ()
-        needed = (p for p in PIPELINES[self.pipeline_class] if p not in optional)
-        if missing := [p for p in needed if p not in parts]:
+        optional = () if any(name in parts for name in layout.optional) else layout.optional
+        if missing := [p for p in layout.parts if p not in (*parts, *optional)]:
             problems.append(f"{self.pipeline_class} needs {listing(missing)} too")
         if problems:
             raise CheckpointError(f"{self._index}: {'; '.join(problems)}")
@@ -244,24 +187,25 @@ class FolderCheckpoint(Checkpoint):
             )
 
     def where(self, name: str) -> str:
-        file = {"scheduler": "scheduler_config.json"}.get(name, "config.json")
-        return str(self.folder / name / file)
+        part = self.layout.parts.get(name)
+        return str(self.folder / name / (part.config_file if part else "config.json"))
 
     def config(self, name: str) -> dict:
         self._check_name(name)
         # diffusers saves DPMSolverMultistepScheduler's default for this key as -Infinity.
-        unbounded = frozenset({"lambda_min_clipped"} if name == "scheduler" else ())
+        part = self.layout.parts[name]
+        unbounded = frozenset({"lambda_min_clipped"} if part.kind == "scheduler" else ())
         config = load_json(self.where(name), roots=self._roots, unbounded=unbounded)
-        check_config_class(name, config, self.where(name), self.pipeline_class)
+        check_config_class(part, config, self.where(name))
         return ignoring(config, self.ignored)
 
     def tensors(self, name: str) -> TensorSource:
-        self._check_name(name, MODELS)
+        self._check_name(name, self.models)
         variant = self.variant if self.variant in self._variants[name] else None
         return open_weights(self.folder, subfolder=name, variant=variant)
 
     def tokenizer_files(self, name: str) -> dict[str, Path]:
-        self._check_name(name, ("tokenizer", "tokenizer_2"))
+        self._check_name(name, self.layout.named("tokenizer"))
         files = tokenizer_files_in(self.folder / name)
         for path in files.values():
             check_inside(path, self._roots)
@@ -273,30 +217,21 @@ def tokenizer_files_in(folder: Path) -> dict[str, Path]:
     return {n: folder / n for n in TOKENIZER_FILES if os.path.exists(folder / n)}
 
 
-def check_config_class(name: str, config: dict, where: str, pipeline_class: str = "") -> None:
+def check_config_class(part: Part, config: dict, where: str) -> None:
     """Raises ConfigError if a part's config names another class or code of its own."""
     code = [key for key in ("auto_map", "custom_pipelines", "trust_remote_code") if key in config]
     if code:
         raise ConfigError(f"{where}: {listing(code)} would run code from the checkpoint")
-    classes = CLASSES.get(pipeline_class, {}).get(name, PARTS[name])[1]
     named = config.get("_class_name")
-    if named is not None and classes is not None and named not in classes:
-        raise ConfigError(f"{where}: _class_name is {show(named)}, expected {listing(classes)}")
-    kind = config.get("model_type")
-    if name.startswith("text_encoder") and kind not in (None, "clip_text_model", "clip"):
-        raise ConfigError(f"{where}: model_type is {show(kind)}, expected 'clip_text_model'")
-
-
-def _why_not_class(name: object) -> str:
-    if isinstance(name, str) and name in GUIDED_OTHERWISE:
-        same = GUIDED_OTHERWISE[name]
-        return (
-            f"_class_name is {name}, which guides or samples in a way of its own that pyengine does"
-            f" not have; its parts are {same}'s: change _class_name to that to draw without it"
+    if named is not None and part.classes is not None and named not in part.classes:
+        raise ConfigError(
+            f"{where}: _class_name is {show(named)}, expected {listing(part.classes)}"
         )
-    meant = nearest(name, PIPELINES)
-    like = f"; the nearest is {meant}" if meant else ""
-    return f"_class_name is {show(name)}, expected {listing(PIPELINES)}{like}"
+    kind = config.get("model_type")
+    if part.model_types and kind not in (None, *part.model_types):
+        raise ConfigError(
+            f"{where}: model_type is {show(kind)}, expected {show(part.model_types[0])}"
+        )
 
 
 def is_absent(value: object) -> bool:
@@ -309,17 +244,17 @@ def _is_class(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(type(v) is str for v in value)
 
 
-def _class_problem(name: str, value: object, pipeline_class: str) -> str | None:
-    if name not in PARTS or (name in OF_TOKENS and name not in PIPELINES[pipeline_class]):
+def _class_problem(name: str, value: Any, part: Part | None) -> str | None:
+    if part is None:
         return (
             f"{show(name)} {show(value)} is no part that pyengine knows ({how_to_ignore([name])})"
         )
     if not _is_class(value):
         return f"{name} should be [library, class], found {show(value)}"
-    library, classes = CLASSES.get(pipeline_class, {}).get(name, PARTS[name])
-    if value[0] != library or (classes is not None and value[1] not in classes):
-        wanted = listing(classes) if classes else "a scheduler"
-        return f"{name} is {show(value)}, expected {wanted} of {library}"
+    library, kind = value
+    if library != part.library or (part.classes is not None and kind not in part.classes):
+        wanted = listing(part.classes) if part.classes else "a scheduler"
+        return f"{name} is {show(value)}, expected {wanted} of {part.library}"
     return None
 
 

@@ -3,28 +3,16 @@
 import fnmatch
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .checkpoint import (
-    MODELS,
-    PARTS,
-    TOKENIZER_FILES,
-    Checkpoint,
-    FolderCheckpoint,
-    is_absent,
-)
+from .checkpoint import TOKENIZER_FILES, Checkpoint, FolderCheckpoint, is_absent
 from .files import CONVERT, is_pickle_name, refuse_pickle
 from .jsonio import load_json
-from .single_model import (
-    MODEL_TYPES,
-    NEEDED_FILES,
-    OTHER_FILES,
-    SingleModelCheckpoint,
-    holds_single_model,
-)
+from .layout import Part, expected_model_types, layout_of, layout_of_model
+from .single_model import SingleModelCheckpoint, holds_single_model
 from .source import BASENAMES
 from .text import listing, show
 
@@ -119,25 +107,21 @@ def missing_files(checkpoint: FolderCheckpoint | SingleModelCheckpoint) -> list[
             checkpoint.tensors("model").close()
         except CheckpointError as e:
             missing.append(str(e))
-        needed = NEEDED_FILES[checkpoint.pipeline_class]
+        needed = checkpoint.layout.needed
         return missing + [n for n in needed if not os.path.exists(checkpoint.folder / n)]
     for name in checkpoint.components:
-        folder = checkpoint.folder / name
-        if name in MODELS:
-            if not os.path.exists(folder / "config.json"):
-                missing.append(f"{name}/config.json")
+        folder, part = checkpoint.folder / name, checkpoint.layout.parts[name]
+        if part.kind == "tokenizer":
+            if not any(os.path.exists(folder / n) for n in ("vocab.json", "tokenizer.json")):
+                missing.append(f"{name}/vocab.json")
+            continue
+        if not os.path.exists(folder / part.config_file):
+            missing.append(f"{name}/{part.config_file}")
+        if part.kind == "model":
             try:
                 checkpoint.tensors(name).close()
             except CheckpointError as e:
                 missing.append(str(e))
-        elif name == "tokens" and not os.path.exists(folder / "config.json"):
-            missing.append(f"{name}/config.json")
-        elif name == "scheduler" and not os.path.exists(folder / "scheduler_config.json"):
-            missing.append(f"{name}/scheduler_config.json")
-        elif name.startswith("tokenizer") and not any(
-            os.path.exists(folder / n) for n in ("vocab.json", "tokenizer.json")
-        ):
-            missing.append(f"{name}/vocab.json")
     return missing
 
 
@@ -169,9 +153,12 @@ def download(
             huggingface_hub.hf_hub_download(filename=first, cache_dir=cache_dir, **where, **anew)
         )
         if first == "config.json":
-            wanted = single_model_files(names, index.get("model_type"), variant, repo)
+            wanted = single_model_files(names, index, variant, repo)
         else:
-            parts = [n for n, v in index.items() if n in PARTS and not is_absent(v)]
+            layout = layout_of(index.get("_class_name"))
+            # Of another class nothing more is fetched; opening the folder then refuses it.
+            known = {} if layout is None else layout.parts
+            parts = {n: known[n] for n, v in index.items() if n in known and not is_absent(v)}
             wanted = wanted_files(names, parts, variant, repo)
         # Names are patterns to this function: a bracket in one must not mean more.
         patterns = [re.sub(r"([\[*?])", r"[\1]", name) for name in wanted]
@@ -223,32 +210,38 @@ def download_file(
     return Path(path)
 
 
-def wanted_files(names: list[str], parts: list[str], variant: str | None, repo: str) -> list[str]:
+def wanted_files(
+    names: list[str], parts: Mapping[str, Part], variant: str | None, repo: str
+) -> list[str]:
     """The files of a repository that a checkpoint with these parts needs, out of all `names`."""
     wanted = ["model_index.json", *(n for n in ("pyengine.json",) if n in names)]
-    for part in parts:
-        below = [n for n in names if n.startswith(f"{part}/") and n.count("/") == 1]
-        if part in MODELS:
-            wanted += [f"{part}/config.json", *_weights(below, variant, f"{repo}: {part}")]
-        elif part == "tokens":
-            drafts = [n for n in below if n == "tokens/model.safetensors"]
-            wanted += ["tokens/config.json", *drafts]
-        elif part == "scheduler":
-            wanted.append("scheduler/scheduler_config.json")
-        else:
+    for name, part in parts.items():
+        below = [n for n in names if n.startswith(f"{name}/") and n.count("/") == 1]
+        if part.kind == "tokenizer":
             wanted += [n for n in below if n.split("/")[1] in TOKENIZER_FILES]
+            continue
+        wanted.append(f"{name}/{part.config_file}")
+        if part.kind == "model":
+            wanted += _weights(below, variant, f"{repo}: {name}")
+        elif part.kind == "settings":  # drafts may lie beside them
+            wanted += [n for n in below if n == f"{name}/model.safetensors"]
     return wanted
 
 
-def single_model_files(names: list[str], kind: object, variant: str | None, repo: str) -> list[str]:
-    """The same of a repository with one model, as transformers saves it. kind: its model_type."""
-    if not isinstance(kind, str) or kind not in MODEL_TYPES:
+def single_model_files(
+    names: list[str], config: Mapping[str, Any], variant: str | None, repo: str
+) -> list[str]:
+    """The same of a repository with one model, as transformers saves it. config: its config.json,
+    parsed.
+    """
+    layout = layout_of_model(config)
+    if layout is None:
         raise CheckpointError(
             f"{repo}: no model_index.json: no checkpoint in diffusers' layout, and config.json's"
-            f" model_type is {show(kind)}, expected {listing(MODEL_TYPES)}"
+            f" model_type is {show(config.get('model_type'))}, expected {expected_model_types()}"
         )
     weights = _weights([f"/{n}" for n in names if "/" not in n], variant, repo)
-    others = (*OTHER_FILES.values(), *TOKENIZER_FILES, "pyengine.json")
+    others = (*layout.files.values(), *TOKENIZER_FILES, "pyengine.json")
     return ["config.json", *(n[1:] for n in weights), *(n for n in others if n in names)]
 
 

@@ -9,7 +9,9 @@ from ..errors import CheckpointError, RequestError
 from .checkpoint import Checkpoint, FolderCheckpoint
 from .config import check_ignored
 from .files import refuse_pickle
+from .header import SafetensorsFile
 from .hub import cached_folder, is_hub_id, open_hub
+from .layout import Layout, find, layouts
 from .single_file import SingleFileCheckpoint
 from .single_model import SingleModelCheckpoint, holds_single_model
 from .text import show
@@ -62,6 +64,11 @@ def resolve(
     if os.path.exists(path):
         refuse_pickle(path)
         _only_for(variant is None, "variant", "folders and Hub ids", text)
+        if (layout := _layout_of_file(path)) is not None:
+            _only_for(prediction_type is None, "prediction_type", "Stable Diffusion's files", text)
+            _only_for(config is None, "config", "Stable Diffusion's files", text)
+            checkpoint: Checkpoint = find(layout.file)(path)
+            return checkpoint
         return SingleFileCheckpoint(
             path, prediction_type=prediction_type, config=_configs(config, cache_dir, ignored)
         )
@@ -77,6 +84,18 @@ def resolve(
         local_files_only=bool(local_files_only), force_download=bool(force_download),
         ignore_config_keys=ignored,
     )  # fmt: skip
+
+
+def _layout_of_file(path: Path) -> Layout | None:
+    """The layout whose tensors a file has; None for Stable Diffusion's, whose class also says what
+    is wrong with a file of no family.
+    """
+    candidates = [layout for layout in layouts() if layout.file is not None]
+    if not candidates:
+        return None
+    file = SafetensorsFile(path)
+    file.close()
+    return next((x for x in candidates if all(name in file.entries for name in x.tensors)), None)
 
 
 def _configs(

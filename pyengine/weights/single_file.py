@@ -8,14 +8,7 @@ from typing import NamedTuple
 import torch
 
 from ..errors import CheckpointError
-from .checkpoint import (
-    REFINER_PARTS,
-    SD_PARTS,
-    XL_PARTS,
-    Checkpoint,
-    FolderCheckpoint,
-    tokenizer_files_in,
-)
+from .checkpoint import Checkpoint, FolderCheckpoint, tokenizer_files_in
 from .header import SafetensorsFile
 from .infer import (
     Shapes,
@@ -46,28 +39,32 @@ TOKENIZER_REPOS = (
 )
 
 
-class Family(NamedTuple):
-    """What the tensors of a family do not say; the values are those of its published configs."""
+class Original(NamedTuple):
+    """What the tensors of a kind of file do not say; the values are those of its published configs.
+
+    sizes: numbers that the U-Net is told besides the pooled text. lacks_optional: whether the
+    layout's optional parts are not in it.
+    """
 
     pipeline_class: str
-    parts: tuple[str, ...]
     scaling_factor: float
     picture: int  # pixels a side
     sampler: str
     options: dict[str, bool]
-    sizes: int = 0  # numbers that the U-Net is told besides the pooled text
+    sizes: int = 0
+    lacks_optional: bool = False
 
 
 FAMILIES = {
-    "sd1": Family("StableDiffusionPipeline", SD_PARTS, 0.18215, 512, "PNDMScheduler", {}),
-    "sd2": Family("StableDiffusionPipeline", SD_PARTS, 0.18215, 768, "DDIMScheduler", {}),
-    "sdxl": Family(
-        "StableDiffusionXLPipeline", XL_PARTS, 0.13025, 1024, "EulerDiscreteScheduler",
+    "sd1": Original("StableDiffusionPipeline", 0.18215, 512, "PNDMScheduler", {}),
+    "sd2": Original("StableDiffusionPipeline", 0.18215, 768, "DDIMScheduler", {}),
+    "sdxl": Original(
+        "StableDiffusionXLPipeline", 0.13025, 1024, "EulerDiscreteScheduler",
         {"force_zeros_for_empty_prompt": True}, 6,
     ),
-    "refiner": Family(
-        "StableDiffusionXLImg2ImgPipeline", REFINER_PARTS, 0.13025, 1024, "EulerDiscreteScheduler",
-        {"force_zeros_for_empty_prompt": False, "requires_aesthetics_score": True}, 5,
+    "refiner": Original(
+        "StableDiffusionXLImg2ImgPipeline", 0.13025, 1024, "EulerDiscreteScheduler",
+        {"force_zeros_for_empty_prompt": False, "requires_aesthetics_score": True}, 5, True,
     ),
 }  # fmt: skip
 #: Where each family's text encoders are.
@@ -107,7 +104,9 @@ class SingleFileCheckpoint(Checkpoint):
         self._shapes = {name: e.shape for name, e in self._file.entries.items()}
         self.family = find_family(self._shapes, self.source)
         facts = FAMILIES[self.family]
-        self.pipeline_class, self.components = facts.pipeline_class, facts.parts
+        self.pipeline_class = facts.pipeline_class
+        lacking = self.layout.optional if facts.lacks_optional else ()
+        self.components = tuple(name for name in self.layout.parts if name not in lacking)
         self.options = dict(facts.options)
         self.prediction_type = prediction_type or self.guess_prediction()
         self._configs = self._infer_configs(facts)
@@ -162,7 +161,7 @@ class SingleFileCheckpoint(Checkpoint):
     def tokenizer_files(self, name: str) -> dict[str, Path]:
         """Files of the folder `tokenizer` (or `tokenizer_2`) beside the file, else of a CLIP
         tokenizer in the Hub's cache: all of these models use the same vocabulary."""
-        self._check_name(name, ("tokenizer", "tokenizer_2"))
+        self._check_name(name, self.layout.named("tokenizer"))
         if self._config is not None:
             return self._config.tokenizer_files(name)
         for folder in dict.fromkeys((name, "tokenizer")):
@@ -194,7 +193,7 @@ class SingleFileCheckpoint(Checkpoint):
     def _shapes_below(self, prefix: str) -> Shapes:
         return Shapes(self._shapes, prefix, self.source)
 
-    def _infer_configs(self, facts: Family) -> dict[str, dict]:
+    def _infer_configs(self, facts: Original) -> dict[str, dict]:
         picture = facts.picture
         if self.family == "sd2" and self.prediction_type == "epsilon":
             picture = 512  # SD 2 base
@@ -218,7 +217,7 @@ class SingleFileCheckpoint(Checkpoint):
             return clip_config(self._shapes_below(prefix))
         return openclip_config(self._shapes_below(prefix), projection=name == "text_encoder_2")
 
-    def _scheduler_config(self, facts: Family) -> dict:
+    def _scheduler_config(self, facts: Original) -> dict:
         config = {
             "_class_name": facts.sampler,
             "beta_start": 0.00085,

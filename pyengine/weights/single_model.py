@@ -9,28 +9,13 @@ from .checkpoint import Checkpoint, tokenizer_files_in
 from .config import check_ignored, ignoring
 from .files import allowed_roots, check_inside
 from .jsonio import load_json
+from .layout import expected_model_types, layout_of_model
 from .source import TensorSource, available_variants, check_variant, open_weights
 from .text import listing, show
 
-#: model_type in config.json: what stands for a pipeline's class.
-MODEL_TYPES = {
-    "imagegpt": "ImageGPTForCausalImageModeling",
-    "janus": "JanusForConditionalGeneration",
-}
-#: By pipeline class: files besides config.json and the weights, without which there is no picture.
-NEEDED_FILES = {
-    "ImageGPTForCausalImageModeling": ("preprocessor_config.json",),
-    "JanusForConditionalGeneration": ("generation_config.json", "tokenizer.json"),
-}
-#: Names of other JSON files of the folder, as `config` takes them.
-OTHER_FILES = {
-    "pictures": "preprocessor_config.json",
-    "generation": "generation_config.json",
-}
-
 
 class SingleModelCheckpoint(Checkpoint):
-    """A folder that holds config.json and the weights of one of MODEL_TYPES.
+    """A folder that holds config.json and the weights of one model that draws by itself.
 
     Its components are "model" and, where there are such files, "tokenizer".
     """
@@ -45,13 +30,14 @@ class SingleModelCheckpoint(Checkpoint):
         check_variant(variant)
         self.variant = variant
         self._roots = allowed_roots(self.folder)
-        kind = self.config("model").get("model_type")
-        if kind not in MODEL_TYPES:
+        config = self._read("config.json")
+        layout = layout_of_model(config)
+        if layout is None:
             raise CheckpointError(
-                f"{self.where('model')}: model_type is {show(kind)}, expected"
-                f" {listing(MODEL_TYPES)}"
+                f"{self.folder / 'config.json'}: model_type is {show(config.get('model_type'))},"
+                f" expected {expected_model_types()}"
             )
-        self.pipeline_class = MODEL_TYPES[kind]
+        self.pipeline_class = layout.classes[0]
         self.components = ("model",)
         self.options = {}
         if tokenizer_files_in(self.folder):
@@ -65,14 +51,18 @@ class SingleModelCheckpoint(Checkpoint):
             )
 
     def where(self, name: str) -> str:
-        return str(self.folder / OTHER_FILES.get(name, "config.json"))
+        return str(self.folder / self.layout.files.get(name, "config.json"))
 
     def config(self, name: str) -> dict:
-        """config.json ("model"), or one of OTHER_FILES."""
-        config = load_json(self.where(name), roots=self._roots)
+        """config.json ("model"), or another JSON file that the layout names."""
+        return self._read(self.layout.files.get(name, "config.json"))
+
+    def _read(self, file: str) -> dict:
+        path = str(self.folder / file)
+        config = load_json(path, roots=self._roots)
         code = [key for key in ("auto_map", "trust_remote_code") if key in config]
         if code:
-            raise ConfigError(f"{self.where(name)}: {listing(code)} would run code")
+            raise ConfigError(f"{path}: {listing(code)} would run code")
         return ignoring(config, self.ignored)
 
     def tensors(self, name: str) -> TensorSource:
@@ -97,7 +87,6 @@ def holds_single_model(folder: Path) -> bool:
         return False
     check_inside(config, roots)
     try:
-        kind = load_json(config, roots=roots).get("model_type")
+        return layout_of_model(load_json(config, roots=roots)) is not None
     except CheckpointError:
         return False  # FolderCheckpoint says what is wrong
-    return isinstance(kind, str) and kind in MODEL_TYPES

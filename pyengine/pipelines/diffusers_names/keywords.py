@@ -18,6 +18,8 @@ RESOLVED = tuple(
 )  # fmt: skip
 #: Parts of a checkpoint that may be given as objects of ours in place of its own.
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+#: Parts that diffusers' pipelines may have and ours do without.
+NONE = ("safety_checker", "feature_extractor", "image_encoder", "watermark")
 #: Settings of model_index.json that change pictures.
 SETTINGS = ("force_zeros_for_empty_prompt", "requires_aesthetics_score")
 #: Cost or change nothing here, whatever they are.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -19,12 +19,9 @@ from ...models import (
 from ...models.base import Model
 from ...tokenizer import ClipTokenizer
 from ...weights.text import did_you_mean, show
-from .keywords import SETTINGS
-from .parts import NONE
+from ..stable_diffusion.parts import Parts, check_fits
+from .keywords import NONE, SETTINGS
 from .schedulers import NamedScheduler, choose
-
-if TYPE_CHECKING:
-    from ..stable_diffusion.parts import Parts
 
 #: Parts by diffusers' names, and what they are here.
 CLASSES: dict[str, type[Any]] = {
@@ -97,8 +94,6 @@ def check_place(parts: Mapping[str, Any], device: torch.device, dtype: torch.dty
 
 def replace_parts(parts: Parts, new: dict[str, Any]) -> Parts:
     """The parts with some of them replaced by objects, which must fit the others."""
-    from ..loading import check_fits
-
     named = parts.named() | new
     replaced = dataclasses.replace(
         parts,
@@ -122,9 +117,6 @@ def _fields(named: Mapping[str, Any]) -> dict[str, Any]:
 
 def parts_of(cls: Any, components: dict[str, Any]) -> Parts:
     """What Cls(**components) is made of. cls: a pipeline's class."""
-    from ..loading import check_fits, defaults_of
-    from ..stable_diffusion.parts import Parts
-
     _check_names(cls, components)
     names = [n for n in cls.part_names if components.get(n) is not None]
     named = {n: check_part(n, components[n]) for n in names}
@@ -137,7 +129,7 @@ def parts_of(cls: Any, components: dict[str, Any]) -> Parts:
         )
     origin = _origins.get(named["unet"])
     options = {n: bool(components[n]) for n in SETTINGS if components.get(n) is not None}
-    defaults = defaults_of(cls)
+    defaults = cls.defaults_class
     scheduler: NamedScheduler = choose(components["scheduler"], {}, "")
     parts = Parts(
         **_fields(named),

@@ -15,15 +15,13 @@ from ...models import (
 from ...tokenizer import ClipTokenizer
 from ...weights import Checkpoint
 from .base import DiffusersNames
+from .keywords import NONE
 from .schedulers import NamedScheduler, choose
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..stable_diffusion.parts import Parts
-
-#: Parts that diffusers' pipelines may have and ours do without.
-NONE = ("safety_checker", "feature_extractor", "image_encoder", "watermark")
 
 
 class PartNames(DiffusersNames):

@@ -13,7 +13,6 @@ import torch
 
 from ...errors import RequestError, UnknownArgumentError
 from ...weights import Checkpoint
-from ...weights.checkpoint import CLASSES, MODELS, PARTS
 from ...weights.source import check_variant
 from ...weights.text import did_you_mean, show
 from ...weights.write import write_tensors
@@ -81,16 +80,18 @@ def _write(pipeline: DiffusersNames, folder: Path, variant: str | None) -> None:
     for name in checkpoint.components:
         place = folder if single else folder / name
         place.mkdir(exist_ok=True)
-        if name in MODELS:
+        part = checkpoint.layout.parts[name]
+        if part.kind == "model":
             _write_json(place / "config.json", _model_config(checkpoint, name))
             with checkpoint.tensors(name) as source:
                 dtype = pipeline.components[name].dtype
                 narrow = None if dtype == torch.float32 else dtype
-                write_tensors(place / _weights_name(name, variant), source, narrow)
-        elif name.startswith("tokenizer"):
+                stem = "model" if part.model_types or single else "diffusion_pytorch_model"
+                write_tensors(place / _weights_name(stem, variant), source, narrow)
+        elif part.kind == "tokenizer":
             _write_tokenizer(checkpoint, name, place)
-        elif name == "scheduler":
-            _write_json(place / "scheduler_config.json", _scheduler_config(pipeline, checkpoint))
+        elif part.kind == "scheduler":
+            _write_json(place / part.config_file, _scheduler_config(pipeline, checkpoint, name))
         else:
             _copy_files(Path(getattr(checkpoint, "folder", "")) / name, place)
     own = Path(getattr(checkpoint, "folder", "")) / DEFAULTS_FILE
@@ -111,40 +112,33 @@ def model_index(pipeline: DiffusersNames) -> dict[str, Any]:
     checkpoint = pipeline._checkpoint
     if checkpoint is None or "model" in checkpoint.components:
         return index
-    special = CLASSES.get(checkpoint.pipeline_class, {})
+    layout = checkpoint.layout
     for name in sorted(checkpoint.components):
-        library, classes = special.get(name, PARTS[name])
-        if name == "scheduler" and classes is None:
-            index[name] = [library, type(pipeline.components["scheduler"]).__name__]
-        elif classes:
-            index[name] = [library, classes[0]]
-    if "unet" in checkpoint.components:
-        xl = checkpoint.pipeline_class.startswith("StableDiffusionXL")
-        index |= {} if xl else {"requires_safety_checker": False}
-        index |= {name: [None, None] for name in getattr(pipeline, "absent_names", ())}
-        parts = ("text_encoder", "tokenizer") if xl else ()
-        index |= {name: [None, None] for name in parts if name not in checkpoint.components}
+        part = layout.parts[name]
+        if part.kind == "scheduler" and part.classes is None:
+            index[name] = [part.library, type(pipeline.components[name]).__name__]
+        elif part.classes:
+            index[name] = [part.library, part.classes[0]]
+    index |= layout.index
+    index |= {name: [None, None] for name in getattr(pipeline, "absent_names", ())}
+    index |= {name: [None, None] for name in layout.optional if name not in checkpoint.components}
     options = getattr(getattr(pipeline, "parts", None), "options", checkpoint.options)
     return index | options
 
 
 def _model_config(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     config = dict(checkpoint.config(name))
-    library, classes = CLASSES.get(checkpoint.pipeline_class, {}).get(
-        name, PARTS.get(name, ("", None))
-    )
-    if classes and library == "diffusers":
-        config.setdefault("_class_name", classes[0])
-    elif classes and library == "transformers" and name.startswith("text_encoder"):
-        config.setdefault("model_type", "clip_text_model")
-        config.setdefault("architectures", [classes[0]])
+    part = checkpoint.layout.parts[name]
+    if part.classes and part.library == "diffusers":
+        config.setdefault("_class_name", part.classes[0])
+    elif part.classes and part.model_types:
+        config.setdefault("model_type", part.model_types[0])
+        config.setdefault("architectures", [part.classes[0]])
     return config
 
 
-def _weights_name(name: str, variant: str | None) -> str:
-    ours = name.startswith("text_encoder") or name == "model"
-    base = "model" if ours else "diffusion_pytorch_model"
-    return f"{base}.{variant}.safetensors" if variant else f"{base}.safetensors"
+def _weights_name(stem: str, variant: str | None) -> str:
+    return f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors"
 
 
 def _write_tokenizer(checkpoint: Checkpoint, name: str, place: Path) -> None:
@@ -158,9 +152,11 @@ def _write_tokenizer(checkpoint: Checkpoint, name: str, place: Path) -> None:
         _write_json(path, said | {"pad_token": pad})
 
 
-def _scheduler_config(pipeline: DiffusersNames, checkpoint: Checkpoint) -> dict[str, Any]:
-    scheduler = getattr(pipeline, "scheduler", None)
-    return checkpoint.config("scheduler") if scheduler is None else saved_config(scheduler)
+def _scheduler_config(
+    pipeline: DiffusersNames, checkpoint: Checkpoint, name: str
+) -> dict[str, Any]:
+    scheduler = getattr(pipeline, name, None)
+    return checkpoint.config(name) if scheduler is None else saved_config(scheduler)
 
 
 def saved_config(scheduler: NamedScheduler) -> dict[str, Any]:
@@ -177,9 +173,7 @@ def write_scheduler(scheduler: NamedScheduler, folder: Path) -> None:
 
 def _copy_settings(checkpoint: Checkpoint, folder: Path) -> None:
     """The other JSON files of a folder with one model."""
-    from ...weights.single_model import OTHER_FILES
-
-    for file in OTHER_FILES.values():
+    for file in checkpoint.layout.files.values():
         path = Path(getattr(checkpoint, "folder", "")) / file
         if path.is_file():
             shutil.copyfile(path, folder / file)

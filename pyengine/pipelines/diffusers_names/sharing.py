@@ -5,20 +5,19 @@ from typing import Any
 
 from ...errors import RequestError
 from ...weights.text import show
+from ..registry import family_of_pipeline, fits
 from .base import DiffusersNames
 from .keywords import read_keywords
 
 
 def from_pipe(cls: Any, pipeline: Any, keywords: dict[str, Any]) -> Any:
     """See DiffusersNames.from_pipe."""
-    from ..loading import defaults_of, fits_family
-
     if not isinstance(pipeline, DiffusersNames):
         raise RequestError(
             f"from_pipe: expected a pipeline of pyengine's, given {show(type(pipeline).__name__)}"
         )
     cls = cls if isinstance(cls, type) else cls(pipeline._class_name)
-    if not fits_family(cls, pipeline._class_name):
+    if not fits(cls, family_of_pipeline(pipeline)):
         raise RequestError(
             f"from_pipe: a {cls.__name__} cannot draw with the models of a {pipeline._class_name}"
         )
@@ -27,7 +26,7 @@ def from_pipe(cls: Any, pipeline: Any, keywords: dict[str, Any]) -> Any:
         raise RequestError("from_pipe: expected scheduler, dtype, device or parts: nothing is read")
     new = share(cls, pipeline)
     if hasattr(new, "parts") and hasattr(new.parts, "pipeline_class"):
-        wanted = defaults_of(cls)
+        wanted = cls.defaults_class
         if type(new.defaults) is not wanted:
             new.defaults = wanted()
         new.parts = dataclasses.replace(

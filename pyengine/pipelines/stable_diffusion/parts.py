@@ -3,11 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import ConfigError
+from ...errors import CheckpointError, ConfigError
 from ...models import AutoencoderKL, CLIPTextModelWithProjection, UNet2DConditionModel
 from ...tokenizer import ClipTokenizer
+from ...weights.text import show
 from ..text import Encoder
 from .defaults import Defaults
+
+#: Text encoders by diffusers' names; a tokenizer goes with each.
+ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,8 @@ class Parts:
     second alone.
 
     scheduler_config: the parsed scheduler_config.json. pipeline_class, options, source, defaults:
-    see pyengine.pipelines.loading. given: names of the parts that came as objects, not out of the
+    see
+    pyengine.pipelines.reading. given: names of the parts that came as objects, not out of the
     checkpoint. scheduler: in place of the checkpoint's own, as `pipe.scheduler = ...` takes it.
     """
 
@@ -56,3 +61,60 @@ def check_channels(unet: Any, vae: Any) -> None:
     if vae.in_channels != 3 or vae.out_channels != 3:
         raise ConfigError(f"vae: expected pictures of 3 channels, found {vae.in_channels} in and"
                           f" {vae.out_channels} out")  # fmt: skip
+
+
+def check_fits(parts: Parts) -> None:
+    """As `check_configs`, for parts that are loaded, and their tokenizers."""
+    named = parts.named()
+    configs = {n: part.config for n, part in named.items() if n in ("unet", "vae", *ENCODERS)}
+    check_configs(configs, parts.source, parts.pipeline_class, parts.options)
+    for name in (n for n in ENCODERS if n in named):
+        tokenizer = named[name.replace("text_encoder", "tokenizer")]
+        if tokenizer.size > configs[name].vocab_size:
+            raise ConfigError(
+                f"{name}: vocab_size {configs[name].vocab_size}, but its tokenizer has ids up to"
+                f" {tokenizer.size - 1}"
+            )
+
+
+def check_configs(
+    configs: dict[str, Any], source: str, pipeline_class: str, options: dict[str, bool]
+) -> None:
+    """Raises ConfigError where the configs of a pipeline's parts do not fit together."""
+    check_channels(configs["unet"], configs["vae"])
+    check_text_width(configs, source, pipeline_class, options)
+
+
+def check_text_width(
+    configs: dict[str, Any], source: str, pipeline_class: str, options: dict[str, bool]
+) -> None:
+    """Raises ConfigError where the U-Net expects other text than the encoders give."""
+    xl = pipeline_class.startswith("StableDiffusionXL")
+    unet = configs["unet"]
+    encoders = [configs[name] for name in ENCODERS if name in configs]
+    if not encoders:
+        raise CheckpointError(f"{source}: expected a text_encoder, found none")
+    width = sum(c.hidden_size for c in encoders)
+    wanted = unet.cross_attention_dim
+    wanted = set(wanted) if isinstance(wanted, tuple) else {wanted}
+    if wanted != {width}:
+        raise ConfigError(
+            f"{source}: unet: cross_attention_dim {unet.cross_attention_dim}, but the"
+            f" text encoders give {width}"
+        )
+    if xl != (unet.addition_embed_type == "text_time"):
+        raise ConfigError(
+            f"{source}: unet: addition_embed_type {show(unet.addition_embed_type)} does"
+            f" not fit a {pipeline_class}"
+        )
+    if not xl:
+        return
+    scored = options.get("requires_aesthetics_score", False)
+    pooled = configs["text_encoder_2"].projection_dim or 0
+    given = pooled + (5 if scored else 6) * unet.addition_time_embed_dim
+    if given != unet.projection_class_embeddings_input_dim:
+        raise ConfigError(
+            f"{source}: unet: projection_class_embeddings_input_dim"
+            f" {unet.projection_class_embeddings_input_dim}, but the pooled text and the sizes make"
+            f" {given}"
+        )

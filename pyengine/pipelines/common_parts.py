@@ -1,0 +1,60 @@
+"""Parts that checkpoints of several families have."""
+
+from .registry import Part
+
+UNET = Part(
+    kind="model",
+    library="diffusers",
+    classes=("UNet2DConditionModel",),
+    network="pyengine.models.unet:UNet2DConditionModel",
+    summary=(
+        "sample_size", "in_channels", "block_out_channels", "layers_per_block",
+        "cross_attention_dim", "attention_head_dim", "transformer_layers_per_block",
+        "addition_embed_type", "time_cond_proj_dim",
+    ),
+)  # fmt: skip
+VAE = Part(
+    kind="model",
+    library="diffusers",
+    classes=("AutoencoderKL",),
+    network="pyengine.models.autoencoder:AutoencoderKL",
+    summary=(
+        "latent_channels", "block_out_channels", "layers_per_block", "scaling_factor",
+        "force_upcast",
+    ),
+)  # fmt: skip
+_CLIP_TYPES = ("clip_text_model", "clip")
+_CLIP_SUMMARY = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
+    "max_position_embeddings",
+)  # fmt: skip
+CLIP_TEXT = Part(
+    kind="model",
+    library="transformers",
+    classes=("CLIPTextModel",),
+    model_types=_CLIP_TYPES,
+    network="pyengine.models.clip:CLIPTextModel",
+    summary=_CLIP_SUMMARY,
+)
+CLIP_PROJECTION = Part(
+    kind="model",
+    library="transformers",
+    classes=("CLIPTextModelWithProjection",),
+    model_types=_CLIP_TYPES,
+    network="pyengine.models.clip:CLIPTextModelWithProjection",
+    summary=_CLIP_SUMMARY,
+)
+CLIP_TOKENIZER = Part(
+    kind="tokenizer", library="transformers", classes=("CLIPTokenizer", "CLIPTokenizerFast")
+)
+VQ = Part(
+    kind="model",
+    library="diffusers",
+    classes=("VQModel",),
+    network="pyengine.models.vq:VQModel",
+    summary=(
+        "num_vq_embeddings", "embed_dim", "latent_channels", "block_out_channels",
+        "layers_per_block", "force_upcast",
+    ),
+)  # fmt: skip
+SCHEDULER = Part(kind="scheduler", library="diffusers")
