@@ -11,12 +11,19 @@ in memory and are widened, exactly, where they are used. A Linear that was told 
 packs its weight in 8 bits, and may round what it reads.
 """
 
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from . import ops
+from . import branches, ops
+from .ops._pack import arranged, arranged_filters, ohwi
+
+#: What a side branch may lie beside (pyengine.branches): its name beside the layer's own, or None
+#: for that; its first column; its weight's shape in checkpoints, a 1x1 convolution's flattened.
+BranchTarget = tuple[str | None, int, tuple[int, ...]]
 
 
 def _parameter(*shape: int) -> nn.Parameter:
@@ -25,11 +32,6 @@ def _parameter(*shape: int) -> nn.Parameter:
 
 def _fixed(weight: Tensor) -> nn.Parameter:
     return nn.Parameter(weight, requires_grad=False)
-
-
-def _for_cpu(weight: Tensor) -> bool:
-    """Whether a weight is packed in panels; the meta device stands for the CPU."""
-    return weight.device.type in ("cpu", "meta") and weight.dtype != torch.float64
 
 
 class Linear(nn.Module):
@@ -69,18 +71,26 @@ class Linear(nn.Module):
             if self.quantized:
                 weight, self.weight_scale = ops.quantize_weight(weight, self.quantized)
             else:
-                weight = ops.pack_weight(weight) if _for_cpu(weight) else weight.contiguous()
+                weight = arranged(weight)
             self.weight = _fixed(weight)
             self.bias = None if bias is None else _fixed(bias.detach())
             self.packed = True
 
     def forward(self, x: Tensor, x2: Tensor | None = None, **around) -> Tensor:
-        """around: activation, residual, scale, shift, silu as ops.linear takes them."""
+        """around: activation, gate, residual, scale, shift, silu as ops.linear takes them."""
         weight, bias = (self.weight, self.bias) if self.packed else self._arranged()
+        if x2 is not None:
+            around["x2"] = x2
+        adapted = branches.active()
+        if adapted is not None:
+            around = adapted.linear(self, self.out_features, x, around)
         return ops.linear(
-            x, weight, bias, x2=x2, out_features=self.out_features,
-            weight_scale=self.weight_scale, quantize_x=self.packed and self.quantize_x, **around,
+            x, weight, bias, out_features=self.out_features, weight_scale=self.weight_scale,
+            quantize_x=self.packed and self.quantize_x, **around,
         )  # fmt: skip
+
+    def branch_targets(self) -> Iterator[BranchTarget]:
+        yield None, 0, (self.out_features, self.in_features)
 
 
 class PointwiseConv2d(Linear):
@@ -107,8 +117,10 @@ class Fused(nn.Module):
     results as views of one tensor, which ops.attention reads in place.
     """
 
-    def __init__(self, *parts: Linear):
+    def __init__(self, *parts: Linear, names: Sequence[str] = ()):
         super().__init__()
+        #: What the parts were called, so that they can still be told by their names.
+        self.names = tuple(names)
         self.widths = tuple(part.out_features for part in parts)
         self.in_features, self.quantize_x = parts[0].in_features, parts[0].quantize_x
         # In panels each part begins with a panel of its own, and so may be padded.
@@ -133,7 +145,15 @@ class Fused(nn.Module):
             ]
         )
 
+    def branch_targets(self) -> Iterator[BranchTarget]:
+        begins = itertools.accumulate(self.steps, initial=0)
+        for name, begin, width in zip(self.names, begins, self.widths, strict=False):
+            yield name, begin, (width, self.in_features)
+
     def _all(self, x: Tensor, around: dict) -> Tensor:
+        adapted = branches.active()
+        if adapted is not None:
+            around = adapted.linear(self, sum(self.steps), x, around)
         return ops.linear(
             x, self.weight, self.bias, out_features=sum(self.steps),
             weight_scale=self.weight_scale, quantize_x=self.quantize_x, **around,
@@ -168,7 +188,7 @@ def fuse(owner: nn.Module, *names: str) -> Fused:
         part.pack()
     for name in names:
         delattr(owner, name)
-    return Fused(*parts)
+    return Fused(*parts, names=names)
 
 
 class Conv2d(nn.Module):
@@ -193,6 +213,7 @@ class Conv2d(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.weight = _parameter(out_channels, in_channels, kernel_size, kernel_size)
         self.bias = _parameter(out_channels)
+        self.kernel_size = (kernel_size, kernel_size)
         self.stride = stride
         self.padding = (padding,) * 4 if isinstance(padding, int) else padding
         self.packed = False
@@ -200,16 +221,19 @@ class Conv2d(nn.Module):
     def pack(self) -> None:
         if not self.packed:
             weight = self.weight.detach()
-            self.weight = _fixed(ops.pack_filters(weight) if _for_cpu(weight) else _ohwi(weight))
+            self.weight = _fixed(arranged_filters(weight))
             self.packed = True
 
     def forward(self, x: Tensor, **around) -> Tensor:
-        weight = self.weight if self.packed else _ohwi(self.weight)
-        return ops.conv2d(x, weight, self.bias, stride=self.stride, padding=self.padding, **around)
+        weight = self.weight if self.packed else ohwi(self.weight)
+        shape = {"stride": self.stride, "padding": self.padding}
+        adapted = branches.active()
+        if adapted is not None:
+            around = adapted.conv2d(self, x, shape, around)
+        return ops.conv2d(x, weight, self.bias, **shape, **around)
 
-
-def _ohwi(weight: Tensor) -> Tensor:
-    return weight.permute(0, 2, 3, 1).contiguous()
+    def branch_targets(self) -> Iterator[BranchTarget]:
+        yield None, 0, (self.out_channels, self.in_channels, *self.kernel_size)
 
 
 class GroupNorm(nn.Module):

@@ -21,10 +21,11 @@ MAY_IMPORT = {
     "kernels": {"errors", "ops.reference"},  # the specification, which is below both
     "ops": {"_core", "_cuda", "errors", "kernels"},
     "cuda": {"errors", "ops"},
-    "layers": {"errors", "ops"},
+    "branches": {"errors", "ops"},
+    "layers": {"branches", "errors", "ops"},
     "guard": set(),
     "finite": {"errors"},
-    "models": {"errors", "finite", "guard", "layers", "ops", "weights"},
+    "models": {"branches", "errors", "finite", "guard", "layers", "ops", "weights"},
     # By name, when asked for: the registry, which imports no models, says what checkpoints hold.
     "weights": {"errors", "pipelines.registry"},
     "schedules": {"cuda", "errors", "ops", "weights"},
@@ -49,7 +50,7 @@ MAY_IMPORT = {
         "tokenizer", "weights",
     },
     "guidance": {"errors", "ops"},
-    "adapters": {"errors", "layers", "models", "ops", "weights"},
+    "adapters": {"branches", "errors", "layers", "models", "ops", "weights"},
     "training": None,  # recipes at the very top: anything
     "bench": None,  # measures anything; nothing but the command line imports it
     "doctor": None,

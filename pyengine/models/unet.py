@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .. import branches
 from ..errors import RequestError
 from ..guard import inference
 from ..layers import Conv2d, Embedding, GroupNorm
@@ -147,6 +148,12 @@ class UNet2DConditionModel(Model):
         timesteps: [T]. The conditions are those of `forward`, for N pictures or one; they must be
         given here, not to `forward`.
         """
+        adapted = branches.active()
+        if adapted is not None:  # an adapter may lie beside these layers: a row for every picture
+            conditions = (timestep_cond, class_labels, added_cond_kwargs)
+            steps = [t.expand(adapted.rows) for t in self._timesteps(timesteps)]
+            tables = [self._embed(step, *conditions).rows for step in steps]
+            return TimeEmbedding(tuple(torch.stack(rows) for rows in zip(*tables, strict=True)))
         t = self._timesteps(timesteps)[:, None]
         if timestep_cond is not None:
             timestep_cond = timestep_cond[None]
@@ -237,7 +244,10 @@ class UNet2DConditionModel(Model):
             raise RequestError(f"encoder_hidden_states: expected {n} rows, got {len(context)}")
         conditions = (timestep_cond, class_labels, added_cond_kwargs)
         if not isinstance(timestep, TimeEmbedding):
-            timestep = self._embed(self._timesteps(timestep), *conditions)
+            t = self._timesteps(timestep)
+            if branches.active() is not None and len(t) == 1:  # adapters are those of n rows
+                t = t.expand(n)
+            timestep = self._embed(t, *conditions)
         elif any(c is not None for c in conditions):
             raise RequestError("timestep: conditions were to be given to embed_timesteps")
         given = Conditioning(tuple(_rows(r, n) for r in timestep.rows), context.keys_values)

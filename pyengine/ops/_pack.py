@@ -54,6 +54,26 @@ def pack_filters(weight: Tensor) -> Tensor:
     return _packed(weight, (height, width, channels, PANEL), channels, height * width)
 
 
+def _for_cpu(weight: Tensor) -> bool:
+    """Whether a weight is packed in panels; the meta device stands for the CPU."""
+    return weight.device.type in ("cpu", "meta") and weight.dtype != torch.float64
+
+
+def arranged(weight: Tensor) -> Tensor:
+    """A matrix [Cout, C] as linear reads it best: in panels on CPUs, as it is elsewhere."""
+    return pack_weight(weight) if _for_cpu(weight) else weight.contiguous()
+
+
+def arranged_filters(weight: Tensor) -> Tensor:
+    """[Cout, C, KH, KW] as conv2d reads it best: in panels on CPUs, [Cout, KH, KW, C] elsewhere."""
+    return pack_filters(weight) if _for_cpu(weight) else ohwi(weight)
+
+
+def ohwi(weight: Tensor) -> Tensor:
+    """[Cout, C, KH, KW] -> [Cout, KH, KW, C]."""
+    return weight.permute(0, 2, 3, 1).contiguous()
+
+
 def quantize_rows(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """[..., C] in 8 bits, a scale for each row: (numbers [..., C], float32 scales [...]).
 

@@ -6,7 +6,9 @@ therefore notes what is called in pyengine._core, with all arguments; the calls 
 nothing else, in the same memory. The bits are the same, since the kernels are.
 """
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -131,6 +133,21 @@ class _Torchs(TorchDispatchMode):
 _Torchs.__torch_dispatch__ = _Torchs._see
 
 
+_unrecorded: ContextVar[bool] = ContextVar("pyengine_unrecorded", default=False)
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Within the block functions compute something else than what was recorded of them, so that
+    nothing is recorded or repeated.
+    """
+    token = _unrecorded.set(True)
+    try:
+        yield
+    finally:
+        _unrecorded.reset(token)
+
+
 def _suits(x: Tensor) -> bool:
     return (
         x.numel() <= MOST
@@ -141,4 +158,5 @@ def _suits(x: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not _backend.forcing()
         and not _core.is_stood_in_for()
+        and not _unrecorded.get()
     )

@@ -5,6 +5,7 @@ import torch
 
 from pyengine import ops
 from pyengine.errors import RequestError
+from pyengine.ops._replay import unrecorded
 
 WIDTH, HEADS, MOST = 24, 3, 12
 
@@ -114,6 +115,20 @@ def test_kernels_that_are_not_known_to_repeat_are_not_left_out():
         for _ in range(4):
             assert torch.equal(replays(convolve, x, 0, list), ops.conv2d(x, weight))
     assert len(calls) == 4
+
+
+def test_where_the_function_computes_something_else_nothing_is_noted_or_repeated():
+    one, x = Layer(), torch.randn(4, 1, WIDTH)
+    with torch.no_grad():
+        want = [one.replayed(x) for _ in range(3)][-1]
+        assert one.calls == 2
+        one.between = lambda y: 2 * y
+        with unrecorded():
+            other = one.replayed(x)
+        assert one.calls == 3
+        assert not torch.equal(other, want)
+        assert torch.equal(one.replayed(x), want)
+        assert one.calls == 3
 
 
 def test_gradients_other_backends_and_large_tensors_call_the_function():
