@@ -259,7 +259,7 @@ def _without_faults(jobs: list[MaskedJob], logits: Tensor) -> tuple[list[MaskedJ
             check_logits(logits[k : k + 1], job.source, job.steps, [job.index])
             kept.append(k)
         except NotFiniteError as e:
-            job.error = e
+            job.error = e.with_traceback(None)  # whose frames have the job: a reference cycle
     return [jobs[k] for k in kept], logits[kept]
 
 
@@ -350,6 +350,8 @@ class MaskedCall(Call):
 
     def tick(self) -> int:
         active = [job for job in self._jobs if job.active]
+        if not active:  # cancelled from another thread since the loop looked
+            return 0
         self._timestep = active[-1].timestep
         self._pipe._step(active)
         self.raise_error()

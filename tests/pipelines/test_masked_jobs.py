@@ -291,6 +291,20 @@ def test_a_callback_cancels_one_picture_of_its_call(pipe):
     assert torch.equal(got.tokens[0][known], seen[1][0][known])
 
 
+def test_cancelled_between_a_look_and_a_step(pipe, monkeypatch):
+    """By another thread, just after the call has seen that its picture is active."""
+    tick = masked.MaskedCall.tick
+
+    def late(call):
+        if call.report.steps == 2:
+            call.jobs[0].cancel()
+        return tick(call)
+
+    monkeypatch.setattr(masked.MaskedCall, "tick", late)
+    result = pipe("a cat", num_inference_steps=5, seed=1)
+    assert (result.report.steps, result.report.interrupted) == (2, True)
+
+
 # --- faults ---------------------------------------------------------------------------------------
 
 
@@ -305,6 +319,7 @@ def test_a_fault_of_one_job_leaves_the_others(pipe, alone):
     bad = prepare(pipe, **calls()[1])
     spoil(bad)
     drive(pipe, [*jobs, bad], random.Random(5))
+    assert bad.error.__traceback__ is None  # whose frames would hold on to the job
     assert (bad.steps, bad.active, bad.complete) == (0, False, False)
     with pytest.raises(NotFiniteError, match=r"logits: .* NaN in picture 0 at step 0 "):
         pipe.finish(bad)
