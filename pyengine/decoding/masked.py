@@ -114,22 +114,21 @@ class MaskedJob(Job):
 
     plan: its steps; `steps` of them are complete. tokens: [h, w] int64, the mask token where a
     position is masked. drawn: [h, w], what the last step predicted, also where it is masked again.
-    masked_share: of the picture's positions, when it began. row: of `numbers`. source: of the
-    model, for errors. watched: whether somebody looks at its tokens after each step, so that a step
-    on a GPU waits for them.
+    masked_share: of the picture's positions, when it began. row: of `numbers`. source: what to call
+    its model in errors.
     """
 
     def __init__(
         self, run: Run, index: int, seed: int | None, *, plan: MaskedPlan, tokens: Tensor,
         masked_share: float, sampling: MaskedSampling, conditions: Conditions,
-        numbers: StepNumbers, row: int, source: str, output_type: str, watched: bool,
+        numbers: StepNumbers, row: int, source: str,
     ):  # fmt: skip
         super().__init__(run, index, seed)
         self.plan, self.sampling, self.conditions = plan, sampling, conditions
         self.tokens = self.drawn = tokens
         self.masked_share = masked_share
         self.numbers, self.row = numbers, row
-        self.source, self.output_type, self.watched = source, output_type, watched
+        self.source = source
         self.joined: JoinedContext | None = None
         numbers.add(self)
 

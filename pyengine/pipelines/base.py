@@ -1,7 +1,7 @@
 """What every pipeline has: jobs, and the call that drives its own jobs to the end."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from typing import Any, TypeVar
 
@@ -105,9 +105,7 @@ class Pipeline(DiffusersNames, Running):
         self._check_request(request)
         report = self._report(request)
         with self._runs.begin(request.run, self.device, request.timeout):
-            call = self._within_memory(lambda: self._begin(request, report), request)
-        for job in call.jobs:
-            job.owner = self
+            call = self._within_memory(lambda: self._begun(request, report), request)
         report.warn()
         return call.jobs
 
@@ -115,10 +113,13 @@ class Pipeline(DiffusersNames, Running):
     def step(self, jobs: Sequence[Job]) -> None:
         """One model evaluation and update of every job that is active; the others stay as they are.
 
-        jobs: of this pipeline, of any calls, each at its own place of its own plan. Jobs that do
+        jobs: of this pipeline, of any calls, each at its own position of its own plan. Jobs that do
         not fit into one evaluation (latents of other shapes, texts of other lengths) are evaluated
         one group after the other. A job that goes wrong has its `error` set, and goes no further.
         """
+        if not isinstance(jobs, Iterable):
+            raise RequestError(f"jobs: expected a list of jobs, given {show(type(jobs).__name__)}")
+        jobs = list(jobs)
         for job in jobs:
             self._check_job("jobs", job)
         if len(set(map(id, jobs))) != len(jobs):
@@ -185,7 +186,7 @@ class Pipeline(DiffusersNames, Running):
         report = self._report(r)
         reset_peak_memory(self.device)
         with kernels_used() as used, report.stage("total", self.device):
-            call = self._begin(r, report)
+            call = self._begun(r, report)
             report.warn()
             with report.stage(call.stage, self.device):
                 with progress_bar(call.title, call.total, show_progress) as advance:
@@ -197,6 +198,13 @@ class Pipeline(DiffusersNames, Running):
         report.peak_memory = peak_memory(self.device)
         report.kernels = used.summary()
         return output
+
+    def _begun(self, r: Any, report: Report) -> Call:
+        """`_begin`; the jobs know whose they are."""
+        call = self._begin(r, report)
+        for job in call.jobs:
+            job.owner = self
+        return call
 
     def _within_memory(self, work: Callable[[], T], r: Any) -> T:
         return within_memory(work, checks.memory_advice(r), self._release)

@@ -15,6 +15,7 @@ from ..jobs.job import Call, Job
 from ..jobs.output import PipelineOutput, peak_memory, reset_peak_memory
 from ..jobs.runs import Run
 from ..ops import kernels_used
+from ..ops._backend import KernelsUsed
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Step:
 
     step: from 0. timestep: what the model was told, a number; for token models the position of the
     last token. latents: [N, C, h, w] after it (token models: tokens [N, h, w], -1 where none is
-    drawn yet), a copy. jobs: the pictures in the making; `job.cancel()` ends one of them.
+    drawn yet; of masked ones the tokens that this step predicted, also where it masked them again),
+    a copy. jobs: the pictures in the making; `job.cancel()` ends one of them.
     """
 
     step: int
@@ -48,6 +50,7 @@ class Steps:
         self._report = pipe._report(request)
         self._call: Call | None = None
         self._output: PipelineOutput | None = None
+        self._used = KernelsUsed()
         self._taken = 0
         self._closed = False
 
@@ -58,8 +61,10 @@ class Steps:
         if self._closed:
             raise StopIteration
         if self._call is None:
+            self._closed = True  # where it cannot begin, it cannot begin again either
             self._call = self._begin()
             self._report.warn()
+            self._closed = False
         call = self._call
         if not call.active or not self._tick(call):
             self._closed = True
@@ -93,7 +98,7 @@ class Steps:
         pipe, r = self._pipe, self._request
         with pipe._runs.begin(r.run, pipe.device, r.timeout), self._kernels():
             reset_peak_memory(pipe.device)
-            call: Call = pipe._within_memory(lambda: pipe._begin(r, self._report), r)
+            call: Call = pipe._within_memory(lambda: pipe._begun(r, self._report), r)
         return call
 
     @inference
@@ -131,4 +136,7 @@ class Steps:
         """Notes in the report which kernels the body runs."""
         with kernels_used() as used:
             yield
-        self._report.kernels |= used.summary()
+        for op, labels in used.items():
+            known = self._used.setdefault(op, [])
+            known += [label for label in labels if label not in known]
+        self._report.kernels = self._used.summary()

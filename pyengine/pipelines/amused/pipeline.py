@@ -292,7 +292,6 @@ class AmusedPipeline(Pipeline, TokenPipeline):
                 sampling=sampling, numbers=numbers, row=row, source=self.source,
                 conditions=Conditions(context, guided * r.count + k, k if guided else None,
                                       text_length),
-                output_type=r.output_type, watched=r.callback is not None,
             )
             for k, (numbers, row) in enumerate(step_numbers(noise, r.count))
         ]  # fmt: skip
@@ -345,13 +344,12 @@ class AmusedPipeline(Pipeline, TokenPipeline):
     def _step(self, jobs: Sequence[Job]) -> None:
         masked = cast("Sequence[MaskedJob]", jobs)
         # With graphs no step waits, unless somebody is to look at its tokens.
-        waits = self.graphs is None or any(job.watched for job in masked)
+        waits = self.graphs is None or any(job.request.callback for job in masked)
         step(masked, self.model.logits if self.graphs is None else self.graphs.logits, waits)
         self._in_flight.step()
 
     def _picture(self, job: Job) -> Any:
-        masked = cast("MaskedJob", job)
-        tokens, output_type = check_result(masked), masked.output_type
+        tokens, output_type = check_result(cast("MaskedJob", job)), job.request.output_type
         return tokens if output_type == "latent" else self._decode(tokens[None], output_type)[0]
 
     def _output(self, call: Call) -> PipelineOutput:

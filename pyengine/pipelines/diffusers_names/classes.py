@@ -34,6 +34,14 @@ class Task:
         """The pipeline's call; the arguments may come by position as diffusers' class has them."""
         raise NotImplementedError
 
+    def _checked(self, arguments: dict[str, Any]) -> Any:
+        """The pipeline's, for arguments with all that the task needs."""
+        for name in self.needs:
+            if arguments.get(name) is None:
+                raise RequestError(f"{name}: a {type(self).__name__} needs one, given none")
+        checked = super()._checked  # type: ignore[misc]  # of the pipeline that comes after it
+        return checked(arguments)
+
 
 def _call_of(cls: type[Any]) -> Any:
     names = ORDERS[cls.__name__].split()
@@ -48,9 +56,6 @@ def _call_of(cls: type[Any]) -> Any:
             if name in given:
                 raise RequestError(f"{name}: given twice, by position and by name")
             given[name] = value
-        for name in cls.needs:
-            if given.get(name) is None:
-                raise RequestError(f"{name}: a {cls.__name__} needs one, given none")
         return super(Task, self).__call__(**given)
 
     call.__doc__ = Task.__call__.__doc__

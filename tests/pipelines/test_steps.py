@@ -1,0 +1,135 @@
+"""What all pipelines' jobs and steps have in common, as whoever drives them sees it."""
+
+import pytest
+import torch
+
+import pyengine
+from pyengine import ops
+from pyengine.errors import CancelledError, RequestError
+from pyengine.pipelines import Run, StopSampling
+
+KINDS = ("sd1", "amused")
+
+
+@pytest.fixture(params=KINDS)
+def made(opened, request):
+    """(pipeline, arguments of a call of 6 steps)"""
+    return opened(request.param)
+
+
+# --- jobs -----------------------------------------------------------------------------------------
+
+
+def test_any_series_of_jobs_will_do_and_one_job_is_none(made):
+    pipe, call = made
+    jobs = pipe.prepare(pipe.request(**call))
+    pipe.step(job for job in jobs)
+    pipe.step(tuple(jobs))
+    pipe.step([])
+    assert jobs[0].steps == 2
+    with pytest.raises(RequestError, match=r"^jobs: expected a list of jobs, given '\w+Job'"):
+        pipe.step(jobs[0])
+
+
+def test_a_callback_finishes_a_picture_that_it_has_cancelled(made):
+    pipe, call = made
+    finished = []
+
+    def callback(pipe, step, timestep, tensors):
+        if step == 2:
+            with pytest.raises(RequestError, match="complete or cancelled, given one that is at"):
+                pipe.finish(pipe.jobs[0])
+            pipe.jobs[0].cancel()
+            finished.append(pipe.finish(pipe.jobs[0]))
+
+    result = pipe(**call, callback_on_step_end=callback)
+    assert result.report.steps == 3
+    assert torch.equal(finished[0], result.images[0])
+
+
+def test_jobs_of_another_pipeline(made, opened):
+    pipe, call = made
+    jobs = pipe.prepare(pipe.request(**call))
+    for kind in KINDS:
+        other, _ = opened(kind)
+        if other is pipe:
+            continue
+        with pytest.raises(RequestError, match=r"^jobs: expected jobs that this pipeline prepared"):
+            other.step(jobs)
+    same = type(pipe).from_pipe(pipe)  # whose parts may be exchanged
+    with pytest.raises(RequestError, match=r"^job: expected jobs that this pipeline prepared"):
+        same.finish(jobs[0])
+
+
+@pytest.mark.parametrize("name", ["StableDiffusionInpaintPipeline", "AmusedInpaintPipeline"])
+def test_a_request_of_a_class_for_one_task_has_what_the_task_needs(opened, name):
+    pipe, call = opened("amused" if name.startswith("Amused") else "sd1")
+    task = getattr(pyengine, name).from_pipe(pipe)
+    for ask in (task, task.request, task.steps):
+        with pytest.raises(RequestError, match=f"^image: a {name} needs one, given none"):
+            ask(**call)
+
+
+# --- steps ----------------------------------------------------------------------------------------
+
+
+def test_steps_that_cannot_begin(made):
+    """The reason is given once; then there is nothing."""
+    pipe, call = made
+    run = Run()
+    run.interrupt()
+    steps = pipe.steps(**call, run=run)
+    with pytest.raises(CancelledError, match="before its run began"):
+        next(steps)
+    assert next(steps, None) is None
+    with pytest.raises(CancelledError, match="before its first step"):
+        _ = steps.output
+    assert steps.jobs == ()
+
+
+def test_steps_say_all_kernels_that_ran(made):
+    pipe, call = made
+    whole = pipe(**call).report
+    steps = pipe.steps(**call)
+    next(steps)
+    with ops.force("reference", "linear"):
+        next(steps)
+    list(steps)
+    found = steps.output.report.kernels
+    assert found.keys() == whole.kernels.keys()
+    assert set(found["linear"].split(", ")) == {"reference", *whole.kernels["linear"].split(", ")}
+
+
+def test_steps_end_with_their_callback_their_run_and_their_jobs(made):
+    pipe, call = made
+
+    def stop(pipe, step, timestep, tensors):
+        if step == 1:
+            raise StopSampling
+
+    assert [step.step for step in pipe.steps(**call, callback_on_step_end=stop)] == [0, 1]
+    run = Run()
+    seen = []
+    for step in pipe.steps(**call, run=run):
+        seen.append(step.step)
+        run.interrupt()
+    assert seen == [0]
+    steps = pipe.steps(**call)
+    for step in steps:
+        step.jobs[0].cancel()
+        cancelled = pipe.finish(step.jobs[0])
+    assert step.step == 0
+    assert torch.equal(cancelled, steps.output.images[0])
+    assert steps.output is steps.output
+
+
+def test_what_a_step_holds_is_a_copy(made):
+    """Writing to it changes no picture, and later steps do not write to it."""
+    pipe, call = made
+    whole = pipe(**call)
+    steps, seen = pipe.steps(**call), []
+    for step in steps:
+        assert (step.latents != 0).any()
+        seen.append(step.latents.zero_())
+    assert all((latents == 0).all() for latents in seen)
+    assert torch.equal(steps.output.images, whole.images)
