@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import NotFiniteError, RequestError
 from ..finite import not_finite
 from ..jobs import checks
-from ..models.kv_cache import KVCache
+from ..models.tokens.kv_cache import KVCache
 from ..weights.load import machine_memory
 
 

@@ -25,7 +25,7 @@ from ..jobs.job import Call, Job
 from ..jobs.noise import NoiseSource
 from ..jobs.output import Report
 from ..jobs.runs import Run
-from ..models.uvit import UVit2DModel, UVitContext
+from ..models.tokens.uvit import UVit2DModel, UVitContext
 from ..schedules.masked import MaskedPlan
 from .checks import check_drawn, check_logits
 

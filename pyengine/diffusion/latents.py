@@ -14,7 +14,7 @@ from .. import images
 from ..finite import check_finite
 from ..jobs.noise import NoiseSource
 from ..models import AutoencoderKL
-from ..models.autoencoder import AutoencoderKLConfig
+from ..models.autoencoder.kl import AutoencoderKLConfig
 from ..pixels import say
 from ..schedules.plan import Plan, State
 from .request import Request

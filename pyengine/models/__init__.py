@@ -7,17 +7,17 @@ noise = unet(latents, 999, text).sample        # NCHW torch tensors in and out; 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .autoencoder import AutoencoderKL, AutoencoderKLConfig
-    from .clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-    from .imagegpt import ImageGPT, ImageGPTConfig
-    from .janus import Janus, JanusConfig
-    from .llama import Llama, LlamaConfig
-    from .picture_gpt import PictureGPT, PictureGPTConfig, PictureTokens
-    from .unet import TextContext, TimeEmbedding, UNet2DConditionModel
-    from .unet_config import UNet2DConditionConfig
-    from .uvit import UVit2DModel, UVitContext
-    from .uvit_config import UVit2DConfig
-    from .vq import VQConfig, VQModel
+    from .autoencoder.kl import AutoencoderKL, AutoencoderKLConfig
+    from .autoencoder.vq import VQConfig, VQModel
+    from .text.clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    from .tokens.imagegpt import ImageGPT, ImageGPTConfig
+    from .tokens.janus import Janus, JanusConfig
+    from .tokens.llama import Llama, LlamaConfig
+    from .tokens.picture_gpt import PictureGPT, PictureGPTConfig, PictureTokens
+    from .tokens.uvit import UVit2DModel, UVitContext
+    from .tokens.uvit_config import UVit2DConfig
+    from .unet.condition import TextContext, TimeEmbedding, UNet2DConditionModel
+    from .unet.config import UNet2DConditionConfig
 
 __all__ = [
     "AutoencoderKL",
@@ -49,29 +49,29 @@ if not TYPE_CHECKING:
     #: The module that has each name, imported when that is asked for: a checkpoint of one family
     #: needs no other's networks.
     _HOMES = {
-        "AutoencoderKL": "autoencoder",
-        "AutoencoderKLConfig": "autoencoder",
-        "CLIPTextConfig": "clip",
-        "CLIPTextModel": "clip",
-        "CLIPTextModelWithProjection": "clip",
-        "ImageGPT": "imagegpt",
-        "ImageGPTConfig": "imagegpt",
-        "Janus": "janus",
-        "JanusConfig": "janus",
-        "Llama": "llama",
-        "LlamaConfig": "llama",
-        "PictureGPT": "picture_gpt",
-        "PictureGPTConfig": "picture_gpt",
-        "PictureTokens": "picture_gpt",
-        "TextContext": "unet",
-        "TimeEmbedding": "unet",
-        "UNet2DConditionConfig": "unet_config",
-        "UNet2DConditionModel": "unet",
-        "UVit2DConfig": "uvit_config",
-        "UVit2DModel": "uvit",
-        "UVitContext": "uvit",
-        "VQConfig": "vq",
-        "VQModel": "vq",
+        "AutoencoderKL": "autoencoder.kl",
+        "AutoencoderKLConfig": "autoencoder.kl",
+        "CLIPTextConfig": "text.clip",
+        "CLIPTextModel": "text.clip",
+        "CLIPTextModelWithProjection": "text.clip",
+        "ImageGPT": "tokens.imagegpt",
+        "ImageGPTConfig": "tokens.imagegpt",
+        "Janus": "tokens.janus",
+        "JanusConfig": "tokens.janus",
+        "Llama": "tokens.llama",
+        "LlamaConfig": "tokens.llama",
+        "PictureGPT": "tokens.picture_gpt",
+        "PictureGPTConfig": "tokens.picture_gpt",
+        "PictureTokens": "tokens.picture_gpt",
+        "TextContext": "unet.condition",
+        "TimeEmbedding": "unet.condition",
+        "UNet2DConditionConfig": "unet.config",
+        "UNet2DConditionModel": "unet.condition",
+        "UVit2DConfig": "tokens.uvit_config",
+        "UVit2DModel": "tokens.uvit",
+        "UVitContext": "tokens.uvit",
+        "VQConfig": "autoencoder.vq",
+        "VQModel": "autoencoder.vq",
     }
 
     def __getattr__(name: str) -> object:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from pyengine import ops
 from pyengine.errors import RequestError
-from pyengine.models.kv_cache import KVCache
+from pyengine.models.tokens.kv_cache import KVCache
 
 
 def noise(*shape, seed=0):

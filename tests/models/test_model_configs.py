@@ -20,7 +20,7 @@ from pyengine.models import (
     UNet2DConditionConfig,
     UNet2DConditionModel,
 )
-from pyengine.models.unet_blocks import DOWN_BLOCKS, MID_BLOCKS, UP_BLOCKS
+from pyengine.models.unet.blocks import DOWN_BLOCKS, MID_BLOCKS, UP_BLOCKS
 
 # --- what the published checkpoints say -----------------------------------------------------------
 

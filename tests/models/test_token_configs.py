@@ -23,8 +23,8 @@ from pyengine.models import (
     VQConfig,
     VQModel,
 )
-from pyengine.models.janus import JanusVisionConfig
-from pyengine.models.janus_vq import JanusVQConfig
+from pyengine.models.autoencoder.janus_vq import JanusVQConfig
+from pyengine.models.tokens.janus import JanusVisionConfig
 from pyengine.schedules.masked import MaskedConfig
 
 # --- what is accepted -----------------------------------------------------------------------------

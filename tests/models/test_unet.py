@@ -8,7 +8,9 @@ import torch
 from parity import LIMIT, idle_parameters, load_pair, noise, relative_l2
 
 from pyengine.errors import RequestError
-from pyengine.models import UNet2DConditionModel, transformer, unet_blocks
+from pyengine.models import UNet2DConditionModel
+from pyengine.models.blocks import transformer
+from pyengine.models.unet import blocks as unet_blocks
 
 FAMILIES = {"sd1": {}, "sd2": tiny.SD2_UNET, "sdxl": tiny.SDXL_UNET}
 

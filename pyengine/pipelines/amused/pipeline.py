@@ -32,7 +32,7 @@ from ...jobs.job import Call, Job
 from ...jobs.noise import NoiseSource
 from ...jobs.output import PipelineOutput, Report
 from ...jobs.runs import Run
-from ...models.uvit import UVit2DModel, UVitContext
+from ...models.tokens.uvit import UVit2DModel, UVitContext
 from ...schedules.masked import MaskedPlan, plan
 from ..base import Pipeline
 from ..defaults import bounded

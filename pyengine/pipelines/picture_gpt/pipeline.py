@@ -21,7 +21,7 @@ from ...jobs import checks
 from ...jobs.output import PipelineOutput, Report
 from ...jobs.runs import Run
 from ...models import PictureGPT, PictureTokens, VQConfig, VQModel
-from ...models.picture_gpt import PictureGPTConfig
+from ...models.tokens.picture_gpt import PictureGPTConfig
 from ...tokenizer import ClipTokenizer
 from ..prefix import read_prefix
 from ..tokens import TokenDefaults, TokenPipeline

@@ -9,14 +9,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from .. import ops
-from ..errors import ConfigError, RequestError
-from ..guard import inference
-from ..layers import Embedding, LayerNorm, Linear, WideEmbedding, fuse
-from ..weights import read_config
-from ..weights.config import ignored_in, ignoring
-from ._ids import check_range
-from .base import ACTIVATIONS, TRANSFORMERS_KEYS, Model, Output, raise_problems
+from ... import ops
+from ...errors import ConfigError, RequestError
+from ...guard import inference
+from ...layers import Embedding, LayerNorm, Linear, WideEmbedding, fuse
+from ...weights import read_config
+from ...weights.config import ignored_in, ignoring
+from .._ids import check_range
+from ..base import ACTIVATIONS, TRANSFORMERS_KEYS, Model, Output, raise_problems
 
 _TRAINING = {"attention_dropout", "dropout", "initializer_factor", "initializer_range"}
 

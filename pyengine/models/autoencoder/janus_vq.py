@@ -9,13 +9,13 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import ops
-from ..errors import RequestError
-from ..finite import check_finite
-from ..guard import inference
-from ..layers import Conv2d, GroupNorm, PointwiseConv2d, WideEmbedding
-from .base import TRANSFORMERS_KEYS, raise_problems
-from .resnet import Downsample2D, Upsample2D
+from ... import ops
+from ...errors import RequestError
+from ...finite import check_finite
+from ...guard import inference
+from ...layers import Conv2d, GroupNorm, PointwiseConv2d, WideEmbedding
+from ..base import TRANSFORMERS_KEYS, raise_problems
+from ..blocks.resnet import Downsample2D, Upsample2D
 
 #: No config key says these.
 GROUPS = 32

@@ -8,14 +8,14 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from ..guard import inference
-from ..layers import Linear, WideEmbedding
-from ..weights import read_config
-from ._ids import check_ids, check_length
-from ._token_layers import MLP
-from .base import TRANSFORMERS_KEYS, Model, raise_problems
-from .janus_vq import JanusVQ, JanusVQConfig
+from ...guard import inference
+from ...layers import Linear, WideEmbedding
+from ...weights import read_config
+from .._ids import check_ids, check_length
+from ..autoencoder.janus_vq import JanusVQ, JanusVQConfig
+from ..base import TRANSFORMERS_KEYS, Model, raise_problems
 from .kv_cache import KVCache
+from .layers import MLP
 from .llama import Llama, LlamaConfig
 
 

@@ -8,10 +8,10 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import ops
-from ..layers import LayerNorm, Linear, RMSNorm, WideEmbedding, _parameter
-from ._token_layers import Pointwise
-from ._token_ops import depthwise_conv2d, global_response_norm
+from ... import ops
+from ...layers import LayerNorm, Linear, RMSNorm, WideEmbedding, _parameter
+from .layers import Pointwise
+from .ops import depthwise_conv2d, global_response_norm
 from .uvit_config import UVit2DConfig
 
 #: diffusers' epsilons that no config key changes.

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from ..weights import read_config
-from .base import check_levels, raise_problems
+from ...weights import read_config
+from ..base import check_levels, raise_problems
 
 DownType = Literal["DownBlock2D", "CrossAttnDownBlock2D"]
 UpType = Literal["UpBlock2D", "CrossAttnUpBlock2D"]

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import RequestError
-from ..guard import inference
-from ..layers import Linear, RMSNorm
-from ._ids import check_range
-from .base import Model
-from .embeddings import sinusoids
+from ...errors import RequestError
+from ...guard import inference
+from ...layers import Linear, RMSNorm
+from .._ids import check_range
+from ..base import Model
+from ..blocks.embeddings import sinusoids
 from .uvit_blocks import Block, ConditionEmbedding, Embed, Head, TransformerLayer
 from .uvit_config import MICRO_CONDITIONS, UVit2DConfig
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..layers import Conv2d, GroupNorm, Linear, PointwiseConv2d
+from ...layers import Conv2d, GroupNorm, Linear, PointwiseConv2d
 
 
 class ResnetBlock2D(nn.Module):

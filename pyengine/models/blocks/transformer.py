@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .. import ops
-from ..layers import GroupNorm, LayerNorm, Linear, PointwiseConv2d, fuse
+from ... import ops
+from ...layers import GroupNorm, LayerNorm, Linear, PointwiseConv2d, fuse
 
 #: What diffusers gives the group norm before a transformer, whatever the config says.
 NORM_EPS = 1e-6

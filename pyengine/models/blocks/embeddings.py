@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..layers import Linear
+from ...layers import Linear
 
 MAX_PERIOD = 10000.0
 

@@ -9,12 +9,12 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from .. import ops
-from ..guard import inference
-from ..layers import Linear
-from ..weights import read_config
-from ._ids import check_ids, check_length
-from .base import Model, raise_problems
+from ... import ops
+from ...guard import inference
+from ...layers import Linear
+from ...weights import read_config
+from .._ids import check_ids, check_length
+from ..base import Model, raise_problems
 from .kv_cache import KVCache
 from .llama import Llama, LlamaConfig
 

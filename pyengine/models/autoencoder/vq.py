@@ -9,17 +9,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from .. import ops
-from ..errors import RequestError
-from ..finite import check_finite
-from ..guard import inference
-from ..layers import Conv2d, PointwiseConv2d, WideEmbedding
-from ..weights import read_config
-from . import autoencoder
-from ._ids import check_ids
-from .autoencoder import EPS, DecoderOutput, check_autoencoder
-from .base import Model, Output
-from .transformer import PictureAttention
+from ... import ops
+from ...errors import RequestError
+from ...finite import check_finite
+from ...guard import inference
+from ...layers import Conv2d, PointwiseConv2d, WideEmbedding
+from ...weights import read_config
+from .._ids import check_ids
+from ..base import Model, Output
+from ..blocks.transformer import PictureAttention
+from . import kl as autoencoder
+from .kl import EPS, DecoderOutput, check_autoencoder
 
 MAX_CODEBOOK = 1 << 20
 

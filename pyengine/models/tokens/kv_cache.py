@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import ops
-from ..errors import RequestError
+from ... import ops
+from ...errors import RequestError
 
 #: Numbers that torch fills on the calling thread: from 32,768 on it shares them out.
 SERIAL = 32_767

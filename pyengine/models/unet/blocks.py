@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .resnet import Downsample2D, ResnetBlock2D, Upsample2D
-from .transformer import Transformer2DModel
-from .unet_config import UNet2DConditionConfig
+from ..blocks.resnet import Downsample2D, ResnetBlock2D, Upsample2D
+from ..blocks.transformer import Transformer2DModel
+from .config import UNet2DConditionConfig
 
 
 @dataclass(frozen=True)

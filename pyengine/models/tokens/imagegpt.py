@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from ..guard import inference
-from ..layers import Embedding, Linear, RMSNorm, TransposedLinear, WideEmbedding
-from ..weights import read_config
-from ._ids import check_ids, check_length
-from .base import ACTIVATIONS, TRANSFORMERS_KEYS, Model, raise_problems
+from ...guard import inference
+from ...layers import Embedding, Linear, RMSNorm, TransposedLinear, WideEmbedding
+from ...weights import read_config
+from .._ids import check_ids, check_length
+from ..base import ACTIVATIONS, TRANSFORMERS_KEYS, Model, raise_problems
 from .kv_cache import KVCache
 
 

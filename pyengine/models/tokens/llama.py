@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from .. import ops
-from ..layers import Embedding, Fused, Linear, RMSNorm, fuse
-from ..weights import read_config
-from .base import TRANSFORMERS_KEYS, raise_problems
+from ... import ops
+from ...layers import Embedding, Fused, Linear, RMSNorm, fuse
+from ...weights import read_config
+from ..base import TRANSFORMERS_KEYS, raise_problems
 from .kv_cache import KVCache
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..weights import read_config
-from .base import raise_problems
+from ...weights import read_config
+from ..base import raise_problems
 
 #: Sizes that a picture is described by: width, height, crop (2), aesthetic score.
 MICRO_CONDITIONS = 5

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ..layers import Linear, PointwiseConv2d
+from ...layers import Linear, PointwiseConv2d
 
 
 class Pointwise(PointwiseConv2d):

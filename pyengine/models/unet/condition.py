@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .. import branches
-from ..errors import RequestError
-from ..guard import inference
-from ..layers import Conv2d, Embedding, GroupNorm
-from .base import Model, Output, to_nchw
-from .embeddings import TimestepEmbedding, sinusoids
-from .resnet import ResnetBlock2D
-from .transformer import CrossAttention
-from .unet_blocks import DOWN_BLOCKS, MID_BLOCKS, UP_BLOCKS, Conditioning
-from .unet_config import UNet2DConditionConfig
+from ... import branches
+from ...errors import RequestError
+from ...guard import inference
+from ...layers import Conv2d, Embedding, GroupNorm
+from ..base import Model, Output, to_nchw
+from ..blocks.embeddings import TimestepEmbedding, sinusoids
+from ..blocks.resnet import ResnetBlock2D
+from ..blocks.transformer import CrossAttention
+from .blocks import DOWN_BLOCKS, MID_BLOCKS, UP_BLOCKS, Conditioning
+from .config import UNet2DConditionConfig
 
 
 @dataclass

@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import RequestError
-from ..guard import inference
-from ..layers import Conv2d, GroupNorm, PointwiseConv2d
-from ..weights import read_config
-from .base import Model, Output, check_levels, raise_problems, to_nchw
-from .resnet import Downsample2D, ResnetBlock2D, Upsample2D
-from .transformer import PictureAttention
+from ...errors import RequestError
+from ...guard import inference
+from ...layers import Conv2d, GroupNorm, PointwiseConv2d
+from ...weights import read_config
+from ..base import Model, Output, check_levels, raise_problems, to_nchw
+from ..blocks.resnet import Downsample2D, ResnetBlock2D, Upsample2D
+from ..blocks.transformer import PictureAttention
 
 #: diffusers' epsilon of every norm in an autoencoder; no config key says so.
 EPS = 1e-6

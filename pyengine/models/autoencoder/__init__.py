@@ -1,0 +1,1 @@
+"""Between pictures and latents, or pictures and codebook tokens."""

@@ -1,0 +1,1 @@
+"""Networks that predict tokens, and their cache of keys and values."""
