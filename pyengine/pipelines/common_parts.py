@@ -6,7 +6,7 @@ UNET = Part(
     kind="model",
     library="diffusers",
     classes=("UNet2DConditionModel",),
-    network="pyengine.models.unet:UNet2DConditionModel",
+    network="pyengine.models:UNet2DConditionModel",
     summary=(
         "sample_size", "in_channels", "block_out_channels", "layers_per_block",
         "cross_attention_dim", "attention_head_dim", "transformer_layers_per_block",
@@ -17,7 +17,7 @@ VAE = Part(
     kind="model",
     library="diffusers",
     classes=("AutoencoderKL",),
-    network="pyengine.models.autoencoder:AutoencoderKL",
+    network="pyengine.models:AutoencoderKL",
     summary=(
         "latent_channels", "block_out_channels", "layers_per_block", "scaling_factor",
         "force_upcast",
@@ -33,7 +33,7 @@ CLIP_TEXT = Part(
     library="transformers",
     classes=("CLIPTextModel",),
     model_types=_CLIP_TYPES,
-    network="pyengine.models.clip:CLIPTextModel",
+    network="pyengine.models:CLIPTextModel",
     summary=_CLIP_SUMMARY,
 )
 CLIP_PROJECTION = Part(
@@ -41,7 +41,7 @@ CLIP_PROJECTION = Part(
     library="transformers",
     classes=("CLIPTextModelWithProjection",),
     model_types=_CLIP_TYPES,
-    network="pyengine.models.clip:CLIPTextModelWithProjection",
+    network="pyengine.models:CLIPTextModelWithProjection",
     summary=_CLIP_SUMMARY,
 )
 CLIP_TOKENIZER = Part(
@@ -51,7 +51,7 @@ VQ = Part(
     kind="model",
     library="diffusers",
     classes=("VQModel",),
-    network="pyengine.models.vq:VQModel",
+    network="pyengine.models:VQModel",
     summary=(
         "num_vq_embeddings", "embed_dim", "latent_channels", "block_out_channels",
         "layers_per_block", "force_upcast",

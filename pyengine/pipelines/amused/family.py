@@ -17,7 +17,7 @@ AMUSED = Family(
             kind="model",
             library="diffusers",
             classes=("UVit2DModel",),
-            network="pyengine.models.uvit:UVit2DModel",
+            network="pyengine.models:UVit2DModel",
             summary=(
                 "sample_size", "codebook_size", "vocab_size", "hidden_size", "num_hidden_layers",
                 "num_attention_heads", "block_out_channels",

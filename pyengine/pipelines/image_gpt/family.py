@@ -16,7 +16,7 @@ IMAGE_GPT = Family(
             kind="model",
             library="transformers",
             classes=("ImageGPTForCausalImageModeling",),
-            network="pyengine.models.imagegpt:ImageGPT",
+            network="pyengine.models:ImageGPT",
             summary=(
                 "vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "activation_function",
             ),

@@ -15,7 +15,7 @@ JANUS = Family(
             kind="model",
             library="transformers",
             classes=("JanusForConditionalGeneration",),
-            network="pyengine.models.janus:Janus",
+            network="pyengine.models:Janus",
             summary=(
                 "text_config.vocab_size", "text_config.hidden_size",
                 "text_config.num_hidden_layers", "text_config.num_attention_heads",

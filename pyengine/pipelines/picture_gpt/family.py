@@ -16,7 +16,7 @@ PICTURE_GPT = Family(
             kind="model",
             library="transformers",
             classes=("LlamaForCausalLM",),
-            network="pyengine.models.picture_gpt:PictureGPT",
+            network="pyengine.models:PictureGPT",
             summary=(
                 "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
                 "num_attention_heads", "kv_heads", "max_position_embeddings",
@@ -28,7 +28,7 @@ PICTURE_GPT = Family(
             kind="settings",
             library="pyengine",
             classes=("PictureTokens",),
-            config="pyengine.models.picture_gpt:PictureTokens",
+            config="pyengine.models:PictureTokens",
         ),
     },
     pipeline=f"{_HERE}.pipeline:PictureGPTPipeline",
