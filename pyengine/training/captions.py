@@ -36,6 +36,15 @@ def random_prompt(pictures: dataset.Pictures, row: int, numbers: np.random.Gener
     return with_style(text, pictures.styles[row] if styled < 0.65 else None)
 
 
+def random_prompts(
+    pictures: dataset.Pictures, rows: np.ndarray, dropped: float, numbers: np.random.Generator
+) -> list[str]:
+    """A prompt for each row; a share `dropped` of them is empty, for classifier-free guidance."""
+    return [
+        "" if numbers.random() < dropped else random_prompt(pictures, row, numbers) for row in rows
+    ]
+
+
 def word_counts(pictures: dataset.Pictures, favourites: set[str], weight: int = 50) -> Counter[str]:
     """How often each word is in the captions; labels among `favourites` weigh more."""
     counts: Counter[str] = Counter()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .evaluate import COPY_DISTANCE
 
 SETS = """Noto Emoji, Google LLC, Apache License 2.0 (npm: @iconify-json/noto 1.2.9,
@@ -22,6 +24,23 @@ https://creativecommons.org/licenses/by/4.0/. They were rasterised at 64x64 on w
 The autoencoder has seen all of these sets; the model that draws only the styles and labels that
 README.md and concepts.txt name.  No picture of the sets is in this folder: the pictures here are
 drawn by the model, and may come close to those it has seen.
+"""
+
+#: Of every card, behind its table.
+REST = """Every number is in [training.json](training.json).
+
+![loss](curves.png)
+
+## How good it is
+
+{evaluation}
+
+## Data and licences
+
+{sets}
+
+See [NOTICE](NOTICE). The weights are under the project's licence as far as that can be said of
+weights; the sets keep theirs, and Twemoji asks for attribution.
 """
 
 CARD = """# A small model that draws emoji
@@ -57,20 +76,6 @@ Prompts that it knows: `"a red heart"`, `"red heart emoji"`, `"a red heart, {sty
 | average | of the weights, decay {decay} |
 | noise | scaled-linear betas {beta_start} to {beta_end}, 1000 steps, trailing |
 
-Every number is in [training.json](training.json).
-
-![loss](curves.png)
-
-## How good it is
-
-{evaluation}
-
-## Data and licences
-
-{sets}
-
-See [NOTICE](NOTICE). The weights are under the project's licence as far as that can be said of
-weights; the sets keep theirs, and Twemoji asks for attribution.
 """
 
 CARD_AR = """# A small DALL-E that draws emoji, token by token
@@ -109,87 +114,52 @@ loads; [tokens/config.json](tokens/config.json) says which ids are text and whic
 | changed on the way | {history} |
 | average | of the weights, decay {decay} |
 
-Every number is in [training.json](training.json).
-
-![loss](curves.png)
-
-## How good it is
-
-{evaluation}
-
-## Data and licences
-
-{sets}
-
-See [NOTICE](NOTICE). The weights are under the project's licence as far as that can be said of
-weights; the sets keep theirs, and Twemoji asks for attribution.
 """
 
 
-def card_ar(facts: dict) -> str:
+def card_ar(facts: dict[str, Any]) -> str:
     """README.md of an exported emoji-ar."""
-    shape, coder = facts["gpt"], facts["vq"]
+    shape, coder, further = facts["gpt"], facts["vq"], facts["decoder"]
     named = {f"vq_{name}": coder[name] for name in ("steps", "batch", "hours")}
-    further = facts["decoder"]
     named["decoder"] = "" if further is None else (
         "; its decoder on these alone {steps:,} more, {hours} hours".format(**further)
     )  # fmt: skip
-    named |= {name: coder[name] for name in ("entries", "width", "used", "perplexity")}
-    named |= {name: facts[name] for name in ("labels", "samples", "steps", "hours", "seed")}
-    for name in (
-        "side", "batch", "views", "dropped", "corrupted", "text", "rate", "warmup", "decay",
-    ):  # fmt: skip
-        named[name] = shape[name]
-    return CARD_AR.format(
-        **named,
-        styles=", ".join(facts["styles"]),
-        style_count=_counted(len(facts["styles"]), "style"),
-        favourites=coder["favourites"],
-        transformer=facts["parameters"]["transformer"] / 1e6,
-        vqvae=facts["parameters"]["vqvae"] / 1e6,
-        cooled=f", descent to zero over the last {facts['cooled']}" if facts["cooled"] else "",
-        history="; ".join(facts["history"]) or "nothing",
-        evaluation=_evaluation(facts["evaluation"], "emoji-ar"),
-        sets=SETS.replace("\n    ", " ").replace("\n", "\n\n"),
-    )
+    for name in ("entries", "width", "used", "perplexity", "favourites"):
+        named[name] = coder[name]
+    named |= {name: facts["parameters"][name] / 1e6 for name in ("transformer", "vqvae")}
+    names = ("side", "batch", "views", "dropped", "corrupted", "text", "rate", "warmup", "decay")
+    named |= {name: shape[name] for name in names}
+    return (CARD_AR + REST).format(**named, **_common(facts, "emoji-ar"))
 
 
-def card(facts: dict) -> str:
+def card(facts: dict[str, Any]) -> str:
     """README.md of an exported model."""
-    shape = facts["denoiser"]
-    return CARD.format(
-        labels=facts["labels"],
-        styles=", ".join(facts["styles"]),
-        style=facts["styles"][0],
-        favoured=facts["favoured"],
-        cooled=f", descent to zero over the last {facts['cooled']}" if facts["cooled"] else "",
-        style_count=_counted(len(facts["styles"]), "style"),
-        history="; ".join(facts["history"]) or "nothing",
-        unet=facts["parameters"]["unet"] / 1e6,
-        text=facts["parameters"]["text_encoder"] / 1e6,
-        samples=facts["samples"],
-        steps=facts["steps"],
-        batch=shape["batch"],
-        hours=facts["hours"],
-        autoencoder_hours=facts["autoencoder_hours"],
-        seed=facts["seed"],
-        gamma=shape["gamma"],
-        dropped=shape["dropped"],
-        rate=shape["rate"],
-        warmup=shape["warmup"],
-        decay=shape["decay"],
-        beta_start=shape["beta_start"],
-        beta_end=shape["beta_end"],
-        evaluation=_evaluation(facts["evaluation"]),
-        sets=SETS.replace("\n    ", " ").replace("\n", "\n\n"),
-    )
+    shape, parameters = facts["denoiser"], facts["parameters"]
+    named = {name: facts[name] for name in ("favoured", "autoencoder_hours")}
+    named |= {"unet": parameters["unet"] / 1e6, "text": parameters["text_encoder"] / 1e6}
+    names = ("batch", "gamma", "dropped", "rate", "warmup", "decay", "beta_start", "beta_end")
+    named |= {name: shape[name] for name in names}
+    return (CARD + REST).format(**named, style=facts["styles"][0], **_common(facts, "emoji"))
+
+
+def _common(facts: dict[str, Any], model: str) -> dict[str, Any]:
+    """What both cards say."""
+    return {
+        **{name: facts[name] for name in ("labels", "samples", "steps", "hours", "seed")},
+        "styles": ", ".join(facts["styles"]),
+        "style_count": _counted(len(facts["styles"]), "style"),
+        "cooled": f", descent to zero over the last {facts['cooled']}" if facts["cooled"] else "",
+        "history": "; ".join(facts["history"]) or "nothing",
+        "evaluation": _evaluation(facts["evaluation"], model),
+        "sets": SETS.replace("\n    ", " ").replace("\n", "\n\n"),
+    }
 
 
 def _counted(number: int, what: str) -> str:
     return f"one {what}" if number == 1 else f"{number} {what}s"
 
 
-def _evaluation(result: dict | None, model: str = "emoji") -> str:
+def _evaluation(result: dict[str, Any] | None, model: str) -> str:
     """The table of `pyengine eval`, with what its columns mean."""
     if result is None:
         return f"Not measured yet: `pyengine eval {model}`."

@@ -1,27 +1,77 @@
-"""A training as it goes on: networks, optimiser, average, step; saved, resumed, advanced.
-
-Networks here are an object with ``settings``, ``device``, ``parameters`` (a
-list), ``MEASURES`` (the names of what ``loss`` returns, the loss first),
-``loss(*batch)``, ``state_dict``, ``load_state_dict`` and ``load_average``.
-"""
+"""One stage of training as it goes on: networks, optimiser, average, step; saved and resumed."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import loop, parallel
 
 
+class Networks:
+    """What a stage trains, and its loss.
+
+    Subclasses set settings (a loop.Settings with batch, rate, warmup and decay), device and
+    parameters, which the optimiser changes.
+    """
+
+    #: Names of what `loss` returns, the loss first.
+    MEASURES: tuple[str, ...] = ()
+    #: Whether the loss is computed in bfloat16 on a GPU.
+    AUTOCAST = True
+
+    settings: Any
+    device: str
+    parameters: list[Any]
+
+    @property
+    def averaged(self) -> list[Any]:
+        """The parameters whose moving average is kept."""
+        return self.parameters
+
+    def loss(self, *batch: Any) -> tuple[Any, ...]:
+        """The loss of a batch, and other measures for the log."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def load_average(self, values: list[Any]) -> None:
+        """Replaces the parameters by their averages."""
+        loop.copy_values(self.averaged, values)
+
+    def before_step(self, step: int, batches: Any) -> None:
+        """Called before the batch of a step is made."""
+
+    def after_step(self, step: int) -> None:
+        """Called between the optimiser's step and the average's."""
+
+    def more_measures(self) -> dict[str, float]:
+        """For the log, taken after a step."""
+        return {}
+
+    def more_state(self) -> dict[str, Any]:
+        """What a checkpoint holds besides."""
+        return {}
+
+    def load_more_state(self, state: dict[str, Any]) -> None:
+        """Takes over what `more_state` gave."""
+
+
 @dataclass
 class Run:
-    """Where a training stands."""
+    """Where a training stands. seconds: of all calls so far; cooled: steps of the last descent."""
 
-    networks: object
-    optimizer: object
+    networks: Any
+    optimizer: Any
     average: loop.Average
     step: int = 0
     seconds: float = 0.0
@@ -38,10 +88,20 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.values,
         }
-        loop.save_checkpoint(path, state)
+        loop.save_checkpoint(path, state | self.networks.more_state())
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block the networks have their averaged weights."""
+        kept = [parameter.detach().clone() for parameter in self.networks.averaged]
+        self.networks.load_average(self.average.values)
+        try:
+            yield
+        finally:
+            self.networks.load_average(kept)
 
 
-def resume(path: Path, networks, weight_decay: float = 0.01) -> Run:
+def resume(path: Path, networks: Networks, weight_decay: float = 0.01) -> Run:
     """The run of a checkpoint, or where there is none one that begins with these networks."""
     import torch
 
@@ -53,7 +113,7 @@ def resume(path: Path, networks, weight_decay: float = 0.01) -> Run:
         weight_decay=weight_decay,
         fused=True,
     )
-    run = Run(networks, optimizer, loop.Average(networks.parameters, settings.decay))
+    run = Run(networks, optimizer, loop.Average(networks.averaged, settings.decay))
     if path.exists():
         state = loop.load_checkpoint(path, settings.shape())
         networks.load_state_dict(state["model"])
@@ -62,7 +122,9 @@ def resume(path: Path, networks, weight_decay: float = 0.01) -> Run:
         optimizer.load_state_dict(state["optimizer"])
         for value, stored in zip(run.average.values, state["average"], strict=True):
             value.copy_(stored)
-        run.step, run.seconds = state["step"], state["seconds"]
+        networks.load_more_state(state)
+        # Checkpoints of older autoencoders have neither of the latter two.
+        run.step, run.seconds = state["step"], state.get("seconds", 0.0)
         run.cooled = state.get("cooled", 0)
     return run
 
@@ -87,7 +149,8 @@ def train(
     import torch
 
     settings, networks = run.networks.settings, run.networks
-    autocast = torch.autocast("cuda", torch.bfloat16, enabled=networks.device.startswith("cuda"))
+    on_gpu = networks.device.startswith("cuda")
+    autocast = torch.autocast("cuda", torch.bfloat16, enabled=on_gpu and networks.AUTOCAST)
     began = saved = last = time.monotonic()
 
     def out_of_time() -> bool:
@@ -97,6 +160,7 @@ def train(
         rate = loop.learning_rate(run.step, settings.rate, settings.warmup, steps, cooldown)
         for group in run.optimizer.param_groups:
             group["lr"] = rate
+        networks.before_step(run.step, batches)
         with autocast:
             measures = networks.loss(*batches(run.step))
         run.optimizer.zero_grad(set_to_none=True)
@@ -104,10 +168,12 @@ def train(
         parallel.average_gradients(networks.parameters)
         norm = torch.nn.utils.clip_grad_norm_(networks.parameters, 1.0)
         run.optimizer.step()
-        run.average.update(networks.parameters, run.step)
+        networks.after_step(run.step)
+        run.average.update(networks.averaged, run.step)
         if log is not None:
             values = dict(zip(networks.MEASURES, (m.detach() for m in measures), strict=True))
-            log.add(run.step, settings.batch, **values, gradient=norm)
+            more = networks.more_measures()
+            log.add(run.step, settings.batch, **values, **more, gradient=norm)
         run.step += 1
         now = time.monotonic()
         run.seconds += now - last

@@ -92,13 +92,18 @@ def load(data: str | os.PathLike[str] | None = None) -> Pictures:
     return from_arrays(images, captions)
 
 
-def from_arrays(images: np.ndarray, captions: Sequence[str]) -> Pictures:
-    """Check the arrays of a data file and parse its captions."""
+def check_images(images: np.ndarray) -> None:
+    """Raises DataError for anything but uint8 [N, height, width, 3]."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise DataError(
             "images: expected uint8 [N, height, width, 3], "
             f"given {images.dtype} {list(images.shape)}"
         )
+
+
+def from_arrays(images: np.ndarray, captions: Sequence[str]) -> Pictures:
+    """Check the arrays of a data file and parse its captions."""
+    check_images(images)
     if len(captions) != len(images):
         raise DataError(f"captions: expected {len(images)}, one per picture, given {len(captions)}")
     if not len(images):

@@ -10,18 +10,24 @@ loss.  One prompt in ten is empty, for classifier-free guidance.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from . import captions, dataset, loop, tokenizer
+from .course import Networks as Trained
 from .course import Run, resume, shuffled_rows
 
 
 @dataclass(frozen=True)
-class DenoiserSettings:
+class DenoiserSettings(loop.Settings):
     """Shape of the networks and course of their training."""
+
+    SHAPE = (
+        "channels", "layers", "heads", "groups", "size", "latent_channels", "context",
+        "text_layers", "vocabulary", "length", "beta_start", "beta_end",
+    )  # fmt: skip
 
     channels: tuple[int, ...] = (48, 96, 192)
     layers: int = 1
@@ -41,18 +47,6 @@ class DenoiserSettings:
     gamma: float = 5.0
     beta_start: float = 0.00085
     beta_end: float = 0.02
-
-    def shape(self) -> dict:
-        """What a checkpoint must agree on."""
-        names = (
-            "channels layers heads groups size latent_channels context text_layers vocabulary "
-            "length beta_start beta_end"
-        )
-        return {name: loop.plain(getattr(self, name)) for name in names.split()}
-
-    def describe(self) -> dict:
-        """All settings as plain values, for the card."""
-        return {name: loop.plain(value) for name, value in asdict(self).items()}
 
 
 def build_unet(settings: DenoiserSettings):
@@ -111,7 +105,7 @@ def build_scheduler(settings: DenoiserSettings):
     )
 
 
-class Networks:
+class Networks(Trained):
     """Text encoder and noise predictor as one bag of parameters."""
 
     MEASURES = ("loss", "v_error")
@@ -147,11 +141,6 @@ class Networks:
         self.text_encoder.load_state_dict(state["text_encoder"])
         self.unet.load_state_dict(state["unet"])
 
-    def load_average(self, values) -> None:
-        """Replace the parameters by a list of averages."""
-        for parameter, value in zip(self.parameters, values, strict=True):
-            parameter.data.copy_(value)
-
 
 class Batches:
     """The batch of any step, from its number alone."""
@@ -172,12 +161,7 @@ class Batches:
         rows = self.rows(step)
         numbers = loop.numbers(self.seed, "denoiser", step)
         generator = loop.torch_numbers(self.seed, "denoiser", step)
-        prompts = [
-            ""
-            if numbers.random() < self.settings.dropped
-            else captions.random_prompt(self.pictures, row, numbers)
-            for row in rows
-        ]
+        prompts = captions.random_prompts(self.pictures, rows, self.settings.dropped, numbers)
         batch = len(rows)
         even = (np.arange(batch) + numbers.random()) * (1000 / batch)
         timesteps = torch.from_numpy(even.astype(np.int64).clip(0, 999))

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from ..errors import RequestError
-from . import autoencoder, captions, course, dataset, denoiser, loop, recipe, samples, tokenizer
+from . import autoencoder, course, dataset, denoiser, loop, recipe, samples, tokenizer
 from .concepts import CONCEPTS
 from .concepts import labels as labels_of
 
@@ -43,7 +43,7 @@ class EmojiSettings:
 
 def train(
     *,
-    data: str | os.PathLike[str] | dataset.Pictures | None = None,
+    data: recipe.Data = None,
     out: str | os.PathLike[str] = "emoji-run",
     steps: int = 30000,
     minutes: float | None = None,
@@ -69,21 +69,15 @@ def train(
     init_from: an exported model folder to begin from where `out` has no checkpoint.
     settings: shapes and every other number; the arguments above win over it.
     """
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-    folder = Path(out)
     settings = _settings(settings, labels, styles, seed, batch, rate, autoencoder_steps)
-    everything, chosen = load_pictures(data, settings)
-    before = load_settings(folder) if (folder / "settings.json").exists() else None
-    recipe.save_settings(folder, settings)
+    opened = recipe.open_run(RECIPE, out, data, threads, settings)
+    folder, before = opened.folder, recipe.keep_settings(opened)
     begin_from = Path(init_from) if init_from is not None else None
     if begin_from is not None:
         adopt(begin_from, folder, settings)
     model = autoencoder.train(
-        everything,
-        recipe.choose_rows(everything, settings),
+        opened.everything,
+        opened.rows,
         folder,
         settings.autoencoder,
         seed=settings.seed,
@@ -91,57 +85,26 @@ def train(
         log_every=log_every,
         echo=echo,
     )
-    tokens = make_tokenizer(everything, folder, settings)
-    run, batches = prepare(folder, settings, chosen, model, tokens, device, begin_from)
-    if before is not None and run.step:
-        recipe.note_changes(folder, run.step, before, settings, ("denoiser",))
-    course.train(
+    tokens = recipe.make_tokenizer(opened)
+    run, batches = prepare(folder, settings, opened.chosen, model, tokens, device, begin_from)
+    recipe.train(
+        opened,
         run,
         batches,
+        before,
         steps,
         seconds=None if minutes is None else 60 * minutes,
-        checkpoint=folder / "denoiser.pt",
-        log=loop.Log(folder / "log.jsonl", "denoiser", log_every, echo),
-        every_step=_sampler(folder, model, tokens, sample_minutes),
+        log_every=log_every,
+        echo=echo,
+        draw=lambda path, run: draw_grid(path, run, model, tokens),
+        sample_minutes=sample_minutes,
     )
     return folder
 
 
-def cool(
-    *,
-    data: str | os.PathLike[str] | dataset.Pictures | None = None,
-    out: str | os.PathLike[str] = "emoji-run",
-    steps: int = 1000,
-    device: str = "cpu",
-    threads: int | None = None,
-    log_every: int = 50,
-    settings: EmojiSettings | None = None,
-    echo: Callable[[str], None] = print,
-) -> Path:
-    """Branch off `steps` steps with the rate descending to zero, into cooled.pt.
-
-    The run itself stays as it is, to go on from later.
-    """
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-    folder = Path(out)
-    settings = settings or load_settings(folder)
-    if not (folder / "denoiser.pt").exists():
-        raise RequestError(f"out: expected a folder with denoiser.pt, given {str(folder)!r}")
-    _, chosen = load_pictures(data, settings)
-    model = autoencoder.load(folder, settings.autoencoder, device)
-    run, batches = prepare(
-        folder, settings, chosen, model, tokenizer.load(folder / "tokenizer"), device
-    )
-    log = loop.Log(folder / "log.jsonl", "cooldown", log_every, echo)
-    return course.cool(run, batches, steps, folder, log)
-
-
 def sharpen(
     *,
-    data: str | os.PathLike[str] | dataset.Pictures | None = None,
+    data: recipe.Data = None,
     out: str | os.PathLike[str] = "emoji-run",
     steps: int = 500,
     rate: float = 1e-3,
@@ -152,39 +115,20 @@ def sharpen(
     echo: Callable[[str], None] = print,
 ) -> Path:
     """Train the decoder further, mostly on what the model draws; the latents keep their meaning."""
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-    folder = Path(out)
-    settings = settings or load_settings(folder)
-    everything, _ = load_pictures(data, settings)
-    course = replace(settings.autoencoder, steps=steps, rate=rate, cooldown=steps // 2)
-    rows = recipe.choose_rows(everything, settings)
+    opened = recipe.open_run(RECIPE, out, data, threads, settings)
+    folder, coder = opened.folder, opened.settings.autoencoder
     autoencoder.train(
-        everything,
-        rows,
+        opened.everything,
+        opened.rows,
         folder,
-        course,
-        seed=settings.seed,
+        replace(coder, steps=steps, rate=rate, cooldown=steps // 2),
+        seed=opened.settings.seed,
         device=device,
         only_decoder=True,
         log_every=log_every,
         echo=echo,
     )
     return folder / "decoder.pt"
-
-
-def load_settings(folder: Path) -> EmojiSettings:
-    """The settings that a run was last trained with."""
-    parts = {"autoencoder": autoencoder.AutoencoderSettings, "denoiser": denoiser.DenoiserSettings}
-    return recipe.load_settings(folder, EmojiSettings, parts)
-
-
-def load_pictures(data, settings: EmojiSettings) -> tuple[dataset.Pictures, dataset.Pictures]:
-    """All pictures, and those of the run's labels and styles."""
-    everything, rows = recipe.load_pictures(data, settings, settings.autoencoder.size)
-    return everything, everything.rows(rows.tolist())
 
 
 def adopt(model: Path, folder: Path, settings: EmojiSettings) -> None:
@@ -211,15 +155,6 @@ def adopt(model: Path, folder: Path, settings: EmojiSettings) -> None:
         shutil.copytree(model / "tokenizer", folder / "tokenizer")
 
 
-def make_tokenizer(everything: dataset.Pictures, folder: Path, settings: EmojiSettings):
-    """The run's tokenizer: learnt once, then read."""
-    place, shape = folder / "tokenizer", settings.denoiser
-    if not (place / "vocab.json").exists():
-        counts = captions.word_counts(everything, set(settings.labels))
-        tokenizer.write(place, counts, shape.vocabulary, shape.length)
-    return tokenizer.load(place)
-
-
 def make_latents(model, chosen: dataset.Pictures, device: str):
     """Scaled latents of the chosen pictures; sets the autoencoder's scaling factor from them."""
     latents = autoencoder.encode(model, chosen.images)
@@ -228,8 +163,8 @@ def make_latents(model, chosen: dataset.Pictures, device: str):
 
 def prepare_scale(model, data, settings: EmojiSettings) -> None:
     """Give the autoencoder its scaling factor from the pictures of the run."""
-    _, chosen = load_pictures(data, settings)
-    make_latents(model, chosen, "cpu")
+    everything, rows = recipe.load_pictures(data, settings, settings.autoencoder.size)
+    make_latents(model, everything.rows(rows.tolist()), "cpu")
 
 
 def prepare(
@@ -260,9 +195,7 @@ def _settings(settings, labels, styles, seed, batch, rate, autoencoder_steps) ->
     settings = settings or EmojiSettings(styles=tuple(styles), seed=seed)
     if labels is not None:
         settings = replace(settings, labels=tuple(labels))
-    for name, value in (("batch", batch), ("rate", rate), ("autoencoder_steps", autoencoder_steps)):
-        if value is not None and value <= 0:
-            raise RequestError(f"{name}: expected a positive number, given {value}")
+    recipe.check_positive(batch=batch, rate=rate, autoencoder_steps=autoencoder_steps)
     course = settings.denoiser
     course = replace(course, batch=batch or course.batch, rate=rate or course.rate)
     coder = settings.autoencoder
@@ -270,29 +203,34 @@ def _settings(settings, labels, styles, seed, batch, rate, autoencoder_steps) ->
     return replace(settings, denoiser=course, autoencoder=coder)
 
 
-def _sampler(folder: Path, model, tokens, minutes: float):
-    """A grid of samples from the averaged weights every so many minutes."""
-    last = [time.monotonic()]
-
-    def every_step(run: course.Run) -> None:
-        if minutes > 0 and time.monotonic() - last[0] > 60 * minutes:
-            draw_grid(folder / f"samples-{run.step:06d}.png", run, model, tokens)
-            last[0] = time.monotonic()
-
-    return every_step
-
-
 def draw_grid(
     path: Path, run: course.Run, model, tokens, prompts: Sequence[str] = samples.PROMPTS
 ) -> None:
     """Draw the prompts with the averaged weights, then put the weights in training back."""
     networks = run.networks
-    kept = [parameter.detach().clone() for parameter in networks.parameters]
-    networks.load_average(run.average.values)
-    networks.unet.eval(), networks.text_encoder.eval()
-    pipe = samples.pipeline(networks, model, tokens)
-    generate = samples.generator(pipe)
-    images = generate(prompts, range(len(prompts)))
-    networks.load_average(kept)
-    networks.unet.train(), networks.text_encoder.train()
-    samples.save_png(path, samples.grid(images, columns=8))
+    with run.averaged():
+        networks.unet.eval(), networks.text_encoder.eval()
+        pipe = samples.pipeline(networks, model, tokens)
+        samples.draw(path, samples.generator(pipe), prompts)
+        networks.unet.train(), networks.text_encoder.train()
+
+
+def _load(opened: recipe.Opened, device: str) -> tuple[course.Run, denoiser.Batches]:
+    folder, settings = opened.folder, opened.settings
+    model = autoencoder.load(folder, settings.autoencoder, device)
+    tokens = tokenizer.load(folder / "tokenizer")
+    return prepare(folder, settings, opened.chosen, model, tokens, device)
+
+
+RECIPE = recipe.Recipe(
+    settings=EmojiSettings,
+    parts={"autoencoder": autoencoder.AutoencoderSettings, "denoiser": denoiser.DenoiserSettings},
+    coder="autoencoder",
+    generator="denoiser",
+    out="emoji-run",
+    cooldown="cooldown",
+    cool_steps=1000,
+    load=_load,
+)
+load_settings = RECIPE.load_settings
+cool = partial(recipe.cool, RECIPE)

@@ -13,12 +13,13 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import RequestError
-from . import captions, course, dataset, gpt, loop, parallel, recipe, tokenizer, vq_decoder
+from . import course, dataset, gpt, loop, parallel, recipe, samples_ar, tokenizer, vq_decoder
 from . import vq_autoencoder as vq
 from .concepts import CONCEPTS
 
@@ -43,7 +44,7 @@ class EmojiARSettings:
 
 def train(
     *,
-    data: str | os.PathLike[str] | dataset.Pictures | None = None,
+    data: recipe.Data = None,
     out: str | os.PathLike[str] = "emoji-ar-run",
     steps: int = 4600,
     minutes: float | None = None,
@@ -66,80 +67,47 @@ def train(
     minutes: stop earlier.  settings: shapes and every other number; the other
     arguments win over it.
     """
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-    folder, began = Path(out), time.monotonic()
+    began = time.monotonic()
     settings = _settings(settings, labels, seed, batch, rate, vq_steps)
-    everything, rows = recipe.load_pictures(data, settings, settings.vq.size)
-    before = load_settings(folder) if (folder / recipe.FILE).exists() else None
-    parallel.agree(True)  # nobody writes the file before all have read it
-    if parallel.first():
-        recipe.save_settings(folder, settings)
-    until = None if minutes is None else began + 60 * minutes
+    opened = recipe.open_run(RECIPE, out, data, threads, settings)
+    folder, before = opened.folder, recipe.keep_settings(opened)
+
+    def seconds_left() -> float | None:
+        return None if minutes is None else began + 60 * minutes - time.monotonic()
+
     model = vq.train(
-        everything,
-        rows,
+        opened.everything,
+        opened.rows,
         folder,
         settings.vq,
         seed=settings.seed,
         device=device,
         log_every=log_every,
-        until=until,
+        seconds=seconds_left(),
         echo=echo,
     )
     if loop.load_checkpoint(folder / f"{vq.STAGE}.pt")["step"] < settings.vq.steps:
         return folder
-    tokens = make_tokenizer(everything, folder, settings)
-    run, batches = prepare(folder, settings, everything.rows(rows.tolist()), model, tokens, device)
-    if before is not None and run.step and parallel.first():
-        recipe.note_changes(folder, run.step, before, settings, ("gpt",))
-    course.train(
+    tokens = recipe.make_tokenizer(opened)
+    run, batches = prepare(folder, settings, opened.chosen, model, tokens, device)
+    recipe.train(
+        opened,
         run,
         batches,
+        before,
         steps,
-        seconds=None if until is None else until - time.monotonic(),
-        checkpoint=folder / "gpt.pt",
-        log=loop.Log(folder / "log.jsonl", gpt.STAGE, log_every, echo),
-        every_step=_sampler(folder, model, sample_minutes),
+        seconds=seconds_left(),
+        log_every=log_every,
+        echo=echo,
+        draw=lambda path, run: samples_ar.draw_grid(path, run, model, folder / "tokenizer"),
+        sample_minutes=sample_minutes,
     )
     return folder
 
 
-def cool(
-    *,
-    data: str | os.PathLike[str] | dataset.Pictures | None = None,
-    out: str | os.PathLike[str] = "emoji-ar-run",
-    steps: int = 500,
-    device: str = "cpu",
-    threads: int | None = None,
-    log_every: int = 50,
-    echo: Callable[[str], None] = print,
-) -> Path:
-    """Branch off `steps` steps with the rate descending to zero, into cooled.pt.
-
-    The run itself stays as it is, to go on from later.
-    """
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-    folder = Path(out)
-    settings = load_settings(folder)
-    if not (folder / "gpt.pt").exists():
-        raise RequestError(f"out: expected a folder with gpt.pt, given {str(folder)!r}")
-    everything, rows = recipe.load_pictures(data, settings, settings.vq.size)
-    model = vq.load(folder, settings.vq, device)
-    tokens = tokenizer.load(folder / "tokenizer")
-    run, batches = prepare(folder, settings, everything.rows(rows.tolist()), model, tokens, device)
-    log = loop.Log(folder / "log.jsonl", "gpt-cooldown", log_every, echo)
-    return course.cool(run, batches, steps, folder, log)
-
-
 def sharpen(
     *,
-    data: str | os.PathLike[str] | dataset.Pictures | None = None,
+    data: recipe.Data = None,
     out: str | os.PathLike[str] = "emoji-ar-run",
     steps: int = 2000,
     rate: float = 1e-3,
@@ -149,14 +117,9 @@ def sharpen(
     echo: Callable[[str], None] = print,
 ) -> Path:
     """Train the decoder further on what the model draws, into decoder.pt; the tokens stay."""
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-    folder = Path(out)
-    settings = load_settings(folder)
-    everything, rows = recipe.load_pictures(data, settings, settings.vq.size)
-    chosen, shape = everything.rows(rows.tolist()), replace(settings.vq, rate=rate)
+    opened = recipe.open_run(RECIPE, out, data, threads, None)
+    folder, settings, chosen = opened.folder, opened.settings, opened.chosen
+    shape = replace(settings.vq, rate=rate)
     model = vq.load(folder, settings.vq, device)
     tokens = make_tokens(model, chosen, folder, settings)
     batches = vq_decoder.Batches(
@@ -167,24 +130,8 @@ def sharpen(
         settings.seed,
         device,
     )
-    log = loop.Log(folder / "log.jsonl", vq_decoder.STAGE, log_every, echo)
+    log = opened.log(vq_decoder.STAGE, log_every, echo)
     return vq_decoder.train(model, batches, folder, steps, log)
-
-
-def load_settings(folder: Path) -> EmojiARSettings:
-    """The settings that a run was last trained with."""
-    parts = {"vq": vq.VQSettings, "gpt": gpt.GPTSettings}
-    return recipe.load_settings(folder, EmojiARSettings, parts)
-
-
-def make_tokenizer(everything: dataset.Pictures, folder: Path, settings: EmojiARSettings):
-    """The run's tokenizer: learnt once, then read."""
-    place = folder / "tokenizer"
-    if not (place / "vocab.json").exists() and parallel.first():
-        counts = captions.word_counts(everything, set(settings.labels))
-        tokenizer.write(place, counts, settings.gpt.vocabulary, settings.gpt.length)
-    parallel.agree(True)  # nobody reads the files before the first process has written them
-    return tokenizer.load(place)
 
 
 def views(images: np.ndarray, settings: gpt.GPTSettings, seed: int) -> np.ndarray:
@@ -227,9 +174,7 @@ def prepare(folder: Path, settings: EmojiARSettings, chosen, model, tokens, devi
 
 def _settings(settings, labels, seed, batch, rate, vq_steps) -> EmojiARSettings:
     settings = settings or EmojiARSettings()
-    for name, value in (("batch", batch), ("rate", rate), ("vq_steps", vq_steps)):
-        if value is not None and value <= 0:
-            raise RequestError(f"{name}: expected a positive number, given {value}")
+    recipe.check_positive(batch=batch, rate=rate, vq_steps=vq_steps)
     if labels is not None:
         settings = replace(settings, labels=tuple(labels))
     if seed is not None:
@@ -239,16 +184,22 @@ def _settings(settings, labels, seed, batch, rate, vq_steps) -> EmojiARSettings:
     return replace(settings, gpt=shape, vq=replace(coder, steps=vq_steps or coder.steps))
 
 
-def _sampler(folder: Path, model, minutes: float):
-    """A grid of samples from the averaged weights every so many minutes."""
-    from . import samples_ar
+def _load(opened: recipe.Opened, device: str) -> tuple[course.Run, gpt.Batches]:
+    folder, settings = opened.folder, opened.settings
+    model = vq.load(folder, settings.vq, device)
+    tokens = tokenizer.load(folder / "tokenizer")
+    return prepare(folder, settings, opened.chosen, model, tokens, device)
 
-    last = [time.monotonic()]
 
-    def every_step(run: course.Run) -> None:
-        if parallel.first() and minutes > 0 and time.monotonic() - last[0] > 60 * minutes:
-            path = folder / f"samples-{run.step:06d}.png"
-            samples_ar.draw_grid(path, run, model, folder / "tokenizer")
-            last[0] = time.monotonic()
-
-    return every_step
+RECIPE = recipe.Recipe(
+    settings=EmojiARSettings,
+    parts={"vq": vq.VQSettings, "gpt": gpt.GPTSettings},
+    coder="vq",
+    generator=gpt.STAGE,
+    out="emoji-ar-run",
+    cooldown="gpt-cooldown",
+    cool_steps=500,
+    load=_load,
+)
+load_settings = RECIPE.load_settings
+cool = partial(recipe.cool, RECIPE)

@@ -20,16 +20,10 @@ from . import captions, dataset, samples
 FEATURE_SIDE = 16
 COPY_DISTANCE = 0.04
 
-Generate = Callable[[Sequence[str], Sequence[int]], np.ndarray]
-
 
 def features(images: np.ndarray) -> np.ndarray:
     """uint8 [N, H, W, 3] -> float64 [N, 16 * 16 * 3] box averages in [0, 1]."""
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise dataset.DataError(
-            "images: expected uint8 [N, height, width, 3], "
-            f"given {images.dtype} {list(images.shape)}"
-        )
+    dataset.check_images(images)
     count, height, width, _ = images.shape
     if height % FEATURE_SIDE or width % FEATURE_SIDE:
         raise dataset.DataError(
@@ -85,7 +79,7 @@ def read_concepts(path: str | os.PathLike[str]) -> list[str]:
 
 
 def evaluate(
-    generate: Generate,
+    generate: samples.Generate,
     *,
     concepts: Sequence[str] | str | os.PathLike[str],
     data: str | os.PathLike[str] | dataset.Pictures | None = None,

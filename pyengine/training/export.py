@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from ..errors import RequestError
-from . import autoencoder, denoiser, loop, samples, tokenizer
-from .card import NOTICE, card
-from .emoji import EmojiSettings, load_settings, prepare_scale
-from .recipe import load_history
+from . import autoencoder, course, denoiser, loop, model_folder, samples, tokenizer
+from .card import card
+from .emoji import RECIPE, EmojiSettings, prepare_scale
+from .model_folder import choose_weights, replacing, tidy_config, write_json
+from .recipe import Data
 
 # What pyengine uses where a call says nothing; diffusers does not read it.
 DEFAULTS = {"num_inference_steps": samples.STEPS, "guidance_scale": samples.GUIDANCE}
@@ -22,9 +22,9 @@ def export(
     *,
     run: str | os.PathLike[str] = "emoji-run",
     to: str | os.PathLike[str] = "emoji",
-    data=None,
+    data: Data = None,
     weights: str = "auto",
-    evaluation: str | os.PathLike[str] | None = None,
+    evaluation: model_folder.Evaluation = None,
     draw_samples: bool = True,
     settings: EmojiSettings | None = None,
 ) -> Path:
@@ -35,40 +35,25 @@ def export(
     evaluation: a JSON file written by :func:`.evaluate.write`, for the card.
     """
     folder, target = Path(run), Path(to)
-    settings = settings or load_settings(folder)
-    checkpoint = choose_weights(folder, weights, "denoiser.pt")
+    settings = settings or RECIPE.load_settings(folder)
+    checkpoint = choose_weights(folder, weights, RECIPE.checkpoint)
     tokens = tokenizer.load(folder / "tokenizer")
     shape = replace(settings.denoiser, vocabulary=len(tokens))
     trained = denoiser.start(checkpoint, shape, settings.seed, "cpu")
     trained.networks.load_average(trained.average.values)
     model = autoencoder.load(folder, settings.autoencoder)
     prepare_scale(model, data, settings)
-    partial = new_folder(target)
-    write_parts(partial, trained.networks, model, tokens, folder / "tokenizer")
-    write_words(partial, folder, trained, settings, evaluation)
-    if draw_samples:
-        draw(partial)
-    replace_folder(partial, target)
+    with replacing(target) as partial:
+        write_parts(partial, trained.networks, model, tokens, folder / "tokenizer")
+        write_words(partial, folder, trained, settings, evaluation)
+        if draw_samples:
+            draw(partial)
     return target
 
 
-def choose_weights(folder: Path, weights: str, run: str) -> Path:
-    """The checkpoint that `weights` names; run: the file name of the uncooled one."""
-    average, cooled = folder / run, folder / "cooled.pt"
-    if weights not in ("auto", "average", "cooled"):
-        raise RequestError(f"weights: expected auto, average or cooled, given {weights!r}")
-    if weights == "auto":
-        newer = cooled.exists() and (
-            not average.exists() or cooled.stat().st_mtime >= average.stat().st_mtime
-        )
-        weights = "cooled" if newer else "average"
-    chosen = cooled if weights == "cooled" else average
-    if not chosen.exists():
-        raise RequestError(f"run: expected a folder with {chosen.name}, given {str(folder)!r}")
-    return chosen
-
-
-def write_parts(folder: Path, networks, model, tokens, tokenizer_files: Path) -> None:
+def write_parts(
+    folder: Path, networks: Any, model: Any, tokens: Any, tokenizer_files: Path
+) -> None:
     """The diffusers folder itself; the tokenizer as vocab.json and merges.txt."""
     import torch
 
@@ -83,53 +68,26 @@ def write_parts(folder: Path, networks, model, tokens, tokenizer_files: Path) ->
             tidy_config(file)
 
 
-def tidy_config(config: Path) -> None:
-    """Take out local paths; say float32.
-
-    transformers would load the files' float16 where diffusers loads float32.
-    """
-    value = json.loads(config.read_text(encoding="utf-8"))
-    value.pop("_name_or_path", None)
-    if "dtype" in value or "torch_dtype" in value:
-        value.pop("torch_dtype", None)
-        value["dtype"] = "float32"
-    config.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
 def write_words(
-    folder: Path, run: Path, trained: denoiser.Run, settings: EmojiSettings, evaluation
-) -> None:
-    """concepts.txt, NOTICE, curves.png, training.json, pyengine's defaults and the card."""
-    log = run / "log.jsonl"
-    records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    (folder / "concepts.txt").write_text("\n".join(settings.labels) + "\n", encoding="utf-8")
-    (folder / "pyengine.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n", encoding="utf-8")
-    (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
-    stages = [r for r in records if r["stage"] in ("denoiser", "cooldown")]
-    samples.save_png(folder / "curves.png", samples.curve(stages, ("loss", "v_error")))
-    result = json.loads(Path(evaluation).read_text()) if evaluation is not None else None
-    coder = [r for r in records if r["stage"] in ("autoencoder", "decoder")]
-    facts = {
-        "seed": settings.seed,
-        "styles": list(settings.styles),
-        "labels": len(settings.labels),
-        "favoured": favoured(settings),
-        "steps": trained.step,
-        "cooled": trained.cooled,
-        "samples": trained.step * trained.networks.settings.batch,
-        "hours": round(trained.seconds / 3600, 2),
-        "autoencoder_hours": round(sum(r["seconds"] for r in coder) / 3600, 2),
-        "parameters": {
-            "unet": _count(trained.networks.unet),
-            "text_encoder": _count(trained.networks.text_encoder),
+    folder: Path, run: Path, trained: course.Run, settings: EmojiSettings,
+    evaluation: model_folder.Evaluation,
+) -> None:  # fmt: skip
+    """See model_folder.write_words; also pyengine's defaults."""
+    write_json(folder / "pyengine.json", DEFAULTS)
+    stages = ("autoencoder", "decoder")
+    seconds = sum(r["seconds"] for r in model_folder.log_records(run) if r["stage"] in stages)
+    networks = trained.networks
+    model_folder.write_words(
+        folder, run, RECIPE, trained, settings, evaluation, curves=("loss", "v_error"), card=card,
+        favoured=favoured(settings),
+        autoencoder_hours=model_folder.hours(seconds),
+        parameters={
+            "unet": model_folder.count(networks.unet),
+            "text_encoder": model_folder.count(networks.text_encoder),
         },
-        "denoiser": trained.networks.settings.describe(),
-        "autoencoder": autoencoder.describe(settings.autoencoder) | {"steps": coder_steps(run)},
-        "history": load_history(run),
-        "evaluation": result,
-    }
-    (folder / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card(facts), encoding="utf-8")
+        denoiser=networks.settings.describe(),
+        autoencoder=settings.autoencoder.describe() | {"steps": coder_steps(run)},
+    )  # fmt: skip
 
 
 def favoured(settings: EmojiSettings) -> str:
@@ -145,34 +103,10 @@ def coder_steps(run: Path) -> int:
     return loop.load_checkpoint(run / "autoencoder.pt")["step"]
 
 
-def _count(module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def draw(folder: Path) -> None:
     """samples.png, drawn by diffusers from the written fp16 weights."""
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
-    generate = samples.generator(pipe)
-    images = generate(samples.PROMPTS, range(len(samples.PROMPTS)))
-    samples.save_png(folder / "samples.png", samples.grid(images, columns=8))
-
-
-def new_folder(target: Path) -> Path:
-    """An empty folder beside `target`, which replace_folder puts in its place."""
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    return partial
-
-
-def replace_folder(new: Path, target: Path) -> None:
-    """Put `new` where `target` is; the old folder is gone only after the new one is in place."""
-    old = target.with_name(target.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(new, target)
-    shutil.rmtree(old, ignore_errors=True)
+    samples.draw(folder / "samples.png", samples.generator(pipe))

@@ -9,18 +9,22 @@ only, one where text comes among text tokens, with a small weight.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from . import captions, loop, parallel
+from .course import Networks as Trained
 from .course import Run, resume, shuffled_rows
 
 STAGE = "gpt"
 
 
 @dataclass(frozen=True)
-class GPTSettings:
+class GPTSettings(loop.Settings):
     """Shape of the transformer and course of its training.
 
     vocabulary, length: of the text, start and end included.  codes, side: of a picture.
@@ -28,6 +32,10 @@ class GPTSettings:
     corrupted: the mean share of a picture's tokens that the transformer reads as others, so that it
     learns to go by all of them and not by the last: what it draws is never quite what it learnt.
     """
+
+    SHAPE = (
+        "hidden", "intermediate", "layers", "heads", "vocabulary", "length", "codes", "side",
+    )  # fmt: skip
 
     hidden: int = 256
     intermediate: int = 704
@@ -66,15 +74,6 @@ class GPTSettings:
         """The longest row."""
         return self.length + 1 + self.side**2
 
-    def shape(self) -> dict:
-        """What a checkpoint must agree on."""
-        names = "hidden intermediate layers heads vocabulary length codes side"
-        return {name: getattr(self, name) for name in names.split()}
-
-    def describe(self) -> dict:
-        """All settings as plain values, for the card."""
-        return {name: loop.plain(value) for name, value in asdict(self).items()}
-
     def tokens(self) -> dict:
         """tokens/config.json of an exported model."""
         return {
@@ -111,7 +110,7 @@ def build(settings: GPTSettings):
     return LlamaForCausalLM(config)
 
 
-class Networks:
+class Networks(Trained):
     """The transformer, as :mod:`.course` trains it."""
 
     MEASURES = ("loss", "picture", "text")
@@ -155,11 +154,6 @@ class Networks:
     def load_state_dict(self, state: dict) -> None:
         self.model.load_state_dict(state)
 
-    def load_average(self, values) -> None:
-        """Replace the parameters by a list of averages."""
-        for parameter, value in zip(self.parameters, values, strict=True):
-            parameter.data.copy_(value)
-
 
 class Batches:
     """The batch of any step, from its number alone; each process has its share of it.
@@ -178,12 +172,7 @@ class Batches:
 
         s, numbers = self.settings, loop.numbers(self.seed, STAGE, step)
         rows = shuffled_rows(self.seed, step, s.batch, len(self.pictures))
-        prompts = [
-            ""
-            if numbers.random() < s.dropped
-            else captions.random_prompt(self.pictures, row, numbers)
-            for row in rows
-        ]
+        prompts = captions.random_prompts(self.pictures, rows, s.dropped, numbers)
         views = numbers.integers(self.codes.shape[1], size=len(rows))
         other = numbers.integers(s.codes, size=(len(rows), s.side**2))
         shares = numbers.uniform(0, 2 * s.corrupted, (len(rows), 1))
@@ -212,13 +201,11 @@ def start(path, settings: GPTSettings, seed: int, device: str) -> Run:
     return resume(path, Networks(settings, device, seed), settings.weight_decay)
 
 
-def text_cache(tokens, length: int):
+def text_cache(tokens: Any, length: int) -> Callable[[str], list[int]]:
     """A function from a prompt to its tokens (start, words, end), cut to `length`; it remembers."""
-    known: dict[str, list[int]] = {}
 
+    @functools.cache
     def tokens_of(prompt: str) -> list[int]:
-        if prompt not in known:
-            known[prompt] = tokens(prompt, truncation=True, max_length=length).input_ids
-        return known[prompt]
+        return list(tokens(prompt, truncation=True, max_length=length).input_ids)
 
     return tokens_of

@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -40,9 +43,23 @@ def torch_numbers(seed: int, stage: str, step: int):
     return torch.Generator().manual_seed(int(numbers(seed, stage, step).integers(2**62)))
 
 
-def plain(value):
-    """A setting as JSON and checkpoints hold it: tuples as lists."""
-    return list(value) if isinstance(value, tuple) else value
+class Settings:
+    """Base of the dataclasses that say how one stage is trained.
+
+    SHAPE: the fields that a checkpoint must agree on.
+    """
+
+    SHAPE: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """All fields as JSON and checkpoints hold them: tuples as lists."""
+        values = asdict(self)  # type: ignore[call-overload]  # subclasses are dataclasses
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+    def shape(self) -> dict[str, Any]:
+        """The fields of SHAPE, in the same form."""
+        values = self.describe()
+        return {name: values[name] for name in self.SHAPE}
 
 
 def learning_rate(
@@ -88,6 +105,12 @@ def load_checkpoint(path: Path, settings: dict | None = None) -> dict:
     return state
 
 
+def copy_values(parameters: Iterable[Any], values: Iterable[Any]) -> None:
+    """Overwrites parameters with stored values, such as averages."""
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.data.copy_(value)
+
+
 class Average:
     """Exponential moving average of parameters, with a warm-up of its decay."""
 
@@ -101,10 +124,6 @@ class Average:
         decay = min(self.decay, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(self.values, [p.detach() for p in parameters], 1 - decay)
-
-    def copy_to(self, parameters) -> None:
-        for parameter, value in zip(parameters, self.values, strict=True):
-            parameter.data.copy_(value)
 
 
 class Log:

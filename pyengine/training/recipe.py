@@ -1,20 +1,183 @@
-"""What the recipes share: choosing pictures, and keeping a run's settings and their changes."""
+"""What the recipes share: a run's folder, its settings and their changes, and the stages' frame."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import RequestError
-from . import dataset
+from . import captions, course, dataset, loop, parallel, tokenizer
 
 FILE = "settings.json"
 HISTORY = "history.txt"
+LOG = "log.jsonl"
+
+Data = str | os.PathLike[str] | dataset.Pictures | None
+Echo = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """In what the recipes differ.
+
+    settings: the class of a run's settings, a dataclass. parts: those of its fields that are
+    loop.Settings. coder: the part of the model between pictures and latents or tokens; its size is
+    the pictures'. generator: the part of the model that is asked by text; its checkpoint is called
+    after it. out: the default folder of a run. cooldown: the name of that stage in the log.
+    cool_steps: its default length. load: (run, device) -> the generator's course.Run and batches,
+    of a run whose stages before that are done.
+    """
+
+    settings: type
+    parts: dict[str, type[loop.Settings]]
+    coder: str
+    generator: str
+    out: str
+    cooldown: str
+    cool_steps: int
+    load: Callable[[Opened, str], tuple[course.Run, Any]]
+
+    @property
+    def checkpoint(self) -> str:
+        return f"{self.generator}.pt"
+
+    def load_settings(self, folder: Path) -> Any:
+        """The settings that a run was last trained with."""
+        return load_settings(folder, self.settings, self.parts)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run's folder, its settings, all pictures, and the rows of those that the model draws."""
+
+    recipe: Recipe
+    folder: Path
+    settings: Any
+    everything: dataset.Pictures
+    rows: np.ndarray
+
+    @property
+    def chosen(self) -> dataset.Pictures:
+        """The pictures that the model draws."""
+        return self.everything.rows(self.rows.tolist())
+
+    def log(self, stage: str, every: int, echo: Echo) -> loop.Log:
+        return loop.Log(self.folder / LOG, stage, every, echo)
+
+
+def open_run(
+    recipe: Recipe, out: str | os.PathLike[str], data: Data, threads: int | None, settings: Any
+) -> Opened:
+    """settings: None for those that the run was last trained with."""
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    folder = Path(out)
+    settings = settings or recipe.load_settings(folder)
+    everything, rows = load_pictures(data, settings, getattr(settings, recipe.coder).size)
+    return Opened(recipe, folder, settings, everything, rows)
+
+
+def train(
+    opened: Opened, run: course.Run, batches: Any, before: Any, steps: int, *,
+    seconds: float | None, log_every: int, echo: Echo, draw: Callable[[Path, course.Run], None],
+    sample_minutes: float,
+) -> None:  # fmt: skip
+    """Trains the generator until `steps`, or for `seconds` of this call.
+
+    before: the settings of the last call on this run; see `keep_settings`. draw: writes a sheet of
+    samples, every so many minutes.
+    """
+    recipe, folder = opened.recipe, opened.folder
+    if before is not None and run.step and parallel.first():
+        note_changes(folder, run.step, before, opened.settings, (recipe.generator,))
+    course.train(
+        run,
+        batches,
+        steps,
+        seconds=seconds,
+        checkpoint=folder / recipe.checkpoint,
+        log=opened.log(recipe.generator, log_every, echo),
+        every_step=_sampler(folder, draw, sample_minutes),
+    )
+
+
+def _sampler(
+    folder: Path, draw: Callable[[Path, course.Run], None], minutes: float
+) -> Callable[[course.Run], None]:
+    last = [time.monotonic()]
+
+    def every_step(run: course.Run) -> None:
+        if parallel.first() and minutes > 0 and time.monotonic() - last[0] > 60 * minutes:
+            draw(folder / f"samples-{run.step:06d}.png", run)
+            last[0] = time.monotonic()
+
+    return every_step
+
+
+def cool(
+    recipe: Recipe,
+    *,
+    data: Data = None,
+    out: str | os.PathLike[str] | None = None,
+    steps: int | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    log_every: int = 50,
+    settings: Any = None,
+    echo: Echo = print,
+) -> Path:
+    """Branch off `steps` steps with the rate descending to zero, into cooled.pt.
+
+    The run itself stays as it is, to go on from later.
+    """
+    opened = open_run(recipe, recipe.out if out is None else out, data, threads, settings)
+    if not (opened.folder / recipe.checkpoint).exists():
+        raise RequestError(
+            f"out: expected a folder with {recipe.checkpoint}, given {str(opened.folder)!r}"
+        )
+    run, batches = recipe.load(opened, device)
+    log = opened.log(recipe.cooldown, log_every, echo)
+    steps = recipe.cool_steps if steps is None else steps
+    return course.cool(run, batches, steps, opened.folder, log)
+
+
+def make_tokenizer(opened: Opened) -> Any:
+    """The run's tokenizer: learnt once, then read."""
+    folder, shape = opened.folder / "tokenizer", getattr(opened.settings, opened.recipe.generator)
+    if not (folder / "vocab.json").exists() and parallel.first():
+        counts = captions.word_counts(opened.everything, set(opened.settings.labels))
+        tokenizer.write(folder, counts, shape.vocabulary, shape.length)
+    parallel.agree(True)  # nobody reads the files before the first process has written them
+    return tokenizer.load(folder)
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+def check_positive(**numbers: float | None) -> None:
+    """Raises RequestError for an argument that is given and not positive."""
+    for name, value in numbers.items():
+        if value is not None and value <= 0:
+            raise RequestError(f"{name}: expected a positive number, given {value}")
+
+
+def keep_settings(opened: Opened) -> Any:
+    """Keeps the run's settings beside its checkpoints; returns those that were there, or None."""
+    folder = opened.folder
+    before = opened.recipe.load_settings(folder) if (folder / FILE).exists() else None
+    parallel.agree(True)  # nobody writes the file before all have read it
+    if parallel.first():
+        save_settings(folder, opened.settings)
+    return before
 
 
 def save_settings(folder: Path, settings: Any) -> None:
@@ -42,7 +205,7 @@ def load_settings(folder: Path, kind: type, parts: dict[str, type]) -> Any:
         raise RequestError(f"{FILE}: expected the settings of a run, given {error}") from error
 
 
-def note_changes(folder: Path, step: int, before: Any, now: Any, parts: Sequence[str]) -> None:
+def note_changes(folder: Path, step: int, before: Any, now: Any, parts: tuple[str, ...]) -> None:
     """Add to the run's history.txt what a resumed run does otherwise, for its card."""
 
     def flat(settings: Any) -> dict:
@@ -68,6 +231,9 @@ def load_history(folder: Path) -> list[str]:
     """What changed in the course of a run, a line each; empty for one that was never changed."""
     file = folder / HISTORY
     return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+
+
+# --- pictures -------------------------------------------------------------------------------------
 
 
 def choose_rows(everything: dataset.Pictures, settings: Any) -> np.ndarray:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .denoiser import build_scheduler
+
 Generate = Callable[[Sequence[str], Sequence[int]], np.ndarray]
 
 #: What the shipped diffusion model draws with.
@@ -42,8 +44,6 @@ PROMPTS = (
 def pipeline(networks, autoencoder, tokenizer):
     """A diffusers StableDiffusionPipeline of the parts; it shares their weights."""
     from diffusers import StableDiffusionPipeline
-
-    from .denoiser import build_scheduler
 
     pipe = StableDiffusionPipeline(
         vae=autoencoder,
@@ -97,6 +97,11 @@ def grid(images: np.ndarray, columns: int, gap: int = 4) -> np.ndarray:
         top, left = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
         sheet[top : top + height, left : left + width] = picture
     return sheet
+
+
+def draw(path: Path, generate: Generate, prompts: Sequence[str] = PROMPTS) -> None:
+    """A sheet of the prompts, the seeds counted from 0."""
+    save_png(path, grid(generate(prompts, range(len(prompts))), columns=8))
 
 
 def save_png(path: Path, image: np.ndarray) -> None:

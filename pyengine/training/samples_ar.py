@@ -5,29 +5,22 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from . import course, samples
+from . import course, parts_ar, samples
 
 
 def draw_grid(
-    path: Path, run: course.Run, model, tokenizer_files: Path,
+    path: Path, run: course.Run, model: Any, tokenizer_files: Path,
     prompts: Sequence[str] = samples.PROMPTS,
 ) -> None:  # fmt: skip
     """Draw the prompts with the averaged weights, then put the weights in training back.
 
     model: the VQ-VAE.
     """
-    from .export_ar import write_parts
-
-    networks = run.networks
-    kept = [parameter.detach().clone() for parameter in networks.parameters]
-    networks.load_average(run.average.values)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            write_parts(Path(folder), networks, model, tokenizer_files)
-            draw(Path(folder), path, prompts)
-    finally:
-        networks.load_average(kept)
+    with run.averaged(), tempfile.TemporaryDirectory() as folder:
+        parts_ar.write_parts(Path(folder), run.networks, model, tokenizer_files)
+        draw(Path(folder), path, prompts)
 
 
 def draw(folder: Path, path: Path, prompts: Sequence[str] = samples.PROMPTS) -> None:
@@ -35,5 +28,4 @@ def draw(folder: Path, path: Path, prompts: Sequence[str] = samples.PROMPTS) -> 
     from .. import from_pretrained
 
     pipe = from_pretrained(folder, device="cpu")
-    generate = samples.generator(pipe, steps=None, guidance=None)
-    samples.save_png(path, samples.grid(generate(prompts, range(len(prompts))), columns=8))
+    samples.draw(path, samples.generator(pipe, steps=None, guidance=None), prompts)

@@ -10,26 +10,26 @@ from pathlib import Path
 
 import numpy as np
 
-from . import course, dataset, loop, parallel
-from .vq_autoencoder import DECODER, VQSettings, decoder_of, error_terms, total
+from . import coder, course, dataset, loop, parallel
+from .vq_autoencoder import DECODER, VQSettings, error_terms
 
 STAGE = "vq-decoder"
 
 
-class Networks:
+class Networks(course.Networks):
     """The decoder, as :mod:`.course` trains it; the rest of the model stays as it is."""
 
     MEASURES = ("total", "l1", "l2", "colour", "edges")
 
     def __init__(self, model, settings: VQSettings, device: str):
         self.model, self.settings, self.device = model.train(), settings, device
-        self.part = decoder_of(model)
+        self.part = coder.decoder_of(model)
         self.parameters = list(self.part.parameters())
 
     def loss(self, latents, images):
         """(the weighted sum, l1, l2, colour, edges) of what is drawn of latents [N, C, h, w]."""
         terms = error_terms(self.model.decode(latents, force_not_quantize=True).sample - images)
-        return total(terms, self.settings), *terms.values()
+        return coder.total(terms, self.settings), *terms.values()
 
     def state_dict(self) -> dict:
         return self.part.state_dict()
@@ -63,6 +63,6 @@ class Batches:
 def train(model, batches: Batches, folder: Path, steps: int, log: loop.Log) -> Path:
     """`steps` more of them, the rate descending to zero over the last half, into decoder.pt."""
     path = folder / DECODER
-    run = course.resume(path, Networks(model, batches.settings, batches.device), 1e-4)
+    run = course.resume(path, Networks(model, batches.settings, batches.device), coder.WEIGHT_DECAY)
     course.train(run, batches, run.step + steps, cooldown=steps // 2, checkpoint=path, log=log)
     return path
