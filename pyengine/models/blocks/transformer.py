@@ -4,7 +4,9 @@ Vaswani et al. 2017, arXiv:1706.03762; Rombach et al. 2022, arXiv:2112.10752, ap
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from ... import ops
@@ -12,6 +14,28 @@ from ...layers import GroupNorm, LayerNorm, Linear, PointwiseConv2d, fuse
 
 #: What diffusers gives the group norm before a transformer, whatever the config says.
 NORM_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class FurtherAttention:
+    """Keys and values that a cross-attention attends to apart from the text's (IP-Adapter).
+
+    keys, values: [N, L, width].  scale: [N], what the result counts in each row.
+    """
+
+    keys: Tensor
+    values: Tensor
+    scale: Tensor
+
+    def added_to(self, y: Tensor, q: Tensor, heads: int) -> Tensor:
+        """y + scale * attention(q, keys, values); a row whose scale is 0 keeps its bits."""
+        scale = self.scale[:, None, None]
+        other = ops.attention(q, self.keys, self.values, heads)
+        return torch.where(scale == 0, y, (y + scale * other).to(y.dtype))
+
+
+#: Keys and values of the text [N, L, width] each, and what else is attended to.
+Attended = tuple[Tensor | FurtherAttention, ...]
 
 
 class SelfAttention(nn.Module):
@@ -69,8 +93,12 @@ class CrossAttention(nn.Module):
             return self.to_kv(context)
         return self.to_k(context), self.to_v(context)
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], residual: Tensor) -> Tensor:
-        y = ops.attention(self.to_q(x), *keys_values, self.heads)
+    def forward(self, x: Tensor, attended: Attended, residual: Tensor) -> Tensor:
+        keys, values, *others = attended
+        q = self.to_q(x)
+        y = ops.attention(q, keys, values, self.heads)
+        for other in others:
+            y = other.added_to(y, q, self.heads)
         return self.to_out[0](y, residual=residual)
 
 
@@ -107,7 +135,7 @@ class BasicTransformerBlock(nn.Module):
         self.norm3 = LayerNorm(width)
         self.ff = _FeedForward(width)
 
-    def forward(self, x: Tensor, context: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def forward(self, x: Tensor, context: Sequence[Attended]) -> Tensor:
         x = self.attn1(self.norm1(x), residual=x)
         x = self.attn2(self.norm2(x), context[self.attn2.slot], residual=x)
         return self.ff(self.norm3(x), residual=x)
@@ -131,8 +159,8 @@ class Transformer2DModel(nn.Module):
         )
         self.proj_out = projection(channels, channels)
 
-    def forward(self, x: Tensor, context: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """x: [N, H, W, C]; context: keys and values per slot. Returns [N, H, W, C]."""
+    def forward(self, x: Tensor, context: Sequence[Attended]) -> Tensor:
+        """x: [N, H, W, C]; context: what is attended to, per slot. Returns [N, H, W, C]."""
         n, height, width, channels = x.shape
         norm = self.norm.scale_shift(x)
         tokens = self.proj_in(x.view(n, height * width, channels), **norm)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ...errors import RequestError
 from ..blocks.resnet import Downsample2D, ResnetBlock2D, Upsample2D
-from ..blocks.transformer import Transformer2DModel
+from ..blocks.transformer import Attended, Transformer2DModel
 from .config import UNet2DConditionConfig
 
 
@@ -14,11 +15,53 @@ from .config import UNet2DConditionConfig
 class Conditioning:
     """What every block is told besides the picture.
 
-    time: [N, Cout] per residual block's slot; context: keys and values per attention's slot.
+    time: [N, Cout] per residual block's slot; context: what is attended to, per attention's slot.
     """
 
     time: Sequence[Tensor]
-    context: Sequence[tuple[Tensor, Tensor]]
+    context: Sequence[Attended]
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What is added to activations from outside (ControlNet, T2I-Adapter), as [N, H, W, C].
+
+    skips: one per skip, in the order in which they are made, added once all are; mid: added after
+    the middle block; blocks: added to the last layer of each block on the way down, whose skip it
+    then is too, and a last one after the middle block if its shape is right. Names are diffusers'.
+    """
+
+    skips: tuple[Tensor, ...] = ()
+    mid: Tensor | None = None
+    blocks: tuple[Tensor, ...] = ()
+
+    def of_block(self, i: int) -> Tensor | None:
+        return self.blocks[i] if i < len(self.blocks) else None
+
+    def with_skips(self, skips: list[Tensor]) -> list[Tensor]:
+        """The skips with their residuals."""
+        if not self.skips:
+            return skips
+        name = "down_block_additional_residuals"
+        if len(self.skips) != len(skips):
+            raise RequestError(f"{name}: expected {len(skips)} of them, got {len(self.skips)}")
+        pairs = zip(skips, self.skips, strict=True)
+        return [added(x, residual, f"{name}[{i}]") for i, (x, residual) in enumerate(pairs)]
+
+    def after_mid(self, x: Tensor, blocks: int) -> Tensor:
+        """x, the middle block's result, and a T2I-Adapter's last; blocks: on the way down."""
+        last = self.of_block(blocks)
+        return x if last is None or last.shape != x.shape else x + last
+
+
+def added(x: Tensor, residual: Tensor | None, name: str) -> Tensor:
+    """x + residual; raises RequestError where their shapes differ."""
+    if residual is None:
+        return x
+    if residual.shape != x.shape:
+        (n, h, w, c), (n2, h2, w2, c2) = x.shape, residual.shape
+        raise RequestError(f"{name}: expected shape {[n, c, h, w]}, got {[n2, c2, h2, w2]}")
+    return x + residual
 
 
 class _Block(nn.Module):
@@ -70,14 +113,25 @@ class DownBlock2D(_Block):
         if level < config.levels - 1:
             self.downsamplers.append(Downsample2D(channels, config.downsample_padding))
 
-    def forward(self, x: Tensor, given: Conditioning, skips: list[Tensor]) -> Tensor:
-        """x: [N, H, W, C]. Puts every layer's result on `skips` and returns the last."""
+    def forward(
+        self, x: Tensor, given: Conditioning, skips: list[Tensor], residual: Tensor | None = None
+    ) -> Tensor:
+        """x: [N, H, W, C]. Puts every layer's result on `skips` and returns the last.
+
+        residual: added as diffusers does: with attention to the last layer before the picture is
+        halved, without to the result.
+        """
+        name = "down_intrablock_additional_residuals"
         for i in range(len(self.resnets)):
             x = self._layer(i, x, None, given)
+            if self.crosses and i == len(self.resnets) - 1:
+                x = added(x, residual, name)
             skips.append(x)
         for downsampler in self.downsamplers:
             x = downsampler(x)
             skips.append(x)
+        if not self.crosses:
+            skips[-1] = x = added(x, residual, name)
         return x
 
 

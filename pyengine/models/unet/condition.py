@@ -16,8 +16,8 @@ from ...layers import Conv2d, Embedding, GroupNorm
 from ..base import Model, Output, to_nchw
 from ..blocks.embeddings import TimestepEmbedding, sinusoids
 from ..blocks.resnet import ResnetBlock2D
-from ..blocks.transformer import CrossAttention
-from .blocks import DOWN_BLOCKS, MID_BLOCKS, UP_BLOCKS, Conditioning
+from ..blocks.transformer import Attended, CrossAttention, FurtherAttention
+from .blocks import DOWN_BLOCKS, MID_BLOCKS, UP_BLOCKS, Conditioning, Residuals, added
 from .config import UNet2DConditionConfig
 
 
@@ -33,16 +33,39 @@ class TextContext:
     """A prompt as the U-Net sees it: keys and values of every attention to the text.
 
     keys_values: two tensors [N, L, C] per layer. Made once by `encode_context`, used in every step.
+    further: what every layer attends to besides, each with one FurtherAttention per layer, in the
+    order of the model's `cross_attentions`; the results are added up.
     """
 
     keys_values: tuple[tuple[Tensor, Tensor], ...]
+    further: tuple[tuple[FurtherAttention, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.keys_values[0][0]) if self.keys_values else 0
 
     def tensors(self) -> list[Tensor]:
-        """Keys and values of the first layer, of the second..."""
+        """Keys and values of the first layer, of the second...
+
+        Raises RequestError where there is more than the text's: `of` would not know it.
+        """
+        if self.further:
+            raise RequestError(
+                f"TextContext.tensors: expected the text alone, got {len(self.further)} further"
+            )
         return [tensor for pair in self.keys_values for tensor in pair]
+
+    def attended(self) -> tuple[Attended, ...]:
+        """What each layer attends to."""
+        for others in self.further:
+            if len(others) != len(self.keys_values):
+                raise RequestError(
+                    f"encoder_hidden_states: further: expected {len(self.keys_values)} layers,"
+                    f" got {len(others)}"
+                )
+        return tuple(
+            (*pair, *(others[slot] for others in self.further))
+            for slot, pair in enumerate(self.keys_values)
+        )
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> "TextContext":
@@ -113,6 +136,12 @@ class UNet2DConditionModel(Model):
         if c.class_embed_type == "projection":
             return TimestepEmbedding(c.projection_class_embeddings_input_dim, c.time_dim)
         return None
+
+    @property
+    def cross_attentions(self) -> dict[str, int]:
+        """The attentions to the text by name, in the order of a TextContext, with their widths."""
+        names = {module: name for name, module in self.named_modules()}
+        return {names[module]: module.to_q.in_features for module in self._crosses}
 
     # --- what depends on the prompt alone, or on the schedule alone -------------------------------
 
@@ -226,6 +255,9 @@ class UNet2DConditionModel(Model):
         *,
         class_labels: Tensor | None = None,
         timestep_cond: Tensor | None = None,
+        down_block_additional_residuals: Sequence[Tensor] | None = None,
+        mid_block_additional_residual: Tensor | None = None,
+        down_intrablock_additional_residuals: Sequence[Tensor] | None = None,
     ) -> UNet2DConditionOutput | tuple[Tensor]:
         """One evaluation of the network, in its dtype.
 
@@ -233,7 +265,10 @@ class UNet2DConditionModel(Model):
         `embed_timesteps`. encoder_hidden_states: [N, L, cross_attention_dim], or what
         `encode_context` made of it. added_cond_kwargs (SDXL): text_embeds [N, C], time_ids [N, 6].
         timestep_cond (LCM): [N, time_cond_proj_dim]. class_labels: by config, [N] or [N, C].
-        Raises RequestError for what does not fit the config.
+        down_block_additional_residuals, mid_block_additional_residual (ControlNet): [N, C, H, W]
+        each, both or neither, added to the skips and to the middle block's result; a row of -0.0
+        keeps its bits. down_intrablock_additional_residuals (T2I-Adapter): one per block on the way
+        down, as diffusers adds them. Raises RequestError for what does not fit the config.
         """
         self._check_sample(sample)
         context = encoder_hidden_states
@@ -250,12 +285,16 @@ class UNet2DConditionModel(Model):
             timestep = self._embed(t, *conditions)
         elif any(c is not None for c in conditions):
             raise RequestError("timestep: conditions were to be given to embed_timesteps")
-        given = Conditioning(tuple(_rows(r, n) for r in timestep.rows), context.keys_values)
+        given = Conditioning(tuple(_rows(r, n) for r in timestep.rows), context.attended())
+        residuals = self._residuals(
+            down_block_additional_residuals, mid_block_additional_residual,
+            down_intrablock_additional_residuals,
+        )  # fmt: skip
         sample = sample.to(device=self.device, dtype=self.dtype)
         if self.config.center_input_sample:
             sample = 2 * sample - 1
         with self.arena.use():
-            out = self._run(sample.permute(0, 2, 3, 1).contiguous(), given)
+            out = self._run(sample.permute(0, 2, 3, 1).contiguous(), given, residuals)
             out = to_nchw(out)
         return UNet2DConditionOutput(out) if return_dict else (out,)
 
@@ -269,13 +308,40 @@ class UNet2DConditionModel(Model):
                 f"sample: expected at least {least}x{least}, got {list(sample.shape[2:])}"
             )
 
-    def _run(self, x: Tensor, given: Conditioning) -> Tensor:
+    def _residuals(
+        self,
+        skips: Sequence[Tensor] | None,
+        mid: Tensor | None,
+        blocks: Sequence[Tensor] | None,
+    ) -> Residuals:
+        """[N, C, H, W] -> [N, H, W, C] in the model's dtype, where it is."""
+        if (skips is None) != (mid is None):
+            raise RequestError(
+                "down_block_additional_residuals: expected mid_block_additional_residual with them,"
+                " or neither, got one"
+            )
+
+        def nhwc(t: Tensor) -> Tensor:
+            if t.dim() != 4:
+                raise RequestError(
+                    f"additional residuals: expected [N, C, H, W], got {list(t.shape)}"
+                )
+            return t.to(device=self.device, dtype=self.dtype).permute(0, 2, 3, 1).contiguous()
+
+        return Residuals(
+            tuple(map(nhwc, skips or ())), None if mid is None else nhwc(mid),
+            tuple(map(nhwc, blocks or ())),
+        )  # fmt: skip
+
+    def _run(self, x: Tensor, given: Conditioning, residuals: Residuals) -> Tensor:
         x = self.conv_in(x)
         skips = [x]
-        for block in self.down_blocks:
-            x = block(x, given, skips)
+        for i, block in enumerate(self.down_blocks):
+            x = block(x, given, skips, residuals.of_block(i))
+        skips = residuals.with_skips(skips)
         if self.mid_block is not None:
-            x = self.mid_block(x, given)
+            x = residuals.after_mid(self.mid_block(x, given), len(self.down_blocks))
+        x = added(x, residuals.mid, "mid_block_additional_residual")
         for block in self.up_blocks:
             x = block(x, given, skips)
         return self.conv_out(x, **self.conv_norm_out.scale_shift(x), silu=True)
