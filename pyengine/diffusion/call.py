@@ -84,6 +84,8 @@ class DenoisingCall(Call):
 
     def tick(self) -> int:
         jobs = [job for job in self.jobs if job.active]
+        if not jobs:  # cancelled from another thread since the loop looked
+            return 0
         i = jobs[0].position
         step(self.evaluate, jobs)
         self.raise_error()

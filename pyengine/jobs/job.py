@@ -81,7 +81,8 @@ class Call:
         return any(job.active for job in self.jobs)
 
     def tick(self) -> int:
-        """One step of the active jobs, and the caller's callback; returns units of progress.
+        """One step of the active jobs, and the caller's callback; returns units of progress, 0 where
+        no job is active: another thread may have cancelled the last one.
 
         Raises the error of a job that the step ended.
         """

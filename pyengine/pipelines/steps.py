@@ -9,23 +9,28 @@ from typing import Any
 
 from torch import Tensor
 
+from ..cuda import within_memory
 from ..errors import CancelledError
 from ..guard import inference
+from ..jobs import checks
 from ..jobs.job import Call, Job
 from ..jobs.output import PipelineOutput, peak_memory, reset_peak_memory
 from ..jobs.runs import Run
 from ..ops import kernels_used
 from ..ops._backend import KernelsUsed
 
+#: What a preview can be: decoded.
+PREVIEWS = tuple(kind for kind in checks.OUTPUT_TYPES if kind != "latent")
+
 
 @dataclass(frozen=True)
 class Step:
     """A step that has been taken.
 
-    step: from 0. timestep: what the model was told, a number; for token models the position of the
-    last token. latents: [N, C, h, w] after it (token models: tokens [N, h, w], -1 where none is
-    drawn yet; of masked ones the tokens that this step predicted, also where it masked them again),
-    a copy. jobs: the pictures in the making; `job.cancel()` ends one of them.
+    step: from 0, as callbacks count them. timestep: what the model was told, a number; for token
+    models the position of the last token. latents: [N, C, h, w] after it (token models: tokens
+    [N, h, w], -1 where none is drawn yet; of masked ones the tokens that this step predicted, also
+    where it masked them again), a copy. jobs: the pictures in the making; `job.cancel()` ends one.
     """
 
     step: int
@@ -34,9 +39,20 @@ class Step:
     jobs: tuple[Job, ...]
     _pipe: Any
 
+    @inference
     def preview(self, output_type: str = "pil") -> Any:
-        """The pictures as they are now, decoded: a list of PIL pictures, or "np", "pt"."""
-        return self._pipe._preview(self.latents, output_type)
+        """The pictures as they are now, decoded: a list of PIL pictures, or "np", "pt". As a run it
+        takes its turn.
+        """
+        pipe, kind = self._pipe, checks.choice("output_type", output_type, PREVIEWS)
+        with pipe._runs.begin(Run(), pipe.device):
+            try:
+                advice = "fewer or smaller pictures would help"
+                return within_memory(
+                    lambda: pipe._preview(self.latents, kind), advice, pipe._release
+                )
+            finally:
+                pipe._trim()
 
 
 class Steps:
@@ -105,6 +121,7 @@ class Steps:
     def _tick(self, call: Call) -> bool:
         """One step; whether there was one before the run was ended."""
         pipe, r = self._pipe, self._request
+        before = [job.evaluations for job in call.jobs]
         try:
             with (
                 pipe._runs.hold(r.run, pipe.device),
@@ -114,7 +131,7 @@ class Steps:
                 pipe._within_memory(call.tick, r)
         except CancelledError:
             return False
-        return True
+        return before != [job.evaluations for job in call.jobs]
 
     @inference
     def _finish(self, call: Call) -> PipelineOutput:

@@ -291,20 +291,6 @@ def test_a_callback_cancels_one_picture_of_its_call(pipe):
     assert torch.equal(got.tokens[0][known], seen[1][0][known])
 
 
-def test_cancelled_between_a_look_and_a_step(pipe, monkeypatch):
-    """By another thread, just after the call has seen that its picture is active."""
-    tick = masked.MaskedCall.tick
-
-    def late(call):
-        if call.report.steps == 2:
-            call.jobs[0].cancel()
-        return tick(call)
-
-    monkeypatch.setattr(masked.MaskedCall, "tick", late)
-    result = pipe("a cat", num_inference_steps=5, seed=1)
-    assert (result.report.steps, result.report.interrupted) == (2, True)
-
-
 # --- faults ---------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """What all pipelines' jobs and steps have in common, as whoever drives them sees it."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -45,6 +46,29 @@ def test_a_callback_finishes_a_picture_that_it_has_cancelled(made):
     result = pipe(**call, callback_on_step_end=callback)
     assert result.report.steps == 3
     assert torch.equal(finished[0], result.images[0])
+
+
+def test_a_picture_that_is_cancelled_between_a_look_and_a_step(made, monkeypatch):
+    """By another thread, just after its call has seen that it is active."""
+    pipe, call = made
+    begin = type(pipe)._begin
+
+    def begun(*given):
+        made = begin(*given)
+        tick = made.tick
+
+        def late():
+            if made.report.steps == 2:
+                made.jobs[0].cancel()
+            return tick()
+
+        made.tick = late
+        return made
+
+    monkeypatch.setattr(type(pipe), "_begin", begun)
+    result = pipe(**call)
+    assert (result.report.steps, result.report.interrupted) == (2, True)
+    assert [step.step for step in pipe.steps(**call)] == [0, 1]
 
 
 def test_jobs_of_another_pipeline(made, opened):
@@ -133,3 +157,29 @@ def test_what_a_step_holds_is_a_copy(made):
         seen.append(step.latents.zero_())
     assert all((latents == 0).all() for latents in seen)
     assert torch.equal(steps.output.images, whole.images)
+
+
+def test_a_preview_is_the_picture_of_these_latents(made, monkeypatch):
+    """In its turn, as a run, and whatever the caller has set in torch."""
+    pipe, call = made
+    turns, preview = [], type(pipe)._preview
+
+    def seen(pipe, *given):
+        turns.append(pipe._runs.in_progress())
+        return preview(pipe, *given)
+
+    monkeypatch.setattr(type(pipe), "_preview", seen)
+    for step in pipe.steps(**call):
+        with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+            shown = step.preview("pt")
+    whole = pipe(**{**call, "output_type": "pt"}).images
+    assert torch.equal(shown, whole)
+    assert None not in turns
+    assert len(turns) == 6
+    assert [np.asarray(picture).shape for picture in step.preview()] == [
+        step.preview("np")[0].shape
+    ]
+    with pytest.raises(RequestError, match=r"^output_type: expected one of pil, np, pt, given 'j"):
+        step.preview("jpeg")
+    with pytest.raises(RequestError, match=r"^output_type: expected one of pil, np, pt, given 'la"):
+        step.preview("latent")
