@@ -81,8 +81,8 @@ class Call:
         return any(job.active for job in self.jobs)
 
     def tick(self) -> int:
-        """One step of the active jobs, and the caller's callback; returns units of progress, 0 where
-        no job is active: another thread may have cancelled the last one.
+        """One step of the active jobs, and the caller's callback; returns units of progress. Where
+        no job is active, since another thread has just cancelled the last one, nothing.
 
         Raises the error of a job that the step ended.
         """
