@@ -61,10 +61,13 @@ def draw_noise(jobs: Sequence[DenoisingJob], x: Tensor) -> Tensor | None:
         return None
     dtypes = {job.plan.noise_dtype or x.dtype for job in jobs}
     own = [job.noise.generator for job in jobs]
-    if all(draws) and len(dtypes) == 1:
+    if all(draws) and len(dtypes) == 1 and not any(job.noise.has(job.position) for job in jobs):
         generators = [generator for generator in own if generator is not None]
         if len(generators) == len(jobs):  # in one go: on a GPU one copy
-            return NoiseSource(generators, x.device).draw(x.shape, dtypes.pop())
+            noise = NoiseSource(generators, x.device).draw(x.shape, dtypes.pop())
+            for k, job in enumerate(jobs):
+                job.noise.keep(job.position, noise[k : k + 1])
+            return noise
     noise = torch.zeros_like(x)
     for k, job in enumerate(jobs):
         if draws[k]:

@@ -84,6 +84,7 @@ class PictureNoise:
         own = source if source.shared else NoiseSource([source.generators[picture]], source.device)
         self._source, self._picture, self._count = own, picture, count
         self._drawn = drawn
+        self._last: tuple[int, Tensor] | None = None
 
     @staticmethod
     def of_call(source: NoiseSource, count: int) -> list["PictureNoise"]:
@@ -97,7 +98,22 @@ class PictureNoise:
         return None if self._shared else self._source.generators[0]
 
     def draw(self, position: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """[1, *shape] for the step at `position` of the picture's plan; ask once for each."""
+        """[1, *shape] for the step at `position` of the picture's plan; the same again where that
+        step is taken again, since memory did not suffice.
+        """
+        if self._last is None or self._last[0] != position:
+            self._last = position, self._draw(position, shape, dtype)
+        return self._last[1]
+
+    def has(self, position: int) -> bool:
+        """Whether the numbers for that step are drawn already."""
+        return self._last is not None and self._last[0] == position
+
+    def keep(self, position: int, numbers: Tensor) -> None:
+        """Takes note of numbers for that step that were drawn from `generator`."""
+        self._last = position, numbers
+
+    def _draw(self, position: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         if not self._shared:
             return self._source.draw((1, *shape), dtype)
         if position not in self._drawn:

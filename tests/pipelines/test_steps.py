@@ -1,12 +1,15 @@
 """What all pipelines' jobs and steps have in common, as whoever drives them sees it."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 
 import pyengine
 from pyengine import ops
-from pyengine.errors import CancelledError, RequestError
+from pyengine.errors import CancelledError, OutOfMemoryError, RequestError
+from pyengine.ops import _memory
 from pyengine.pipelines import Run, StopSampling
 
 KINDS = ("sd1", "amused")
@@ -30,6 +33,44 @@ def test_any_series_of_jobs_will_do_and_one_job_is_none(made):
     assert jobs[0].steps == 2
     with pytest.raises(RequestError, match=r"^jobs: expected a list of jobs, given '\w+Job'"):
         pipe.step(jobs[0])
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own generators", "one generator"])
+def test_a_step_that_memory_did_not_suffice_for_may_be_taken_again(made, shared, monkeypatch):
+    """Also by fewer jobs at a time; what was drawn for it is drawn once."""
+    pipe, call = made
+    call = {**call, "num_images_per_prompt": 2, "num_inference_steps": 4}
+    if "scheduler" in inspect.signature(pipe.__call__).parameters:
+        call["scheduler"] = "euler_ancestral"
+
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    def given():
+        return {"seed": None, "generator": torch.Generator().manual_seed(3)} if shared else {}
+
+    whole = pipe(**{**call, **given()}).images
+    jobs = pipe.prepare(pipe.request(**{**call, **given()}))
+    for _ in range(4):
+        with monkeypatch.context() as patch:
+            patch.setattr(_memory, "empty", fail)
+            patch.setattr(torch, "empty", fail)
+            with pytest.raises(OutOfMemoryError, match="fewer jobs in a step would help"):
+                pipe.step(jobs)
+        pipe.step(jobs[1:])
+        pipe.step(jobs[:1])
+    assert all(job.complete for job in jobs)
+    assert torch.equal(torch.stack([pipe.finish(job) for job in jobs]), whole)
+
+
+def test_an_interrupt_ends_no_jobs_that_somebody_steps(made, monkeypatch):
+    pipe, call = made
+    jobs = pipe.prepare(pipe.request(**call))
+    inner = type(pipe)._step
+    monkeypatch.setattr(type(pipe), "_step", lambda *given: pipe.interrupt() or inner(*given))
+    pipe.step(jobs)
+    assert jobs[0].active
+    assert jobs[0].steps == 1
 
 
 def test_a_callback_finishes_a_picture_that_it_has_cancelled(made):
