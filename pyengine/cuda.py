@@ -199,7 +199,7 @@ class Recorder:
     the other.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._stream = self._pool = None
         self._graphs: weakref.WeakSet = weakref.WeakSet()
 

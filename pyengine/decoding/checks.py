@@ -9,17 +9,14 @@ from torch import Tensor
 from ..errors import NotFiniteError, RequestError
 from ..finite import not_finite
 from ..jobs import checks
-from ..models.tokens.kv_cache import KVCache
 from ..weights.load import machine_memory
 
 
-def check_cache_memory(rows: int, most: int, cache: KVCache) -> None:
-    """Raises RequestError where keys and values of `rows` rows of `most` tokens, in layers like
-    those of `cache`, are more than the machine has. (On CUDA torch says so itself.)
+def check_cache_memory(rows: int, most: int, size: int) -> None:
+    """Raises RequestError where keys and values of `rows` rows of `most` tokens, `size` bytes each,
+    are more than the machine has.
     """
-    if cache.lengths.device.type != "cpu":
-        return
-    needed = rows * most * sum(t.shape[2] * t.element_size() for t in (*cache.keys, *cache.values))
+    needed = rows * most * size
     memory = machine_memory()
     if memory is not None and needed > memory:
         raise RequestError(
@@ -36,13 +33,17 @@ def check_logits(
 
     pictures: which they are of, else 0 to N - 1.
     """
-    largest = logits.amax(dim=-1)  # NaN where one is
-    bad = ~largest.isfinite().view(len(logits), -1).all(dim=1)
+    bad = ~logits.amax(dim=-1).isfinite().view(len(logits), -1).all(dim=1)
     if bad.any():
-        found = "NaN" if largest.isnan().any() else "infinity"
         row = int(bad.nonzero()[0])
-        where = f"picture {row if pictures is None else pictures[row]} at step {step}"
-        raise not_finite(f"{source}: logits", found, where, logits.dtype)
+        raise fault_of(logits, source, row if pictures is None else pictures[row], step)
+
+
+def fault_of(logits: Tensor, source: str, picture: int, step: int) -> NotFiniteError:
+    """The error of a picture of which no token can be drawn; logits: its own."""
+    found = "NaN" if logits.isnan().any() else "infinity"
+    where = f"picture {picture} at step {step}"
+    return not_finite(f"{source}: logits", found, where, logits.dtype)
 
 
 def check_drawn(tokens: Tensor, source: str, pictures: Sequence[int] | None = None,
@@ -54,14 +55,18 @@ def check_drawn(tokens: Tensor, source: str, pictures: Sequence[int] | None = No
     bad = tokens < 0
     if bad.any():
         row, place = bad.nonzero()[0].tolist()
-        picture = row if pictures is None else pictures[row]
-        raise NotFiniteError(
-            f"{source}: logits: expected finite numbers, found others in picture {picture} at"
-            f" token {first + place}"
-        )
+        raise undrawn(source, row if pictures is None else pictures[row], first + place)
 
 
-def check_tokens(field_name: str, value: Any, shape: tuple, codes: int) -> Tensor:
+def undrawn(source: str, picture: int, token: int) -> NotFiniteError:
+    """The error of a picture with a negative token."""
+    return NotFiniteError(
+        f"{source}: logits: expected finite numbers, found others in picture {picture} at token"
+        f" {token}"
+    )
+
+
+def check_tokens(field_name: str, value: Any, shape: tuple[int | None, ...], codes: int) -> Tensor:
     """`value` as int64 of `shape`, each in 0..codes-1; None in shape: any size of at least 1."""
     try:
         tokens = value if isinstance(value, Tensor) else torch.tensor(value)

@@ -2,22 +2,43 @@
 
 A model that has learnt pictures draws what looks like one of them: the one that agrees best with
 what is drawn already tells what may come. Guesses are only looked at by Jacobi decoding, which
-draws the same tokens whatever they are; see jacobi.py. Retrieval in place of a second model:
+draws the same tokens whatever they are; see windows.py. Retrieval in place of a second model:
 He et al. 2023, arXiv:2311.08252.
 """
 
-import torch
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 
-def recall(drafts: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
-    """[n, length]: of each picture the draft that agrees with most of its first `known` tokens, the
-    first of those that agree with as many.
+class Drafts:
+    """Pictures that are known beforehand. tokens: [M, length]."""
 
-    drafts: [M, length]; tokens: [n, length], of which the first known [n] count.
-    """
-    order, best = torch.arange(len(drafts), 0, -1, device=tokens.device), []
-    for row, count in zip(tokens, known.tolist(), strict=True):
-        scores = (drafts[:, :count] == row[:count]).sum(dim=1)
-        best.append((scores * len(drafts) + order).argmax())
-    return drafts[torch.stack(best)]
+    def __init__(self, tokens: Tensor):
+        self.pictures: list[list[int]] = tokens.tolist()
+        #: [length, M]: what the pictures have at a position.
+        self._columns = np.ascontiguousarray(tokens.cpu().numpy().T)
+
+    def score(self) -> "Score":
+        """Of a picture without tokens."""
+        return Score(np.zeros(len(self.pictures), np.int32))
+
+    def best(self, score: "Score", tokens: Sequence[int]) -> list[int]:
+        """The draft that agrees with most of `tokens`, a picture's first ones; the first of those
+        that agree with as many.
+
+        score: of the same picture's tokens when they were fewer; is brought up to date.
+        """
+        for position in range(score.count, len(tokens)):
+            score.agreed += self._columns[position] == tokens[position]
+        score.count = len(tokens)
+        return self.pictures[int(score.agreed.argmax())]
+
+
+class Score:
+    """How well each draft agrees with a picture. agreed: [M]; count: tokens that were compared."""
+
+    def __init__(self, agreed: npt.NDArray[np.int32]):
+        self.agreed, self.count = agreed, 0

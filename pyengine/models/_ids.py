@@ -1,5 +1,6 @@
 """Checks of token ids that models share. What they look at is on the host, or is waited for."""
 
+import torch
 from torch import Tensor
 
 from ..errors import RequestError
@@ -31,3 +32,10 @@ def check_length(name: str, lengths: Tensor, count: int, limit: str, most: int) 
     length = int(lengths.max()) + count
     if length > most:
         raise RequestError(f"{name}: expected at most {limit} {most} tokens, got {length}")
+
+
+def last_of(x: Tensor, ends: Tensor | None) -> Tensor:
+    """[N, C]: of each row of x [N, L, C] the last token, or the one at ends [N] int64, where rows
+    are filled up behind it to be read together.
+    """
+    return x[:, -1] if ends is None else x[torch.arange(len(x), device=x.device), ends]

@@ -34,7 +34,7 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 class Replays:
     """What a function's kernels are, for each shape of its argument."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._known: dict[Hashable, _Recording | None] = {}
         self._arena = _memory.Arena(RESERVED, replayed=True)
 

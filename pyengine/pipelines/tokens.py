@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..cuda import Record, within_memory
+from ..cuda import Record
 from ..decoding.request import (
     CALLBACK_TENSORS,
     DECODINGS,
@@ -17,12 +17,10 @@ from ..decoding.request import (
 )
 from ..finite import check_finite
 from ..jobs import checks
-from ..jobs.output import PipelineOutput, Report, peak_memory, reset_peak_memory
-from ..jobs.runs import Running
+from ..jobs.output import PipelineOutput, Report
 from ..models.base import Model
-from ..ops._backend import kernels_used
+from .base import Pipeline
 from .defaults import bounded
-from .diffusers_names.base import DiffusersNames
 from .keywords import refuse_others
 
 
@@ -49,20 +47,20 @@ class TokenDefaults:
         )  # fmt: skip
 
 
-class TokenPipeline(DiffusersNames, Running):
+class TokenPipeline(Pipeline):
     """Base of the pipelines that draw a picture's tokens and decode them.
 
     Made by `pyengine.from_pretrained`. One call runs at a time; others wait.
-    A subclass has `default_size`, `_draw` and `_decode`.
+    A subclass has `default_size` and `_decode`, and what a Pipeline has.
     """
+
+    graphs: Any
 
     defaults_class: ClassVar[type[TokenDefaults]] = TokenDefaults
     #: How the report calls the way that tokens are drawn.
     sampler: ClassVar[str] = "autoregressive"
     #: Whether a call needs a prompt.
     takes_prompt: ClassVar[bool] = True
-    #: [M, tokens of a picture] int64: pictures that guesses are taken from, see drafts.py.
-    drafts: Tensor | None = None
 
     def __init__(self, model: Model, checkpoint: Any, source: str, defaults: TokenDefaults):
         """model: the one that predicts tokens. source: the path or Hub id it was loaded from."""
@@ -70,7 +68,7 @@ class TokenPipeline(DiffusersNames, Running):
         self.model, self.checkpoint = model, checkpoint
         self.source, self.defaults = source, defaults
         #: CUDA graphs of what a loop does over and over; None elsewhere.
-        self.graphs: Any = None
+        self.graphs = None
         if model.device.type == "cuda":
             self.use_graphs()
 
@@ -80,11 +78,11 @@ class TokenPipeline(DiffusersNames, Running):
         return self.checkpoint.model_hash
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]  # the model's
         return self.model.device
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:  # type: ignore[override]  # the model's
         return self.model.dtype
 
     @property
@@ -106,10 +104,6 @@ class TokenPipeline(DiffusersNames, Running):
             return {name: value for name, value in vars(parts).items() if value is not None}
         found = {"model": self.model, "tokenizer": getattr(self, "tokenizer", None)}
         return {name: value for name, value in found.items() if value is not None}
-
-    def _draw(self, r: TokenRequest, report: Report, show_progress: bool | None) -> Tensor:
-        """[N, h, w] int64, -1 where the run was stopped before a token was drawn."""
-        raise NotImplementedError
 
     def _decode(self, tokens: Tensor, output_type: str) -> Any:
         """Pictures of `output_type`, one of "pil", "np" and "pt", for tokens [N, h, w]."""
@@ -173,20 +167,9 @@ class TokenPipeline(DiffusersNames, Running):
 
     # --- the run ----------------------------------------------------------------------------------
 
-    def _generate(self, r: TokenRequest, show_progress: bool | None) -> PipelineOutput:
-        show_progress = self._shows(show_progress)
-        with self._runs.begin(r.run, self.device, r.timeout):
-            output = within_memory(
-                lambda: self._run(r, show_progress), checks.memory_advice(r), self._release
-            )
-        output.report.warn(finished=True)
-        return output if r.return_dict else (output.images,)  # type: ignore[return-value]
-
     def use_graphs(self, record: Record | None = None) -> None:
-        """A token is a CUDA graph from now on. record: given for tests."""
-        from ..decoding.recorded import TokenGraphs  # which needs this module
-
-        self.graphs = TokenGraphs(record)
+        """What the loop does is a CUDA graph from now on. record: given for tests."""
+        raise NotImplementedError
 
     def _release(self) -> None:
         if self.graphs is not None:
@@ -197,8 +180,8 @@ class TokenPipeline(DiffusersNames, Running):
         check_finite(f"{self.source}: the decoder of tokens", decoded)
         return decoded
 
-    def _run(self, r: TokenRequest, show_progress: bool | None) -> PipelineOutput:
-        report = Report(
+    def _report(self, r: TokenRequest) -> Report:
+        return Report(
             model=self.source,
             pipeline=self.checkpoint.pipeline_class,
             device=str(self.device),
@@ -209,15 +192,11 @@ class TokenPipeline(DiffusersNames, Running):
             guidance_scale=r.guidance_scale,
             weights=self.model.weights,
         )
-        reset_peak_memory(self.device)
-        with kernels_used() as used, report.stage("total", self.device):
-            tokens = self._draw(r, report, show_progress)
-            with report.stage("decode", self.device):
-                latent = r.output_type == "latent"
-                images = tokens if latent else self._decode(tokens, r.output_type)
-        report.peak_memory = peak_memory(self.device)
-        report.kernels = used.summary()
-        return PipelineOutput(images, r.seeds, report, tokens)
+
+    def _images(self, tokens: Tensor, output_type: str, report: Report) -> Any:
+        """What a call gives for tokens [N, h, w]."""
+        with report.stage("decode", self.device):
+            return tokens if output_type == "latent" else self._decode(tokens, output_type)
 
     def _call_back(self, r: TokenRequest, step: int, timestep: int, tokens: Tensor) -> Tensor:
         """The tokens after the callback has seen them; on StopSampling, as they were."""

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import pyengine
-from pyengine.decoding.drafts import recall
+from pyengine.decoding.drafts import Drafts
 from pyengine.errors import CheckpointError, RequestError
 from pyengine.ops import filter_logits
 from pyengine.pipelines import StopSampling
@@ -22,7 +22,7 @@ WRITERS = {
     "janus": tiny.write_janus,
     "imagegpt": tiny.write_image_gpt,
 }
-PROMPTS = ["a red heart", "two big blue dogs with a moon", "x"]
+PROMPTS = ["a red heart", "two big blue dogs with a moon", "x", "a cat"]
 SETTINGS = {
     "as is": {},
     "greedy": {"temperature": 0},
@@ -132,10 +132,7 @@ def test_one_generator_for_all(pipe):
 def test_a_window_has_the_logits_of_one_by_one(pipe):
     model = pipe.model
     tokens = torch.randint(0, 16, (2, 8), generator=torch.Generator().manual_seed(3))
-    if hasattr(pipe, "read_tokens"):  # PictureGPT, whose ids are text too
-        read = pipe.read_tokens
-    else:
-        read = model.read_tokens if hasattr(model, "read_tokens") else model.next_logits
+    read = pipe.decoder.model.read_tokens
     together = read(tokens, model.cache(2, 8), every=True)
     cache = model.cache(2, 8)
     for i in range(8):
@@ -176,7 +173,8 @@ def two_by_two(tmp_path_factory):
     @functools.cache
     def logits(drawn):
         rows = [torch.tensor([text + [first + t for t in drawn]]) for text in ids]
-        return [pipe.read_text(row, pipe.cache(1, row.shape[1]))[0].double() for row in rows]
+        reader = pipe.decoder.model
+        return [reader.read_text(row, reader.cache(1, row.shape[1]))[0].double() for row in rows]
 
     return pipe, logits
 
@@ -365,13 +363,15 @@ def test_drafts_change_no_token(gpt, tmp_path):
             assert torch.equal(draw(pipe, **how).tokens, draw(gpt, **how).tokens)
 
 
-def test_recall_takes_what_agrees_best():
-    drafts = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 9, 9, 9], [1, 2, 3, 8, 8], [7, 7, 3, 4, 6]])
-    tokens = torch.tensor([[1, 2, 3, 0, 0], [1, 2, 9, 0, 0], [5, 5, 5, 5, 0], [7, 7, 3, 4, 0]])
-    got = recall(drafts, tokens, torch.tensor([3, 3, 4, 4]))
-    assert got.tolist() == [drafts[i].tolist() for i in (0, 1, 0, 3)]
-    one = recall(drafts, tokens[1:2], torch.tensor([3]))
-    assert torch.equal(one[0], got[1])
+def test_the_draft_that_agrees_best():
+    drafts = Drafts(
+        torch.tensor([[1, 2, 3, 4, 5], [1, 2, 9, 9, 9], [1, 2, 3, 8, 8], [7, 7, 3, 4, 6]])
+    )
+    for tokens, best in (([1, 2, 3], 0), ([1, 2, 9], 1), ([5, 5, 5, 5], 0), ([7, 7, 3, 4], 3)):
+        assert drafts.best(drafts.score(), tokens) == drafts.pictures[best]
+        score = drafts.score()  # of fewer tokens first
+        drafts.best(score, tokens[:2])
+        assert drafts.best(score, tokens) == drafts.pictures[best]
 
 
 @pytest.mark.parametrize(

@@ -154,10 +154,10 @@ class ImageGPT(Model):
         self.transformer = _Transformer(config)
         self.lm_head = Linear(config.n_embd, config.codes, bias=False)
 
-    def cache(self, rows: int, most: int) -> KVCache:
-        """An empty cache for `rows` pictures of at most `most` tokens."""
+    def cache(self, rows: int, most: int, slots: int | None = None) -> KVCache:
+        """An empty cache for `rows` pictures of at most `most` tokens; slots: see KVCache."""
         c = self.config
-        return KVCache(c.n_layer, rows, most, c.n_embd, self.transformer.ln_f.weight)
+        return KVCache(c.n_layer, rows, most, c.n_embd, self.transformer.ln_f.weight, slots=slots)
 
     @inference
     def forward(self, input_ids: Tensor) -> Tensor:

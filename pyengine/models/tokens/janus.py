@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...guard import inference
 from ...layers import Linear, WideEmbedding
 from ...weights import read_config
-from .._ids import check_ids, check_length
+from .._ids import check_ids, check_length, last_of
 from ..autoencoder.janus_vq import JanusVQ, JanusVQConfig
 from ..base import TRANSFORMERS_KEYS, Model, raise_problems
 from .kv_cache import KVCache
@@ -112,19 +112,20 @@ class Janus(Model):
     def vq(self) -> JanusVQ:
         return self.model.vqmodel
 
-    def cache(self, rows: int, most: int) -> KVCache:
-        """An empty cache for `rows` sequences of at most `most` tokens."""
-        return self.model.language_model.cache(rows, most)
+    def cache(self, rows: int, most: int, slots: int | None = None) -> KVCache:
+        """An empty cache for `rows` sequences of at most `most` tokens; slots: see KVCache."""
+        return self.model.language_model.cache(rows, most, slots)
 
     @inference
-    def read_text(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+    def read_text(self, input_ids: Tensor, cache: KVCache, ends: Tensor | None = None) -> Tensor:
         """[N, num_embeddings]: logits of the picture token after the text input_ids [N, L], which
-        is added to `cache`. Raises RequestError for ids that are no token.
+        is added to `cache`; ends: see last_of. Raises RequestError for ids that are no token.
         """
         check_ids("input_ids", input_ids, self.config.text_config.vocab_size)
         ids = input_ids.to(self.device)
         # The table may be narrower than the activations.
-        return self._logits(self.model.language_model.embed_tokens(ids).to(self.dtype), cache)
+        x = self.model.language_model.embed_tokens(ids).to(self.dtype)
+        return self._logits(x, cache, ends=ends)
 
     @inference
     def read_tokens(self, tokens: Tensor, cache: KVCache, every: bool = False) -> Tensor:
@@ -134,8 +135,10 @@ class Janus(Model):
         x = self.model.generation_aligner(self.model.generation_embeddings(tokens))
         return self._logits(x, cache, every)
 
-    def _logits(self, x: Tensor, cache: KVCache, every: bool = False) -> Tensor:
+    def _logits(
+        self, x: Tensor, cache: KVCache, every: bool = False, ends: Tensor | None = None
+    ) -> Tensor:
         most = self.config.text_config.max_position_embeddings
         check_length("input_ids", cache.lengths, x.shape[1], "max_position_embeddings", most)
         x = self.model.language_model(x, cache)
-        return self.model.generation_head(x if every else x[:, -1])
+        return self.model.generation_head(x if every else last_of(x, ends))

@@ -1,6 +1,6 @@
 """Keys and values of what a token model has read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -8,9 +8,7 @@ from torch import Tensor, nn
 
 from ... import ops
 from ...errors import RequestError
-
-#: Numbers that torch fills on the calling thread: from 32,768 on it shares them out.
-SERIAL = 32_767
+from .slot_memory import SlotMemory
 
 
 class KVCache:
@@ -20,10 +18,14 @@ class KVCache:
     that sequences join and leave a batch without a copy. The list lies in the same memory all the
     time: what was recorded of a batch of N sequences (see `through`) serves any other N.
 
+    Who counts the slots: either the cache (`join`, `keep`), or its owner, who says before every
+    call which slots are the batch (`seat`, `batch_of`).
+
     keys, values: per layer [slots, most, width]. slots: [N] int64, the slot of each row of the
     batch; lengths: [N] int64, tokens that each row has; both are views, overwritten when sequences
     join or leave. tables: (cosines, sines) of positions 0 to most - 1 (see ops.rotary_table), or
-    None for a model whose positions are not rotary.
+    None for a model whose positions are not rotary. memory: [slots, layers, 2, most, width], what
+    the keys and values are views of.
     """
 
     def __init__(
@@ -40,14 +42,16 @@ class KVCache:
         is room for; `rows` when None.
         """
         slots = rows if slots is None else slots
-        shape = (slots, most, width)
-        self.keys = [_zeros(shape, like) for _ in range(layers)]
-        self.values = [_zeros(shape, like) for _ in range(layers)]
+        # A slot's keys and values lie together: they come and go together.
+        self.memory = SlotMemory(slots, (layers, 2, most, width), like)
+        self.keys = [self.memory.tensor[:, layer, 0] for layer in range(layers)]
+        self.values = [self.memory.tensor[:, layer, 1] for layer in range(layers)]
         # All slots, those of the batch first, and the lengths of what is in them.
         self._order = torch.arange(slots, device=like.device)
         self._held = torch.zeros(slots, dtype=torch.int64, device=like.device)
         self.tables = tables
         self._replays = ops.Replays()
+        self._seated: list[int] | None = None
         self._set_rows(rows)
 
     def _set_rows(self, count: int) -> None:
@@ -59,31 +63,38 @@ class KVCache:
 
     def __getitem__(self, rows: slice) -> "KVCache":
         """Some rows, in the same memory; none can join or leave there."""
-        part = self._other(self.keys, self.values, self.tables)
-        part.slots, part.lengths = self.slots[rows], self.lengths[rows]
-        return part
+        return self._other(self.slots[rows], self.lengths[rows])
 
-    @staticmethod
-    def _other(keys: list[Tensor], values: list[Tensor], tables: Any) -> "KVCache":
+    def _other(self, slots: Tensor, lengths: Tensor) -> "KVCache":
         part = object.__new__(KVCache)
-        part.keys, part.values, part.tables = keys, values, tables
-        part._replays = ops.Replays()
+        part.memory, part.keys, part.values = self.memory, self.keys, self.values
+        part.tables, part._replays, part._seated = self.tables, ops.Replays(), None
+        part.slots, part.lengths = slots, lengths
         return part
 
     def tensors(self) -> list[Tensor]:
         """All that `attend` reads and writes, but for lengths."""
-        return [*self.keys, *self.values, *(self.tables or ()), self.slots]
+        return [self.memory.tensor, *(self.tables or ()), self.slots]
 
-    def over(self, tensors: Sequence[Tensor]) -> "KVCache":
-        """A cache in other memory, tensors like those that `tensors` returns, with as many layers
-        and rows as this one, and lengths of its own, 0.
+    def seat(self, slots: list[int], lengths: Sequence[int]) -> "KVCache":
+        """This cache, whose batch is these slots now, all different, of these lengths.
+
+        Written where the last batch lay: what was recorded of one serves every other.
         """
-        *tensors, slots = tensors
-        layers = len(self.keys)
-        tables = None if self.tables is None else tuple(tensors[2 * layers :])
-        part = self._other(list(tensors[:layers]), list(tensors[layers : 2 * layers]), tables)
-        part.slots, part.lengths = slots, torch.zeros_like(slots)
-        return part
+        count = len(slots)
+        if self._seated != slots:
+            self._set_rows(count)
+            self.slots.copy_(torch.tensor(slots))
+            self._seated = slots
+        self.lengths.copy_(torch.tensor(lengths))
+        return self
+
+    def batch_of(self, slots: Tensor, lengths: Tensor) -> "KVCache":
+        """Another batch in the same memory, of which nothing is recorded; none can join it.
+
+        slots, lengths: [N] int64, both its own; `advance` writes to lengths.
+        """
+        return self._other(slots, lengths)
 
     def join(self, count: int) -> None:
         """Adds rows of no tokens behind the batch's. Raises RequestError without slots for them."""
@@ -109,10 +120,14 @@ class KVCache:
 
     def copy_row(self, source: int, target: int) -> None:
         """Makes row `target` what row `source` is."""
-        old, new = int(self.slots[source]), int(self.slots[target])
+        length = int(self.lengths[source])
+        self.copy_slot(int(self.slots[source]), int(self.slots[target]), length)
+        self.lengths[target] = length
+
+    def copy_slot(self, source: int, target: int, length: int) -> None:
+        """Copies the keys and values of the first `length` tokens of a slot to another."""
         for tensor in (*self.keys, *self.values):
-            tensor[new] = tensor[old]
-        self.lengths[target] = self.lengths[source]
+            tensor[target, :length] = tensor[source, :length]
 
     def positions(self, count: int) -> Tensor:
         """[N, count]: where the next `count` tokens of every row come."""
@@ -128,8 +143,8 @@ class KVCache:
         Raises RequestError where a row has no room.
         """
         keys, values = self.keys[layer], self.values[layer]
-        tables = (None, None) if self.tables is None else self.tables
-        q = ops.rotary_cache(q, k, v, keys, values, self.lengths, heads, *tables, self.slots)
+        cosines, sines = (None, None) if self.tables is None else self.tables
+        q = ops.rotary_cache(q, k, v, keys, values, self.lengths, heads, cosines, sines, self.slots)
         return ops.decode_attention(
             q, keys, values, self.lengths, heads, scale=scale, slots=self.slots
         )
@@ -139,8 +154,11 @@ class KVCache:
     ) -> Tensor:
         """layers(x, this cache), where layers are parts of `owner`: see ops.Replays."""
 
-        def held():
-            return (owner, *owner.parameters(), *owner.buffers(), self.lengths, *self.tensors())
+        def held() -> Iterable[Any]:
+            return (
+                owner, *owner.parameters(), *owner.buffers(), self.lengths, *self.tensors(),
+                *self.keys, *self.values,
+            )  # fmt: skip
 
         same = id(owner), self.lengths.data_ptr()
         return self._replays(lambda x: layers(x, self), x, same, held)
@@ -148,15 +166,3 @@ class KVCache:
     def advance(self, count: int) -> None:
         """After every layer has attended: the rows are longer by `count` tokens."""
         self.lengths += count
-
-
-def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """like.new_zeros(shape). On the CPU in pieces for which torch does not wake its threads, which
-    beside busy processes took 100 ms a tensor.
-    """
-    if like.device.type != "cpu":
-        return like.new_zeros(shape)
-    zeros = like.new_empty(shape)
-    for piece in zeros.view(-1).split(SERIAL):
-        piece.zero_()
-    return zeros

@@ -165,12 +165,12 @@ class Llama(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self._tables: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
-    def cache(self, rows: int, most: int) -> KVCache:
-        """An empty cache for `rows` sequences of at most `most` tokens."""
+    def cache(self, rows: int, most: int, slots: int | None = None) -> KVCache:
+        """An empty cache for `rows` sequences of at most `most` tokens; slots: see KVCache."""
         c = self.config
         width, like = c.kv_heads * c.head_width, self.norm.weight
         tables = self._rotary_tables(most, like.device)
-        return KVCache(c.num_hidden_layers, rows, most, width, like, tables)
+        return KVCache(c.num_hidden_layers, rows, most, width, like, tables, slots)
 
     def _rotary_tables(self, most: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Kept for the next caches of that length: beside busy processes torch's sines, which are

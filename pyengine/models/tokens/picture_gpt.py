@@ -13,7 +13,7 @@ from ... import ops
 from ...guard import inference
 from ...layers import Linear
 from ...weights import read_config
-from .._ids import check_ids, check_length
+from .._ids import check_ids, check_length, last_of
 from ..base import Model, raise_problems
 from .kv_cache import KVCache
 from .llama import Llama, LlamaConfig
@@ -123,9 +123,9 @@ class PictureGPT(Model):
         self.model = Llama(config)
         self.lm_head = _Head(config.hidden_size, config.vocab_size, bias=False)
 
-    def cache(self, rows: int, most: int) -> KVCache:
-        """An empty cache for `rows` sequences of at most `most` tokens."""
-        return self.model.cache(rows, most)
+    def cache(self, rows: int, most: int, slots: int | None = None) -> KVCache:
+        """An empty cache for `rows` sequences of at most `most` tokens; slots: see KVCache."""
+        return self.model.cache(rows, most, slots)
 
     @inference
     def next_logits(
@@ -135,11 +135,12 @@ class PictureGPT(Model):
         first: int = 0,
         count: int | None = None,
         every: bool = False,
+        ends: Tensor | None = None,
     ) -> Tensor:
         """[N, count] logits of the ids first, first + 1... coming after ids [N, L].
 
         The ids come behind what `cache` holds and are added to it. count: None for all. every:
-        [N, L, count], the logits after each of the ids.
+        [N, L, count], the logits after each of the ids. ends: see last_of.
         Raises RequestError for ids that are no token, or more of them than the model's context.
         """
         c = self.config
@@ -148,7 +149,7 @@ class PictureGPT(Model):
         check_length("ids", cache.lengths, ids.shape[1], *limit)
         x = self.model.embed_tokens(ids.to(self.device)).to(self.dtype)
         x = self.model(x, cache)
-        x = x if every else x[:, -1].contiguous()
+        x = x if every else last_of(x, ends).contiguous()
         if count is None:
             return self.lm_head(x)
         return self.lm_head.some(x, first, count)

@@ -34,7 +34,6 @@ from ...jobs.output import PipelineOutput, Report
 from ...jobs.runs import Run
 from ...models.tokens.uvit import UVit2DModel, UVitContext
 from ...schedules.masked import MaskedPlan, plan
-from ..base import Pipeline
 from ..defaults import bounded
 from ..prefix import read_prefix
 from ..text import encode
@@ -58,7 +57,7 @@ class AmusedDefaults(TokenDefaults):
     aesthetic_score: float = bounded(6.0, 0, 10)
 
 
-class AmusedPipeline(Pipeline, TokenPipeline):
+class AmusedPipeline(TokenPipeline):
     """Text to pictures with an aMUSEd checkpoint; see `__call__`."""
 
     defaults_class = AmusedDefaults

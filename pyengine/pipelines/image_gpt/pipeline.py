@@ -4,7 +4,6 @@ Chen et al. 2020, "Generative Pretraining from Pixels".
 """
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -13,18 +12,18 @@ from torch import Tensor
 
 from ... import images as pictures
 from ... import ops
-from ...decoding.autoregressive import Drawing, Logits
-from ...decoding.checks import check_cache_memory
-from ...decoding.jacobi import draw_tokens
+from ...decoding.decoder import Decoder
 from ...decoding.request import TokenRequest
 from ...errors import ConfigError
 from ...guard import inference
-from ...jobs.output import PipelineOutput, Report
+from ...jobs.output import PipelineOutput
 from ...jobs.runs import Run
 from ...models import ImageGPT
+from ...models.tokens.kv_cache import KVCache
 from ...weights import read_config
+from ..autoregressive import AutoregressivePipeline
 from ..prefix import read_prefix
-from ..tokens import TokenDefaults, TokenPipeline
+from ..tokens import TokenDefaults
 
 _SIDE = {"min": 1, "max": 4096}
 
@@ -65,7 +64,7 @@ class ImageGPTPictures:
         return (s, s) if isinstance(s, int) else (s.height, s.width)
 
 
-class ImageGPTPipeline(TokenPipeline):
+class ImageGPTPipeline(AutoregressivePipeline):
     """Pictures of an ImageGPT checkpoint; see `__call__`."""
 
     takes_prompt = False
@@ -120,35 +119,32 @@ class ImageGPTPipeline(TokenPipeline):
         output_type "latent": the tokens as images. Others: as of StableDiffusionPipeline.
         Raises RequestError that names the argument.
         """
-        self._check_size(height, width)
-        r = self._request(
-            prompt=None, num_images_per_prompt=num_images_per_prompt, size=self.default_size,
-            sampling=self.defaults.sampling(temperature, top_k, top_p, min_p), seed=seed,
-            guidance_scale=None, generator=generator, output_type=output_type, decoding=decoding,
-            window=window,
-            callback_on_step_end=callback_on_step_end,
-            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs, others=others,
-            return_dict=return_dict, timeout=timeout, run=run,
+        output: PipelineOutput = self._call(locals())
+        return output
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(height, width) of a picture in tokens, which are its pixels."""
+        return self.default_size
+
+    def _new_decoder(self) -> Decoder:
+        c, (height, width) = self.model.config, self.default_size
+        fill = c.eos_token_id if c.pad_token_id is None else c.pad_token_id
+        return Decoder(
+            _Reader(self.model), self.source, self.device, length=height * width,
+            vocab_size=c.codes, limit=c.n_positions, end=c.eos_token_id, fill=fill or 0,
         )  # fmt: skip
-        if prefix is not None:
-            codes = self.model.config.codes
-            r.prefix = read_prefix(prefix, r, self.default_size, 1, codes, self.quantise)
-        return self._generate(r, progress)
+
+    def _texts(self, r: TokenRequest) -> list[list[int]]:
+        return [[self.model.config.vocab_size - 1]] * r.count
+
+    def _prefix(self, prefix: Any, r: TokenRequest) -> Tensor:
+        return read_prefix(prefix, r, self.grid, 1, self.model.config.codes, self.quantise)
 
     def quantise(self, x: Tensor) -> Tensor:
         """[N, h * w] int64: the nearest cluster of every pixel of x [N, 3, h, w] in 0..1."""
         pixels = 2 * x.to(self.device).permute(0, 2, 3, 1).flatten(1, 2) - 1
         return ops.vq_argmin(pixels, self.clusters)
-
-    def _draw(self, r: TokenRequest, report: Report, show_progress: bool | None) -> Tensor:
-        c = self.model.config
-        height, width = self.default_size
-        fill = c.eos_token_id if c.pad_token_id is None else c.pad_token_id
-        drawing = Drawing(r, height * width, self.device, c.eos_token_id, fill or 0)
-        with report.stage("draw", self.device):
-            decoder = _Decoder(self.model, drawing)
-            tokens = draw_tokens(self, r, decoder, drawing, report, show_progress)
-        return tokens.view(r.count, height, width)
 
     def _decode(self, tokens: Tensor, output_type: str) -> Any:
         # Pixels that were never drawn are mid-grey.
@@ -157,35 +153,17 @@ class ImageGPTPipeline(TokenPipeline):
         return pictures.from_tensor(self._pictures(colours.permute(0, 3, 1, 2)), output_type)
 
 
-class _Decoder:
-    def __init__(self, model: ImageGPT, drawing: Drawing):
-        rows, length = drawing.tokens.shape
-        self.model, self.drawing = model, drawing
-        check_cache_memory(rows, length, model.cache(1, 1))
-        self.cache = model.cache(rows, length)
+class _Reader:
+    """A picture's pixels as tokens behind a text of one id, which begins a picture."""
 
-    def start(self) -> Logits:
-        known = self.drawing.tokens[:, : self.drawing.begin]
-        first = known.new_full((len(known), 1), self.model.config.vocab_size - 1)
-        return self.model.next_logits(torch.cat([first, known], dim=1), self.cache), None
+    def __init__(self, model: ImageGPT):
+        self.model, self.cache = model, model.cache
 
-    def step(self, tokens: Tensor) -> Logits:
-        return self.model.next_logits(tokens[:, None], self.cache), None
+    def read_text(self, ids: Tensor, cache: KVCache, ends: Tensor | None = None) -> Tensor:
+        return self.model.next_logits(ids, cache)
 
-    def read(self, tokens: Tensor, begins: Tensor) -> Logits:
-        self.cache.lengths.copy_(begins + 1)  # the token that begins a picture comes before
-        return self.model.next_logits(tokens, self.cache, every=True), None
-
-    def tensors(self) -> list[Tensor]:
-        return self.cache.tensors()
-
-    def over(self, tensors: Sequence[Tensor]) -> "_Decoder":
-        other = copy(self)
-        other.cache = self.cache.over(tensors)
-        return other
-
-    def keep(self, rows: Tensor) -> None:
-        self.cache.keep(rows)
+    def read_tokens(self, tokens: Tensor, cache: KVCache, every: bool = False) -> Tensor:
+        return self.model.next_logits(tokens, cache, every)
 
 
 def check_pictures(model: Any, look: ImageGPTPictures) -> None:

@@ -11,21 +11,20 @@ import torch
 from torch import Tensor
 
 from ... import images as pictures
-from ...decoding.autoregressive import Drawing
-from ...decoding.jacobi import draw_tokens
+from ...decoding.decoder import Decoder
 from ...decoding.request import TokenRequest
-from ...decoding.text_decoder import TextDecoder
 from ...errors import ConfigError
 from ...guard import inference
 from ...jobs import checks
-from ...jobs.output import PipelineOutput, Report
+from ...jobs.output import PipelineOutput
 from ...jobs.runs import Run
 from ...models import Janus, JanusConfig
 from ...weights import read_config
+from ..autoregressive import AutoregressivePipeline
 from ..defaults import bounded
 from ..json_tokenizer import JsonTokenizer
 from ..prefix import read_prefix
-from ..tokens import TokenDefaults, TokenPipeline
+from ..tokens import TokenDefaults
 
 _ID = {"min": 0, "max": 1 << 20}
 
@@ -65,7 +64,7 @@ class JanusTokens:
         return read_config(cls, chosen, where)
 
 
-class JanusPipeline(TokenPipeline):
+class JanusPipeline(AutoregressivePipeline):
     """Text to pictures with a Janus checkpoint; see `__call__`."""
 
     defaults_class = JanusDefaults
@@ -126,24 +125,27 @@ class JanusPipeline(TokenPipeline):
         output_type "latent": the tokens as images. Others: as of StableDiffusionPipeline.
         Raises RequestError that names the argument.
         """
-        self._check_size(height, width)
-        r = self._request(
-            prompt=prompt, negative_prompt=negative_prompt, size=self.default_size,
-            num_images_per_prompt=num_images_per_prompt, guidance_scale=guidance_scale,
-            sampling=self.defaults.sampling(temperature, top_k, top_p, min_p), seed=seed,
-            generator=generator, output_type=output_type, decoding=decoding, window=window,
-            callback_on_step_end=callback_on_step_end,
-            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs, others=others,
-            return_dict=return_dict, timeout=timeout, run=run,
+        output: PipelineOutput = self._call(locals())
+        return output
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(height, width) of a picture in tokens."""
+        return self.model.config.side, self.model.config.side
+
+    def _new_decoder(self) -> Decoder:
+        c = self.model.config
+        return Decoder(
+            self.model, self.source, self.device, length=c.side**2,
+            vocab_size=c.vq_config.num_embeddings, limit=c.text_config.max_position_embeddings,
         )  # fmt: skip
-        r.extra["texts"] = self._texts(r)
-        if prefix is not None:
-            side, vq = self.model.config.side, self.model.vq
-            r.prefix = read_prefix(
-                prefix, r, (side, side), vq.config.downscale, vq.config.num_embeddings,
-                lambda x: vq.encode_tokens(2 * x - 1).flatten(1),
-            )  # fmt: skip
-        return self._generate(r, progress)
+
+    def _prefix(self, prefix: Any, r: TokenRequest) -> Tensor:
+        vq = self.model.vq
+        return read_prefix(
+            prefix, r, self.grid, vq.config.downscale, vq.config.num_embeddings,
+            lambda x: vq.encode_tokens(2 * x - 1).flatten(1),
+        )  # fmt: skip
 
     def _texts(self, r: TokenRequest) -> list[list[int]]:
         """Ids for every row: each prompt's, then, with guidance, what it is compared with."""
@@ -174,15 +176,6 @@ class JanusPipeline(TokenPipeline):
                 f"{len(ids)} tokens",
             )
         return ids
-
-    def _draw(self, r: TokenRequest, report: Report, show_progress: bool | None) -> Tensor:
-        side = self.model.config.side
-        drawing = Drawing(r, side * side, self.device)
-        with report.stage("encode_prompt", self.device):
-            decoder = TextDecoder(self.model, r, drawing)
-        with report.stage("draw", self.device):
-            tokens = draw_tokens(self, r, decoder, drawing, report, show_progress)
-        return tokens.view(r.count, side, side)
 
     def _decode(self, tokens: Tensor, output_type: str) -> Any:
         # One by one: the decoder takes the most memory. A token that was never drawn is 0.

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 from ... import images as pictures
-from ...decoding.autoregressive import Drawing
-from ...decoding.jacobi import draw_tokens
+from ...decoding.decoder import Decoder
 from ...decoding.request import TokenRequest
-from ...decoding.text_decoder import TextDecoder
 from ...errors import ConfigError
 from ...guard import inference
 from ...jobs import checks
-from ...jobs.output import PipelineOutput, Report
+from ...jobs.output import PipelineOutput
 from ...jobs.runs import Run
 from ...models import PictureGPT, PictureTokens, VQConfig, VQModel
+from ...models.tokens.kv_cache import KVCache
 from ...models.tokens.picture_gpt import PictureGPTConfig
 from ...tokenizer import ClipTokenizer
+from ..autoregressive import AutoregressivePipeline
 from ..prefix import read_prefix
-from ..tokens import TokenDefaults, TokenPipeline
+from ..tokens import TokenDefaults
 
 
 @dataclass
@@ -38,7 +38,7 @@ class PictureGPTParts:
     drafts: Tensor | None = None
 
 
-class PictureGPTPipeline(TokenPipeline):
+class PictureGPTPipeline(AutoregressivePipeline):
     """Text to pictures, token by token; see `__call__`."""
 
     def __init__(self, parts: PictureGPTParts, checkpoint: Any, source: str,
@@ -46,7 +46,6 @@ class PictureGPTPipeline(TokenPipeline):
         super().__init__(parts.transformer, checkpoint, source, defaults)
         self.parts = parts
         self.vq, self.tokenizer, self.tokens = parts.vqvae, parts.tokenizer, parts.tokens
-        self.drafts = parts.drafts
 
     @property
     def default_size(self) -> tuple[int, int]:
@@ -60,14 +59,18 @@ class PictureGPTPipeline(TokenPipeline):
         return self.tokens.side, self.tokens.side
 
     @inference
-    def preview(self, tokens: Tensor) -> list:
+    def preview(self, tokens: Tensor) -> list[Any]:
         """PIL pictures of tokens [N, h, w] of which some, -1, are not drawn yet: grey there."""
         with self._runs.begin(Run(), self.device):
-            x = pictures.from_tensor(self.vq.decode_tokens(tokens.clamp(min=0)).sample, "pt")
-            unknown = (tokens < 0)[:, None].to(x.device)
-            for dim in (2, 3):
-                unknown = unknown.repeat_interleave(self.vq.config.downscale, dim=dim)
-            return pictures.from_tensor(2 * x.masked_fill(unknown, 0.85) - 1, "pil")
+            found: list[Any] = self._preview(tokens, "pil")
+            return found
+
+    def _preview(self, tokens: Tensor, output_type: str) -> Any:
+        x = pictures.from_tensor(self.vq.decode_tokens(tokens.clamp(min=0)).sample, "pt")
+        unknown = (tokens < 0)[:, None].to(x.device)
+        for dim in (2, 3):
+            unknown = unknown.repeat_interleave(self.vq.config.downscale, dim=dim)
+        return pictures.from_tensor(2 * x.masked_fill(unknown, 0.85) - 1, output_type)
 
     @inference
     def __call__(
@@ -112,24 +115,21 @@ class PictureGPTPipeline(TokenPipeline):
         output_type "latent": the tokens as images. Others: as of StableDiffusionPipeline.
         Raises RequestError that names the argument.
         """
-        self._check_size(height, width)
-        r = self._request(
-            prompt=prompt, negative_prompt=negative_prompt, size=self.default_size,
-            num_images_per_prompt=num_images_per_prompt, guidance_scale=guidance_scale,
-            sampling=self.defaults.sampling(temperature, top_k, top_p, min_p), seed=seed,
-            generator=generator, output_type=output_type, decoding=decoding, window=window,
-            callback_on_step_end=callback_on_step_end,
-            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs, others=others,
-            return_dict=return_dict, timeout=timeout, run=run,
+        output: PipelineOutput = self._call(locals())
+        return output
+
+    def _new_decoder(self) -> Decoder:
+        t, most = self.tokens, self.model.config.max_position_embeddings
+        return Decoder(
+            Reader(self.model, t), self.source, self.device, length=t.side**2,
+            vocab_size=t.picture_tokens, limit=most, drafts=self.parts.drafts,
         )  # fmt: skip
-        r.extra["texts"] = self._texts(r)
-        if prefix is not None:
-            side = self.tokens.side
-            r.prefix = read_prefix(
-                prefix, r, (side, side), self.vq.config.downscale, self.tokens.picture_tokens,
-                lambda x: self.vq.encode_tokens(2 * x - 1).flatten(1),
-            )  # fmt: skip
-        return self._generate(r, progress)
+
+    def _prefix(self, prefix: Any, r: TokenRequest) -> Tensor:
+        return read_prefix(
+            prefix, r, self.grid, self.vq.config.downscale, self.tokens.picture_tokens,
+            lambda x: self.vq.encode_tokens(2 * x - 1).flatten(1),
+        )  # fmt: skip
 
     def _texts(self, r: TokenRequest) -> list[list[int]]:
         """Ids for every row: each prompt's, then, with guidance, what it is compared with."""
@@ -149,35 +149,32 @@ class PictureGPTPipeline(TokenPipeline):
             )
         return [*(i + self.tokens.first_text_token for i in ids), self.tokens.begin_of_picture]
 
-    # --- what the loop of autoregressive.py draws with --------------------------------------------
-
-    def cache(self, rows: int, most: int):
-        return self.model.cache(rows, most)
-
-    def read_text(self, ids: Tensor, cache: Any, every: bool = False) -> Tensor:
-        """[N, picture_tokens]: logits of the picture token after ids [N, L], added to `cache`;
-        every: [N, L, picture_tokens], after each of them.
-        """
-        t = self.tokens
-        return self.model.next_logits(ids, cache, t.first_picture_token, t.picture_tokens, every)
-
-    def read_tokens(self, tokens: Tensor, cache: Any, every: bool = False) -> Tensor:
-        """The same after picture tokens [N, L]."""
-        return self.read_text(tokens + self.tokens.first_picture_token, cache, every)
-
-    def _draw(self, r: TokenRequest, report: Report, show_progress: bool | None) -> Tensor:
-        side = self.tokens.side
-        drawing = Drawing(r, side * side, self.device)
-        with report.stage("encode_prompt", self.device):
-            decoder = TextDecoder(self, r, drawing)
-        with report.stage("draw", self.device):
-            tokens = draw_tokens(self, r, decoder, drawing, report, show_progress)
-        return tokens.view(r.count, side, side)
-
     def _decode(self, tokens: Tensor, output_type: str) -> Any:
         # A token that was never drawn is 0.
         decoded = self.vq.decode_tokens(tokens.clamp(min=0)).sample
         return pictures.from_tensor(self._pictures(decoded), output_type)
+
+
+class Reader:
+    """The transformer, whose ids are text and pictures, asked for the picture tokens only."""
+
+    def __init__(self, model: PictureGPT, tokens: PictureTokens):
+        self.model, self.tokens = model, tokens
+        self.cache = model.cache
+
+    def read_text(self, ids: Tensor, cache: KVCache, ends: Tensor | None = None,
+                  every: bool = False) -> Tensor:  # fmt: skip
+        """[N, picture_tokens]: logits of the picture token after ids [N, L], added to `cache`;
+        every: [N, L, picture_tokens], after each of them; ends: see PictureGPT.next_logits.
+        """
+        t = self.tokens
+        return self.model.next_logits(
+            ids, cache, t.first_picture_token, t.picture_tokens, every, ends
+        )
+
+    def read_tokens(self, tokens: Tensor, cache: KVCache, every: bool = False) -> Tensor:
+        """The same after picture tokens [N, L]."""
+        return self.read_text(tokens + self.tokens.first_picture_token, cache, every=every)
 
 
 def check_parts(
