@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..cuda import to_device
 from ..jobs.job import Job
 from ..jobs.runs import Run
 from .drafts import Score
@@ -45,7 +46,7 @@ class Draw:
         """[count, ...]: as many rows of settings for ops.sample_token."""
         found = self._rows.get((count, device))
         if found is None:
-            found = self.sampling.rows(count, self.guidance_scale).to(device)
+            found = to_device(self.sampling.rows(count, self.guidance_scale), device)
             self._rows[count, device] = found
         return found
 

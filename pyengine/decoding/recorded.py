@@ -116,7 +116,8 @@ class TokenGraphs:
                 settings.append(settings_of(part, decoder.device))
             if idle:
                 uniform.append(torch.zeros(idle, dtype=torch.float64))
-                settings.append(ops.sampling_settings(idle, temperature=0.0).to(decoder.device))
+                likeliest = ops.sampling_settings(idle, temperature=0.0)
+                settings.append(to_device(likeliest, decoder.device))
         # What the host knows crosses in two copies.
         whole = to_device(torch.tensor(rows).T.contiguous(), decoder.device)
         numbers = to_device(torch.cat(uniform), decoder.device)

@@ -103,11 +103,8 @@ class AutoregressivePipeline(TokenPipeline):
         if job.error is not None:
             raise job.error
         tokens = torch.tensor([job.whole()], device=self.device).view(1, *self.grid)
-        return (
-            tokens[0]
-            if job.request.output_type == "latent"
-            else self._decode(tokens, job.request.output_type)[0]
-        )
+        output_type = job.request.output_type
+        return tokens[0] if output_type == "latent" else self._decode(tokens, output_type)[0]
 
     def _preview(self, tokens: Tensor, output_type: str) -> Any:
         """Pictures of tokens [N, h, w] of which some, -1, are not drawn yet."""

@@ -6,7 +6,6 @@ import torch
 
 import pyengine
 from pyengine.bench.contest import psnr
-from pyengine.decoding import recorded
 from pyengine.errors import OutOfMemoryError
 
 pytestmark = [
@@ -110,7 +109,7 @@ def test_a_graph_draws_the_tokens_of_single_launches(gpt, monkeypatch):
 
 def test_no_token_waits_for_the_device(gpt, monkeypatch):
     gpt(PROMPTS, **TOKENS)
-    draw, look = gpt.graphs.draw, recorded._look
+    draw, look = gpt.graphs.step, gpt.graphs.look
 
     def strict(*given):
         torch.cuda.set_sync_debug_mode("error")
@@ -120,8 +119,8 @@ def test_no_token_waits_for_the_device(gpt, monkeypatch):
         torch.cuda.set_sync_debug_mode("default")
         return look(*given)
 
-    monkeypatch.setattr(gpt.graphs, "draw", strict)
-    monkeypatch.setattr(recorded, "_look", at_the_end)
+    monkeypatch.setattr(gpt.graphs, "step", strict)
+    monkeypatch.setattr(gpt.graphs, "look", at_the_end)
     try:
         gpt(PROMPTS, **TOKENS)
     finally:
