@@ -1,72 +1,32 @@
 """What pictures and masks mean in every mode of PIL, every dtype, and with every transparency."""
 
-import struct
-import warnings
-import zlib
-
 import numpy as np
 import pytest
-import tiny
 import torch
 from PIL import Image
+from pixel_cases import (
+    ALPHA,
+    HEIGHT,
+    LAYERS,
+    NUMBERS,
+    OPAQUE,
+    PAINTED,
+    RAMP,
+    WANTED,
+    WIDTH,
+    as_mode,
+    grey,
+    keyed,
+    layer,
+    mask_of,
+    unit_of,
+)
 
-import pyengine
 from pyengine import images
 from pyengine.errors import RequestError
 
-WIDTH, HEIGHT = 16, 8
-#: Painted: the left half.
-PAINTED = np.zeros((HEIGHT, WIDTH), np.uint8)
-PAINTED[:, : WIDTH // 2] = 255
-WANTED = torch.from_numpy(PAINTED / 255).float()[None, None]
-#: Greys to tell scales by.
-RAMP = np.linspace(0, 255, WIDTH * HEIGHT).round().astype(np.uint8).reshape(HEIGHT, WIDTH)
-
-OPAQUE = ["1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV", "RGBX", "I", "F"]
-NUMBERS = ["I;16", "I;16L", "I;16B", "I;16N"]
-ALPHA = ["LA", "La", "PA", "RGBA", "RGBa"]
-
-
-def grey(pixels):
-    return Image.fromarray(pixels)
-
-
-def as_mode(picture, mode):
-    """An L or RGB picture in a mode; NUMBERS take their 0 to 65535."""
-    if mode in NUMBERS:
-        wide = np.asarray(picture).astype(np.uint16) * 257
-        order = ">u2" if mode == "I;16B" else "<u2"
-        return Image.frombytes(mode, picture.size, wide.astype(order).tobytes())
-    if mode == "La":
-        return picture.convert("LA").convert("La")
-    if mode == "RGBa":
-        return picture.convert("RGBA").convert("RGBa")
-    return picture.convert(mode)
-
-
-def layer(mode, colour, alpha=PAINTED):
-    """A picture of one colour everywhere, transparent where alpha is 0."""
-    rgba = Image.new("RGBA", alpha.shape[::-1], colour)
-    rgba.putalpha(Image.fromarray(alpha))
-    if mode == "La":
-        return rgba.convert("LA").convert("La")
-    return rgba.convert(mode)
-
-
-def mask_of(item):
-    return images.to_mask(images.as_list(item, "mask_image", True), HEIGHT, WIDTH, "mask_image", [])
-
-
-def unit_of(item, warned=None):
-    return images.to_unit(images.as_list(item, "image"), HEIGHT, WIDTH, "image", warned)
-
-
-@pytest.fixture(autouse=True)
-def no_warning():
-    """What is not expected to warn must not."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+# What is not expected to warn must not.
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 # --- modes ----------------------------------------------------------------------------------------
@@ -94,51 +54,6 @@ def test_every_mode_of_pil_is_tested():
 
 
 # --- transparency ---------------------------------------------------------------------------------
-
-
-def keyed(mode, key, other):
-    """Transparent by a colour key on the right, `other` on the left."""
-    picture = Image.new(mode, (WIDTH, HEIGHT), key)
-    picture.paste(other, (0, 0, WIDTH // 2, HEIGHT))
-    picture.info["transparency"] = key
-    return picture
-
-
-def palettes():
-    """A palette's forms of transparency: white on the left, transparent white on the right."""
-    indices = grey((PAINTED == 0).astype(np.uint8))
-    found = {}
-    for name in ("bytes", "index", "RGBA"):
-        picture = indices.copy()
-        if name == "RGBA":
-            picture = Image.frombytes("P", (WIDTH, HEIGHT), indices.tobytes())
-            picture.putpalette(bytes([255] * 4 + [255, 255, 255, 0]), "RGBA")
-        else:
-            picture.putpalette([255] * 6)
-            picture.info["transparency"] = 1 if name == "index" else bytes([255, 0])
-        found[f"P {name}"] = picture
-    return found
-
-
-LAYERS = {
-    **{mode: layer(mode, "white") for mode in ALPHA},
-    **palettes(),
-    "L key": keyed("L", 254, 255),
-    "RGB key": keyed("RGB", (255, 255, 254), (255, 255, 255)),
-    "1 key": keyed("1", 0, 255),
-    "RGB 16-bit key": keyed("RGB", (255, 255, 254), (255, 255, 255)),
-}
-LAYERS["RGB 16-bit key"].info["transparency"] = (0xFFFF, 0xFF12, 0xFE34)
-
-
-def deep_keyed():
-    wide = np.where(PAINTED, 65535, 65000).astype(np.uint16)
-    picture = Image.fromarray(wide)
-    picture.info["transparency"] = 65000
-    return picture
-
-
-LAYERS["I;16 key"] = deep_keyed()
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -197,92 +112,6 @@ def test_odd_keys_are_refused_or_ignored(mode, key):
             assert "cannot be converted" in str(e)  # noqa: PT017
         except UserWarning:  # Pillow's, of a key that it does not understand
             pass
-
-
-# --- files ----------------------------------------------------------------------------------------
-
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(path, depth, colour, rows, *more):
-    head = struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, colour, 0, 0, 0)
-    data = zlib.compress(b"".join(b"\0" + row for row in rows))
-    parts = [chunk(b"IHDR", head), *more, chunk(b"IDAT", data), chunk(b"IEND", b"")]
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
-    return path
-
-
-def packed(left, right, bits):
-    values = [left] * (WIDTH // 2) + [right] * (WIDTH // 2)
-    return int("".join(f"{v:0{bits}b}" for v in values), 2).to_bytes(WIDTH * bits // 8, "big")
-
-
-def key_files(folder):
-    """White on the left, on the right a white that a tRNS chunk makes transparent: where possible
-    another white, which is next to it.
-    """
-    white = 0xFFFF
-    wide = struct.pack(">3H", white, white, white), struct.pack(">3H", white, white, 0xFE34)
-    return {
-        **{
-            f"{bits} bits": png(
-                folder / f"{bits}.png", bits, 0, [packed(2**bits - 1, 2**bits - 2, bits)] * HEIGHT,
-                chunk(b"tRNS", struct.pack(">H", 2**bits - 2)),
-            )
-            for bits in (1, 2, 4, 8, 16)
-        },
-        "RGB": png(
-            folder / "rgb.png", 8, 2, [b"\xff\xff\xff" * 8 + b"\xff\xff\xfe" * 8] * HEIGHT,
-            chunk(b"tRNS", struct.pack(">3H", 255, 255, 254)),
-        ),
-        "RGB of 16 bits": png(
-            folder / "rgb16.png", 16, 2, [wide[0] * 8 + wide[1] * 8] * HEIGHT,
-            chunk(b"tRNS", wide[1]),
-        ),
-        "palette": png(
-            folder / "p.png", 8, 3, [b"\0" * 8 + b"\1" * 8] * HEIGHT,
-            chunk(b"PLTE", b"\xff" * 6), chunk(b"tRNS", b"\xff\0"),
-        ),
-    }  # fmt: skip
-
-
-KEYS = ["1 bits", "2 bits", "4 bits", "8 bits", "16 bits", "RGB", "RGB of 16 bits", "palette"]
-
-
-@pytest.mark.parametrize("name", KEYS)
-def test_keys_in_files(tmp_path, name):
-    path = key_files(tmp_path)[name]
-    assert torch.equal(mask_of(images.load_mask(path)), WANTED)
-    assert unit_of(images.load_image(path)).min() == 1
-    assert torch.equal(mask_of(Image.open(path)), WANTED)
-    assert unit_of(Image.open(path)).min() == 1
-
-
-@pytest.mark.parametrize(
-    ("suffix", "mode"),
-    [("png", "RGBA"), ("png", "LA"), ("png", "P"), ("gif", "P"), ("webp", "RGBA"),
-     ("tiff", "RGBA"), ("tiff", "LA")],
-)  # fmt: skip
-def test_layers_in_files(tmp_path, suffix, mode):
-    path = tmp_path / f"mask.{suffix}"
-    name = "P index" if mode == "P" else mode
-    LAYERS[name].save(path, lossless=True) if suffix == "webp" else LAYERS[name].save(path)
-    assert torch.equal(mask_of(images.load_mask(path)), WANTED)
-    assert unit_of(images.load_image(path)).min() > 0.98
-
-
-@pytest.mark.parametrize(
-    ("suffix", "mode"),
-    [("png", "I;16"), ("png", "1"), ("tiff", "I;16"), ("tiff", "I"), ("tiff", "F"),
-     ("tiff", "CMYK"), ("tiff", "LAB"), ("tiff", "YCbCr"), ("jpg", "CMYK"), ("ppm", "L")],
-)  # fmt: skip
-def test_opaque_files(tmp_path, suffix, mode):
-    path = tmp_path / f"mask.{suffix}"
-    as_mode(grey(PAINTED), mode).save(path)
-    assert torch.equal(mask_of(images.load_mask(path)), WANTED)
-    assert (unit_of(images.load_image(path))[0, 0] - WANTED[0, 0]).abs().max() < 0.1
 
 
 # --- which number is white ------------------------------------------------------------------------
@@ -454,86 +283,3 @@ def test_shapes_of_masks(shape):
     array = array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
     array = array[0][..., None] if shape == (1, 8, 16) else array
     assert torch.equal(mask_of(array), WANTED.expand(count, -1, -1, -1))
-
-
-# --- whole pipelines ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def pipes(tmp_path_factory):
-    made = {}
-
-    def get(name):
-        if name not in made:
-            write = {"sd": tiny.write_sd1, "sdxl": tiny.write_sdxl, "amused": tiny.write_amused}
-            folder = write[name](tmp_path_factory.mktemp("pixels") / name)
-            made[name] = pyengine.from_pretrained(folder, device="cpu")
-        return made[name]
-
-    return get
-
-
-def inpaint(pipe, mask, **call):
-    height, width = pipe.default_size
-    y, x = np.mgrid[0:height, 0:width]
-    photo = Image.fromarray(((x * 7 + y * 3) % 256).astype(np.uint8)).convert("RGB")
-    return pipe(
-        "a red heart", image=photo, mask_image=mask, height=height, width=width, seed=4,
-        num_inference_steps=2, output_type="pt", progress=False, strength=1.0, **call,
-    )  # fmt: skip
-
-
-def masks_for(pipe):
-    """The left half painted, in many ways; the first is the plainest."""
-    height, width = pipe.default_size
-    plain = np.zeros((height, width), np.uint8)
-    plain[:, : width // 2] = 255
-    yield grey(plain)
-    for mode in ALPHA:
-        yield layer(mode, "white", plain)
-    yield grey(plain // 255)
-    yield plain // 255
-    yield torch.from_numpy(plain > 0)[None, None]
-    yield [torch.from_numpy(plain // 255).long()[None, None]]
-    yield grey(plain.astype(np.int32))
-    yield grey(plain.astype(np.float32))
-    yield grey(plain.astype(np.float32) / 255)
-    yield grey(plain.astype(np.uint16) * 257)
-
-
-@pytest.mark.parametrize("name", ["sd", "sdxl", "amused"])
-def test_inpainting(pipes, name):
-    pipe = pipes(name)
-    plain, *others = masks_for(pipe)
-    wanted = inpaint(pipe, plain).images
-    for other in others:
-        assert torch.equal(inpaint(pipe, other).images, wanted)
-
-
-@pytest.mark.parametrize("name", ["sd", "sdxl", "amused"])
-def test_the_report_says_what_a_mask_leaves(pipes, name):
-    pipe = pipes(name)
-    height, width = pipe.default_size
-    with pytest.warns(UserWarning, match="mask_image: nothing of it is white"):
-        nothing = inpaint(pipe, layer("RGBA", "black", np.zeros((height, width), np.uint8)))
-    assert "nothing of it is white" in nothing.report.warnings[0]
-    with pytest.warns(UserWarning, match="mask_image: all of it is white"):
-        inpaint(pipe, np.ones((height, width), bool))
-
-
-def test_a_mask_that_is_finer_than_latents(pipes):
-    pipe = pipes("sd")
-    height, width = pipe.default_size
-    thin = np.zeros((height, width), bool)
-    thin[:, 3] = True
-    with pytest.warns(UserWarning, match="finer than 8 pixels"):
-        inpaint(pipe, thin)
-
-
-def test_image_to_image_from_lists_of_batches(pipes):
-    pipe = pipes("sd")
-    rgb = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    call = {"num_inference_steps": 2, "seed": 4, "output_type": "pt", "progress": False}
-    wanted = pipe(["a cat"] * 2, image=[rgb[0], rgb[0]], **call).images
-    assert torch.equal(pipe(["a cat"] * 2, image=[rgb, rgb], **call).images, wanted)
-    assert torch.equal(pipe(["a cat"] * 2, image=rgb.repeat(2, 1, 1, 1), **call).images, wanted)

@@ -1,3 +1,5 @@
+import multiprocessing
+
 import pytest
 import tiny
 
@@ -23,3 +25,31 @@ def run(capsys, tmp_path, monkeypatch):
         return status, out, err
 
     return call
+
+
+#: What workers of benchmarks would import first of all, each for itself.
+PRELOADED = (
+    "torch", "pyengine.bench.run", "diffusers.models.unets.unet_2d_condition",
+    "diffusers.models.autoencoders.autoencoder_kl", "diffusers.models.autoencoders.vq_model",
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    "transformers.models.clip.modeling_clip", "transformers.models.llama.modeling_llama",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def forked():
+    """Workers come from one process that has imported what they need. (It starts once, for all
+    modules.)
+    """
+    from pyengine.bench import worker
+
+    multiprocessing.set_forkserver_preload(list(PRELOADED))
+    before, worker.START = worker.START, "forkserver"
+    yield
+    worker.START = before
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A folder of benchmark's checkpoints that all tests of a module share."""
+    return tmp_path_factory.mktemp("bench")

@@ -1,35 +1,20 @@
 """`pyengine bench token` at tiny shapes. Times decide nothing."""
 
 import json
-import multiprocessing
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from bench_checks import QUICK
 from test_cuda_calls import Recorder
 
-from pyengine.bench import checkpoints, llamagen, timing, token, worker
+from pyengine.bench import checkpoints, llamagen, timing, token
 from pyengine.bench.contest import Contestants
 from pyengine.bench.results import OURS
 from pyengine.models import PictureGPT
 
-QUICK = ("--quick", "--threads", "1")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forked():
-    """Workers come from one process that has imported what they need."""
-    peers = ("transformers.models.llama.modeling_llama", "diffusers.models.autoencoders.vq_model")
-    multiprocessing.set_forkserver_preload(["torch", "pyengine.bench.run", *peers])
-    before, worker.START = worker.START, "forkserver"
-    yield
-    worker.START = before
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    return tmp_path_factory.mktemp("bench")
+pytestmark = pytest.mark.usefixtures("forked")
 
 
 def measured(run, path, *arguments):
