@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import count, groupby
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ from .checks import check_drawn, check_logits
 
 #: (tokens [R, h, w], the context of the same rows) to logits [R, h, w, codebook_size].
 Evaluate = Callable[[Tensor, UVitContext], Tensor]
+
+_serials = count()
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,13 @@ class StepNumbers:
         logits: [L, K], the job's. The last step masks nothing and draws no uniform numbers.
         """
         if job.steps not in self._drawn:
-            race = self._noise.exponential((self._rows, *logits.shape))
+            exponential = self._noise.exponential((self._rows, *logits.shape))
             uniform = torch.zeros((self._rows, len(logits)), device=logits.device)
             if job.timestep > 0:
                 uniform = self._noise.uniform((self._rows, len(logits)), logits.dtype)
-            self._drawn[job.steps] = race, uniform
-        race, uniform = self._drawn[job.steps]
-        return race[job.row : job.row + 1], uniform[job.row : job.row + 1]
+            self._drawn[job.steps] = exponential, uniform
+        exponential, uniform = self._drawn[job.steps]
+        return exponential[job.row : job.row + 1], uniform[job.row : job.row + 1]
 
     def forget(self) -> None:
         """Frees the numbers of steps that all active jobs have behind them."""
@@ -101,11 +103,11 @@ class StepNumbers:
                 del self._drawn[step]
 
 
-def step_numbers(noise: NoiseSource, count: int) -> list[tuple[StepNumbers, int]]:
-    """(numbers, row) of each of a call's `count` pictures, from the generators of `noise`."""
+def step_numbers(noise: NoiseSource, pictures: int) -> list[tuple[StepNumbers, int]]:
+    """(numbers, row) of each of a call's pictures, from the generators of `noise`."""
     if noise.shared:
-        together = StepNumbers(noise, count)
-        return [(together, row) for row in range(count)]
+        together = StepNumbers(noise, pictures)
+        return [(together, row) for row in range(pictures)]
     return [(StepNumbers(NoiseSource([g], noise.device), 1), 0) for g in noise.generators]
 
 
@@ -130,6 +132,7 @@ class MaskedJob(Job):
         self.numbers, self.row = numbers, row
         self.source = source
         self.joined: JoinedContext | None = None
+        self.serial = next(_serials)
         numbers.add(self)
 
     @property
@@ -213,8 +216,9 @@ def step(jobs: Sequence[MaskedJob], evaluate: Evaluate, waits: bool = True) -> N
 
 
 def _step_together(jobs: list[MaskedJob], evaluate: Evaluate, waits: bool) -> None:
-    # Guided jobs first, jobs of equal settings side by side: the kernels below take slices.
-    jobs.sort(key=lambda job: _order(job.sampling))
+    # Guided jobs first, jobs of equal settings side by side: the kernels below take slices. Else in
+    # the order in which they were made, whichever they are given in: see JoinedContext.is_of.
+    jobs.sort(key=lambda job: (*_order(job.sampling), job.serial))
     known = jobs[0].joined
     if known is None or not known.is_of(jobs):
         known = JoinedContext(jobs)
@@ -267,12 +271,12 @@ def _refine(jobs: list[MaskedJob], logits: Tensor, s: MaskedSampling, waits: boo
     device, length = logits.device, logits.shape[1]
     logits = ops.filter_logits(logits, s.top_k, s.top_p, s.min_p)
     numbers = [job.numbers.at(job, row) for job, row in zip(jobs, logits, strict=True)]
-    race, gumbel = (torch.cat(part) for part in zip(*numbers, strict=True))
+    exponential, gumbel = (torch.cat(part) for part in zip(*numbers, strict=True))
     masked = torch.tensor([j.plan.masked(j.steps, length, j.masked_share) for j in jobs])
     temperature = torch.stack([job.plan.temperature[job.steps] for job in jobs])
     with nullcontext() if waits else ops.unseen():
         tokens, drawn = ops.mask_refine(
-            logits, torch.stack([job.tokens.flatten() for job in jobs]), race, gumbel,
+            logits, torch.stack([job.tokens.flatten() for job in jobs]), exponential, gumbel,
             to_device(masked, device), to_device(temperature, device), s.mask_token,
         )  # fmt: skip
     for job, new, predicted in zip(jobs, tokens, drawn, strict=True):

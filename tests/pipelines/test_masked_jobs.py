@@ -155,12 +155,13 @@ def test_a_job_without_guidance_takes_one_row(pipe, rows):
 def test_the_conditions_of_jobs_that_stay_together_are_joined_once(pipe, monkeypatch):
     joined, make = [], masked.JoinedContext
     monkeypatch.setattr(masked, "JoinedContext", lambda jobs: joined.append(1) or make(jobs))
-    first, second, third = (prepare(pipe, **calls()[k]) for k in (0, 2, 6))
+    first, second, third = (prepare(pipe, **calls()[k]) for k in (0, 2, 0))
     for _ in range(2):
         pipe.step([first, second])
         pipe.step([second, first])  # the order that they are given in says nothing
     assert len(joined) == 1
     pipe.step([first, second, third])
+    pipe.step([third, second, first])  # of equal settings
     assert len(joined) == 2
     # A call's own jobs use its conditions as they are; keys and values take the most memory.
     jobs = pipe.prepare(pipe.request(PROMPTS, seed=1))
