@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ..cuda import to_device
 from ..guidance import NEGATIVE, TEXT
-from ..models import UNet2DConditionModel
 from ..models.unet import TextContext, TimeEmbedding
 from ..schedules import Plan
+from .denoiser import Denoiser
 
 #: Timesteps that are embedded together, times rows of conditions: bounds the table's memory.
 EMBEDDED_ROWS = 1024
@@ -18,55 +18,65 @@ EMBEDDED_ROWS = 1024
 
 @dataclass(eq=False)
 class Conditions:
-    """What the U-Net is told of the N pictures of a call besides latents and time.
+    """What a network is told of the N pictures of a call besides latents and time.
 
-    names: the conditions that guidance may name; the rows of each follow each other, N of them.
-    text: [R, L, C] for R = N * len(names) rows. added: SDXL's text_embeds and time_ids, with as
-    many rows, or None. guidance: [1 or N, time_cond_proj_dim] for distilled models, or None.
-    mask: [N or R, 1, h, w], masked: [N or R, C, h, w]: as diffusion.latents.Start has them.
-    known, noise: likewise [N, C, h, w].
-    in_input: whether the U-Net has input channels for mask and masked.
+    names: the conditions that guidance may name; the rows of each follow each other, N of them, R
+    in all. pictures: N, where there is no text to tell.
+    text: [R, L, C], or None. added: SDXL's text_embeds and time_ids, with as many rows, or None.
+    labels: [R] classes or [R, C] vectors, or None. guidance: [1 or N, time_cond_proj_dim] for
+    distilled models, or None.
+    extra: [N or R, C, h, w], what the network's input has beside the latents, or None; with
+    in_input it is mask and masked: [N or R, 1, h, w] and [N or R, C, h, w], as
+    diffusion.latents.Start has them. known, noise: likewise [N, C, h, w].
     """
 
-    text: Tensor
+    text: Tensor | None = None
     added: dict[str, Tensor] | None = None
     guidance: Tensor | None = None
+    labels: Tensor | None = None
+    pictures: int | None = None
     names: tuple[str, ...] = (TEXT,)
     mask: Tensor | None = None
     masked: Tensor | None = None
     known: Tensor | None = None
     noise: Tensor | None = None
     in_input: bool = False
+    extra: Tensor | None = None
     #: Counts the changes: what was made of these conditions before one is no longer theirs.
     version: int = 0
     context: TextContext = field(default_factory=lambda: TextContext(()))
-    extra: Tensor | None = None
     #: By plan: the evaluation that the table begins with, and the table.
     _times: dict[Plan, tuple[int, TimeEmbedding]] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
         """N, the pictures."""
+        if self.text is None:
+            return self.pictures or 1
         return len(self.text) // len(self.names)
+
+    @property
+    def rows(self) -> int:
+        """R, rows of all conditions together."""
+        return self.count * len(self.names)
 
     def row(self, name: str, picture: int) -> int:
         """Which of the R rows is a picture's under a condition."""
         return self.names.index(name) * self.count + picture
 
-    def changed(self, unet: UNet2DConditionModel) -> None:
+    def changed(self, unet: Denoiser) -> None:
         """Computes what depends on the conditions: once they are all there, and when some have
         changed.
         """
         self.version += 1
         self._times.clear()
-        self.context = unet.encode_context(self.text)
-        self.extra = None
+        self.context = TextContext(()) if self.text is None else unet.encode_context(self.text)
         if self.in_input and self.mask is not None and self.masked is not None:
             rows = max(len(self.mask), len(self.masked))
             both = (_repeated(t, rows) for t in (self.mask, self.masked))
             self.extra = torch.cat(list(both), dim=1)
 
-    def times(self, unet: UNet2DConditionModel, plan: Plan, i: int) -> TimeEmbedding:
+    def times(self, unet: Denoiser, plan: Plan, i: int) -> TimeEmbedding:
         """The embedding of the timestep of evaluation i, for all R rows, or one row where they are
         all alike. As many evaluations as EMBEDDED_ROWS allows are embedded together.
         """
@@ -77,13 +87,14 @@ class Conditions:
             self._times[plan] = first, table
         return table[i - first]
 
-    def _embed(self, unet: UNet2DConditionModel, plan: Plan, first: int) -> TimeEmbedding:
+    def _embed(self, unet: Denoiser, plan: Plan, first: int) -> TimeEmbedding:
         rows = 1 if self.guidance is None else len(self.guidance)
-        rows = rows if self.added is None else len(self.text)
+        rows = rows if self.added is None and self.labels is None else self.rows
         timesteps = torch.tensor(plan.timesteps[first : first + max(1, EMBEDDED_ROWS // rows)])
         return unet.embed_timesteps(
             to_device(timesteps, unet.device),
             timestep_cond=self.guidance,
+            class_labels=self.labels,
             added_cond_kwargs=self.added,
         )
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ..cuda import Graphs, Record, Recorder
-from ..models import UNet2DConditionModel
 from ..models.unet import TextContext, TimeEmbedding
 from ..ops import sampler_step
 from ..schedules.plan import Rows, State, scaled, step_rows
+from .denoiser import Denoiser
 from .job import DenoisingJob
 from .told import Told, model_input
 
@@ -21,7 +21,7 @@ class Evaluator:
     record: pyengine.cuda.Record, given for tests.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, record: Record | None = None):
+    def __init__(self, unet: Denoiser, record: Record | None = None):
         self.unet = unet
         self.graphs = self.steps = None
         if record is not None or unet.device.type == "cuda":
@@ -30,15 +30,14 @@ class Evaluator:
             self.steps = Graphs(self._run_step, record=record)
 
     def __call__(self, x: Tensor, times: TimeEmbedding, context: TextContext) -> Tensor:
-        """unet(x, times, context); with graphs overwritten by the next call."""
+        """unet.evaluate(x, times, context); with graphs overwritten by the next call."""
         if self.graphs is None:
-            return self.unet(x, times, context, return_dict=False)[0]
+            return self.unet.evaluate(x, times, context)
         return self.graphs([x, *times.rows], context.tensors())
 
     def _run(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
         x, *rows = changing
-        times, context = TimeEmbedding(tuple(rows)), TextContext.of(kept)
-        return self.unet(x, times, context, return_dict=False)[0]
+        return self.unet.evaluate(x, TimeEmbedding(tuple(rows)), TextContext.of(kept))
 
     def step(
         self, jobs: Sequence[DenoisingJob], state: State, rows: Rows, told: Told,
@@ -71,8 +70,10 @@ class Evaluator:
         # Keys and values come in pairs: one more is `extra`.
         extra, rest = (kept[0], kept[1:]) if len(kept) % 2 else (None, kept)
         context = TextContext.of(rest)
-        given = model_input(scaled(x, scale), extra, len(context) or len(x))
-        out = self.unet(given, TimeEmbedding(tuple(rows)), context, return_dict=False)[0]
+        # Without a text the times tell, where guidance takes two rows a picture.
+        count = len(context) or max(len(x), *(len(row) for row in rows))
+        given = model_input(scaled(x, scale), extra, count)
+        out = self.unet.evaluate(given, TimeEmbedding(tuple(rows)), context)
         return sampler_step(x, out, coeffs, d1, d2, d3, base, noise)
 
     def clear(self) -> None:

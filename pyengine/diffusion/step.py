@@ -24,7 +24,8 @@ def step(evaluate: Evaluator, jobs: Sequence[DenoisingJob]) -> None:
     for job in jobs:
         c, x = job.conditions, job.latents
         extra = None if c.extra is None else c.extra.shape[1]
-        key = x.shape[1:], x.dtype, c.text.shape[1:], extra
+        text = None if c.text is None else c.text.shape[1:]
+        key = x.shape[1:], x.dtype, text, extra
         groups.setdefault(key, []).append(job)
     for group in groups.values():
         _step(evaluate, group)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..models import UNet2DConditionModel
 from ..models.unet import TextContext, TimeEmbedding
 from .conditions import gather
+from .denoiser import Denoiser
 from .job import DenoisingJob
 
 
@@ -37,7 +37,7 @@ class Told:
         self.times_each = {0: 1, len(jobs): 2}.get(len(guided), 0)
         if len(entries) > 2 * len(jobs) or self._combined:
             self.times_each = 0
-        device = jobs[0].conditions.text.device
+        device = jobs[0].latents.device
         self._pictures = torch.tensor([k for k, _ in entries], device=device)
         #: The rows that count as base and as last output of each picture.
         last = [self._position[k, own[-1]] for k, own in enumerate(names)]
@@ -78,7 +78,7 @@ class Told:
             assert c.extra is not None
             # A row for each picture or for each condition; twice N, too, where guidance has ended.
             rows = len(c.extra)
-            parts.append((c.extra, row if rows == len(c.text) else rows - c.count + jobs[k].index))
+            parts.append((c.extra, row if rows == c.rows else rows - c.count + jobs[k].index))
         return gather(parts)
 
     def model_input(self, x: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class Told:
         """The rows of the evaluation that are picture k's."""
         return [row for row, (picture, _) in enumerate(self._entries) if picture == k]
 
-    def times(self, unet: UNet2DConditionModel, jobs: Sequence[DenoisingJob]) -> TimeEmbedding:
+    def times(self, unet: Denoiser, jobs: Sequence[DenoisingJob]) -> TimeEmbedding:
         """The embeddings of every row's timestep; one row where all are alike."""
         tables: dict[tuple[object, ...], TimeEmbedding] = {}
         own = []

@@ -298,6 +298,10 @@ class UNet2DConditionModel(Model):
             out = to_nchw(out)
         return UNet2DConditionOutput(out) if return_dict else (out,)
 
+    def evaluate(self, sample: Tensor, times: TimeEmbedding, context: TextContext) -> Tensor:
+        """`forward` with what was computed before: one tensor."""
+        return self.forward(sample, times, context, return_dict=False)[0]
+
     def _check_sample(self, sample: Tensor) -> None:
         channels = self.config.in_channels
         if sample.dim() != 4 or sample.shape[1] != channels or not sample.numel():

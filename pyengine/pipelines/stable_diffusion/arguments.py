@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ... import images as pictures
-from ...diffusion.call import callback_tensors
+from ...diffusion.prompted import callback_tensors
 from ...diffusion.request import Request
 from ...errors import RequestError
 from ...jobs import checks

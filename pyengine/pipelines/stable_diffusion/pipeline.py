@@ -17,6 +17,7 @@ from ...diffusion.conditions import Conditions
 from ...diffusion.evaluator import Evaluator
 from ...diffusion.job import DenoisingJob
 from ...diffusion.latents import LatentMaker, Start, unscale_latents
+from ...diffusion.prompted import PromptedCall
 from ...diffusion.request import Request
 from ...diffusion.step import step
 from ...diffusion.watch import check_noted
@@ -302,7 +303,7 @@ class StableDiffusionPipeline(PartNames, RunProperties, Pipeline):
         refuse_others({**others, **elsewhere}, self.__call__)
         return self._arguments().request(**arguments)
 
-    def _begin(self, r: Request, report: Report) -> DenoisingCall:
+    def _begin(self, r: Request, report: Report) -> PromptedCall:
         named = self.scheduler if r.scheduler is None else self._named_scheduler(r.scheduler)
         scheduler = named.sampler
         plan = self._plan(r, scheduler)
@@ -321,7 +322,7 @@ class StableDiffusionPipeline(PartNames, RunProperties, Pipeline):
             start = self._start(r, plan, noise, report.warnings)
         report.warn()  # before what depends on the conditions is computed
         with report.stage("denoise", device):
-            return DenoisingCall(
+            return PromptedCall(
                 self, self._evaluate, self._guides, r, plan, start, conditions, noise, report
             )
 

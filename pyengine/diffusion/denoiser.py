@@ -1,0 +1,38 @@
+"""What the denoising step asks of a network."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..models.unet import TextContext, TimeEmbedding
+
+
+class Denoiser(Protocol):
+    """A network that predicts noise, v or the clean sample: UNet2DConditionModel, UNet2DModel.
+
+    What depends on the text alone, or on the schedule alone, is computed once per run and handed to
+    every evaluation. A row of a result does not depend on the other rows.
+    """
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def encode_context(self, encoder_hidden_states: Tensor, /) -> TextContext:
+        """What each attention to the text reads, from text [R, L, C]."""
+
+    def embed_timesteps(
+        self,
+        timesteps: Tensor | Sequence[float],
+        *,
+        timestep_cond: Tensor | None = None,
+        class_labels: Tensor | None = None,
+        added_cond_kwargs: dict[str, Tensor] | None = None,
+    ) -> TimeEmbedding:
+        """The embeddings of timesteps [T], with what is added to them, for R rows or one."""
+
+    def evaluate(self, sample: Tensor, times: TimeEmbedding, context: TextContext) -> Tensor:
+        """[R, ...] from sample [R, C, H, W], one timestep's embedding and the text, which is empty
+        for a network that reads none.
+        """
