@@ -48,8 +48,7 @@ class Evaluator:
         told, times: of these jobs. noise: as schedules.plan.step_rows takes it.
         """
         rescale = [job.guidance_rescale if job.guidance.terms else 0.0 for job in jobs]
-        recorded = self.steps is not None and told.times_each
-        if not recorded or any(rescale) or any(rows.thresholds):
+        if self.steps is None or not told.times_each or any(rescale) or any(rows.thresholds):
             out = told.outputs(self.output(state, rows, told, times), jobs)
             return step_rows(state, out, rows, noise, rescale)
         x = state.x.contiguous()

@@ -81,6 +81,7 @@ class PromptedCall(DenoisingCall):
     def _condition(self) -> None:
         """Computes what depends on the conditions, for as many rows as guidance takes."""
         c = self.conditions
+        assert c.text is not None
         c.text = self._fit("prompt_embeds", c.text)
         if c.added is not None:
             shown = {"text_embeds": "add_text_embeds", "time_ids": "add_time_ids"}

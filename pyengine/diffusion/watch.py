@@ -68,14 +68,14 @@ def check_noted(jobs: Sequence[DenoisingJob]) -> None:
     """Raises what `note` has found of the jobs' latents, where it was found first; every job that
     it was found of has its error set.
     """
-    noted = []
+    noted: list[tuple[int, int, Exception]] = []
     for k, job in enumerate(jobs):
         first = -1 if job.batch.first_bad is None else int(job.batch.first_bad[job.row])
         if first >= 0:
-            noted.append((first, k))
             job.error = _noted(job, *divmod(first, 2))
+            noted.append((first, k, job.error))
     if noted:
-        raise copy(jobs[min(noted)[1]].error)  # type: ignore[type-var]  # set just before
+        raise copy(min(noted, key=lambda found: found[:2])[2])
 
 
 def _noted(job: DenoisingJob, i: int, by_callback: int) -> Exception:
