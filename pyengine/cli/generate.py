@@ -167,8 +167,8 @@ def arguments(o: Options, pipe: Any, prefix: Any, repeated: bool) -> dict[str, A
         for name in OF_TOKENS:
             if name in given:
                 raise RequestError(f"{name}: this model draws no tokens")
-    elif repeated and not hasattr(pipe.defaults, "num_inference_steps"):
-        given.pop("num_inference_steps", None)  # as many as there are tokens
+    if repeated and not hasattr(pipe.defaults, "num_inference_steps"):
+        given.pop("num_inference_steps", None)  # as many as there are tokens, or one pass
     if getattr(pipe, "takes_prompt", True):
         if o.prompt is None:
             raise RequestError(NO_PROMPT)

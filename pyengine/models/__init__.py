@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .autoencoder.kl import AutoencoderKL, AutoencoderKLConfig
     from .autoencoder.vq import VQConfig, VQModel
+    from .gan.dcgan import DCGANConfig, DCGANGenerator
     from .text.clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
     from .tokens.imagegpt import ImageGPT, ImageGPTConfig
     from .tokens.janus import Janus, JanusConfig
@@ -25,6 +26,8 @@ __all__ = [
     "CLIPTextConfig",
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
+    "DCGANConfig",
+    "DCGANGenerator",
     "ImageGPT",
     "ImageGPTConfig",
     "Janus",
@@ -54,6 +57,8 @@ if not TYPE_CHECKING:
         "CLIPTextConfig": "text.clip",
         "CLIPTextModel": "text.clip",
         "CLIPTextModelWithProjection": "text.clip",
+        "DCGANConfig": "gan.dcgan",
+        "DCGANGenerator": "gan.dcgan",
         "ImageGPT": "tokens.imagegpt",
         "ImageGPTConfig": "tokens.imagegpt",
         "Janus": "tokens.janus",

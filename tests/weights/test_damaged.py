@@ -12,8 +12,10 @@ from pathlib import Path
 
 import damage_configs
 import damage_files
+import damage_generators
 import damage_single
 import damage_tensors
+import generators
 import pytest
 import tiny
 from damage import CASES
@@ -22,10 +24,15 @@ from whole import load
 from pyengine.errors import CheckpointError
 
 MEMORY = 64 << 20
+#: Writers of what fixtures do not make: folders, and files where the name ends otherwise.
+GENERATORS = {
+    "dcgan": generators.write_dcgan,
+    "dcgan_folder": generators.write_dcgan,
+}
 SECONDS = 1.0
 
 assert all(
-    (damage_configs, damage_files, damage_single, damage_tensors)
+    (damage_configs, damage_files, damage_generators, damage_single, damage_tensors)
 )  # importing them fills CASES
 
 
@@ -42,6 +49,9 @@ def good(request, tmp_path):
         if base in ("folder", "sharded"):
             source = request.getfixturevalue("sd1" if base == "folder" else "sharded")
             return Path(shutil.copytree(source, tmp_path / "checkpoint"))
+        if base in GENERATORS:
+            suffix = "" if base.endswith("folder") else ".safetensors"
+            return GENERATORS[base](tmp_path / f"checkpoint{suffix}")
         source = request.getfixturevalue("single")({"sdxl_file": "sdxl"}.get(base, base))
         folder = Path(shutil.copytree(source.parent, tmp_path / "single"))
         return folder / source.name
@@ -95,7 +105,7 @@ def test_there_are_many():
     assert len(CASES) >= 170
 
 
-@pytest.mark.parametrize("base", ["folder", "sharded", "sd1", "sdxl_file"])
+@pytest.mark.parametrize("base", ["folder", "sharded", "sd1", "sdxl_file", *GENERATORS])
 def test_undamaged_loads(base, good):
     load(good(base))
 

@@ -1,0 +1,1 @@
+"""Generators that make a picture in one pass, of adversarial training."""

@@ -1,0 +1,78 @@
+"""Damaged checkpoints of generators, in folders and in one file; see damage.py."""
+
+from __future__ import annotations
+
+import torch
+from damage import case, edit_json, edit_tensors
+from damage_single import single
+
+from pyengine.errors import ConfigError
+
+WEIGHTS = "model.safetensors"
+
+# --- DCGAN ----------------------------------------------------------------------------------------
+
+
+@case("block_out_channels.*4096", base="dcgan_folder", error=ConfigError)
+def dcgan_with_too_many_layers(folder):
+    edit_json(folder / "config.json", lambda d: d.update(block_out_channels=[8] * 4096))
+
+
+@case("latent_channels", base="dcgan_folder", error=ConfigError)
+def dcgan_of_no_latents(folder):
+    edit_json(folder / "config.json", lambda d: d.update(latent_channels=-1))
+
+
+@case("one model, not a whole checkpoint", base="dcgan_folder")
+def dcgan_of_another_kind(folder):
+    edit_json(folder / "config.json", lambda d: d.update(model_type="dcgan2"))
+
+
+@case("misshapen.*'main.3.weight' is", base="dcgan_folder")
+def dcgan_whose_config_is_wider(folder):
+    edit_json(folder / "config.json", lambda d: d["block_out_channels"].__setitem__(1, 512))
+
+
+@case("1 missing: 'main.4.running_var'", base="dcgan_folder")
+def dcgan_without_statistics(folder):
+    edit_tensors(folder, lambda t: t.pop("main.4.running_var"), WEIGHTS)
+
+
+@case("would run code", base="dcgan_folder", error=ConfigError)
+def dcgan_with_code(folder):
+    edit_json(folder / "config.json", lambda d: d.update(auto_map={"AutoModel": "evil.Model"}))
+
+
+@single("1 extra: 'main.99.weight'", base="dcgan")
+def dcgan_file_with_another_layer(tensors):
+    tensors["main.99.weight"] = torch.zeros(3, 3, 4, 4)
+
+
+@single("block_out_channels", base="dcgan", error=ConfigError)
+def dcgan_file_of_a_hundred_layers(tensors):
+    tensors.update({f"main.{3 * i}.weight": torch.zeros(1, 1, 4, 4) for i in range(100)})
+
+
+@single("out_channels", base="dcgan", error=ConfigError)
+def dcgan_file_of_two_colours(tensors):
+    tensors["main.9.weight"] = torch.zeros(9, 2, 4, 4)
+
+
+@single("latent_channels", base="dcgan", error=ConfigError)
+def dcgan_file_without_latents(tensors):
+    tensors["main.0.weight"] = torch.zeros(0, 20, 4, 4)
+
+
+@single("latent_channels is 0, expected 1 to 8192", base="dcgan", error=ConfigError)
+def dcgan_file_whose_first_layer_is_a_number(tensors):
+    tensors["main.0.weight"] = torch.tensor(1.0)
+
+
+@single("misshapen.*'main.0.weight' is", base="dcgan")
+def dcgan_file_of_other_kernels(tensors):
+    tensors["main.0.weight"] = torch.zeros(7, 20, 5, 5)
+
+
+@single("'main.1.weight' is torch.int64", base="dcgan")
+def dcgan_file_of_whole_numbers(tensors):
+    tensors["main.1.weight"] = torch.zeros(20, dtype=torch.int64)
