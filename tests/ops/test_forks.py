@@ -169,4 +169,5 @@ def test_where_openmp_cannot_start_again_a_child_has_one_thread_and_is_told(tmp_
     assert os.waitpid(pid, 0)[1] == 0
     print(same(compute(), expected), torch.get_num_threads(), len(caught))
     """
-    assert run(code, LD_PRELOAD=str(library)).split("\n") == ["True 1 True", "True 2 0"]
+    preloaded = f"{os.environ.get('LD_PRELOAD', '')} {library}".strip()  # sanitizers come first
+    assert run(code, LD_PRELOAD=preloaded).split("\n") == ["True 1 True", "True 2 0"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pyengine import errors, ops
+from pyengine.ops._core import core
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self")
 
@@ -177,6 +178,10 @@ def test_threads_that_the_system_refuses_are_done_without():
 
 
 @linux
+@pytest.mark.skipif(
+    bool(core().SANITIZERS),
+    reason="sanitizers need address space of their own, which the limit takes away",
+)
 def test_working_memory_that_is_not_there_is_an_error_in_words():
     code = (
         "import resource, torch\n"
