@@ -275,7 +275,7 @@ class Decoder:
             else:
                 accept(job, begin, new)
             job.numbers.forget(job.row, len(job.tokens))
-        if jobs[0].window > 1 and self.drafts is None:
+        if self.drafts is None:
             look_ahead(jobs, [begin + 1 + width for begin in begins], logits[:, -1])
 
     # --- what the above need ----------------------------------------------------------------------

@@ -67,7 +67,7 @@ def look_ahead(jobs: Sequence[TokenJob], ends: Sequence[int], logits: Tensor) ->
     positions: list[int] = []
     for row, (job, end) in enumerate(zip(jobs, ends, strict=True)):
         left = range(end, min(len(job.tokens) + job.window, job.length))
-        reached = left if job.active else range(0)
+        reached = left if job.active and job.window > 1 else range(0)
         rows += [row] * len(reached)
         positions += reached
     if not rows:

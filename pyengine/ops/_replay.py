@@ -19,8 +19,9 @@ from . import _backend, _core, _memory
 
 #: Elements of the largest argument: some 20 rows of 2048. Larger ones hide what surrounds kernels.
 MOST = 40_000
-#: Of one function: how many shapes are kept.
-KEPT = 16
+#: Of one function: how many shapes are kept, some 30 KB each; the one that was not called for the
+#: longest time goes first. A batch that jobs join and leave has a shape for every number of rows.
+KEPT = 64
 #: Address space for what lies between the kernels.
 RESERVED = 256 << 20
 #: What depends on nothing but its arguments and the memory that they point to.
@@ -57,10 +58,10 @@ class Replays:
         key = (same, x.shape, x.dtype, torch.get_num_threads(), _core.isa())
         if key not in self._known:  # once is not often
             if len(self._known) >= KEPT:
-                self._known.clear()
+                del self._known[next(iter(self._known))]
             self._known[key] = None
             return function(x)
-        recording = self._known[key]
+        recording = self._known[key] = self._known.pop(key)  # the last to go
         if recording is None:
             recording = self._known[key] = _Recording(self._arena)
             return recording.note(function, x, held)
