@@ -7,12 +7,12 @@ alpha, so log rho is -lambda, and the weights are DPM-Solver's with the whole la
 
 import math
 
-from .config import DEISConfig
 from .dpmsolver import by_age, phi, split
 from .noise import inner_sigmas
 from .plan import Evaluation, Plan, row
 from .predict import noise_from
 from .request import Request
+from .solver_config import DEISConfig
 
 _FEW_STEPS = 15  # below this the last steps may be taken at a lower order
 

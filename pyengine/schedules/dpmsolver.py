@@ -9,7 +9,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from .config import DPMSolverConfig, EDMDPMSolverConfig, SinglestepConfig
 from .noise import (
     clipped_end,
     interpolate,
@@ -21,6 +20,7 @@ from .noise import (
 from .plan import Evaluation, Plan, row
 from .predict import clean_from, input_scale, noise_from, threshold_of
 from .request import Request
+from .solver_config import DPMSolverConfig, EDMDPMSolverConfig, SinglestepConfig
 
 _FEW_STEPS = 15  # below this the last steps may be taken at a lower order
 

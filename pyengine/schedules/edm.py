@@ -9,11 +9,11 @@ import math
 import torch
 from torch import Tensor
 
-from .config import EDMDPMSolverConfig, EDMEulerConfig
 from .dpmsolver import by_age, order_at, update
 from .plan import Evaluation, Plan, row
 from .predict import threshold_of
 from .request import Request
+from .solver_config import EDMDPMSolverConfig, EDMEulerConfig
 
 
 def _sigmas(config: EDMEulerConfig | EDMDPMSolverConfig, ramp: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Latent consistency models. Luo et al. 2023, arXiv:2310.04378, algorithm 3."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -16,23 +17,34 @@ SIGMA_DATA = 0.5
 
 def plan(config: LCMConfig, request: Request) -> Plan:
     a_bar = alphas_cumprod(config).double().tolist()
-    visited = request.own_timesteps()
-    if visited is None:
-        visited = distilled(config, request)
-    check_range(visited, config)
-    steps = [int(t) for t in visited]
-    following = [*steps[1:], None]
-    begin = request.begin(steps, config)
+    steps, begin = visits(config, request, distilled)
     return Plan(
         sampler="lcm",
         evaluations=tuple(
             _evaluation(config, t, a_bar[t], None if after is None else a_bar[after])
-            for t, after in list(zip(steps, following, strict=True))[begin:]
+            for t, after in steps
         ),
         init_noise_sigma=1.0,
         begin=begin,
         threshold=threshold_of(config),
     )
+
+
+def visits(
+    config: LCMConfig, request: Request, spread: Callable[[LCMConfig, Request], np.ndarray]
+) -> tuple[list[tuple[int, int | None]], int]:
+    """(timestep, the next one or None) of the steps that run, and the index of the first of them.
+
+    spread: the timesteps of a run for which the caller gave none.
+    """
+    visited = request.own_timesteps()
+    if visited is None:
+        visited = spread(config, request)
+    check_range(visited, config)
+    steps = [int(t) for t in visited]
+    following = [*steps[1:], None]
+    begin = request.begin(steps, config)
+    return list(zip(steps, following, strict=True))[begin:], begin
 
 
 def distilled(config: LCMConfig, request: Request) -> np.ndarray:

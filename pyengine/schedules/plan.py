@@ -10,18 +10,8 @@ from torch import Tensor
 
 from ..cuda import to_device
 from ..errors import RequestError
-from ..ops import COLUMNS, sampler_step
-
-_AT = {name: i for i, name in enumerate(COLUMNS)}
-_HISTORY = ("d1", "d2", "d3")
-
-
-def row(**coefficients: float) -> np.ndarray:
-    """A float64 row of COLUMNS: zeros but for `coefficients`, no limit, guidance 1."""
-    values = np.zeros(len(COLUMNS))
-    for name, value in ({"g": 1.0, "limit": np.inf, "dscale": 1.0} | coefficients).items():
-        values[_AT[name]] = value
-    return values
+from ..ops import COLUMNS
+from .rows import AT, HISTORY, Rows, State, accumulator, per_picture, row, scaled, step_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,94 +31,6 @@ class Evaluation:
     draws_noise: bool = False
     known_level: tuple[float, float] | None = None
     remembers: bool = True
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """What a sampler remembers between evaluations.
-
-    x: [N, ...] the current sample.  d1, d2, d3: [N, ...] the D of one to three evaluations ago
-    (see pyengine.ops.sampler_step), base: [N, ...] its kept tensor y; None counts as zero.
-    """
-
-    x: Tensor
-    d1: Tensor | None = None
-    d2: Tensor | None = None
-    d3: Tensor | None = None
-    base: Tensor | None = None
-
-    def pick(self, pictures: Sequence[int]) -> "State":
-        """The state of some pictures, in the order given."""
-        index = torch.as_tensor(list(pictures), dtype=torch.long, device=self.x.device)
-        tensors = (self.x, self.d1, self.d2, self.d3, self.base)
-        return State(*(None if t is None else t[index] for t in tensors))
-
-    @staticmethod
-    def join(states: Sequence["State"]) -> "State":
-        """One state of the pictures of several, in order; shapes after N must agree."""
-
-        def column(name: str) -> Tensor | None:
-            parts = [getattr(s, name) for s in states]
-            if all(p is None for p in parts):
-                return None
-            pairs = zip(parts, states, strict=True)
-            return torch.cat([torch.zeros_like(s.x) if p is None else p for p, s in pairs])
-
-        return State(*(column(name) for name in ("x", *_HISTORY, "base")))
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """A coefficient row per picture, for pictures that share one model evaluation.
-
-    table: [N, len(COLUMNS)] float64.  timesteps: [N], float32 or int64.  in_scale: [N] float64.
-    draws_noise: [N] bools.  thresholds: per picture (ratio, largest) of dynamic thresholding, or
-    None.  depth: how many past D the pictures' plans look back on, 0 to 3.  keeps_base: whether
-    any of them uses the kept tensor.  remembers: [N] bools, whose D becomes d1.
-    """
-
-    table: np.ndarray
-    timesteps: Tensor
-    in_scale: np.ndarray
-    draws_noise: tuple[bool, ...]
-    thresholds: tuple[tuple[float, float] | None, ...]
-    depth: int
-    keeps_base: bool
-    remembers: tuple[bool, ...]
-    #: (in_scale, table) where the pictures are; see `tensors`.
-    there: tuple[Tensor, Tensor] | None = None
-
-    def scale_input(self, x: Tensor) -> Tensor:
-        """x times each picture's in_scale, in x's dtype."""
-        if np.all(self.in_scale == 1):
-            return x
-        scale = to_device(torch.from_numpy(self.in_scale).to(_accumulator(x)), x.device)
-        return scaled(x, scale)
-
-    def tensors(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(in_scale [N], table) on x's device, as `scaled` and ops.sampler_step take them."""
-        if self.there is not None:
-            return self.there
-        both = (torch.from_numpy(t).to(_accumulator(x)) for t in (self.in_scale, self.table))
-        return tuple(to_device(t, x.device) for t in both)
-
-    def next_state(self, state: State, new: Tensor, d: Tensor, kept: Tensor) -> State:
-        """What follows `state`, given what sampler_step returned."""
-        history = [d, state.d1, state.d2]
-        if not all(self.remembers):
-            past = zip((state.d1, state.d2, state.d3), history, strict=True)
-            history = [self._held(old, shifted) for old, shifted in past]
-        return State(new, *history[: self.depth], base=kept if self.keeps_base else None)
-
-    def _held(self, old: Tensor | None, shifted: Tensor | None) -> Tensor | None:
-        """`shifted` for the pictures that remember this evaluation, `old` for the others."""
-        if old is None and shifted is None:
-            return None
-        some = old if shifted is None else shifted
-        assert some is not None
-        whose = torch.tensor(self.remembers).reshape(-1, *[1] * (some.dim() - 1))
-        old, shifted = (torch.zeros_like(some) if t is None else t for t in (old, shifted))
-        return torch.where(to_device(whose, some.device), shifted, old)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +97,7 @@ class Plan:
     @cached_property
     def depth(self) -> int:
         """How many past D any row looks back on, 0 to 3."""
-        used = [k for k, name in enumerate(_HISTORY, 1) if self._uses(f"x_{name}", f"y_{name}")]
+        used = [k for k, name in enumerate(HISTORY, 1) if self._uses(f"x_{name}", f"y_{name}")]
         return max(used, default=0)
 
     @cached_property
@@ -203,7 +105,7 @@ class Plan:
         return self._uses("x_base", "y_base")
 
     def _uses(self, *columns: str) -> bool:
-        return bool(np.any(self.rows[:, [_AT[c] for c in columns]]))
+        return bool(np.any(self.rows[:, [AT[c] for c in columns]]))
 
     def until(self, cutoff: float) -> "Plan":
         """The same run, ended where the timesteps fall below `cutoff`.
@@ -252,7 +154,7 @@ class Plan:
         """Of every evaluation for the pictures x [N, ...], copied to where these are at once."""
         every = [stack_rows([(self, i)] * len(x), guidance_scale) for i in range(len(self))]
         numbers = [np.concatenate([r.in_scale[:, None], r.table], axis=1) for r in every]
-        there = to_device(torch.from_numpy(np.stack(numbers)).to(_accumulator(x)), x.device)
+        there = to_device(torch.from_numpy(np.stack(numbers)).to(accumulator(x)), x.device)
         both = ((step[:, 0].contiguous(), step[:, 1:].contiguous()) for step in there)
         return [replace(r, there=one) for r, one in zip(every, both, strict=True)]
 
@@ -271,11 +173,11 @@ class Plan:
 
     def describe(self) -> str:
         """The table as text: one line per evaluation, only columns that say something."""
-        shown = [c for c in COLUMNS[1:] if np.any(self.rows[:, _AT[c]] != row()[_AT[c]])]
+        shown = [c for c in COLUMNS[1:] if np.any(self.rows[:, AT[c]] != row()[AT[c]])]
         head = ["#", "timestep", "noise level", "in_scale", *shown, "draws"]
         lines = [head]
         for i, e in enumerate(self.evaluations, self.begin):
-            values = [f"{e.row[_AT[c]]:.6g}" for c in shown]
+            values = [f"{e.row[AT[c]]:.6g}" for c in shown]
             a, b = e.level
             level = f"{b / a if a else np.inf:.6g}"
             drawn = "noise" if e.draws_noise else ""
@@ -297,7 +199,7 @@ def stack_rows(
     guidance_scale: one number, or one per picture.
     """
     table = np.stack([plan.evaluations[i].row for plan, i in at])
-    table[:, _AT["g"]] = per_picture("guidance_scale", guidance_scale, len(at))
+    table[:, AT["g"]] = per_picture("guidance_scale", guidance_scale, len(at))
     return Rows(
         table=table,
         timesteps=torch.tensor([plan.evaluations[i].timestep for plan, i in at]),
@@ -310,107 +212,14 @@ def stack_rows(
     )
 
 
-def step_rows(
-    state: State,
-    out: Tensor,
-    rows: Rows,
-    noise: Tensor | None = None,
-    guidance_rescale: float | Sequence[float] = 0.0,
-) -> State:
-    """One update of N pictures, each by its own row.
-
-    out: the model's output, [N, ...], or [2 N, ...] with the N unconditional rows first.
-    noise: [N, ...] standard normal, needed where a picture draws (zeros for the others).
-    guidance_rescale: 0 to 1, one number or one per picture: how far to pull the guided output's
-    standard deviation back to the conditional one's. Lin et al. 2023, arXiv:2305.08891, sec. 3.4.
-    Raises ValueError if shapes disagree, noise is missing or evaluations were left out.
-    """
-    n = state.x.shape[0]
-    if len(rows.table) != n or out.shape[0] not in (n, 2 * n) or out.shape[1:] != state.x.shape[1:]:
-        raise ValueError(
-            f"step: expected output of {n} or {2 * n} pictures like {tuple(state.x.shape)} and "
-            f"{n} rows, got output {tuple(out.shape)} and {len(rows.table)} rows"
-        )
-    if noise is None and any(rows.draws_noise):
-        raise ValueError("step: this evaluation draws noise, got none")
-    out, x = out.contiguous(), state.x.contiguous()
-    coeffs = to_device(torch.from_numpy(rows.table), x.device)
-    rescale = per_picture("guidance_rescale", guidance_rescale, n)
-    if out.shape[0] == 2 * n and np.any(rescale):
-        coeffs = _rescaled(coeffs, out, rescale)
-    if any(rows.thresholds):
-        coeffs = _thresholded(coeffs, x, out, rows.thresholds)
-    uses = np.any(rows.table, axis=0)
-    past = {}
-    for name in (*_HISTORY, "base"):
-        if uses[_AT[f"x_{name}"]] or uses[_AT[f"y_{name}"]]:
-            if getattr(state, name) is None:
-                raise ValueError(f"step: a row uses {name}, which this state does not have yet")
-            past[name] = getattr(state, name).contiguous()
-    if noise is not None:
-        noise = noise.to(x.dtype).contiguous()
-    results = sampler_step(x, out, coeffs.to(_accumulator(x)), noise=noise, **past)
-    return rows.next_state(state, *results)
-
-
-def per_picture(name: str, value: float | Sequence[float], n: int) -> np.ndarray:
-    """[n] float64 from one finite number or one per picture."""
-    values = np.asarray(value, dtype=np.float64)
-    if values.shape not in ((), (n,)) or not np.isfinite(values).all():
-        raise RequestError(f"{name}: expected a finite number or {n} of them, got {value!r:.100}")
-    return np.broadcast_to(values, (n,))
-
-
-def scaled(x: Tensor, scale: Tensor) -> Tensor:
-    """x [N, ...] times scale [N], rounded once to x's dtype."""
-    return (x * scale.reshape(-1, *[1] * (x.dim() - 1))).to(x.dtype)
-
-
-def _accumulator(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _guided(coeffs: Tensor, out: Tensor, k: int) -> Tensor:
-    """Picture k's guided model output, computed as sampler_step does."""
-    n = len(coeffs)
-    if out.shape[0] == n:
-        return out[k].to(_accumulator(out))
-    uncond, cond = out[k].to(_accumulator(out)), out[n + k].to(_accumulator(out))
-    return uncond + coeffs[k, _AT["g"]] * (cond - uncond)
-
-
-def _rescaled(coeffs: Tensor, out: Tensor, rescale: np.ndarray) -> Tensor:
-    """coeffs, float64, with each picture's guided output scaled towards the conditional one's
-    spread.
-    """
-    n = len(coeffs)
-    factors = torch.ones_like(coeffs)
-    for k in np.flatnonzero(rescale):
-        spread = _spread(out[n + k]) / _spread(_guided(coeffs, out, k))
-        for name in ("q", "x_m"):
-            factors[k, _AT[name]] = float(rescale[k]) * spread + 1 - float(rescale[k])
-    return coeffs * factors
-
-
-def _spread(x: Tensor) -> Tensor:
-    """The standard deviation, in float64: one picture's, so that it is the same in any batch."""
-    if x.device.type == "cpu":  # by NumPy, which knows no threads: the same on any number of them
-        return torch.tensor(x.double().numpy().std(ddof=1))
-    return x.double().std()
-
-
-def _thresholded(
-    coeffs: Tensor, x: Tensor, out: Tensor, thresholds: Sequence[tuple[float, float] | None]
-) -> Tensor:
-    """coeffs with each picture's own limit: a quantile of its predicted clean sample."""
-    coeffs = coeffs.clone()
-    for k, threshold in enumerate(thresholds):
-        if threshold is None:
-            continue
-        ratio, largest = threshold
-        p, q = coeffs[k, _AT["p"]], coeffs[k, _AT["q"]]
-        clean = p * x[k].to(_accumulator(x)) + q * _guided(coeffs, out, k)
-        limit = torch.quantile(clean.abs().flatten(), ratio).clamp(min=1.0, max=largest).double()
-        coeffs[k, _AT["limit"]] = limit
-        coeffs[k, _AT["dscale"]] = 1 / limit
-    return coeffs
+__all__ = [
+    "Evaluation",
+    "Plan",
+    "Rows",
+    "State",
+    "per_picture",
+    "row",
+    "scaled",
+    "stack_rows",
+    "step_rows",
+]

@@ -28,10 +28,6 @@ from . import (
 from .config import (
     DDIMConfig,
     DDPMConfig,
-    DEISConfig,
-    DPMSolverConfig,
-    EDMDPMSolverConfig,
-    EDMEulerConfig,
     EulerAncestralConfig,
     EulerConfig,
     HeunConfig,
@@ -40,15 +36,21 @@ from .config import (
     LCMConfig,
     LMSConfig,
     PNDMConfig,
-    SAConfig,
     SamplerConfig,
     SDEConfig,
-    SinglestepConfig,
     SpacedConfig,
-    UniPCConfig,
 )
 from .plan import Plan
 from .request import Request
+from .solver_config import (
+    DEISConfig,
+    DPMSolverConfig,
+    EDMDPMSolverConfig,
+    EDMEulerConfig,
+    SAConfig,
+    SinglestepConfig,
+    UniPCConfig,
+)
 
 #: What may follow a sampler's name with an underscore, and the key that it sets.
 SPACINGS: dict[str, dict[str, Any]] = {

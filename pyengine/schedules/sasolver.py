@@ -9,12 +9,12 @@ import math
 
 import numpy as np
 
-from .config import SAConfig
 from .dpmsolver import phi, split
 from .noise import inner_sigmas
 from .plan import Evaluation, Plan, row
 from .predict import clean_from, noise_from, threshold_of
 from .request import Request
+from .solver_config import SAConfig
 
 _AGES = ("d", "d1", "d2", "d3")
 

@@ -7,12 +7,12 @@ evaluations ago, which base holds, with the outputs since.
 
 import math
 
-from .config import SinglestepConfig
 from .dpmsolver import split, update
 from .noise import inner_sigmas, training_sigmas
 from .plan import Evaluation, Plan, row
 from .predict import clean_from, noise_from, threshold_of
 from .request import Request
+from .solver_config import SinglestepConfig
 
 
 def plan(config: SinglestepConfig, request: Request) -> Plan:

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..errors import RequestError
 from .config import LCMConfig
-from .lcm import distilled, pick
-from .noise import alphas_cumprod, check_range
+from .lcm import distilled, pick, visits
+from .noise import alphas_cumprod
 from .plan import Evaluation, Plan, row
 from .predict import clean_from, noise_from
 from .request import Request
@@ -19,13 +19,7 @@ from .request import Request
 
 def plan(config: LCMConfig, request: Request) -> Plan:
     a_bar = alphas_cumprod(config).double().tolist()
-    visited = request.own_timesteps()
-    if visited is None:
-        visited = _timesteps(config, request)
-    check_range(visited, config)
-    steps = [int(t) for t in visited]
-    following = [*steps[1:], None]
-    begin = request.begin(steps, config)
+    steps, begin = visits(config, request, _timesteps)
 
     def evaluation(t: int, after: int | None) -> Evaluation:
         # In float32, as a rounding error below a whole number is one timestep less.
@@ -36,9 +30,7 @@ def plan(config: LCMConfig, request: Request) -> Plan:
 
     return Plan(
         sampler="tcd",
-        evaluations=tuple(
-            evaluation(t, after) for t, after in list(zip(steps, following, strict=True))[begin:]
-        ),
+        evaluations=tuple(evaluation(t, after) for t, after in steps),
         init_noise_sigma=1.0,
         begin=begin,
     )

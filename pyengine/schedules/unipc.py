@@ -8,12 +8,12 @@ import math
 
 import numpy as np
 
-from .config import UniPCConfig
 from .dpmsolver import phi
 from .noise import interpolate, respaced, spaced_inner, timestep_of, training_sigmas
 from .plan import Evaluation, Plan, row
 from .predict import clean_from, input_scale, noise_from, threshold_of
 from .request import Request
+from .solver_config import UniPCConfig
 
 
 def plan(config: UniPCConfig, request: Request) -> Plan:
