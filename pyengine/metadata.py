@@ -45,6 +45,7 @@ A1111_SAMPLERS = {
     "dpmpp_sde_karras": "DPM++ SDE Karras",
     "edm_dpmpp_2m": "EDM DPM++ 2M",
     "edm_euler": "EDM Euler",
+    "flow_euler": "Flow Euler",
     "ipndm": "iPNDM",
     "lms": "LMS",
     "sa_solver": "SA Solver",

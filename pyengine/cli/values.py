@@ -15,8 +15,8 @@ from typer.core import TyperCommand
 SAMPLERS = (
     "ddim", "ddpm", "deis", "dpm2", "dpm2_ancestral", "dpmpp_2m", "dpmpp_2m_karras",
     "dpmpp_2m_sde", "dpmpp_2m_sde_karras", "dpmpp_2s", "dpmpp_sde", "dpmpp_sde_karras",
-    "edm_dpmpp_2m", "edm_euler", "euler", "euler_ancestral", "heun", "ipndm", "lcm", "lms", "pndm",
-    "sa_solver", "tcd", "unipc",
+    "edm_dpmpp_2m", "edm_euler", "euler", "euler_ancestral", "flow_euler", "heun", "ipndm", "lcm",
+    "lms", "pndm", "sa_solver", "tcd", "unipc",
 )  # fmt: skip
 #: Held equal to their lists in pyengine.pipelines by a test too: these must cost no import of it.
 MODELS = ("emoji", "emoji-ar")

@@ -34,7 +34,7 @@ def _check_arguments(
     for name, tensor in named.items():
         if tensor is not None:
             _check.shape(tensor, tuple(x.shape), op, name)
-            _check.like(tensor, x, op, name)
+            _check.like(tensor, x, op, name, dtype=name != "variance")
 
 
 def _empty(x: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,12 +43,14 @@ def _empty(x: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
 
 def _cpu(x, out, coeffs, d1=None, d2=None, d3=None, base=None, noise=None, variance=None):
     dtype = x.dtype
-    if out.dtype != dtype and dtype != torch.float32:
+    wide = out.dtype != dtype or (variance is not None and variance.dtype != dtype)
+    if wide and dtype != torch.float32:
         # The samples are narrower than the model's output: in float32, then rounded once.
         given = (x, out, coeffs, d1, d2, d3, base, noise, variance)
         widened = [None if t is None else t.float() for t in given]
         return tuple(y.to(dtype) for y in _cpu(*widened))
     x, out, coeffs = x.contiguous(), out.to(dtype).contiguous(), float32(coeffs)
+    variance = None if variance is None else variance.to(dtype)
     kept = [None if t is None else t.contiguous() for t in (d1, d2, d3, base, noise, variance)]
     results = _empty(x)
     n = x.shape[0]
@@ -97,8 +99,8 @@ def sampler_step(
         floating-point dtype.
     coeffs: [N, len(COLUMNS)], a row per picture (pyengine.ops.COLUMNS).
     d1, d2, d3, base, noise: [N, ...] in x's dtype, or None: counts as zero and is not read.
-    variance: [N, ...] in x's dtype, or None: what the model says of the noise's variance, by which
-        the noise has a factor of its own for every element.
+    variance: [N, ...] of any floating-point dtype, or None: what the model says of the noise's
+        variance, by which the noise has a factor of its own for every element.
     All are copied if not contiguous.  Returns (new x, D, y), each [N, ...] in x's dtype, computed
     in float32 (float64 for float64); the formulas are in pyengine.ops.reference.sampler_step.
     Raises RequestError for other shapes and dtypes.

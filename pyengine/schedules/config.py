@@ -127,8 +127,11 @@ class DDPMConfig(SpacedConfig, Clipping, Thresholding):
         "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"
     ] = "linear"  # fmt: skip
     rescale_betas_zero_snr: bool = False
-    # None is what a DPM-Solver config saves; it means fixed_small.
-    variance_type: Literal["fixed_small", "fixed_small_log", "fixed_large"] | None = "fixed_small"
+    # None is what a DPM-Solver config saves; it means fixed_small. The learned ones are for models
+    # that predict a variance beside the noise, in as many channels more.
+    variance_type: (
+        Literal["fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range"] | None
+    ) = "fixed_small"
 
 
 @dataclass(frozen=True)
@@ -218,3 +221,24 @@ class SDEConfig(KDPM2Config):
 @dataclass(frozen=True)
 class IPNDMConfig(SamplerConfig):
     trained_betas: None = None  # of a run, not of training: they would hold for one length only
+
+
+@dataclass(frozen=True)
+class FlowEulerConfig(SamplerConfig, SigmaSpacing):
+    """Sigmas from 1 to 0, without betas: those of flow matching."""
+
+    shift: float = number(1.0, 1e-3, 1e3)
+    #: A shift by the picture's size, which comes with the call in diffusers: not supported.
+    use_dynamic_shifting: bool = False
+    base_shift: float | None = 0.5
+    max_shift: float | None = 1.15
+    base_image_seq_len: int = number(256, 1, 1 << 24)
+    max_image_seq_len: int = number(4096, 1, 1 << 24)
+    time_shift_type: Literal["exponential", "linear"] = "exponential"
+    invert_sigmas: bool = False
+    shift_terminal: float | None = number(None, 0, 0.999999)
+    stochastic_sampling: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_set(self, "use_dynamic_shifting", "invert_sigmas")

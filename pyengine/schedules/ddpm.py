@@ -1,10 +1,16 @@
-"""DDPM: ancestral sampling. Ho et al. 2020, arXiv:2006.11239, algorithm 2 and eq. 7."""
+"""DDPM: ancestral sampling. Ho et al. 2020, arXiv:2006.11239, algorithm 2 and eq. 7.
+
+x' = mean + sqrt(variance) noise, where the variance is that of q(x' | x, clean) (fixed_small), the
+step's beta (fixed_large), what the model predicts (learned), or between the first two in the
+logarithm, by what the model predicts from -1 to 1 (learned_range: Nichol & Dhariwal 2021,
+arXiv:2102.09672, eq. 15; DeepFloyd IF).
+"""
 
 import math
 
 from .config import DDPMConfig
 from .noise import alphas_cumprod, check_range, spaced
-from .plan import Evaluation, Plan, row
+from .plan import Evaluation, Plan, learned_variance, row
 from .predict import clean_from, limit_of, threshold_of
 from .request import Request
 
@@ -27,6 +33,7 @@ def plan(config: DDPMConfig, request: Request) -> Plan:
         init_noise_sigma=1.0,
         begin=begin,
         threshold=threshold_of(config),
+        variance=learned_variance(config.variance_type),
     )
 
 
@@ -37,6 +44,13 @@ def _evaluation(config: DDPMConfig, t: int, a: float, a_next: float) -> Evaluati
     variance = max((1 - a_next) / (1 - a) * beta, 1e-20)
     if config.variance_type == "fixed_large":
         variance = beta
+    on_noise = {"x_noise": math.sqrt(variance)}
+    if config.variance_type == "learned":
+        on_noise = {"x_noise": 1.0, "v_v": 0.5}  # of its logarithm
+    elif config.variance_type == "learned_range":
+        # Half the logarithm: from the smaller at -1 to the larger at 1.
+        low, high = math.log(variance), math.log(beta)
+        on_noise = {"x_noise": 1.0, "v_1": (high + low) / 4, "v_v": (high - low) / 4}
     return Evaluation(
         timestep=t,
         level=(alpha, sigma),
@@ -47,6 +61,6 @@ def _evaluation(config: DDPMConfig, t: int, a: float, a_next: float) -> Evaluati
             limit=limit_of(config),
             x_d=math.sqrt(a_next) * beta / (1 - a),
             x_x=math.sqrt(a / a_next) * (1 - a_next) / (1 - a),
-            x_noise=math.sqrt(variance) if t > 0 else 0.0,
+            **(on_noise if t > 0 else {}),
         ),
     )

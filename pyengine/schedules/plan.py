@@ -11,7 +11,19 @@ from torch import Tensor
 from ..cuda import to_device
 from ..errors import RequestError
 from ..ops import COLUMNS
-from .rows import AT, HISTORY, Rows, State, accumulator, per_picture, row, scaled, step_rows
+from .rows import (
+    AT,
+    HISTORY,
+    Rows,
+    State,
+    Variance,
+    accumulator,
+    learned_variance,
+    per_picture,
+    row,
+    scaled,
+    step_rows,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +51,8 @@ class Plan:
 
     sampler: our name for it.  evaluations: those that will run.  begin: index of the first of
     them in the whole run.  order: evaluations per step.  extra: evaluations that the first step
-    has besides.  threshold: (ratio, largest) of dynamic thresholding, or None.
+    has besides.  threshold: (ratio, largest) of dynamic thresholding, or None.  variance: what the
+    model predicts of the noise's variance, beside its output, or None.
     """
 
     sampler: str
@@ -50,6 +63,7 @@ class Plan:
     extra: int = 0
     threshold: tuple[float, float] | None = None
     noise_dtype: torch.dtype | None = None
+    variance: Variance | None = None
 
     def __len__(self) -> int:
         return len(self.evaluations)
@@ -209,6 +223,7 @@ def stack_rows(
         depth=max(plan.depth for plan, _ in at),
         keeps_base=any(plan.keeps_base for plan, _ in at),
         remembers=tuple(plan.evaluations[i].remembers for plan, i in at),
+        variances=tuple(plan.variance for plan, _ in at),
     )
 
 
@@ -217,6 +232,8 @@ __all__ = [
     "Plan",
     "Rows",
     "State",
+    "Variance",
+    "learned_variance",
     "per_picture",
     "row",
     "scaled",

@@ -2,17 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..cuda import to_device
-from ..errors import RequestError
+from ..errors import ConfigError, RequestError
 from ..ops import COLUMNS, sampler_step
 
 AT = {name: i for i, name in enumerate(COLUMNS)}
 HISTORY = ("d1", "d2", "d3")
+#: What a model says in the second half of its channels: the variance itself, or where it lies
+#: between two that the schedule knows, from -1 to 1.
+Variance = Literal["learned", "learned_range"]
+
+
+def learned_variance(kind: str | None) -> Variance | None:
+    """diffusers' variance_type where it is one that the model predicts, else None."""
+    return next((known for known in get_args(Variance) if known == kind), None)
 
 
 def row(**coefficients: float) -> np.ndarray:
@@ -64,7 +73,8 @@ class Rows:
     table: [N, len(COLUMNS)] float64.  timesteps: [N], float32 or int64.  in_scale: [N] float64.
     draws_noise: [N] bools.  thresholds: per picture (ratio, largest) of dynamic thresholding, or
     None.  depth: how many past D the pictures' plans look back on, 0 to 3.  keeps_base: whether
-    any of them uses the kept tensor.  remembers: [N] bools, whose D becomes d1.
+    any of them uses the kept tensor.  remembers: [N] bools, whose D becomes d1.  variances:
+    of pictures whose model predicts a variance too.
     """
 
     table: np.ndarray
@@ -75,6 +85,7 @@ class Rows:
     depth: int
     keeps_base: bool
     remembers: tuple[bool, ...]
+    variances: tuple[Variance | None, ...] = ()
     #: (in_scale, table) where the pictures are; see `tensors`.
     there: tuple[Tensor, Tensor] | None = None
 
@@ -120,13 +131,16 @@ def step_rows(
 ) -> State:
     """One update of N pictures, each by its own row.
 
-    out: the model's output, [N, ...], or [2 N, ...] with the N unconditional rows first.
+    out: the model's output, [N, ...], or [2 N, ...] with the N unconditional rows first. Where a
+    picture's plan has a `variance`, twice as many channels, the second half its variance (of
+    guided pictures that of their conditional rows counts, as in diffusers' IFPipeline).
     noise: [N, ...] standard normal, needed where a picture draws (zeros for the others).
     guidance_rescale: 0 to 1, one number or one per picture: how far to pull the guided output's
     standard deviation back to the conditional one's. Lin et al. 2023, arXiv:2305.08891, sec. 3.4.
     Raises ValueError if shapes disagree, noise is missing or evaluations were left out.
     """
     n = state.x.shape[0]
+    out, variance = _parted(out, state.x, rows)
     if len(rows.table) != n or out.shape[0] not in (n, 2 * n) or out.shape[1:] != state.x.shape[1:]:
         raise ValueError(
             f"step: expected output of {n} or {2 * n} pictures like {tuple(state.x.shape)} and "
@@ -150,8 +164,36 @@ def step_rows(
             past[name] = getattr(state, name).contiguous()
     if noise is not None:
         noise = noise.to(x.dtype).contiguous()
-    results = sampler_step(x, out, coeffs.to(accumulator(x)), noise=noise, **past)
+    results = sampler_step(
+        x, out, coeffs.to(accumulator(x)), noise=noise, variance=variance, **past
+    )
     return rows.next_state(state, *results)
+
+
+def _parted(out: Tensor, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor | None]:
+    """The model's output for x, and what it says of the variance, [N, ...], where any row asks.
+
+    A variance that is predicted as such is given as its logarithm, half of which is that of its
+    root: one formula in the op for both kinds.
+    """
+    if not any(rows.variances):
+        return out, None
+    channels = x.shape[1]
+    if out.dim() != x.dim() or out.shape[1] != 2 * channels:
+        kind = next(kind for kind in rows.variances if kind)
+        raise ConfigError(
+            f"scheduler config: variance_type {kind!r} is for models that predict a variance too:"
+            f" expected output of {2 * channels} channels, got {list(out.shape)}"
+        )
+    variance = out[-len(x) :, channels:].clone(memory_format=torch.contiguous_format)
+    if "learned" in rows.variances:
+        variance = variance.to(accumulator(x))
+    for k, kind in enumerate(rows.variances):
+        if kind is None:
+            variance[k] = 0
+        elif kind == "learned":  # one picture at a time, whose bits are then the same in any batch
+            variance[k] = variance[k].log()
+    return out[:, :channels], variance
 
 
 def per_picture(name: str, value: float | Sequence[float], n: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from . import (
     dpmsolver_sde,
     edm,
     euler,
+    flow,
     heun,
     ipndm,
     kdpm2,
@@ -30,6 +31,7 @@ from .config import (
     DDPMConfig,
     EulerAncestralConfig,
     EulerConfig,
+    FlowEulerConfig,
     HeunConfig,
     IPNDMConfig,
     KDPM2Config,
@@ -102,6 +104,7 @@ SAMPLERS: dict[str, Sampler] = {
     "euler_ancestral": Sampler(
         "EulerAncestralDiscreteScheduler", EulerAncestralConfig, euler.plan_ancestral
     ),
+    "flow_euler": Sampler("FlowMatchEulerDiscreteScheduler", FlowEulerConfig, flow.plan),
     "heun": Sampler("HeunDiscreteScheduler", HeunConfig, heun.plan),
     "ipndm": Sampler("IPNDMScheduler", IPNDMConfig, ipndm.plan),
     "lcm": Sampler("LCMScheduler", LCMConfig, lcm.plan),

@@ -69,9 +69,7 @@ _NEAR = {
     "CosineDPMSolver": "dpmpp_2m",
     "DDIMInverse": "ddim",
     "DPMSolverMultistepInverse": "dpmpp_2m",
-    "FlowMatchEuler": "euler",
-    "FlowMatchHeun": "heun",
-    "FlowMatchLCM": "lcm",
+    "FlowMatch": "flow_euler",
 }
 
 

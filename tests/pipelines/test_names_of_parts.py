@@ -197,8 +197,8 @@ def test_what_is_no_scheduler(pair):
     ):
         with pytest.raises(RequestError, match=text):
             pipe.scheduler = value
-    with pytest.raises(ConfigError, match="FlowMatchEulerDiscreteScheduler"):
-        pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ConfigError, match="FlowMatchHeunDiscreteScheduler"):
+        pipe.scheduler = diffusers.FlowMatchHeunDiscreteScheduler()
     assert pipe.scheduler is before
 
 

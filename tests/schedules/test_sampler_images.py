@@ -23,6 +23,13 @@ def their_timesteps(scheduler, steps: int, strength: float):
     return scheduler.timesteps[begin:]
 
 
+def noised(scheduler, clean, noise, timesteps):
+    """`clean` at the noise level of these timesteps."""
+    if hasattr(scheduler, "scale_noise"):  # of flow matching
+        return scheduler.scale_noise(clean, timesteps, noise)
+    return scheduler.add_noise(clean, noise, timesteps)
+
+
 def clean_latents() -> torch.Tensor:
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(42))
 
@@ -36,7 +43,7 @@ def test_image_to_image(name, strength):
         scheduler.set_timesteps(steps)
         timesteps = their_timesteps(scheduler, steps, strength)
         rng, noise = draw(1)
-        x = scheduler.add_noise(clean_latents(), noise, timesteps[:1].repeat(SHAPE[0]))
+        x = noised(scheduler, clean_latents(), noise, timesteps[:1].repeat(SHAPE[0]))
         want = their_run(scheduler, x, rng, timesteps)
 
         plan = from_config(config).plan(steps, strength=strength)
@@ -62,12 +69,12 @@ def test_inpainting_with_a_plain_unet(name, strength):
     ours_rng, _ = draw(1)
     clean = clean_latents()
     mask = (torch.arange(5) > 2).float().expand(1, 1, 6, 5)
-    x, state = scheduler.add_noise(clean, noise, timesteps[:1]), plan.start(noise, clean)
+    x, state = noised(scheduler, clean, noise, timesteps[:1]), plan.start(noise, clean)
     for i, t in enumerate(timesteps):
         x = their_run(scheduler, x, rng, [t])
         known = clean
         if i < len(timesteps) - 1:
-            known = scheduler.add_noise(clean, noise, torch.tensor([timesteps[i + 1]]))
+            known = noised(scheduler, clean, noise, torch.tensor([timesteps[i + 1]]))
         x = (1 - mask) * known + mask * x
 
         out = model(plan.scale_input(i, state.x), plan.timesteps[i])

@@ -208,7 +208,6 @@ def test_damaged_configs(case):
     ("name", "keys"),
     [
         ("pndm", {"prediction_type": "sample"}),
-        ("ddpm", {"variance_type": "learned_range"}),
         ("ddpm", {"variance_type": "fixed_large_log"}),
         ("ddim", {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}),
         ("euler", {"use_karras_sigmas": True, "use_exponential_sigmas": True}),

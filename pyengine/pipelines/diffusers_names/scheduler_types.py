@@ -51,6 +51,10 @@ class EulerDiscreteScheduler(NamedScheduler):
     """The sampler "euler"."""
 
 
+class FlowMatchEulerDiscreteScheduler(NamedScheduler):
+    """The sampler "flow_euler"."""
+
+
 class HeunDiscreteScheduler(NamedScheduler):
     """The sampler "heun"."""
 
