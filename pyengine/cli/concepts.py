@@ -26,11 +26,17 @@ def run(
     return 0
 
 
-def of(checkpoint: Any) -> list[str]:
-    """The labels of a checkpoint; none for most."""
+def file_of(checkpoint: Any) -> Path | None:
+    """A checkpoint's concepts.txt; None for most."""
     folder = getattr(checkpoint, "folder", None)
     path = None if folder is None else Path(folder) / "concepts.txt"
-    if path is None or not path.is_file():
+    return path if path is not None and path.is_file() else None
+
+
+def of(checkpoint: Any) -> list[str]:
+    """The labels of a checkpoint; none for most."""
+    path = file_of(checkpoint)
+    if path is None:
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return [line.strip() for line in lines if line.strip()]

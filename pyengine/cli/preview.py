@@ -63,13 +63,13 @@ class Preview:
         self.path, self.how, self.grid = path, how, grid
         self.last, self.begun = float("-inf"), False
 
-    def __call__(self, pipe: Any, step: int, timestep: int, tensors: dict) -> None:
+    def __call__(self, pipe: Any, step: int, timestep: int, tensors: dict[str, Any]) -> None:
         if time.monotonic() - self.last < PAUSE:
             return
         self.show(pipe.preview(tensors["tokens"].view(-1, *self.grid)))
         self.last = time.monotonic()
 
-    def show(self, images: list) -> None:
+    def show(self, images: list[Any]) -> None:
         image = images[0] if len(images) == 1 else pictures.grid(images)
         if self.path is not None:
             pictures.save_atomically(image, self.path)
@@ -80,7 +80,7 @@ class Preview:
             sys.stdout.flush()
         self.begun = True
 
-    def finish(self, images: list) -> None:
+    def finish(self, images: list[Any]) -> None:
         """The finished pictures, and the cursor below them."""
         self.show(images)
         if self.how is not None:

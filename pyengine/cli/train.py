@@ -1,13 +1,14 @@
 """`pyengine train` and `pyengine eval`: options to pyengine.training, which needs its extra."""
 
 import importlib
-import json
 from collections.abc import Callable
+from json import dumps
 from pathlib import Path
 from typing import Any
 
 from ..errors import UnavailableError
 from ..pipelines.loading import find_device
+from . import concepts as labels
 
 
 def training(module: str) -> Any:
@@ -75,31 +76,26 @@ def run_evaluation(
         autoencode=autoencoder(pipe),
         save_images=pictures,
     )
-    print(as_json(result) if json else evaluate.report(result))
+    print(dumps(result) if json else evaluate.report(result))
     return 0
-
-
-def as_json(result: dict) -> str:
-    return json.dumps(result)
 
 
 def concepts_of(pipe: Any) -> Path:
     checkpoint = pipe.checkpoint if hasattr(pipe, "checkpoint") else pipe.parts.checkpoint
-    folder = getattr(checkpoint, "folder", None)
-    path = None if folder is None else Path(folder) / "concepts.txt"
-    if path is None or not path.is_file():
+    path = labels.file_of(checkpoint)
+    if path is None:
         raise UnavailableError(f"{pipe.source} has no concepts.txt: name one with --concepts")
     return path
 
 
-def autoencoder(pipe: Any, batch: int = 32) -> Callable:
+def autoencoder(pipe: Any, batch: int = 32) -> Callable[[Any], Any]:
     """uint8 pictures [N, H, W, 3] through the model's autoencoder, or VQ-VAE, and back."""
     import numpy as np
     import torch
 
     from ..images import from_tensor
 
-    def through(x: torch.Tensor) -> torch.Tensor:
+    def through(x: torch.Tensor) -> Any:
         if hasattr(pipe, "vq"):
             return pipe.vq.decode_tokens(pipe.vq.encode_tokens(x)).sample
         return pipe.vae.decode(pipe.vae.encode(x).latent_dist.mode()).sample

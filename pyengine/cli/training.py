@@ -1,7 +1,8 @@
 """The commands `pyengine train` and `pyengine eval`: options; the work is in train.py."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Option
@@ -44,6 +45,19 @@ Guidance = Annotated[
 Pictures = Annotated[Path | None, Option(metavar="FILE", help="Save what was drawn as a sheet.")]
 
 
+def _recipes(metavar: str, parser: Callable[[str], Any], help: str) -> Any:
+    """An option whose default is the recipe's."""
+    return Option(metavar=metavar, parser=parser, show_default="the recipe's", help=help)
+
+
+def _run(name: str, options: dict[str, Any]) -> int:
+    """train.run_<name>, which is imported when it runs."""
+    from . import train
+
+    status: int = getattr(train, f"run_{name}")(**options)
+    return status
+
+
 @train_app.command("emoji")
 def train_emoji(
     data: Data = None,
@@ -58,14 +72,8 @@ def train_emoji(
     device: Device = "cpu",
     threads: Threads = None,
     seed: Seed = 1,
-    batch: Annotated[
-        int | None,
-        Option(metavar="N", parser=whole(1), show_default="the recipe's", help="Pictures a step."),
-    ] = None,
-    rate: Annotated[
-        float | None,
-        Option(metavar="X", parser=real(0), show_default="the recipe's", help="Learning rate."),
-    ] = None,
+    batch: Annotated[int | None, _recipes("N", whole(1), "Pictures a step.")] = None,
+    rate: Annotated[float | None, _recipes("X", real(0), "Learning rate.")] = None,
     init_from: Annotated[
         Path | None, Option(metavar="PATH", help="An exported model to begin from.")
     ] = None,
@@ -77,9 +85,7 @@ def train_emoji(
     pyengine train data --out emoji64
     pyengine train emoji --data emoji64 --out emoji-run --minutes 60 --export emoji
     """
-    from .train import run_emoji
-
-    return run_emoji(**{k: v for k, v in locals().items() if k != "run_emoji"})
+    return _run("emoji", locals())
 
 
 @train_app.command("emoji-ar")
@@ -91,38 +97,17 @@ def train_emoji_ar(
         Option(metavar="N", parser=whole(1), help="Steps of the transformer, from its beginning."),
     ] = 4600,
     vq_steps: Annotated[
-        int | None,
-        Option(
-            metavar="N",
-            parser=whole(1),
-            show_default="the recipe's",
-            help="Steps of the VQ-VAE, from its beginning.",
-        ),
+        int | None, _recipes("N", whole(1), "Steps of the VQ-VAE, from its beginning.")
     ] = None,
     minutes: Minutes = None,
     device: Device = "cpu",
     threads: Threads = None,
-    seed: Annotated[
-        int | None,
-        Option(metavar="N", parser=whole(0), show_default="the recipe's", help="Of the run."),
-    ] = None,
+    seed: Annotated[int | None, _recipes("N", whole(0), "Of the run.")] = None,
     batch: Annotated[
-        int | None,
-        Option(
-            metavar="N",
-            parser=whole(1),
-            show_default="the recipe's",
-            help="Pictures a step of the transformer.",
-        ),
+        int | None, _recipes("N", whole(1), "Pictures a step of the transformer.")
     ] = None,
     rate: Annotated[
-        float | None,
-        Option(
-            metavar="X",
-            parser=real(0),
-            show_default="the recipe's",
-            help="The transformer's learning rate.",
-        ),
+        float | None, _recipes("X", real(0), "The transformer's learning rate.")
     ] = None,
     cool: Annotated[
         int,
@@ -148,9 +133,7 @@ def train_emoji_ar(
     pyengine train data --out emoji64
     pyengine train emoji-ar --data emoji64 --out emoji-ar-run --minutes 60 --export emoji-ar
     """
-    from .train import run_emoji_ar
-
-    return run_emoji_ar(**{k: v for k, v in locals().items() if k != "run_emoji_ar"})
+    return _run("emoji_ar", locals())
 
 
 @train_app.command("data")
@@ -173,9 +156,7 @@ def train_data(
     seed: Seed = 0,
 ) -> int:
     """Build the emoji pictures from the npm packages that they come from."""
-    from .train import run_data
-
-    return run_data(**{k: v for k, v in locals().items() if k != "run_data"})
+    return _run("data", locals())
 
 
 @eval_app.command("emoji")
@@ -196,9 +177,7 @@ def eval_emoji(
     json: Json = False,
 ) -> int:
     """How often the model's pictures are recognised: nearest training pictures, in 16x16 RGB."""
-    from .train import run_evaluation
-
-    return run_evaluation(**{k: v for k, v in locals().items() if k != "run_evaluation"})
+    return _run("evaluation", locals())
 
 
 @eval_app.command("emoji-ar")
@@ -218,6 +197,4 @@ def eval_emoji_ar(
     json: Json = False,
 ) -> int:
     """How often the token model's pictures are recognised: the same figures as `eval emoji`."""
-    from .train import run_evaluation
-
-    return run_evaluation(**{k: v for k, v in locals().items() if k != "run_evaluation"})
+    return _run("evaluation", locals())
