@@ -40,14 +40,14 @@ class AutoencoderSettings(loop.Settings):
     @property
     def side(self) -> int:
         """Of the latents."""
-        return self.size // (1 << len(self.channels) - 1)
+        return self.size >> len(self.channels) - 1
 
 
 def build(settings: AutoencoderSettings) -> Any:
     """A diffusers AutoencoderKL without attention."""
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL(**coder.blocks(settings), force_upcast=False)
+    return AutoencoderKL(**coder.blocks(settings), force_upcast=False)  # type: ignore[no-untyped-call]  # no types in diffusers
 
 
 class Networks(coder.Networks):

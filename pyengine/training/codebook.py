@@ -7,6 +7,8 @@ again where the error is large; without that most of a codebook dies early.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from . import parallel
@@ -26,17 +28,17 @@ class Codebook:
         self.sums = torch.zeros(entries, width, device=device)
 
     @property
-    def entries(self):
+    def entries(self) -> Any:
         return self.sums / self.counts.clamp(min=1e-5)[:, None]
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         return {"counts": self.counts, "sums": self.sums}
 
-    def load(self, state: dict) -> None:
+    def load(self, state: dict[str, Any]) -> None:
         self.counts.copy_(state["counts"])
         self.sums.copy_(state["sums"])
 
-    def begin(self, vectors, numbers: np.random.Generator, rounds: int = 10) -> None:
+    def begin(self, vectors: Any, numbers: np.random.Generator, rounds: int = 10) -> None:
         """k-means of vectors [N, D], from N > K different ones of them."""
         import torch
 
@@ -53,14 +55,14 @@ class Codebook:
         self.counts.fill_(1.0)
         self.sums.copy_(entries)
 
-    def update(self, vectors, codes) -> None:
+    def update(self, vectors: Any, codes: Any) -> None:
         """Take in the vectors [N, D] of one step and the entries [N] that they fell to."""
         counts, sums = fallen(vectors, codes, len(self.counts))
         parallel.add_(counts, sums)
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
 
-    def revive(self, vectors, errors, numbers: np.random.Generator) -> int:
+    def revive(self, vectors: Any, errors: Any, numbers: np.random.Generator) -> int:
         """Let dead entries begin again at vectors of large error; returns how many."""
         dead = (self.counts < self.dead).nonzero()[:, 0]
         if len(dead):
@@ -79,7 +81,7 @@ class Codebook:
         return float((-(shares * shares.clamp(min=1e-12).log()).sum()).exp())
 
 
-def nearest(vectors, entries):
+def nearest(vectors: Any, entries: Any) -> tuple[Any, Any]:
     """(codes [N], squared distances [N]) of the nearest entry to every vector."""
     squares = vectors.square().sum(1)
     table = entries.square().sum(1) - 2.0 * vectors @ entries.T
@@ -87,7 +89,7 @@ def nearest(vectors, entries):
     return codes, (least + squares).clamp(min=0)
 
 
-def fallen(vectors, codes, count: int):
+def fallen(vectors: Any, codes: Any, count: int) -> tuple[Any, Any]:
     """(how many vectors fell to each entry [K], their sums [K, D])."""
     counts, sums = vectors.new_zeros(count), vectors.new_zeros(count, vectors.shape[1])
     return counts.index_add_(0, codes, counts.new_ones(len(codes))), sums.index_add_(
@@ -95,7 +97,7 @@ def fallen(vectors, codes, count: int):
     )
 
 
-def draw(errors, count: int, numbers: np.random.Generator):
+def draw(errors: Any, count: int, numbers: np.random.Generator) -> Any:
     """Rows drawn in proportion to their error."""
     import torch
 

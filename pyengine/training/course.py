@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from . import loop, parallel
 
 
@@ -54,7 +56,7 @@ class Networks:
     def after_step(self, step: int) -> None:
         """Called between the optimiser's step and the average's."""
 
-    def more_measures(self) -> dict[str, float]:
+    def more_measures(self) -> dict[str, Any]:
         """For the log, taken after a step."""
         return {}
 
@@ -131,7 +133,7 @@ def resume(path: Path, networks: Networks, weight_decay: float = 0.01) -> Run:
 
 def train(
     run: Run,
-    batches,
+    batches: Any,
     steps: int,
     *,
     cooldown: int = 0,
@@ -189,7 +191,7 @@ def train(
     return run
 
 
-def cool(run: Run, batches, steps: int, folder: Path, log: loop.Log) -> Path:
+def cool(run: Run, batches: Any, steps: int, folder: Path, log: loop.Log) -> Path:
     """Branch off `steps` steps with the rate descending to zero, into the folder's cooled.pt."""
     checkpoint = folder / "cooled.pt"
     train(
@@ -204,10 +206,8 @@ def cool(run: Run, batches, steps: int, folder: Path, log: loop.Log) -> Path:
     return checkpoint
 
 
-def shuffled_rows(seed: int, step: int, batch: int, count: int):
+def shuffled_rows(seed: int, step: int, batch: int, count: int) -> np.ndarray:
     """Rows of one step: shuffled passes over `count` rows; all are seen equally often."""
-    import numpy as np
-
     places = np.arange(step * batch, (step + 1) * batch)
     orders = {
         turn: np.random.default_rng([seed, 0, turn]).permutation(count)

@@ -15,7 +15,9 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +72,7 @@ def build(
         roots = [Path(packages)]
     else:
         roots = [Path(root) for root in packages]
-    parts: dict[str, tuple[list, list]] = {
+    parts: dict[str, tuple[list[Any], list[Any]]] = {
         name: ([], []) for name in ("train", "train_skintones", "held_out")
     }
     for image, caption in pictures(roots, size, echo):
@@ -134,7 +136,7 @@ def normal(code: str) -> str:
     return "-".join(part for part in parts if part != "FE0F")
 
 
-def names(package: Path) -> dict[str, dict]:
+def names(package: Path) -> dict[str, dict[str, Any]]:
     """Code -> label and tags, the skin-tone variants with their parent's tags."""
     table = {}
     for entry in _read(package / "en" / "data.json"):
@@ -146,7 +148,7 @@ def names(package: Path) -> dict[str, dict]:
 
 def pictures(
     roots: Sequence[Path], size: int, echo: Callable[[str], None]
-) -> Iterator[tuple[np.ndarray, dict]]:
+) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     """Every picture of every style that has a name, with its caption."""
     table = names(find(roots, "emojibase-data"))
     sources = [(style, icons(roots, style)) for style in ICONIFY] + [(WEBP_STYLE, webps(roots))]
@@ -170,10 +172,10 @@ def icons(roots: Sequence[Path], style: str) -> Iterator[tuple[str, Callable[[in
     for code in sorted(codes):
         icon = collection["icons"].get(codes[code])
         if icon is not None and not icon.get("hidden"):
-            yield code, lambda size, icon=icon: rasterise(svg(icon, collection), size)
+            yield code, partial(rasterise, svg(icon, collection))
 
 
-def svg(icon: dict, collection: dict) -> str:
+def svg(icon: dict[str, Any], collection: dict[str, Any]) -> str:
     """An icon's body as a whole SVG file; sizes default to the set's, and those to 16."""
     left, top = (icon.get(key, collection.get(key, 0)) for key in ("left", "top"))
     width, height = (icon.get(key, collection.get(key, 16)) for key in ("width", "height"))
@@ -184,7 +186,7 @@ def svg(icon: dict, collection: dict) -> str:
 def rasterise(text: str, size: int) -> np.ndarray:
     """An SVG on white, uint8 [size, size, 3]."""
     try:
-        import resvg_py
+        import resvg_py  # type: ignore[import-not-found]  # an optional package
     except ImportError as error:
         raise UnavailableError(
             "resvg-py: expected to be installed (pip install resvg-py), given no such module"
@@ -196,7 +198,11 @@ def rasterise(text: str, size: int) -> np.ndarray:
 def webps(roots: Sequence[Path]) -> Iterator[tuple[str, Callable[[int], np.ndarray]]]:
     """Codes of the 3d set, each with a function that reads it."""
     for file in sorted((find(roots, WEBP_PACKAGE) / "assets").glob("*.webp")):
-        yield normal(file.stem), lambda size, file=file: on_white(file.read_bytes(), size)
+        yield normal(file.stem), partial(_read_webp, file)
+
+
+def _read_webp(file: Path, size: int) -> np.ndarray:
+    return on_white(file.read_bytes(), size)
 
 
 def on_white(data: bytes, size: int) -> np.ndarray:
@@ -207,8 +213,8 @@ def on_white(data: bytes, size: int) -> np.ndarray:
         picture = opened.convert("RGBA")
     if picture.size != (size, size):
         scale = size / max(picture.size)
-        sides = tuple(max(1, round(side * scale)) for side in picture.size)
-        picture = picture.resize(sides, Image.Resampling.LANCZOS)
+        width, height = (max(1, round(side * scale)) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     sheet = Image.new("RGBA", (size, size), "white")
     sheet.alpha_composite(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
     return np.asarray(sheet.convert("RGB"))
@@ -224,7 +230,7 @@ def part_of(code: str, held_out: float, seed: int) -> str:
     return "train" if len(plain) == len(code) else "train_skintones"
 
 
-def _read(path: Path):
+def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,10 +40,10 @@ class Pictures:
         """The pictures of the given rows, in that order."""
         return Pictures(
             self.images[np.asarray(index, dtype=np.int64)],
-            *(
-                tuple(field[i] for i in index)
-                for field in (self.styles, self.labels, self.tags, self.hexcodes)
-            ),
+            styles=tuple(self.styles[i] for i in index),
+            labels=tuple(self.labels[i] for i in index),
+            tags=tuple(self.tags[i] for i in index),
+            hexcodes=tuple(self.hexcodes[i] for i in index),
         )
 
     def select(
@@ -109,14 +110,18 @@ def from_arrays(images: np.ndarray, captions: Sequence[str]) -> Pictures:
     if not len(images):
         raise DataError("images: expected at least one picture, given none")
     parsed = [_parse(str(text), row) for row, text in enumerate(captions)]
-    columns = [tuple(caption[name] for caption in parsed) for name in ("style", "label")]
-    tags = tuple(tuple(caption.get("tags", ())) for caption in parsed)
-    return Pictures(images, *columns, tags, tuple(caption.get("hexcode", "") for caption in parsed))
+    return Pictures(
+        images,
+        styles=tuple(caption["style"] for caption in parsed),
+        labels=tuple(caption["label"] for caption in parsed),
+        tags=tuple(tuple(caption.get("tags", ())) for caption in parsed),
+        hexcodes=tuple(caption.get("hexcode", "") for caption in parsed),
+    )
 
 
-def _parse(text: str, row: int) -> dict:
+def _parse(text: str, row: int) -> dict[str, Any]:
     try:
-        caption = json.loads(text)
+        caption: dict[str, Any] = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"captions[{row}]: expected a JSON object, given {text[:40]!r}") from error
     for name in ("style", "label"):
@@ -125,7 +130,7 @@ def _parse(text: str, row: int) -> dict:
     return caption
 
 
-def save(path: Path, images: np.ndarray, captions: Sequence[dict]) -> None:
+def save(path: Path, images: np.ndarray, captions: Sequence[dict[str, Any]]) -> None:
     """Write a data file that :func:`load` reads."""
     lines = np.array([json.dumps(caption, ensure_ascii=False) for caption in captions])
     temporary = path.with_name(path.name + ".partial.npz")
@@ -133,7 +138,7 @@ def save(path: Path, images: np.ndarray, captions: Sequence[dict]) -> None:
     os.replace(temporary, path)
 
 
-def to_float(images: np.ndarray):
+def to_float(images: np.ndarray) -> Any:
     """uint8 [N, H, W, 3] -> float32 torch tensor [N, 3, H, W] in [-1, 1], channels last."""
     import torch
 
@@ -141,9 +146,9 @@ def to_float(images: np.ndarray):
     return tensor.to(torch.float32) / 127.5 - 1.0
 
 
-def to_uint8(tensor) -> np.ndarray:
+def to_uint8(tensor: Any) -> np.ndarray:
     """The inverse of :func:`to_float`, clamped and rounded."""
     import torch
 
     pixels = ((tensor.float().clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return np.asarray(pixels.permute(0, 2, 3, 1).contiguous().cpu())

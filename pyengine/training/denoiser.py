@@ -10,8 +10,10 @@ loss.  One prompt in ten is empty, for classifier-free guidance.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,12 +51,12 @@ class DenoiserSettings(loop.Settings):
     beta_end: float = 0.02
 
 
-def build_unet(settings: DenoiserSettings):
+def build_unet(settings: DenoiserSettings) -> Any:
     """A UNet2DConditionModel with attention at every resolution but the highest."""
     from diffusers import UNet2DConditionModel
 
     lower = len(settings.channels) - 1
-    return UNet2DConditionModel(
+    return UNet2DConditionModel(  # type: ignore[no-untyped-call]  # no types in diffusers
         sample_size=settings.size,
         in_channels=settings.latent_channels,
         out_channels=settings.latent_channels,
@@ -68,7 +70,7 @@ def build_unet(settings: DenoiserSettings):
     )
 
 
-def build_text_encoder(settings: DenoiserSettings):
+def build_text_encoder(settings: DenoiserSettings) -> Any:
     """A CLIPTextModel of CLIP's own shape, only smaller."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -88,11 +90,11 @@ def build_text_encoder(settings: DenoiserSettings):
     return CLIPTextModel(config)
 
 
-def build_scheduler(settings: DenoiserSettings):
+def build_scheduler(settings: DenoiserSettings) -> Any:
     """DDIM with the training schedule; its last timestep is nearly pure noise (alpha_bar 2e-4)."""
     from diffusers import DDIMScheduler
 
-    return DDIMScheduler(
+    return DDIMScheduler(  # type: ignore[no-untyped-call]  # no types in diffusers
         num_train_timesteps=1000,
         beta_start=settings.beta_start,
         beta_end=settings.beta_end,
@@ -122,7 +124,7 @@ class Networks(Trained):
         self.parameters = [*self.text_encoder.parameters(), *self.unet.parameters()]
         self.alphas = build_scheduler(settings).alphas_cumprod.to(device)
 
-    def loss(self, latents, tokens, timesteps, noise):
+    def loss(self, latents: Any, tokens: Any, timesteps: Any, noise: Any) -> tuple[Any, ...]:
         """Weighted squared error of v = sqrt(a) noise - sqrt(1 - a) latents."""
         alpha = self.alphas[timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
@@ -134,10 +136,10 @@ class Networks(Trained):
         per_picture = error.square().mean(dim=(1, 2, 3))
         return (weight.flatten() * per_picture).mean(), per_picture.mean()
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {"text_encoder": self.text_encoder.state_dict(), "unet": self.unet.state_dict()}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.text_encoder.load_state_dict(state["text_encoder"])
         self.unet.load_state_dict(state["unet"])
 
@@ -146,8 +148,9 @@ class Batches:
     """The batch of any step, from its number alone."""
 
     def __init__(
-        self, pictures, latents, tokens_of, settings: DenoiserSettings, seed: int, device: str
-    ):
+        self, pictures: dataset.Pictures, latents: Any, tokens_of: Callable[[list[str]], Any],
+        settings: DenoiserSettings, seed: int, device: str,
+    ):  # fmt: skip
         self.pictures, self.latents, self.tokens_of = pictures, latents, tokens_of
         self.settings, self.seed, self.device = settings, seed, device
 
@@ -155,7 +158,7 @@ class Batches:
         """Rows of one step: shuffled passes over the pictures; all are seen equally often."""
         return shuffled_rows(self.seed, step, self.settings.batch, len(self.pictures))
 
-    def __call__(self, step: int):
+    def __call__(self, step: int) -> tuple[Any, ...]:
         import torch
 
         rows = self.rows(step)
@@ -208,13 +211,13 @@ def load_exported(networks: Networks, folder: Path) -> None:
         ) from error
 
 
-def token_cache(tokens):
+def token_cache(tokens: Any) -> Callable[[list[str]], Any]:
     """A function from prompts to token numbers that remembers each prompt it has seen."""
     import torch
 
-    known: dict = {}
+    known: dict[str, Any] = {}
 
-    def tokens_of(prompts: list[str]):
+    def tokens_of(prompts: list[str]) -> Any:
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
         if new:
             known.update(zip(new, tokenizer.encode(tokens, new), strict=True))

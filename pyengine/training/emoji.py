@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..errors import RequestError
 from . import autoencoder, course, dataset, denoiser, loop, recipe, samples, tokenizer
@@ -139,7 +140,7 @@ def adopt(model: Path, folder: Path, settings: EmojiSettings) -> None:
     if not (model / "model_index.json").is_file():
         raise RequestError(f"init_from: expected a model folder, given {str(model)!r}")
     if not (folder / "autoencoder.pt").exists():
-        exported = AutoencoderKL.from_pretrained(model / "vae").float()
+        exported = AutoencoderKL.from_pretrained(model / "vae").float()  # type: ignore[no-untyped-call]  # no types in diffusers
         own = autoencoder.build(settings.autoencoder)
         own.load_state_dict(exported.state_dict())
         weights = [parameter.detach() for parameter in own.parameters()]
@@ -155,13 +156,13 @@ def adopt(model: Path, folder: Path, settings: EmojiSettings) -> None:
         shutil.copytree(model / "tokenizer", folder / "tokenizer")
 
 
-def make_latents(model, chosen: dataset.Pictures, device: str):
+def make_latents(model: Any, chosen: dataset.Pictures, device: str) -> Any:
     """Scaled latents of the chosen pictures; sets the autoencoder's scaling factor from them."""
     latents = autoencoder.encode(model, chosen.images)
     return (latents * autoencoder.set_scale(model, latents)).to(device)
 
 
-def prepare_scale(model, data, settings: EmojiSettings) -> None:
+def prepare_scale(model: Any, data: recipe.Data, settings: EmojiSettings) -> None:
     """Give the autoencoder its scaling factor from the pictures of the run."""
     everything, rows = recipe.load_pictures(data, settings, settings.autoencoder.size)
     make_latents(model, everything.rows(rows.tolist()), "cpu")
@@ -170,12 +171,12 @@ def prepare_scale(model, data, settings: EmojiSettings) -> None:
 def prepare(
     folder: Path,
     settings: EmojiSettings,
-    chosen,
-    model,
-    tokens,
+    chosen: dataset.Pictures,
+    model: Any,
+    tokens: Any,
     device: str,
     init_from: Path | None = None,
-):
+) -> tuple[course.Run, denoiser.Batches]:
     """The denoiser's run and batches; its vocabulary is the tokenizer's."""
     shape = replace(settings.denoiser, vocabulary=len(tokens))
     run = denoiser.start(folder / "denoiser.pt", shape, settings.seed, device, init_from)
@@ -191,7 +192,10 @@ def prepare(
     )
 
 
-def _settings(settings, labels, styles, seed, batch, rate, autoencoder_steps) -> EmojiSettings:
+def _settings(
+    settings: EmojiSettings | None, labels: Sequence[str] | None, styles: Sequence[str], seed: int,
+    batch: int | None, rate: float | None, autoencoder_steps: int | None,
+) -> EmojiSettings:  # fmt: skip
     settings = settings or EmojiSettings(styles=tuple(styles), seed=seed)
     if labels is not None:
         settings = replace(settings, labels=tuple(labels))
@@ -204,7 +208,7 @@ def _settings(settings, labels, styles, seed, batch, rate, autoencoder_steps) ->
 
 
 def draw_grid(
-    path: Path, run: course.Run, model, tokens, prompts: Sequence[str] = samples.PROMPTS
+    path: Path, run: course.Run, model: Any, tokens: Any, prompts: Sequence[str] = samples.PROMPTS
 ) -> None:
     """Draw the prompts with the averaged weights, then put the weights in training back."""
     networks = run.networks

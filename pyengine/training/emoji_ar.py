@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class EmojiARSettings:
     styles: tuple[str, ...] = STYLES
     seed: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         given, expected = (self.gpt.codes, self.gpt.side), (self.vq.entries, self.vq.side)
         if given != expected:
             raise RequestError(f"gpt: codes, side: expected {expected} of vq, given {given}")
@@ -143,7 +144,9 @@ def views(images: np.ndarray, settings: gpt.GPTSettings, seed: int) -> np.ndarra
     return np.stack([*plain, *varied], axis=1)
 
 
-def make_tokens(model, chosen: dataset.Pictures, folder: Path, settings: EmojiARSettings):
+def make_tokens(
+    model: Any, chosen: dataset.Pictures, folder: Path, settings: EmojiARSettings
+) -> np.ndarray:
     """int32 [N, views, h, w]: the pictures' tokens, kept in tokens.npz for the same VQ-VAE."""
     path = folder / "tokens.npz"
     trained = loop.load_checkpoint(folder / f"{vq.STAGE}.pt")["step"]
@@ -151,10 +154,12 @@ def make_tokens(model, chosen: dataset.Pictures, folder: Path, settings: EmojiAR
     if path.exists():
         with np.load(path, allow_pickle=False) as kept:
             if kept["made_of"].tolist() == made_of:
-                return kept["tokens"]
+                return np.asarray(kept["tokens"])
     many = views(chosen.images, settings.gpt, settings.seed)
     side = settings.vq.side
-    tokens = vq.encode(model, many.reshape(-1, *many.shape[2:])).numpy().astype(np.int32)
+    tokens: np.ndarray = (
+        vq.encode(model, many.reshape(-1, *many.shape[2:])).numpy().astype(np.int32)
+    )
     tokens = tokens.reshape(len(chosen), -1, side, side)
     if parallel.first():
         partial = path.with_name("tokens.partial.npz")
@@ -163,7 +168,10 @@ def make_tokens(model, chosen: dataset.Pictures, folder: Path, settings: EmojiAR
     return tokens
 
 
-def prepare(folder: Path, settings: EmojiARSettings, chosen, model, tokens, device: str):
+def prepare(
+    folder: Path, settings: EmojiARSettings, chosen: dataset.Pictures, model: Any, tokens: Any,
+    device: str,
+) -> tuple[course.Run, gpt.Batches]:  # fmt: skip
     """The transformer's run and batches; its vocabulary is the tokenizer's."""
     shape = replace(settings.gpt, vocabulary=len(tokens))
     run = gpt.start(folder / "gpt.pt", shape, settings.seed, device)
@@ -172,7 +180,10 @@ def prepare(folder: Path, settings: EmojiARSettings, chosen, model, tokens, devi
     return run, gpt.Batches(chosen, codes, texts, shape, settings.seed, device)
 
 
-def _settings(settings, labels, seed, batch, rate, vq_steps) -> EmojiARSettings:
+def _settings(
+    settings: EmojiARSettings | None, labels: Sequence[str] | None, seed: int | None,
+    batch: int | None, rate: float | None, vq_steps: int | None,
+) -> EmojiARSettings:  # fmt: skip
     settings = settings or EmojiARSettings()
     recipe.check_positive(batch=batch, rate=rate, vq_steps=vq_steps)
     if labels is not None:

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,13 +32,14 @@ def features(images: np.ndarray) -> np.ndarray:
         )
     box = (height // FEATURE_SIDE, width // FEATURE_SIDE)
     blocks = images.reshape(count, FEATURE_SIDE, box[0], FEATURE_SIDE, box[1], 3)
-    return (blocks.mean(axis=(2, 4), dtype=np.float64) / 255).reshape(count, -1)
+    means: np.ndarray = blocks.mean(axis=(2, 4), dtype=np.float64) / 255
+    return means.reshape(count, -1)
 
 
 def distances(queries: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Root-mean-square distances [queries, known] of features."""
     squares = (queries**2).sum(1)[:, None] + (known**2).sum(1)[None] - 2.0 * queries @ known.T
-    return np.sqrt(np.maximum(squares, 0) / queries.shape[1])
+    return np.asarray(np.sqrt(np.maximum(squares, 0) / queries.shape[1]))
 
 
 def score(images: np.ndarray, labels: Sequence[str], known: dataset.Pictures) -> dict[str, float]:
@@ -89,7 +91,7 @@ def evaluate(
     seed: int = 0,
     autoencode: Callable[[np.ndarray], np.ndarray] | None = None,
     save_images: str | os.PathLike[str] | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Ask for `count` labels of `concepts` in `style` and say how often they are recognised.
 
     generate: from prompts and seeds, one of each per picture, to uint8 [N, H, W, 3].
@@ -142,7 +144,7 @@ def save_drawn(path: Path, images: np.ndarray, prompts: Sequence[str]) -> None:
         raise dataset.DataError(f"save_images: expected a .png or .npz file, given {path.name!r}")
 
 
-def report(result: dict) -> str:
+def report(result: dict[str, Any]) -> str:
     """The result as a table to read."""
     names = ("model", "model_all_pictures", "ceiling", "floor")
     lines = [
@@ -160,6 +162,6 @@ def report(result: dict) -> str:
     return "\n".join(lines)
 
 
-def write(result: dict, path: str | os.PathLike[str]) -> None:
+def write(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Keep the result beside the model, for its card."""
     Path(path).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

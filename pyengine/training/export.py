@@ -100,13 +100,13 @@ def favoured(settings: EmojiSettings) -> str:
 
 def coder_steps(run: Path) -> int:
     """How many steps the autoencoder was trained in fact, its decoder's own ones not counted."""
-    return loop.load_checkpoint(run / "autoencoder.pt")["step"]
+    return int(loop.load_checkpoint(run / "autoencoder.pt")["step"])
 
 
 def draw(folder: Path) -> None:
     """samples.png, drawn by diffusers from the written fp16 weights."""
     from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    pipe: Any = StableDiffusionPipeline.from_pretrained(folder)  # type: ignore[no-untyped-call]  # no types in diffusers
     pipe.set_progress_bar_config(disable=True)
     samples.draw(folder / "samples.png", samples.generator(pipe))

@@ -12,11 +12,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import captions, loop, parallel
+from . import captions, dataset, loop, parallel
 from .course import Networks as Trained
 from .course import Run, resume, shuffled_rows
 
@@ -74,7 +75,7 @@ class GPTSettings(loop.Settings):
         """The longest row."""
         return self.length + 1 + self.side**2
 
-    def tokens(self) -> dict:
+    def tokens(self) -> dict[str, Any]:
         """tokens/config.json of an exported model."""
         return {
             "_class_name": "PictureTokens",
@@ -89,7 +90,7 @@ class GPTSettings(loop.Settings):
         }
 
 
-def build(settings: GPTSettings):
+def build(settings: GPTSettings) -> Any:
     """A LlamaForCausalLM."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -124,7 +125,7 @@ class Networks(Trained):
         self.settings, self.device = settings, device
         self.parameters = list(self.model.parameters())
 
-    def loss(self, ids, lengths, given):
+    def loss(self, ids: Any, lengths: Any, given: Any) -> tuple[Any, ...]:
         """(weighted loss, its picture part, its text part), nats per token.
 
         ids: int64 [N, L]; lengths: [N] of the text before the begin of the picture; given: the ids
@@ -148,10 +149,10 @@ class Networks(Trained):
         text = functional.cross_entropy(logits.float(), targets)
         return picture + s.text * text, picture, text
 
-    def state_dict(self) -> dict:
-        return self.model.state_dict()
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.model.state_dict())
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state)
 
 
@@ -161,12 +162,15 @@ class Batches:
     codes: int [N, views, h, w], the pictures' tokens.
     """
 
-    def __init__(self, pictures, codes, tokens_of, settings: GPTSettings, seed: int, device: str):
+    def __init__(
+        self, pictures: dataset.Pictures, codes: np.ndarray, tokens_of: Callable[[str], list[int]],
+        settings: GPTSettings, seed: int, device: str,
+    ):  # fmt: skip
         self.pictures, self.codes, self.tokens_of = pictures, codes, tokens_of
         self.settings, self.seed, self.device = settings, seed, device
         parallel.check_batch(settings.batch)
 
-    def __call__(self, step: int):
+    def __call__(self, step: int) -> tuple[Any, ...]:
         """(ids [N, L], lengths [N], given [N, L]) for `Networks.loss`."""
         import torch
 
@@ -196,7 +200,7 @@ class Batches:
         return tuple(torch.from_numpy(part).to(self.device) for part in (ids, lengths, given))
 
 
-def start(path, settings: GPTSettings, seed: int, device: str) -> Run:
+def start(path: Path, settings: GPTSettings, seed: int, device: str) -> Run:
     """A run from its checkpoint, or from random weights."""
     return resume(path, Networks(settings, device, seed), settings.weight_decay)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,7 +36,7 @@ def numbers(seed: int, stage: str, step: int) -> np.random.Generator:
     return np.random.default_rng([seed, STAGES[stage], step])
 
 
-def torch_numbers(seed: int, stage: str, step: int):
+def torch_numbers(seed: int, stage: str, step: int) -> Any:
     """The random numbers of one step as a torch generator, on the CPU for every device."""
     import torch
 
@@ -72,7 +72,7 @@ def learning_rate(
     return rate
 
 
-def save_checkpoint(path: Path, state: dict) -> None:
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write tensors and plain values; a crash leaves the former file in place."""
     import torch
 
@@ -84,7 +84,7 @@ def save_checkpoint(path: Path, state: dict) -> None:
     os.replace(temporary, path)
 
 
-def load_checkpoint(path: Path, settings: dict | None = None) -> dict:
+def load_checkpoint(path: Path, settings: dict[str, Any] | None = None) -> dict[str, Any]:
     """Read a checkpoint; with `settings`, refuse one made for another shape of model."""
     import torch
 
@@ -114,11 +114,11 @@ def copy_values(parameters: Iterable[Any], values: Iterable[Any]) -> None:
 class Average:
     """Exponential moving average of parameters, with a warm-up of its decay."""
 
-    def __init__(self, parameters, decay: float):
+    def __init__(self, parameters: Iterable[Any], decay: float):
         self.decay = decay
         self.values = [p.detach().clone() for p in parameters]
 
-    def update(self, parameters, step: int) -> None:
+    def update(self, parameters: Iterable[Any], step: int) -> None:
         import torch
 
         decay = min(self.decay, (1 + step) / (10 + step))
@@ -129,13 +129,13 @@ class Average:
 class Log:
     """Losses averaged over a few steps, one JSON object a line, and on the terminal."""
 
-    def __init__(self, path: Path, stage: str, every: int, echo=print):
+    def __init__(self, path: Path, stage: str, every: int, echo: Callable[[str], None] = print):
         self.path, self.stage, self.every, self.echo = path, stage, max(1, every), echo
         self.sums: dict[str, float] = {}
         self.steps = self.pictures = 0
         self.start = time.monotonic()
 
-    def add(self, step: int, pictures: int, **values: float) -> None:
+    def add(self, step: int, pictures: int, **values: Any) -> None:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
         self.steps += 1
@@ -150,7 +150,7 @@ class Log:
         self.write(step=step, seconds=round(seconds, 1), pictures_per_second=rate, **means)
         self.sums, self.steps, self.pictures, self.start = {}, 0, 0, time.monotonic()
 
-    def write(self, **record) -> None:
+    def write(self, **record: Any) -> None:
         if not parallel.first():
             return
         line = json.dumps({"stage": self.stage, **record})

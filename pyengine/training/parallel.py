@@ -7,7 +7,9 @@ reads the same for one process.  Only the first process writes files.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 from ..errors import RequestError
 
@@ -48,12 +50,12 @@ def check_batch(batch: int) -> None:
         raise RequestError(f"batch: expected a multiple of {_place['count']}, given {batch}")
 
 
-def share(rows):
+def share(rows: Any) -> Any:
     """This process's rows of a whole batch."""
     return rows[_place["rank"] :: _place["count"]]
 
 
-def add_(*tensors) -> None:
+def add_(*tensors: Any) -> None:
     """Sum tensors over the processes, in place and in one message."""
     import torch
     from torch import distributed
@@ -62,11 +64,12 @@ def add_(*tensors) -> None:
         return
     flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
     distributed.all_reduce(flat)
-    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
         tensor.detach().copy_(part.view(tensor.shape))
 
 
-def average_gradients(parameters) -> None:
+def average_gradients(parameters: Iterable[Any]) -> None:
     """Make every process's gradients those of the whole batch."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if _place["count"] > 1:
@@ -87,7 +90,7 @@ def agree(value: bool) -> bool:
     return bool(said.item())
 
 
-def copy_first_(tensor) -> None:
+def copy_first_(tensor: Any) -> None:
     """Take over the first process's tensor, in place."""
     from torch import distributed
 

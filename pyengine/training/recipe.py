@@ -193,7 +193,7 @@ def load_settings(folder: Path, kind: type, parts: dict[str, type]) -> Any:
     if not file.is_file():
         raise RequestError(f"run: expected a folder with {FILE}, given {str(folder)!r}")
 
-    def restore(kind: type, value: dict) -> Any:
+    def restore(kind: type, value: dict[str, Any]) -> Any:
         lists = {key: tuple(item) for key, item in value.items() if isinstance(item, list)}
         return kind(**(value | lists))
 
@@ -208,7 +208,7 @@ def load_settings(folder: Path, kind: type, parts: dict[str, type]) -> Any:
 def note_changes(folder: Path, step: int, before: Any, now: Any, parts: tuple[str, ...]) -> None:
     """Add to the run's history.txt what a resumed run does otherwise, for its card."""
 
-    def flat(settings: Any) -> dict:
+    def flat(settings: Any) -> dict[str, Any]:
         values = asdict(settings)
         for part in parts:
             values |= asdict(getattr(settings, part))

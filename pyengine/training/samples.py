@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .denoiser import build_scheduler
+from .denoiser import Networks, build_scheduler
 
 Generate = Callable[[Sequence[str], Sequence[int]], np.ndarray]
 
@@ -41,11 +42,11 @@ PROMPTS = (
 )
 
 
-def pipeline(networks, autoencoder, tokenizer):
+def pipeline(networks: Networks, autoencoder: Any, tokenizer: Any) -> Any:
     """A diffusers StableDiffusionPipeline of the parts; it shares their weights."""
     from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline(
+    pipe: Any = StableDiffusionPipeline(  # type: ignore[no-untyped-call]  # no types in diffusers
         vae=autoencoder,
         text_encoder=networks.text_encoder,
         tokenizer=tokenizer,
@@ -60,7 +61,7 @@ def pipeline(networks, autoencoder, tokenizer):
 
 
 def generator(
-    pipe, *, steps: int | None = STEPS, guidance: float | None = GUIDANCE, batch: int = 32
+    pipe: Any, *, steps: int | None = STEPS, guidance: float | None = GUIDANCE, batch: int = 32
 ) -> Generate:
     """A function from prompts and seeds to uint8 pictures; each depends on its own seed only.
 
@@ -113,7 +114,7 @@ def save_png(path: Path, image: np.ndarray) -> None:
 
 
 def curve(
-    records: Sequence[dict], names: Sequence[str], width: int = 480, height: int = 160
+    records: Sequence[dict[str, Any]], names: Sequence[str], width: int = 480, height: int = 160
 ) -> np.ndarray:
     """Log-scale curves of a stage's log records, one below the other, as an RGB picture."""
     from PIL import Image, ImageDraw

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from ..errors import RequestError
 
@@ -41,9 +42,9 @@ def learn_merges(counts: Mapping[str, int], number: int) -> list[tuple[str, str]
     letters = byte_letters()
     spelled: Counter[tuple[str, ...]] = Counter()
     for word, count in counts.items():
-        parts = [letters[byte] for byte in word.encode()]
-        if parts:
-            spelled[(*parts[:-1], parts[-1] + END)] += count
+        spelling = [letters[byte] for byte in word.encode()]
+        if spelling:
+            spelled[(*spelling[:-1], spelling[-1] + END)] += count
     pairs: Counter[tuple[str, str]] = Counter()
     for parts, count in spelled.items():
         _count(pairs, parts, count)
@@ -110,18 +111,18 @@ def write(folder: Path, counts: Mapping[str, int], size: int, length: int) -> in
     return len(tokens)
 
 
-def _write_json(path: Path, value: dict) -> None:
+def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def load(folder: Path):
+def load(folder: Path) -> Any:
     """transformers' CLIPTokenizer of a folder."""
     from transformers import CLIPTokenizer
 
     return CLIPTokenizer.from_pretrained(str(folder))
 
 
-def encode(tokenizer, prompts: list[str]):
+def encode(tokenizer: Any, prompts: list[str]) -> Any:
     """Token numbers int64 [N, length], padded and cut to the tokenizer's length."""
     return tokenizer(
         prompts,

@@ -59,14 +59,14 @@ class VQSettings(loop.Settings):
     @property
     def side(self) -> int:
         """Tokens along each side."""
-        return self.size // (1 << len(self.channels) - 1)
+        return self.size >> len(self.channels) - 1
 
 
 def build(settings: VQSettings) -> Any:
     """A diffusers VQModel without attention."""
     from diffusers import VQModel
 
-    return VQModel(
+    return VQModel(  # type: ignore[no-untyped-call]  # no types in diffusers
         **coder.blocks(settings), num_vq_embeddings=settings.entries, vq_embed_dim=settings.width
     )
 
@@ -141,7 +141,7 @@ class Networks(coder.Networks):
             self.codebook.revive(vectors, distances, loop.numbers(self.seed, "codes", step))
         self.model.quantize.embedding.weight.copy_(self.codebook.entries)
 
-    def more_measures(self) -> dict[str, float]:
+    def more_measures(self) -> dict[str, Any]:
         return {"used": self.codebook.used()}
 
     def more_state(self) -> dict[str, Any]:

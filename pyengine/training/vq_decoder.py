@@ -7,6 +7,7 @@ be asked of it, where before it learnt every picture of the data.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,20 +22,20 @@ class Networks(course.Networks):
 
     MEASURES = ("total", "l1", "l2", "colour", "edges")
 
-    def __init__(self, model, settings: VQSettings, device: str):
+    def __init__(self, model: Any, settings: VQSettings, device: str):
         self.model, self.settings, self.device = model.train(), settings, device
         self.part = coder.decoder_of(model)
         self.parameters = list(self.part.parameters())
 
-    def loss(self, latents, images):
+    def loss(self, latents: Any, images: Any) -> tuple[Any, ...]:
         """(the weighted sum, l1, l2, colour, edges) of what is drawn of latents [N, C, h, w]."""
         terms = error_terms(self.model.decode(latents, force_not_quantize=True).sample - images)
         return coder.total(terms, self.settings), *terms.values()
 
-    def state_dict(self) -> dict:
-        return self.part.state_dict()
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.part.state_dict())
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.part.load_state_dict(state)
 
 
@@ -44,12 +45,15 @@ class Batches:
     images: uint8 [N, H, W, 3]; tokens: int [N, h, w]; entries: the codebook.
     """
 
-    def __init__(self, images: np.ndarray, tokens: np.ndarray, entries, settings, seed, device):
+    def __init__(
+        self, images: np.ndarray, tokens: np.ndarray, entries: Any, settings: VQSettings, seed: int,
+        device: str,
+    ):  # fmt: skip
         self.images, self.tokens, self.entries = images, tokens, entries
         self.settings, self.seed, self.device = settings, seed, device
         parallel.check_batch(settings.batch)
 
-    def __call__(self, step: int):
+    def __call__(self, step: int) -> tuple[Any, Any]:
         """(latents [N, C, h, w], images [N, 3, H, W] in [-1, 1]) for `Networks.loss`."""
         import torch
 
@@ -60,7 +64,7 @@ class Batches:
         return latents, dataset.to_float(self.images[rows]).to(self.device)
 
 
-def train(model, batches: Batches, folder: Path, steps: int, log: loop.Log) -> Path:
+def train(model: Any, batches: Batches, folder: Path, steps: int, log: loop.Log) -> Path:
     """`steps` more of them, the rate descending to zero over the last half, into decoder.pt."""
     path = folder / DECODER
     run = course.resume(path, Networks(model, batches.settings, batches.device), coder.WEIGHT_DECAY)
