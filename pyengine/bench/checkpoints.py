@@ -260,7 +260,9 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1))
 
 
-def _write_safetensors(path: Path, shapes: dict[str, torch.Size], dtype, seed: int) -> None:
+def _write_safetensors(
+    path: Path, shapes: dict[str, torch.Size], dtype: torch.dtype, seed: int
+) -> None:
     """Tensor by tensor: 3.4 GB need not be in memory at once."""
     header, end = {}, 0
     for name, shape in shapes.items():

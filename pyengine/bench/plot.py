@@ -42,7 +42,7 @@ def roofline(result: Result, path: Path, title: str) -> None:
     figure.savefig(path, format="png", dpi=120)
 
 
-def _roof(axes, rows: list[Row], style: dict[str, Any]) -> None:
+def _roof(axes: Any, rows: list[Row], style: dict[str, Any]) -> None:
     """GFLOP/s over FLOP per byte, both logarithmic."""
     peak = statistics.median(row.limits.peak for row in rows) / 1e9
     bandwidth = statistics.median(row.limits.bandwidth for row in rows) / 1e9
@@ -76,7 +76,7 @@ def _roof(axes, rows: list[Row], style: dict[str, Any]) -> None:
     axes.legend(fontsize=8, loc="lower right")
 
 
-def _bars(axes, rows: list[Row], style: dict[str, Any]) -> None:
+def _bars(axes: Any, rows: list[Row], style: dict[str, Any]) -> None:
     """GB/s of work that is bound by memory, beside the copy's."""
     names = [name for name in style if any(name in row.times for row in rows)]
     height = 0.8 / len(names)

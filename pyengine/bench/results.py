@@ -167,13 +167,12 @@ def details(result: Result) -> list[str]:
 
 def ceilings(result: Result) -> str:
     """How fast the machine was, and how steady."""
-    rates = []
-    for what, unit, get in (
-        ("GEMM", "GFLOP/s", lambda row: row.limits.peak),
-        (result.rows[0].limits.moved, "GB/s", lambda row: row.limits.bandwidth),
+    limits, rates = [row.limits for row in result.rows], []
+    for what, unit, values in (
+        ("GEMM", "GFLOP/s", [found.peak for found in limits]),
+        (limits[0].moved, "GB/s", [found.bandwidth for found in limits]),
     ):
-        values = [get(row) / 1e9 for row in result.rows]
-        low, high = min(values), max(values)
+        low, high = min(values) / 1e9, max(values) / 1e9
         span = f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"
         rates.append(f"{what} {span} {unit}")
     return "; ".join(rates)

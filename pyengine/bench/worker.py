@@ -52,7 +52,7 @@ class Worker:
 
     def __init__(self, name: str, make: Callable[..., Run], threads: int, **arguments: Any):
         self.name = name
-        context = multiprocessing.get_context(START)
+        context: Any = multiprocessing.get_context(START)
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
             target=_serve, args=(theirs, make, threads, arguments), daemon=True
@@ -70,14 +70,14 @@ class Worker:
         timing.Sampler.
         """
         self._pipe.send(calls)
-        return self._answer()
+        return float(self._answer())
 
     def peaks(self) -> dict[str, int]:
         """Bytes that the process has held at most so far: "peak_bytes" and, on a GPU,
         "peak_gpu_bytes".
         """
         self._pipe.send("peaks")
-        return self._answer()
+        return dict(self._answer())
 
     def close(self) -> None:
         self._pipe.close()  # which ends the worker's loop
@@ -108,7 +108,7 @@ class Worker:
         return value
 
 
-def _serve(pipe, make: Callable[..., Run], threads: int, arguments: dict[str, Any]) -> None:
+def _serve(pipe: Any, make: Callable[..., Run], threads: int, arguments: dict[str, Any]) -> None:
     warnings.simplefilter("ignore")  # of tracing and of renamed arguments: nobody here can mend it
     try:
         device = str(arguments.get("device", "cpu"))

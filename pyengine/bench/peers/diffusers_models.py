@@ -13,14 +13,14 @@ from . import compiling
 
 
 def eager(
-    notes: Notes, *, threads: int, folder: Path, kind: str, inputs: dict[str, Any], **place
+    notes: Notes, *, threads: int, folder: Path, kind: str, inputs: dict[str, Any], **place: Any
 ) -> Run:
     """channels_last, what suits torch's convolutions best; place: device and dtype."""
     return _run(_load(notes, threads, folder, kind, **place), kind, inputs, **place)
 
 
 def compiled(
-    notes: Notes, *, threads: int, folder: Path, kind: str, inputs: dict[str, Any], **place
+    notes: Notes, *, threads: int, folder: Path, kind: str, inputs: dict[str, Any], **place: Any
 ) -> Run:
     """The same by torch.compile; see .compiling."""
     model = _load(notes, threads, folder, kind, **place)
@@ -57,7 +57,7 @@ def _run(call: Any, kind: str, inputs: dict[str, np.ndarray], device: str, dtype
     first = given["sample"].contiguous(memory_format=torch.channels_last)
     more = {"added_cond_kwargs": conditions(given)} if conditions(given) else {}
 
-    def run() -> torch.Tensor:
+    def run() -> Any:
         # no_grad, not inference_mode: freezing asks for it, and eager is as fast with either.
         with torch.no_grad():
             if kind == "vae":
@@ -83,15 +83,14 @@ def pipeline(notes: Notes, *, threads: int, folder: Path, **call: Any) -> Run:
         log.disable_progress_bar()
     _classes()
     begin = time.perf_counter()
-    pipe = StableDiffusionPipeline.from_pretrained(
-        folder, torch_dtype=torch.float32, local_files_only=True
-    )
+    kind: Any = StableDiffusionPipeline
+    pipe = kind.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
     pipe.unet.to(memory_format=torch.channels_last)
     pipe.vae.to(memory_format=torch.channels_last)
     pipe.set_progress_bar_config(disable=True)
     notes["load_seconds"] = time.perf_counter() - begin
 
-    def picture(callback: Any) -> np.ndarray:
+    def picture(callback: Any) -> Any:
         generator = torch.Generator().manual_seed(call["seed"])
         return pipe(
             call["prompt"], height=call["size"], width=call["size"],

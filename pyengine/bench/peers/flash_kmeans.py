@@ -11,12 +11,13 @@ def load() -> Callable[..., Any]:
     the GPU's name and the shape.
     """
     try:
-        from flash_kmeans.assign_euclid_triton import euclid_assign_triton
+        import flash_kmeans.assign_euclid_triton as assigning  # type: ignore[import-not-found,unused-ignore]  # optional
     except ImportError as e:
         raise UnavailableError(
             f"flash-kmeans is not installed ({e}); pip install 'pyengine[bench-gpu]'"
         ) from e
-    return euclid_assign_triton
+    assign: Callable[..., Any] = assigning.euclid_assign_triton
+    return assign
 
 
 def arguments(inputs: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def chain(
 
     x: [N, H, W, C]; weight: [C, KH, KW, C]. The others' weights are the first's, rolled.
     """
-    import ncnn
+    import ncnn  # type: ignore[import-not-found,unused-ignore]  # optional
 
     net = ncnn.Net()
     net.opt.num_threads = threads

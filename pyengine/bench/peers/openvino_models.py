@@ -4,8 +4,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...errors import UnavailableError
 from ..worker import Notes, Run
 
@@ -20,7 +18,7 @@ def convert(
     to: Path,
 ) -> Run:
     """Writes the model to `to` unless it is there; notes the seconds. A call does nothing."""
-    import openvino  # before torch, which takes longer to be missed
+    import openvino  # type: ignore[import-not-found,unused-ignore]  # optional
     import torch
 
     from .diffusers_models import module
@@ -41,26 +39,29 @@ def convert(
     return lambda: None
 
 
-def _wrap(model, kind: str):
+def _wrap(model: Any, kind: str) -> Any:
     import torch
 
     class UNet(torch.nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.unet = model
 
-        def forward(self, sample, timestep, text, text_embeds=None, time_ids=None):
+        def forward(
+            self, sample: Any, timestep: Any, text: Any, text_embeds: Any = None,
+            time_ids: Any = None,
+        ) -> Any:  # fmt: skip
             added = None
             if text_embeds is not None:
                 added = {"text_embeds": text_embeds, "time_ids": time_ids}
             return self.unet(sample, timestep, text, added_cond_kwargs=added, return_dict=False)[0]
 
     class Decoder(torch.nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.vae = model
 
-        def forward(self, sample):
+        def forward(self, sample: Any) -> Any:
             return self.vae.decode(sample, return_dict=False)[0]
 
     return UNet() if kind == "unet" else Decoder()
@@ -68,7 +69,7 @@ def _wrap(model, kind: str):
 
 def static(notes: Notes, *, threads: int, inputs: dict[str, Any], converted: Path) -> Run:
     """One request at a time on all threads, float32 throughout; tensors are shared, not copied."""
-    import openvino
+    import openvino  # type: ignore[import-not-found,unused-ignore]  # optional
 
     if not converted.exists():
         raise UnavailableError(f"{converted} is missing: the model was not converted")
@@ -84,7 +85,7 @@ def static(notes: Notes, *, threads: int, inputs: dict[str, Any], converted: Pat
     request = model.create_infer_request()
     values = list(inputs.values())
 
-    def run() -> np.ndarray:
+    def run() -> Any:
         return request.infer(values, share_inputs=True, share_outputs=True)[0]
 
     return run

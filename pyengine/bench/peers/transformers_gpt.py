@@ -12,13 +12,13 @@ from ..worker import Notes, Run
 from . import compiling
 
 
-def eager(notes: Notes, *, threads: int, folder: Path, ids: np.ndarray, **place) -> Run:
+def eager(notes: Notes, *, threads: int, folder: Path, ids: np.ndarray, **place: Any) -> Run:
     """Logits after the last of ids [N, L], the others in the cache; place: device and dtype."""
     model = _load(notes, threads, folder, **place)
     return _step(model, model, ids)
 
 
-def compiled(notes: Notes, *, threads: int, folder: Path, ids: np.ndarray, **place) -> Run:
+def compiled(notes: Notes, *, threads: int, folder: Path, ids: np.ndarray, **place: Any) -> Run:
     """The same step by torch.compile; see .compiling."""
     model = _load(notes, threads, folder, **place)
     return _step(model, compiling.compiled(model, place["device"]), ids)
@@ -31,29 +31,30 @@ def _load(notes: Notes, threads: int, folder: Path, device: str, dtype: Any) -> 
     from transformers import LlamaForCausalLM
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    log: Any = logging
+    log.set_verbosity_error()
+    log.disable_progress_bar()
     begin = time.perf_counter()
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     model = model.eval().to(device)
     notes["load_seconds"] = time.perf_counter() - begin
     return model
 
 
-def _step(model: Any, call: Callable, ids: np.ndarray) -> Run:
+def _step(model: Any, call: Callable[..., Any], ids: np.ndarray) -> Run:
     import torch
     from transformers import StaticCache
 
     given = torch.from_numpy(ids).to(model.device)
     behind = given.shape[1] - 1
     places = torch.tensor([[behind]], device=model.device)
-    cache = StaticCache(config=model.config, max_cache_len=given.shape[1])
+    cache: Any = StaticCache(config=model.config, max_cache_len=given.shape[1])
     with torch.no_grad():
         model(given[:, :-1], past_key_values=cache)
     lengths = [layer.cumulative_length for layer in cache.layers]
     before = [length.clone() for length in lengths]
 
-    def run() -> torch.Tensor:
+    def run() -> Any:
         torch._foreach_copy_(lengths, before)  # one kernel for all layers
         with torch.no_grad():
             out = call(given[:, -1:], position_ids=places, past_key_values=cache)
@@ -70,21 +71,22 @@ def picture(notes: Notes, *, threads: int, folder: Path, vq: Path, shape: Any, d
 
     tokens, begin = shape.tokens(), time.perf_counter()
     model = _load(notes, threads, folder, device, shape.dtype)
-    decoder = VQModel.from_pretrained(vq, torch_dtype=shape.dtype).eval().to(device)
+    kind: Any = VQModel
+    decoder = kind.from_pretrained(vq, torch_dtype=shape.dtype).eval().to(device)
     notes["load_seconds"] = time.perf_counter() - begin
-    text = [[tokens.first_text_token + i, tokens.begin_of_picture] for i in (0, 1)]
-    text = torch.tensor(text, device=device)
+    texts = [[tokens.first_text_token + i, tokens.begin_of_picture] for i in (0, 1)]
+    text = torch.tensor(texts, device=device)
 
     class Guidance(LogitsProcessor):
         """Both rows draw from the guided logits of picture tokens, each for itself."""
 
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             conditional, other = scores
-            guided = other + SAMPLING["guidance_scale"] * (conditional - other)
+            guided: torch.Tensor = other + SAMPLING["guidance_scale"] * (conditional - other)
             guided[tokens.picture_tokens :] = -torch.inf
             return guided.repeat(2, 1)
 
-    def run() -> torch.Tensor:
+    def run() -> Any:
         torch.manual_seed(SEED)
         with torch.no_grad():
             ids = model.generate(
