@@ -39,6 +39,8 @@ class TokenCall(Call):
 
     def tick(self) -> int:
         active = [job for job in self.jobs if job.active]
+        if not active:  # cancelled from another thread since the loop looked
+            return 0
         self.decoder.step(active)
         self.report.evaluations += 1
         self.raise_error()

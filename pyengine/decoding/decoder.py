@@ -172,14 +172,15 @@ class Decoder:
         those at their first token, are read together. A job of which no token can be drawn has its
         `error` set.
         """
-        for job in jobs:
-            job.evaluations += 1
         graphs = self.graphs
         if graphs is not None:
-            self._queue(graphs, [job for job in jobs if job.queues])
+            queued = [job for job in jobs if job.queues]
+            _count(queued)  # before a look, which knows how many were of use
+            self._queue(graphs, queued)
             jobs = [job for job in jobs if not job.queues]
         for width, group in _grouped(jobs, lambda job: job.width):
             self._pass(group, width)
+            _count(group)
         self._release(jobs)
 
     def look(self, jobs: Sequence[TokenJob]) -> None:
@@ -220,13 +221,14 @@ class Decoder:
             logits = self._read(cells, width)
         else:
             logits = torch.cat([t for cell in cells for t in first_logits(cell)])[:, None]
-            for job in jobs:
-                job.logits = ()
         row = 0
         for cell in cells:
             rows = len(cell) * (1 + cell[0].draw.guided)
             self._draw(cell, logits[row : row + rows], max(width, 1))
             row += rows
+            if not width:  # and not before: a step that runs out of memory is taken again
+                for job in cell:
+                    job.logits = ()
 
     def _read(self, cells: Iterable[Sequence[TokenJob]], width: int) -> Tensor:
         """[rows, width, K]: of every cell with guidance the rows compared with, then the others."""
@@ -295,6 +297,11 @@ class Decoder:
 def first_logits(cell: Sequence[TokenJob]) -> list[Tensor]:
     """[1, K] each: those that jobs have of their first token, in the order of rows of a pass."""
     return [job.logits[i] for i in reversed(range(1 + cell[0].draw.guided)) for job in cell]
+
+
+def _count(jobs: Iterable[TokenJob]) -> None:
+    for job in jobs:
+        job.evaluations += 1
 
 
 def _grouped(

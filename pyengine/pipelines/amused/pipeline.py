@@ -252,26 +252,13 @@ class AmusedPipeline(TokenPipeline):
         """The transformer is a CUDA graph from now on. record: given for tests."""
         self.graphs = TransformerGraphs(self.model, record)
 
-    def _release(self) -> None:
-        if self.graphs is not None:
-            self.graphs.clear()
-
     def _checked(self, arguments: dict[str, Any]) -> TokenRequest:
         return self._check(**arguments)
 
     def _report(self, r: TokenRequest) -> Report:
-        return Report(
-            model=self.source,
-            pipeline=self.checkpoint.pipeline_class,
-            device=str(self.device),
-            dtype=str(self.dtype).removeprefix("torch."),
-            sampler=self.sampler,
-            height=r.height,
-            width=r.width,
-            guidance_scale=r.guidance_scale,
-            strength=r.extra["strength"] if r.extra["images"] is not None else None,
-            weights=self.model.weights,
-        )
+        report = super()._report(r)
+        report.strength = r.extra["strength"] if r.extra["images"] is not None else None
+        return report
 
     def _begin(self, r: TokenRequest, report: Report) -> MaskedCall:
         guided = r.guidance_scale > 1
@@ -354,9 +341,7 @@ class AmusedPipeline(TokenPipeline):
     def _output(self, call: Call) -> PipelineOutput:
         r, report = call.request, call.report
         tokens = torch.stack([cast("MaskedJob", job).result for job in call.jobs])
-        with report.stage("decode", self.device):
-            latent = r.output_type == "latent"
-            images = tokens if latent else self._decode(tokens, r.output_type)
+        images = self._images(tokens, r.output_type, report)
         return PipelineOutput(images, r.seeds, report, tokens)
 
     def _preview(self, tokens: Tensor, output_type: str) -> Any:
