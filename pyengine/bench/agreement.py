@@ -1,4 +1,4 @@
-"""`pyengine bench agreement`: pictures from the models that ship, by the CPU and by a device."""
+"""`pyengine bench agreement`: PSNR of a device's pictures against the CPU's, shipped models."""
 
 import time
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from .pictures import AGREEMENT, PROMPTS
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture drawn twice. psnr: in decibels, 200 at most; other_tokens: of those that the device
-    drew, how many the CPU did not; None for models that draw none.
+    """A picture computed twice. psnr: in decibels, 200 at most; other_tokens: how many of the
+    device's differ from the CPU's; None for models without tokens.
     """
 
     model: str
@@ -51,7 +51,7 @@ def measure(device: str, pictures: int, say: Callable[[str], None]) -> Agreement
     found = []
     for model in NAMED:
         say(f"{model}: drawing {pictures} pictures on the CPU and on {device}")
-        folder = shipped_folder(model)  # not one of that name that lies here
+        folder = shipped_folder(model)  # rather than a folder of that name in the working directory
         pipes = [from_pretrained(folder, device=d, dtype=torch.float32) for d in ("cpu", device)]
         for seed in range(pictures):
             prompt = PROMPTS[seed % len(PROMPTS)]

@@ -1,4 +1,4 @@
-"""Arguments of one call of an op at a shape: a function per op, which names and builds them."""
+"""Arguments of one call of an op: a function per op returns a Shape that builds them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from ..ops.reference.linear import GATED
 BATCH = 2
 GROUPS = 32
 
-#: Of DPM++ 2M with guidance; the other columns are 0.
+#: Coefficients of a DPM++ 2M step with guidance; the other columns are 0.
 SAMPLER_ROW = {
     "g": 7.5, "p": 0.9, "q": -0.4, "limit": float("inf"), "dscale": 1.0,
     "x_x": 0.8, "x_d": 0.3, "x_d1": -0.1,
@@ -104,7 +104,7 @@ def _gated(op: str, rows: int, width: int) -> Shape:
 
 
 def rotary(rows: int, tokens: int, heads: int, width: int) -> Shape:
-    """The next tokens of every sequence, at places of their own."""
+    """The next tokens of every sequence, at different positions."""
 
     def build(dtype: torch.dtype, device: str) -> dict[str, Any]:
         angles = torch.rand(tokens + 7, width // 2, device=device)
@@ -120,7 +120,9 @@ def rotary(rows: int, tokens: int, heads: int, width: int) -> Shape:
 
 
 def rotary_cache(rows: int, tokens: int, heads: int, width: int, most: int) -> Shape:
-    """The next tokens of every sequence, behind half of a cache; q, k and v side by side."""
+    """The next tokens of every sequence, after a half-filled cache; q, k and v are one tensor's
+    slices.
+    """
 
     def build(dtype: torch.dtype, device: str) -> dict[str, Any]:
         angles = torch.rand(most, width // 2, device=device)
@@ -143,7 +145,7 @@ def rotary_cache(rows: int, tokens: int, heads: int, width: int, most: int) -> S
 def decode_attention(
     rows: int, tokens: int, heads: int, kv_heads: int, width: int, length: int
 ) -> Shape:
-    """The next tokens of every sequence, behind `length` others in a cache that they fill."""
+    """The next tokens of every sequence, after `length` others; together they fill the cache."""
 
     def build(dtype: torch.dtype, device: str) -> dict[str, Any]:
         size = (rows, length + tokens, kv_heads * width)
@@ -284,7 +286,7 @@ def vq_argmin(rows: int, entries: int, width: int) -> Shape:
 
 
 def vq_decode(rows: int, entries: int, width: int, outputs: int = 0) -> Shape:
-    """A gather, with the convolution behind it where it has outputs."""
+    """A gather of codebook entries; with outputs, also the 1x1 convolution that follows it."""
 
     def build(dtype: torch.dtype, device: str) -> dict[str, Any]:
         inputs = {
@@ -301,7 +303,7 @@ def vq_decode(rows: int, entries: int, width: int, outputs: int = 0) -> Shape:
 
 
 def sample_token(pictures: int, tokens: int) -> Shape:
-    """Every picture with the settings of SAMPLING_ROW."""
+    """One token of each picture, with the settings of SAMPLING_ROW."""
 
     def build(dtype: torch.dtype, device: str) -> dict[str, Any]:
         return {
@@ -314,7 +316,7 @@ def sample_token(pictures: int, tokens: int) -> Shape:
 
 
 def mask_refine(pictures: int, places: int, tokens: int) -> Shape:
-    """A step of masked generation, half of the places known."""
+    """A step of masked generation with half of the positions known."""
 
     def build(dtype: torch.dtype, device: str) -> dict[str, Any]:
         size = (pictures, places)

@@ -1,4 +1,4 @@
-"""Configs of Stable Diffusion 1.5, XL's U-Net and LlamaGen, and such checkpoints of random weights.
+"""Checkpoints with random weights of Stable Diffusion 1.5, XL's U-Net and LlamaGen: their configs.
 
 The names and layout are diffusers', so that the engine and its peers load the same files. No weight
 is 0 or 1: matrices have variance 1 / fan-in, so that activations keep their size through the net.
@@ -70,7 +70,7 @@ TEXT: dict[str, Any] = {
     "max_position_embeddings": 77,
     "hidden_act": "quick_gelu",
     "projection_dim": 768,
-    "bos_token_id": 3070,  # of the tokenizer that ships, which a random model can read as well
+    "bos_token_id": 3070,  # of the shipped tokenizer, which serves a random model too
     "eos_token_id": 3071,
 }
 SCHEDULER: dict[str, Any] = {
@@ -84,7 +84,7 @@ SCHEDULER: dict[str, Any] = {
     "steps_offset": 1,
 }
 #: LlamaGen-B's (Sun et al. 2024, arXiv:2406.06525): 111M parameters, 24x24 of 16,384 tokens, and
-#: its VQGAN, 16 pixels a side for each. Four ids more say what is drawn, and begin it.
+#: its VQGAN, 16 pixels a side for each. Four more ids: text, begin, padding.
 GPT: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -128,7 +128,7 @@ INDEX: dict[str, Any] = {
     "vae": ["diffusers", "AutoencoderKL"],
 }
 
-#: The same arrangement at a size that loads and runs in no time, for --quick.
+#: The same architectures at sizes that load and run in milliseconds, for --quick.
 TINY_UNET = {
     **UNET,
     "sample_size": 8,
@@ -251,7 +251,7 @@ def write_model(
     _write_json(folder / "config.json", config)
     shapes = {k: v.shape for k, v in cls.from_config(dict(config)).state_dict().items()}
     _write_safetensors(folder / weights, shapes, dtype, seed)
-    _write_json(done, recipe)  # last: an interrupted run leaves none
+    _write_json(done, recipe)  # written last, so that an interrupted run is repeated
     return folder
 
 
@@ -263,7 +263,7 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 def _write_safetensors(
     path: Path, shapes: dict[str, torch.Size], dtype: torch.dtype, seed: int
 ) -> None:
-    """Tensor by tensor: 3.4 GB need not be in memory at once."""
+    """Writes tensor by tensor, so that 3.4 GB are never in memory at once."""
     header, end = {}, 0
     for name, shape in shapes.items():
         begin, end = end, end + shape.numel() * dtype.itemsize

@@ -1,4 +1,4 @@
-"""How contestants are measured: what all suites share from loading to the row of a result."""
+"""How contestants are loaded, compared and timed: what all suites share."""
 
 import math
 from collections.abc import Callable
@@ -20,10 +20,10 @@ SPECIFICATION = "the specification"
 
 @dataclass(frozen=True)
 class Contest:
-    """What the command line says of every suite.
+    """Settings of a measurement, from the command line.
 
-    peers: those to measure. folder: for checkpoints and converted models, used again if they fit.
-    say: tells how far the measurement is.
+    peers: names of those to measure. folder: for checkpoints and converted models, used again if
+    they fit. say: reports progress.
     """
 
     peers: tuple[str, ...]
@@ -51,7 +51,7 @@ class Contest:
 
 @dataclass
 class Contestants:
-    """Workers that loaded, and why others did not."""
+    """Workers by name, and the reasons for which peers are missing."""
 
     workers: dict[str, Worker] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)

@@ -16,8 +16,7 @@ def model_work(
     prepare: Callable[[Model], Callable[[], torch.Tensor]],
     itemsize: int = 4,
 ) -> tuple[int, int]:
-    """(multiplications and additions, bytes): of all products, and of weights and result, of
-    itemsize bytes a number.
+    """(multiplications and additions of all products, bytes of weights and result at `itemsize`).
 
     prepare: returns the call to count; its tensors will be on the meta device. Counted over the
     specifications: direct convolution at the output's size, full attention.

@@ -1,4 +1,4 @@
-"""`pyengine bench token --only jacobi`: passes and time of Jacobi decoding, of a given model."""
+"""`pyengine bench token --only jacobi`: a given model's passes and time with Jacobi decoding."""
 
 import itertools
 from typing import Any
@@ -11,13 +11,14 @@ from .contest import Contest
 from .pictures import PROMPTS
 from .results import OURS, Row
 
-#: How the contestant is called that draws token by token.
+#: Name of the contestant that samples one token after another.
 SEQUENTIAL = "sequential"
 
 
 def measure(contest: Contest, model: str, windows: list[int], pictures: int) -> list[Row]:
-    """The given model's pictures, one after another, a row for every way and window; "sequential"
-    is the same pipeline, token by token. Its defaults decide which tokens may be drawn.
+    """A row for every decoding and window: the time of the given number of pictures, each a call.
+
+    The peer "sequential" is the same pipeline, token by token. Sampling settings are its defaults.
     """
     from ..decoding.request import DECODINGS, OTHER_DRAWS
     from ..pipelines import from_pretrained

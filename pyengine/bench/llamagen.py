@@ -10,14 +10,14 @@ import torch
 from ..models import PictureTokens
 from . import checkpoints
 
-#: A picture and what guidance compares it with.
+#: Rows of a call: the conditional and the unconditional one of classifier-free guidance.
 ROWS = 2
 
 
 @dataclass(frozen=True)
 class Storage:
-    """How weights lie in memory. load: what load_module is told; itemsize: bytes of a weight;
-    agreement: relative L2 from torch's logits, of weights in the dtype, that ends a run.
+    """A way to store weights. load: arguments of load_module; itemsize: bytes of a weight;
+    agreement: relative L2 from torch's logits, of weights in the dtype, beyond which a run fails.
     """
 
     load: dict[str, Any]
@@ -25,16 +25,16 @@ class Storage:
     agreement: float
 
 
-#: Of the dtypes. What rounding does to the logits of XL's 36 layers, random and a quarter as wide,
-#: on the CPU: bfloat16 moves them by 0.032, float16 by 0.0045; weights in int8 by 0.048, in e4m3 by
-#: 0.18.
+#: Storage.agreement by dtype. Measured on the CPU, on the logits of XL's 36 layers with random
+#: weights, a quarter as wide: bfloat16 moves them by 0.032, float16 by 0.0045; weights in int8 by
+#: 0.048, in e4m3 by 0.18.
 AGREEMENT = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 IN_8_BITS = {"int8": 0.1, "fp8": 0.3}
 
 
 def storages(device: str, dtype: torch.dtype) -> dict[str, Storage]:
-    """One of them a row, the dtype itself first. The checkpoint is float16, so that on the CPU all
-    of float32's have the same numbers.
+    """By name, the dtype itself first; each is a row of the result. The checkpoint is float16, so
+    that float32 and float16 storage hold the same numbers.
     """
     most, on_cpu = AGREEMENT[dtype], device == "cpu"
     found = {str(dtype)[6:]: Storage({"keep_narrow": False}, dtype.itemsize, most)}
@@ -47,9 +47,8 @@ def storages(device: str, dtype: torch.dtype) -> dict[str, Storage]:
 
 @dataclass(frozen=True)
 class Shape:
-    """A GPT, its pictures of side x side tokens, and how many tokens come before the one that is
-    measured: half of the picture's. size: one of checkpoints.GPTS. dtype: of the arithmetic, and of
-    keys and values.
+    """A GPT and its pictures of side x side tokens. The measured token follows half of a picture's
+    (`behind`). size: one of checkpoints.GPTS. dtype: of the arithmetic, and of keys and values.
     """
 
     quick: bool
@@ -73,7 +72,7 @@ class Shape:
         return self.side**2 // 2
 
     def tokens(self) -> PictureTokens:
-        """Two texts of one id each, then the id that begins a picture."""
+        """Two prompts of one id each, then the id that begins a picture."""
         return PictureTokens(
             picture_tokens=self.codes, text_tokens=2, first_text_token=self.codes,
             begin_of_picture=self.codes + 2, padding=self.codes + 3, text_length=2, side=self.side,
@@ -91,8 +90,8 @@ class Shape:
         return int(c["num_hidden_layers"] * layer + c["vocab_size"] * width)
 
     def work(self, itemsize: float, behind: int | None = None) -> tuple[int, int]:
-        """(operations, bytes) of ROWS tokens behind others: weights once, keys and values of each
-        row.
+        """(operations, bytes) of one token in each of ROWS rows, after `behind` others: the weights
+        are read once, keys and values for each row.
         """
         c, seen = self.config, (self.behind if behind is None else behind) + 1
         cache = ROWS * seen * 2 * c["num_hidden_layers"] * c["hidden_size"]

@@ -30,7 +30,7 @@ def cores() -> int:
 
 
 def facts(device: str, threads: int) -> dict[str, Any]:
-    """Plain values, by name."""
+    """Processor, versions and settings by name, for JSON."""
     found: dict[str, Any] = {"cpu": cpu_name(), "cores": cores(), "threads": threads}
     if device.startswith("cuda"):
         found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
@@ -52,11 +52,11 @@ def facts(device: str, threads: int) -> dict[str, Any]:
 
 
 def set_up(device: str) -> None:
-    """torch at its best on a GPU, for this process: the fastest algorithm of every convolution;
-    but float32 is what it is on CPUs, not TF32. Our own convolutions do not ask these settings.
+    """Sets up torch in this process. On a GPU: cuDNN chooses algorithms by timing, and float32 is
+    never TF32; our own convolutions ignore both settings.
 
-    What torch.compile makes for one ATEN_CPU_CAPABILITY it would take from its cache for another
-    too, and compute nonsense (torch 2.13): each has a cache of its own.
+    torch.compile (2.13) would take from its cache what it made for another ATEN_CPU_CAPABILITY, and
+    compute wrong numbers: each value gets a cache of its own.
     """
     if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
         cache = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{capability}"
@@ -67,7 +67,7 @@ def set_up(device: str) -> None:
 
 
 def peak_memory() -> int:
-    """Bytes that this process held at most, pages of mapped files among them; 0 if unknown."""
+    """Peak resident bytes of this process, mapped files included; 0 if unknown."""
     try:  # not getrusage, which counts what the parent held before exec
         with open("/proc/self/status", encoding="ascii", errors="replace") as status:
             for line in status:

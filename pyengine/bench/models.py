@@ -39,7 +39,7 @@ def ours(
     """The engine's network as a pipeline calls it: text and timesteps are prepared once a prompt,
     and on a GPU a call is a CUDA graph.
 
-    backend: what pyengine.ops.force takes, for the first call; "" for the op tables' own choice.
+    backend: for pyengine.ops.force in the first call; "" leaves the choice to the op tables.
     """
     cls = UNet2DConditionModel if kind == "unet" else AutoencoderKL
     stored = {"weights": weights} if weights else {}
@@ -73,7 +73,7 @@ def ours(
 
 
 def measure(contest: Contest, tasks: list[Task]) -> Result:
-    """Every task, peers beside us."""
+    """A row for every task."""
     result = Result()
     for task in tasks:
         contest.say(f"{task.kind}, {task.label}: loading")
@@ -94,7 +94,7 @@ def measure(contest: Contest, tasks: list[Task]) -> Result:
 
 
 def _load(stack: ExitStack, contest: Contest, task: Task, arguments: dict[str, Any]) -> Contestants:
-    """One after the other, so that no two peaks of loading coincide."""
+    """Loads one after another, so that peaks of memory do not add up."""
     peers, threads = contest.peers, contest.threads
     placed = {**arguments, "device": task.device, "dtype": task.dtype}
     found = Contestants()
@@ -111,7 +111,7 @@ def _load(stack: ExitStack, contest: Contest, task: Task, arguments: dict[str, A
 def _load_openvino(
     stack: ExitStack, found: Contestants, task: Task, threads: int, arguments: dict[str, Any]
 ) -> None:
-    """Converts in a process that ends before the one that is measured begins."""
+    """Converts in a process of its own, which ends before that of the contestant starts."""
     to = arguments["folder"] / f"openvino-{task.latents}-{task.batch}.xml"
     with ExitStack() as brief:
         first = Contestants()

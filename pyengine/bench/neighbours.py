@@ -1,4 +1,4 @@
-"""`pyengine bench neighbours`: a picture's time beside busy processes, against its time alone."""
+"""`pyengine bench neighbours`: a picture's time beside busy processes, compared with that alone."""
 
 import statistics
 import subprocess
@@ -16,9 +16,9 @@ from .pictures import PROMPT
 from .worker import Notes, Run, Worker
 
 SEED = 1
-#: What a neighbour does: as much as a core gives.
+#: What a neighbour runs: it never sleeps.
 BUSY = "while True: pass"
-#: Seconds until the system has given the neighbours their cores, or taken them away again.
+#: Seconds until the scheduler has settled after neighbours start or end.
 SETTLE = 0.3
 
 
@@ -34,27 +34,26 @@ class Beside:
 
     @property
     def ratio(self) -> float:
-        """Of the medians."""
+        """Median beside busy processes over median alone."""
         return statistics.median(self.beside) / statistics.median(self.alone)
 
     @property
     def worst(self) -> float:
-        """Of the slowest picture beside them to the median alone."""
+        """Slowest picture beside busy processes over median alone."""
         return max(self.beside) / statistics.median(self.alone)
 
 
 def fair_share(threads: int, busy: int) -> float:
-    """How much longer work on that many threads takes where all that compute get equal time.
+    """Slowdown of that many threads beside `busy` others, where the scheduler gives all equal time.
 
-    Whoever waits for a thread that does not run at the moment takes longer; who finds a core free
-    now and then, less.
+    Threads that wait for each other are slower than this.
     """
     there = cores()
     return max(1.0, (threads + busy) / there) / max(1.0, threads / there)
 
 
 def ours(notes: Notes, *, threads: int, model: str) -> Run:
-    """A picture with the model's defaults, as a user draws it."""
+    """A call of the pipeline with the model's defaults."""
     torch.set_num_threads(threads)
     from ..pipelines import from_pretrained
 
@@ -68,7 +67,7 @@ def ours(notes: Notes, *, threads: int, model: str) -> Run:
 
 @contextmanager
 def neighbours(count: int) -> Iterator[None]:
-    """Within the block that many other processes compute all the time."""
+    """Within the block, `count` other processes keep a core busy each."""
     processes = [subprocess.Popen([sys.executable, "-S", "-c", BUSY]) for _ in range(count)]
     try:
         time.sleep(SETTLE)
@@ -117,6 +116,6 @@ def table(found: list[Beside]) -> Any:
 
 
 def plain(found: list[Beside], machine: dict[str, Any]) -> dict[str, Any]:
-    """For JSON."""
+    """The result for JSON."""
     rows = [{**asdict(row), "ratio": row.ratio, "worst": row.worst} for row in found]
     return {"machine": machine, "models": rows}

@@ -22,21 +22,21 @@ from .worker import Worker
 PEERS = ("torch", "torch.compile", "ncnn")
 #: ncnn runs on CPUs, flash-kmeans on GPUs.
 CUDA_PEERS = ("torch", "torch.compile", "flash-kmeans")
-#: Cold inputs together: several times any cache here, and an H200's 50 MB L2 five times.
+#: Bytes of all cold inputs: several times a CPU's caches, and five times an H200's 50 MB L2.
 COLD_BYTES = 256 << 20
 MAX_COPIES = 4096
-#: Ops with weights: cold are these, while what they work on was written a moment ago.
+#: Of ops with weights only these are cold: in a model the input was written a moment ago.
 WEIGHTS = ("weight", "bias")
 WEIGHTED = ("conv2d", "linear")
 
 #: Relative L2 distance between us and torch: rounding, no more. tests/ops holds the promises.
 AGREEMENT = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
-#: ncnn's Winograd F(6x6,3x3) is allowed more: it is the peer's own choice.
+#: ncnn chooses Winograd F(6x6,3x3), which rounds more.
 NCNN_AGREEMENT = 1e-4
-#: So is flash-kmeans, which multiplies float32 as TF32, of 10 bits.
+#: flash-kmeans multiplies float32 as TF32, which has 10 bits.
 KMEANS_AGREEMENT = 1e-2
 _Call = Callable[..., Any]
-#: Weights that ncnn's chain of convolutions has together.
+#: Bytes of weights of ncnn's whole chain of convolutions.
 NCNN_BYTES = 100 << 20
 
 
@@ -99,8 +99,8 @@ def packed(op: str, inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def compared(op: str, inputs: dict[str, Any], result: Any) -> Any:
-    """What of an op's result two implementations must agree in: for vq_argmin the distances to the
-    entries, since of two that are as near as rounding can tell either will do.
+    """The part of an op's result in which implementations must agree: of vq_argmin the distances to
+    the chosen entries, since of two equally near ones either is right.
     """
     if op != "vq_argmin":
         return result
@@ -134,7 +134,7 @@ def measure(contest: Contest, chosen: list[Shape]) -> Result:
 
 
 def rows(contest: Contest, shape: Shape, missing: dict[str, str]) -> list[Row]:
-    """Of one shape; `missing` is told of peers that are."""
+    """The rows of one shape, hot and cold. missing: filled with reasons, by peer."""
     eager, ours = torch_ops.EAGER[shape.op], getattr(ops, shape.op)
     inputs = shape.build(contest.dtype, contest.device)
 
@@ -182,8 +182,9 @@ def _peers(
     contest: Contest, shape: Shape, inputs: dict[str, Any], agree: Callable[..., None],
     missing: dict[str, str],
 ) -> tuple[dict[str, tuple[_Call, _Call]], dict[str, dict[str, Any]]]:  # fmt: skip
-    """(peer -> its function, and what makes that one's arguments of ours; peer -> facts): of those
-    that compute in this process, each once `agree` has seen its result.
+    """Peers that compute in this process, after `agree` has checked their results.
+
+    Returns (name -> (its function, what converts our arguments to its), name -> facts).
     """
     functions: dict[str, tuple[_Call, _Call]] = {}
     facts: dict[str, dict[str, Any]] = {}
@@ -211,7 +212,7 @@ def _add_ncnn(
     stack: ExitStack, samplers: dict[str, timing.Sampler], inputs: dict[str, Any],
     expected: Tensor, threads: int, missing: dict[str, str],
 ) -> None:  # fmt: skip
-    """A process in which ncnn convolves several times a call, where it can."""
+    """Adds a worker in which ncnn runs a chain of convolutions a call, where it supports them."""
     if not ncnn_conv.supports(inputs):
         return
     length = NCNN_BYTES // inputs["weight"].nbytes + 1

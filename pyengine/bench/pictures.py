@@ -1,4 +1,4 @@
-"""What contestants draw, and when the phases of a diffusion picture begin."""
+"""Prompts and settings of the pictures that are generated, and the times of their phases."""
 
 import time
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from .worker import Notes, Run
 PROMPTS = ("a red heart", "a cat", "a blue car", "a tree", "a house", "a star", "a cake", "a fish")
 PROMPT = PROMPTS[0]
 SEED = 7
-#: Of a picture of tokens, as LlamaGen samples.
+#: How LlamaGen samples a picture's tokens.
 SAMPLING = {"guidance_scale": 2.0, "temperature": 1.0, "top_k": 1000}
-#: Decibels under which two pictures count as different.
+#: PSNR in decibels below which two pictures count as different.
 AGREEMENT = 40.0
 
 
@@ -24,8 +24,8 @@ def timed(
     notes: Notes,
     begin: float,
 ) -> Run:
-    """picture(callback_on_step_end) as a Run. The first call notes when its first step began, since
-    `begin`, and how long the last step took.
+    """A Run of picture(callback_on_step_end). Its first call notes the seconds from `begin` to the
+    first step, of the last step, and of what follows it.
     """
     moments: list[float] = []
     hook = unet.register_forward_pre_hook(lambda *_: moments.append(time.perf_counter()))

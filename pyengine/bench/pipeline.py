@@ -21,7 +21,7 @@ def ours(
     notes: Notes, *, threads: int, folder: Path, prompt: str, seed: int, size: int, steps: int,
     backend: str = "",
 ) -> Run:  # fmt: skip
-    """from_pretrained and a call, as a user makes them."""
+    """from_pretrained and calls of the pipeline."""
     from ..pipelines import from_pretrained
 
     with loading(notes, threads) as begin:
@@ -65,7 +65,7 @@ def measure(contest: Contest, size: int, steps: int) -> Result:
 
 
 def _read(checkpoint: Path) -> None:
-    """Into the page cache, so that the disk is not what is measured."""
+    """Reads the checkpoint into the page cache, so that loading does not measure the disk."""
     for path in checkpoint.rglob("*.safetensors"):
         with open(path, "rb") as file:
             while file.read(1 << 24):

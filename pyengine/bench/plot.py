@@ -1,4 +1,4 @@
-"""The roofline: how fast each contestant was under the limits of arithmetic and of memory.
+"""A roofline plot: each contestant's speed below the limits of arithmetic and of memory.
 
 Williams, Waterman & Patterson 2009, "Roofline: an insightful visual performance model for multicore
 architectures", CACM 52(4).
@@ -77,7 +77,7 @@ def _roof(axes: Any, rows: list[Row], style: dict[str, Any]) -> None:
 
 
 def _bars(axes: Any, rows: list[Row], style: dict[str, Any]) -> None:
-    """GB/s of work that is bound by memory, beside the copy's."""
+    """GB/s of work that is limited by memory, compared with a copy's."""
     names = [name for name in style if any(name in row.times for row in rows)]
     height = 0.8 / len(names)
     for i, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""What was measured: rows, as a table for people and as JSON for machines."""
+"""Results of a benchmark: rows, as a table and as JSON."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,7 @@ OURS = "pyengine"
 
 @dataclass
 class Row:
-    """One piece of work and everyone's times for it.
+    """One piece of work and each contestant's times for it.
 
     suite: ops | unet | vae | pipeline | token. name: op or model. inputs: "hot", "cold" or "".
     flops, nbytes: what the definition needs. limits: the machine's, of that minute. kernels: op ->
@@ -37,7 +37,7 @@ class Row:
         return self.limits.limited_by(self.flops, self.nbytes)
 
     def share(self, name: str) -> float | None:
-        """Bound over time; None where inputs in a cache make the bytes' bound meaningless."""
+        """Bound over time; None where hot inputs are limited by memory, since they are cached."""
         if self.inputs == "hot" and self.limited_by == "memory":
             return None
         return self.bound / self.times[name].median
@@ -73,7 +73,7 @@ class Row:
 
 @dataclass
 class Result:
-    """Rows, and why peers that were asked for are not among them."""
+    """Rows, and the reasons for which peers that were asked for are missing."""
 
     rows: list[Row] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class Result:
         }
 
 
-# --- for people -----------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------
 
 
 def table(result: Result) -> Any:
@@ -133,7 +133,7 @@ def _ms(seconds: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-#: Facts of a contestant, how they are called and shown.
+#: Facts of a contestant: label and format.
 _FACTS = {
     "convert_seconds": ("converted in", "{:.1f} s"),
     "load_seconds": ("loaded in", "{:.2f} s"),
@@ -166,7 +166,7 @@ def details(result: Result) -> list[str]:
 
 
 def ceilings(result: Result) -> str:
-    """How fast the machine was, and how steady."""
+    """The machine's limits over the run, smallest to largest."""
     limits, rates = [row.limits for row in result.rows], []
     for what, unit, values in (
         ("GEMM", "GFLOP/s", [found.peak for found in limits]),

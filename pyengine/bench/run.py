@@ -1,4 +1,4 @@
-"""From the command line's options to measurements, and from these to table, JSON and picture."""
+"""Runs the suites: checks options, measures, and prints or writes the results."""
 
 import json
 import sys
@@ -31,13 +31,13 @@ from . import (
 from .contest import Contest
 from .results import Result
 
-#: Rounds of a run that only shows that everything works.
+#: Rounds of a --quick run, which only shows that everything works.
 QUICK_ROUNDS = 2
 
 
 @dataclass
 class Options:
-    """What several suites take. keep: a folder for checkpoints and converted models."""
+    """Options of several suites. keep: a folder for checkpoints and converted models."""
 
     peers: bool = False
     without: Sequence[str] = ()
@@ -53,11 +53,11 @@ class Options:
 
     @property
     def on_gpu(self) -> bool:
-        """Raises RequestError for a device that is none."""
+        """Raises RequestError for an unknown device."""
         return find_device(self.device).type == "cuda"
 
     def names(self, known: tuple[str, ...]) -> tuple[str, ...]:
-        """The peers to measure; raises RequestError for one to leave out that is not there."""
+        """The peers to measure; raises RequestError where --without names an unknown one."""
         for name in self.without:
             if name not in known:
                 raise RequestError(f"without: expected one of {', '.join(known)}, given {name!r}")
@@ -117,9 +117,9 @@ def _contest(
     o: Options, suite: str, peers: tuple[str, ...], measure: Callable[[Contest], Result],
     moved: str = "copy",
 ) -> int:  # fmt: skip
-    """Measures and tells. Returns the exit status."""
+    """Measures a suite and reports it. Returns the exit status."""
     o.device, dtype = str(find_device(o.device)), find_dtype(o.dtype)
-    _check_files(o)  # now, rather than after many minutes
+    _check_files(o)  # before many minutes of measuring
     machine.set_up(o.device)
     threads = o.threads or machine.cores()
     torch.manual_seed(0)
@@ -143,7 +143,7 @@ def _contest(
 
 
 def run_agreement(o: Options, *, pictures: int) -> int:
-    """Raises RuntimeError, once all is told, where pictures differ too much."""
+    """Raises RuntimeError, after the report, where pictures differ too much."""
     o.device = str(find_device(o.device))
     _check_files(o)
     threads = o.threads or machine.cores()
@@ -199,7 +199,7 @@ def _sides(text: str) -> list[int]:
 
 @contextmanager
 def _folder(folder: Path | None) -> Iterator[Path]:
-    """The one that is kept, or one that is not."""
+    """The given folder, or a temporary one."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
@@ -240,7 +240,7 @@ def _say(text: str) -> None:
 
 
 def _facts(suite: str, o: Options, threads: int) -> dict[str, Any]:
-    """What is told of the machine; measured last are its load and, by the caller, its memory."""
+    """The machine's facts for the report."""
     return {"suite": suite, **machine.facts(o.device, threads), "dtype": o.dtype}
 
 
@@ -248,8 +248,8 @@ def _tell(
     o: Options, facts: dict[str, Any], everything: dict[str, Any], table: Callable[[], Any],
     after: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """The table between facts and the lines `after` it, or everything as JSON, on standard output;
-    everything to the file, where one was asked for.
+    """Prints facts, table and the lines `after` it, or with --json everything; --save writes
+    everything to a file.
     """
     if o.json:
         print(json.dumps(everything))

@@ -12,7 +12,7 @@ from ..models import AutoencoderKL, UNet2DConditionModel
 from . import checkpoints
 from .flops import model_work
 
-#: The models that `--model` takes, as people call them.
+#: Values of `--model`, and the names for the report.
 NAMES = {"sd15": "SD 1.5", "sdxl": "SDXL"}
 TOKENS = 77
 #: A timestep in the middle of a schedule.
@@ -62,8 +62,8 @@ class Task:
         return checkpoints.write_unet(place, self.quick, dtype, self.model)
 
     def inputs(self) -> dict[str, np.ndarray]:
-        """The same at every call: sample and, for a U-Net, timestep and text, and what else it is
-        told of the text and of the picture's size.
+        """The same at every call: the sample and, of a U-Net, timestep, text embeddings and, of
+        SDXL's, the pooled text and the sizes.
         """
         random = np.random.default_rng(0)
         size = (self.batch, 4, self.latents, self.latents)
@@ -76,7 +76,7 @@ class Task:
             width = self.config["projection_class_embeddings_input_dim"]
             width -= 6 * self.config["addition_time_embed_dim"]
             found["text_embeds"] = random.standard_normal((self.batch, width), dtype=np.float32)
-            pixels = 8 * self.latents  # of the picture, of what is cropped from it, of the result
+            pixels = 8 * self.latents  # original size, crop offset, target size
             ids = [[pixels, pixels, 0, 0, pixels, pixels]] * self.batch
             found["time_ids"] = np.array(ids, dtype=np.float32)
         return found
@@ -101,12 +101,12 @@ class Task:
 
 
 def conditions(given: dict[str, Any]) -> dict[str, Any] | None:
-    """What a U-Net is told besides text and timestep: SDXL's added_cond_kwargs; None for others."""
+    """SDXL's added_cond_kwargs; None for other U-Nets."""
     names: tuple[str, ...] = ("text_embeds", "time_ids")
     return {name: given[name] for name in names if name in given} or None
 
 
 def on_device(inputs: dict[str, np.ndarray], device: str, dtype: torch.dtype) -> dict[str, Any]:
-    """The arrays as tensors; those of floats in `dtype`."""
+    """The arrays as tensors on the device; floats in `dtype`."""
     tensors = {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
     return {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}

@@ -16,15 +16,15 @@ from torch import Tensor
 from ..cuda import Record, Recorder
 from ..ops._check import unseen
 
-#: A sample lasts at least this long, so that the clock's steps and a call's start do not show.
+#: Shortest sample, long against the clock's resolution and a call's overhead.
 SAMPLE_SECONDS = 0.03
-#: The same of a GPU, which has waited for its turn and needs a while to reach its clock again.
+#: The same on a GPU, which needs a while to reach its clock after a pause.
 GPU_SAMPLE_SECONDS = 0.2
-#: The same of a run that only shows that everything works.
+#: The same of a --quick run.
 QUICK_SECONDS = 0.002
-#: Limits are measured anew when they are older.
+#: Limits older than this are measured again.
 MINUTE = 60.0
-#: Calls at least that a CUDA graph of `recorded` has, so that beginning one does not show.
+#: Fewest calls in a CUDA graph of `recorded`, so that the launch of the graph is negligible.
 LAUNCHES = 32
 
 #: Makes that many calls and returns the seconds of one.
@@ -94,7 +94,7 @@ def take_turns(
 
 
 def _calls(sample: Sampler, seconds: float) -> int:
-    """Warms up; how many calls last that long."""
+    """Warms up; returns how many calls take that long."""
     once = sample(1)
     if once < 10 * seconds:
         once = min(sample(1) for _ in range(3))
@@ -137,7 +137,7 @@ def recorded(
                 result = run(**arguments)
         return result
 
-    tensor = next(v for v in sets[0].values() if isinstance(v, Tensor))  # which tells the device
+    tensor = next(v for v in sets[0].values() if isinstance(v, Tensor))  # any tensor on the device
     replay, _ = (record or Recorder())(in_turn, [tensor], [])
 
     def sample(calls: int) -> float:
@@ -203,7 +203,7 @@ def copy_bandwidth(device: str, elements: int = 32 << 20) -> float:
 
 def read_bandwidth(device: str, elements: int = 250_000_000) -> float:
     """Bytes per second read by the sum of that many float32: 1 GB."""
-    source = torch.ones(elements, device=device)  # zeros might be one page, mapped many times
+    source = torch.ones(elements, device=device)  # zeros may all be one shared page
     times = take_turns({"read": sampler(source.sum, [{}], device)}, 5)
     return source.nbytes / times["read"].median
 

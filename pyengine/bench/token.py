@@ -28,7 +28,7 @@ PARTS = ("token", "picture", "jacobi")
 
 
 def parts(only: list[str], model: str | None) -> tuple[str, ...]:
-    """What is measured; raises RequestError for a part that is none, or lacks its model."""
+    """The parts to measure; raises RequestError for an unknown one, or jacobi without a model."""
     for name in only:
         if name not in PARTS:
             raise RequestError(f"only: expected one of {', '.join(PARTS)}, given {name!r}")
@@ -77,8 +77,8 @@ def ours(
     notes: Notes, *, threads: int, folder: Path, ids: np.ndarray, storage: str, device: str,
     dtype: torch.dtype, record: Record | None = None,
 ) -> Run:  # fmt: skip
-    """Logits of the token after the last of ids, which the others come before in the cache; on a
-    GPU a CUDA graph, as in a pipeline. record: pyengine.cuda.Record, given for tests.
+    """Logits after the last of ids, with the others in the cache; on a GPU a CUDA graph, as in a
+    pipeline. record: pyengine.cuda.Record, given for tests.
     """
     with loading(notes, threads):
         model: Any = load_gpt(folder, storage, device, dtype)
@@ -104,7 +104,7 @@ def ours(
 
 
 def measure_tokens(contest: Contest, result: Result, gpt: Path, shape: Shape) -> None:
-    """A row for every storage, peers with weights in the dtype beside each."""
+    """A row for every storage of our weights; the peers' are in the dtype in all of them."""
     contest.say("token: loading")
     given = {"folder": gpt, "ids": shape.ids(), "device": contest.device, "dtype": shape.dtype}
     chosen, threads = storages(contest.device, shape.dtype), contest.threads
@@ -132,8 +132,9 @@ def measure_tokens(contest: Contest, result: Result, gpt: Path, shape: Shape) ->
 
 
 def check(own: dict[str, Worker], found: Contestants, chosen: dict[str, Storage]) -> None:
-    """Raises RuntimeError where logits are not as near to torch's as they should be, or, where that
-    was not measured, to ours with weights in the dtype, the first of `chosen`.
+    """Raises RuntimeError where logits are farther from torch's than their storage's agreement.
+
+    Without torch they are compared with ours of weights in the dtype, the first of `chosen`.
     """
     whole = next(iter(chosen))
     truth = found.workers.get("torch", own[whole])
@@ -151,7 +152,7 @@ def check(own: dict[str, Worker], found: Contestants, chosen: dict[str, Storage]
 
 
 class _Names:
-    """In place of a tokenizer: a text is one id, an empty one another."""
+    """A stand-in for a tokenizer: any prompt is one id, the empty one another."""
 
     size = 2
 
@@ -169,7 +170,7 @@ def our_picture(
     storage: str,
     device: str,
 ) -> Run:
-    """A call of the pipeline, with guidance."""
+    """Calls of the pipeline with guidance."""
     from ..pipelines.picture_gpt.pipeline import PictureGPTParts, PictureGPTPipeline
     from ..pipelines.tokens import TokenDefaults
 
@@ -190,8 +191,8 @@ def our_picture(
 
 
 def measure_pictures(contest: Contest, result: Result, gpt: Path, vq: Path, shape: Shape) -> None:
-    """Drawn at random by each, so that only the size of the results is compared. Our weights stay
-    in 16 bits, in which they are stored.
+    """Each contestant samples other tokens, so that only shapes are compared and numbers checked to
+    be finite. Our weights stay in the checkpoint's 16 bits.
     """
     contest.say("picture: drawing the first")
     given = {"folder": gpt, "vq": vq, "shape": shape, "device": contest.device}

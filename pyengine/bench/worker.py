@@ -21,10 +21,10 @@ from ..errors import UnavailableError
 from . import timing
 from .machine import peak_memory, set_up
 
-#: Seconds after which a contestant's threads, which spin for some ms in case there is more to do,
-#: have gone to sleep: they would take a core from whoever comes next.
+#: Seconds of sleep after a turn: OpenMP's threads spin for some ms after their work, and would take
+#: a core from the next contestant.
 REST = 0.05
-#: How processes begin: from nothing. (Tests fork them from a process that has imported torch.)
+#: How processes start. (Tests fork them from a process that has imported torch.)
 START = "spawn"
 #: Returned by a contestant's maker: a call without arguments that returns a tensor or numpy arrays.
 Run = Callable[[], Any]
@@ -34,7 +34,7 @@ Notes = dict[str, Any]
 
 @dataclass
 class Loaded:
-    """Seconds that loading took (imports apart) and the first call, with what that compiles."""
+    """Seconds of loading, without imports, and of the first call, with what it compiles."""
 
     load_seconds: float
     first_call_seconds: float
@@ -80,7 +80,7 @@ class Worker:
         return dict(self._answer())
 
     def close(self) -> None:
-        self._pipe.close()  # which ends the worker's loop
+        self._pipe.close()  # ends the worker's loop
         self._process.join(5)
         if self._process.is_alive():
             self._process.kill()
@@ -109,7 +109,7 @@ class Worker:
 
 
 def _serve(pipe: Any, make: Callable[..., Run], threads: int, arguments: dict[str, Any]) -> None:
-    warnings.simplefilter("ignore")  # of tracing and of renamed arguments: nobody here can mend it
+    warnings.simplefilter("ignore")  # of peers' tracing and renamed arguments
     try:
         device = str(arguments.get("device", "cpu"))
         set_up(device)
@@ -150,8 +150,8 @@ def _peaks(device: str) -> dict[str, int]:
 
 @contextmanager
 def loading(notes: Notes, threads: int) -> Iterator[float]:
-    """In our makers: a block whose seconds are noted as load_seconds, after our kernels have been
-    loaded; yields when it began.
+    """For makers of ours: loads the kernels, then notes the seconds of the block as load_seconds.
+    Yields the time at which the block began.
     """
     torch.set_num_threads(threads)
     ops.isa()
@@ -161,5 +161,5 @@ def loading(notes: Notes, threads: int) -> Iterator[float]:
 
 
 def to_array(result: Any) -> Any:
-    """A tensor's numbers, once they have been computed; anything else as it is."""
+    """A tensor as a NumPy array, which waits for its device; anything else unchanged."""
     return result.detach().float().cpu().numpy() if isinstance(result, Tensor) else result

@@ -81,9 +81,9 @@ class Networks(coder.Networks):
 
 
 class Batches:
-    """The batch of any step, from its number alone.
+    """The batch of a step, a function of its number.
 
-    favourites: rows of what the noise predictor will draw; half of each batch is of these.
+    favourites: rows of the noise predictor's pictures; half of each batch is sampled from these.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ WEIGHT_DECAY = 1e-4
 
 
 def blocks(settings: Any) -> dict[str, Any]:
-    """Arguments of diffusers' class that both give: convolutions at every level, no attention."""
+    """Arguments of both of diffusers' classes: convolutions at every level, no attention."""
     levels = len(settings.channels)
     return {
         "down_block_types": ("DownEncoderBlock2D",) * levels,
@@ -36,7 +36,7 @@ def decoder_of(model: Any) -> Any:
 
 
 def error_terms(error: Any) -> dict[str, Any]:
-    """Terms of the loss, of what is drawn wrong [N, 3, H, W]; "colour" is of averages over 8x8."""
+    """Terms of the loss for an error [N, 3, H, W]; "colour" is that of averages over 8x8."""
     from torch.nn import functional
 
     return {
@@ -47,7 +47,7 @@ def error_terms(error: Any) -> dict[str, Any]:
 
 
 def total(terms: dict[str, Any], settings: Any) -> Any:
-    """The sum of the terms, weighted by the settings of their names; without one by 1."""
+    """The sum of the terms, each weighted by the setting of its name, or by 1."""
     return sum(getattr(settings, name, 1.0) * term for name, term in terms.items())
 
 
@@ -58,7 +58,7 @@ def mirrored(images: np.ndarray, numbers: np.random.Generator) -> np.ndarray:
 
 
 class Networks(course.Networks):
-    """One model of diffusers, all of whose parameters are averaged, trained or not."""
+    """A model of diffusers. All of its parameters are averaged, also those that are not trained."""
 
     AUTOCAST = False
 
@@ -95,7 +95,7 @@ def train(
             run, batches, s.steps, cooldown=s.cooldown, seconds=seconds, checkpoint=path,
             save_seconds=save_seconds, log=log,
         )  # fmt: skip
-        parallel.agree(True)  # nobody reads the file before the first process has written it
+        parallel.agree(True)  # a barrier: the first process has written the file
     networks.load_average(run.average.values)
     return networks.model.eval()
 
@@ -109,9 +109,7 @@ def in_batches(compute: Callable[[Any], Any], items: Any, batch: int) -> list[An
 
 
 def encode(model: Any, images: np.ndarray, latents_of: Callable[[Any], Any], batch: int) -> Any:
-    """What latents_of makes of float pictures on the model's device, for all uint8 pictures, on the
-    CPU.
-    """
+    """latents_of(float pictures on the model's device) for all uint8 pictures, on the CPU."""
     import torch
 
     device = next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""One stage of training as it goes on: networks, optimiser, average, step; saved and resumed."""
+"""The training loop of a stage, and its state: networks, optimiser, average and step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from . import loop, parallel
 
 
 class Networks:
-    """What a stage trains, and its loss.
+    """Base of what a stage trains.
 
     Subclasses set settings (a loop.Settings with batch, rate, warmup and decay), device and
     parameters, which the optimiser changes.
@@ -61,16 +61,18 @@ class Networks:
         return {}
 
     def more_state(self) -> dict[str, Any]:
-        """What a checkpoint holds besides."""
+        """Further fields of a checkpoint."""
         return {}
 
     def load_more_state(self, state: dict[str, Any]) -> None:
-        """Takes over what `more_state` gave."""
+        """Restores the fields of `more_state`."""
 
 
 @dataclass
 class Run:
-    """Where a training stands. seconds: of all calls so far; cooled: steps of the last descent."""
+    """The state of a training. seconds: of all calls so far; cooled: steps over which the rate has
+    descended to zero, 0 for none.
+    """
 
     networks: Any
     optimizer: Any
@@ -104,7 +106,7 @@ class Run:
 
 
 def resume(path: Path, networks: Networks, weight_decay: float = 0.01) -> Run:
-    """The run of a checkpoint, or where there is none one that begins with these networks."""
+    """The run of a checkpoint or, where there is none, a new one with these networks."""
     import torch
 
     settings = networks.settings
@@ -143,10 +145,10 @@ def train(
     log: loop.Log | None = None,
     every_step: Callable[[Run], None] | None = None,
 ) -> Run:
-    """Go on until `steps`, or for `seconds` of this call, whichever comes first.
+    """Train until `steps`, or for `seconds` of this call, whichever comes first.
 
-    The rate is constant after the warm-up; over the last `cooldown` steps it
-    descends to zero.  A cooled run is for export: go on from the one before.
+    The rate is constant after the warm-up and descends to zero over the last `cooldown` steps. A
+    cooled run is for export; training continues from the one before.
     """
     import torch
 

@@ -108,7 +108,7 @@ def build_scheduler(settings: DenoiserSettings) -> Any:
 
 
 class Networks(Trained):
-    """Text encoder and noise predictor as one bag of parameters."""
+    """Text encoder and noise predictor, trained together."""
 
     MEASURES = ("loss", "v_error")
 
@@ -145,7 +145,7 @@ class Networks(Trained):
 
 
 class Batches:
-    """The batch of any step, from its number alone."""
+    """The batch of a step, a function of its number."""
 
     def __init__(
         self, pictures: dataset.Pictures, latents: Any, tokens_of: Callable[[list[str]], Any],
@@ -182,7 +182,7 @@ class Batches:
 def start(
     path: Path, settings: DenoiserSettings, seed: int, device: str, init_from: Path | None = None
 ) -> Run:
-    """A run from its checkpoint, or from exported weights, or from random ones."""
+    """The run of a checkpoint or, where there is none, one of exported or random weights."""
     networks = Networks(settings, device, seed)
     if not path.exists() and init_from is not None:
         load_exported(networks, init_from)

@@ -1,4 +1,4 @@
-"""`pyengine train emoji`: from pictures to a model folder that diffusers loads.
+"""`pyengine train emoji`: trains a Stable Diffusion of 64x64 pictures.
 
 Stages, each resumed where it stopped: autoencoder, tokenizer, latents, then
 text encoder and noise predictor together.  The run's folder holds
@@ -26,7 +26,7 @@ STYLES = ("fluent-3d",)
 
 @dataclass(frozen=True)
 class EmojiSettings:
-    """Everything that a run is made of.
+    """All settings of a run.
 
     favoured: labels that the noise predictor sees `favour` times as often as the others.
     """
@@ -66,7 +66,7 @@ def train(
 
     data: folder with train.npz, an .npz file, or pictures; default $PYENGINE_DATA.
     steps: of the noise predictor, counted from its beginning; minutes: stop earlier.
-    labels, styles: what to draw; default the list in concepts.py and two styles.
+    labels, styles: those to train on; default the list in concepts.py and STYLES.
     init_from: an exported model folder to begin from where `out` has no checkpoint.
     settings: shapes and every other number; the arguments above win over it.
     """
@@ -115,7 +115,7 @@ def sharpen(
     settings: EmojiSettings | None = None,
     echo: Callable[[str], None] = print,
 ) -> Path:
-    """Train the decoder further, mostly on what the model draws; the latents keep their meaning."""
+    """Train the decoder further, half on the run's own pictures; the encoder stays as it is."""
     opened = recipe.open_run(RECIPE, out, data, threads, settings)
     folder, coder = opened.folder, opened.settings.autoencoder
     autoencoder.train(
@@ -133,7 +133,7 @@ def sharpen(
 
 
 def adopt(model: Path, folder: Path, settings: EmojiSettings) -> None:
-    """Put an exported model's autoencoder and tokenizer where a run expects its own."""
+    """Copy an exported model's autoencoder and tokenizer into a run, where it has none."""
     import torch
     from diffusers import AutoencoderKL
 
@@ -163,7 +163,7 @@ def make_latents(model: Any, chosen: dataset.Pictures, device: str) -> Any:
 
 
 def prepare_scale(model: Any, data: recipe.Data, settings: EmojiSettings) -> None:
-    """Give the autoencoder its scaling factor from the pictures of the run."""
+    """Set the autoencoder's scaling factor from the pictures of the run."""
     everything, rows = recipe.load_pictures(data, settings, settings.autoencoder.size)
     make_latents(model, everything.rows(rows.tolist()), "cpu")
 
@@ -210,7 +210,7 @@ def _settings(
 def draw_grid(
     path: Path, run: course.Run, model: Any, tokens: Any, prompts: Sequence[str] = samples.PROMPTS
 ) -> None:
-    """Draw the prompts with the averaged weights, then put the weights in training back."""
+    """Write a sheet of the prompts, generated with the averaged weights."""
     networks = run.networks
     with run.averaged():
         networks.unet.eval(), networks.text_encoder.eval()

@@ -1,4 +1,4 @@
-"""`pyengine train emoji-ar`: from pictures to a small DALL-E, text and picture tokens in one model.
+"""`pyengine train emoji-ar`: trains a small DALL-E, text and picture tokens in one transformer.
 
 Stages, each resumed where it stopped: VQ-VAE, tokenizer, the pictures' tokens,
 transformer; then :func:`cool` and :func:`sharpen`.  The settings' defaults are those
@@ -29,7 +29,7 @@ STYLES = ("fluent-3d",)
 
 @dataclass(frozen=True)
 class EmojiARSettings:
-    """Everything that a run is made of."""
+    """All settings of a run."""
 
     vq: vq.VQSettings = field(default_factory=vq.VQSettings)
     gpt: gpt.GPTSettings = field(default_factory=gpt.GPTSettings)
@@ -117,7 +117,7 @@ def sharpen(
     log_every: int = 50,
     echo: Callable[[str], None] = print,
 ) -> Path:
-    """Train the decoder further on what the model draws, into decoder.pt; the tokens stay."""
+    """Train the decoder further on the run's own pictures, into decoder.pt; tokens stay valid."""
     opened = recipe.open_run(RECIPE, out, data, threads, None)
     folder, settings, chosen = opened.folder, opened.settings, opened.chosen
     shape = replace(settings.vq, rate=rate)
@@ -147,7 +147,7 @@ def views(images: np.ndarray, settings: gpt.GPTSettings, seed: int) -> np.ndarra
 def make_tokens(
     model: Any, chosen: dataset.Pictures, folder: Path, settings: EmojiARSettings
 ) -> np.ndarray:
-    """int32 [N, views, h, w]: the pictures' tokens, kept in tokens.npz for the same VQ-VAE."""
+    """The pictures' tokens, int32 [N, views, h, w]; cached in tokens.npz while nothing changes."""
     path = folder / "tokens.npz"
     trained = loop.load_checkpoint(folder / f"{vq.STAGE}.pt")["step"]
     made_of = [trained, settings.gpt.views, settings.gpt.shift, settings.seed, len(chosen)]

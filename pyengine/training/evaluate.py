@@ -1,9 +1,8 @@
-"""Does the model draw what it was asked for?  `pyengine eval emoji`.
+"""`pyengine eval emoji`: how often a generated picture is recognised as that of its label.
 
-Each picture asked for by a label is compared with the training pictures in a
-plain feature space: 16x16 RGB averages, root-mean-square distance with white
-at 1.  Two figures frame the result: real pictures through the autoencoder
-(ceiling) and pictures held against another prompt's label (floor).
+Each picture is compared with the training pictures in a plain feature space: 16x16 RGB averages,
+root-mean-square distance with white at 1.  Two figures bound the result: real pictures through the
+autoencoder (ceiling), and generated pictures with the labels shuffled (floor).
 """
 
 from __future__ import annotations

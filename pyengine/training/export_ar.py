@@ -57,8 +57,8 @@ def decoder_facts(path: Path) -> dict[str, Any] | None:
 
 
 def write_drafts(folder: Path, tokens: Path) -> dict[str, int]:
-    """The tokens that the transformer was trained on, of which Jacobi decoding makes guesses: all
-    pictures, or as many as a model may bring, evenly spaced. Returns how many, of how many.
+    """Writes drafts for Jacobi decoding: the tokens of the training pictures, all or as many as
+    a checkpoint may hold, evenly spaced. Returns how many are kept, of how many.
     """
     import numpy as np
     from safetensors.numpy import save_file

@@ -3,8 +3,8 @@
 Ramesh et al. 2021, arXiv:2102.12092.  A row is: caption (start, words, end), begin
 of picture, the picture's tokens in reading order.  Rows are filled up behind
 the picture, where nothing looks back at the filling.  One caption in ten is empty,
-for guidance.  A place where a picture token comes is scored among picture tokens
-only, one where text comes among text tokens, with a small weight.
+for guidance.  The loss of a picture token is over picture tokens only, that of a text token
+over text tokens, with a small weight.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class GPTSettings(loop.Settings):
     """Shape of the transformer and course of its training.
 
     vocabulary, length: of the text, start and end included.  codes, side: of a picture.
-    views: how many versions of each picture are learnt (mirrored, moved by up to `shift` pixels).
-    corrupted: the mean share of a picture's tokens that the transformer reads as others, so that it
-    learns to go by all of them and not by the last: what it draws is never quite what it learnt.
+    views: versions of each picture in the training set (mirrored, moved by up to `shift` pixels).
+    corrupted: mean share of a picture's input tokens that are replaced by random ones, so that the
+    transformer depends on all of them: when it samples, its input differs from training pictures.
     """
 
     SHAPE = (
@@ -128,8 +128,8 @@ class Networks(Trained):
     def loss(self, ids: Any, lengths: Any, given: Any) -> tuple[Any, ...]:
         """(weighted loss, its picture part, its text part), nats per token.
 
-        ids: int64 [N, L]; lengths: [N] of the text before the begin of the picture; given: the ids
-        as they are read.
+        ids: int64 [N, L], the targets; lengths: [N] of the text before the begin of the picture;
+        given: the input ids.
         """
         import torch
         from torch.nn import functional
@@ -137,12 +137,12 @@ class Networks(Trained):
         s, pixels = self.settings, self.settings.side**2
         hidden = self.model.model(input_ids=given[:, :-1]).last_hidden_state
         head, rows = self.model.lm_head.weight, torch.arange(len(ids), device=ids.device)[:, None]
-        places = lengths[:, None] + torch.arange(pixels, device=ids.device)
-        logits = hidden[rows, places] @ head[: s.codes].T
+        positions = lengths[:, None] + torch.arange(pixels, device=ids.device)
+        logits = hidden[rows, positions] @ head[: s.codes].T
         picture = functional.cross_entropy(
-            logits.flatten(0, 1).float(), ids[rows, places + 1].flatten()
+            logits.flatten(0, 1).float(), ids[rows, positions + 1].flatten()
         )
-        # After start come the words, end, and at the place of the last of them the picture.
+        # Positions before `lengths - 1` predict text; that of the last text token is skipped.
         texts = torch.arange(ids.shape[1] - 1, device=ids.device) < lengths[:, None] - 1
         targets = ids[:, 1:][texts] - s.first_text
         logits = hidden[texts] @ head[s.first_text : s.begin_of_picture].T
@@ -157,7 +157,7 @@ class Networks(Trained):
 
 
 class Batches:
-    """The batch of any step, from its number alone; each process has its share of it.
+    """The batch of a step, a function of its number; each process has its share of it.
 
     codes: int [N, views, h, w], the pictures' tokens.
     """

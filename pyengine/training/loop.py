@@ -1,7 +1,7 @@
-"""What every training stage shares: random numbers, checkpoints, averages, log.
+"""What every training stage uses: random numbers, checkpoints, averages, log.
 
-Randomness has no state: the numbers of step n depend on (seed, stage, n) only,
-so that a resumed run is the same run, bit for bit.
+Random numbers of step n are a function of (seed, stage, n), so that a resumed
+run has the same bits as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def torch_numbers(seed: int, stage: str, step: int) -> Any:
 
 
 class Settings:
-    """Base of the dataclasses that say how one stage is trained.
+    """Base of the dataclasses of a stage's settings.
 
     SHAPE: the fields that a checkpoint must agree on.
     """
@@ -73,7 +73,7 @@ def learning_rate(
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values; a crash leaves the former file in place."""
+    """Write tensors and plain values, atomically."""
     import torch
 
     if not parallel.first():
@@ -85,7 +85,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, settings: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Read a checkpoint; with `settings`, refuse one made for another shape of model."""
+    """Read a checkpoint; with `settings`, raise CheckpointError where its own differ."""
     import torch
 
     try:

@@ -1,4 +1,4 @@
-"""An exported model's folder: which weights, its words, and how it takes the place of another."""
+"""An exported model's folder: choice of weights, texts beside them, atomic replacement."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def log_records(run: Path) -> list[dict[str, Any]]:
-    """What the run's log says, in order; nothing without a log."""
+    """The records of the run's log; none without a log."""
     log = run / recipe.LOG
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
@@ -61,7 +61,7 @@ def hours(seconds: float) -> float:
 
 
 def count(module: Any) -> int:
-    """Of its parameters."""
+    """Number of parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

@@ -1,4 +1,4 @@
-"""One training in several processes: each takes its share of every batch, gradients are averaged.
+"""Data-parallel training: each process takes its share of a batch, gradients are averaged.
 
 Without :func:`start` every function here does nothing, so that a training loop
 reads the same for one process.  Only the first process writes files.
@@ -31,7 +31,7 @@ def start(rank: int, count: int, meeting_place: str | os.PathLike[str]) -> None:
 
 
 def stop() -> None:
-    """Leave it again."""
+    """Leave the training's process group."""
     from torch import distributed
 
     if distributed.is_initialized():
@@ -79,7 +79,7 @@ def average_gradients(parameters: Iterable[Any]) -> None:
 
 
 def agree(value: bool) -> bool:
-    """What the first process says."""
+    """The first process's value, in every process; also a barrier."""
     import torch
     from torch import distributed
 
@@ -91,7 +91,7 @@ def agree(value: bool) -> bool:
 
 
 def copy_first_(tensor: Any) -> None:
-    """Take over the first process's tensor, in place."""
+    """Overwrite the tensor with the first process's."""
     from torch import distributed
 
     if _place["count"] > 1:

@@ -1,4 +1,4 @@
-"""What the recipes share: a run's folder, its settings and their changes, and the stages' frame."""
+"""What the recipes share: a run's folder and settings, its tokenizer, training and cooldown."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ Echo = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """In what the recipes differ.
+    """What differs between the recipes.
 
-    settings: the class of a run's settings, a dataclass. parts: those of its fields that are
-    loop.Settings. coder: the part of the model between pictures and latents or tokens; its size is
-    the pictures'. generator: the part of the model that is asked by text; its checkpoint is called
-    after it. out: the default folder of a run. cooldown: the name of that stage in the log.
-    cool_steps: its default length. load: (run, device) -> the generator's course.Run and batches,
-    of a run whose stages before that are done.
+    settings: the dataclass of a run's settings. parts: its fields that are loop.Settings. coder:
+    the field of the autoencoder or VQ-VAE, whose size is the pictures'. generator: the field, stage
+    and checkpoint of the model that is conditioned on text. out: the default folder of a run.
+    cooldown: the log's name of that stage; cool_steps: its default length. load: (run, device) ->
+    the generator's course.Run and batches, of a run whose earlier stages are done.
     """
 
     settings: type
@@ -55,7 +54,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Opened:
-    """A run's folder, its settings, all pictures, and the rows of those that the model draws."""
+    """A run's folder and settings, all pictures, and the rows of the run's labels and styles."""
 
     recipe: Recipe
     folder: Path
@@ -65,7 +64,7 @@ class Opened:
 
     @property
     def chosen(self) -> dataset.Pictures:
-        """The pictures that the model draws."""
+        """The pictures of the run's labels and styles."""
         return self.everything.rows(self.rows.tolist())
 
     def log(self, stage: str, every: int, echo: Echo) -> loop.Log:
@@ -75,7 +74,7 @@ class Opened:
 def open_run(
     recipe: Recipe, out: str | os.PathLike[str], data: Data, threads: int | None, settings: Any
 ) -> Opened:
-    """settings: None for those that the run was last trained with."""
+    """Loads a run's pictures. settings: None for those that it was last trained with."""
     import torch
 
     if threads:
@@ -94,7 +93,7 @@ def train(
     """Trains the generator until `steps`, or for `seconds` of this call.
 
     before: the settings of the last call on this run; see `keep_settings`. draw: writes a sheet of
-    samples, every so many minutes.
+    samples, called every sample_minutes.
     """
     recipe, folder = opened.recipe, opened.folder
     if before is not None and run.step and parallel.first():
@@ -156,7 +155,7 @@ def make_tokenizer(opened: Opened) -> Any:
     if not (folder / "vocab.json").exists() and parallel.first():
         counts = captions.word_counts(opened.everything, set(opened.settings.labels))
         tokenizer.write(folder, counts, shape.vocabulary, shape.length)
-    parallel.agree(True)  # nobody reads the files before the first process has written them
+    parallel.agree(True)  # a barrier: the first process has written the files
     return tokenizer.load(folder)
 
 
@@ -174,7 +173,7 @@ def keep_settings(opened: Opened) -> Any:
     """Keeps the run's settings beside its checkpoints; returns those that were there, or None."""
     folder = opened.folder
     before = opened.recipe.load_settings(folder) if (folder / FILE).exists() else None
-    parallel.agree(True)  # nobody writes the file before all have read it
+    parallel.agree(True)  # a barrier: all have read the file
     if parallel.first():
         save_settings(folder, opened.settings)
     return before
@@ -206,7 +205,7 @@ def load_settings(folder: Path, kind: type, parts: dict[str, type]) -> Any:
 
 
 def note_changes(folder: Path, step: int, before: Any, now: Any, parts: tuple[str, ...]) -> None:
-    """Add to the run's history.txt what a resumed run does otherwise, for its card."""
+    """Add the settings that a resumed run changes to history.txt, for its card."""
 
     def flat(settings: Any) -> dict[str, Any]:
         values = asdict(settings)
@@ -228,7 +227,7 @@ def note_changes(folder: Path, step: int, before: Any, now: Any, parts: tuple[st
 
 
 def load_history(folder: Path) -> list[str]:
-    """What changed in the course of a run, a line each; empty for one that was never changed."""
+    """The lines of history.txt; none where no setting was ever changed."""
     file = folder / HISTORY
     return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 

@@ -1,4 +1,4 @@
-"""Pictures from weights in training, grids of them, and curves: to look at."""
+"""Samples of a model in training: pipelines, sheets of pictures, and loss curves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .denoiser import Networks, build_scheduler
 
 Generate = Callable[[Sequence[str], Sequence[int]], np.ndarray]
 
-#: What the shipped diffusion model draws with.
+#: Denoising steps and guidance scale of the shipped diffusion model.
 STEPS, GUIDANCE = 20, 2.5
 PROMPTS = (
     "a red heart",
@@ -101,7 +101,7 @@ def grid(images: np.ndarray, columns: int, gap: int = 4) -> np.ndarray:
 
 
 def draw(path: Path, generate: Generate, prompts: Sequence[str] = PROMPTS) -> None:
-    """A sheet of the prompts, the seeds counted from 0."""
+    """Write a sheet of the prompts, with seeds counted from 0."""
     save_png(path, grid(generate(prompts, range(len(prompts))), columns=8))
 
 

@@ -72,7 +72,7 @@ def build(settings: VQSettings) -> Any:
 
 
 def error_terms(error: Any) -> dict[str, Any]:
-    """The terms of the loss that look at what is drawn wrong, [N, 3, H, W]."""
+    """Terms of the loss for an error [N, 3, H, W]."""
     terms = coder.error_terms(error)
     terms["edges"] = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
     return terms
@@ -91,22 +91,22 @@ class Networks(coder.Networks):
             settings.entries, settings.width, settings.code_decay, settings.dead, device
         )
         self.seed = seed
-        #: Of the last loss: vectors [N, D], the entries that they fell to, squared distances; None
-        #: where the codebook had not begun.
-        self._fallen: tuple[Any, Any, Any] | None = None
+        #: Of the last loss: vectors [N, D], their entries, squared distances; None before the
+        #: codebook is used.
+        self._assigned: tuple[Any, Any, Any] | None = None
 
     def loss(self, images: Any, step: int) -> tuple[Any, ...]:
         """(the weighted sum, l1, l2, colour, edges, commitment).
 
-        The first settings.plain_steps leave quantisation out, and the codebook as it is.
+        The first settings.plain_steps do without quantisation and leave the codebook as it is.
         """
         latents = self.model.encode(images).latents
-        commitment, self._fallen = latents.new_zeros(()), None
+        commitment, self._assigned = latents.new_zeros(()), None
         if step >= self.settings.plain_steps:
             vectors = latents.permute(0, 2, 3, 1).flatten(0, 2).detach()
             entries = self.codebook.entries
             codes, distances = nearest(vectors, entries)
-            self._fallen = vectors, codes, distances
+            self._assigned = vectors, codes, distances
             chosen = entries[codes].view(*latents.shape[:1], *latents.shape[2:], -1)
             chosen = chosen.permute(0, 3, 1, 2)
             commitment = (latents - chosen).square().mean()
@@ -132,11 +132,11 @@ class Networks(coder.Networks):
         parallel.copy_first_(self.codebook.sums)
 
     def after_step(self, step: int) -> None:
-        if self._fallen is None:
+        if self._assigned is None:
             return
-        s, (vectors, codes, distances) = self.settings, self._fallen
+        s, (vectors, codes, distances) = self.settings, self._assigned
         self.codebook.update(vectors, codes)
-        # Entries that begin anew would disturb the average that is exported.
+        # Not in the cooldown: restarted entries would disturb the average that is exported.
         if step % 10 == 0 and step < s.steps - s.cooldown:
             self.codebook.revive(vectors, distances, loop.numbers(self.seed, "codes", step))
         self.model.quantize.embedding.weight.copy_(self.codebook.entries)
@@ -156,9 +156,9 @@ class Networks(coder.Networks):
 
 
 class Batches:
-    """The pictures of any step, from its number alone.
+    """The batch of a step, a function of its number.
 
-    rows: of what the model will draw; `settings.favourites` of each batch are of these.
+    rows: of the transformer's pictures; a share settings.favourites of each batch is of these.
     """
 
     def __init__(

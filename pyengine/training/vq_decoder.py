@@ -1,7 +1,7 @@
-"""The VQ-VAE's decoder trained further, while the tokens of the pictures stay what they are.
+"""Training the VQ-VAE's decoder further, with encoder and codebook fixed.
 
-A transformer that has learnt these tokens needs no change, and the decoder learns to draw what will
-be asked of it, where before it learnt every picture of the data.
+The transformer's tokens stay valid, and the decoder is fitted to the transformer's pictures, where
+the VQ-VAE was trained on every picture of the data.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Networks(course.Networks):
 
 
 class Batches:
-    """The batch of any step, from its number alone; each process has its share of it.
+    """The batch of a step, a function of its number; each process has its share of it.
 
     images: uint8 [N, H, W, 3]; tokens: int [N, h, w]; entries: the codebook.
     """

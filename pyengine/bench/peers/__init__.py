@@ -1,1 +1,1 @@
-"""Who else can do it: one file per library, imported only where that library is asked for."""
+"""The peers: one file per library, which is imported only where it is asked for."""

@@ -43,7 +43,7 @@ def _load(notes: Notes, threads: int, folder: Path, kind: str, device: str, dtyp
     import torch
 
     torch.set_num_threads(threads)
-    _classes()  # their import is no part of loading
+    _classes()  # imported before the clock starts
     begin = time.perf_counter()
     model = module(folder, kind, dtype).to(device, memory_format=torch.channels_last)
     notes["load_seconds"] = time.perf_counter() - begin
@@ -72,7 +72,7 @@ def pipeline(notes: Notes, *, threads: int, folder: Path, **call: Any) -> Run:
     import torch
 
     torch.set_num_threads(threads)
-    # All that it will load, since imports are no part of loading.
+    # Everything that loading needs, so that imports are not timed.
     from diffusers import DDIMScheduler, StableDiffusionPipeline  # noqa: F401
     from diffusers.utils import logging as diffusers_logging
     from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401

@@ -7,8 +7,8 @@ from ...errors import UnavailableError
 
 
 def load() -> Callable[..., Any]:
-    """Assigns by keyword, of what `arguments` makes: [1, rows] int32. Its own choice of blocks, by
-    the GPU's name and the shape.
+    """The function, to be called with what `arguments` returns: [1, rows] int32. It chooses its
+    block sizes by the GPU's name and the shape.
     """
     try:
         import flash_kmeans.assign_euclid_triton as assigning  # type: ignore[import-not-found,unused-ignore]  # optional
@@ -21,7 +21,7 @@ def load() -> Callable[..., Any]:
 
 
 def arguments(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Of ours of vq_argmin, in a batch of one; it takes the squared norms beside them."""
+    """Its arguments for ours of vq_argmin: a batch of one, with the squared norms."""
     x, centroids = inputs["x"][None], inputs["codebook"][None]
     return {
         "x": x,

@@ -1,4 +1,4 @@
-"""ncnn's convolution (Winograd where it thinks fit), in float32.
+"""ncnn's convolution (Winograd where it chooses it), in float32.
 
 As a chain of convolutions with different weights: ncnn's own layout is then made once, not for
 each, and weights are as cold as a model's. It takes one picture at a time.

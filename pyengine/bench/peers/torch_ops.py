@@ -1,4 +1,4 @@
-"""Every op as one would write it in torch: what ours must agree with, and the first to beat.
+"""Every op written in torch: the reference for results, and the first peer.
 
 Each function takes the arguments of a Shape by keyword. torch convolves channels_last pictures,
 which permuted [N, H, W, C] tensors are: the layout that suits oneDNN best.
