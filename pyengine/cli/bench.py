@@ -1,4 +1,4 @@
-"""`pyengine bench`: its options. What they start is in pyengine.bench, imported when it runs."""
+"""The options of `pyengine bench`; pyengine.bench is imported when a command runs."""
 
 import inspect
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def _shared(
 
 
 def _command(rounds: int = 5) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Registers a command, in whose signature the options of `_shared` stand for `**shared`."""
+    """Registers a command; its signature has the options of `_shared` in place of `**shared`."""
 
     def register(run: Callable[..., int]) -> Callable[..., int]:
         own = inspect.signature(run)

@@ -1,4 +1,4 @@
-"""What a model was trained on, where its checkpoint says so: one label a line in concepts.txt."""
+"""Labels that a model was trained on, one a line in its checkpoint's concepts.txt, and hints."""
 
 import difflib
 import json
@@ -43,7 +43,7 @@ def of(checkpoint: Any) -> list[str]:
 
 
 def hint(prompt: str, labels: Sequence[str], model: str) -> str | None:
-    """A sentence for a prompt that names nothing that the model knows; None where it does."""
+    """A hint for a prompt without any of the labels; None where one is in it."""
     if not labels or knows(prompt, labels):
         return None
     near = ", ".join(nearest(prompt, labels))
@@ -54,13 +54,13 @@ def hint(prompt: str, labels: Sequence[str], model: str) -> str | None:
 
 
 def knows(prompt: str, labels: Sequence[str]) -> bool:
-    """Whether some label's words stand in the prompt side by side."""
+    """Whether all words of some label follow each other in the prompt."""
     text = f" {' '.join(_words(prompt))} "
     return any(f" {' '.join(_words(label))} " in text for label in labels)
 
 
 def nearest(prompt: str, labels: Sequence[str], count: int = NAMED) -> list[str]:
-    """Labels by words that they share with the prompt, then by spelling; as listed where equal."""
+    """The labels most similar to the prompt, by spelling of their words; ties in listed order."""
     words = [word for word in _words(prompt) if word not in _LITTLE]
 
     def likeness(label: str) -> float:
@@ -69,7 +69,7 @@ def nearest(prompt: str, labels: Sequence[str], count: int = NAMED) -> list[str]
             max((difflib.SequenceMatcher(None, mine, other).ratio() for mine in words), default=0.0)
             for other in theirs
         ]
-        # What is only a little alike is chance: "cat" and "clap".
+        # Low ratios are chance, as of "cat" and "clap".
         alike = sum(score**3 for score in best if score >= _ALIKE)
         return float(alike / len(theirs) ** 0.5 + 0.1 * max(best, default=0.0))
 

@@ -1,4 +1,4 @@
-"""Where pictures go: names from prompts, numbers instead of overwriting, and a look beforehand."""
+"""Output files: names made from prompts, numbered rather than overwritten, checked beforehand."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ FOLDER = "out"
 MAX_SLUG, MAX_SLUG_BYTES = 60, 120
 #: Names that Windows gives to devices, whatever their extension.
 RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{i}" for d in ("com", "lpt") for i in range(10))}
-#: What is written to see whether a folder's disk takes a picture.
+#: Written to a folder to check that its disk has room for a picture.
 PROBE = bytes(1 << 18)
 
 
@@ -49,7 +49,7 @@ def slug(prompt: str) -> str:
 
 
 def _words(text: str) -> str:
-    """Letters and digits in lower case, dashes for whatever stands between them."""
+    """Letters and digits in lower case, a dash for anything between them."""
     out: list[str] = []
     for c in unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold()):
         kind = unicodedata.category(c)[0]
@@ -75,8 +75,8 @@ def _cut(name: str) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """path: of the only picture, or what those of several are named after. given: whether the
-    user named that very file, which then is replaced; else files that are there stay.
+    """path: of a single picture, or the stem of several. given: whether the user named the file,
+    which is then replaced; other files are never overwritten.
     """
 
     path: Path
@@ -115,8 +115,8 @@ class Place:
         return max(int(text) for text in taken if text.isascii() and text.isdigit()) + 1
 
     def _save_new(self, image: Any, info: Any, number: int, several: bool) -> tuple[Path, int]:
-        """Writes under the first free name from `number` on; that name is decided by the file
-        system, so that two processes never take the same.
+        """Writes under the first free name from `number` on. The file system decides which is free,
+        so that two processes never choose the same.
         """
         while True:
             path = self._numbered(number) if several or number > 1 else self.path

@@ -1,4 +1,4 @@
-"""Errors in the words of the command line: the option's name where the API names an argument."""
+"""Errors for the command line, with options in place of the API's arguments."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _FIELDS = re.compile(r"([\w, -]{1,80}): ")
 
 
 def in_options(text: str, arguments: Sequence[str]) -> str:
-    """An error's text with the options of the command in `arguments` in place of fields.
+    """An error's text, with fields replaced by the options of the command in `arguments`.
 
     "num_inference_steps: expected ..." -> "--steps: expected ..."; what is no option stays.
     """

@@ -1,4 +1,4 @@
-"""Pictures while they are drawn, token by token: to a file, or in a terminal that can show them."""
+"""Previews of unfinished pictures of token models: in a file, or in a terminal with graphics."""
 
 import base64
 import io
@@ -14,9 +14,9 @@ from ..errors import RequestError
 from ..weights.text import show
 from . import files
 
-#: Seconds between two looks at it, and lines of the terminal that it takes.
+#: Seconds between two previews, and lines of the terminal for one.
 PAUSE, LINES = 0.2, 12
-#: Bytes of base64 in one of kitty's commands.
+#: Bytes of base64 in one command of kitty's protocol.
 CHUNK = 4096
 
 
@@ -28,7 +28,7 @@ def check(path: Path | None) -> None:
 
 
 def protocol(environment: Mapping[str, str], terminal: bool) -> str | None:
-    """How pictures are sent to standard output: "kitty", "iterm" or not at all."""
+    """The terminal's graphics protocol: "kitty", "iterm" or None."""
     if not terminal or "TMUX" in environment:
         return None
     program, kind = environment.get("TERM_PROGRAM", ""), environment.get("TERM", "")
@@ -38,7 +38,7 @@ def protocol(environment: Mapping[str, str], terminal: bool) -> str | None:
 
 
 def escape(image: Any, how: str) -> str:
-    """The command that shows a PIL picture over LINES lines, the cursor staying where it is."""
+    """The escape sequence that shows a PIL picture over LINES lines without moving the cursor."""
     file = io.BytesIO()
     image.save(file, format="PNG")
     data = base64.b64encode(file.getvalue()).decode("ascii")
@@ -54,7 +54,7 @@ def escape(image: Any, how: str) -> str:
 
 
 class Preview:
-    """A callback_on_step_end that shows the pictures as far as they are drawn.
+    """A callback_on_step_end that shows the tokens sampled so far.
 
     path: the file that it writes, or None; how: `protocol`'s answer. rows: of tokens in a picture.
     """
@@ -81,7 +81,7 @@ class Preview:
         self.begun = True
 
     def finish(self, images: list[Any]) -> None:
-        """The finished pictures, and the cursor below them."""
+        """Shows the finished pictures and moves the cursor below them."""
         self.show(images)
         if self.how is not None:
             sys.stdout.write(f"\x1b[{LINES}B\r")
@@ -89,7 +89,7 @@ class Preview:
 
 
 def begin(path: Path | None, pipe: Any, as_json: bool) -> Preview | None:
-    """A preview where one was asked for or the terminal can show it, else None."""
+    """A preview where a file is given or the terminal has graphics, else None."""
     can = hasattr(pipe, "preview")
     if path is not None and not can:
         raise RequestError("preview: this model does not draw one token after another")

@@ -1,4 +1,4 @@
-"""`pyengine train` and `pyengine eval`: options to pyengine.training, which needs its extra."""
+"""Calls pyengine.training, which needs the extra `train`, for `pyengine train` and `eval`."""
 
 import importlib
 from collections.abc import Callable

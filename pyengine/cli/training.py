@@ -1,4 +1,4 @@
-"""The commands `pyengine train` and `pyengine eval`: options; the work is in train.py."""
+"""The options of `pyengine train` and `pyengine eval`; train.py runs them."""
 
 from collections.abc import Callable
 from pathlib import Path
