@@ -41,11 +41,17 @@ class TokenCall(Call):
         active = [job for job in self.jobs if job.active]
         if not active:  # cancelled from another thread since the loop looked
             return 0
-        self.decoder.step(active)
-        self.report.evaluations += 1
-        self.raise_error()
-        if self.request.callback is not None:
-            self._show([job for job in active if not job.ended])
+        try:
+            self.decoder.step(active)
+            self.report.evaluations += 1
+            self.raise_error()
+            if self.request.callback is not None:
+                self._show([job for job in active if not job.ended])
+        except BaseException:  # whose traceback may keep the jobs for long
+            for job in self.jobs:
+                job.cancel()
+                job.release()
+            raise
         before, self._done = self._done, self._slowest()
         return self._done - before
 

@@ -172,15 +172,12 @@ class Decoder:
         those at their first token, are read together. A job of which no token can be drawn has its
         `error` set.
         """
-        graphs = self.graphs
-        if graphs is not None:
-            queued = [job for job in jobs if job.queues]
-            _count(queued)  # before a look, which knows how many were of use
-            self._queue(graphs, queued)
-            jobs = [job for job in jobs if not job.queues]
-        for width, group in _grouped(jobs, lambda job: job.width):
+        passes = jobs
+        if self.graphs is not None:
+            self._queue(self.graphs, [job for job in jobs if job.queues])
+            passes = [job for job in jobs if not job.queues]
+        for width, group in _grouped(passes, lambda job: job.width):
             self._pass(group, width)
-            _count(group)
         self._release(jobs)
 
     def look(self, jobs: Sequence[TokenJob]) -> None:
@@ -208,8 +205,6 @@ class Decoder:
                        for at_first in (True, False))  # fmt: skip
         for _, cell in _grouped(first, lambda job: job.draw.guided):
             graphs.first(self, cell, torch.cat(first_logits(cell)))
-            for job in cell:
-                job.logits = ()
         if rest:
             graphs.step(self, rest)
 
@@ -226,9 +221,6 @@ class Decoder:
             rows = len(cell) * (1 + cell[0].draw.guided)
             self._draw(cell, logits[row : row + rows], max(width, 1))
             row += rows
-            if not width:  # and not before: a step that runs out of memory is taken again
-                for job in cell:
-                    job.logits = ()
 
     def _read(self, cells: Iterable[Sequence[TokenJob]], width: int) -> Tensor:
         """[rows, width, K]: of every cell with guidance the rows compared with, then the others."""
@@ -276,8 +268,10 @@ class Decoder:
                 job.add(new)
             else:
                 accept(job, begin, new)
+            job.logits = ()
+            job.evaluations += 1
             job.numbers.forget(job.row, len(job.tokens))
-        if self.drafts is None:
+        if self.drafts is None and any(job.window > 1 for job in jobs):
             look_ahead(jobs, [begin + 1 + width for begin in begins], logits[:, -1])
 
     # --- what the above need ----------------------------------------------------------------------
@@ -297,11 +291,6 @@ class Decoder:
 def first_logits(cell: Sequence[TokenJob]) -> list[Tensor]:
     """[1, K] each: those that jobs have of their first token, in the order of rows of a pass."""
     return [job.logits[i] for i in reversed(range(1 + cell[0].draw.guided)) for job in cell]
-
-
-def _count(jobs: Iterable[TokenJob]) -> None:
-    for job in jobs:
-        job.evaluations += 1
 
 
 def _grouped(

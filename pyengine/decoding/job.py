@@ -23,9 +23,7 @@ class Draw:
     guidance_scale: float
     guided: bool
     gumbel: bool
-    _rows: dict[tuple[int, torch.device], Tensor] = field(
-        default_factory=dict, compare=False, repr=False
-    )
+    _rows: dict[torch.device, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, r: TokenRequest, guided: bool) -> "Draw":
@@ -44,11 +42,11 @@ class Draw:
 
     def rows(self, count: int, device: torch.device) -> Tensor:
         """[count, ...]: as many rows of settings for ops.sample_token."""
-        found = self._rows.get((count, device))
-        if found is None:
+        found = self._rows.get(device)
+        if found is None or len(found) < count:
             found = to_device(self.sampling.rows(count, self.guidance_scale), device)
-            self._rows[count, device] = found
-        return found
+            self._rows[device] = found
+        return found[:count]
 
 
 class TokenJob(Job):
@@ -123,4 +121,5 @@ class TokenJob(Job):
         """Gives its slots of the cache back."""
         if self.lease is not None:
             self.lease.end()
-            self.lease, self.logits = None, ()
+            self.lease, self.logits, self.queued = None, (), 0
+            self.numbers.forget(self.row, self.length)

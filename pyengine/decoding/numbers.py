@@ -35,12 +35,13 @@ class Numbers:
         """The numbers of picture `row` at a position that `forget` has not passed."""
         while self._first + len(self._drawn) <= position:
             self._drawn.append(self._draw())
-        return self._drawn[position - self._first][row : row + 1]
+        found = self._drawn[position - self._first]
+        return found if self._count == 1 else found[row : row + 1]
 
     def forget(self, row: int, position: int) -> None:
         """Picture `row` needs no numbers before this position any more."""
         self._kept[row] = position
-        first = min(self._kept)
+        first = min(*self._kept, self._first + len(self._drawn))
         if first > self._first:
             del self._drawn[: first - self._first]
             self._first = first

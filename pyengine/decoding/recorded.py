@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import ops
 from ..cuda import Graphs, Leash, Record, Recorder, to_device
 from ..models.tokens.kv_cache import KVCache
-from .checks import check_logits, undrawn
+from .checks import fault_of, undrawn
 from .job import TokenJob
 from .sampling import settings_of, uniforms
 from .slots import SlotPool
@@ -88,14 +88,18 @@ class TokenGraphs:
     def first(self, decoder: "Decoder", jobs: Sequence[TokenJob], logits: Tensor) -> None:
         """Draws the first tokens of jobs from logits [n, K], or with guidance [2 n, K]; waits."""
         board = self._follow(decoder)
-        for row, job in enumerate(jobs):
-            check_logits(logits[row :: len(jobs)], decoder.source, job.position, [job.index] * 2)
+        fine = logits.amax(dim=-1).isfinite().view(-1, len(jobs)).all(dim=0).tolist()
         positions = [job.position for job in jobs]
         drawn = _sample(logits, self._uniform(jobs, decoder), settings_of(jobs, decoder.device))
         places = torch.tensor([[job.slots[0] for job in jobs], positions])
         slots, at = to_device(places, decoder.device)
         board[slots, at] = drawn
-        self._queued(decoder, jobs)
+        for row, job in enumerate(jobs):
+            job.logits = ()
+            if not fine[row]:
+                job.error = fault_of(logits[row :: len(jobs)], decoder.source, job.index,
+                                     job.position)  # fmt: skip
+        self._queued(decoder, [job for job in jobs if job.error is None])
 
     def step(self, decoder: "Decoder", jobs: Sequence[TokenJob]) -> None:
         """Reads the last token of every job and draws the next, without waiting."""
@@ -152,6 +156,7 @@ class TokenGraphs:
     def _queued(self, decoder: "Decoder", jobs: Sequence[TokenJob]) -> None:
         for job in jobs:
             job.queued += 1
+            job.evaluations += 1
             job.numbers.forget(job.row, job.position)
         assert self._leash is not None
         self._leash.step()

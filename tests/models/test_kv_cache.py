@@ -1,12 +1,19 @@
 """Attention with a cache, as token models have it."""
 
+import gc
+import re
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from pyengine import ops
 from pyengine.errors import RequestError
+from pyengine.models.tokens import slot_memory
 from pyengine.models.tokens.kv_cache import KVCache
+from pyengine.models.tokens.slot_memory import SlotMemory
 
 
 def noise(*shape, seed=0):
@@ -128,6 +135,77 @@ def test_rows_that_leave_are_not_copied_and_their_slots_serve_again():
     assert cache.lengths.tolist() == [0, 0, 0, 0]
     with pytest.raises(RequestError, match=r"cache: expected at most 0 sequences more.*given 1"):
         cache.join(1)
+
+
+def test_batches_of_an_owner_who_counts_the_slots(monkeypatch):
+    """Any slots in any order, of any lengths: the bits of each sequence alone."""
+    heads, width, most = 2, 6, 12
+    q, k, v = noise(3, 4, most, heads * width)
+    tables = ops.rotary_table(torch.arange(most), width)
+    alone = KVCache(1, 4, most, heads * width, q, tables)
+    want = alone.attend(0, q, k, v, heads, 0.4)
+    cache = KVCache(1, 0, most, heads * width, q, tables, slots=7)
+    slots, at = [5, 0, 6, 2], [0, 0, 0, 0]
+    generator = torch.Generator().manual_seed(3)
+    lengths = cache._held.data_ptr()
+    while min(at) < most:
+        rows = [r for r in torch.randperm(4, generator=generator).tolist() if at[r] < most]
+        rows = rows[: int(torch.randint(1, 5, (1,), generator=generator))]
+        new = [torch.stack([t[r, at[r] : at[r] + 1] for r in rows]) for t in (q, k, v)]
+        where = [slots[r] for r in rows], [at[r] for r in rows]
+        if len(rows) % 2:
+            batch = cache.seat(*where)
+            assert batch.lengths.data_ptr() == lengths
+        else:
+            batch = cache.batch_of(*map(torch.tensor, where))
+        y = batch.attend(0, *new, heads, 0.4)
+        for row, got in zip(rows, y, strict=True):
+            assert torch.equal(got[0], want[row, at[row]])
+            at[row] += 1
+
+
+def resident():
+    """Bytes of this process's memory that are in the machine's."""
+    return int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1]) << 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is reserved on Linux")
+def test_slots_take_memory_while_they_are_used():
+    size = 5 << 20
+    gc.collect()
+    before = resident()
+    memory = SlotMemory(4000, (5, 1 << 18), torch.empty(0))  # 20 GB of address space
+    assert resident() < before + size
+    for slot in (0, 17, 3999):
+        memory.tensor[slot] = 1.0
+    assert before + 2.5 * size < resident() < before + 4 * size
+    for slot in (0, 3999):
+        memory.forget(slot)
+    assert resident() < before + 2 * size
+    assert (memory.tensor[17] == 1).all()
+    assert not memory.tensor[3999].any()
+    del memory
+    gc.collect()
+    assert resident() < before + size
+
+
+def test_slots_are_zeros_and_keep_apart(monkeypatch):
+    for reserves in (True, False):
+        monkeypatch.setattr(slot_memory, "reserves", lambda device, reserves=reserves: reserves)
+        for dtype in (torch.float32, torch.bfloat16):
+            memory = SlotMemory(3, (2, 2, 5, 7), torch.empty(0, dtype=dtype))
+            assert memory.tensor.shape == (3, 2, 2, 5, 7)
+            assert not memory.tensor.any()
+            memory.tensor[1] = 2.0
+            assert not memory.tensor[[0, 2]].any()
+            memory.forget(0)
+            assert (memory.tensor[1] == 2).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is reserved on Linux")
+def test_more_than_there_is_address_space():
+    with pytest.raises(MemoryError, match="cannot allocate memory: "):
+        SlotMemory(1 << 40, (1 << 30,), torch.empty(0))
 
 
 def test_what_is_recorded_of_a_batch_serves_others_of_as_many_sequences(monkeypatch):

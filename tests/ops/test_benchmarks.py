@@ -157,6 +157,14 @@ def test_every_benchmark_runs_and_agrees_with_torch():
     assert f"{2 * sum(map(len, TINY.values()))} passed" in result.stdout
 
 
+def test_the_benchmark_of_slots_runs_and_copies_no_row():
+    command = [sys.executable, "-m", "pytest", "bench/bench_cache_slots.py", "--tiny"]
+    command += ["--benchmark-disable", "-p", "no:cacheprovider"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "6 passed" in result.stdout
+
+
 def test_a_wrong_result_stops_a_benchmark():
     x = torch.ones(8)
     check("ours", x * (1 + 1e-6), x, 2e-5)

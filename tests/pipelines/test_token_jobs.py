@@ -15,7 +15,7 @@ import pyengine
 from pyengine import ops
 from pyengine.decoding import slots
 from pyengine.decoding.recorded import TokenGraphs
-from pyengine.errors import CancelledError, NotFiniteError, RequestError
+from pyengine.errors import CancelledError, NotFiniteError, OutOfMemoryError, RequestError
 from pyengine.pipelines import Run
 
 WRITERS = {
@@ -329,6 +329,47 @@ def test_a_prepare_that_fails_gives_its_slots_back(gpt, monkeypatch):
             gpt(["a cat", "a dog"])
     gc.collect()
     assert gpt.decoder.pool.held == 0
+
+
+@pytest.mark.parametrize("at", ["read_tokens", "sample_token", "filter_logits"])
+def test_a_step_that_fails_can_be_taken_again(pipe, alone, at, monkeypatch):
+    """Where memory ran out: what was drawn before stays, and nothing is drawn twice."""
+    made = {}
+    jobs = [make() for make in makers(pipe, calls(pipe), made)]
+    where = pipe.decoder.model if at == "read_tokens" else ops
+    function, chance = getattr(where, at), random.Random(2)
+
+    def sometimes(*given, **more):
+        if chance.random() < 0.4:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried")
+        return function(*given, **more)
+
+    monkeypatch.setattr(where, at, sometimes, raising=False)
+    failed = 0
+    while any(job.active for job in jobs):
+        try:
+            pipe.step(jobs)
+        except OutOfMemoryError:
+            failed += 1
+    assert failed > 3
+    for k, want in enumerate(alone):
+        assert torch.equal(pipe.finish(made[k]), want.images[0])
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_an_error_that_somebody_keeps_holds_no_slots(pipe, graphs, monkeypatch):
+    if graphs:
+        monkeypatch.setattr(pipe, "graphs", TokenGraphs(Recorder()))
+
+    def fail(pipe, step, timestep, tensors):
+        if step == 2:
+            raise ZeroDivisionError
+
+    call = fitting(pipe, {"prompt": "a cat"})
+    with pytest.raises(ZeroDivisionError) as kept:
+        pipe(callback_on_step_end=fail, **call)
+    assert pipe.decoder.pool.held == 0
+    assert kept.value.__traceback__ is not None
 
 
 # --- slots ----------------------------------------------------------------------------------------
