@@ -16,6 +16,8 @@ def pytest_addoption(parser):
 
 def pytest_generate_tests(metafunc):
     """Every shape of the op, hot and cold, contestant after contestant."""
+    if not hasattr(metafunc.function, "op"):
+        return
     option = metafunc.config.getoption
     shapes = (TINY if option("tiny") else SHAPES)[metafunc.function.op]
     names = [name for name in CONTESTANTS if not (name == "torch.compile" and option("no_compile"))]
