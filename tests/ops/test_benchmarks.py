@@ -157,6 +157,7 @@ def test_every_benchmark_runs_and_agrees_with_torch():
     assert f"{2 * sum(map(len, TINY.values()))} passed" in result.stdout
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_slots_runs_and_copies_no_row():
     command = [sys.executable, "-m", "pytest", "bench/bench_cache_slots.py", "--tiny"]
     command += ["--benchmark-disable", "-p", "no:cacheprovider"]
