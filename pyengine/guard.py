@@ -15,6 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
@@ -197,13 +198,43 @@ def outside() -> Iterator[None]:
         _thread.enter()
 
 
+_with_gradients: ContextVar[bool] = ContextVar("pyengine_with_gradients", default=False)
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Within the block models keep what torch's autograd needs of tensors that require a gradient.
+
+    with differentiable():
+        noise = unet(x.requires_grad_(), 500, text).sample
+        (gradient,) = torch.autograd.grad(noise.square().sum(), x)
+
+    For guidance by gradients (a classifier's, CLIP's). Ops run on their specifications where a
+    gradient goes through, which is slow and takes the memory of all activations; what no gradient
+    goes through is computed as ever, to the same bits. Weights are constants unless they are told
+    `requires_grad_()` before they are packed. It holds for this thread (context) alone, also within
+    calls of ours such as callbacks; afterwards all is as before.
+    """
+    token = _with_gradients.set(True)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        _with_gradients.reset(token)
+
+
 def inference(function: Callable[P, R]) -> Callable[P, R]:
-    """The function in our own state and without gradients; what it makes are ordinary tensors."""
+    """The function in our own state and, but for `differentiable`, without gradients; what it makes
+    are ordinary tensors.
+    """
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if _thread.inside:
             return function(*args, **kwargs)
+        if _with_gradients.get():
+            with own_state():
+                return function(*args, **kwargs)
         with own_state(), torch.inference_mode(False), torch.no_grad():
             return function(*args, **kwargs)
 

@@ -7,6 +7,7 @@ noise = unet(latents, 999, text).sample        # NCHW torch tensors in and out; 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..guard import differentiable
     from .autoencoder.kl import AutoencoderKL, AutoencoderKLConfig
     from .autoencoder.vq import VQConfig, VQModel
     from .gan.dcgan import DCGANConfig, DCGANGenerator
@@ -46,6 +47,7 @@ __all__ = [
     "UVitContext",
     "VQConfig",
     "VQModel",
+    "differentiable",
 ]
 
 if not TYPE_CHECKING:
@@ -77,6 +79,7 @@ if not TYPE_CHECKING:
         "UVitContext": "tokens.uvit",
         "VQConfig": "autoencoder.vq",
         "VQModel": "autoencoder.vq",
+        "differentiable": ".guard",
     }
 
     def __getattr__(name: str) -> object:
@@ -84,7 +87,7 @@ if not TYPE_CHECKING:
 
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        found = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        found = globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
         return found
 
     def __dir__() -> list[str]:
