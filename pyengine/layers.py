@@ -256,8 +256,8 @@ class GroupNorm(nn.Module):
         )
         return {"scale": scale, "shift": shift}
 
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.group_norm_silu(x, self.weight, self.bias, self.groups, self.eps, silu=False)
+    def forward(self, x: Tensor, silu: bool = False) -> Tensor:
+        return ops.group_norm_silu(x, self.weight, self.bias, self.groups, self.eps, silu=silu)
 
 
 class LayerNorm(nn.Module):

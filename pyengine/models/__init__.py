@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .tokens.uvit_config import UVit2DConfig
     from .unet.condition import TextContext, TimeEmbedding, UNet2DConditionModel
     from .unet.config import UNet2DConditionConfig
+    from .unet.unconditional import UNet2DModel
+    from .unet.unconditional_config import UNet2DConfig
 
 __all__ = [
     "AutoencoderKL",
@@ -42,6 +44,8 @@ __all__ = [
     "TimeEmbedding",
     "UNet2DConditionConfig",
     "UNet2DConditionModel",
+    "UNet2DConfig",
+    "UNet2DModel",
     "UVit2DConfig",
     "UVit2DModel",
     "UVitContext",
@@ -74,6 +78,8 @@ if not TYPE_CHECKING:
         "TimeEmbedding": "unet.condition",
         "UNet2DConditionConfig": "unet.config",
         "UNet2DConditionModel": "unet.condition",
+        "UNet2DConfig": "unet.unconditional_config",
+        "UNet2DModel": "unet.unconditional",
         "UVit2DConfig": "tokens.uvit_config",
         "UVit2DModel": "tokens.uvit",
         "UVitContext": "tokens.uvit",

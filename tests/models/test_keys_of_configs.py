@@ -17,12 +17,14 @@ WITHOUT_EFFECT = {
         "addition_embed_type_num_heads",  # of an addition_embed_type that is refused
         "upcast_attention",  # asks for a float32 softmax, which ours always is
     },
+    # training; the number of learned time embeddings, which are refused
+    "UNet2DModel": {"dropout", "num_train_timesteps"},
     "UVit2DModel": {"hidden_dropout", "attention_dropout"},  # training
 }
 
 
 @pytest.mark.parametrize(
-    "name", ["AutoencoderKL", "UNet2DConditionModel", "VQModel", "UVit2DModel"]
+    "name", ["AutoencoderKL", "UNet2DConditionModel", "UNet2DModel", "VQModel", "UVit2DModel"]
 )
 def test_keys_and_defaults_are_diffusers(name):
     signature = inspect.signature(getattr(diffusers, name).__init__)

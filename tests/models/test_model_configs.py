@@ -19,6 +19,8 @@ from pyengine.models import (
     CLIPTextModelWithProjection,
     UNet2DConditionConfig,
     UNet2DConditionModel,
+    UNet2DConfig,
+    UNet2DModel,
 )
 from pyengine.models.unet.blocks import DOWN_BLOCKS, MID_BLOCKS, UP_BLOCKS
 
@@ -113,8 +115,38 @@ BIG_G = {
     "num_hidden_layers": 32,
     "projection_dim": 1280,
 }
+DDPM_CIFAR10 = {
+    "_class_name": "UNet2DModel",
+    "_diffusers_version": "0.0.4",
+    "act_fn": "silu",
+    "attention_head_dim": None,
+    "block_out_channels": [128, 256, 256, 256],
+    "center_input_sample": False,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "in_channels": 3,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-06,
+    "norm_num_groups": 32,
+    "out_channels": 3,
+    "sample_size": 32,
+    "time_embedding_type": "positional",
+    "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+}
+DDPM_256 = {
+    **DDPM_CIFAR10,
+    "block_out_channels": [128, 128, 256, 256, 512, 512],
+    "down_block_types": [*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"],
+    "sample_size": 256,
+    "up_block_types": ["UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4],
+}
 PUBLISHED = {
     **{name: (UNet2DConditionModel, *entry) for name, entry in UNETS.items()},
+    "ddpm_cifar10": (UNet2DModel, DDPM_CIFAR10, 35_746_307),
+    "ddpm_256": (UNet2DModel, DDPM_256, 113_673_219),
     "vae": (AutoencoderKL, VAE, 83_653_863),
     "vit_l": (CLIPTextModel, SD15_TEXT, 123_060_480),
     "open_clip_h": (CLIPTextModel, SD2_TEXT, 340_387_840),
@@ -168,6 +200,7 @@ def test_every_option_of_diffusers_is_known():
     """A key that diffusers saves is a field of ours or on the list of those that do not matter."""
     for model, cls in (
         (tiny.make_unet(), UNet2DConditionConfig),
+        (tiny.make_unet2d(), UNet2DConfig),
         (tiny.make_vae(), AutoencoderKLConfig),
     ):
         known = {f.name for f in dataclasses.fields(cls)} | cls.IGNORED_KEYS
@@ -184,10 +217,11 @@ def test_everything_that_transformers_4_saves_is_accepted():
 
 
 def test_block_types_are_those_of_the_registry():
-    hints = typing.get_type_hints(UNet2DConditionConfig)
+    hints = [typing.get_type_hints(c) for c in (UNet2DConditionConfig, UNet2DConfig)]
     for field, registry in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
-        assert set(typing.get_args(typing.get_args(hints[field])[0])) == set(registry)
-    kinds = typing.get_args(typing.get_args(hints["mid_block_type"])[0])
+        kinds = [typing.get_args(typing.get_args(own[field])[0]) for own in hints]
+        assert {kind for some in kinds for kind in some} == set(registry)
+    kinds = typing.get_args(typing.get_args(hints[0]["mid_block_type"])[0])
     assert set(kinds) == set(MID_BLOCKS)
 
 
@@ -198,6 +232,7 @@ def test_defaults_are_those_of_the_libraries():
     with torch.device("meta"):
         pairs = [
             (UNet2DConditionConfig(), dict(diffusers.UNet2DConditionModel().config)),
+            (UNet2DConfig(), dict(diffusers.UNet2DModel().config)),
             (AutoencoderKLConfig(), dict(diffusers.AutoencoderKL().config)),
             (CLIPTextConfig(), TheirText().to_dict()),
         ]

@@ -64,6 +64,27 @@ def make_unet(seed: int = 2, **overrides):
     return randomise(UNet2DConditionModel(**config), seed)
 
 
+def make_unet2d(seed: int = 12, **overrides):
+    """A diffusers UNet2DModel in the arrangement of google/ddpm-*, with heads of 8 channels."""
+    from diffusers import UNet2DModel
+
+    config = {
+        "sample_size": 16,
+        "block_out_channels": (16, 32),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "norm_num_groups": 8,
+        "attention_head_dim": 8,
+        "downsample_padding": 0,
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+        "norm_eps": 1e-6,
+        **overrides,
+    }
+    return randomise(UNet2DModel(**config), seed)
+
+
 def make_vae(seed: int = 3, **overrides):
     """A diffusers AutoencoderKL with factor 8."""
     from diffusers import AutoencoderKL

@@ -4,29 +4,38 @@ Pictures are [N, H, W, C]. He et al. 2016, arXiv:1512.03385; Ho et al. 2020, arX
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ...layers import Conv2d, GroupNorm, Linear, PointwiseConv2d
+from .pooling import halved
 
 
 class ResnetBlock2D(nn.Module):
     """conv(SiLU(norm(conv(SiLU(norm(x))) + time))) + x, in two passes over each activation.
 
     A skip comes as a second input x2, side by side with x in C; it is never concatenated.
+    time_scale_shift: the time embedding scales and shifts what the second norm gives, instead of
+    being added before it (diffusers' resnet_time_scale_shift "scale_shift"; Nichol & Dhariwal 2021,
+    arXiv:2102.09672). resample: the block also halves (mean of 2x2) or doubles (nearest) the size,
+    of both x and the first convolution's input.
     """
 
     #: Which of the U-Net's time projections is this block's; the U-Net numbers them.
     slot: int | None = None
 
     def __init__(
-        self, in_channels: int, out_channels: int, groups: int, eps: float, time_dim: int | None
-    ):
+        self, in_channels: int, out_channels: int, groups: int, eps: float, time_dim: int | None,
+        *, time_scale_shift: bool = False, resample: Literal["down", "up"] | None = None,
+    ):  # fmt: skip
         super().__init__()
+        self.time_scale_shift, self.resample = time_scale_shift, resample
         self.norm1 = GroupNorm(groups, in_channels, eps)
         self.conv1 = Conv2d(in_channels, out_channels)
-        self.time_emb_proj = Linear(time_dim, out_channels) if time_dim is not None else None
+        width = 2 * out_channels if time_scale_shift else out_channels
+        self.time_emb_proj = Linear(time_dim, width) if time_dim is not None else None
         self.norm2 = GroupNorm(groups, out_channels, eps)
         self.conv2 = Conv2d(out_channels, out_channels)
         self.conv_shortcut = (
@@ -34,19 +43,52 @@ class ResnetBlock2D(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, x2: Tensor | None = None, *, time: Sequence[Tensor] | None = None
-    ) -> Tensor:
-        """x: [N, H, W, C], x2: [N, H, W, C2]; time: [N, Cout] per slot. Returns [N, H, W, Cout]."""
-        channel_add = None if time is None else time[self.slot]
-        h = self.conv1(
-            x, x2=x2, **self.norm1.scale_shift(x, x2), silu=True, channel_add=channel_add
-        )
+        self, x: Tensor, x2: Tensor | None = None, *, time: Sequence[Tensor] | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """x: [N, H, W, C], x2: [N, H, W, C2]; time: [N, Cout] per slot, twice as wide with
+        time_scale_shift. size: of the result, of a block that enlarges. Returns [N, H', W', Cout].
+        """
+        own = None if time is None else time[self.slot]
+        channel_add = None if self.time_scale_shift else own
+        if self.resample is None:
+            h = self.conv1(
+                x, x2=x2, **self.norm1.scale_shift(x, x2), silu=True, channel_add=channel_add
+            )
+        elif self.resample == "down":
+            x, h = halved(x), halved(self.norm1(x, silu=True))
+            h = self.conv1(h, channel_add=channel_add)
+        else:
+            x, h = self._enlarged(x, size, channel_add)
         inner = self.norm2.scale_shift(h)
+        if self.time_scale_shift and own is not None:
+            inner = _modulated(inner, own)
         if self.conv_shortcut is None:
             return self.conv2(h, **inner, silu=True, residual=x)
         # The shortcut last: h is gone by then, 134 MB at the end of a decoder to 512x512.
         h = self.conv2(h, **inner, silu=True)
         return self.conv_shortcut(x, x2, residual=h)
+
+    def _enlarged(
+        self, x: Tensor, size: tuple[int, int] | None, channel_add: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(x, the first convolution's result), of `size` or twice as large as x.
+
+        Norm and SiLU are the same before and after nearest-neighbour enlargement, to the bit.
+        """
+        around = {**self.norm1.scale_shift(x), "silu": True, "channel_add": channel_add}
+        height, width = x.shape[1:3]
+        twice = 2 * height, 2 * width
+        larger = nearest(x, size or twice)
+        if size in (None, twice):
+            return larger, self.conv1(x, upsample=True, **around)
+        return larger, self.conv1(larger, **around)
+
+
+def _modulated(norm: dict[str, Tensor], time: Tensor) -> dict[str, Tensor]:
+    """norm(h) * (1 + scale) + shift as one scale and shift; time: [N, 2 C], scale beside shift."""
+    scale, shift = (t.to(norm["scale"].dtype) for t in time.chunk(2, dim=1))
+    return {"scale": norm["scale"] * (1 + scale), "shift": norm["shift"] * (1 + scale) + shift}
 
 
 class Downsample2D(nn.Module):

@@ -171,13 +171,17 @@ class Transformer2DModel(nn.Module):
 
 
 class PictureAttention(SelfAttention):
-    """Self-attention with one head over the pixels of a picture, added to it (autoencoder)."""
+    """Self-attention over the pixels of a picture, added to it (autoencoder, UNet2DModel).
 
-    def __init__(self, channels: int, groups: int, eps: float):
-        super().__init__(channels, heads=1, bias=True)
-        self.group_norm = GroupNorm(groups, channels, eps)
+    groups: of the norm before it; None: it has none.
+    """
+
+    def __init__(self, channels: int, groups: int | None, eps: float, heads: int = 1):
+        super().__init__(channels, heads, bias=True)
+        self.group_norm = None if groups is None else GroupNorm(groups, channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, H, W, C] -> [N, H, W, C]."""
         tokens = x.flatten(1, 2)
-        return super().forward(tokens, tokens, **self.group_norm.scale_shift(x)).view(x.shape)
+        norm = {} if self.group_norm is None else self.group_norm.scale_shift(x)
+        return super().forward(tokens, tokens, **norm).view(x.shape)

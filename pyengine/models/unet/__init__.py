@@ -1,7 +1,9 @@
-"""U-Nets that predict noise, conditioned on text."""
+"""U-Nets that predict noise."""
 
 from .condition import TextContext, TimeEmbedding, UNet2DConditionModel, UNet2DConditionOutput
 from .config import UNet2DConditionConfig
+from .unconditional import UNet2DModel, UNet2DOutput
+from .unconditional_config import UNet2DConfig
 
 __all__ = [
     "TextContext",
@@ -9,4 +11,7 @@ __all__ = [
     "UNet2DConditionConfig",
     "UNet2DConditionModel",
     "UNet2DConditionOutput",
+    "UNet2DConfig",
+    "UNet2DModel",
+    "UNet2DOutput",
 ]

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from ...errors import RequestError
 from ..blocks.resnet import Downsample2D, ResnetBlock2D, Upsample2D
-from ..blocks.transformer import Attended, Transformer2DModel
-from .config import UNet2DConditionConfig
+from ..blocks.transformer import Attended, PictureAttention, Transformer2DModel
 
 
 @dataclass(frozen=True)
@@ -64,54 +64,66 @@ def added(x: Tensor, residual: Tensor | None, name: str) -> Tensor:
     return x + residual
 
 
-class _Block(nn.Module):
-    """Residual blocks, each followed by a transformer where the block's type has attention."""
+class Block(nn.Module):
+    """Residual blocks, each followed by attention where the block's type has some.
 
-    crosses = False
+    config: Any or UNet2DConfig.
+    """
 
-    def __init__(
-        self,
-        config: UNet2DConditionConfig,
-        level: int,
-        in_channels: Sequence[int],
-        depths: Sequence[int],
-    ):
-        """in_channels: of each residual block, skips included; depths: of each transformer."""
+    #: To the text (and to the picture), to the picture alone, or not at all.
+    attends: ClassVar[Literal["cross", "self"] | None] = None
+
+    def __init__(self, config: Any, level: int, in_channels: Sequence[int], depths: Sequence[int]):
+        """in_channels: of each residual block, skips included; depths: of each attention."""
         super().__init__()
-        channels = config.block_out_channels[level]
-        groups = config.norm_num_groups
         self.resnets = nn.ModuleList(
-            ResnetBlock2D(c, channels, groups, config.norm_eps, config.time_dim)
-            for c in in_channels
+            self._resnet(config, c, config.block_out_channels[level]) for c in in_channels
         )
         self.attentions = nn.ModuleList(
-            Transformer2DModel(
-                channels,
-                config.heads(level),
-                depth,
-                config.context_dim(level),
-                groups,
-                config.use_linear_projection,
-            )
-            for depth in (depths if self.crosses else ())
+            self._attention(config, level, depth) for depth in (depths if self.attends else ())
         )
+
+    @staticmethod
+    def _resnet(
+        config: Any, in_channels: int, channels: int, resample: Literal["down", "up"] | None = None
+    ) -> ResnetBlock2D:
+        return ResnetBlock2D(
+            in_channels, channels, config.norm_num_groups, config.norm_eps, config.time_dim,
+            time_scale_shift=config.resnet_time_scale_shift == "scale_shift", resample=resample,
+        )  # fmt: skip
+
+    def _attention(self, config: Any, level: int, depth: int) -> nn.Module:
+        channels, groups = config.block_out_channels[level], config.norm_num_groups
+        if self.attends == "self":
+            return PictureAttention(channels, groups, config.norm_eps, config.heads(level))
+        return Transformer2DModel(
+            channels, config.heads(level), depth, config.context_dim(level), groups,
+            config.use_linear_projection,
+        )  # fmt: skip
 
     def _layer(self, i: int, x: Tensor, skip: Tensor | None, given: Conditioning) -> Tensor:
         x = self.resnets[i](x, skip, time=given.time)
-        return self.attentions[i](x, given.context) if i < len(self.attentions) else x
+        if i >= len(self.attentions):
+            return x
+        attention = self.attentions[i]
+        y: Tensor = attention(x, given.context) if self.attends == "cross" else attention(x)
+        return y
 
 
-class DownBlock2D(_Block):
+class DownBlock2D(Block):
     """A level on the way down; all but the lowest end by halving the picture."""
 
-    def __init__(self, config: UNet2DConditionConfig, level: int):
+    def __init__(self, config: Any, level: int):
         channels = config.block_out_channels[level]
         first = config.block_out_channels[max(level - 1, 0)]
         rest = [channels] * (config.layers(level) - 1)
         super().__init__(config, level, [first, *rest], config.down_depths(level))
         self.downsamplers = nn.ModuleList()
         if level < config.levels - 1:
-            self.downsamplers.append(Downsample2D(channels, config.downsample_padding))
+            self.downsamplers.append(self._downsampler(config, channels))
+
+    def _downsampler(self, config: Any, channels: int) -> nn.Module:
+        return Downsample2D(channels, config.downsample_padding)
 
     def forward(
         self, x: Tensor, given: Conditioning, skips: list[Tensor], residual: Tensor | None = None
@@ -124,27 +136,42 @@ class DownBlock2D(_Block):
         name = "down_intrablock_additional_residuals"
         for i in range(len(self.resnets)):
             x = self._layer(i, x, None, given)
-            if self.crosses and i == len(self.resnets) - 1:
+            if self.attends == "cross" and i == len(self.resnets) - 1:
                 x = added(x, residual, name)
             skips.append(x)
         for downsampler in self.downsamplers:
-            x = downsampler(x)
+            resnet = isinstance(downsampler, ResnetBlock2D)
+            x = downsampler(x, time=given.time) if resnet else downsampler(x)
             skips.append(x)
-        if not self.crosses:
+        if self.attends != "cross":
             skips[-1] = x = added(x, residual, name)
         return x
 
 
 class CrossAttnDownBlock2D(DownBlock2D):
-    crosses = True
+    attends = "cross"
 
 
-class UNetMidBlock2D(_Block):
+class AttnDownBlock2D(DownBlock2D):
+    attends = "self"
+
+    def _downsampler(self, config: Any, channels: int) -> nn.Module:
+        if config.downsample_type == "resnet":
+            return self._resnet(config, channels, channels, "down")
+        return super()._downsampler(config, channels)
+
+
+class ResnetDownsampleBlock2D(DownBlock2D):
+    def _downsampler(self, config: Any, channels: int) -> nn.Module:
+        return self._resnet(config, channels, channels, "down")
+
+
+class UNetMidBlock2D(Block):
     """The lowest level, between the ways: one residual block, and with attention another."""
 
-    def __init__(self, config: UNet2DConditionConfig):
+    def __init__(self, config: Any):
         level = config.levels - 1
-        count = 2 if self.crosses else 1
+        count = 2 if self.attends else 1
         channels = config.block_out_channels[level]
         super().__init__(config, level, [channels] * count, [config.mid_depth])
 
@@ -155,13 +182,13 @@ class UNetMidBlock2D(_Block):
 
 
 class UNetMidBlock2DCrossAttn(UNetMidBlock2D):
-    crosses = True
+    attends = "cross"
 
 
-class UpBlock2D(_Block):
+class UpBlock2D(Block):
     """A level on the way up: one layer more than on the way down, each with a skip beside it."""
 
-    def __init__(self, config: UNet2DConditionConfig, level: int):
+    def __init__(self, config: Any, level: int):
         channels = config.block_out_channels[level]
         below = config.block_out_channels[min(level + 1, config.levels - 1)]
         above = config.block_out_channels[max(level - 1, 0)]
@@ -172,7 +199,10 @@ class UpBlock2D(_Block):
         super().__init__(config, level, widths, config.up_depths(level))
         self.upsamplers = nn.ModuleList()
         if level > 0:
-            self.upsamplers.append(Upsample2D(channels))
+            self.upsamplers.append(self._upsampler(config, channels))
+
+    def _upsampler(self, config: Any, channels: int) -> nn.Module:
+        return Upsample2D(channels)
 
     def forward(self, x: Tensor, given: Conditioning, skips: list[Tensor]) -> Tensor:
         """x: [N, H, W, C]. Takes its skips from the end of `skips`.
@@ -182,17 +212,44 @@ class UpBlock2D(_Block):
         for i in range(len(self.resnets)):
             x = self._layer(i, x, skips.pop(), given)
         for upsampler in self.upsamplers:
-            x = upsampler(x, tuple(skips[-1].shape[1:3]))
+            size = tuple(skips[-1].shape[1:3])
+            resnet = isinstance(upsampler, ResnetBlock2D)
+            x = upsampler(x, time=given.time, size=size) if resnet else upsampler(x, size)
         return x
 
 
 class CrossAttnUpBlock2D(UpBlock2D):
-    crosses = True
+    attends = "cross"
 
 
-DOWN_BLOCKS = {"DownBlock2D": DownBlock2D, "CrossAttnDownBlock2D": CrossAttnDownBlock2D}
+class AttnUpBlock2D(UpBlock2D):
+    attends = "self"
+
+    def _upsampler(self, config: Any, channels: int) -> nn.Module:
+        if config.upsample_type == "resnet":
+            return self._resnet(config, channels, channels, "up")
+        return super()._upsampler(config, channels)
+
+
+class ResnetUpsampleBlock2D(UpBlock2D):
+    def _upsampler(self, config: Any, channels: int) -> nn.Module:
+        return self._resnet(config, channels, channels, "up")
+
+
+#: By the names of diffusers; UNet2DConditionConfig and UNet2DConfig say which they take.
+DOWN_BLOCKS = {
+    "DownBlock2D": DownBlock2D,
+    "CrossAttnDownBlock2D": CrossAttnDownBlock2D,
+    "AttnDownBlock2D": AttnDownBlock2D,
+    "ResnetDownsampleBlock2D": ResnetDownsampleBlock2D,
+}
 MID_BLOCKS = {
     "UNetMidBlock2D": UNetMidBlock2D,
     "UNetMidBlock2DCrossAttn": UNetMidBlock2DCrossAttn,
 }
-UP_BLOCKS = {"UpBlock2D": UpBlock2D, "CrossAttnUpBlock2D": CrossAttnUpBlock2D}
+UP_BLOCKS = {
+    "UpBlock2D": UpBlock2D,
+    "CrossAttnUpBlock2D": CrossAttnUpBlock2D,
+    "AttnUpBlock2D": AttnUpBlock2D,
+    "ResnetUpsampleBlock2D": ResnetUpsampleBlock2D,
+}

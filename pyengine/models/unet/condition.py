@@ -85,6 +85,10 @@ class TimeEmbedding:
     def __getitem__(self, step: int) -> "TimeEmbedding":
         return TimeEmbedding(tuple(r[step] for r in self.rows))
 
+    def for_pictures(self, n: int) -> tuple[Tensor, ...]:
+        """[n, Cout] per block, from as many rows or from one for all."""
+        return tuple(_rows(r, n) for r in self.rows)
+
 
 class UNet2DConditionModel(Model):
     """diffusers' UNet2DConditionModel for the configs that unet_config.py accepts."""
@@ -285,7 +289,7 @@ class UNet2DConditionModel(Model):
             timestep = self._embed(t, *conditions)
         elif any(c is not None for c in conditions):
             raise RequestError("timestep: conditions were to be given to embed_timesteps")
-        given = Conditioning(tuple(_rows(r, n) for r in timestep.rows), context.attended())
+        given = Conditioning(timestep.for_pictures(n), context.attended())
         residuals = self._residuals(
             down_block_additional_residuals, mid_block_additional_residual,
             down_intrablock_additional_residuals,

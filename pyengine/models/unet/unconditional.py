@@ -1,0 +1,224 @@
+"""The noise predictor of pixel diffusion: DDPM, improved DDPM, and class-conditional ones.
+
+Ho et al. 2020, arXiv:2006.11239; Nichol & Dhariwal 2021, arXiv:2102.09672.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import RequestError
+from ...guard import inference
+from ...layers import Conv2d, Embedding, GroupNorm
+from ..base import Model, Output, to_nchw
+from ..blocks.embeddings import TimestepEmbedding, sinusoids
+from ..blocks.resnet import ResnetBlock2D
+from ..blocks.transformer import PictureAttention
+from .blocks import DOWN_BLOCKS, UP_BLOCKS, Block, Conditioning
+from .condition import TextContext, TimeEmbedding
+from .unconditional_config import UNet2DConfig
+
+
+@dataclass
+class UNet2DOutput(Output):
+    """sample: [N, out_channels, H, W]: noise, v or the clean sample, as the model was trained; with
+    twice in_channels, the second half says something of the variance.
+    """
+
+    sample: Tensor
+
+
+class _MidBlock(Block):
+    """Two residual blocks, with attention between them where add_attention is set."""
+
+    attends = "self"
+
+    def __init__(self, config: UNet2DConfig):
+        level = config.levels - 1
+        channels = [config.block_out_channels[level]] * 2
+        super().__init__(config, level, channels, [1] if config.add_attention else [])
+
+    def _attention(self, config: UNet2DConfig, level: int, depth: int) -> nn.Module:
+        return PictureAttention(
+            config.block_out_channels[level], config.mid_attention_groups, config.norm_eps,
+            config.heads(level),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, given: Conditioning) -> Tensor:
+        for i in range(len(self.resnets)):
+            x = self._layer(i, x, None, given)
+        return x
+
+
+class UNet2DModel(Model):
+    """diffusers' UNet2DModel for the configs that unconditional_config.py accepts."""
+
+    config_class = UNet2DConfig
+    config: UNet2DConfig
+
+    def __init__(self, config: UNet2DConfig):
+        super().__init__(config)
+        c, channels, levels = config, config.block_out_channels, range(config.levels)
+        self.conv_in = Conv2d(c.in_channels, channels[0])
+        self.time_embedding = TimestepEmbedding(channels[0], c.time_dim)
+        self.class_embedding = self._class_embedding()
+        self.down_blocks = nn.ModuleList(DOWN_BLOCKS[c.down_block_types[i]](c, i) for i in levels)
+        self.mid_block = None if c.mid_block_type is None else _MidBlock(c)
+        self.up_blocks = nn.ModuleList(
+            UP_BLOCKS[kind](c, i)
+            for kind, i in zip(c.up_block_types, reversed(levels), strict=True)
+        )
+        self.conv_norm_out = GroupNorm(c.norm_num_groups, channels[0], c.norm_eps)
+        self.conv_out = Conv2d(channels[0], c.out_channels)
+        self._resnets = tuple(m for m in self.modules() if isinstance(m, ResnetBlock2D))
+        for slot, resnet in enumerate(self._resnets):
+            resnet.slot = slot
+
+    def _class_embedding(self) -> nn.Module | None:
+        c = self.config
+        if c.num_class_embeds is not None:
+            return Embedding(c.num_class_embeds, c.time_dim)
+        if c.class_embed_type == "timestep":
+            return TimestepEmbedding(c.block_out_channels[0], c.time_dim)
+        return nn.Identity() if c.class_embed_type == "identity" else None
+
+    # --- what depends on the schedule and the class alone -----------------------------------------
+
+    def encode_context(self, encoder_hidden_states: Tensor) -> TextContext:
+        """Nothing: it reads no text."""
+        return TextContext(())
+
+    @inference
+    def embed_timesteps(
+        self,
+        timesteps: Tensor | Sequence[float],
+        *,
+        timestep_cond: Tensor | None = None,
+        class_labels: Tensor | None = None,
+        added_cond_kwargs: dict[str, Tensor] | None = None,
+    ) -> TimeEmbedding:
+        """The embeddings of a whole schedule: pass `table[i]` as `timestep` in step i.
+
+        timesteps: [T]. class_labels: as of `forward`, for N pictures or one; they must be given
+        here, not to `forward`. The others: of other networks, refused.
+        """
+        for name, value in (("timestep_cond", timestep_cond),
+                            ("added_cond_kwargs", added_cond_kwargs)):  # fmt: skip
+            if value is not None:
+                raise RequestError(f"{name}: expected None for a UNet2DModel")
+        return self._embed(self._timesteps(timesteps)[:, None], class_labels)
+
+    def _timesteps(self, timesteps: Tensor | Sequence[float] | float) -> Tensor:
+        t = torch.as_tensor(timesteps, device=self.device)
+        if t.dim() > 1:
+            raise RequestError(f"timestep: expected a number or [N], got {list(t.shape)}")
+        return t.reshape(-1)
+
+    def _waves(self, values: Tensor) -> Tensor:
+        c = self.config
+        return sinusoids(values, c.block_out_channels[0], c.flip_sin_to_cos, c.freq_shift)
+
+    def _embed(self, t: Tensor, labels: Tensor | None) -> TimeEmbedding:
+        """t: [..., N or 1]."""
+        emb = self.time_embedding(self._waves(t).to(self.dtype))
+        rows = self._class_rows(labels)
+        if rows is not None:
+            emb = emb + rows
+        return TimeEmbedding(tuple(_projected(m, emb) for m in self._resnets))
+
+    def _class_rows(self, labels: Tensor | None) -> Tensor | None:
+        """[N, time_dim] for class_labels: ids [N], times [N] or [N, time_dim], by config."""
+        c = self.config
+        if self.class_embedding is None:
+            if labels is not None:
+                raise RequestError("class_labels: expected None, this model knows no classes")
+            return None
+        if labels is None:
+            raise RequestError("class_labels: this model needs them, got None")
+        labels = torch.as_tensor(labels, device=self.device)
+        want = [2, c.time_dim] if c.class_embed_type == "identity" else [1, len(labels)]
+        if labels.dim() != want[0] or labels.shape[-1] != want[1]:
+            form = f"[N, {c.time_dim}]" if c.class_embed_type == "identity" else "[N]"
+            raise RequestError(f"class_labels: expected {form}, got {list(labels.shape)}")
+        if c.num_class_embeds is not None:
+            if labels.is_floating_point() or not 0 <= int(labels.min()) <= int(labels.max()) < (
+                c.num_class_embeds
+            ):
+                raise RequestError(
+                    f"class_labels: expected integers from 0 to {c.num_class_embeds - 1}, got"
+                    f" {labels.tolist()}"
+                )
+        elif c.class_embed_type == "timestep":
+            labels = self._waves(labels)
+        rows: Tensor = self.class_embedding(
+            labels if c.num_class_embeds is not None else labels.to(self.dtype)
+        )
+        return rows
+
+    # --- one evaluation ---------------------------------------------------------------------------
+
+    @inference
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float | TimeEmbedding,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> UNet2DOutput | tuple[Tensor]:
+        """One evaluation of the network, in its dtype.
+
+        sample: [N, in_channels, H, W], any H and W. timestep: a number, [N], or a row of
+        `embed_timesteps`. class_labels: by config, classes [N], times [N], or vectors
+        [N, time_dim]. Raises RequestError for what does not fit the config.
+        """
+        self._check_sample(sample)
+        n = len(sample)
+        if not isinstance(timestep, TimeEmbedding):
+            timestep = self._embed(self._timesteps(timestep), class_labels)
+        elif class_labels is not None:
+            raise RequestError("timestep: class_labels were to be given to embed_timesteps")
+        given = Conditioning(timestep.for_pictures(n), ())
+        sample = sample.to(device=self.device, dtype=self.dtype)
+        if self.config.center_input_sample:
+            sample = 2 * sample - 1
+        with self.arena.use():
+            out = to_nchw(self._run(sample.permute(0, 2, 3, 1).contiguous(), given))
+        return UNet2DOutput(out) if return_dict else (out,)
+
+    def evaluate(self, sample: Tensor, times: TimeEmbedding, context: TextContext) -> Tensor:
+        """`forward` with what was computed before: one tensor."""
+        out: Tensor = self.forward(sample, times, return_dict=False)[0]
+        return out
+
+    def _check_sample(self, sample: Tensor) -> None:
+        c = self.config
+        if sample.dim() != 4 or sample.shape[1] != c.in_channels or not sample.numel():
+            raise RequestError(
+                f"sample: expected [N, {c.in_channels}, H, W], got {list(sample.shape)}"
+            )
+        # Without padding a convolution of stride 2 halves down to 0, as the mean of 2x2 does.
+        least = 2 ** (c.levels - 1)
+        if min(sample.shape[2:]) < least:
+            raise RequestError(
+                f"sample: expected at least {least}x{least}, got {list(sample.shape[2:])}"
+            )
+
+    def _run(self, x: Tensor, given: Conditioning) -> Tensor:
+        x = self.conv_in(x)
+        skips = [x]
+        for block in self.down_blocks:
+            x = block(x, given, skips)
+        if self.mid_block is not None:
+            x = self.mid_block(x, given)
+        for block in self.up_blocks:
+            x = block(x, given, skips)
+        out: Tensor = self.conv_out(x, **self.conv_norm_out.scale_shift(x), silu=True)
+        return out
+
+
+def _projected(resnet: ResnetBlock2D, emb: Tensor) -> Tensor:
+    assert resnet.time_emb_proj is not None  # every block of this network has one
+    projected: Tensor = resnet.time_emb_proj(emb, silu=True)
+    return projected
