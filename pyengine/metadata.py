@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .errors import ConfigError, RequestError
+from .pipelines.arguments import REMEMBERED
+from .pipelines.arguments import bounds as bounds_of
 from .weights.config import read_config
 from .weights.jsonio import parse_object
 from .weights.text import show
@@ -56,42 +58,52 @@ A1111_SAMPLERS = {
 }
 
 
-def bounds(low: float, high: float) -> dict:
+def bounds(low: float, high: float) -> dict[str, float]:
     return {"min": low, "max": high}
 
 
+#: Arguments of the call of which the settings hold what was asked for, None included.
+ASKED = tuple(row for row in REMEMBERED if row.asked)
+
+if TYPE_CHECKING:
+
+    class _Asked:
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    _Asked = dataclasses.make_dataclass(
+        "_Asked",
+        [(row.setting, row.kind.type | None, dataclasses.field(default=None)) for row in ASKED],
+        frozen=True,
+        kw_only=True,
+    )
+
+
 @dataclass(frozen=True)
-class Settings:
-    """Everything that decides a picture, but for the pictures that went in.
+class Settings(_Asked):
+    """Everything that decides a picture, but for the pictures that went in: the fields below, and
+    those arguments of the call that the table of arguments says are remembered as asked.
 
     seed: of this picture. first_seed, count, index: of the batch that it was made in and its place
     there (index None: all of them, as a grid). sampler: the sampler that ran; scheduler: the one
     that was asked for by name, or None. model: a Hub id, or the last part of a path; model_hash: of
     its weights, hexadecimal. init_image, mask, prefix: SHA-256 of the pixels that went in, or None.
-    temperature, top_k, top_p, min_p: of token models, what was asked for, or None. weights: "int8"
-    or "fp8" where some were rounded to 8 bits, or None.
-    decoding: where it draws other tokens than "sequential" would, or None.
+    weights: "int8" or "fp8" where some were rounded to 8 bits, or None. decoding: where it draws
+    other tokens than "sequential" would, or None.
     """
 
     prompt: str
     seed: int | None = dataclasses.field(default=None, metadata=bounds(0, 2**63 - 1))
-    negative_prompt: str | None = None
     steps: int = dataclasses.field(default=50, metadata=bounds(1, 100_000))
     sampler: str = ""
-    scheduler: str | None = None
     guidance_scale: float = dataclasses.field(default=7.5, metadata=bounds(0, 1000))
     guidance_rescale: float = dataclasses.field(default=0.0, metadata=bounds(0, 1))
     eta: float = dataclasses.field(default=0.0, metadata=bounds(0, 1))
-    clip_skip: int | None = dataclasses.field(default=None, metadata=bounds(0, 128))
     height: int = dataclasses.field(default=512, metadata=bounds(1, 1 << 15))
     width: int = dataclasses.field(default=512, metadata=bounds(1, 1 << 15))
     strength: float | None = dataclasses.field(default=None, metadata=bounds(0, 1))
     init_image: str | None = None
     mask: str | None = None
-    temperature: float | None = dataclasses.field(default=None, metadata=bounds(0, 100))
-    top_k: int | None = dataclasses.field(default=None, metadata=bounds(0, 1 << 20))
-    top_p: float | None = dataclasses.field(default=None, metadata=bounds(0, 1))
-    min_p: float | None = dataclasses.field(default=None, metadata=bounds(0, 1))
     decoding: str | None = None
     prefix: str | None = None
     first_seed: int | None = dataclasses.field(default=None, metadata=bounds(0, 2**63 - 1))
@@ -116,8 +128,13 @@ class Settings:
             if text is not None and len(text) > MAX_PROMPT:
                 raise ConfigError(f"{where}: {name}: {len(text)} characters, at most {MAX_PROMPT}")
         # The prompts may be longer than read_config lets a string be.
-        settings = read_config(cls, {**data, "prompt": "", "negative_prompt": None}, where,
-                               of_checkpoint=False)  # fmt: skip
+        settings = read_config(
+            cls,
+            {**data, "prompt": "", "negative_prompt": None},
+            where,
+            of_checkpoint=False,
+            bounds=bounds_of([row.setting for row in ASKED if row.setting]),
+        )
         settings = dataclasses.replace(settings, prompt=prompt, negative_prompt=negative)
         if settings.index is not None and settings.index >= settings.count:
             raise ConfigError(f"{where}: index: expected below count {settings.count}, found"

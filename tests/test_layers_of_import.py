@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "pixels": {"errors", "weights"},
     "images": {"errors", "pixels", "weights"},  # readers that believe nothing in a file
     "tokenizer": {"errors", "weights"},
-    "metadata": {"", "errors", "images", "weights"},
+    # The table of arguments, which imports nothing, says which of them settings hold.
+    "metadata": {"", "errors", "images", "pipelines.arguments", "weights"},
     # Neither knows a pipeline, nor the other.
     "jobs": {"cuda", "errors", "guard", "tokenizer", "weights"},
     "diffusion": {

@@ -1,29 +1,28 @@
 """The commands and their options. A command's work is imported when it runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
 from .. import __version__
+from ..pipelines.arguments import OPTIONS
 from . import values
 from .bench import app as bench_app
 from .training import eval_app, train_app
 from .values import (
-    DECODINGS,
     DEVICES,
     DTYPES,
     MODEL,
-    SAMPLERS,
     TIERS,
     IgnoredKeys,
     Json,
     Model,
     Variant,
     one_of,
-    real,
     whole,
+    with_call_options,
 )
 
 app = typer.Typer(
@@ -54,12 +53,8 @@ def root(
     pass
 
 
-#: Defaults of the models that ship, as the help shows them; a test holds them to the models'.
-STEPS, GUIDANCE, DRAWS = 20, (2.5, 2.0), (1.0, 200, 0.95)
-SIZE = "the model's; 64 for emoji"
-
-
 @app.command(cls=values.Command)
+@with_call_options(after="ignore_config_key")
 def generate(
     prompt: Annotated[
         str | None,
@@ -93,139 +88,6 @@ def generate(
     model: Model = None,
     variant: Variant = None,
     ignore_config_key: IgnoredKeys = None,
-    steps: Annotated[
-        int | None,
-        Option(
-            metavar="N",
-            parser=whole(),
-            show_default=f"the model's; {STEPS} for emoji",
-            help="Denoising steps.",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        Option(
-            metavar="N",
-            parser=whole(),
-            show_default="random",
-            help="Seed of the first picture; the next has one more.",
-        ),
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        Option(
-            metavar="NAME",
-            autocompletion=one_of(SAMPLERS),
-            show_default="the model's",
-            help=f"Sampler: {', '.join(SAMPLERS)}; other tools' names will do.",
-        ),
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        Option(
-            metavar="X",
-            parser=real(),
-            help="Guidance scale; 1 turns it off.",
-            show_default="the model's; {:g} for emoji, {:g} for emoji-ar".format(*GUIDANCE),
-        ),
-    ] = None,
-    guidance_rescale: Annotated[
-        float | None,
-        Option(metavar="X", parser=real(), show_default="0", help="0 to 1: against overexposure."),
-    ] = None,
-    negative: Annotated[
-        str | None, Option(metavar="PROMPT", help="What the picture does not show.")
-    ] = None,
-    height: Annotated[
-        int | None, Option(metavar="N", parser=whole(), show_default=SIZE, help="Pixels.")
-    ] = None,
-    width: Annotated[
-        int | None, Option(metavar="N", parser=whole(), show_default=SIZE, help="Pixels.")
-    ] = None,
-    init_image: Annotated[
-        Path | None, Option(metavar="FILE", help="A picture to begin from.")
-    ] = None,
-    strength: Annotated[
-        float | None,
-        Option(
-            metavar="X",
-            parser=real(),
-            show_default="the model's; 0.8, with --mask 1",
-            help="0 to 1: how much of it is made anew.",
-        ),
-    ] = None,
-    mask: Annotated[
-        Path | None,
-        Option(metavar="FILE", help="White where it is made anew; black, transparent: kept."),
-    ] = None,
-    eta: Annotated[
-        float | None,
-        Option(metavar="X", parser=real(), show_default="0", help="0 to 1: DDIM's noise."),
-    ] = None,
-    clip_skip: Annotated[
-        int | None,
-        Option(
-            metavar="N", parser=whole(), show_default="0", help="Text encoder layers to leave out."
-        ),
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        Option(
-            metavar="X",
-            parser=real(),
-            show_default=f"the model's; {DRAWS[0]:g} for emoji-ar",
-            help="Token models: 0 draws the likeliest every time.",
-        ),
-    ] = None,
-    top_k: Annotated[
-        int | None,
-        Option(
-            metavar="N",
-            parser=whole(),
-            show_default=f"the model's; {DRAWS[1]} for emoji-ar",
-            help="Token models: so many may be drawn; 0: all.",
-        ),
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        Option(
-            metavar="X",
-            parser=real(),
-            show_default=f"the model's; {DRAWS[2]:g} for emoji-ar",
-            help="Token models: the likeliest up to that.",
-        ),
-    ] = None,
-    min_p: Annotated[
-        float | None,
-        Option(
-            metavar="X",
-            parser=real(),
-            show_default="the model's; 0",
-            help="Token models: this share of the likeliest.",
-        ),
-    ] = None,
-    prefix: Annotated[
-        Path | None,
-        Option(metavar="FILE", help="Token models: a picture of the upper rows, to be completed."),
-    ] = None,
-    decoding: Annotated[
-        str | None,
-        Option(
-            metavar="NAME",
-            autocompletion=one_of(DECODINGS),
-            show_default="sequential",
-            help=f"Models that draw token by token: {', '.join(DECODINGS)}.",
-        ),
-    ] = None,
-    window: Annotated[
-        int | None,
-        Option(
-            metavar="N",
-            parser=whole(),
-            show_default="the model's",
-            help="Tokens that a pass of jacobi reads.",
-        ),
-    ] = None,
     preview: Annotated[
         Path | None,
         Option(
@@ -269,6 +131,7 @@ def generate(
             help="Repeat a picture that pyengine made; other options change it.",
         ),
     ] = None,
+    **call: Any,
 ) -> int:
     """Draw pictures of a prompt.
 
@@ -282,7 +145,8 @@ def generate(
     """
     from .generate import Options, run
 
-    return run(Options(**{k: v for k, v in locals().items() if k not in ("Options", "run")}))
+    own = {k: v for k, v in locals().items() if k not in ("Options", "run", "call")}
+    return run(Options(**own, call={row.name: call[row.option] for row in OPTIONS}))
 
 
 @app.command(cls=values.Command)

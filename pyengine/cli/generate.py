@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import sys
 import time
@@ -15,41 +16,20 @@ from .. import __version__, metadata
 from .. import images as pictures
 from ..decoding.request import OTHER_DRAWS
 from ..errors import RequestError
-from ..metadata import Settings
+from ..metadata import ASKED, Settings
 from ..pipelines import from_pretrained
+from ..pipelines.arguments import BY_NAME, OPTIONS, REMEMBERED
 from ..pipelines.loading import NAMED, SHIPPED
-from ..pipelines.tokens import TokenPipeline
 from ..schedules import find_name
 from ..weights.text import show
 from . import concepts, files, preview, warn
 
 NO_PROMPT = "prompt: expected a prompt or --from PICTURE, given neither"
-#: Options whose values a picture's settings hold, and their names there and in the pipeline's call.
-REPEATED = {
-    "prompt": ("prompt", "prompt"),
-    "negative": ("negative_prompt", "negative_prompt"),
-    "steps": ("steps", "num_inference_steps"),
-    "scheduler": ("scheduler", "scheduler"),
-    "guidance": ("guidance_scale", "guidance_scale"),
-    "guidance_rescale": ("guidance_rescale", "guidance_rescale"),
-    "eta": ("eta", "eta"),
-    "clip_skip": ("clip_skip", "clip_skip"),
-    "height": ("height", "height"),
-    "width": ("width", "width"),
-    "strength": ("strength", "strength"),
-    "temperature": ("temperature", "temperature"),
-    "top_k": ("top_k", "top_k"),
-    "top_p": ("top_p", "top_p"),
-    "min_p": ("min_p", "min_p"),
-    "decoding": ("decoding", "decoding"),
-}
-#: Options that only token models have.
-OF_TOKENS = ("temperature", "top_k", "top_p", "min_p", "prefix", "decoding", "window")
 
 
 @dataclass
 class Options:
-    """The command's options as app.py declares them; None is what was not given."""
+    """The command's options; None is what was not given. call: arguments of the pipeline's call."""
 
     prompt: str | None
     output: str | None
@@ -58,45 +38,30 @@ class Options:
     model: str | None
     variant: str | None
     ignore_config_key: list[str] | None
-    steps: int | None
-    seed: int | None
-    scheduler: str | None
-    guidance: float | None
-    guidance_rescale: float | None
-    negative: str | None
-    height: int | None
-    width: int | None
-    init_image: Path | None
-    strength: float | None
-    mask: Path | None
-    eta: float | None
-    clip_skip: int | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    prefix: Path | None
-    decoding: str | None
-    window: int | None
     preview: Path | None
     device: str | None
     dtype: str | None
     weights: str | None
     json: bool
     from_picture: Path | None
+    call: dict[str, Any]
 
 
 def run(o: Options) -> int:
     saved = None if o.from_picture is None else metadata.read(o.from_picture)
     if o.model is None and saved is None and o.prompt is None:
         raise RequestError(NO_PROMPT)
-    again = saved is not None and o.seed is None and o.number is None
+    again = saved is not None and o.call["seed"] is None and o.number is None
     o = o if saved is None else repeat(o, saved, again)
-    o = dataclasses.replace(o, prompt=read_prompt(o.prompt), scheduler=sampler(o.scheduler))
+    o = dataclasses.replace(
+        o,
+        prompt=read_prompt(o.prompt),
+        call=o.call | {"scheduler": sampler(o.call["scheduler"])},
+    )
     place = files.place(o.output, o.prompt or "")
     files.check_writable(place.path)
     preview.check(o.preview)
-    init, mask, prefix, hashes = read_pictures(o, saved)
+    given, hashes = read_pictures(o, saved)
     begin = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -108,10 +73,8 @@ def run(o: Options) -> int:
         if saved is not None:
             compare(saved, pipe)
         shown = preview.begin(o.preview, pipe, o.json)
-        result = pipe(
-            **arguments(o, pipe, prefix, saved is not None), image=init, mask_image=mask,
-            seed=o.seed, num_images_per_prompt=o.number or 1, callback_on_step_end=shown,
-        )  # fmt: skip
+        watched = {} if shown is None else {"callback_on_step_end": shown}
+        result = pipe(**arguments(o, pipe, given, saved is not None), **watched)
     if shown is not None:
         shown.finish(result.images)
     hint = concepts.hint(o.prompt or "", concepts.of(checkpoint_of(pipe)), pipe.source)
@@ -156,25 +119,23 @@ def checkpoint_of(pipe: Any) -> Any:
     return pipe.checkpoint if hasattr(pipe, "checkpoint") else pipe.parts.checkpoint
 
 
-def arguments(o: Options, pipe: Any, prefix: Any, repeated: bool) -> dict[str, Any]:
-    """What the options say to the pipeline, besides the pictures and the seed."""
-    given = {call: getattr(o, name) for name, (_, call) in REPEATED.items()}
-    given["window"] = o.window  # leaves the tokens as they are: no picture remembers it
-    given = {name: value for name, value in given.items() if value is not None}
-    if prefix is not None:
-        given["prefix"] = prefix
-    if not isinstance(pipe, TokenPipeline):
-        for name in OF_TOKENS:
-            if name in given:
-                raise RequestError(f"{name}: this model draws no tokens")
+def arguments(o: Options, pipe: Any, given: dict[str, Any], repeated: bool) -> dict[str, Any]:
+    """The arguments of the pipeline's call. given: the pictures among them, read."""
+    takes = inspect.signature(pipe.__call__).parameters
+    own = {"prompt": o.prompt, "num_images_per_prompt": o.number, **o.call, **given}
+    own = {name: value for name, value in own.items() if value is not None}
+    if not any(row.name in takes for row in OPTIONS if row.tokens):
+        for row in OPTIONS:
+            if row.tokens and row.name in own:
+                raise RequestError(f"{row.name}: this model draws no tokens")
     if repeated and not hasattr(pipe.defaults, "num_inference_steps"):
-        given.pop("num_inference_steps", None)  # as many as there are tokens, or one pass
-    if getattr(pipe, "takes_prompt", True):
+        own.pop("num_inference_steps", None)  # as many as there are tokens, or one pass
+    if "prompt" in takes:
         if o.prompt is None:
             raise RequestError(NO_PROMPT)
     elif not o.prompt:
-        given.pop("prompt", None)
-    return given
+        own.pop("prompt", None)
+    return own
 
 
 # --- repeating a picture --------------------------------------------------------------------------
@@ -185,19 +146,22 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
 
     again: the very same batch, so that the very same picture comes out.
     """
-    filled = {
-        name: getattr(saved, setting)
-        for name, (setting, _) in REPEATED.items()
-        if getattr(o, name) is None
+    call = {
+        row.name: getattr(saved, row.setting or "")
+        for row in REMEMBERED
+        if row.name in o.call and o.call[row.name] is None
     }
-    if o.init_image is None and saved.init_image is not None:
-        raise RequestError("from: the picture was made from another: expected it as --init-image")
-    if o.mask is None and saved.mask is not None:
-        raise RequestError("from: the picture was made with a mask: expected it as --mask")
-    if o.prefix is None and saved.prefix is not None:
-        raise RequestError("from: the picture was completed from another: expected it as --prefix")
-    if o.init_image is None:
-        filled["strength"] = None
+    for name, what in (
+        ("image", "the picture was made from another"),
+        ("mask_image", "the picture was made with a mask"),
+        ("prefix", "the picture was completed from another"),
+    ):
+        option = BY_NAME[name].option or ""
+        if o.call[name] is None and getattr(saved, option) is not None:
+            raise RequestError(f"from: {what}: expected it as --{option.replace('_', '-')}")
+    if o.call["image"] is None:
+        call["strength"] = None
+    filled: dict[str, Any] = {"prompt": saved.prompt} if o.prompt is None else {}
     if o.model is None and saved.model in NAMED[1:]:
         filled["model"] = saved.model
     elif o.model is None and saved.model != SHIPPED:
@@ -207,16 +171,17 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
     if again:
         if saved.first_seed is None:
             raise RequestError("from: the picture's seed is not known")
-        filled |= {"seed": saved.first_seed, "number": saved.count, "grid": saved.index is None}
-    elif o.seed is None:
-        filled["seed"] = saved.seed
+        call["seed"] = saved.first_seed
+        filled |= {"number": saved.count, "grid": saved.index is None}
+    elif o.call["seed"] is None:
+        call["seed"] = saved.seed
     if o.dtype is None:
         filled["dtype"] = saved.dtype
     if o.weights is None:
         filled["weights"] = saved.weights
     if o.device is None and saved.device == "cpu":
         filled["device"] = "cpu"
-    return dataclasses.replace(o, **filled)
+    return dataclasses.replace(o, call=o.call | call, **filled)
 
 
 def compare(saved: Settings, pipe: Any) -> None:
@@ -232,18 +197,20 @@ def compare(saved: Settings, pipe: Any) -> None:
         warn(f"the picture was made on {show(saved.device)}, this is {pipe.device.type}")
 
 
-def read_pictures(o: Options, saved: Settings | None):
-    """(init picture, mask, prefix, their SHA-256 by the names in Settings)."""
-    init = None if o.init_image is None else pictures.load_image(o.init_image, "init-image")
-    mask = None if o.mask is None else pictures.load_mask(o.mask, "mask")
-    prefix = None if o.prefix is None else pictures.load_image(o.prefix, "prefix")
-    found = {"init_image": init, "mask": mask, "prefix": prefix}
-    hashes = {name: image and digest(image) for name, image in found.items()}
-    for name, value in hashes.items():
-        before = None if saved is None else getattr(saved, name)
-        if before is not None and value != before:
-            warn(f"{name.replace('_', '-')}: not the picture that was used before")
-    return init, mask, prefix, hashes
+def read_pictures(
+    o: Options, saved: Settings | None
+) -> tuple[dict[str, Any], dict[str, str | None]]:
+    """(the pictures among the call's arguments, their SHA-256 by the names in Settings)."""
+    found, hashes = {}, {}
+    for name, path in ((n, o.call[n]) for n in ("image", "mask_image", "prefix")):
+        option = BY_NAME[name].option or ""
+        read = pictures.load_mask if name == "mask_image" else pictures.load_image
+        image = found[name] = None if path is None else read(path, option.replace("_", "-"))
+        hashes[option] = None if image is None else digest(image)
+        before = None if saved is None else getattr(saved, option)
+        if before is not None and hashes[option] != before:
+            warn(f"{option.replace('_', '-')}: not the picture that was used before")
+    return found, hashes
 
 
 def digest(image: Any) -> str:
@@ -256,24 +223,17 @@ def digest(image: Any) -> str:
 
 def describe(o: Options, pipe: Any, result: Any, hashes: dict) -> Settings:
     """The settings of the batch; a picture's own seed and index are filled in by `write`."""
-    report, defaults = result.report, pipe.defaults
+    report, defaults, call = result.report, pipe.defaults, o.call
     steps = getattr(defaults, "num_inference_steps", report.steps)
     return Settings(
         prompt=o.prompt or "",
-        negative_prompt=o.negative,
-        steps=steps if o.steps is None else o.steps,
+        steps=steps if call["num_inference_steps"] is None else call["num_inference_steps"],
         sampler=report.sampler,
-        scheduler=o.scheduler,
         guidance_scale=report.guidance_scale,
         guidance_rescale=getattr(defaults, "guidance_rescale", 0.0)
-        if o.guidance_rescale is None
-        else o.guidance_rescale,
-        eta=o.eta or 0.0,
-        clip_skip=o.clip_skip,
-        temperature=o.temperature,
-        top_k=o.top_k,
-        top_p=o.top_p,
-        min_p=o.min_p,
+        if call["guidance_rescale"] is None
+        else call["guidance_rescale"],
+        eta=call["eta"] or 0.0,
         decoding=report.decoding if report.decoding == OTHER_DRAWS else None,
         height=report.height,
         width=report.width,
@@ -288,6 +248,7 @@ def describe(o: Options, pipe: Any, result: Any, hashes: dict) -> Settings:
         weights=report.weights,
         device=pipe.device.type,
         version=__version__,
+        **{row.setting: call[row.name] for row in ASKED if row.setting},
         **hashes,
     )
 

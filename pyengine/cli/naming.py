@@ -4,14 +4,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-#: Arguments of calls whose options have other names.
-OPTIONS = {
-    "num_inference_steps": "steps",
-    "guidance_scale": "guidance",
-    "num_images_per_prompt": "number",
-    "negative_prompt": "negative",
-    "image": "init-image",
-    "mask_image": "mask",
+from ..pipelines import arguments
+
+#: Options by the arguments of calls that they give.
+OPTIONS = {row.name: row.option or "" for row in arguments.OPTIONS} | {
+    "num_images_per_prompt": "number"
 }
 _FIELDS = re.compile(r"([\w, -]{1,80}): ")
 

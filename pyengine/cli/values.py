@@ -1,28 +1,24 @@
 """Values of options: how they are read, what refuses them, and what a shell's completion offers."""
 
 import glob
+import inspect
 import math
 import os
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer import Option
 from typer.core import TyperCommand
 
-#: The samplers that --scheduler offers; a test holds it equal to pyengine.schedules.SAMPLER_NAMES.
-SAMPLERS = (
-    "ddim", "ddpm", "deis", "dpm2", "dpm2_ancestral", "dpmpp_2m", "dpmpp_2m_karras",
-    "dpmpp_2m_sde", "dpmpp_2m_sde_karras", "dpmpp_2s", "dpmpp_sde", "dpmpp_sde_karras",
-    "edm_dpmpp_2m", "edm_euler", "euler", "euler_ancestral", "flow_euler", "heun", "ipndm", "lcm",
-    "lms", "pndm", "sa_solver", "tcd", "unipc",
-)  # fmt: skip
+from ..pipelines import arguments
+
 #: Held equal to their lists in pyengine.pipelines by a test too: these must cost no import of it.
 MODELS = ("emoji", "emoji-ar")
 DTYPES = ("float32", "float16", "bfloat16")
 TIERS = ("int8", "fp8")
-DECODINGS = ("sequential", "jacobi", "jacobi-gumbel")
 DEVICES = ("auto", "cpu", "cuda", "cuda:0")
 
 
@@ -84,6 +80,50 @@ def models(incomplete: str) -> list[str]:
     usable = [p + "/" if os.path.isdir(p) else p for p in sorted(paths)
               if os.path.isdir(p) or p.endswith(".safetensors")]  # fmt: skip
     return [*one_of(MODELS)(incomplete), *usable]
+
+
+# --- options of calls -----------------------------------------------------------------------------
+
+
+def call_option(row: arguments.Argument) -> inspect.Parameter:
+    """The parameter of a command that gives an argument of the call; None stands for not given."""
+    kind = row.kind
+    assert row.option is not None
+    assert not isinstance(kind, arguments.Value)
+    known: dict[str, Any] = {"metavar": kind.metavar, "help": row.help}
+    if row.shown is not None:
+        known["show_default"] = row.shown
+    if isinstance(kind, arguments.Whole | arguments.Real):
+        known["parser"] = whole() if isinstance(kind, arguments.Whole) else real()
+    elif names := getattr(kind, "names", ()):
+        known["autocompletion"] = one_of(names)
+    value = Path if isinstance(kind, arguments.Picture) else kind.type
+    return inspect.Parameter(
+        row.option,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=None,
+        annotation=Annotated[value | None, Option(**known)],
+    )
+
+
+def with_call_options(after: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Gives a command, which takes **call, the options of the table of arguments, after one of its
+    own.
+    """
+
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
+        signature = inspect.signature(command)
+        own = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
+        place = [p.name for p in own].index(after) + 1
+        options = [call_option(row) for row in arguments.OPTIONS]
+        parameters = [*own[:place], *options, *own[place:]]
+        command.__signature__ = signature.replace(  # type: ignore[attr-defined]  # typer reads it
+            parameters=parameters
+        )
+        command.__annotations__ |= {p.name: p.annotation for p in options}
+        return command
+
+    return decorate
 
 
 # --- options of several commands ------------------------------------------------------------------

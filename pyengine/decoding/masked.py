@@ -10,7 +10,7 @@ Chang et al. 2022, arXiv:2202.04200 (MaskGIT); Patil et al. 2024, arXiv:2401.018
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import count, groupby
 from typing import Any
 
@@ -28,6 +28,7 @@ from ..jobs.runs import Run
 from ..models.tokens.uvit import UVit2DModel, UVitContext
 from ..schedules.masked import MaskedPlan
 from .checks import check_drawn, check_logits
+from .request import Sampling
 
 #: (tokens [R, h, w], the context of the same rows) to logits [R, h, w, codebook_size].
 Evaluate = Callable[[Tensor, UVitContext], Tensor]
@@ -38,13 +39,12 @@ _serials = count()
 @dataclass(frozen=True)
 class MaskedSampling:
     """What decides how a job's tokens are drawn from its logits; equal for jobs that are drawn
-    together. guidance_scale: above 1 an evaluation has two rows of the job, else one.
+    together. guidance_scale: above 1 an evaluation has two rows of the job, else one. limits:
+    which tokens may be drawn; their temperature is not used.
     """
 
     guidance_scale: float
-    top_k: int
-    top_p: float
-    min_p: float
+    limits: Sampling
     mask_token: int
 
     @property
@@ -244,8 +244,8 @@ def _step_together(jobs: list[MaskedJob], evaluate: Evaluate, waits: bool) -> No
 
 
 def _order(sampling: MaskedSampling) -> tuple[Any, ...]:
-    return (not sampling.guided, sampling.guidance_scale, sampling.top_k, sampling.top_p,
-            sampling.min_p, sampling.mask_token)  # fmt: skip
+    return (not sampling.guided, sampling.guidance_scale, astuple(sampling.limits),
+            sampling.mask_token)  # fmt: skip
 
 
 def _without_faults(jobs: list[MaskedJob], logits: Tensor) -> tuple[list[MaskedJob], Tensor]:
@@ -269,7 +269,7 @@ def _without_faults(jobs: list[MaskedJob], logits: Tensor) -> tuple[list[MaskedJ
 def _refine(jobs: list[MaskedJob], logits: Tensor, s: MaskedSampling, waits: bool) -> None:
     """Draws tokens from logits [N, L, K] and masks some again: N jobs of equal settings."""
     device, length = logits.device, logits.shape[1]
-    logits = ops.filter_logits(logits, s.top_k, s.top_p, s.min_p)
+    logits = s.limits.filter(logits)
     numbers = [job.numbers.at(job, row) for job, row in zip(jobs, logits, strict=True)]
     exponential, gumbel = (torch.cat(part) for part in zip(*numbers, strict=True))
     masked = torch.tensor([j.plan.masked(j.steps, length, j.masked_share) for j in jobs])

@@ -1,6 +1,6 @@
 """What is asked of a run that draws tokens, checked."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -11,11 +11,9 @@ from ..jobs.runs import Run
 
 #: What a callback may ask for and give back.
 CALLBACK_TENSORS = ("tokens",)
-MAX_TEMPERATURE = 100.0
 #: The way of drawing tokens one after another that draws other tokens than the rest; see jacobi.py.
 OTHER_DRAWS = "jacobi-gumbel"
 DECODINGS = ("sequential", "jacobi", OTHER_DRAWS)
-MAX_WINDOW = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,14 @@ class Sampling:
             count, guidance=guidance_scale, temperature=self.temperature, top_k=self.top_k,
             top_p=self.top_p, min_p=self.min_p,
         )  # fmt: skip
+
+    def filter(self, logits: Tensor) -> Tensor:
+        """Logits [..., K] with minus infinity for what may not be drawn: see ops.filter_logits."""
+        return ops.filter_logits(logits, self.top_k, self.top_p, self.min_p)
+
+
+#: Names of what decides how a token is drawn.
+SAMPLING = tuple(f.name for f in fields(Sampling))
 
 
 @dataclass

@@ -62,7 +62,7 @@ def _gumbel(
         scores = other + how.guidance_scale * (scores - other)
         scores = scores.masked_fill(masked, -torch.inf)
     scores = (scores - scores.amax(dim=-1, keepdim=True)) / s.temperature
-    left = ops.filter_logits(scores, s.top_k, s.top_p, s.min_p)
+    left = s.filter(scores)
     numbers = torch.cat([
         job.numbers.at(job.row, min(max(position, job.position), job.length - 1))
         for job, position in zip(jobs, positions, strict=True)

@@ -76,11 +76,8 @@ class AutoregressivePipeline(TokenPipeline):
     def _checked(self, arguments: dict[str, Any]) -> TokenRequest:
         given = dict(arguments)
         self._check_size(given.pop("height"), given.pop("width"))
-        limits = (given.pop(name) for name in ("temperature", "top_k", "top_p", "min_p"))
-        sampling = self.defaults.sampling(*limits)
         prefix = given.pop("prefix")
-        given = {"prompt": None, "guidance_scale": None, **given}
-        r = self._request(size=self.default_size, sampling=sampling, **given)
+        r = self._request(size=self.default_size, **given)
         r.extra["texts"] = self._texts(r)
         if prefix is not None:
             r.prefix = self._prefix(prefix, r)

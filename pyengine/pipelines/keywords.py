@@ -6,22 +6,10 @@ from typing import Any
 
 from ..errors import RequestError, UnknownArgumentError
 from ..weights.text import did_you_mean, show
+from .arguments import ARGUMENTS
 
 #: Arguments of some pipelines' calls, and the value besides None that asks the others for nothing.
-OTHERS: dict[str, Any] = {
-    "aesthetic_score": None, "clip_skip": None, "crops_coords_top_left": None, "decoding": None,
-    "denoising_end": None, "denoising_start": None, "eta": 0, "guidance_rescale": 0,
-    "guidance_scale": 1, "height": None, "image": None, "latents": None, "mask_image": None,
-    "masked_image_latents": None, "min_p": 0, "negative_aesthetic_score": None,
-    "negative_crops_coords_top_left": None, "negative_original_size": None,
-    "negative_pooled_prompt_embeds": None, "negative_prompt": None, "negative_prompt_2": None,
-    "negative_prompt_embeds": None, "negative_target_size": None, "num_inference_steps": None,
-    "original_inference_steps": None, "original_size": None, "padding_mask_crop": None,
-    "pooled_prompt_embeds": None, "prefix": None, "prompt": None, "prompt_2": None,
-    "prompt_embeds": None, "scheduler": None, "sigmas": None, "strength": None, "target_size": None,
-    "temperature": None, "timestep_spacing": None, "timesteps": None, "top_k": 0, "top_p": 1,
-    "width": None, "window": None,
-}  # fmt: skip
+OTHERS: dict[str, Any] = {row.name: row.nothing for row in ARGUMENTS if not row.everywhere}
 
 _ADAPTERS = "there are no IP-Adapters here yet; diffusers has them"
 _CALLBACK = (

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from ..weights import Checkpoint, load_json, load_module, open_weights, read_con
 from ..weights.files import allowed_roots
 from ..weights.layout import find
 from ..weights.text import listing, show
+from .arguments import bounds
 from .registry import Family, family_of
 
 #: A checkpoint's own defaults for a call; diffusers does not read it.
@@ -123,7 +124,8 @@ def read_defaults(checkpoint: Checkpoint, cls: type[D]) -> D:
     if path is None or not path.exists():
         return cls()
     json = load_json(path, max_bytes=1 << 16, roots=allowed_roots(path.parent))
-    return read_config(cls, json, str(path), of_checkpoint=False)
+    names = [f.name for f in fields(cls)]  # type: ignore[arg-type]  # a dataclass
+    return read_config(cls, json, str(path), of_checkpoint=False, bounds=bounds(names))
 
 
 def read_drafts(checkpoint: Checkpoint, part: str, side: int, codes: int) -> Tensor | None:

@@ -7,44 +7,25 @@ import torch
 from torch import Tensor
 
 from ..cuda import Record
-from ..decoding.request import (
-    CALLBACK_TENSORS,
-    DECODINGS,
-    MAX_TEMPERATURE,
-    MAX_WINDOW,
-    Sampling,
-    TokenRequest,
-)
+from ..decoding.request import CALLBACK_TENSORS, SAMPLING, Sampling, TokenRequest
 from ..finite import check_finite
 from ..jobs import checks
 from ..jobs.output import PipelineOutput, Report
 from ..models.base import Model
+from .arguments import check, checked
 from .base import Pipeline
-from .defaults import bounded
 from .keywords import refuse_others
 
 
 @dataclass(frozen=True)
-class TokenDefaults:
-    """What a call uses where the caller says nothing; a checkpoint's pyengine.json may say more."""
+class TokenDefaults(Sampling):
+    """What a call uses where the caller says nothing; a checkpoint's pyengine.json may say more.
+    Bounds that are not here are those of the call's arguments.
+    """
 
-    guidance_scale: float = bounded(1.0, 0, 1000)
-    temperature: float = bounded(1.0, 0, MAX_TEMPERATURE)
-    top_k: int = bounded(0, 0, 1 << 20)
-    top_p: float = bounded(1.0, 0, 1)
-    min_p: float = bounded(0.0, 0, 1)
+    guidance_scale: float = 1.0
     decoding: Literal["sequential", "jacobi"] = "sequential"
-    window: int = bounded(8, 1, MAX_WINDOW)
-
-    def sampling(self, temperature: Any, top_k: Any, top_p: Any, min_p: Any) -> Sampling:
-        """The four arguments of a call, checked; None stands for the default."""
-        return Sampling(
-            self.temperature if temperature is None
-            else checks.real("temperature", temperature, 0, MAX_TEMPERATURE),
-            self.top_k if top_k is None else checks.integer("top_k", top_k, 0, 1 << 20),
-            self.top_p if top_p is None else checks.real("top_p", top_p, 0, 1),
-            self.min_p if min_p is None else checks.real("min_p", min_p, 0, 1),
-        )  # fmt: skip
+    window: int = 8
 
 
 class TokenPipeline(Pipeline):
@@ -112,50 +93,42 @@ class TokenPipeline(Pipeline):
     # --- a call's arguments -----------------------------------------------------------------------
 
     def _request(
-        self, *, prompt, num_images_per_prompt, size, guidance_scale, sampling, seed, generator,
-        output_type, callback_on_step_end, callback_on_step_end_tensor_inputs, others,
-        return_dict, timeout, run, negative_prompt=None, decoding=None, window=None,
+        self, *, num_images_per_prompt: Any, size: tuple[int, int], seed: Any, generator: Any,
+        callback_on_step_end: Any, callback_on_step_end_tensor_inputs: Any, others: dict[str, Any],
+        return_dict: Any, timeout: Any, run: Any, prompt: Any = None, negative_prompt: Any = None,
+        **simple: Any,
     ) -> TokenRequest:  # fmt: skip
         """The arguments that all have, checked. size: (height, width). others: those that the
-        model has not, which must ask for nothing.
+        model has not, which must ask for nothing. simple: those that are checked by the table.
         """
         refuse_others(others, self.__call__)
         prompts = checks.texts("prompt", prompt) if self.takes_prompt else [None]
         negatives = None
         if negative_prompt is not None:
             negatives = checks.texts("negative_prompt", negative_prompt, len(prompts))
-        per_prompt = checks.integer(
-            "num_images_per_prompt", num_images_per_prompt, 1, checks.MAX_PICTURES
-        )
+        per_prompt = check("num_images_per_prompt", num_images_per_prompt)
         count = len(prompts) * per_prompt
         checks.check_total(*size, count)
         seeds, generators = checks.seeds_and_generators(seed, generator, count, self.device)
-        default = self.defaults
+        own = dict.fromkeys(("guidance_scale", "decoding", "window", *SAMPLING))
+        values = checked(own | simple, self.defaults)
+        sampling = Sampling(**{name: values.pop(name) for name in SAMPLING})
         return TokenRequest(
             prompts=prompts,
             negatives=negatives,
             per_prompt=per_prompt,
             height=size[0],
             width=size[1],
-            guidance_scale=default.guidance_scale if guidance_scale is None else checks.real(
-                "guidance_scale", guidance_scale, 0, checks.MAX_GUIDANCE
-            ),
             sampling=sampling,
-            output_type=checks.choice("output_type", output_type, checks.OUTPUT_TYPES),
             seeds=seeds,
             generators=generators,
-            decoding=default.decoding if decoding is None else checks.choice(
-                "decoding", decoding, DECODINGS
-            ),
-            window=default.window if window is None else checks.integer(
-                "window", window, 1, MAX_WINDOW
-            ),
             callback=callback_on_step_end,
             callback_inputs=checks.check_callback(
                 callback_on_step_end, callback_on_step_end_tensor_inputs, CALLBACK_TENSORS
             ),
+            **values,
             **checks.manners(run, timeout, return_dict),
-        )  # fmt: skip
+        )
 
     def _check_size(self, height: Any, width: Any) -> None:
         """For a model that draws `default_size` only."""

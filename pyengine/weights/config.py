@@ -41,7 +41,12 @@ def ignored_in(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def read_config(
-    cls: type[T], data: object, where: str = "config.json", *, of_checkpoint: bool = True
+    cls: type[T],
+    data: object,
+    where: str = "config.json",
+    *,
+    of_checkpoint: bool = True,
+    bounds: Mapping[str, Mapping[str, float]] | None = None,
 ) -> T:
     """An instance of the dataclass `cls` from the parsed JSON object `data`.
 
@@ -52,7 +57,8 @@ def read_config(
     lie within 2**31. Unknown keys are refused unless they begin with "_", are in
     `cls.IGNORED_KEYS`, are null, false or empty (an option that is off changes nothing), or were
     named to `ignoring`. If `cls` has `CLASS_NAMES`, a "_class_name" in `data` must be one of them.
-    of_checkpoint: whether a caller can name unknown keys, as the error then says.
+    of_checkpoint: whether a caller can name unknown keys, as the error then says. bounds: metadata
+    of fields that do not have it themselves.
 
     Raises ConfigError, which names `where` and lists every problem.
     """
@@ -76,7 +82,8 @@ def read_config(
                 value = data[name]
                 if isinstance(value, dict):
                     value = ignoring(value, left_out)
-                values[name] = _convert(value, hints[name], field.metadata, f"{where}: {name}")
+                metadata = {**(bounds or {}).get(name, {}), **field.metadata}
+                values[name] = _convert(value, hints[name], metadata, f"{where}: {name}")
             except _MismatchError as e:
                 problems.append(f"{name} {e}")
             except ConfigError as e:

@@ -15,7 +15,7 @@ from test_generate import environment
 from pyengine import metadata
 from pyengine.cli import concepts, naming, values
 from pyengine.decoding import request
-from pyengine.pipelines import loading
+from pyengine.pipelines import arguments, loading
 from pyengine.schedules import SAMPLER_NAMES
 from pyengine.weights import TIERS
 
@@ -152,23 +152,27 @@ def test_json_is_a_flag_wherever_it_is(run):
 
 
 def test_the_lists_that_are_copied_for_speed_are_true():
-    assert set(values.SAMPLERS) == set(SAMPLER_NAMES)
+    assert set(arguments.SAMPLERS) == set(SAMPLER_NAMES)
     assert loading.NAMED == values.MODELS
     assert tuple(loading.DTYPES) == values.DTYPES
-    assert request.DECODINGS == values.DECODINGS
+    assert request.DECODINGS == arguments.DECODINGS
     assert tuple(TIERS) == values.TIERS
 
 
 def test_the_defaults_in_the_help_are_the_models():
-    from pyengine.cli import app
-
     def saved(name):
         return json.loads((loading.shipped_folder(name) / "pyengine.json").read_text())
 
-    emoji, drawn = saved("emoji"), saved("emoji-ar")
-    assert emoji["num_inference_steps"] == app.STEPS
-    assert (emoji["guidance_scale"], drawn["guidance_scale"]) == app.GUIDANCE
-    assert (drawn["temperature"], drawn["top_k"], drawn["top_p"]) == app.DRAWS
+    models = {name: saved(name) for name in loading.NAMED}
+    found = [
+        (row.name, float(number), models[name])
+        for row in arguments.OPTIONS
+        for number, name in re.findall(r"([\d.]+) for ([\w-]+)", row.shown or "")
+        if row.name not in ("height", "width")
+    ]
+    assert len(found) == 6
+    for argument, number, defaults in found:
+        assert defaults[argument] == number, argument
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from ...decoding.masked import (
     step,
     step_numbers,
 )
-from ...decoding.request import MAX_TEMPERATURE, TokenRequest
+from ...decoding.request import TokenRequest
 from ...errors import RequestError
 from ...finite import check_finite
 from ...guard import inference
@@ -34,6 +34,7 @@ from ...jobs.output import PipelineOutput, Report
 from ...jobs.runs import Run
 from ...models.tokens.uvit import UVit2DModel, UVitContext
 from ...schedules.masked import MaskedPlan, plan
+from ..arguments import check
 from ..defaults import bounded
 from ..prefix import read_prefix
 from ..text import encode
@@ -49,10 +50,10 @@ class AmusedDefaults(TokenDefaults):
     """temperature, last_temperature: of the noise that decides which tokens are masked again."""
 
     num_inference_steps: int = bounded(12, 1, 1000)
-    guidance_scale: float = bounded(10.0, 0, 1000)
-    temperature: float = bounded(2.0, 0, MAX_TEMPERATURE)
-    last_temperature: float = bounded(0.0, 0, MAX_TEMPERATURE)
-    strength: float = bounded(0.5, 0, 1)
+    guidance_scale: float = 10.0
+    temperature: float = 2.0
+    last_temperature: float = bounded(0.0, 0, 100)
+    strength: float = 0.5
     inpaint_strength: float = bounded(1.0, 0, 1)
     aesthetic_score: float = bounded(6.0, 0, 10)
 
@@ -132,18 +133,17 @@ class AmusedPipeline(TokenPipeline):
 
     def _check(
         self, *, height, width, num_inference_steps, latents, prefix, image, strength, mask_image,
-        temperature, top_k, top_p, min_p, micro_conditioning_aesthetic_score,
-        micro_conditioning_crop_coord, **arguments,
+        temperature, micro_conditioning_aesthetic_score, micro_conditioning_crop_coord,
+        **arguments,
     ) -> TokenRequest:  # fmt: skip
         d = self.defaults
         items, masks = self._check_pictures(image, mask_image)
         size = self._find_size(height, width, items)
-        sampling = d.sampling(0.0, top_k, top_p, min_p)
-        r = self._request(size=size, sampling=sampling, **arguments)
+        r = self._request(size=size, temperature=0.0, **arguments)
         if strength is not None and items is None:
             raise RequestError("strength: expected only together with image")
         default = d.strength if masks is None else d.inpaint_strength
-        strength = default if strength is None else checks.real("strength", strength, 0, 1)
+        strength = default if strength is None else check("strength", strength)
         steps = d.num_inference_steps
         if num_inference_steps is not None:
             steps = checks.integer("num_inference_steps", num_inference_steps, 1, 1000)
@@ -154,8 +154,7 @@ class AmusedPipeline(TokenPipeline):
             )
         score = d.aesthetic_score
         if micro_conditioning_aesthetic_score is not None:
-            given = micro_conditioning_aesthetic_score
-            score = checks.real("micro_conditioning_aesthetic_score", given, 0, 10)
+            score = check("micro_conditioning_aesthetic_score", micro_conditioning_aesthetic_score)
         crop = checks.size_pair("micro_conditioning_crop_coord", micro_conditioning_crop_coord)
         r.extra = {
             "strength": strength,
@@ -174,9 +173,9 @@ class AmusedPipeline(TokenPipeline):
         if isinstance(value, list | tuple):
             if len(value) != 2:
                 raise checks.refuse("temperature", "a number or two of them", value)
-            first, last = (checks.real("temperature", v, 0, MAX_TEMPERATURE) for v in value)
+            first, last = (check("temperature", v) for v in value)
             return first, last
-        return checks.real("temperature", value, 0, MAX_TEMPERATURE)
+        return check("temperature", value)
 
     @staticmethod
     def _check_pictures(image: Any, mask: Any) -> tuple[list[Any] | None, list[Any] | None]:
@@ -270,8 +269,7 @@ class AmusedPipeline(TokenPipeline):
         stage = "prepare" if r.extra["images"] is None else "encode_image"
         with report.stage(stage, self.device):
             tokens, masked_shares = self._start(r, table, noise, report.warnings)
-        s = r.sampling
-        sampling = MaskedSampling(r.guidance_scale, s.top_k, s.top_p, s.min_p, self.mask_token)
+        sampling = MaskedSampling(r.guidance_scale, r.sampling, self.mask_token)
         jobs = [
             MaskedJob(
                 r.run, k, r.seeds[k], plan=table, tokens=tokens[k], masked_share=masked_shares[k],

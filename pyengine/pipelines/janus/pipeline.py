@@ -21,7 +21,6 @@ from ...jobs.runs import Run
 from ...models import Janus, JanusConfig
 from ...weights import read_config
 from ..autoregressive import AutoregressivePipeline
-from ..defaults import bounded
 from ..json_tokenizer import JsonTokenizer
 from ..prefix import read_prefix
 from ..tokens import TokenDefaults
@@ -33,7 +32,7 @@ _ID = {"min": 0, "max": 1 << 20}
 class JanusDefaults(TokenDefaults):
     """template: what the model is given for a prompt, which takes the place of {}."""
 
-    guidance_scale: float = bounded(5.0, 0, 1000)
+    guidance_scale: float = 5.0
     template: str = "<|User|>: {}\n\n<|Assistant|>:"
 
     def __post_init__(self):

@@ -1,6 +1,5 @@
 """A call's arguments against what a model can do."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from ...diffusion.request import Request
 from ...errors import RequestError
 from ...jobs import checks
 from ...schedules import find_name
+from ..arguments import BY_NAME, check, checked
 from .crop import Crop, cut
 from .defaults import Defaults
 from .embeddings import Widths
@@ -42,56 +42,57 @@ class Arguments:
     distilled: bool = False
 
     def request(
-        self, *, height, width, num_inference_steps, guidance_scale, guidance_rescale,
-        num_images_per_prompt, seed, generator, latents, scheduler, image, strength, mask_image,
-        masked_image_latents, padding_mask_crop, eta, clip_skip, output_type, callback_on_step_end,
-        callback_on_step_end_tensor_inputs, return_dict, timeout, run, timesteps, sigmas,
-        timestep_spacing, original_inference_steps, denoising_start=None, denoising_end=None,
-        **texts,
+        self, *, height, width, guidance_scale, num_images_per_prompt, seed, generator, latents,
+        scheduler, image, strength, mask_image, masked_image_latents, padding_mask_crop, clip_skip,
+        callback_on_step_end, callback_on_step_end_tensor_inputs, return_dict, timeout, run,
+        timesteps, sigmas, timestep_spacing, original_inference_steps, denoising_start=None,
+        denoising_end=None, **others,
     ) -> Request:  # fmt: skip
-        """The checked Request; arguments as in StableDiffusionPipeline.__call__."""
-        read = self.widths.read(**texts)
-        per_prompt = checks.integer(
-            "num_images_per_prompt", num_images_per_prompt, 1, checks.MAX_PICTURES
-        )
+        """The checked Request; arguments as in StableDiffusionPipeline.__call__. others: the texts,
+        and what the table of arguments checks.
+        """
+        simple = {name: others.pop(name) for name in [*others] if BY_NAME[name].simple}
+        read = self.widths.read(**others)
+        per_prompt = check("num_images_per_prompt", num_images_per_prompt)
         count = read.batch * per_prompt
         items, masks = self._check_pictures(image, mask_image, count)
         given = latents if self.xl or self.lcm else None
         height, width = self._check_size(height, width, items, masks is not None, count, given)
         part = None
         if padding_mask_crop is not None:
+            output_type = simple["output_type"]
             part = self._crop(image, mask_image, (width, height), padding_mask_crop, output_type)
             items, masks = [part.image], [part.mask]
         d = self.defaults
-        default_strength, default_guidance = d.strength, d.guidance_scale
+        used_strength, default_guidance = d.strength, d.guidance_scale
         if masks is not None:
-            default_strength = d.inpaint_strength
+            used_strength = d.inpaint_strength
             if d.inpaint_guidance_scale is not None:
                 default_guidance = d.inpaint_guidance_scale
         scales = checks.guidance_scales(
             "guidance_scale", default_guidance if guidance_scale is None else guidance_scale,
             count, read.batch,
         )  # fmt: skip
+        simple = checked(simple, d)
+        if items is None:
+            used_strength = 1.0
+        elif strength is not None:
+            used_strength = check("strength", strength)
         r = Request(
             texts=read,
             per_prompt=per_prompt,
             height=height,
             width=width,
-            steps=self._or(num_inference_steps, d.num_inference_steps, checks.integer,
-                           "num_inference_steps", 1, 100_000),
+            steps=simple.pop("num_inference_steps"),
             guidance_scale=scales[0] if len(set(scales)) == 1 else scales,
-            guidance_rescale=self._or(guidance_rescale, d.guidance_rescale, checks.real,
-                                      "guidance_rescale", 0, 1),
-            strength=1.0 if items is None else self._or(strength, default_strength, checks.real,
-                                                        "strength", 0, 1),
-            eta=checks.real("eta", eta, 0, 1),
+            strength=used_strength,
             clip_skip=self._check_clip_skip(clip_skip),
-            output_type=checks.choice("output_type", output_type, checks.OUTPUT_TYPES),
             images=items,
             masks=masks,
             part=part,
+            **simple,
             **checks.manners(run, timeout, return_dict),
-        )  # fmt: skip
+        )
         if strength is not None and items is None:
             raise RequestError("strength: expected only together with image")
         if scheduler is not None:
@@ -154,10 +155,6 @@ class Arguments:
         if output_type != "pil":
             raise checks.refuse("padding_mask_crop: output_type", "'pil'", output_type)
         return cut(image, mask, size, pad)
-
-    @staticmethod
-    def _or(value: Any, default: Any, check: Callable, field: str, low: float, high: float) -> Any:
-        return default if value is None else check(field, value, low, high)
 
     def _latent_shape(self, r: Request) -> tuple[int, int, int, int]:
         return (r.count, self.latent_channels, r.height // self.factor, r.width // self.factor)

@@ -14,9 +14,9 @@ class Defaults:
     """
 
     num_inference_steps: int = bounded(50, 1, 1000)
-    guidance_scale: float = bounded(7.5, 0, 1000)
-    guidance_rescale: float = bounded(0.0, 0, 1)
-    strength: float = bounded(0.8, 0, 1)
+    guidance_scale: float = 7.5
+    guidance_rescale: float = 0.0
+    strength: float = 0.8
     inpaint_strength: float = bounded(1.0, 0, 1)
     inpaint_guidance_scale: float | None = bounded(None, 0, 1000)
 
@@ -26,4 +26,4 @@ class DistilledDefaults(Defaults):
     """Of diffusers' LatentConsistencyModelPipeline."""
 
     num_inference_steps: int = bounded(4, 1, 1000)
-    guidance_scale: float = bounded(8.5, 0, 1000)
+    guidance_scale: float = 8.5

@@ -29,8 +29,8 @@ AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
 
 @dataclass(frozen=True)
 class XLDefaults(Defaults):
-    guidance_scale: float = bounded(5.0, 0, 1000)
-    strength: float = bounded(0.3, 0, 1)
+    guidance_scale: float = 5.0
+    strength: float = 0.3
     inpaint_strength: float = bounded(0.9999, 0, 1)
     inpaint_guidance_scale: float | None = bounded(7.5, 0, 1000)
 

@@ -1,0 +1,282 @@
+"""One table of what calls of pipelines are asked: each argument's check, option and settings.
+
+Requests are checked by it, the command line's options and a picture's settings are made from it,
+and a pipeline that lacks an argument says so by it. Nothing here imports torch: `pyengine generate
+--help` reads it. What the arguments mean is told where a pipeline's `__call__` declares them; a
+test holds the table and those signatures together.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number from `low` to `high`."""
+
+    low: int
+    high: int
+    type: ClassVar[type] = int
+    metavar: ClassVar[str] = "N"
+
+    def check(self, name: str, value: Any) -> Any:
+        from ..jobs import checks
+
+        return checks.integer(name, value, self.low, self.high)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "integer", "minimum": self.low, "maximum": self.high}
+
+
+@dataclass(frozen=True)
+class Real:
+    """A number from `low` to `high`."""
+
+    low: float
+    high: float
+    type: ClassVar[type] = float
+    metavar: ClassVar[str] = "X"
+
+    def check(self, name: str, value: Any) -> Any:
+        from ..jobs import checks
+
+        return checks.real(name, value, self.low, self.high)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "number", "minimum": self.low, "maximum": self.high}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some words."""
+
+    names: tuple[str, ...]
+    type: ClassVar[type] = str
+    metavar: ClassVar[str] = "NAME"
+
+    def check(self, name: str, value: Any) -> Any:
+        from ..jobs import checks
+
+        return checks.choice(name, value, self.names)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "enum": list(self.names)}
+
+
+@dataclass(frozen=True)
+class Words:
+    """A text, which the pipeline checks; `names`: those that a shell's completion offers."""
+
+    metavar: str = "PROMPT"
+    names: tuple[str, ...] = ()
+    type: ClassVar[type] = str
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, which the pipeline checks; on the command line a file."""
+
+    metavar: ClassVar[str] = "FILE"
+
+
+@dataclass(frozen=True)
+class Value:
+    """Anything else, of Python: tensors, functions, lists. The pipeline checks it."""
+
+
+Kind = Whole | Real | Choice | Words | Picture | Value
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of calls.
+
+    kind: what it may be. own: whether pipelines check it themselves, since its bounds or its
+    default are the model's, or since it may be a list. nothing: the value, besides None, that asks
+    a pipeline without the argument for nothing. everywhere: every pipeline has it.
+    option: its name on the command line, None where it is not there. help, shown: there, what it
+    does, and the default as the help shows it. tokens: only models that draw tokens have it.
+    setting: its name in a picture's settings, None where no picture remembers it. asked: whether
+    these hold what was asked for, None included; else they hold what the run came to.
+    """
+
+    name: str
+    kind: Kind = Value()
+    own: bool = False
+    nothing: Any = None
+    everywhere: bool = False
+    option: str | None = None
+    help: str = ""
+    shown: str | None = None
+    tokens: bool = False
+    setting: str | None = None
+    asked: bool = False
+
+    @property
+    def simple(self) -> bool:
+        """Whether `checked` checks it."""
+        return isinstance(self.kind, Whole | Real | Choice) and not self.own
+
+
+#: Held equal to pyengine.schedules.SAMPLER_NAMES by a test.
+SAMPLERS = (
+    "ddim", "ddpm", "deis", "dpm2", "dpm2_ancestral", "dpmpp_2m", "dpmpp_2m_karras",
+    "dpmpp_2m_sde", "dpmpp_2m_sde_karras", "dpmpp_2s", "dpmpp_sde", "dpmpp_sde_karras",
+    "edm_dpmpp_2m", "edm_euler", "euler", "euler_ancestral", "flow_euler", "heun", "ipndm", "lcm",
+    "lms", "pndm", "sa_solver", "tcd", "unipc",
+)  # fmt: skip
+#: Held equal to pyengine.decoding.request.DECODINGS by a test.
+DECODINGS = ("sequential", "jacobi", "jacobi-gumbel")
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+_SIZE = {
+    "kind": Whole(1, 8192), "own": True, "help": "Pixels.", "shown": "the model's; 64 for emoji",
+}  # fmt: skip
+
+#: In the order of the command line's options.
+ARGUMENTS: tuple[Argument, ...] = (
+    Argument("prompt", Words(), setting="prompt"),
+    Argument("num_images_per_prompt", Whole(1, 1024), everywhere=True),
+    Argument(
+        "num_inference_steps", Whole(1, 100_000), option="steps", setting="steps",
+        help="Denoising steps.", shown="the model's; 20 for emoji",
+    ),
+    Argument(
+        "seed", Whole(0, 2**63 - 1), own=True, everywhere=True, option="seed", shown="random",
+        help="Seed of the first picture; the next has one more.",
+    ),
+    Argument(
+        "scheduler", Words("NAME", SAMPLERS), option="scheduler", setting="scheduler", asked=True,
+        help=f"Sampler: {', '.join(SAMPLERS)}; other tools' names will do.", shown="the model's",
+    ),
+    Argument(
+        "guidance_scale", Real(0, 1000), nothing=1, option="guidance", setting="guidance_scale",
+        help="Guidance scale; 1 turns it off.",
+        shown="the model's; 2.5 for emoji, 2 for emoji-ar",
+    ),
+    Argument(
+        "guidance_rescale", Real(0, 1), nothing=0, option="guidance_rescale",
+        setting="guidance_rescale", help="0 to 1: against overexposure.", shown="0",
+    ),
+    Argument(
+        "negative_prompt", Words(), option="negative", setting="negative_prompt", asked=True,
+        help="What the picture does not show.",
+    ),
+    Argument("height", **_SIZE, option="height", setting="height"),
+    Argument("width", **_SIZE, option="width", setting="width"),
+    Argument("image", Picture(), option="init_image", help="A picture to begin from."),
+    Argument(
+        "strength", Real(0, 1), own=True, option="strength", setting="strength",
+        help="0 to 1: how much of it is made anew.", shown="the model's; 0.8, with --mask 1",
+    ),
+    Argument(
+        "mask_image", Picture(), option="mask",
+        help="White where it is made anew; black, transparent: kept.",
+    ),
+    Argument(
+        "eta", Real(0, 1), nothing=0, option="eta", setting="eta", help="0 to 1: DDIM's noise.",
+        shown="0",
+    ),
+    Argument(
+        "clip_skip", Whole(0, 128), own=True, option="clip_skip", setting="clip_skip", asked=True,
+        help="Text encoder layers to leave out.", shown="0",
+    ),
+    Argument(
+        "temperature", Real(0, 100), tokens=True, option="temperature", setting="temperature",
+        asked=True, help="Token models: 0 draws the likeliest every time.",
+        shown="the model's; 1 for emoji-ar",
+    ),
+    Argument(
+        "top_k", Whole(0, 1 << 20), nothing=0, tokens=True, option="top_k", setting="top_k",
+        asked=True, help="Token models: so many may be drawn; 0: all.",
+        shown="the model's; 200 for emoji-ar",
+    ),
+    Argument(
+        "top_p", Real(0, 1), nothing=1, tokens=True, option="top_p", setting="top_p", asked=True,
+        help="Token models: the likeliest up to that.", shown="the model's; 0.95 for emoji-ar",
+    ),
+    Argument(
+        "min_p", Real(0, 1), nothing=0, tokens=True, option="min_p", setting="min_p", asked=True,
+        help="Token models: this share of the likeliest.", shown="the model's; 0",
+    ),
+    Argument(
+        "prefix", Picture(), tokens=True, option="prefix",
+        help="Token models: a picture of the upper rows, to be completed.",
+    ),
+    Argument(
+        "decoding", Choice(DECODINGS), tokens=True, option="decoding", setting="decoding",
+        help=f"Models that draw token by token: {', '.join(DECODINGS)}.", shown="sequential",
+    ),
+    # Leaves the tokens as they are: no picture remembers it.
+    Argument(
+        "window", Whole(1, 1 << 16), tokens=True, option="window",
+        help="Tokens that a pass of jacobi reads.", shown="the model's",
+    ),
+    Argument("output_type", Choice(OUTPUT_TYPES), everywhere=True),
+    *map(Argument, (
+        "aesthetic_score", "crops_coords_top_left", "denoising_end", "denoising_start", "latents",
+        "masked_image_latents", "negative_aesthetic_score", "negative_crops_coords_top_left",
+        "negative_original_size", "negative_pooled_prompt_embeds", "negative_prompt_2",
+        "negative_prompt_embeds", "negative_target_size", "original_inference_steps",
+        "original_size", "padding_mask_crop", "pooled_prompt_embeds", "prompt_2", "prompt_embeds",
+        "sigmas", "target_size", "timestep_spacing", "timesteps",
+    )),
+    *(Argument(name, everywhere=True) for name in (
+        "callback_on_step_end", "callback_on_step_end_tensor_inputs", "generator", "progress",
+        "return_dict", "run", "timeout",
+    )),
+    Argument("micro_conditioning_aesthetic_score", Real(0, 10), own=True),
+    Argument("micro_conditioning_crop_coord"),
+)  # fmt: skip
+BY_NAME: Mapping[str, Argument] = {argument.name: argument for argument in ARGUMENTS}
+#: The command line's, in its order.
+OPTIONS = tuple(argument for argument in ARGUMENTS if argument.option is not None)
+#: Those that a picture's settings hold.
+REMEMBERED = tuple(argument for argument in ARGUMENTS if argument.setting is not None)
+
+
+def check(name: str, value: Any) -> Any:
+    """`value` as the argument is used. Raises RequestError that says what was expected."""
+    kind = BY_NAME[name].kind
+    assert isinstance(kind, Whole | Real | Choice)
+    return kind.check(name, value)
+
+
+def checked(given: Mapping[str, Any], defaults: object) -> dict[str, Any]:
+    """The given arguments, the simple ones checked; for None the field of that name of `defaults`,
+    where it has one.
+    """
+    values = dict(given)
+    for name, value in given.items():
+        if value is None and hasattr(defaults, name):
+            values[name] = getattr(defaults, name)
+        elif name in BY_NAME and BY_NAME[name].simple:
+            values[name] = check(name, value)
+    return values
+
+
+def bounds(names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """{name: {"min": ..., "max": ...}} of those that are numbers, as read_config takes them."""
+    kinds = {name: BY_NAME[name].kind for name in names if name in BY_NAME}
+    return {
+        name: {"min": kind.low, "max": kind.high}
+        for name, kind in kinds.items()
+        if isinstance(kind, Whole | Real)
+    }
+
+
+def json_schema(call: Any) -> dict[str, Any]:
+    """A JSON schema of the plain arguments of a pipeline's call: numbers, words and choices."""
+    import inspect
+
+    own = inspect.signature(call).parameters
+    rows = [argument for argument in ARGUMENTS if argument.name in own]
+    properties = {
+        row.name: {**row.kind.schema(), **({"description": row.help} if row.help else {})}
+        for row in rows
+        if isinstance(row.kind, Whole | Real | Choice | Words)
+    }
+    return {"type": "object", "properties": properties, "additionalProperties": False}
