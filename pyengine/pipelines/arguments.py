@@ -228,6 +228,7 @@ ARGUMENTS: tuple[Argument, ...] = (
         "callback_on_step_end", "callback_on_step_end_tensor_inputs", "generator", "progress",
         "return_dict", "run", "timeout",
     )),
+    Argument("num_images", Whole(1, 1024), own=True),
     Argument("micro_conditioning_aesthetic_score", Real(0, 10), own=True),
     Argument("micro_conditioning_crop_coord"),
 )  # fmt: skip
