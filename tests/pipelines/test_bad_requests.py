@@ -239,10 +239,11 @@ def test_a_refusal_takes_no_memory_for_what_was_asked(pair):
     """Sizes are checked before anything of that size is made."""
     import tracemalloc
 
+    pipe = pair("sd1").own
     tracemalloc.start()
     for arguments in ({"height": 8192, "width": 8192}, {"num_images_per_prompt": 1024}):
         with pytest.raises(RequestError):
-            pair("sd1").own("a cat", **{"height": 2048, "width": 2048, **arguments})
+            pipe("a cat", **{"height": 2048, "width": 2048, **arguments})
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
 
