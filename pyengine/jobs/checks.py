@@ -148,7 +148,8 @@ def manners(run: Any, timeout: Any, return_dict: Any) -> dict[str, Any]:
 def size_pair(field: str, value: Any, low: int = 0) -> tuple[int, int]:
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise refuse(field, "two whole numbers (height, width)", value)
-    return tuple(integer(field, v, low, 1 << 16) for v in value)
+    height, width = (integer(field, v, low, 1 << 16) for v in value)
+    return height, width
 
 
 def seeds_and_generators(
@@ -163,6 +164,7 @@ def seeds_and_generators(
         if seed is not None:
             raise RequestError("seed: expected seed or generator, given both")
         return [None] * count, check_generators(generator, count, device)
+    seeds: list[int | None]
     if isinstance(seed, list | tuple):
         if len(seed) != count:
             raise refuse("seed", f"one whole number, or {count} of them", f"{len(seed)} of them")
@@ -171,23 +173,27 @@ def seeds_and_generators(
         first = secrets.randbelow(1 << 32) if seed is None else seed
         first = integer("seed", first, 0, MAX_SEED - count + 1)
         seeds = [first + i for i in range(count)]
-    return seeds, [torch.Generator("cpu").manual_seed(s) for s in seeds]
+    return seeds, [torch.Generator("cpu").manual_seed(s) for s in seeds if s is not None]
 
 
-def check_generators(generator: Any, count: int, device: torch.device):
+def check_generators(
+    generator: Any, count: int, device: torch.device
+) -> list[torch.Generator] | torch.Generator:
+    """One for all pictures, or a list with one for each."""
     several = isinstance(generator, list | tuple)
-    for item in generator if several else [generator]:
+    items: list[torch.Generator] = list(generator) if several else [generator]
+    for item in items:
         if not isinstance(item, torch.Generator):
             raise refuse("generator", "a torch.Generator or a list of them", item)
         if item.device.type not in ("cpu", device.type):
             raise refuse("generator", f"one on cpu or {device.type}", str(item.device))
     if not several:
-        return generator
-    if len(generator) != count:
-        raise refuse("generator", f"one, or one per picture: {count}", f"{len(generator)} of them")
-    if len({id(item) for item in generator}) != count:
+        return items[0]
+    if len(items) != count:
+        raise refuse("generator", f"one, or one per picture: {count}", f"{len(items)} of them")
+    if len({id(item) for item in items}) != count:
         raise refuse("generator", "a generator of its own for every picture", "one of them twice")
-    return list(generator)
+    return items
 
 
 def check_latents(latents: Any, shape: tuple[int, ...], field: str = "latents") -> torch.Tensor:
