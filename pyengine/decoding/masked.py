@@ -271,7 +271,9 @@ def _refine(jobs: list[MaskedJob], logits: Tensor, s: MaskedSampling, waits: boo
     device, length = logits.device, logits.shape[1]
     logits = s.limits.filter(logits)
     numbers = [job.numbers.at(job, row) for job, row in zip(jobs, logits, strict=True)]
-    exponential, gumbel = (torch.cat(part) for part in zip(*numbers, strict=True))
+    exponential, gumbel = (
+        torch.cat(part) if len(part) > 1 else part[0] for part in zip(*numbers, strict=True)
+    )
     masked = torch.tensor([j.plan.masked(j.steps, length, j.masked_share) for j in jobs])
     temperature = torch.stack([job.plan.temperature[job.steps] for job in jobs])
     with nullcontext() if waits else ops.unseen():

@@ -65,7 +65,7 @@ class NoiseSource:
         rows = [make((1, *shape[1:]), g) for g in self.generators]
         if len({row.device for row in rows}) > 1:
             rows = [to_device(row, self.device) for row in rows]
-        return to_device(torch.cat(rows), self.device)
+        return to_device(rows[0] if len(rows) == 1 else torch.cat(rows), self.device)
 
 
 class PictureNoise:
