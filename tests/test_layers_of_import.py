@@ -38,7 +38,7 @@ MAY_IMPORT = {
     # Neither knows a pipeline, nor the other.
     "jobs": {"cuda", "errors", "guard", "tokenizer", "weights"},
     "diffusion": {
-        "cuda", "errors", "finite", "guidance", "images", "jobs", "models", "ops", "pixels",
+        "branches", "cuda", "errors", "finite", "guidance", "images", "jobs", "models", "ops", "pixels",
         "progress", "schedules", "weights",
     },
     "decoding": {

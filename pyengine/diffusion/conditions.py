@@ -1,11 +1,13 @@
 """What a model is told of a call's pictures besides their latents and the time."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from ..branches import Row, adapted
 from ..cuda import to_device
 from ..guidance import NEGATIVE, TEXT
 from ..models.unet import TextContext, TimeEmbedding
@@ -28,6 +30,7 @@ class Conditions:
     extra: [N or R, C, h, w], what the network's input has beside the latents, or None; with
     in_input it is mask and masked: [N or R, 1, h, w] and [N or R, C, h, w], as
     diffusion.latents.Start has them. known, noise: likewise [N, C, h, w].
+    adapters: what the network has beside its weights for all these rows (see pyengine.branches).
     """
 
     text: Tensor | None = None
@@ -42,6 +45,7 @@ class Conditions:
     noise: Tensor | None = None
     in_input: bool = False
     extra: Tensor | None = None
+    adapters: Row = ()
     #: Counts the changes: what was made of these conditions before one is no longer theirs.
     version: int = 0
     context: TextContext = field(default_factory=lambda: TextContext(()))
@@ -70,7 +74,10 @@ class Conditions:
         """
         self.version += 1
         self._times.clear()
-        self.context = TextContext(()) if self.text is None else unet.encode_context(self.text)
+        self.context = TextContext(())
+        if self.text is not None:
+            with beside([self.adapters] * len(self.text)):
+                self.context = unet.encode_context(self.text)
         if self.in_input and self.mask is not None and self.masked is not None:
             rows = max(len(self.mask), len(self.masked))
             both = (_repeated(t, rows) for t in (self.mask, self.masked))
@@ -91,12 +98,18 @@ class Conditions:
         rows = 1 if self.guidance is None else len(self.guidance)
         rows = rows if self.added is None and self.labels is None else self.rows
         timesteps = torch.tensor(plan.timesteps[first : first + max(1, EMBEDDED_ROWS // rows)])
-        return unet.embed_timesteps(
-            to_device(timesteps, unet.device),
-            timestep_cond=self.guidance,
-            class_labels=self.labels,
-            added_cond_kwargs=self.added,
-        )
+        with beside([self.adapters] * len(timesteps)):
+            return unet.embed_timesteps(
+                to_device(timesteps, unet.device),
+                timestep_cond=self.guidance,
+                class_labels=self.labels,
+                added_cond_kwargs=self.added,
+            )
+
+
+def beside(rows: Sequence[Row]) -> AbstractContextManager[None]:
+    """Within the block, row i of what a network is given has the adapters rows[i]."""
+    return adapted(rows) if any(rows) else nullcontext()
 
 
 def classifier_free_names(guided: bool) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..branches import adapted
 from ..cuda import Graphs, Record, Recorder
 from ..models.unet import TextContext, TimeEmbedding
 from ..ops import sampler_step
@@ -48,7 +49,13 @@ class Evaluator:
         told, times: of these jobs. noise: as schedules.plan.step_rows takes it.
         """
         rescale = [job.guidance_rescale if job.guidance.terms else 0.0 for job in jobs]
-        if self.steps is None or not told.times_each or any(rescale) or any(rows.thresholds):
+        if (
+            self.steps is None
+            or not told.times_each
+            or told.adapters
+            or any(rescale)
+            or any(rows.thresholds)
+        ):
             out = told.outputs(self.output(state, rows, told, times), jobs)
             return step_rows(state, out, rows, noise, rescale)
         x = state.x.contiguous()
@@ -62,7 +69,11 @@ class Evaluator:
 
     def output(self, state: State, rows: Rows, told: Told, times: TimeEmbedding) -> Tensor:
         """What the U-Net gives at a state, a row for each of told's; arguments as of `step`."""
-        return self(told.model_input(rows.scale_input(state.x)), times, told.context)
+        given = told.model_input(rows.scale_input(state.x))
+        if not told.adapters:
+            return self(given, times, told.context)
+        with adapted(told.adapters):  # not recorded: recordings know the weights alone
+            return self.unet.evaluate(given, times, told.context)
 
     def _run_step(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> tuple[Tensor, ...]:
         x, scale, coeffs, d1, d2, d3, base, noise, *rows = changing

@@ -44,6 +44,10 @@ class Told:
         base = [self._position[k, own[0]] for k, own in enumerate(names)]
         self._outputs = torch.tensor([*base, *last], device=device)
         self._rows = [jobs[k].conditions.row(name, jobs[k].index) for k, name in entries]
+        #: Of each row; empty where none has any.
+        self.adapters = [jobs[k].conditions.adapters for k, _ in entries]
+        if not any(self.adapters):
+            self.adapters = []
         self.context = self._context(jobs)
         self.extra = self._extra(jobs)
         self.key = self.key_of(jobs)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from pyengine.branches import Adapter, targets
 from pyengine.errors import CancelledError, NotFiniteError, RequestError
 from pyengine.guidance import Guidance, Term
 from pyengine.pipelines import Run
@@ -172,6 +173,46 @@ def test_a_third_condition(pair):
     assert not torch.equal(plain.latents, unguided)
     want = pipe("a fox", num_inference_steps=3, seed=3, **SIZE).images
     assert torch.equal(plain.latents, want)
+
+
+def test_an_adapter_of_one_call_beside_others(pair):
+    """A side branch on layers of every kind: each call has its bits alone, and one without any has
+    those of the network as it is.
+    """
+    pipe = pair("sd1").own
+    generator = torch.Generator().manual_seed(3)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator) * 0.2
+
+    weights = {
+        name: (random(2, *target.shape[1:]), random(target.shape[0], 2))
+        for name, target in targets(pipe.unet).items()
+        if name.endswith(("to_q", "to_k", "to_out.0", "time_emb_proj", "conv1", "ff.net.2"))
+    }
+    style = Adapter(pipe.unet, weights)
+    wanted = [("a cat", 4.0, ()), ("a dog", 1.0, [(style, 0.7)]), ("a fox", 3.0, [(style, -0.4)])]
+
+    def prepared_one(k):
+        prompt, scale, adapters = wanted[k]
+        (job,) = pipe.prepare(pipe.request(prompt, guidance_scale=scale, num_inference_steps=3,
+                                           seed=k, **SIZE))  # fmt: skip
+        job.conditions.adapters = adapters
+        job.conditions.changed(pipe.unet)
+        return job
+
+    def drawn(jobs):
+        while any(job.active for job in jobs):
+            pipe.step(jobs)
+        return [pipe.finish(job) for job in jobs]
+
+    alone = [drawn([prepared_one(k)])[0] for k in range(3)]
+    together = drawn([prepared_one(k) for k in range(3)])
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    plain = pipe("a cat", guidance_scale=4.0, num_inference_steps=3, seed=0, **SIZE).images[0]
+    assert torch.equal(together[0], plain)
+    other = pipe("a dog", guidance_scale=1.0, num_inference_steps=3, seed=1, **SIZE).images[0]
+    assert (together[1] - other).abs().max() > 0.01
 
 
 # --- cancelled ------------------------------------------------------------------------------------
