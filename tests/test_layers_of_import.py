@@ -38,8 +38,8 @@ MAY_IMPORT = {
     # Neither knows a pipeline, nor the other.
     "jobs": {"cuda", "errors", "guard", "tokenizer", "weights"},
     "diffusion": {
-        "branches", "cuda", "errors", "finite", "guidance", "images", "jobs", "models", "ops", "pixels",
-        "progress", "schedules", "weights",
+        "branches", "cuda", "errors", "finite", "guidance", "images", "jobs", "models", "ops",
+        "pixels", "progress", "schedules", "weights",
     },
     "decoding": {
         "cuda", "errors", "finite", "guidance", "jobs", "models", "ops", "progress", "schedules",

@@ -49,13 +49,8 @@ class Evaluator:
         told, times: of these jobs. noise: as schedules.plan.step_rows takes it.
         """
         rescale = [job.guidance_rescale if job.guidance.terms else 0.0 for job in jobs]
-        if (
-            self.steps is None
-            or not told.times_each
-            or told.adapters
-            or any(rescale)
-            or any(rows.thresholds)
-        ):
+        whole = told.times_each and not told.adapters and not any(rescale)
+        if self.steps is None or not whole or any(rows.thresholds):
             out = told.outputs(self.output(state, rows, told, times), jobs)
             return step_rows(state, out, rows, noise, rescale)
         x = state.x.contiguous()
