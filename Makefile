@@ -32,7 +32,7 @@ help:
 	  'make sanitize     op tests under ASan and UBSan' \
 	  'make fuzz         random damage to checkpoints and headers, for FUZZ_SECONDS' \
 	  'make test-gpu     the tests that need an NVIDIA GPU' \
-	  'make gpu-table    the table of Triton kernels in docs/performance.md (needs no GPU)' \
+	  'make gpu-table    the table of Triton kernels in docs/gpu-kernels.md (needs no GPU)' \
 	  'make bench-gpu    all that an NVIDIA GPU has to show (docs/gpu.md), beside diffusers and torch.compile' \
 	  'make sanitize-gpu the kernels under compute-sanitizer, on an NVIDIA GPU' \
 	  'make sdist-check  build an sdist, install it elsewhere, run its tests' \

@@ -1,4 +1,4 @@
-"""Rewrites the table of Triton kernels in docs/performance.md: `make gpu-table`.
+"""Rewrites the table of Triton kernels in docs/gpu-kernels.md: `make gpu-table`.
 
 Compiles every kernel for sm_90 and sm_80, which needs no GPU, at one call's shapes, and reads what
 cuobjdump says of the machine code. Needs tests/ops on PYTHONPATH.
@@ -18,7 +18,7 @@ from triton_machine_code import compile_launch, source_of
 from pyengine.bench.arguments import group_norm, layer_norm, nbytes, rms_norm
 from pyengine.bench.shapes import SHAPES
 
-PAGE = Path(__file__).parent / "performance.md"
+PAGE = Path(__file__).parent / "gpu-kernels.md"
 MARKERS = ("<!-- gpu_table.py: begin -->", "<!-- gpu_table.py: end -->")
 #: The table's columns of registers.
 TARGETS = ((torch.float32, 90), (torch.float16, 90), (torch.bfloat16, 90), (torch.bfloat16, 80))

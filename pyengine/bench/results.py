@@ -95,7 +95,7 @@ class Result:
 
 
 def table(result: Result) -> Any:
-    """A rich table in Markdown's form, which a terminal shows and docs/performance.md takes."""
+    """A rich table in Markdown's form, for the terminal and for docs/log."""
     from rich import box
     from rich.table import Table
 
