@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .autoencoder.vq import VQConfig, VQModel
     from .gan.dcgan import DCGANConfig, DCGANGenerator
     from .text.clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    from .text.t5 import T5Config, T5EncoderModel
     from .tokens.imagegpt import ImageGPT, ImageGPTConfig
     from .tokens.janus import Janus, JanusConfig
     from .tokens.llama import Llama, LlamaConfig
@@ -40,6 +41,8 @@ __all__ = [
     "PictureGPT",
     "PictureGPTConfig",
     "PictureTokens",
+    "T5Config",
+    "T5EncoderModel",
     "TextContext",
     "TimeEmbedding",
     "UNet2DConditionConfig",
@@ -74,6 +77,8 @@ if not TYPE_CHECKING:
         "PictureGPT": "tokens.picture_gpt",
         "PictureGPTConfig": "tokens.picture_gpt",
         "PictureTokens": "tokens.picture_gpt",
+        "T5Config": "text.t5",
+        "T5EncoderModel": "text.t5",
         "TextContext": "unet.condition",
         "TimeEmbedding": "unet.condition",
         "UNet2DConditionConfig": "unet.config",

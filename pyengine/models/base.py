@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -57,6 +57,8 @@ class Model(nn.Module):
     config_class: ClassVar[type]
     #: fnmatch patterns of tensors that may come on top of the model's own and take no part in it.
     harmless_extra: ClassVar[tuple[str, ...]] = ()
+    #: {other name: name} of tensors that a checkpoint may hold under either name, or under both.
+    aliases: ClassVar[Mapping[str, str]] = {}
     #: The TIERS that load_module's `weights` can be.
     tiers: ClassVar[tuple[str, ...]] = ()
     #: fnmatch patterns of the linear layers whose weights they store in 8 bits.

@@ -1,7 +1,7 @@
 """Filling a module built on the meta device: everything is compared before memory is taken."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
@@ -51,7 +51,7 @@ def load_module(
     if weights is not None:
         check_tier(weights, module.tiers, type(module).__name__)
     expected = {k: v for k, v in module.state_dict(keep_vars=True).items() if v is not None}
-    found = _match_names(expected, source, rename)
+    found = _match_names(expected, source, rename, getattr(module, "aliases", {}))
     patterns = (*HARMLESS, *getattr(module, "harmless_extra", ()), *harmless)
     _compare(expected, found, source, matcher(patterns))
     plan = {
@@ -158,11 +158,15 @@ def _match_names(
     expected: dict[str, torch.Tensor],
     source: TensorSource | MappedSource,
     rename: Callable[[str], str] | None,
+    aliases: Mapping[str, str],
 ) -> dict[str, str]:
     """{name in the module, or in `source` where the module has none: name in `source`}."""
     found: dict[str, str] = {}
+    present = set(source)
     for old in source:
         name = old if rename is None else rename(old)
+        if name in aliases and aliases[name] not in present:
+            name = aliases[name]
         if name not in expected:
             name = next((n for n in modern_names(name) if n in expected), name)
         if name in found:

@@ -17,6 +17,7 @@ from ...weights import read_config
 from ...weights.config import ignored_in, ignoring
 from .._ids import check_range
 from ..base import ACTIVATIONS, TRANSFORMERS_KEYS, Model, Output, raise_problems
+from .masks import hidden_keys
 
 _TRAINING = {"attention_dropout", "dropout", "initializer_factor", "initializer_range"}
 
@@ -201,16 +202,7 @@ class _TextEncoder(Model):
         ids = self._checked(input_ids)
         mask = None
         if attention_mask is not None:
-            if attention_mask.shape != ids.shape:
-                raise RequestError(
-                    f"attention_mask: expected shape {list(ids.shape)} as input_ids,"
-                    f" got {list(attention_mask.shape)}"
-                )
-            hidden = attention_mask.to(self.device) == 0
-            # Not -inf: a row of which every key is hidden would be NaN.
-            low = torch.finfo(self.dtype).min
-            mask = torch.zeros(ids.shape, dtype=self.dtype, device=self.device)
-            mask = mask.masked_fill(hidden, low)[:, None, None, :]
+            mask = hidden_keys(attention_mask, ids, self.dtype)
         return self.text_model(ids, mask)
 
     def _checked(self, ids: Tensor) -> Tensor:
