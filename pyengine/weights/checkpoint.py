@@ -34,7 +34,11 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "spiece.model",
 )
+
+#: A tokenizer has one of these.
+VOCABULARIES = ("vocab.json", "tokenizer.json", "spiece.model")
 
 
 class Checkpoint:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .checkpoint import TOKENIZER_FILES, Checkpoint, FolderCheckpoint, is_absent
+from .checkpoint import TOKENIZER_FILES, VOCABULARIES, Checkpoint, FolderCheckpoint, is_absent
 from .files import CONVERT, is_pickle_name, refuse_pickle
 from .jsonio import load_json
 from .layout import Part, expected_model_types, layout_of, layout_of_model
@@ -112,7 +112,7 @@ def missing_files(checkpoint: FolderCheckpoint | SingleModelCheckpoint) -> list[
     for name in checkpoint.components:
         folder, part = checkpoint.folder / name, checkpoint.layout.parts[name]
         if part.kind == "tokenizer":
-            if not any(os.path.exists(folder / n) for n in ("vocab.json", "tokenizer.json")):
+            if not any(os.path.exists(folder / n) for n in VOCABULARIES):
                 missing.append(f"{name}/vocab.json")
             continue
         if not os.path.exists(folder / part.config_file):
