@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from pyengine import schedules
+from pyengine import models, schedules
 from pyengine.tokenizer import ClipTokenizer
 from pyengine.weights import Checkpoint, load_module, resolve
 from pyengine.weights.layout import find
+
+CLASSES = {
+    "unet": models.UNet2DConditionModel,
+    "vae": models.AutoencoderKL,
+    "text_encoder": models.CLIPTextModel,
+    "text_encoder_2": models.CLIPTextModelWithProjection,
+}
 
 
 def load_parts(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> dict:
