@@ -53,6 +53,11 @@ class Job:
         """Whether `step` still takes it further."""
         return not (self.complete or self.cancelled or self.error is not None)
 
+    def raise_error(self) -> None:
+        """Raises its error, if it has one."""
+        if self.error is not None:
+            raise copy(self.error)  # whose traceback would refer to the job: a reference cycle
+
 
 class Call:
     """The jobs of one call, driven together to the end: what `pipe(...)` does with them.
@@ -102,5 +107,4 @@ class Call:
     def raise_error(self) -> None:
         """Raises the first job's error, if any has one."""
         for job in self.jobs:
-            if job.error is not None:
-                raise copy(job.error)  # whose traceback would hold on to the job
+            job.raise_error()

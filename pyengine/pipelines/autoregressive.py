@@ -97,8 +97,7 @@ class AutoregressivePipeline(TokenPipeline):
         assert isinstance(job, TokenJob)
         self.decoder.look([job])
         job.release()
-        if job.error is not None:
-            raise job.error
+        job.raise_error()
         tokens = torch.tensor([job.whole()], device=self.device).view(1, *self.grid)
         output_type = job.request.output_type
         return tokens[0] if output_type == "latent" else self._decode(tokens, output_type)[0]

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from copy import copy
 from typing import Any, TypeVar
 
 import torch
@@ -138,8 +137,7 @@ class Pipeline(DiffusersNames, Running):
         Raises the job's error, where it has one; RequestError where it is still active.
         """
         self._check_job("job", job)
-        if job.error is not None:
-            raise copy(job.error)
+        job.raise_error()
         if job.active:
             raise RequestError("job: expected one that is complete or cancelled, given one that"
                                f" is at step {job.steps}")  # fmt: skip

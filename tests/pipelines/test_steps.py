@@ -1,6 +1,8 @@
 """What all pipelines' jobs and steps have in common, as whoever drives them sees it."""
 
+import gc
 import inspect
+import weakref
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 import pyengine
 from pyengine import ops
-from pyengine.errors import CancelledError, OutOfMemoryError, RequestError
+from pyengine.errors import CancelledError, NotFiniteError, OutOfMemoryError, RequestError
 from pyengine.ops import _memory
 from pyengine.pipelines import Run, StopSampling
 
@@ -70,6 +72,26 @@ def test_an_interrupt_ends_no_jobs_that_somebody_steps(made, monkeypatch):
     pipe.step(jobs)
     assert jobs[0].active
     assert jobs[0].steps == 1
+
+
+def test_an_error_is_raised_as_often_as_it_is_asked_for_and_pins_no_job(made):
+    pipe, call = made
+    gc.collect()
+    gc.disable()
+    try:
+        (job,) = pipe.prepare(pipe.request(**call))
+        pipe.step([job])
+        job.error = NotFiniteError("spoilt")
+        pipe.step([job])
+        assert job.steps == 1
+        for _ in range(2):
+            with pytest.raises(NotFiniteError, match=r"^spoilt$"):
+                pipe.finish(job)
+        gone = weakref.ref(job)
+        del job
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_callback_finishes_a_picture_that_it_has_cancelled(made):
