@@ -12,16 +12,17 @@ from ..jobs import checks
 from ..weights.load import machine_memory
 
 
-def check_cache_memory(rows: int, most: int, size: int) -> None:
+def check_cache_memory(rows: int, most: int, size: int, held: int = 0) -> None:
     """Raises RequestError where keys and values of `rows` rows of `most` tokens, `size` bytes each,
-    are more than the machine has.
+    are more than the machine has. held: tokens of other jobs, which are there already.
     """
-    needed = rows * most * size
+    needed, others = rows * most * size, held * size
     memory = machine_memory()
-    if memory is not None and needed > memory:
+    if memory is not None and needed + others > memory:
+        beside = f", those of other jobs {others / 1e9:.1f} GB" if others else ""
         raise RequestError(
             f"num_images_per_prompt: expected fewer pictures: the keys and values of {rows} rows"
-            f" take {needed / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB"
+            f" take {needed / 1e9:.1f} GB{beside}, this machine has {memory / 1e9:.1f} GB"
         )
 
 
@@ -50,12 +51,12 @@ def check_drawn(tokens: Tensor, source: str, pictures: Sequence[int] | None = No
                 first: int = 0) -> None:  # fmt: skip
     """Raises NotFiniteError where ops drew a negative token, which says that logits were at fault.
 
-    tokens: [N, L], of the given pictures, else of 0 to N - 1, drawn at the places from `first` on.
+    tokens: [N, L], drawn at the positions from `first` on. pictures: which, else 0 to N - 1.
     """
     bad = tokens < 0
     if bad.any():
-        row, place = bad.nonzero()[0].tolist()
-        raise undrawn(source, row if pictures is None else pictures[row], first + place)
+        row, position = bad.nonzero()[0].tolist()
+        raise undrawn(source, row if pictures is None else pictures[row], first + position)
 
 
 def undrawn(source: str, picture: int, token: int) -> NotFiniteError:

@@ -82,7 +82,7 @@ class Decoder:
         guided = len(texts) > r.count
         most = max(map(len, texts)) + self.length - 1
         if self.device.type == "cpu":  # CUDA says so itself
-            check_cache_memory(len(texts), most, self._bytes)
+            check_cache_memory(len(texts), most, self._bytes, self.pool.promised)
         jobs = self._jobs(r, Draw.of(r, guided))
         try:
             for job in jobs:

@@ -91,8 +91,8 @@ class TokenGraphs:
         fine = logits.amax(dim=-1).isfinite().view(-1, len(jobs)).all(dim=0).tolist()
         positions = [job.position for job in jobs]
         drawn = _sample(logits, self._uniform(jobs, decoder), settings_of(jobs, decoder.device))
-        places = torch.tensor([[job.slots[0] for job in jobs], positions])
-        slots, at = to_device(places, decoder.device)
+        where = torch.tensor([[job.slots[0] for job in jobs], positions])
+        slots, at = to_device(where, decoder.device)
         board[slots, at] = drawn
         for row, job in enumerate(jobs):
             job.logits = ()

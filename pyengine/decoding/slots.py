@@ -58,6 +58,12 @@ class SlotPool:
         self._drain()
         return len(self._held)
 
+    @property
+    def promised(self) -> int:
+        """Tokens that the slots that are taken may come to."""
+        self._drain()
+        return sum(self._held.values())
+
     def take(self, count: int, most: int) -> Lease:
         """`count` slots, each for a sequence of at most `most` tokens, with nothing in them.
 

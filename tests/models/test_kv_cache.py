@@ -34,11 +34,12 @@ def test_attention_with_a_cache(heads, kv_heads):
 
     cache = KVCache(1, 3, most, kv_heads * width, q)
     for row, length in enumerate(lengths):  # prompts of different lengths, each by itself
-        part = cache[row : row + 1]
+        part = cache.batch_of(torch.tensor([row]), torch.tensor([0]))
         y = part.attend(0, *(t[row : row + 1, :length] for t in (q, k, v)), heads, 0.3)
         part.advance(length)
         torch.testing.assert_close(y[0], alone(row, length))
-    assert cache.lengths.tolist() == lengths
+        assert part.lengths.tolist() == [length]
+    cache.seat([0, 1, 2], lengths)
     for step in range(4):  # then together, one by one
         at = [n + step for n in lengths]
         new = [torch.stack([t[row, i : i + 1] for row, i in enumerate(at)]) for t in (q, k, v)]
@@ -59,16 +60,16 @@ def test_a_turned_cache_reads_the_same_one_by_one_as_together():
         assert torch.equal(got[:, 0], want[:, i])
 
 
-def test_rows_are_kept_and_copied():
+def test_a_slot_is_copied():
     q, k, v = noise(3, 3, 2, 8)
     cache = KVCache(2, 3, 4, 8, q)
     cache.attend(1, q, k, v, 2, 1.0)
-    cache[1:3].advance(2)
-    cache.copy_row(2, 0)
-    assert cache.lengths.tolist() == [2, 2, 2]
-    cache.keep(torch.tensor([0, 1]))
-    assert torch.equal(cache.keys[1][cache.slots, :2], k[[2, 1]])
-    assert torch.equal(cache.values[1][cache.slots, :2], v[[2, 1]])
+    cache.copy_slot(2, 0, 2)
+    assert torch.equal(cache.keys[1][:, :2], k[[2, 1, 2]])
+    assert torch.equal(cache.values[1][:, :2], v[[2, 1, 2]])
+    cache.copy_slot(1, 2, 1)  # one of its two tokens
+    assert torch.equal(cache.keys[1][2, :2], torch.stack([k[1, 0], k[2, 1]]))
+    assert not cache.keys[0].any()
 
 
 def test_a_full_cache_is_refused():
@@ -99,45 +100,29 @@ def test_sequences_join_and_leave_and_each_has_its_bits_alone():
     cache = KVCache(1, 0, most, heads * width, q, tables, slots=4)
     memory = [t.data_ptr() for t in (*cache.keys, *cache.values)]
     waiting, batch, at, longest = list(range(6)), [], {}, 0
+    free, slot = [2, 0, 3, 1], {}
     for tick in range(200):
-        if waiting and len(batch) < 4 and tick % 2 == 0:
+        if waiting and free and tick % 2 == 0:
             row = waiting.pop(0)
             batch.append(row)
-            at[row] = 0
-            cache.join(1)
+            at[row], slot[row] = 0, free.pop(0)
         if not batch:
             break
         longest = max(longest, len(batch))
+        cache.seat([slot[row] for row in batch], [at[row] for row in batch])
         got = attend(cache, batch, [at[row] for row in batch])
         for row, y in zip(batch, got, strict=True):
             assert torch.equal(y, alone[row][at[row]]), (tick, row)
             at[row] += 1
-        left = [n for n, row in enumerate(batch) if at[row] < most - row]
+        free += [slot[row] for row in batch if at[row] == most - row]
+        batch = [row for row in batch if at[row] < most - row]
         if tick % 3 == 0:
-            left.reverse()  # a batch has no order of its own
-        if left != list(range(len(batch))):
-            batch = [batch[n] for n in left]
-            cache.keep(torch.tensor(left, dtype=torch.int64))
+            batch.reverse()  # a batch has no order of its own
     assert (waiting, batch, longest) == ([], [], 4)
     assert [t.data_ptr() for t in (*cache.keys, *cache.values)] == memory
 
 
-def test_rows_that_leave_are_not_copied_and_their_slots_serve_again():
-    q, k, v = noise(3, 4, 2, 8)
-    cache = KVCache(1, 4, 3, 8, q)
-    cache.attend(0, q, k, v, 2, 1.0)
-    before = cache.keys[0].clone()
-    cache.keep(torch.tensor([3, 1]))
-    assert (cache.slots.tolist(), len(cache)) == ([3, 1], 2)
-    assert torch.equal(cache.keys[0], before)
-    cache.join(2)
-    assert cache.slots.tolist() == [3, 1, 0, 2]
-    assert cache.lengths.tolist() == [0, 0, 0, 0]
-    with pytest.raises(RequestError, match=r"cache: expected at most 0 sequences more.*given 1"):
-        cache.join(1)
-
-
-def test_batches_of_an_owner_who_counts_the_slots(monkeypatch):
+def test_batches_of_any_slots_in_any_order():
     """Any slots in any order, of any lengths: the bits of each sequence alone."""
     heads, width, most = 2, 6, 12
     q, k, v = noise(3, 4, most, heads * width)
@@ -147,7 +132,7 @@ def test_batches_of_an_owner_who_counts_the_slots(monkeypatch):
     cache = KVCache(1, 0, most, heads * width, q, tables, slots=7)
     slots, at = [5, 0, 6, 2], [0, 0, 0, 0]
     generator = torch.Generator().manual_seed(3)
-    lengths = cache._held.data_ptr()
+    lengths = cache.seat([0], [0]).lengths.data_ptr()
     while min(at) < most:
         rows = [r for r in torch.randperm(4, generator=generator).tolist() if at[r] < most]
         rows = rows[: int(torch.randint(1, 5, (1,), generator=generator))]
@@ -226,13 +211,13 @@ def test_what_is_recorded_of_a_batch_serves_others_of_as_many_sequences(monkeypa
 
     for _ in range(3):
         step()
-    cache.keep(torch.tensor([2, 0]))
-    for _ in range(3):
+    for i in range(3):
+        cache.seat([2, 0], [3, i])
         step()
     assert len(noted) == 2  # of three rows, and of two
-    for _ in range(3):
-        cache.join(1)
+    for i in range(3):
+        cache.seat([1, 2, 0], [i, 3, i])
         step()
-        cache.keep(torch.tensor([1, 2]))
+        cache.seat([0, 1], [i, i + 1])
         step()
     assert len(noted) == 2

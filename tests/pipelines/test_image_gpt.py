@@ -314,6 +314,12 @@ def test_more_pictures_than_the_machine_has_room_for(ours, monkeypatch):
     assert ours(seed=1).report.steps == 24
     with pytest.raises(RequestError, match="num_images_per_prompt: expected fewer pictures"):
         ours(seed=1, num_images_per_prompt=2)
+    jobs = ours.prepare(ours.request(seed=1))
+    with pytest.raises(RequestError, match=r"keys and values of 1 rows take .* those of other job"):
+        ours(seed=1)
+    assert jobs[0].active
+    del jobs
+    assert ours(seed=1).report.steps == 24
 
 
 def test_defaults_of_a_checkpoint(damaged):

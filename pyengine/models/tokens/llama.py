@@ -179,8 +179,8 @@ class Llama(nn.Module):
         found = self._tables.get((most, device))
         if found is None:
             with torch.inference_mode(False):
-                places = torch.arange(most, device=device)
-                found = ops.rotary_table(places, self.config.head_width, self.config.theta)
+                positions = torch.arange(most, device=device)
+                found = ops.rotary_table(positions, self.config.head_width, self.config.theta)
             if len(self._tables) >= 4:  # a run has two lengths, with guidance and without
                 self._tables.clear()
             self._tables[most, device] = found
