@@ -258,16 +258,15 @@ class Foreign(TorchDispatchMode):
         return results
 
 
-def own(recorder, pipe):
-    """A recorder that refuses foreign tensors."""
+def own(recorder, model, held=lambda: ()):
+    """A recorder that refuses tensors but the model's, what `held` gives and what it is given."""
 
     def record(function, changing, kept):
-        # The cache of keys and values, which lives as long as what is recorded with it.
-        place = () if pipe.sampler == "masked" else pipe.graphs.tensors()
+        place = held()
 
         def run(*given):
             # In torch, whose calls are seen; but for one that makes tensors of constants.
-            strict = Foreign(*pipe.model.parameters(), *place, *changing, *kept)
+            strict = Foreign(*model.parameters(), *place, *changing, *kept)
             with ops.force("reference"), ops.force("cpu", "sample_token"), strict:
                 return function(*given)
 
@@ -279,7 +278,9 @@ def own(recorder, pipe):
 @pytest.mark.parametrize("how", [{}, {"decoding": "jacobi", "window": 2}])
 def test_a_recording_reads_nothing_that_may_go(pipe, monkeypatch, how):
     recorder = Recorder()
-    monkeypatch.setattr(pipe, "graphs", TokenGraphs(own(recorder, pipe)))
+    # The cache of keys and values lives as long as what is recorded with it.
+    record = own(recorder, pipe.model, lambda: pipe.graphs.tensors())
+    monkeypatch.setattr(pipe, "graphs", TokenGraphs(record))
     draw(pipe, guidance_scale=2.0, **how)
     assert recorder.recorded
 
@@ -340,7 +341,7 @@ def test_masked_pictures(amused):
 
 def test_a_masked_recording_reads_nothing_that_may_go(amused):
     recorder = Recorder()
-    amused.use_graphs(own(recorder, amused))
+    amused.use_graphs(own(recorder, amused.model))
     amused(PROMPTS, num_inference_steps=2, seed=1, output_type="latent")
     assert recorder.recorded == 1
 
