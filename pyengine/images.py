@@ -285,7 +285,7 @@ def to_unit(
     import torch
 
     rows = []
-    for picture in made([_numbers(item, field, 3) for item in items], field, mask=False):
+    for picture in made([numbers_of(item, field, 3) for item in items], field, mask=False):
         if isinstance(picture, Image.Image):
             rows.append(from_uint8(np.asarray(resize(picture, height, width))))
         else:
@@ -305,7 +305,7 @@ def to_mask(
     import torch
 
     rows = []
-    for mask in made([_numbers(item, field, 1) for item in items], field, mask=True):
+    for mask in made([numbers_of(item, field, 1) for item in items], field, mask=True):
         if isinstance(mask, Image.Image):
             row = from_uint8(np.asarray(resize(mask, height, width).convert("L"))[..., None])
         else:
@@ -316,7 +316,8 @@ def to_mask(
     return masks
 
 
-def _numbers(item: Any, field: str, channels: int) -> Numbers:
+def numbers_of(item: Any, field: str, channels: int) -> Numbers:
+    """One of `as_list`'s pictures, of 3 channels, or 1: a mask."""
     if isinstance(item, Image.Image):
         return read_image(decode(item, field), field, mask=channels == 1)
     return read_array(item, field, channels)

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "progress": {"errors"},
     "pixels": {"errors", "weights"},
     "images": {"errors", "pixels", "weights"},  # readers that believe nothing in a file
+    "clip_pictures": {"errors", "images", "pixels", "weights"},
     "tokenizer": {"errors", "weights"},
     # The table of arguments, which imports nothing, says which of them settings hold.
     "metadata": {"", "errors", "images", "pipelines.arguments", "weights"},
@@ -46,9 +47,9 @@ MAY_IMPORT = {
         "weights",
     },
     "pipelines": {
-        "", "adapters", "cuda", "decoding", "diffusion", "errors", "finite", "guard", "guidance",
-        "images", "jobs", "metadata", "models", "ops", "pixels", "progress", "schedules",
-        "tokenizer", "weights",
+        "", "adapters", "clip_pictures", "cuda", "decoding", "diffusion", "errors", "finite",
+        "guard", "guidance", "images", "jobs", "metadata", "models", "ops", "pixels", "progress",
+        "schedules", "tokenizer", "weights",
     },
     "guidance": {"errors", "ops"},
     "adapters": {"branches", "errors", "layers", "models", "ops", "weights"},

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .autoencoder.kl import AutoencoderKL, AutoencoderKLConfig
     from .autoencoder.vq import VQConfig, VQModel
     from .gan.dcgan import DCGANConfig, DCGANGenerator
+    from .prior.transformer import PriorConfig, PriorTransformer
     from .text.clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
     from .text.t5 import T5Config, T5EncoderModel
     from .tokens.imagegpt import ImageGPT, ImageGPTConfig
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .unet.config import UNet2DConditionConfig
     from .unet.unconditional import UNet2DModel
     from .unet.unconditional_config import UNet2DConfig
+    from .vision.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 __all__ = [
     "AutoencoderKL",
@@ -30,6 +32,8 @@ __all__ = [
     "CLIPTextConfig",
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
+    "CLIPVisionConfig",
+    "CLIPVisionModelWithProjection",
     "DCGANConfig",
     "DCGANGenerator",
     "ImageGPT",
@@ -41,6 +45,8 @@ __all__ = [
     "PictureGPT",
     "PictureGPTConfig",
     "PictureTokens",
+    "PriorConfig",
+    "PriorTransformer",
     "T5Config",
     "T5EncoderModel",
     "TextContext",
@@ -66,6 +72,8 @@ if not TYPE_CHECKING:
         "CLIPTextConfig": "text.clip",
         "CLIPTextModel": "text.clip",
         "CLIPTextModelWithProjection": "text.clip",
+        "CLIPVisionConfig": "vision.clip",
+        "CLIPVisionModelWithProjection": "vision.clip",
         "DCGANConfig": "gan.dcgan",
         "DCGANGenerator": "gan.dcgan",
         "ImageGPT": "tokens.imagegpt",
@@ -77,6 +85,8 @@ if not TYPE_CHECKING:
         "PictureGPT": "tokens.picture_gpt",
         "PictureGPTConfig": "tokens.picture_gpt",
         "PictureTokens": "tokens.picture_gpt",
+        "PriorConfig": "prior.transformer",
+        "PriorTransformer": "prior.transformer",
         "T5Config": "text.t5",
         "T5EncoderModel": "text.t5",
         "TextContext": "unet.condition",

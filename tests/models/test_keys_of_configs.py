@@ -20,11 +20,20 @@ WITHOUT_EFFECT = {
     # training; the number of learned time embeddings, which are refused
     "UNet2DModel": {"dropout", "num_train_timesteps"},
     "UVit2DModel": {"hidden_dropout", "attention_dropout"},  # training
+    "PriorTransformer": {"dropout"},  # training
 }
 
 
 @pytest.mark.parametrize(
-    "name", ["AutoencoderKL", "UNet2DConditionModel", "UNet2DModel", "VQModel", "UVit2DModel"]
+    "name",
+    [
+        "AutoencoderKL",
+        "UNet2DConditionModel",
+        "UNet2DModel",
+        "VQModel",
+        "UVit2DModel",
+        "PriorTransformer",
+    ],
 )
 def test_keys_and_defaults_are_diffusers(name):
     signature = inspect.signature(getattr(diffusers, name).__init__)

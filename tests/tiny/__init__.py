@@ -25,6 +25,7 @@ from .folders import (
 )
 from .models import (
     make_gpt,
+    make_image_encoder,
     make_image_gpt,
     make_janus,
     make_text_encoder,
@@ -51,6 +52,7 @@ __all__ = [
     "START",
     "VOCAB_SIZE",
     "make_gpt",
+    "make_image_encoder",
     "make_image_gpt",
     "make_janus",
     "make_text_encoder",

@@ -46,6 +46,24 @@ def make_text_encoder(seed: int = 1, *, projection: bool = False, **overrides):
     return randomise(cls(CLIPTextConfig(**config)), seed)
 
 
+def make_image_encoder(seed: int = 6, **overrides):
+    """A transformers CLIPVisionModelWithProjection with 3 layers of 2 heads over 16 patches."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    config = {
+        "hidden_size": 24,
+        "intermediate_size": 56,
+        "projection_dim": 20,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+        "hidden_act": "quick_gelu",
+        **overrides,
+    }
+    return randomise(CLIPVisionModelWithProjection(CLIPVisionConfig(**config)), seed)
+
+
 def make_unet(seed: int = 2, **overrides):
     """A diffusers UNet2DConditionModel in SD 1.x's arrangement."""
     from diffusers import UNet2DConditionModel

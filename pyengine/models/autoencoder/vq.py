@@ -16,10 +16,11 @@ from ...guard import inference
 from ...layers import Conv2d, PointwiseConv2d, WideEmbedding
 from ...weights import read_config
 from .._ids import check_ids
-from ..base import Model, Output
+from ..base import Model, Output, raise_problems
 from ..blocks.transformer import PictureAttention
 from . import kl as autoencoder
 from .kl import EPS, DecoderOutput, check_autoencoder
+from .movq import GROUPS, SpatialDecoder
 
 MAX_CODEBOOK = 1 << 20
 
@@ -51,7 +52,7 @@ class VQConfig:
     norm_num_groups: int = field(default=32, metadata=_CHANNELS)
     vq_embed_dim: int | None = field(default=None, metadata=_CHANNELS)
     scaling_factor: float = field(default=0.18215, metadata=_FACTOR)
-    norm_type: Literal["group"] = "group"
+    norm_type: Literal["group", "spatial"] = "group"
     mid_block_add_attention: bool = True
     #: Whether diffusers' `decode(force_not_quantize=True)` is given tokens rather than latents.
     lookup_from_codebook: bool = False
@@ -65,6 +66,24 @@ class VQConfig:
 
     def __post_init__(self):
         check_autoencoder(self)
+        if self.norm_type == "spatial":
+            raise_problems(self._spatial_problems())
+
+    def _spatial_problems(self) -> list[str]:
+        """The norms are told the code as the decoder is, and have groups of their own."""
+        problems = []
+        if self.embed_dim != self.latent_channels:
+            problems.append(
+                f"vq_embed_dim is {self.embed_dim}, expected latent_channels"
+                f" {self.latent_channels} beside norm_type 'spatial'"
+            )
+        problems += [
+            f"block_out_channels[{i}] {channels} is no multiple of the {GROUPS} groups of norm_type"
+            " 'spatial'"
+            for i, channels in enumerate(self.block_out_channels)
+            if channels % GROUPS
+        ]
+        return problems
 
     @property
     def downscale(self) -> int:
@@ -160,12 +179,18 @@ class VQModel(Model):
         self.quant_conv = PointwiseConv2d(c.latent_channels, c.embed_dim)
         self.quantize = _Codebook(c.num_vq_embeddings, c.embed_dim)
         self.post_quant_conv = PointwiseConv2d(c.embed_dim, c.latent_channels)
-        self.decoder = _Decoder(c)
+        self.decoder = SpatialDecoder(c) if self.spatial else _Decoder(c)
         self._table: Tensor | None = None
+
+    @property
+    def spatial(self) -> bool:
+        """Whether the decoder's norms are told the code: MoVQ's."""
+        return self.config.norm_type == "spatial"
 
     def pack(self) -> None:
         super().pack()
-        self._table = self._fold()
+        if not self.spatial:
+            self._table = self._fold()
 
     @inference
     def encode(self, x: Tensor, return_dict: bool = True) -> VQEncoderOutput | tuple:
@@ -200,10 +225,8 @@ class VQModel(Model):
         The latents are quantised first, unless `force_not_quantize`. Tokens: see `decode_tokens`.
         """
         if force_not_quantize:
-            z = self.post_quant_conv(self._nhwc(h, self.config.embed_dim, "h"))
-        else:
-            z = self._lookup(self.quantize_latents(h))
-        return self._decode(z, return_dict)
+            return self._decode_code(self._nhwc(h, self.config.embed_dim, "h"), return_dict)
+        return self._decode_entries(self.quantize_latents(h), return_dict)
 
     @inference
     def decode_tokens(self, tokens: Tensor, return_dict: bool = True) -> DecoderOutput | tuple:
@@ -211,7 +234,7 @@ class VQModel(Model):
 
         Raises RequestError for tokens that are no entry of the codebook.
         """
-        return self._decode(self._lookup(self._checked(tokens)), return_dict)
+        return self._decode_entries(self._checked(tokens), return_dict)
 
     # --- inside, NHWC -----------------------------------------------------------------------------
 
@@ -236,8 +259,18 @@ class VQModel(Model):
         """Tokens to what the decoder begins with."""
         return ops.vq_decode(tokens, self._fold() if self._table is None else self._table)
 
-    def _decode(self, z: Tensor, return_dict: bool) -> DecoderOutput | tuple:
-        out = DecoderOutput(self.decoder(z).permute(0, 3, 1, 2).contiguous())
+    def _decode_code(self, code: Tensor, return_dict: bool) -> DecoderOutput | tuple:
+        z = self.post_quant_conv(code)
+        return self._decode((z, code) if self.spatial else (z,), return_dict)
+
+    def _decode_entries(self, tokens: Tensor, return_dict: bool) -> DecoderOutput | tuple:
+        if self.spatial:
+            code = ops.vq_decode(tokens, self.quantize.embedding.weight)
+            return self._decode_code(code, return_dict)
+        return self._decode((self._lookup(tokens),), return_dict)
+
+    def _decode(self, z: tuple[Tensor, ...], return_dict: bool) -> DecoderOutput | tuple:
+        out = DecoderOutput(self.decoder(*z).permute(0, 3, 1, 2).contiguous())
         return out if return_dict else out.to_tuple()
 
     def _nhwc(self, x: Tensor, channels: int, name: str) -> Tensor:

@@ -9,14 +9,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ... import ops
 from ...errors import ConfigError, RequestError
 from ...guard import inference
-from ...layers import Embedding, LayerNorm, Linear, WideEmbedding, fuse
+from ...layers import Embedding, LayerNorm, Linear, WideEmbedding
 from ...weights import read_config
 from ...weights.config import ignored_in, ignoring
 from .._ids import check_range
-from ..base import ACTIVATIONS, TRANSFORMERS_KEYS, Model, Output, raise_problems
+from ..base import TRANSFORMERS_KEYS, Model, Output, raise_problems
+from ..blocks.clip import CLIPEncoder
 from .masks import hidden_keys
 
 _TRAINING = {"attention_dropout", "dropout", "initializer_factor", "initializer_range"}
@@ -93,53 +93,6 @@ class CLIPTextProjectionOutput(Output):
     hidden_states: tuple[Tensor, ...] | None = None
 
 
-class _Attention(nn.Module):
-    def __init__(self, c: CLIPTextConfig):
-        super().__init__()
-        self.heads = c.num_attention_heads
-        self.q_proj = Linear(c.hidden_size, c.hidden_size)
-        self.k_proj = Linear(c.hidden_size, c.hidden_size)
-        self.v_proj = Linear(c.hidden_size, c.hidden_size)
-        self.out_proj = Linear(c.hidden_size, c.hidden_size)
-        self.qkv_proj = None
-
-    def pack(self) -> None:
-        if self.qkv_proj is None:
-            self.qkv_proj = fuse(self, "q_proj", "k_proj", "v_proj")
-
-    def forward(self, x: Tensor, mask: Tensor | None, residual: Tensor) -> Tensor:
-        if self.qkv_proj is not None:
-            q, k, v = self.qkv_proj(x)
-        else:
-            q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-        y = ops.attention(q, k, v, self.heads, mask=mask, causal=True)
-        return self.out_proj(y, residual=residual)
-
-
-class _MLP(nn.Module):
-    def __init__(self, c: CLIPTextConfig):
-        super().__init__()
-        self.activation = ACTIVATIONS[c.hidden_act]
-        self.fc1 = Linear(c.hidden_size, c.intermediate_size)
-        self.fc2 = Linear(c.intermediate_size, c.hidden_size)
-
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self.fc2(self.fc1(x, activation=self.activation), residual=residual)
-
-
-class _Layer(nn.Module):
-    def __init__(self, c: CLIPTextConfig):
-        super().__init__()
-        self.layer_norm1 = LayerNorm(c.hidden_size, c.layer_norm_eps)
-        self.self_attn = _Attention(c)
-        self.layer_norm2 = LayerNorm(c.hidden_size, c.layer_norm_eps)
-        self.mlp = _MLP(c)
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = self.self_attn(self.layer_norm1(x), mask, residual=x)
-        return self.mlp(self.layer_norm2(x), residual=x)
-
-
 class _Embeddings(nn.Module):
     def __init__(self, c: CLIPTextConfig):
         super().__init__()
@@ -151,30 +104,23 @@ class _Embeddings(nn.Module):
         return self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
 
 
-class _Encoder(nn.Module):
-    def __init__(self, c: CLIPTextConfig):
-        super().__init__()
-        self.layers = nn.ModuleList(_Layer(c) for _ in range(c.num_hidden_layers))
-
-
 class _Transformer(nn.Module):
     """Everything but the projection; saved as `text_model.*` (by transformers 5 without that)."""
 
     def __init__(self, c: CLIPTextConfig):
         super().__init__()
         self.embeddings = _Embeddings(c)
-        self.encoder = _Encoder(c)
+        self.encoder = CLIPEncoder(
+            c.num_hidden_layers, c.hidden_size, c.num_attention_heads, c.intermediate_size,
+            c.hidden_act, c.layer_norm_eps, causal=True,
+        )  # fmt: skip
         self.final_layer_norm = LayerNorm(c.hidden_size, c.layer_norm_eps)
         self.eos_token_id = c.eos_token_id
 
     def forward(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor]]:
         """(last_hidden_state, pooler_output, hidden_states) of ids [N, L]."""
-        x = self.embeddings(ids)
-        states = [x]
-        for layer in self.encoder.layers:
-            x = layer(x, mask)
-            states.append(x)
-        x = self.final_layer_norm(x)
+        states = self.encoder(self.embeddings(ids), mask)
+        x = self.final_layer_norm(states[-1])
         pooled = x[torch.arange(len(x), device=x.device), self._end_of_text(ids)]
         return x, pooled, states
 

@@ -1,0 +1,1 @@
+"""Priors: from a text's embedding to a picture's."""
