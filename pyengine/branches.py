@@ -128,14 +128,30 @@ def _wrong(name: str, which: str, wanted: list[Any], given: Tensor) -> RequestEr
     )
 
 
+class _Scales:
+    """One adapter's scales in the rows of a run."""
+
+    def __init__(self, values: Tensor):
+        self._values = values
+        self._factors: dict[tuple[torch.device, int], tuple[Tensor, Tensor]] = {}
+
+    def factors(self, device: torch.device, rank: int) -> tuple[Tensor, Tensor]:
+        """(scale, shift) [rows, rank] as ops.linear takes them; copied to a device once."""
+        key = (device, rank)
+        if key not in self._factors:
+            scale = self._values[:, None].expand(-1, rank).contiguous().to(device)
+            self._factors[key] = scale, torch.zeros_like(scale)
+        return self._factors[key]
+
+
 @dataclass(frozen=True)
 class _Run:
-    """Rows begin to end, which have the same adapters. scales: [rows] of each adapter."""
+    """Rows begin to end, which have the same adapters, and what each counts in them."""
 
     begin: int
     end: int
     adapters: tuple[Adapter, ...]
-    scales: tuple[Tensor, ...]
+    scales: tuple[_Scales, ...]
 
 
 class Adapted:
@@ -148,15 +164,16 @@ class Adapted:
         for adapters, group in groupby(rows, key=lambda row: tuple(adapter for adapter, _ in row)):
             scales = torch.tensor([[scale for _, scale in row] for row in group])
             columns = scales.reshape(len(scales), len(adapters)).unbind(1)
-            self._runs.append(_Run(at, at + len(scales), adapters, tuple(columns)))
+            run = _Run(at, at + len(scales), adapters, tuple(map(_Scales, columns)))
+            self._runs.append(run)
             at += len(scales)
 
-    def _beside(self, layer: nn.Module, x: Tensor) -> list[list[tuple[_Branch, Tensor]]] | None:
+    def _beside(self, layer: nn.Module, x: Tensor) -> list[list[tuple[_Branch, _Scales]]] | None:
         """For each run its branches beside the layer and their scales; None where none has any."""
         found = [
             [
-                (branch, scale)
-                for adapter, scale in zip(run.adapters, run.scales, strict=True)
+                (branch, scales)
+                for adapter, scales in zip(run.adapters, run.scales, strict=True)
                 for branch in adapter.beside(layer)
             ]
             for run in self._runs
@@ -171,33 +188,44 @@ class Adapted:
         return found
 
     def linear(
-        self, layer: nn.Module, width: int, x: Tensor, around: dict[str, Any]
+        self,
+        layer: nn.Module,
+        width: int,
+        x: Tensor,
+        around: dict[str, Any],
+        x2: Tensor | None = None,
     ) -> dict[str, Any]:
-        """`around` with the addend of ops.linear(x, ..., **around), whose result has `width`."""
+        """`around` with the addend of ops.linear(x, ..., x2=x2, **around) to `width` outputs."""
         found = self._beside(layer, x)
         if found is None:
             return around
-        prologue = {k: v for k, v in around.items() if k in ("x2", "scale", "shift", "silu")}
+        prologue = {k: v for k, v in around.items() if k in ("scale", "shift", "silu")}
+        prologue["x2"] = x2
         pieces = []
         for run, beside in zip(self._runs, found, strict=True):
             rows = slice(run.begin, run.end)
             part, given, total = x[rows], _of_rows(prologue, rows), None
-            for branch, scale in beside:
+            for branch, scales in beside:
                 low = ops.linear(part, branch.down, out_features=branch.rank, **given)
                 if branch.width == width:
-                    total = _up(low, branch, scale, total)
+                    total = _up(low, branch, scales, total)
                     continue
                 if total is None:
                     total = _nothing(x, (*part.shape[:-1], width))
                 columns = slice(branch.begin, branch.begin + branch.width)
-                total[..., columns] = _up(low, branch, scale, total[..., columns])
+                total[..., columns] = _up(low, branch, scales, total[..., columns])
             pieces.append(_nothing(x, (*part.shape[:-1], width)) if total is None else total)
         return {**around, "addend": _joined(pieces)}
 
     def conv2d(
-        self, layer: nn.Module, x: Tensor, shape: dict[str, Any], around: dict[str, Any]
+        self,
+        layer: nn.Module,
+        stride: int,
+        padding: tuple[int, int, int, int],
+        x: Tensor,
+        around: dict[str, Any],
     ) -> dict[str, Any]:
-        """`around` with the branches in the residual of ops.conv2d(x, ..., **shape, **around)."""
+        """`around` with the branches in the residual of ops.conv2d(x, ..., **around)."""
         found = self._beside(layer, x)
         if found is None:
             return around
@@ -209,9 +237,12 @@ class Adapted:
             rows = slice(run.begin, run.end)
             given = _of_rows(prologue, rows)
             total = None if residual is None else residual[rows]
-            for branch, scale in beside:
-                low = ops.conv2d(x[rows], branch.down, out_channels=branch.rank, **shape, **given)
-                total = _up(low, branch, scale, total)
+            for branch, scales in beside:
+                low = ops.conv2d(
+                    x[rows], branch.down, stride=stride, padding=padding,
+                    out_channels=branch.rank, **given,
+                )  # fmt: skip
+                total = _up(low, branch, scales, total)
             pieces.append(total)
         some = next(piece for piece in pieces if piece is not None)
         whole = [
@@ -225,13 +256,12 @@ def _of_rows(around: dict[str, Any], rows: slice) -> dict[str, Any]:
     return {k: v[rows] if isinstance(v, Tensor) else v for k, v in around.items()}
 
 
-def _up(low: Tensor, branch: _Branch, scale: Tensor, before: Tensor | None) -> Tensor:
-    """before + (low * scale) B^T; scale: [rows]."""
-    factor = scale.to(device=low.device)[:, None].expand(-1, branch.rank)
+def _up(low: Tensor, branch: _Branch, scales: _Scales, before: Tensor | None) -> Tensor:
+    """before + (low * scale) B^T."""
+    scale, shift = scales.factors(low.device, branch.rank)
     return ops.linear(
-        low, branch.up, residual=before, scale=factor, shift=torch.zeros_like(factor),
-        out_features=branch.width,
-    )  # fmt: skip
+        low, branch.up, residual=before, scale=scale, shift=shift, out_features=branch.width
+    )
 
 
 def _nothing(x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -21,6 +21,7 @@ from .errors import OutOfMemoryError, UnavailableError
 from .ops import kernels_used
 from .ops._backend import forcing, record_all
 from .ops._check import unseen
+from .ops._replay import is_unrecorded
 
 #: What errors that are no torch.OutOfMemoryError say of memory: CUDA's, its libraries', Triton's,
 #: and torch's allocator for the CPU, by system and version.
@@ -161,7 +162,13 @@ class Graphs:
     @torch.inference_mode(False)  # whose tensors could not be written to outside of it
     @torch.no_grad()
     def __call__(self, changing: Sequence[Tensor], kept: Sequence[Tensor] = ()) -> Any:
-        """The result is overwritten by the next call with the same shapes."""
+        """The result is overwritten by the next call with the same shapes.
+
+        Beside adapters (pyengine.branches.adapted) the function itself runs: a recording would hold
+        those that it was made with.
+        """
+        if is_unrecorded():
+            return self._function()(changing, kept)
         shapes = tuple((t.shape, t.dtype, t.device) for t in (*changing, *kept))
         key = (shapes, len(changing), forcing())
         found = self._recordings.get(key)

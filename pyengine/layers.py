@@ -79,14 +79,12 @@ class Linear(nn.Module):
     def forward(self, x: Tensor, x2: Tensor | None = None, **around) -> Tensor:
         """around: activation, gate, residual, scale, shift, silu as ops.linear takes them."""
         weight, bias = (self.weight, self.bias) if self.packed else self._arranged()
-        if x2 is not None:
-            around["x2"] = x2
         adapted = branches.active()
         if adapted is not None:
-            around = adapted.linear(self, self.out_features, x, around)
+            around = adapted.linear(self, self.out_features, x, around, x2)
         return ops.linear(
-            x, weight, bias, out_features=self.out_features, weight_scale=self.weight_scale,
-            quantize_x=self.packed and self.quantize_x, **around,
+            x, weight, bias, x2=x2, out_features=self.out_features,
+            weight_scale=self.weight_scale, quantize_x=self.packed and self.quantize_x, **around,
         )  # fmt: skip
 
     def branch_targets(self) -> Iterator[BranchTarget]:
@@ -226,11 +224,10 @@ class Conv2d(nn.Module):
 
     def forward(self, x: Tensor, **around) -> Tensor:
         weight = self.weight if self.packed else ohwi(self.weight)
-        shape = {"stride": self.stride, "padding": self.padding}
         adapted = branches.active()
         if adapted is not None:
-            around = adapted.conv2d(self, x, shape, around)
-        return ops.conv2d(x, weight, self.bias, **shape, **around)
+            around = adapted.conv2d(self, self.stride, self.padding, x, around)
+        return ops.conv2d(x, weight, self.bias, stride=self.stride, padding=self.padding, **around)
 
     def branch_targets(self) -> Iterator[BranchTarget]:
         yield None, 0, (self.out_channels, self.in_channels, *self.kernel_size)

@@ -12,6 +12,7 @@ import torch
 
 from pyengine import cuda, ops
 from pyengine.errors import OutOfMemoryError, UnavailableError
+from pyengine.ops._replay import unrecorded
 from pyengine.pipelines.loading import find_device
 
 
@@ -48,6 +49,16 @@ def test_a_recording_serves_calls_of_its_shapes():
         changing, kept = tensors(rows)
         assert torch.equal(graphs(changing, kept), weighted(changing, kept))
     assert (recorder.recorded, recorder.replayed) == (2, 4)
+
+
+def test_where_something_else_is_computed_the_function_itself_runs():
+    recorder = Recorder()
+    graphs = cuda.Graphs(weighted, record=recorder)
+    for rows in (3, 3):
+        changing, kept = tensors(rows)
+        with unrecorded():
+            assert torch.equal(graphs(changing, kept), weighted(changing, kept))
+    assert (recorder.recorded, recorder.replayed, len(graphs)) == (0, 0, 0)
 
 
 def test_kept_tensors_are_copied_where_others_are_given():

@@ -149,6 +149,11 @@ def unrecorded() -> Iterator[None]:
         _unrecorded.reset(token)
 
 
+def is_unrecorded() -> bool:
+    """Whether this thread (context) is in a block of `unrecorded`."""
+    return _unrecorded.get()
+
+
 def _suits(x: Tensor) -> bool:
     return (
         x.numel() <= MOST
