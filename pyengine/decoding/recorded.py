@@ -45,7 +45,7 @@ class TokenGraphs:
         self._reads = Graphs(self._run_read, most, self._record)
         #: Sizes that were recorded, of draws and of reads by width.
         self._known: dict[Hashable, set[tuple[int, ...]]] = {}
-        self._leash: Leash | None = None
+        self._in_flight: Leash | None = None
         self._model: TokenModel | None = None
         #: What was recorded reads and writes; another cache makes it void.
         self._cache: KVCache | None = None
@@ -80,7 +80,7 @@ class TokenGraphs:
                 kept = min(len(old), slots)
                 self._board[:kept] = old[:kept]
             self._model, self._cache = decoder.model, cache
-            self._leash = Leash(decoder.device, AHEAD)
+            self._in_flight = Leash(decoder.device, AHEAD)
         return self._board
 
     # --- one after another ------------------------------------------------------------------------
@@ -158,8 +158,8 @@ class TokenGraphs:
             job.queued += 1
             job.evaluations += 1
             job.numbers.forget(job.row, job.position)
-        assert self._leash is not None
-        self._leash.step()
+        assert self._in_flight is not None
+        self._in_flight.step()
         full = [job for job in jobs if job.end is not None and job.queued >= LOOK]
         if full:
             self.look(decoder, full)

@@ -11,7 +11,7 @@ from ..jobs.runs import Run
 
 #: What a callback may ask for and give back.
 CALLBACK_TENSORS = ("tokens",)
-#: The way of drawing tokens one after another that draws other tokens than the rest; see jacobi.py.
+#: The decoding that draws other tokens than the others do; see windows.py.
 OTHER_DRAWS = "jacobi-gumbel"
 DECODINGS = ("sequential", "jacobi", OTHER_DRAWS)
 
