@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..arguments import SAMPLER_ROW, SAMPLING_ROW
 
-_ACTIVATIONS: dict[str, Callable] = {
+_ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "none": lambda y: y,
     "silu": lambda y: F.silu(y, inplace=True),
     "gelu": F.gelu,
@@ -22,7 +23,9 @@ _ACTIVATIONS: dict[str, Callable] = {
 }
 
 
-def group_norm_silu(x, weight, bias, groups, x2=None):
+def group_norm_silu(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, x2: Tensor | None = None
+) -> Any:
     """Concatenate, normalise, activate; to torch an NHWC tensor is a channels_last picture."""
     if x2 is not None:
         x = torch.cat([x, x2], dim=-1)
@@ -30,7 +33,9 @@ def group_norm_silu(x, weight, bias, groups, x2=None):
     return y.permute(0, 2, 3, 1)
 
 
-def group_norm_scale_shift(x, weight, bias, groups, x2=None):
+def group_norm_scale_shift(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, x2: Tensor | None = None
+) -> Any:
     """The statistics alone."""
     if x2 is not None:
         x = torch.cat([x, x2], dim=-1)
@@ -41,33 +46,43 @@ def group_norm_scale_shift(x, weight, bias, groups, x2=None):
     return scale, bias - mean.repeat_interleave(c // groups, dim=1) * scale
 
 
-def layer_norm(x, weight, bias):
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Any:
     return F.layer_norm(x, x.shape[-1:], weight, bias)
 
 
-def geglu(x):
+def geglu(x: Tensor) -> Any:
     value, gate = x.chunk(2, dim=-1)
     return value * F.gelu(gate)
 
 
-def rms_norm(x, weight):
+def rms_norm(x: Tensor, weight: Tensor) -> Any:
     return F.rms_norm(x, x.shape[-1:], weight, 1e-6)
 
 
-def swiglu(x):
+def swiglu(x: Tensor) -> Any:
     value, gate = x.chunk(2, dim=-1)
     return value * F.silu(gate)
 
 
-def rotary(x, cosines, sines, positions, heads):
+def rotary(x: Tensor, cosines: Tensor, sines: Tensor, positions: Tensor, heads: int) -> Any:
     """As transformers' apply_rotary_pos_emb has it, with halves."""
     cos, sin = (t.to(x.dtype)[positions].repeat(1, 1, 2)[:, :, None] for t in (cosines, sines))
-    x = x.unflatten(2, (heads, -1))
+    x = torch.unflatten(x, 2, (heads, -1))
     a, b = x.chunk(2, dim=-1)
     return (x * cos + torch.cat((-b, a), dim=-1) * sin).flatten(2)
 
 
-def rotary_cache(q, k, v, keys, values, lengths, heads, cosines, sines):
+def rotary_cache(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    heads: int,
+    cosines: Tensor,
+    sines: Tensor,
+) -> Any:
     positions = lengths[:, None] + torch.arange(q.shape[1], device=q.device)
     rows = torch.arange(q.shape[0], device=q.device)[:, None]
     keys[rows, positions] = rotary(k, cosines, sines, positions, heads)
@@ -75,20 +90,20 @@ def rotary_cache(q, k, v, keys, values, lengths, heads, cosines, sines):
     return rotary(q, cosines, sines, positions, heads)
 
 
-def decode_attention(q, keys, values, lengths, heads):
+def decode_attention(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: int) -> Any:
     """As over transformers' static cache: all of it, with a mask."""
     width = q.shape[2] // heads
     kv_heads = keys.shape[2] // width
     seen = lengths[:, None] + torch.arange(1, q.shape[1] + 1, device=q.device)
     mask = torch.arange(keys.shape[1], device=q.device) < seen[..., None]
-    q, k, v = (t.unflatten(2, (-1, width)).transpose(1, 2) for t in (q, keys, values))
+    q, k, v = (torch.unflatten(t, 2, (-1, width)).transpose(1, 2) for t in (q, keys, values))
     y = F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask[:, None], enable_gqa=heads != kv_heads
     )
     return y.transpose(1, 2).flatten(2)
 
 
-def sampler_step(x, out, coeffs, d1):
+def sampler_step(x: Tensor, out: Tensor, coeffs: Tensor, d1: Tensor) -> Any:
     """Guidance and a DPM++ 2M update, with coefficients as Python numbers, as a pipeline with one
     sampler for the batch has them.
 
@@ -102,13 +117,22 @@ def sampler_step(x, out, coeffs, d1):
 
 
 def conv2d(
-    x, weight, bias, padding, x2=None, stride=1, upsample=False, scale=None, shift=None,
-    silu=False, residual=None,
-):  # fmt: skip
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    padding: tuple[int, ...],
+    x2: Tensor | None = None,
+    stride: int = 1,
+    upsample: bool = False,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    silu: bool = False,
+    residual: Tensor | None = None,
+) -> Any:
     if x2 is not None:
         x = torch.cat([x, x2], dim=-1)
     x = x.permute(0, 3, 1, 2)
-    if scale is not None:
+    if scale is not None and shift is not None:
         x = torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
     if silu:
         x = F.silu(x, inplace=scale is not None)
@@ -118,7 +142,15 @@ def conv2d(
     return y if residual is None else y.add_(residual)
 
 
-def linear(x, weight, bias=None, activation="none", gate=None, residual=None, weight_scale=None):
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str = "none",
+    gate: Tensor | None = None,
+    residual: Tensor | None = None,
+    weight_scale: Tensor | None = None,
+) -> Any:
     if weight_scale is not None:
         weight = (weight * weight_scale[:, None]).to(x.dtype)
     y = _ACTIVATIONS[activation](F.linear(x, weight, bias))
@@ -128,22 +160,24 @@ def linear(x, weight, bias=None, activation="none", gate=None, residual=None, we
     return y if residual is None else y.add_(residual)
 
 
-def attention(q, k, v, heads):
-    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Any:
+    q, k, v = (torch.unflatten(t, -1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
-def vq_argmin(x, codebook):
+def vq_argmin(x: Tensor, codebook: Tensor) -> Any:
     """In float32: distances rounded to 16 bits would make many entries as near as the nearest."""
     return torch.cdist(x.float(), codebook.float()).argmin(dim=-1)
 
 
-def vq_decode(indices, codebook, weight=None, bias=None):
+def vq_decode(
+    indices: Tensor, codebook: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
+) -> Any:
     y = F.embedding(indices, codebook)
     return y if weight is None else F.linear(y, weight, bias)
 
 
-def sample_token(logits, uniform, settings):
+def sample_token(logits: Tensor, uniform: Tensor, settings: Tensor) -> Any:
     """The shape's settings as Python numbers, in transformers' order and, as there, in float32."""
     guidance, temperature, top_k, top_p, _ = SAMPLING_ROW
     u, c = logits.float().chunk(2)
@@ -158,7 +192,15 @@ def sample_token(logits, uniform, settings):
     return torch.searchsorted(sums, uniform[:, None] * sums[:, -1:], right=True)[:, 0]
 
 
-def mask_refine(logits, tokens, noise, gumbel, masked, temperature, mask_token):
+def mask_refine(
+    logits: Tensor,
+    tokens: Tensor,
+    noise: Tensor,
+    gumbel: Tensor,
+    masked: Tensor,
+    temperature: Tensor,
+    mask_token: int,
+) -> Any:
     unknown = tokens == mask_token
     p = logits.float().softmax(dim=-1)
     sums = p.double().cumsum(dim=-1)
