@@ -1,8 +1,7 @@
-import numpy as np
+import drawn
 import pytest
 import tiny
 from pairs import WRITERS, Pair, quiet
-from PIL import Image
 
 import pyengine
 
@@ -60,14 +59,10 @@ def opened(pair, tmp_path_factory):
 @pytest.fixture(scope="session")
 def photo():
     """A picture with edges, colours and gradients, 80 x 48."""
-    y, x = np.mgrid[0:48, 0:80]
-    channels = (x / 79, y / 47, ((x // 8 + y // 8) % 2))
-    return Image.fromarray((np.stack(channels, axis=-1) * 255).astype(np.uint8))
+    return drawn.photo(80, 48, tile=8)
 
 
 @pytest.fixture(scope="session")
 def mask():
     """White, to be made anew, in the middle; its edges cut through latent pixels."""
-    pixels = np.zeros((48, 80), np.uint8)
-    pixels[10:37, 19:60] = 255
-    return Image.fromarray(pixels)
+    return drawn.hole(80, 48, 19, 10, 60, 37)

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import diffusers
+import drawn
 import numpy as np
 import pytest
 import tiny
@@ -109,16 +110,12 @@ def test_tokens_to_begin_with(ours, theirs):
 
 @pytest.fixture(scope="module")
 def picture():
-    y, x = np.mgrid[0:12, 0:16]
-    channels = (x / 15, y / 11, ((x // 4 + y // 4) % 2))
-    return Image.fromarray((np.stack(channels, axis=-1) * 255).astype(np.uint8))
+    return drawn.photo(16, 12, tile=4)
 
 
 @pytest.fixture(scope="module")
 def hole():
-    pixels = np.zeros((12, 16), np.uint8)
-    pixels[3:9, 5:13] = 255
-    return Image.fromarray(pixels)
+    return drawn.hole(16, 12, 5, 3, 13, 9)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import tiny
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from token_checks import check_stop_within_a_token
 from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 
 import pyengine
 from pyengine.errors import CheckpointError, ConfigError, RequestError
-from pyengine.pipelines import StopSampling
 
 PROMPTS = ["a red heart", "two big blue dogs with a smiling moon", "x"]
 TEMPLATE = "<|User|>: {}\n\n<|Assistant|>:"
@@ -151,24 +151,7 @@ def test_prefix(ours):
 
 @pytest.mark.parametrize("how", ["interrupt", "exception"])
 def test_a_callback_stops_within_the_token(ours, how):
-    seen = []
-
-    def stop(pipe, step, timestep, tensors):
-        seen.append(tensors["tokens"].clone())
-        if step == 3:
-            if how == "exception":
-                raise StopSampling
-            pipe.interrupt()
-
-    result = ours(PROMPTS, seed=1, callback_on_step_end=stop)
-    assert len(seen) == result.report.steps == 4
-    assert result.report.interrupted
-    flat = result.tokens.flatten(1)
-    assert torch.equal(flat, seen[-1])
-    assert (flat[:, :4] >= 0).all()
-    assert (flat[:, 4:] == -1).all()
-    assert result.images[0].size == (6, 6)
-    assert torch.equal(ours(PROMPTS, seed=1).tokens.flatten(1)[:, :4], flat[:, :4])
+    check_stop_within_a_token(ours, PROMPTS, how, (6, 6))
 
 
 # --- what is refused ------------------------------------------------------------------------------

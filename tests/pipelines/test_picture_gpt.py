@@ -12,11 +12,11 @@ import torch
 from gpt_halves import Halves, greedy
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from token_checks import check_stop_within_a_token
 
 import pyengine
 from pyengine.errors import CheckpointError, ConfigError, RequestError
 from pyengine.models import PictureGPT
-from pyengine.pipelines import StopSampling
 
 PROMPTS = ["a red heart", "two big blue dogs with a moon", "x"]
 SIDE, CODES = 5, 40
@@ -133,24 +133,7 @@ def test_same_bits_alone_and_in_a_batch(ours):
 
 @pytest.mark.parametrize("how", ["interrupt", "exception"])
 def test_a_callback_stops_within_the_token(ours, how):
-    seen = []
-
-    def stop(pipe, step, timestep, tensors):
-        seen.append(tensors["tokens"].clone())
-        if step == 3:
-            if how == "exception":
-                raise StopSampling
-            pipe.interrupt()
-
-    result = ours(PROMPTS, seed=1, callback_on_step_end=stop)
-    assert len(seen) == result.report.steps == 4
-    assert result.report.interrupted
-    flat = result.tokens.flatten(1)
-    assert torch.equal(flat, seen[-1])
-    assert (flat[:, :4] >= 0).all()
-    assert (flat[:, 4:] == -1).all()
-    assert result.images[0].size == (10, 10)
-    assert torch.equal(ours(PROMPTS, seed=1).tokens.flatten(1)[:, :4], flat[:, :4])
+    check_stop_within_a_token(ours, PROMPTS, how, (10, 10))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
