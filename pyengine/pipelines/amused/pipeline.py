@@ -40,6 +40,7 @@ from ..prefix import read_prefix
 from ..text import encode
 from ..tokens import TokenDefaults, TokenPipeline
 from .parts import AmusedParts
+from .request import MaskedRequest, per_picture, pictures_of
 
 #: The text encoder's layer that the transformer attends to, counted from the end.
 TEXT_LAYER = -2
@@ -131,41 +132,43 @@ class AmusedPipeline(TokenPipeline):
 
     # --- arguments --------------------------------------------------------------------------------
 
-    def _check(
-        self, *, height, width, num_inference_steps, latents, prefix, image, strength, mask_image,
-        temperature, micro_conditioning_aesthetic_score, micro_conditioning_crop_coord,
-        **arguments,
-    ) -> TokenRequest:  # fmt: skip
-        d = self.defaults
-        items, masks = self._check_pictures(image, mask_image)
-        size = self._find_size(height, width, items)
-        r = self._request(size=size, temperature=0.0, **arguments)
+    def _checked(self, arguments: dict[str, Any]) -> MaskedRequest:
+        given, d = dict(arguments), self.defaults
+        items, masks = pictures_of(given.pop("image"), given.pop("mask_image"))
+        size = self._find_size(given.pop("height"), given.pop("width"), items)
+        steps, strength = given.pop("num_inference_steps"), given.pop("strength")
+        score = given.pop("micro_conditioning_aesthetic_score")
+        crop = given.pop("micro_conditioning_crop_coord")
+        temperature = given.pop("temperature")
+        latents, prefix = given.pop("latents"), given.pop("prefix")
+        r = self._request(size=size, temperature=0.0, **given)
         if strength is not None and items is None:
             raise RequestError("strength: expected only together with image")
         default = d.strength if masks is None else d.inpaint_strength
         strength = default if strength is None else check("strength", strength)
-        steps = d.num_inference_steps
-        if num_inference_steps is not None:
-            steps = checks.integer("num_inference_steps", num_inference_steps, 1, 1000)
+        steps = (
+            d.num_inference_steps if steps is None
+            else checks.integer("num_inference_steps", steps, 1, 1000)
+        )  # fmt: skip
         strength = 1.0 if items is None else strength
         if int(steps * strength) < 1:
             raise checks.refuse(
                 "strength", f"at least {1 / steps:g}, one of {steps} steps", strength
             )
-        score = d.aesthetic_score
-        if micro_conditioning_aesthetic_score is not None:
-            score = check("micro_conditioning_aesthetic_score", micro_conditioning_aesthetic_score)
-        crop = checks.size_pair("micro_conditioning_crop_coord", micro_conditioning_crop_coord)
-        r.extra = {
-            "strength": strength,
-            "steps": steps,
-            "temperature": self._check_temperature(temperature),
-            "sizes": [size[1], size[0], *crop, score],
-            "images": self._per_picture("image", items, r),
-            "masks": self._per_picture("mask_image", masks, r),
-        }
-        self._check_known(r, latents, prefix)
-        return r
+        name = "micro_conditioning_aesthetic_score"
+        score = d.aesthetic_score if score is None else check(name, score)
+        crop = checks.size_pair("micro_conditioning_crop_coord", crop)
+        made = MaskedRequest(
+            **vars(r),
+            steps=steps,
+            strength=strength,
+            noise_temperature=self._check_temperature(temperature),
+            micro_conditions=(size[1], size[0], *crop, score),
+            images=per_picture("image", items, r),
+            masks=per_picture("mask_image", masks, r),
+        )
+        made.known = self._known(made, latents, prefix)
+        return made
 
     def _check_temperature(self, value: Any) -> tuple[float, float] | float:
         if value is None:
@@ -175,16 +178,8 @@ class AmusedPipeline(TokenPipeline):
                 raise checks.refuse("temperature", "a number or two of them", value)
             first, last = (check("temperature", v) for v in value)
             return first, last
-        return check("temperature", value)
-
-    @staticmethod
-    def _check_pictures(image: Any, mask: Any) -> tuple[list[Any] | None, list[Any] | None]:
-        if image is None and mask is not None:
-            raise RequestError("mask_image: expected an image with it, given none")
-        return (
-            None if image is None else pictures.as_list(image, "image"),
-            None if mask is None else pictures.as_list(mask, "mask_image", True),
-        )
+        number: float = check("temperature", value)
+        return number
 
     def _find_size(self, height: Any, width: Any, items: list[Any] | None) -> tuple[int, int]:
         """(height, width) in pixels: what was asked for, the picture's own, or the model's."""
@@ -202,38 +197,25 @@ class AmusedPipeline(TokenPipeline):
             checks.side("width", default[1] if width is None else width, multiple),
         )
 
-    @staticmethod
-    def _per_picture(name: str, items: list[Any] | None, r: TokenRequest) -> list[Any] | None:
-        """One item for every picture, from one for all, one per prompt or one each."""
-        if items is None:
-            return None
-        if len(items) == 1:
-            return items * r.count
-        if len(items) == len(r.prompts):
-            return [item for item in items for _ in range(r.per_prompt)]
-        if len(items) != r.count:
-            raise checks.refuse(name, f"one, {len(r.prompts)} (one per prompt) or {r.count}",
-                                len(items))  # fmt: skip
-        return items
-
-    def _check_known(self, r: TokenRequest, latents: Any, prefix: Any) -> None:
-        """Puts the tokens to begin with into the request, from `latents` or `prefix`."""
+    def _known(self, r: MaskedRequest, latents: Any, prefix: Any) -> Tensor | None:
+        """The tokens to begin with, [N, h, w], of `latents` or `prefix`."""
         grid = self._grid(r)
         codes = self.model.config.codebook_size
         given = [n for n, v in (("latents", latents), ("prefix", prefix)) if v is not None]
-        if given and (r.extra["images"] is not None or len(given) > 1):
+        if given and (r.images is not None or len(given) > 1):
             raise RequestError(f"{given[0]}: expected only one of latents, prefix and image")
         if latents is not None:
             known = check_tokens("latents", latents, (r.count, *grid), self.model.config.vocab_size)
             if ((known >= codes) & (known != self.mask_token)).any():
                 raise checks.refuse("latents", f"tokens below {codes}, or the mask"
                                     f" {self.mask_token}", int(known.max()))  # fmt: skip
-            r.extra["known"] = known.to(self.device)
-        if prefix is not None:
-            tokens = self._prefix_tokens(prefix, r)
-            known = torch.full((r.count, grid[0] * grid[1]), self.mask_token, device=self.device)
-            known[:, : tokens.shape[1]] = tokens
-            r.extra["known"] = known.view(r.count, *grid)
+            return known.to(self.device)
+        if prefix is None:
+            return None
+        tokens = self._prefix_tokens(prefix, r)
+        known = torch.full((r.count, grid[0] * grid[1]), self.mask_token, device=self.device)
+        known[:, : tokens.shape[1]] = tokens
+        return known.view(r.count, *grid)
 
     def _prefix_tokens(self, prefix: Any, r: TokenRequest) -> Tensor:
         return read_prefix(
@@ -251,22 +233,20 @@ class AmusedPipeline(TokenPipeline):
         """The transformer is a CUDA graph from now on. record: given for tests."""
         self.graphs = TransformerGraphs(self.model, record)
 
-    def _checked(self, arguments: dict[str, Any]) -> TokenRequest:
-        return self._check(**arguments)
-
     def _report(self, r: TokenRequest) -> Report:
         report = super()._report(r)
-        report.strength = r.extra["strength"] if r.extra["images"] is not None else None
+        if isinstance(r, MaskedRequest) and r.images is not None:
+            report.strength = r.strength
         return report
 
-    def _begin(self, r: TokenRequest, report: Report) -> MaskedCall:
+    def _begin(self, r: MaskedRequest, report: Report) -> MaskedCall:
         guided = r.guidance_scale > 1
         with report.stage("encode_prompt", self.device):
             context, text_length = self._context(r, guided, report.warnings)
         noise = NoiseSource(r.generators, self.device)
-        schedule = self.parts.schedule.masking_schedule if r.extra["masks"] is None else "linear"
-        table = plan(schedule, r.extra["steps"], r.extra["temperature"], r.extra["strength"])
-        stage = "prepare" if r.extra["images"] is None else "encode_image"
+        schedule = self.parts.schedule.masking_schedule if r.masks is None else "linear"
+        table = plan(schedule, r.steps, r.noise_temperature, r.strength)
+        stage = "prepare" if r.images is None else "encode_image"
         with report.stage(stage, self.device):
             tokens, masked_shares = self._start(r, table, noise, report.warnings)
         sampling = MaskedSampling(r.guidance_scale, r.sampling, self.mask_token)
@@ -281,7 +261,9 @@ class AmusedPipeline(TokenPipeline):
         ]  # fmt: skip
         return MaskedCall(self, r, report, jobs)
 
-    def _context(self, r: TokenRequest, guided: bool, warned: list[str]) -> tuple[UVitContext, int]:
+    def _context(
+        self, r: MaskedRequest, guided: bool, warned: list[str]
+    ) -> tuple[UVitContext, int]:
         """The conditions of every picture, negative prompts' first where guidance is on, and the
         length of the encoded texts.
         """
@@ -295,29 +277,27 @@ class AmusedPipeline(TokenPipeline):
         )
         for x in (hidden, pooled):
             check_finite(f"{self.source}: text encoder", x, r.count)
-        sizes = torch.tensor([r.extra["sizes"]], dtype=hidden.dtype).expand(len(hidden), -1)
+        sizes = torch.tensor([r.micro_conditions], dtype=hidden.dtype).expand(len(hidden), -1)
         return self.model.encode_context(hidden, pooled, sizes), hidden.shape[1]
 
     def _start(
-        self, r: TokenRequest, table: MaskedPlan, noise: NoiseSource, warned: list[str]
+        self, r: MaskedRequest, table: MaskedPlan, noise: NoiseSource, warned: list[str]
     ) -> tuple[Tensor, list[float]]:
         """[N, h, w] tokens to begin with; of each picture the share that its mask has masked."""
         grid = self._grid(r)
         shares = [1.0] * r.count
-        if r.extra["images"] is None:
-            known = r.extra.get("known")
-            if known is None:
-                known = torch.full((r.count, *grid), self.mask_token, device=self.device)
-            return known, shares
+        if r.images is None:
+            blank = torch.full((r.count, *grid), self.mask_token, device=self.device)
+            return blank if r.known is None else r.known, shares
         # Each distinct picture is encoded by itself.
-        first = {id(item): item for item in r.extra["images"]}
+        first = {id(item): item for item in r.images}
         unit = pictures.to_unit(list(first.values()), r.height, r.width, "image", warned)
         encoded = {
             key: self.vqvae.encode_tokens(x[None]) for key, x in zip(first, unit, strict=True)
         }
-        tokens = torch.cat([encoded[id(item)] for item in r.extra["images"]])
-        if r.extra["masks"] is not None:
-            hidden = pictures.to_mask(r.extra["masks"], *grid, "mask_image", warned)[:, 0] > 0
+        tokens = torch.cat([encoded[id(item)] for item in r.images])
+        if r.masks is not None:
+            hidden = pictures.to_mask(r.masks, *grid, "mask_image", warned)[:, 0] > 0
             shares = (hidden.flatten(1).sum(dim=1) / (grid[0] * grid[1])).tolist()
         else:
             # diffusers masks none of the tokens with strength 1, where we mask all.
