@@ -70,3 +70,137 @@ def write_folder(place: Path, config: dict, tensors: dict[str, torch.Tensor]) ->
     (place / "config.json").write_text(json.dumps(config))
     save_file(tensors, place / "model.safetensors")
     return place
+
+
+# --- upscalers ------------------------------------------------------------------------------------
+
+
+class DenseBlock(nn.Module):
+    """Wang et al. 2018, figure 4: five convolutions that each see all before them."""
+
+    def __init__(self, feat: int, grow: int):
+        super().__init__()
+        for i in range(5):
+            out = feat if i == 4 else grow
+            self.add_module(f"conv{i + 1}", nn.Conv2d(feat + i * grow, out, 3, 1, 1))
+
+    def forward(self, x):
+        seen = [x]
+        for i in range(4):
+            y = self.get_submodule(f"conv{i + 1}")(torch.cat(seen, 1))
+            seen.append(nn.functional.leaky_relu(y, 0.2))
+        return self.conv5(torch.cat(seen, 1)) * 0.2 + x
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, feat: int, grow: int):
+        super().__init__()
+        self.rdb1, self.rdb2, self.rdb3 = (DenseBlock(feat, grow) for _ in range(3))
+
+    def forward(self, x):
+        return self.rdb3(self.rdb2(self.rdb1(x))) * 0.2 + x
+
+
+class PlainRRDB(nn.Module):
+    """ESRGAN's generator as the paper has it; keys are BasicSR's."""
+
+    def __init__(self, scale: int, feat: int, blocks: int, grow: int, ups: int):
+        super().__init__()
+        self.ups, self.unshuffle = ups, 2**ups // scale
+        self.conv_first = nn.Conv2d(3 * self.unshuffle**2, feat, 3, 1, 1)
+        self.body = nn.Sequential(*(ResidualBlock(feat, grow) for _ in range(blocks)))
+        self.conv_body = nn.Conv2d(feat, feat, 3, 1, 1)
+        for i in range(ups):
+            self.add_module(f"conv_up{i + 1}", nn.Conv2d(feat, feat, 3, 1, 1))
+        self.conv_hr = nn.Conv2d(feat, feat, 3, 1, 1)
+        self.conv_last = nn.Conv2d(feat, 3, 3, 1, 1)
+
+    def forward(self, x):
+        leaky = lambda t: nn.functional.leaky_relu(t, 0.2)  # noqa: E731
+        if self.unshuffle > 1:
+            x = nn.functional.pixel_unshuffle(x, self.unshuffle)
+        first = self.conv_first(x)
+        y = first + self.conv_body(self.body(first))
+        for i in range(self.ups):
+            y = nn.functional.interpolate(y, scale_factor=2, mode="nearest")
+            y = leaky(self.get_submodule(f"conv_up{i + 1}")(y))
+        return self.conv_last(leaky(self.conv_hr(y)))
+
+
+class PlainCompact(nn.Module):
+    """Real-ESRGAN's compact form; keys are BasicSR's."""
+
+    def __init__(self, scale: int, feat: int, convs: int):
+        super().__init__()
+        self.scale = scale
+        layers = [nn.Conv2d(3, feat, 3, 1, 1), nn.PReLU(feat)]
+        for _ in range(convs):
+            layers += [nn.Conv2d(feat, feat, 3, 1, 1), nn.PReLU(feat)]
+        layers.append(nn.Conv2d(feat, 3 * scale**2, 3, 1, 1))
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, x):
+        base = nn.functional.interpolate(x, scale_factor=self.scale, mode="nearest")
+        return nn.functional.pixel_shuffle(self.body(x), self.scale) + base
+
+
+RRDB = {"scale": 4, "feat": 12, "blocks": 2, "grow": 5, "ups": 2}
+COMPACT = {"scale": 4, "feat": 10, "convs": 3}
+
+
+def make_rrdb(seed: int = 0, **sizes) -> nn.Module:
+    return randomise(PlainRRDB(**{**RRDB, **sizes}), seed)
+
+
+def make_compact(seed: int = 0, **sizes) -> nn.Module:
+    return randomise(PlainCompact(**{**COMPACT, **sizes}), seed)
+
+
+def esrgan_name(name: str, kind: str, ups: int) -> str:
+    """What ESRGAN's own code calls a tensor of BasicSR: kind "new" or "old"."""
+    stem, _, leaf = name.rpartition(".")
+    parts = stem.split(".")
+    if parts[0] == "body":
+        block, dense, conv = parts[1], parts[2].upper(), parts[3]
+        if kind == "new":
+            return f"RRDB_trunk.{block}.{dense}.{conv}.{leaf}"
+        return f"model.1.sub.{block}.{dense}.{conv}.0.{leaf}"
+    number = int(stem[7:]) if stem.startswith("conv_up") else 0
+    new = {"conv_body": "trunk_conv", "conv_hr": "HRconv"}
+    # nn.Sequential: first, [blocks], then upsampling, convolution, activation for each doubling.
+    old = {"conv_first": 0, "conv_body": "1.sub.99", "conv_hr": 3 * ups + 2,
+           "conv_last": 3 * ups + 4}  # fmt: skip
+    if kind == "new":
+        return f"upconv{number}.{leaf}" if number else f"{new.get(stem, stem)}.{leaf}"
+    return f"model.{3 * number}.{leaf}" if number else f"model.{old[stem]}.{leaf}"
+
+
+def write_rrdb(place: Path, kind: str = "basicsr", **sizes) -> Path:
+    """A folder, or a file under the names of "basicsr", "new" or "old"."""
+    sizes = {**RRDB, **sizes}
+    tensors = make_rrdb(**sizes).state_dict()
+    if place.suffix == ".safetensors":
+        if kind != "basicsr":
+            tensors = {esrgan_name(n, kind, sizes["ups"]): t for n, t in tensors.items()}
+        place.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, place)
+        return place
+    config = {
+        "model_type": "rrdbnet", "scale": sizes["scale"], "num_feat": sizes["feat"],
+        "num_block": sizes["blocks"], "num_grow_ch": sizes["grow"], "num_upsample": sizes["ups"],
+    }  # fmt: skip
+    return write_folder(place, config, tensors)
+
+
+def write_compact(place: Path, **sizes) -> Path:
+    sizes = {**COMPACT, **sizes}
+    tensors = make_compact(**sizes).state_dict()
+    if place.suffix == ".safetensors":
+        place.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, place)
+        return place
+    config = {
+        "model_type": "srvgg_compact", "upscale": sizes["scale"], "num_feat": sizes["feat"],
+        "num_conv": sizes["convs"],
+    }  # fmt: skip
+    return write_folder(place, config, tensors)

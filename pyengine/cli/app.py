@@ -11,6 +11,7 @@ from ..pipelines.arguments import OPTIONS
 from . import values
 from .bench import app as bench_app
 from .training import eval_app, train_app
+from .upscale import upscale
 from .values import (
     DEVICES,
     DTYPES,
@@ -215,6 +216,9 @@ def info(
     from .info import run
 
     return run(model, variant, json, ignore_config_key)
+
+
+app.command(cls=values.Command)(upscale)
 
 
 @app.command()

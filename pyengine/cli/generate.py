@@ -20,6 +20,7 @@ from ..metadata import ASKED, Settings
 from ..pipelines import from_pretrained
 from ..pipelines.arguments import BY_NAME, OPTIONS, REMEMBERED
 from ..pipelines.loading import NAMED, SHIPPED
+from ..pipelines.upscaling import find_upscaler
 from ..schedules import find_name
 from ..weights.text import show
 from . import concepts, files, preview, warn
@@ -70,8 +71,11 @@ def run(o: Options) -> int:
             weights=o.weights, ignore_config_keys=o.ignore_config_key or (),
         )  # fmt: skip
         loaded = time.perf_counter() - begin
+        if o.call["upscaler"] is not None:
+            given["upscaler"] = find_upscaler(o.call["upscaler"], pipe.device)
+            hashes["upscaler"] = given["upscaler"].model_hash
         if saved is not None:
-            compare(saved, pipe)
+            compare(saved, pipe, hashes.get("upscaler"))
         shown = preview.begin(o.preview, pipe, o.json)
         watched = {} if shown is None else {"callback_on_step_end": shown}
         result = pipe(**arguments(o, pipe, given, saved is not None), **watched)
@@ -155,6 +159,7 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
         ("image", "the picture was made from another"),
         ("mask_image", "the picture was made with a mask"),
         ("prefix", "the picture was completed from another"),
+        ("upscaler", "the picture was enlarged by an upscaler"),
     ):
         option = BY_NAME[name].option or ""
         if o.call[name] is None and getattr(saved, option) is not None:
@@ -184,8 +189,10 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
     return dataclasses.replace(o, call=o.call | call, **filled)
 
 
-def compare(saved: Settings, pipe: Any) -> None:
-    """Warns of what makes a repeated picture come out different."""
+def compare(saved: Settings, pipe: Any, upscaler: str | None) -> None:
+    """Warns of what makes a repeated picture come out different. upscaler: its hash, if any."""
+    if saved.upscaler is not None and saved.upscaler != upscaler:
+        warn("upscaler: not the one that was used before")
     if saved.model_hash != pipe.model_hash:
         warn(
             f"the picture was made with weights {show(saved.model_hash[:10])}, these are"

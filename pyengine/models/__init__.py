@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .unet.config import UNet2DConditionConfig
     from .unet.unconditional import UNet2DModel
     from .unet.unconditional_config import UNet2DConfig
+    from .upscale.compact import CompactConfig, SRVGGNetCompact
+    from .upscale.rrdb import RRDBConfig, RRDBNet
     from .vision.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "CLIPTextModelWithProjection",
     "CLIPVisionConfig",
     "CLIPVisionModelWithProjection",
+    "CompactConfig",
     "DCGANConfig",
     "DCGANGenerator",
     "ImageGPT",
@@ -47,6 +50,9 @@ __all__ = [
     "PictureTokens",
     "PriorConfig",
     "PriorTransformer",
+    "RRDBConfig",
+    "RRDBNet",
+    "SRVGGNetCompact",
     "T5Config",
     "T5EncoderModel",
     "TextContext",
@@ -74,6 +80,7 @@ if not TYPE_CHECKING:
         "CLIPTextModelWithProjection": "text.clip",
         "CLIPVisionConfig": "vision.clip",
         "CLIPVisionModelWithProjection": "vision.clip",
+        "CompactConfig": "upscale.compact",
         "DCGANConfig": "gan.dcgan",
         "DCGANGenerator": "gan.dcgan",
         "ImageGPT": "tokens.imagegpt",
@@ -89,6 +96,9 @@ if not TYPE_CHECKING:
         "PriorTransformer": "prior.transformer",
         "T5Config": "text.t5",
         "T5EncoderModel": "text.t5",
+        "RRDBConfig": "upscale.rrdb",
+        "RRDBNet": "upscale.rrdb",
+        "SRVGGNetCompact": "upscale.compact",
         "TextContext": "unet.condition",
         "TimeEmbedding": "unet.condition",
         "UNet2DConditionConfig": "unet.config",

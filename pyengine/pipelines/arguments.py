@@ -84,11 +84,22 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """A model beside the pipeline's own, or its place; on the command line its place. No other
+    program's request may name one: it would choose what is read here.
+    """
+
+    type: ClassVar[type] = str
+    metavar: ClassVar[str] = "MODEL"
+    names: ClassVar[tuple[str, ...]] = ()
+
+
+@dataclass(frozen=True)
 class Value:
     """Anything else, of Python: tensors, functions, lists. The pipeline checks it."""
 
 
-Kind = Whole | Real | Choice | Words | Picture | Value
+Kind = Whole | Real | Choice | Words | Picture | Loaded | Value
 
 
 @dataclass(frozen=True)
@@ -215,6 +226,10 @@ ARGUMENTS: tuple[Argument, ...] = (
         "window", Whole(1, 1 << 16), tokens=True, option="window",
         help="Tokens that a pass of jacobi reads.", shown="the model's",
     ),
+    Argument(
+        "upscaler", Loaded(), option="upscaler", shown="none",
+        help="An upscaler's folder or .safetensors file: enlarges the pictures.",
+    ),
     Argument("output_type", Choice(OUTPUT_TYPES), everywhere=True),
     *map(Argument, (
         "aesthetic_score", "crops_coords_top_left", "denoising_end", "denoising_start", "latents",
@@ -229,6 +244,8 @@ ARGUMENTS: tuple[Argument, ...] = (
         "return_dict", "run", "timeout",
     )),
     Argument("num_images", Whole(1, 1024), own=True),
+    Argument("tile", Whole(1, 1 << 15), own=True),
+    Argument("overlap", Whole(0, 1 << 15), own=True),
     Argument("micro_conditioning_aesthetic_score", Real(0, 10), own=True),
     Argument("micro_conditioning_crop_coord"),
 )  # fmt: skip

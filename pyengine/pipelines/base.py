@@ -18,6 +18,7 @@ from ..progress import progress as progress_bar
 from ..weights.text import show
 from .diffusers_names.base import DiffusersNames
 from .steps import Steps
+from .upscaling import check_upscaler, find_upscaler, upscaled
 
 T = TypeVar("T")
 
@@ -91,7 +92,7 @@ class Pipeline(DiffusersNames, Running):
         bound.apply_defaults()
         arguments = dict(bound.arguments)
         arguments.pop("progress", None)
-        return self._checked({name: v for name, v in arguments.items() if name != "self"})
+        return self._requested({name: v for name, v in arguments.items() if name != "self"})
 
     @inference
     def prepare(self, request: Any) -> list[Job]:
@@ -143,8 +144,12 @@ class Pipeline(DiffusersNames, Running):
                                f" is at step {job.steps}")  # fmt: skip
         with self._runs.begin(Run(), self.device):
             try:
-                return within_memory(lambda: self._picture(job), "smaller pictures would help",
-                                     self._release)  # fmt: skip
+                picture = within_memory(lambda: self._picture(job), "smaller pictures would help",
+                                        self._release)  # fmt: skip
+                upscaler = job.request.upscaler
+                if upscaler is None:
+                    return picture
+                return upscaled(upscaler, picture, job.request.output_type)
             finally:
                 self._trim()
 
@@ -168,7 +173,15 @@ class Pipeline(DiffusersNames, Running):
         """arguments: __call__'s, by name (its locals())."""
         names = ("self", "__class__", "progress")
         given = {name: value for name, value in arguments.items() if name not in names}
-        return self._generate(self._checked(given), arguments["progress"])
+        return self._generate(self._requested(given), arguments["progress"])
+
+    def _requested(self, given: dict[str, Any]) -> Any:
+        """The checked request; it has the upscaler of the arguments, or None."""
+        upscaler = find_upscaler(given.pop("upscaler", None), self.device)
+        r = self._checked(given)
+        check_upscaler(upscaler, r)
+        r.upscaler = upscaler
+        return r
 
     def _generate(self, r: Any, show_progress: bool | None) -> Any:
         show_progress = self._shows(show_progress)
@@ -192,9 +205,17 @@ class Pipeline(DiffusersNames, Running):
                         for _ in range(call.tick()):
                             advance()
                 call.end()
-            output = self._output(call)
+            output = self._finished(call)
         report.peak_memory = peak_memory(self.device)
         report.kernels = used.summary()
+        return output
+
+    def _finished(self, call: Call) -> PipelineOutput:
+        """`_output`, and what the request's upscaler makes of its pictures."""
+        output, r = self._output(call), call.request
+        if r.upscaler is not None:
+            with call.report.stage("upscale", self.device):
+                output.images = upscaled(r.upscaler, output.images, r.output_type)
         return output
 
     def _begun(self, r: Any, report: Report) -> Call:

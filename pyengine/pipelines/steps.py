@@ -140,7 +140,7 @@ class Steps:
             try:
                 call.end()
                 output: PipelineOutput = pipe._within_memory(
-                    lambda: pipe._output(call), self._request
+                    lambda: pipe._finished(call), self._request
                 )
             finally:
                 pipe._trim()

@@ -69,7 +69,8 @@ class Layout:
     a folder has no model_index.json, and its parts are "model" and perhaps "tokenizer".
     files: its other JSON files, by the name that `Checkpoint.config` takes. needed: files without
     which it draws nothing.
-    tensors: names of tensors by which a single .safetensors file is known. file: the Checkpoint's
+    tensors: names of tensors by which a single .safetensors file is known, all of them together;
+    other_tensors: those of files that others have written. file: the Checkpoint's
     class for such a file, called with its path.
     """
 
@@ -83,6 +84,7 @@ class Layout:
     files: Mapping[str, str] = field(default_factory=dict)
     needed: tuple[str, ...] = ()
     tensors: tuple[str, ...] = ()
+    other_tensors: tuple[tuple[str, ...], ...] = ()
     file: Reference | None = None
 
     def named(self, kind: str) -> tuple[str, ...]:

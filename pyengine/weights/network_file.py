@@ -7,7 +7,7 @@ from typing import Any
 
 from .checkpoint import Checkpoint
 from .header import SafetensorsFile
-from .source import TensorSource
+from .source import MappedSource, TensorSource
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -37,6 +37,6 @@ class NetworkFile(Checkpoint):
         self._check_name(name)
         return self.infer(self._shapes)
 
-    def tensors(self, name: str) -> TensorSource:
+    def tensors(self, name: str) -> TensorSource | MappedSource:
         self._check_name(name)
         return TensorSource([SafetensorsFile(self.path)], self.source)

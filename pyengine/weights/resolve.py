@@ -95,7 +95,15 @@ def _layout_of_file(path: Path) -> Layout | None:
         return None
     file = SafetensorsFile(path)
     file.close()
-    return next((x for x in candidates if all(name in file.entries for name in x.tensors)), None)
+    return next(
+        (
+            layout
+            for layout in candidates
+            for names in (layout.tensors, *layout.other_tensors)
+            if all(name in file.entries for name in names)
+        ),
+        None,
+    )
 
 
 def _configs(

@@ -76,3 +76,71 @@ def dcgan_file_of_other_kernels(tensors):
 @single("'main.1.weight' is torch.int64", base="dcgan")
 def dcgan_file_of_whole_numbers(tensors):
     tensors["main.1.weight"] = torch.zeros(20, dtype=torch.int64)
+
+
+# --- upscalers ------------------------------------------------------------------------------------
+
+
+@case("num_block is 100000, expected 1 to 256", base="rrdb_folder", error=ConfigError)
+def rrdb_of_endless_blocks(folder):
+    edit_json(folder / "config.json", lambda d: d.update(num_block=100000))
+
+
+@case("scale: expected 1, a half or a quarter", base="rrdb_folder", error=ConfigError)
+def rrdb_of_a_scale_between(folder):
+    edit_json(folder / "config.json", lambda d: d.update(scale=3))
+
+
+@case("missing: .*'body.1.rdb2.conv3.bias'", base="rrdb_folder")
+def rrdb_without_a_bias(folder):
+    edit_tensors(folder, lambda t: t.pop("body.1.rdb2.conv3.bias"), WEIGHTS)
+
+
+@single("num_block is 9999, expected 1 to 256", base="rrdb", error=ConfigError)
+def rrdb_file_of_a_far_block(tensors):
+    tensors["model.1.sub.9998.RDB1.conv1.0.weight"] = torch.zeros(1)
+
+
+@single("are both 'body.0.rdb1.conv1.weight'", base="rrdb")
+def rrdb_file_with_a_tensor_twice(tensors):
+    tensors["body.0.rdb1.conv1.weight"] = torch.zeros(5, 12, 3, 3)
+
+
+@single("num_feat is 0, expected 1 to 1024", base="rrdb", error=ConfigError)
+def rrdb_file_of_no_features(tensors):
+    tensors["model.0.weight"] = torch.zeros(0, 3, 3, 3)
+
+
+@single("misshapen: .*'conv_first.weight' is", base="rrdb")
+def rrdb_file_of_wide_kernels(tensors):
+    tensors["model.0.weight"] = torch.zeros(12, 3, 9, 9)
+
+
+@single("extra: .*'model.77.weight'", base="rrdb")
+def rrdb_file_with_more(tensors):
+    tensors["model.77.weight"] = torch.zeros(2)
+
+
+@single("num_grow_ch is 0", base="rrdb", error=ConfigError)
+def rrdb_file_whose_block_is_a_number(tensors):
+    tensors["model.1.sub.0.RDB1.conv1.0.weight"] = torch.tensor(2.0)
+
+
+@single("upscale is 0, expected 1 to 16", base="compact", error=ConfigError)
+def compact_file_of_no_scale(tensors):
+    tensors["body.8.weight"] = torch.zeros(2, 10, 3, 3)
+
+
+@single("num_conv is 4998", base="compact", error=ConfigError)
+def compact_file_of_a_far_layer(tensors):
+    tensors["body.9999.weight"] = torch.zeros(48, 10, 3, 3)
+
+
+@single("missing: 'body.3.weight'", base="compact")
+def compact_file_without_a_slope(tensors):
+    del tensors["body.3.weight"]
+
+
+@single("num_feat is 0", base="compact", error=ConfigError)
+def compact_file_of_numbers(tensors):
+    tensors["body.0.weight"] = torch.tensor(1.0)

@@ -28,6 +28,9 @@ MEMORY = 64 << 20
 GENERATORS = {
     "dcgan": generators.write_dcgan,
     "dcgan_folder": generators.write_dcgan,
+    "rrdb": lambda place: generators.write_rrdb(place, kind="old"),
+    "rrdb_folder": generators.write_rrdb,
+    "compact": generators.write_compact,
 }
 SECONDS = 1.0
 

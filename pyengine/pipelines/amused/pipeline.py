@@ -105,6 +105,7 @@ class AmusedPipeline(TokenPipeline):
         micro_conditioning_aesthetic_score: float | None = None,
         micro_conditioning_crop_coord: tuple[int, int] = (0, 0),
         output_type: str = "pil",
+        upscaler: Any = None,
         callback_on_step_end: Callable[..., Any] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
         progress: bool | None = None,

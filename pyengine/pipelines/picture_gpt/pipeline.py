@@ -92,6 +92,7 @@ class PictureGPTPipeline(AutoregressivePipeline):
         decoding: str | None = None,
         window: int | None = None,
         output_type: str = "pil",
+        upscaler: Any = None,
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
         progress: bool | None = None,

@@ -139,6 +139,7 @@ class StableDiffusionPipeline(PartNames, RunProperties, Pipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         *,
         seed: int | Sequence[int] | None = None,
+        upscaler: Any = None,
         scheduler: str | None = None,
         timestep_spacing: str | None = None,
         original_inference_steps: int | None = None,
@@ -172,6 +173,8 @@ class StableDiffusionPipeline(PartNames, RunProperties, Pipeline):
             ip_adapter_image, ip_adapter_image_embeds, cross_attention_kwargs: None; what they need
                 is not here yet.
             output_type: "pil", "np", "pt" or "latent".
+            upscaler: a file or folder of one, or an UpscalePipeline, which enlarges the decoded
+                pictures.
             return_dict: False gives diffusers' tuple in place of a PipelineOutput.
             guidance_rescale: 0 to 1, how far the guided output's spread is pulled back.
             clip_skip: text encoder layers to leave out.

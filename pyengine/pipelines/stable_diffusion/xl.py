@@ -167,6 +167,7 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         *,
         seed: int | Sequence[int] | None = None,
+        upscaler: Any = None,
         scheduler: str | None = None,
         timestep_spacing: str | None = None,
         original_inference_steps: int | None = None,

@@ -1,0 +1,1 @@
+"""Upscalers: ESRGAN and its compact form."""
