@@ -274,3 +274,26 @@ def test_tile_is_a_plain_record():
     tile = tiles(4, 4, 2, 1, 1)[3]
     assert isinstance(tile, Tile)
     assert tile.rows == (2, 4, 1, 4)
+
+
+def test_generate_enlarges_and_repeats(tmp_path, capsys):
+    folder = str(generators.write_dcgan(tmp_path / "gan"))
+    file = str(generators.write_compact(tmp_path / "x4.safetensors"))
+    other = str(generators.write_compact(tmp_path / "x2.safetensors", scale=2))
+    one, again = str(tmp_path / "one.png"), str(tmp_path / "again.png")
+    options = ["generate", "-m", folder, "--device", "cpu"]
+    assert main([*options, "--seed", "4", "--upscaler", file, "-o", one]) == 0
+    with Image.open(one) as made:
+        assert made.size == (128, 128)
+    saved = metadata.read(one)
+    assert (saved.height, saved.upscaler) == (32, pyengine.weights.resolve(file).model_hash)
+    assert main([*options, "--from", one, "-o", again]) == 2
+    assert "from: the picture was enlarged by an upscaler: expected it as --upscaler" in (
+        capsys.readouterr().err
+    )
+    assert main([*options, "--from", one, "--upscaler", file, "-o", again]) == 0
+    with open(one, "rb") as first, open(again, "rb") as second:
+        assert first.read() == second.read()
+    capsys.readouterr()
+    assert main([*options, "--from", one, "--upscaler", other, "-o", again]) == 0
+    assert "upscaler: not the one that was used before" in capsys.readouterr().err
