@@ -192,7 +192,7 @@ class UpscalePipeline(Pipeline):
         items = pictures.as_list(image, "image")
         sizes = [pictures.size_of(item) for item in items]
         output_type = checks.choice("output_type", output_type, ("pil", "np", "pt"))
-        self._check_sizes(sizes, one_size=output_type != "pil")
+        self.check_sizes(sizes, one_size=output_type != "pil")
         seeds, _ = checks.seeds_and_generators(seed, generator, len(items), self.device)
         return UpscaleRequest(
             items=items, sizes=sizes,
@@ -207,7 +207,7 @@ class UpscalePipeline(Pipeline):
             **checks.manners(run, timeout, return_dict),
         )  # fmt: skip
 
-    def _check_sizes(self, sizes: list[tuple[int, int]], one_size: bool) -> None:
+    def check_sizes(self, sizes: list[tuple[int, int]], one_size: bool) -> None:
         """Before memory is taken: of the results, of all pictures together."""
         if min(min(size) for size in sizes) < 1:
             raise RequestError("image: expected at least one pixel, given none")
