@@ -121,7 +121,7 @@ class Settings(_Asked):
     IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset({"format"})
 
     @classmethod
-    def from_dict(cls, data: dict, where: str = "settings") -> "Settings":
+    def from_dict(cls, data: dict[str, Any], where: str = "settings") -> "Settings":
         """Raises ConfigError that lists every wrong, missing or unknown field."""
         prompt, negative = data.get("prompt"), data.get("negative_prompt")
         for name, text in (("prompt", prompt), ("negative_prompt", negative)):
@@ -137,7 +137,8 @@ class Settings(_Asked):
             of_checkpoint=False,
             bounds=bounds_of([row.setting for row in ASKED if row.setting]),
         )
-        settings = dataclasses.replace(settings, prompt=prompt, negative_prompt=negative)
+        texts: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative}
+        settings = dataclasses.replace(settings, **texts)
         if settings.index is not None and settings.index >= settings.count:
             raise ConfigError(f"{where}: index: expected below count {settings.count}, found"
                               f" {settings.index}")  # fmt: skip
@@ -189,7 +190,7 @@ def png_info(settings: Settings) -> "PngInfo":
     return info
 
 
-def read(path: str | os.PathLike) -> Settings:
+def read(path: str | os.PathLike[str]) -> Settings:
     """The settings that a PNG of ours carries.
 
     Raises RequestError for no picture, one without settings, or settings that cannot be.

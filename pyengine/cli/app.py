@@ -147,7 +147,7 @@ def generate(
     from .generate import Options, run
 
     own = {k: v for k, v in locals().items() if k not in ("Options", "run", "call")}
-    return run(Options(**own, call={row.name: call[row.option] for row in OPTIONS}))
+    return run(Options(**own, call={row.name: call[str(row.option)] for row in OPTIONS}))
 
 
 @app.command(cls=values.Command)

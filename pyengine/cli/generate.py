@@ -77,8 +77,10 @@ def run(o: Options) -> int:
         if saved is not None:
             compare(saved, pipe, hashes.get("upscaler"))
         shown = preview.begin(o.preview, pipe, o.json)
-        watched = {} if shown is None else {"callback_on_step_end": shown}
-        result = pipe(**arguments(o, pipe, given, saved is not None), **watched)
+        own = arguments(o, pipe, given, saved is not None)
+        if shown is not None:
+            own["callback_on_step_end"] = shown
+        result = pipe(**own)
     if shown is not None:
         shown.finish(result.images)
     hint = concepts.hint(o.prompt or "", concepts.of(checkpoint_of(pipe)), pipe.source)
@@ -88,7 +90,8 @@ def run(o: Options) -> int:
         warn(message)
     result.report.seconds = {"load": loaded, **result.report.seconds}
     settings = describe(o, pipe, result, hashes)
-    written, replaced = write(o, place, result, settings, saved.index if again else None)
+    only = saved.index if again and saved is not None else None
+    written, replaced = write(o, place, result, settings, only)
     tell(o, written, replaced, settings, result.report)
     return 0
 
@@ -228,7 +231,7 @@ def digest(image: Any) -> str:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def describe(o: Options, pipe: Any, result: Any, hashes: dict) -> Settings:
+def describe(o: Options, pipe: Any, result: Any, hashes: dict[str, Any]) -> Settings:
     """The settings of the batch; a picture's own seed and index are filled in by `write`."""
     report, defaults, call = result.report, pipe.defaults, o.call
     steps = getattr(defaults, "num_inference_steps", report.steps)
@@ -297,8 +300,8 @@ def tell(
         print(file)
     if replaced:
         print(f"  replaced {', '.join(map(str, replaced))}")
-    last = settings.first_seed + settings.count - 1
-    seeds = f"seed {settings.first_seed}" + (f" to {last}" if settings.count > 1 else "")
+    first = settings.first_seed or 0
+    seeds = f"seed {first}" + (f" to {first + settings.count - 1}" if settings.count > 1 else "")
     tier = f" with weights in {report.weights}" if report.weights else ""
     print(
         f"  {settings.width}x{settings.height}, {seeds}, {report.steps} steps of"

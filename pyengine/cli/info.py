@@ -10,6 +10,7 @@ from ..pipelines.loading import find_checkpoint
 from ..pipelines.registry import family_of
 from ..schedules import from_config
 from ..weights import Checkpoint, TensorSource
+from ..weights.source import MappedSource
 from ..weights.text import show
 
 
@@ -82,7 +83,7 @@ def describe_scheduler(checkpoint: Checkpoint) -> dict[str, Any] | None:
     return {"sampler": scheduler.name, "config": plain}
 
 
-def count(tensors: TensorSource) -> dict[str, Any]:
+def count(tensors: TensorSource | MappedSource) -> dict[str, Any]:
     """Parameters, stored bytes, and how many tensors of which dtype."""
     dtypes: dict[str, int] = {}
     parameters = 0

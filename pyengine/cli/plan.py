@@ -18,6 +18,7 @@ from ..pipelines.loading import find_checkpoint
 from ..pipelines.registry import family_of
 from ..weights import Checkpoint, TensorSource
 from ..weights.layout import find
+from ..weights.source import MappedSource
 from .info import show_plain
 
 #: Floating-point operations per byte from which a step is called bound by computing: about what two
@@ -128,14 +129,14 @@ def plan(
     return steps
 
 
-def store_as(model: nn.Module, tensors: TensorSource) -> None:
+def store_as(model: nn.Module, tensors: TensorSource | MappedSource) -> None:
     """Gives the weights that stay as stored the dtype that most are stored in."""
     counts: dict[torch.dtype, int] = {}
     for name in tensors.keys():  # noqa: SIM118 - no dict
         dtype, shape = tensors.spec(name)
         if len(shape) > 1:
             counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
-    stored = max(counts, key=counts.get, default=torch.float32)
+    stored = max(counts, key=lambda dtype: counts[dtype], default=torch.float32)
     if stored not in NARROW:
         return
     for module in model.modules():

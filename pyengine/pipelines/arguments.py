@@ -143,9 +143,8 @@ SAMPLERS = (
 #: Held equal to pyengine.decoding.request.DECODINGS by a test.
 DECODINGS = ("sequential", "jacobi", "jacobi-gumbel")
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-_SIZE = {
-    "kind": Whole(1, 8192), "own": True, "help": "Pixels.", "shown": "the model's; 64 for emoji",
-}  # fmt: skip
+_SIDE = Whole(1, 8192)
+_SIZE_SHOWN = "the model's; 64 for emoji"
 
 #: In the order of the command line's options.
 ARGUMENTS: tuple[Argument, ...] = (
@@ -176,8 +175,14 @@ ARGUMENTS: tuple[Argument, ...] = (
         "negative_prompt", Words(), option="negative", setting="negative_prompt", asked=True,
         help="What the picture does not show.",
     ),
-    Argument("height", **_SIZE, option="height", setting="height"),
-    Argument("width", **_SIZE, option="width", setting="width"),
+    Argument(
+        "height", _SIDE, own=True, option="height", setting="height", help="Pixels.",
+        shown=_SIZE_SHOWN,
+    ),
+    Argument(
+        "width", _SIDE, own=True, option="width", setting="width", help="Pixels.",
+        shown=_SIZE_SHOWN,
+    ),
     Argument("image", Picture(), option="init_image", help="A picture to begin from."),
     Argument(
         "strength", Real(0, 1), own=True, option="strength", setting="strength",

@@ -70,7 +70,7 @@ class Checkpoint:
         """The names of the parts that have weights."""
         return tuple(n for n in self.components if self.layout.parts[n].kind == "model")
 
-    def config(self, name: str) -> dict:
+    def config(self, name: str) -> dict[str, Any]:
         """The part's parsed config: config.json, or scheduler_config.json for the scheduler."""
         raise NotImplementedError
 
@@ -82,7 +82,7 @@ class Checkpoint:
         """The tensors of a model, under diffusers' and transformers' names."""
         raise NotImplementedError
 
-    def component(self, name: str) -> tuple[dict, TensorSource | MappedSource]:
+    def component(self, name: str) -> tuple[dict[str, Any], TensorSource | MappedSource]:
         """(config, tensors) of a model: "unet", "vae", "text_encoder"..."""
         return self.config(name), self.tensors(name)
 
@@ -122,7 +122,7 @@ class FolderCheckpoint(Checkpoint):
     """A folder in diffusers' layout: model_index.json and a folder for each part."""
 
     def __init__(
-        self, folder: str | os.PathLike, *, variant: str | None = None, source: str = "",
+        self, folder: str | os.PathLike[str], *, variant: str | None = None, source: str = "",
         ignore_config_keys: Iterable[str] = (),
     ):  # fmt: skip
         self.folder = Path(folder)
@@ -141,7 +141,7 @@ class FolderCheckpoint(Checkpoint):
         self._variants = {name: available_variants(places[name]) for name in self.models}
         self._check_variant_exists()
 
-    def _read_class(self, index: dict) -> str:
+    def _read_class(self, index: dict[str, Any]) -> str:
         name = index.get("_class_name")
         if isinstance(name, list):
             raise CheckpointError(
@@ -153,7 +153,7 @@ class FolderCheckpoint(Checkpoint):
             raise CheckpointError(f"{self._index}: {why_not_class(name)}")
         return name
 
-    def _read_parts(self, index: dict) -> tuple[tuple[str, ...], dict[str, bool]]:
+    def _read_parts(self, index: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, bool]]:
         parts, options, problems, unknown = [], {}, [], []
         layout = self.layout
         for name, value in index.items():
@@ -194,7 +194,7 @@ class FolderCheckpoint(Checkpoint):
         part = self.layout.parts.get(name)
         return str(self.folder / name / (part.config_file if part else "config.json"))
 
-    def config(self, name: str) -> dict:
+    def config(self, name: str) -> dict[str, Any]:
         self._check_name(name)
         # diffusers saves DPMSolverMultistepScheduler's default for this key as -Infinity.
         part = self.layout.parts[name]
@@ -221,7 +221,7 @@ def tokenizer_files_in(folder: Path) -> dict[str, Path]:
     return {n: folder / n for n in TOKENIZER_FILES if os.path.exists(folder / n)}
 
 
-def check_config_class(part: Part, config: dict, where: str) -> None:
+def check_config_class(part: Part, config: dict[str, Any], where: str) -> None:
     """Raises ConfigError if a part's config names another class or code of its own."""
     code = [key for key in ("auto_map", "custom_pipelines", "trust_remote_code") if key in config]
     if code:

@@ -31,7 +31,7 @@ def open_hub(
     *,
     variant: str | None = None,
     revision: str | None = None,
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
@@ -81,7 +81,7 @@ def _open(
 
 
 def cached_folder(
-    repo: str, *, revision: str | None = None, cache_dir: str | os.PathLike | None = None
+    repo: str, *, revision: str | None = None, cache_dir: str | os.PathLike[str] | None = None
 ) -> Path | None:
     """The newest cached snapshot's folder, which may be incomplete; None if there is none."""
     from huggingface_hub import constants
@@ -130,7 +130,7 @@ def download(
     *,
     variant: str | None = None,
     revision: str | None = None,
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     token: str | bool | None = None,
     force_download: bool = False,
 ) -> Path:
@@ -182,7 +182,7 @@ def download_file(
     name: str,
     *,
     revision: str | None = None,
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     token: str | bool | None = None,
     local_files_only: bool | None = None,
     force_download: bool | None = None,

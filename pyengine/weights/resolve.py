@@ -18,13 +18,13 @@ from .text import show
 
 
 def resolve(
-    path_or_hub_id: str | os.PathLike,
+    path_or_hub_id: str | os.PathLike[str],
     variant: str | None = None,
     *,
     prediction_type: str | None = None,
-    config: str | os.PathLike | None = None,
+    config: str | os.PathLike[str] | None = None,
     revision: str | None = None,
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     token: str | bool | None = None,
     local_files_only: bool | None = None,
     force_download: bool | None = None,
@@ -107,7 +107,9 @@ def _layout_of_file(path: Path) -> Layout | None:
 
 
 def _configs(
-    config: str | os.PathLike | None, cache_dir: str | os.PathLike | None, ignored: Iterable[str]
+    config: str | os.PathLike[str] | None,
+    cache_dir: str | os.PathLike[str] | None,
+    ignored: Iterable[str],
 ) -> FolderCheckpoint | None:
     if config is None:
         return None

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -89,7 +89,7 @@ class SingleFileCheckpoint(Checkpoint):
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         *,
         prediction_type: str | None = None,
         config: FolderCheckpoint | None = None,
@@ -150,7 +150,7 @@ class SingleFileCheckpoint(Checkpoint):
         tensor = self._source.read(name)
         return None if tensor.is_complex() else float(tensor)
 
-    def config(self, name: str) -> dict:
+    def config(self, name: str) -> dict[str, Any]:
         self._check_name(name, tuple(self._configs))
         return dict(self._configs[name])
 
@@ -209,7 +209,7 @@ class SingleFileCheckpoint(Checkpoint):
         configs["scheduler"] = self._scheduler_config(facts)
         return configs
 
-    def _text_config(self, name: str, prefix: str) -> dict:
+    def _text_config(self, name: str, prefix: str) -> dict[str, Any]:
         if prefix in (CLIP_1, CLIP_XL):
             inner = f"{prefix}text_model."
             if any(n.startswith(inner) for n in self._shapes):
@@ -217,7 +217,7 @@ class SingleFileCheckpoint(Checkpoint):
             return clip_config(self._shapes_below(prefix))
         return openclip_config(self._shapes_below(prefix), projection=name == "text_encoder_2")
 
-    def _scheduler_config(self, facts: Original) -> dict:
+    def _scheduler_config(self, facts: Original) -> dict[str, Any]:
         config = {
             "_class_name": facts.sampler,
             "beta_start": 0.00085,

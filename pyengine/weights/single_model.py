@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError, ConfigError
 from .checkpoint import Checkpoint, tokenizer_files_in
@@ -21,7 +22,7 @@ class SingleModelCheckpoint(Checkpoint):
     """
 
     def __init__(
-        self, folder: str | os.PathLike, *, variant: str | None = None, source: str = "",
+        self, folder: str | os.PathLike[str], *, variant: str | None = None, source: str = "",
         ignore_config_keys: Iterable[str] = (),
     ):  # fmt: skip
         self.folder = Path(folder)
@@ -40,7 +41,7 @@ class SingleModelCheckpoint(Checkpoint):
         self.pipeline_class = layout.classes[0]
         self.components = ("model",)
         self.options = {}
-        if tokenizer_files_in(self.folder):
+        if "tokenizer" in layout.parts and tokenizer_files_in(self.folder):
             self.components += ("tokenizer",)
         found = available_variants(self.folder)
         if variant and variant not in found:
@@ -53,11 +54,11 @@ class SingleModelCheckpoint(Checkpoint):
     def where(self, name: str) -> str:
         return str(self.folder / self.layout.files.get(name, "config.json"))
 
-    def config(self, name: str) -> dict:
+    def config(self, name: str) -> dict[str, Any]:
         """config.json ("model"), or another JSON file that the layout names."""
         return self._read(self.layout.files.get(name, "config.json"))
 
-    def _read(self, file: str) -> dict:
+    def _read(self, file: str) -> dict[str, Any]:
         path = str(self.folder / file)
         config = load_json(path, roots=self._roots)
         code = [key for key in ("auto_map", "trust_remote_code") if key in config]

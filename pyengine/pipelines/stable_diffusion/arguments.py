@@ -42,11 +42,13 @@ class Arguments:
     distilled: bool = False
 
     def request(
-        self, *, height, width, guidance_scale, num_images_per_prompt, seed, generator, latents,
-        scheduler, image, strength, mask_image, masked_image_latents, padding_mask_crop, clip_skip,
-        callback_on_step_end, callback_on_step_end_tensor_inputs, return_dict, timeout, run,
-        timesteps, sigmas, timestep_spacing, original_inference_steps, denoising_start=None,
-        denoising_end=None, **others,
+        self, *, height: Any, width: Any, guidance_scale: Any, num_images_per_prompt: Any,
+        seed: Any, generator: Any, latents: Any, scheduler: Any, image: Any, strength: Any,
+        mask_image: Any, masked_image_latents: Any, padding_mask_crop: Any, clip_skip: Any,
+        callback_on_step_end: Any, callback_on_step_end_tensor_inputs: Any, return_dict: Any,
+        timeout: Any, run: Any, timesteps: Any, sigmas: Any, timestep_spacing: Any,
+        original_inference_steps: Any, denoising_start: Any = None, denoising_end: Any = None,
+        **others: Any,
     ) -> Request:  # fmt: skip
         """The checked Request; arguments as in StableDiffusionPipeline.__call__. others: the texts,
         and what the table of arguments checks.
@@ -159,7 +161,9 @@ class Arguments:
     def _latent_shape(self, r: Request) -> tuple[int, int, int, int]:
         return (r.count, self.latent_channels, r.height // self.factor, r.width // self.factor)
 
-    def _check_pictures(self, image: Any, mask: Any, count: int):
+    def _check_pictures(
+        self, image: Any, mask: Any, count: int
+    ) -> tuple[list[Any] | None, list[Any] | None]:
         """(images, masks) as lists or None, a number of them that divides `count`."""
         if image is None:
             if mask is not None:
@@ -170,20 +174,22 @@ class Arguments:
             return None, None
         if mask is None and self.inpainting_unet:
             raise RequestError("mask_image: this model is for inpainting: expected one, given none")
-        found = []
-        for field, value in (("image", image), ("mask_image", mask)):
-            items = None if value is None else pictures.as_list(value, field, field == "mask_image")
-            if items is not None and (len(items) > count or count % len(items)):
-                raise checks.refuse(field, f"a number of them that divides {count} pictures",
-                                    len(items))  # fmt: skip
-            found.append(items)
-        if mask is not None and len(found[0]) > 1 and len(found[1]) not in (1, len(found[0])):
-            raise checks.refuse("mask_image", f"one, or {len(found[0])} as of image",
-                                len(found[1]))  # fmt: skip
-        self._check_image_latents(found[0])
-        return tuple(found)
+        items = self._items("image", image, count)
+        masks = None if mask is None else self._items("mask_image", mask, count)
+        if masks is not None and len(items) > 1 and len(masks) not in (1, len(items)):
+            raise checks.refuse("mask_image", f"one, or {len(items)} as of image", len(masks))
+        self._check_image_latents(items)
+        return items, masks
 
-    def _check_image_latents(self, items: list) -> None:
+    @staticmethod
+    def _items(field: str, value: Any, count: int) -> list[Any]:
+        items = pictures.as_list(value, field, field == "mask_image")
+        if len(items) > count or count % len(items):
+            raise checks.refuse(field, f"a number of them that divides {count} pictures",
+                                len(items))  # fmt: skip
+        return items
+
+    def _check_image_latents(self, items: list[Any]) -> None:
         which = [pictures.is_latents(item, self.latent_channels) for item in items]
         if not any(which):
             return
@@ -196,8 +202,9 @@ class Arguments:
                 )
 
     def _check_size(
-        self, height, width, items, masked: bool, count: int, latents: Any = None
-    ) -> tuple[int, int]:
+        self, height: Any, width: Any, items: list[Any] | None, masked: bool, count: int,
+        latents: Any = None,
+    ) -> tuple[int, int]:  # fmt: skip
         """latents: what a picture's place may be taken by."""
         factor = self.factor
         default = self.default_size
