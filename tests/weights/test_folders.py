@@ -17,8 +17,7 @@ from whole import CLASSES, load, load_parts
 
 from pyengine import layers
 from pyengine.errors import CheckpointError
-from pyengine.models.blocks import transformer
-from pyengine.models.text import clip
+from pyengine.models.blocks import clip, transformer
 from pyengine.weights import TensorSource, load_module, open_weights, resolve
 
 MODELS = ("unet", "vae", "text_encoder")
