@@ -246,7 +246,7 @@ def test_a_repository_of_picture_tokens(tmp_path, monkeypatch):
     pipe = pyengine.from_pretrained("some-org/gpt", device="cpu", cache_dir=tmp_path / "cache")
     assert {"tokens/config.json", "pyengine.json"} <= set(fake.patterns)
     assert pipe.defaults.top_k == 5
-    assert pipe.drafts.shape == (3, 25)
+    assert pipe.parts.drafts.shape == (3, 25)
 
 
 def test_a_repository_of_the_refiner(tmp_path, monkeypatch):
