@@ -124,6 +124,12 @@ def test_no_module_needs_one_that_needs_it(package):
     assert _circles(package, inside=False) == []
 
 
+@pytest.mark.parametrize("package", ["bench", "training", "schedules", "weights"])
+def test_no_circle_within_functions_either(package):
+    """An import within a function is for what is heavy and optional, not to hide a circle."""
+    assert _circles(package, inside=True) == []
+
+
 def test_the_loader_needs_no_pipeline():
     """Families are found by name: no import, not even within a function, leads from the loader, a
     record or a builder back to itself. Only methods of diffusers_names import what takes them.
