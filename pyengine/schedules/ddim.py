@@ -19,7 +19,7 @@ def plan(config: DDIMConfig, request: Request) -> Plan:
     def evaluation(t: int) -> Evaluation:
         # Always one stride back, whatever the spacing.
         a_next = a_bar[t - stride] if t >= stride else final
-        return _evaluation(config, t, a_bar[t], a_next, request.eta)
+        return _evaluation(config, t, a_bar[t], a_next, request)
 
     begin = request.begin(steps, config)
     return Plan(
@@ -31,11 +31,17 @@ def plan(config: DDIMConfig, request: Request) -> Plan:
     )
 
 
-def _evaluation(config: DDIMConfig, t: int, a: float, a_next: float, eta: float) -> Evaluation:
+def _evaluation(
+    config: DDIMConfig, t: int, a: float, a_next: float, request: Request
+) -> Evaluation:
     alpha, sigma = math.sqrt(a), math.sqrt(1 - a)
     p, q = clean_from(config.prediction_type, alpha, sigma)
-    # The direction to x_t comes from the model's output before clipping.
-    noise_x, noise_m = noise_from(config.prediction_type, alpha, sigma)
+    # The direction to x_t comes from the model's output before clipping, or, where the call asks
+    # for that, from the clipped clean sample: (x - alpha clean) / sigma.
+    noise_x, noise_m, noise_d = *noise_from(config.prediction_type, alpha, sigma), 0.0
+    if request.use_clipped_model_output:
+        noise_x, noise_m, noise_d = 1 / sigma, 0.0, -alpha / sigma
+    eta = request.eta
     variance = eta**2 * (1 - a_next) / (1 - a) * (1 - a / a_next)
     direction = math.sqrt(max(1 - a_next - variance, 0.0))
     return Evaluation(
@@ -46,7 +52,7 @@ def _evaluation(config: DDIMConfig, t: int, a: float, a_next: float, eta: float)
             p=p,
             q=q,
             limit=limit_of(config),
-            x_d=math.sqrt(a_next),
+            x_d=math.sqrt(a_next) + direction * noise_d,
             x_x=direction * noise_x,
             x_m=direction * noise_m,
             x_noise=math.sqrt(max(variance, 0.0)),

@@ -52,7 +52,8 @@ class Request:
     """steps: denoising steps of the whole run.  strength: the share of them that runs, from the
     end.  thins: strength thins the timesteps instead, and all steps run.  timesteps, sigmas: the
     caller's own, or None.  denoising_start, denoising_end: the share of the training timesteps at
-    which the run begins and ends, or None.
+    which the run begins and ends, or None.  use_clipped_model_output: DDIM's noise is what is left
+    of x beside the clipped clean sample, not what the model says.
     """
 
     steps: int
@@ -64,6 +65,7 @@ class Request:
     thins: bool = False
     denoising_start: float | None = None
     denoising_end: float | None = None
+    use_clipped_model_output: bool = False
 
     def begin(self, timesteps: Sequence[float], config: SamplerConfig, order: int = 1) -> int:
         """The evaluation at which the run begins.
@@ -126,6 +128,7 @@ def make_request(
     all_steps: bool,
     denoising_start: float | None,
     denoising_end: float | None,
+    use_clipped_model_output: bool,
 ) -> Request:
     """Checks each argument by itself; samplers check them against their config."""
     steps, timesteps, sigmas = _length(config, num_inference_steps, timesteps, sigmas)
@@ -149,6 +152,7 @@ def make_request(
         thins=all_steps,
         denoising_start=start,
         denoising_end=end,
+        use_clipped_model_output=use_clipped_model_output,
     )
 
 

@@ -93,6 +93,7 @@ class Scheduler:
         denoising_end: float | None = None,
         original_inference_steps: int | None = None,
         all_steps: bool = False,
+        use_clipped_model_output: bool = False,
     ) -> Plan:
         """The table of one run.
 
@@ -106,6 +107,8 @@ class Scheduler:
         begin from latents that are so noisy already (`State(latents)`).  denoising_end: the share
         at which the run ends, with latents that are still noisy.  eta: the noise of DDIM and TCD,
         0 to 1; others ignore it.  original_inference_steps: LCM's and TCD's.
+        use_clipped_model_output: DDIM alone: the noise of a step is what is left of the sample
+        beside the clipped clean one, not the model's.
         Raises RequestError for arguments out of range or steps that the noise schedule cannot
         tell apart, ConfigError for a config that cannot run at all.
         """
@@ -116,6 +119,10 @@ class Scheduler:
         ):
             if own is not None and not takes:
                 raise RequestError(f"{name}: {self.name} does not take any; {_that_take(name)} do")
+        if use_clipped_model_output and self.name != "ddim":
+            raise RequestError(
+                f"use_clipped_model_output: {self.name} has no such option; ddim does"
+            )
         request = make_request(
             config,
             num_inference_steps,
@@ -127,6 +134,7 @@ class Scheduler:
             all_steps=all_steps,
             denoising_start=denoising_start,
             denoising_end=denoising_end,
+            use_clipped_model_output=use_clipped_model_output,
         )
         plan = self._compiled(config, request)
         if request.denoising_end is not None and request.denoising_end < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RequestError
@@ -16,7 +17,7 @@ from ...tokenizer import ClipTokenizer
 from ...weights import Checkpoint
 from .base import DiffusersNames
 from .keywords import NONE
-from .schedulers import NamedScheduler, choose
+from .scheduling import SchedulerNames
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ..stable_diffusion.parts import Parts
 
 
-class PartNames(DiffusersNames):
+class PartNames(SchedulerNames, DiffusersNames):
     """Base of the pipelines of latent diffusion."""
 
     parts: Parts
@@ -35,7 +36,6 @@ class PartNames(DiffusersNames):
     feature_extractor: None = None
     image_encoder: None = None
     watermark: None = None
-    _sampler: NamedScheduler
 
     @property
     def _checkpoint(self) -> Checkpoint | None:
@@ -122,28 +122,9 @@ class PartNames(DiffusersNames):
     def _take_parts(self, parts: Parts) -> None:
         raise NotImplementedError
 
-    # --- the scheduler ----------------------------------------------------------------------------
-
     @property
-    def scheduler(self) -> NamedScheduler:
-        """The sampler that calls use unless they name another: its name, config, plan.
-
-        Set it to a sampler's name (pyengine.schedules.SAMPLER_NAMES, or diffusers' class name), to
-        one of pyengine's schedulers, such as EulerDiscreteScheduler.from_config(
-        pipe.scheduler.config), or to diffusers' own: its class name and config are read.
-        """
-        return self._sampler
-
-    @scheduler.setter
-    def scheduler(self, value: Any) -> None:
-        if isinstance(value, str) and "_sampler" in self.__dict__:
-            self._sampler = self._named_scheduler(value)
-        else:
-            self._sampler = choose(value, self.parts.scheduler_config, self._class_name)
-
-    def _named_scheduler(self, name: str) -> NamedScheduler:
-        """What a call's `scheduler=name` means: that sampler with the keys of the present one."""
-        return self.scheduler.other(name)
+    def _scheduler_keys(self) -> Mapping[str, Any]:
+        return self.parts.scheduler_config
 
     # --- what diffusers' pipelines have -----------------------------------------------------------
 
