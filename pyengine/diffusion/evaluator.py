@@ -50,8 +50,11 @@ class Evaluator:
         """
         rescale = [job.guidance_rescale if job.guidance.terms else 0.0 for job in jobs]
         whole = told.times_each and not told.adapters and not any(rescale)
-        if self.steps is None or not whole or any(rows.thresholds):
+        predicted = any(rows.variances)
+        if self.steps is None or not whole or any(rows.thresholds) or predicted:
             out = told.outputs(self.output(state, rows, told, times), jobs)
+            if not predicted:
+                out = without_variance(out, state.x)
             return step_rows(state, out, rows, noise, rescale)
         x = state.x.contiguous()
         # An operand that is absent is all zeros, so that one graph serves every sampler and step.
@@ -79,6 +82,7 @@ class Evaluator:
         count = len(context) or max(len(x), *(len(row) for row in rows))
         given = model_input(scaled(x, scale), extra, count)
         out = self.unet.evaluate(given, TimeEmbedding(tuple(rows)), context)
+        out = without_variance(out, x)
         return sampler_step(x, out, coeffs, d1, d2, d3, base, noise)
 
     def clear(self) -> None:
@@ -86,3 +90,10 @@ class Evaluator:
         for graphs in (self.graphs, self.steps):
             if graphs is not None:
                 graphs.clear()
+
+
+def without_variance(out: Tensor, x: Tensor) -> Tensor:
+    """A network's output for latents x without the variance that it may predict beside it, in as
+    many channels, where no schedule asks for that.
+    """
+    return out if out.shape[1] == x.shape[1] else out[:, : x.shape[1]].contiguous()

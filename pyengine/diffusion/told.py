@@ -97,14 +97,16 @@ class Told:
 
         In a mixed batch both halves of an unguided picture are its one output, which guidance then
         leaves as it is, to the bit; likewise those of a picture whose guidance is combined here.
+        Guidance is of the latents' channels: a variance that the network predicts beside them is
+        that of a picture's last condition.
         """
         if self.times_each:
             return out
-        both = out[self._outputs]
+        both, channels = out[self._outputs], jobs[0].latents.shape[1]
         for k in self._combined:
             guidance = jobs[k].guidance
-            own = {name: out[self._position[k, name]] for name in guidance.conditions}
-            both[k] = both[len(jobs) + k] = guidance.combine(own)
+            own = {name: out[self._position[k, name], :channels] for name in guidance.conditions}
+            both[k, :channels] = both[len(jobs) + k, :channels] = guidance.combine(own)
         return both
 
     def rows_of(self, k: int) -> list[int]:

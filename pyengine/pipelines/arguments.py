@@ -201,6 +201,10 @@ ARGUMENTS: tuple[Argument, ...] = (
         help="Text encoder layers to leave out.", shown="0",
     ),
     Argument(
+        "class_labels", Whole(0, 1_000_000), own=True, option="class_label",
+        setting="class_labels", asked=True, help="Models of classes: the picture's class.",
+    ),
+    Argument(
         "temperature", Real(0, 100), tokens=True, option="temperature", setting="temperature",
         asked=True, help="Token models: 0 draws the likeliest every time.",
         shown="the model's; 1 for emoji-ar",
@@ -251,6 +255,8 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("num_images", Whole(1, 1024), own=True),
     Argument("tile", Whole(1, 1 << 15), own=True),
     Argument("overlap", Whole(0, 1 << 15), own=True),
+    Argument("batch_size", Whole(1, 1024), own=True, nothing=1),
+    Argument("use_clipped_model_output"),
     Argument("micro_conditioning_aesthetic_score", Real(0, 10), own=True),
     Argument("micro_conditioning_crop_coord"),
 )  # fmt: skip

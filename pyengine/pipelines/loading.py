@@ -116,7 +116,7 @@ def reload(pipeline: Any, device: torch.device, dtype: torch.dtype) -> None:
             pipeline._arena = Arena()
             pipeline._take_parts(parts)
         else:
-            own = ("_runs", "_progress", "defaults")
+            own = ("_runs", "_progress", "_sampler", "defaults")
             pipeline.__dict__.update({n: v for n, v in vars(fresh).items() if n not in own})
     release_free_memory()
 

@@ -119,7 +119,7 @@ class Checkpoint:
 
 
 class FolderCheckpoint(Checkpoint):
-    """A folder in diffusers' layout: model_index.json and a folder for each part."""
+    """A folder in diffusers' layout: model_index.json and a folder for each part, or all in one."""
 
     def __init__(
         self, folder: str | os.PathLike[str], *, variant: str | None = None, source: str = "",
@@ -137,7 +137,7 @@ class FolderCheckpoint(Checkpoint):
         index = load_json(self._index, roots=self._roots)
         self.pipeline_class = self._read_class(index)
         self.components, self.options = self._read_parts(index)
-        places = {name: model_folder(self.folder, name) for name in self.components}
+        places = {name: self.place(name) for name in self.components}
         self._variants = {name: available_variants(places[name]) for name in self.models}
         self._check_variant_exists()
 
@@ -190,9 +190,20 @@ class FolderCheckpoint(Checkpoint):
                 f" it has {listing(known) or 'none but the plain ones'}"
             )
 
+    def place(self, name: str) -> Path:
+        """The folder that a part's files lie in: its own, or the checkpoint's where it has none and
+        the layout allows that, as in diffusers.
+        """
+        subfolder = None if self._lies_flat(name) else name
+        return model_folder(self.folder, subfolder)
+
+    def _lies_flat(self, name: str) -> bool:
+        return self.layout.flat and not os.path.isdir(self.folder / name)
+
     def where(self, name: str) -> str:
         part = self.layout.parts.get(name)
-        return str(self.folder / name / (part.config_file if part else "config.json"))
+        place = self.folder if self._lies_flat(name) else self.folder / name
+        return str(place / (part.config_file if part else "config.json"))
 
     def config(self, name: str) -> dict[str, Any]:
         self._check_name(name)
@@ -206,7 +217,8 @@ class FolderCheckpoint(Checkpoint):
     def tensors(self, name: str) -> TensorSource:
         self._check_name(name, self.models)
         variant = self.variant if self.variant in self._variants[name] else None
-        return open_weights(self.folder, subfolder=name, variant=variant)
+        subfolder = None if self._lies_flat(name) else name
+        return open_weights(self.folder, subfolder=subfolder, variant=variant)
 
     def tokenizer_files(self, name: str) -> dict[str, Path]:
         self._check_name(name, self.layout.named("tokenizer"))

@@ -110,7 +110,7 @@ def missing_files(checkpoint: FolderCheckpoint | SingleModelCheckpoint) -> list[
         needed = checkpoint.layout.needed
         return missing + [n for n in needed if not os.path.exists(checkpoint.folder / n)]
     for name in checkpoint.components:
-        folder, part = checkpoint.folder / name, checkpoint.layout.parts[name]
+        folder, part = checkpoint.place(name), checkpoint.layout.parts[name]
         if part.kind == "tokenizer":
             if not any(os.path.exists(folder / n) for n in VOCABULARIES):
                 missing.append(f"{name}/vocab.json")
@@ -159,7 +159,8 @@ def download(
             # Of another class nothing more is fetched; opening the folder then refuses it.
             known = {} if layout is None else layout.parts
             parts = {n: known[n] for n, v in index.items() if n in known and not is_absent(v)}
-            wanted = wanted_files(names, parts, variant, repo)
+            flat = layout is not None and layout.flat
+            wanted = wanted_files(names, parts, variant, repo, flat)
         # Names are patterns to this function: a bracket in one must not mean more.
         patterns = [re.sub(r"([\[*?])", r"[\1]", name) for name in wanted]
         folder = huggingface_hub.snapshot_download(
@@ -211,12 +212,21 @@ def download_file(
 
 
 def wanted_files(
-    names: list[str], parts: Mapping[str, Part], variant: str | None, repo: str
+    names: list[str], parts: Mapping[str, Part], variant: str | None, repo: str, flat: bool = False
 ) -> list[str]:
-    """The files of a repository that a checkpoint with these parts needs, out of all `names`."""
+    """The files of a repository that a checkpoint with these parts needs, out of all `names`.
+
+    flat: as Layout has it.
+    """
     wanted = ["model_index.json", *(n for n in ("pyengine.json",) if n in names)]
     for name, part in parts.items():
         below = [n for n in names if n.startswith(f"{name}/") and n.count("/") == 1]
+        if flat and not below:
+            wanted.append(part.config_file)
+            if part.kind == "model":
+                beside = [f"/{n}" for n in names if "/" not in n]
+                wanted += [n[1:] for n in _weights(beside, variant, f"{repo}: {name}")]
+            continue
         if part.kind == "tokenizer":
             wanted += [n for n in below if n.split("/")[1] in TOKENIZER_FILES]
             continue

@@ -9,12 +9,14 @@ biases are drawn too, so that no parameter is 0 or 1 and each of them shows in t
 """
 
 from .folders import (
+    DDPM_SCHEDULER,
     SD1_SCHEDULER,
     SD2_UNET,
     SDXL_SCHEDULER,
     SDXL_UNET,
     store_as,
     write_amused,
+    write_ddpm,
     write_image_gpt,
     write_janus,
     write_picture_gpt,
@@ -44,6 +46,7 @@ from .words import (
 )
 
 __all__ = [
+    "DDPM_SCHEDULER",
     "END",
     "SD1_SCHEDULER",
     "SD2_UNET",
@@ -64,6 +67,7 @@ __all__ = [
     "randomise",
     "store_as",
     "write_amused",
+    "write_ddpm",
     "write_image_gpt",
     "write_janus",
     "write_picture_gpt",

@@ -14,6 +14,7 @@ from .models import (
     make_janus,
     make_text_encoder,
     make_unet,
+    make_unet2d,
     make_uvit,
     make_vae,
     make_vq,
@@ -37,6 +38,7 @@ SDXL_SCHEDULER = {
     "steps_offset": 1,
     "timestep_spacing": "leading",
 }
+DDPM_SCHEDULER = {"variance_type": "fixed_large", "clip_sample": True}
 SD2_UNET = {
     "use_linear_projection": True,
     "attention_head_dim": (2, 4),
@@ -151,6 +153,28 @@ def write_sdxl(
         add_watermarker=False,
     )
     return _save(pipe, folder, {"tokenizer": END, "tokenizer_2": "!"}, dtype, **save)
+
+
+def write_ddpm(folder, *, seed=0, unet=None, scheduler=None, kind="DDPMPipeline", flat=False,
+               gain=0.1, **save):  # fmt: skip
+    """A folder of pixel diffusion, 16x16. scheduler: None: google/ddpm-*'s; kind: DDPMPipeline or
+    DDIMPipeline; flat: all files in one folder, as these have them; gain: of the last layer.
+    """
+    import diffusers
+
+    folder = Path(folder)
+    scheduler = scheduler or diffusers.DDPMScheduler(**DDPM_SCHEDULER)
+    parts = {"unet": make_unet2d(seed + 12, **(unet or {})), "scheduler": scheduler}
+    # At their full size a random network's outputs, clipped step by step, are chaotic: diffusers
+    # itself, begun with noise that differs by 1e-7, then draws another picture.
+    for p in parts["unet"].conv_out.parameters():
+        p.data.mul_(gain)
+    _save(getattr(diffusers, kind)(**parts), folder, {}, None, **save)
+    for name in parts if flat else ():
+        for file in (folder / name).iterdir():
+            file.rename(folder / file.name)
+        (folder / name).rmdir()
+    return folder
 
 
 def write_refiner(folder, *, seed=0, unet=None, vae=None, text_2=None, scheduler=None, **save):

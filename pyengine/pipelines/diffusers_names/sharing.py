@@ -32,6 +32,8 @@ def from_pipe(cls: Any, pipeline: Any, keywords: dict[str, Any]) -> Any:
         new.parts = dataclasses.replace(
             new.parts, pipeline_class=cls.__name__, options=new.parts.options | k.settings
         )
+    if hasattr(new, "_shared"):
+        new._shared()
     for name, part in k.parts.items():
         setattr(new, name, part)
     if k.scheduler is not None:

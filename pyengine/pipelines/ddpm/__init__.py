@@ -1,0 +1,1 @@
+"""DDPM and DDIM: pictures denoised pixel by pixel."""
