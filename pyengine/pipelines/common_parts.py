@@ -45,7 +45,10 @@ CLIP_PROJECTION = Part(
     summary=_CLIP_SUMMARY,
 )
 CLIP_TOKENIZER = Part(
-    kind="tokenizer", library="transformers", classes=("CLIPTokenizer", "CLIPTokenizerFast")
+    kind="tokenizer",
+    library="transformers",
+    classes=("CLIPTokenizer", "CLIPTokenizerFast"),
+    network="pyengine.tokenizer:ClipTokenizer",
 )
 VQ = Part(
     kind="model",

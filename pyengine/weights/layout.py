@@ -33,8 +33,8 @@ class Part:
     scheduler_config.json, "tokenizer" vocabularies. library, classes: what model_index.json calls
     it, [library, class]; classes None: of any class that pyengine.schedules knows. model_types:
     what config.json's model_type may be, as transformers writes it. network: the class of ours that
-    holds a model. config: the class of its config, where there is no network to say so. summary:
-    the config's fields that `pyengine info` shows, dots leading into nested ones.
+    holds a model, or a tokenizer. config: the class of its config, where no network says so.
+    summary: the config's fields that `pyengine info` shows, dots leading into nested ones.
     """
 
     kind: Literal["model", "settings", "scheduler", "tokenizer"]

@@ -49,7 +49,7 @@ def test_a_row_is_true(pair, section, what, state):
             with pytest.raises(UnavailableError, match=name):
                 getattr(pipe, name)()
     for name in re.findall(r"`(\w+)=(?:\w+)?`", what) if section == "Loading" else ():
-        assert name in keywords.KNOWN, name
+        assert name in keywords.known(), name
         if state == "not here":
             with pytest.raises(RequestError, match=f"^{name}: "):
                 keywords.read_keywords({name: "x"})

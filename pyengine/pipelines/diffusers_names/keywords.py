@@ -9,6 +9,7 @@ import torch
 from ...errors import RequestError, UnknownArgumentError
 from ...weights import resolve
 from ...weights.text import did_you_mean, show
+from ..registry import families
 
 #: Read by `pyengine.weights.resolve`: where a checkpoint lies and how its files are read.
 RESOLVED = tuple(
@@ -16,8 +17,6 @@ RESOLVED = tuple(
     for name, p in inspect.signature(resolve).parameters.items()
     if p.kind == p.KEYWORD_ONLY
 )  # fmt: skip
-#: Parts of a checkpoint that may be given as objects of ours in place of its own.
-PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 #: Parts that diffusers' pipelines may have and ours do without.
 NONE = ("safety_checker", "feature_extractor", "image_encoder", "watermark")
 #: Settings of model_index.json that change pictures.
@@ -68,7 +67,27 @@ _OWN = (
     "device", "dtype", "variant", "weights", "scheduler", "torch_dtype", "device_map", "subfolder",
     "use_safetensors",
 )  # fmt: skip
-KNOWN = (*_OWN, *RESOLVED, *PARTS, *SETTINGS, *ACCEPTED, *NOT_HERE)
+
+
+def part_names() -> tuple[str, ...]:
+    """Parts of a checkpoint that may be given as objects of ours in place of its own: networks and
+    tokenizers of the families that take them.
+    """
+    return tuple(
+        dict.fromkeys(
+            name
+            for family in families()
+            if family.takes_parts
+            for kind in ("model", "tokenizer")
+            for name in family.named(kind)
+            if name not in NOT_HERE
+        )
+    )
+
+
+def known() -> tuple[str, ...]:
+    """All keywords that are read, accepted or refused in words of their own."""
+    return (*_OWN, *RESOLVED, *part_names(), *SETTINGS, *ACCEPTED, *NOT_HERE)
 
 
 @dataclass
@@ -99,10 +118,11 @@ def read_keywords(given: dict[str, Any], function: str = "from_pretrained") -> K
     nearest name for one that nothing has.
     """
     k = Keywords()
+    parts = part_names()
     for name, value in given.items():
         if name in RESOLVED:
             k.options[name] = value
-        elif name in PARTS:
+        elif name in parts:
             if value is None:
                 raise RequestError(f"{name}: the model cannot do without; leave it out")
             k.parts[name] = value
@@ -116,7 +136,7 @@ def read_keywords(given: dict[str, Any], function: str = "from_pretrained") -> K
         elif name not in _OWN and name not in ACCEPTED:
             raise UnknownArgumentError(
                 f"{show(name)[1:-1]}: {function}() got an unexpected keyword argument"
-                f" {show(name)}{did_you_mean(name, KNOWN)}"
+                f" {show(name)}{did_you_mean(name, known())}"
             )
     for name in ("variant", "weights", "scheduler"):
         setattr(k, name, given.get(name))

@@ -10,28 +10,14 @@ from typing import Any
 import torch
 
 from ...errors import RequestError, UnknownArgumentError
-from ...models import (
-    AutoencoderKL,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    UNet2DConditionModel,
-)
+from ...models import UNet2DConditionModel
 from ...models.base import Model
-from ...tokenizer import ClipTokenizer
+from ...weights.layout import find
 from ...weights.text import did_you_mean, show
+from ..registry import Family, family_of
 from ..stable_diffusion.parts import Parts, check_fits
 from .keywords import NONE, SETTINGS
 from .schedulers import NamedScheduler, choose
-
-#: Parts by diffusers' names, and what they are here.
-CLASSES: dict[str, type[Any]] = {
-    "unet": UNet2DConditionModel,
-    "vae": AutoencoderKL,
-    "text_encoder": CLIPTextModel,
-    "text_encoder_2": CLIPTextModelWithProjection,
-    "tokenizer": ClipTokenizer,
-    "tokenizer_2": ClipTokenizer,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +47,16 @@ def note_origin(parts: Parts) -> None:
         )
 
 
-def check_part(name: str, value: Any) -> Any:
+def check_part(name: str, value: Any, family: Family | None = None) -> Any:
     """`value` where it is ours and of the part's class; else RequestError that says how to get one.
+    family: whose part it is to be; Stable Diffusion XL's, which has all of Stable Diffusion's,
+    where that is not told.
 
     What torch.compile wrapped is unwrapped: the kernels are compiled already.
     """
     value = getattr(value, "_orig_mod", value)
-    wanted = CLASSES[name]
+    family = family_of("StableDiffusionXLPipeline") if family is None else family
+    wanted = find(family.parts[name].network)
     if isinstance(value, wanted):
         return value
     way = "of a pipeline that pyengine loaded"

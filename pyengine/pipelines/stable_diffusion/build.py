@@ -14,10 +14,10 @@ def build(load: Load) -> Any:
     """Reads every config and compares them with one another before any tensor is read."""
     cls, checkpoint = load.pipeline_class, load.checkpoint
     networks = load.networks()
-    given = {name: check_part(name, part) for name, part in load.given.items()}
-    for name in given:
+    for name in load.given:
         if name.replace("tokenizer", "text_encoder") not in networks:
             raise RequestError(f"{name}: expected none for a {load.kind}, which has none")
+    given = {name: check_part(name, part) for name, part in load.given.items()}
     check_place(given, load.device, load.dtype)
     configs, sources = load.configs(name for name in networks if name not in given)
     configs |= {name: given[name].config for name in networks if name in given}
