@@ -30,6 +30,8 @@ What a Plan holds
 - `draws_noise`: one bool per evaluation, true exactly where diffusers' `step` draws from the
   generator, so that generators stay in step. `noise_dtype`: torch.float32 where diffusers draws in
   float32 whatever the model's dtype (sde-dpmsolver), else None (the model's dtype).
+- `variance`: "learned" or "learned_range" where the model predicts the noise's variance in as many
+  channels more: `step` takes its whole output.
 - `in_scale`: factor on the model's input (`scale_input` applies it); `init_noise_sigma`.
 - `add_noise(x, noise)`: x at the noise level where the run begins (`level` has its (a, b) with
   x_t = a x + b noise); `renoise[i]`: the (a, b) of known latents after evaluation i, (1, 0)

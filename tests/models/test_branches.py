@@ -8,7 +8,7 @@ from parity import LIMIT, noise, relative_l2
 from pyengine import ops
 from pyengine.branches import Adapter, adapted, targets
 from pyengine.errors import RequestError
-from pyengine.layers import Conv2d, Linear
+from pyengine.layers import Conv2d, Linear, fuse
 from pyengine.models import CLIPTextModel, UNet2DConditionModel
 
 RANK, SCALE = 3, 0.7
@@ -190,6 +190,32 @@ def test_of_a_linear_layer_with_all_that_lies_around(dtype, around):
         exact = ops.reference.linear(x.double(), weight, bias, **wide)[row]
         tolerance = 1e-5 if dtype == torch.float32 else 2e-2
         assert (got[row].double() - exact).norm() < tolerance * exact.norm()
+
+
+@pytest.mark.parametrize("whose", [("to_k",), ("to_v",), ("to_k", "to_v")])
+def test_of_fused_layers_whose_panels_are_padded(whose):
+    owner = torch.nn.Module()
+    owner.to_k, owner.to_v = _filled(Linear(20, 24)), _filled(Linear(20, 6, bias=True))
+    parts = {name: getattr(owner, name) for name in ("to_k", "to_v")}
+    plain = {name: (part.weight.clone(), part.bias.clone()) for name, part in parts.items()}
+    owner.both = fuse(owner, "to_k", "to_v")
+    model = torch.nn.ModuleDict({"attn": owner})
+    weights = {
+        f"attn.{name}": (noise(2, 20, seed=i), noise(len(plain[name][1]), 2, seed=5 + i))
+        for i, name in enumerate(whose)
+    }
+    assert set(targets(model)) == {"attn.to_k", "attn.to_v"}
+    x = noise(3, 5, 20, seed=9)
+    with adapted([[(Adapter(model, weights), 0.5)], [], [(Adapter(model, weights), 0.25)]]):
+        got, joined = owner.both(x), owner.both.joined(x)
+    assert torch.equal(joined, torch.cat(got, dim=-1))
+    for name, y in zip(("to_k", "to_v"), got, strict=True):
+        weight, bias = plain[name]
+        for row, scale in enumerate((0.5, 0.0, 0.25)):
+            down, up = weights.get(f"attn.{name}", (torch.zeros(1, 20), torch.zeros(len(bias), 1)))
+            exact = x[row].double() @ (weight + scale * up @ down).double().T + bias.double()
+            torch.testing.assert_close(y[row].double(), exact, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(got, owner.both(x), strict=True))
 
 
 @pytest.mark.parametrize("residual", [False, True])

@@ -288,6 +288,20 @@ def test_refusals(change, complaint):
         ops.linear(**arguments)
 
 
+@pytest.mark.parametrize("weights", [torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("quantize_x", [False, True])
+def test_gradients_through_8_bits_are_not_rounded_to_them(weights, quantize_x):
+    """That of a rounded input is the input's: rounded itself, small gradients would be zero."""
+    if quantize_x and weights == torch.int8:
+        pytest.skip("x is rounded beside fp8 weights only")
+    panels, scale = ops.quantize_weight(torch.randn(14, 20), weights)
+    x, above = torch.randn(5, 20, requires_grad=True), 1e-4 * torch.randn(5, 14)
+    y = ops.linear(x, panels, weight_scale=scale, quantize_x=quantize_x)
+    (got,) = torch.autograd.grad((y * above).sum(), x)
+    numbers = ops.unpack_weight(panels, 14).float() * scale[:, None]
+    torch.testing.assert_close(got, above @ numbers)
+
+
 @pytest.mark.parametrize("shape", [(20, 7), (32, 9), (5, 3, 3, 4), (48, 1, 1, 6)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_weights_unpack_to_what_they_were(shape, dtype):

@@ -73,6 +73,19 @@ PYENGINE_INLINE Floats quick_gelu(Floats x) {
     return x / (splat(1.0f) + exp(product, fma(factor, z, -product) + rest * z));
 }
 
+// What rounding left out of product = a * b, exactly, for magnitudes from 1e-15 to 1e15.
+PYENGINE_INLINE Floats lost_by(Floats product, Floats a, Floats b) {
+#ifdef __FMA__
+    return fma(a, b, -product);
+#else  // Dekker 1971: halves of 12 bits have exact products
+    const Floats split = splat(4097.0f);
+    const Floats a_upper = split * a - (split * a - a), a_lower = a - a_upper;
+    const Floats b_upper = split * b - (split * b - b), b_lower = b - b_upper;
+    return ((a_upper * b_upper - product) + a_upper * b_lower + a_lower * b_upper) +
+           a_lower * b_lower;
+#endif
+}
+
 // x / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x^3): GELU with a tanh for Phi, as x (1 +
 // tanh u) / 2 has it (Hendrycks & Gimpel 2016), whose lower tail here keeps its digits. exp's
 // argument is -x (c0 + c1 x^2), of which every product's and the sum's rounding error goes along.
@@ -83,11 +96,11 @@ PYENGINE_INLINE Floats gelu_tanh(Floats x) {
     const Floats square = z * z;
     const Floats cubic = c1 * square;
     const Floats cubic_rest =
-        fma(c1, square, -cubic) + fma(c1, fma(z, z, -square), c1_rest * square);
+        lost_by(cubic, c1, square) + (c1 * lost_by(square, z, z) + c1_rest * square);
     const Floats sum = c0 + cubic, part = sum - c0;
     const Floats rest = ((c0 - (sum - part)) + (cubic - part)) + (cubic_rest + c0_rest);
     const Floats product = -z * sum;
-    return x / (splat(1.0f) + exp(product, fma(-z, sum, -product) - z * rest));
+    return x / (splat(1.0f) + exp(product, lost_by(product, -z, sum) - z * rest));
 }
 
 // x times the normal distribution's Phi(x) (Hendrycks & Gimpel 2016, arXiv:1606.08415).

@@ -41,8 +41,13 @@ def prologue(x: Tensor, x2: Tensor | None, scale: Tensor | None, shift: Tensor |
 
 
 def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x's rows in e4m3, times their scales; in the wider of float32 and dtype."""
-    return dequantised(*quantize_rows(x, torch.float8_e4m3fn), dtype)
+    """x's rows in e4m3, times their scales; in the wider of float32 and dtype.
+
+    Its gradient is that of x itself (Bengio et al. 2013, arXiv:1308.3432): torch would round the
+    gradient to e4m3 too, where nearly all of it is zero.
+    """
+    y = dequantised(*quantize_rows(x.detach(), torch.float8_e4m3fn), dtype)
+    return y + (x - x.detach()) if x.requires_grad else y
 
 
 def gated(y: Tensor, gate: Tensor | None, residual: Tensor | None) -> Tensor:
