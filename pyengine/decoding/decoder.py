@@ -74,11 +74,9 @@ class Decoder:
 
     # --- before the first step --------------------------------------------------------------------
 
-    def prepare(self, r: TokenRequest, texts: Sequence[Sequence[int]]) -> list[TokenJob]:
-        """The jobs of a request, whose texts and prefixes are read.
-
-        texts: ids of every picture's text, then, with guidance, of what each is compared with.
-        """
+    def prepare(self, r: TokenRequest) -> list[TokenJob]:
+        """The jobs of a request, whose texts and prefixes are read."""
+        texts = r.texts
         guided = len(texts) > r.count
         most = max(map(len, texts)) + self.length - 1
         if self.device.type == "cpu":  # CUDA says so itself

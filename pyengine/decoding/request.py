@@ -47,7 +47,8 @@ class TokenRequest:
 
     prompts: [B], None each where the model takes none; per_prompt: pictures of each, together.
     height, width: pixels. prefix: [count, n] int64, the first tokens of every picture, or None.
-    decoding, window: how the model is read; window is at most a picture's tokens.
+    decoding, window: how the model is read; window is at most a picture's tokens. texts: ids of
+    every picture's text, then, with guidance, of what each is compared with.
     """
 
     prompts: list[str | None]
@@ -66,6 +67,7 @@ class TokenRequest:
     prefix: Tensor | None = None
     decoding: str = "sequential"
     window: int = 1
+    texts: list[list[int]] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
     run: Run = field(default_factory=Run)
     timeout: float | None = None

@@ -78,7 +78,7 @@ class AutoregressivePipeline(TokenPipeline):
         self._check_size(given.pop("height"), given.pop("width"))
         prefix = given.pop("prefix")
         r = self._request(size=self.default_size, **given)
-        r.extra["texts"] = self._texts(r)
+        r.texts = self._texts(r)
         if prefix is not None:
             r.prefix = self._prefix(prefix, r)
         return r
@@ -87,7 +87,7 @@ class AutoregressivePipeline(TokenPipeline):
         report.decoding = r.decoding
         stage = "encode_prompt" if self.takes_prompt else TokenCall.stage
         with report.stage(stage, self.device):
-            jobs = self.decoder.prepare(r, r.extra["texts"])
+            jobs = self.decoder.prepare(r)
         return TokenCall(r, report, jobs, self.decoder, self.grid, self._call_back)
 
     def _step(self, jobs: Sequence[Job]) -> None:

@@ -5,7 +5,7 @@ Chen et al. 2020, "Generative Pretraining from Pixels".
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -53,7 +53,9 @@ class ImageGPTPictures:
     size: int | PictureSize = field(default=32, metadata=_SIDE)
 
     @classmethod
-    def from_dict(cls, d: dict, where: str = "preprocessor_config.json") -> "ImageGPTPictures":
+    def from_dict(
+        cls, d: dict[str, Any], where: str = "preprocessor_config.json"
+    ) -> "ImageGPTPictures":
         """From the parsed JSON; raises ConfigError that lists every problem."""
         return read_config(cls, d, where)
 
@@ -68,6 +70,7 @@ class ImageGPTPipeline(AutoregressivePipeline):
     """Pictures of an ImageGPT checkpoint; see `__call__`."""
 
     takes_prompt = False
+    model: ImageGPT
 
     def __init__(self, model: ImageGPT, look: ImageGPTPictures, checkpoint: Any, source: str,
                  defaults: TokenDefaults):  # fmt: skip
@@ -98,7 +101,7 @@ class ImageGPTPipeline(AutoregressivePipeline):
         window: int | None = None,
         output_type: str = "pil",
         upscaler: Any = None,
-        callback_on_step_end: Callable | None = None,
+        callback_on_step_end: Callable[..., Any] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
         progress: bool | None = None,
         return_dict: bool = True,
@@ -145,7 +148,7 @@ class ImageGPTPipeline(AutoregressivePipeline):
     def quantise(self, x: Tensor) -> Tensor:
         """[N, h * w] int64: the nearest cluster of every pixel of x [N, 3, h, w] in 0..1."""
         pixels = 2 * x.to(self.device).permute(0, 2, 3, 1).flatten(1, 2) - 1
-        return ops.vq_argmin(pixels, self.clusters)
+        return cast("Tensor", ops.vq_argmin(pixels, self.clusters))
 
     def _decode(self, tokens: Tensor, output_type: str) -> Any:
         # Pixels that were never drawn are mid-grey.

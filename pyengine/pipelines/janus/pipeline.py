@@ -5,7 +5,7 @@ Wu et al. 2024, arXiv:2410.13848; Chen et al. 2025, arXiv:2501.17811 (Janus-Pro)
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class JanusDefaults(TokenDefaults):
     guidance_scale: float = 5.0
     template: str = "<|User|>: {}\n\n<|Assistant|>:"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if "{}" not in self.template:
             raise ValueError("template has no {} for the prompt")
 
@@ -54,7 +54,7 @@ class JanusTokens:
     generation_kwargs: PictureToken = field()
 
     @classmethod
-    def from_dict(cls, d: dict, where: str = "generation_config.json") -> "JanusTokens":
+    def from_dict(cls, d: dict[str, Any], where: str = "generation_config.json") -> "JanusTokens":
         """From the parsed JSON, whose other keys do not matter; raises ConfigError."""
         chosen = {name: d[name] for name in cls.__dataclass_fields__ if name in d}
         inner = chosen.get("generation_kwargs")
@@ -67,6 +67,8 @@ class JanusPipeline(AutoregressivePipeline):
     """Text to pictures with a Janus checkpoint; see `__call__`."""
 
     defaults_class = JanusDefaults
+    model: Janus
+    defaults: JanusDefaults
 
     def __init__(
         self, model: Janus, tokenizer: JsonTokenizer, tokens: JanusTokens, checkpoint: Any,
@@ -102,7 +104,7 @@ class JanusPipeline(AutoregressivePipeline):
         window: int | None = None,
         output_type: str = "pil",
         upscaler: Any = None,
-        callback_on_step_end: Callable | None = None,
+        callback_on_step_end: Callable[..., Any] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
         progress: bool | None = None,
         return_dict: bool = True,
@@ -149,7 +151,7 @@ class JanusPipeline(AutoregressivePipeline):
 
     def _texts(self, r: TokenRequest) -> list[list[int]]:
         """Ids for every row: each prompt's, then, with guidance, what it is compared with."""
-        prompts = [self._ids("prompt", p) for p in r.prompts]
+        prompts = [self._ids("prompt", p) for p in cast("list[str]", r.prompts)]
         rows = [ids for ids in prompts for _ in range(r.per_prompt)]
         if r.guidance_scale <= 1:
             return rows

@@ -5,7 +5,7 @@ Ramesh et al. 2021, arXiv:2102.12092 (DALL-E).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ class PictureGPTParts:
 class PictureGPTPipeline(AutoregressivePipeline):
     """Text to pictures, token by token; see `__call__`."""
 
+    model: PictureGPT
+
     def __init__(self, parts: PictureGPTParts, checkpoint: Any, source: str,
                  defaults: TokenDefaults):  # fmt: skip
         super().__init__(parts.transformer, checkpoint, source, defaults)
@@ -66,7 +68,7 @@ class PictureGPTPipeline(AutoregressivePipeline):
             return found
 
     def _preview(self, tokens: Tensor, output_type: str) -> Any:
-        x = pictures.from_tensor(self.vq.decode_tokens(tokens.clamp(min=0)).sample, "pt")
+        x = pictures.from_tensor(self.vq.decode_tokens(tokens.clamp(min=0))[0], "pt")
         unknown = (tokens < 0)[:, None].to(x.device)
         for dim in (2, 3):
             unknown = unknown.repeat_interleave(self.vq.config.downscale, dim=dim)
@@ -93,7 +95,7 @@ class PictureGPTPipeline(AutoregressivePipeline):
         window: int | None = None,
         output_type: str = "pil",
         upscaler: Any = None,
-        callback_on_step_end: Callable | None = None,
+        callback_on_step_end: Callable[..., Any] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
         progress: bool | None = None,
         return_dict: bool = True,
@@ -134,7 +136,7 @@ class PictureGPTPipeline(AutoregressivePipeline):
 
     def _texts(self, r: TokenRequest) -> list[list[int]]:
         """Ids for every row: each prompt's, then, with guidance, what it is compared with."""
-        texts = [self._ids("prompt", p) for p in r.prompts]
+        texts = [self._ids("prompt", p) for p in cast("list[str]", r.prompts)]
         if r.guidance_scale > 1:
             negatives = [""] * len(texts) if r.negatives is None else r.negatives
             texts += [self._ids("negative_prompt", p) for p in negatives]
@@ -152,7 +154,7 @@ class PictureGPTPipeline(AutoregressivePipeline):
 
     def _decode(self, tokens: Tensor, output_type: str) -> Any:
         # A token that was never drawn is 0.
-        decoded = self.vq.decode_tokens(tokens.clamp(min=0)).sample
+        decoded = self.vq.decode_tokens(tokens.clamp(min=0))[0]
         return pictures.from_tensor(self._pictures(decoded), output_type)
 
 
