@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from .tokens.picture_gpt import PictureGPT, PictureGPTConfig, PictureTokens
     from .tokens.uvit import UVit2DModel, UVitContext
     from .tokens.uvit_config import UVit2DConfig
-    from .unet.condition import TextContext, TimeEmbedding, UNet2DConditionModel
+    from .unet.condition import UNet2DConditionModel
     from .unet.config import UNet2DConditionConfig
+    from .unet.context import TextContext, TimeEmbedding
     from .unet.unconditional import UNet2DModel
     from .unet.unconditional_config import UNet2DConfig
     from .upscale.compact import CompactConfig, SRVGGNetCompact
@@ -99,8 +100,8 @@ if not TYPE_CHECKING:
         "RRDBConfig": "upscale.rrdb",
         "RRDBNet": "upscale.rrdb",
         "SRVGGNetCompact": "upscale.compact",
-        "TextContext": "unet.condition",
-        "TimeEmbedding": "unet.condition",
+        "TextContext": "unet.context",
+        "TimeEmbedding": "unet.context",
         "UNet2DConditionConfig": "unet.config",
         "UNet2DConditionModel": "unet.condition",
         "UNet2DConfig": "unet.unconditional_config",

@@ -14,7 +14,6 @@ from pyengine import models
 WITHOUT_EFFECT = {
     "UNet2DConditionModel": {
         "dropout",  # training
-        "addition_embed_type_num_heads",  # of an addition_embed_type that is refused
         "upcast_attention",  # asks for a float32 softmax, which ours always is
     },
     # training; the number of learned time embeddings, which are refused

@@ -162,7 +162,7 @@ REFUSED_VQS = {
     ),
     "groups": ({"norm_num_groups": 33}, "64 is no multiple of norm_num_groups 33"),
     "block": ({"down_block_types": ["AttnDownBlock2D"]}, "down_block_types is 'AttnDownBlock2D'"),
-    "movq": ({"norm_type": "spatial"}, "norm_type is 'spatial', expected 'group'"),
+    "norm": ({"norm_type": "layer"}, "norm_type is 'layer', expected 'group' or 'spatial'"),
     "activation": ({"act_fn": "relu"}, "act_fn is 'relu'"),
 }
 REFUSED_UVITS = {

@@ -15,6 +15,7 @@ import damage_files
 import damage_generators
 import damage_single
 import damage_tensors
+import damage_unets
 import generators
 import pytest
 import tiny
@@ -35,7 +36,7 @@ GENERATORS = {
 SECONDS = 1.0
 
 assert all(
-    (damage_configs, damage_files, damage_generators, damage_single, damage_tensors)
+    (damage_configs, damage_files, damage_generators, damage_single, damage_tensors, damage_unets)
 )  # importing them fills CASES
 
 

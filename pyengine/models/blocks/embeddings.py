@@ -33,14 +33,17 @@ def sinusoids(values: Tensor, dim: int, flip_sin_to_cos: bool, freq_shift: float
 
 
 class TimestepEmbedding(nn.Module):
-    """Two linear layers with a SiLU between them.
+    """Two linear layers with an activation between them, SiLU or what ops.linear has.
 
     cond_dim: width of a further condition that is projected and added to the input: the guidance
     scale of LCM, Luo et al. 2023, arXiv:2310.04378.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, cond_dim: int | None = None):
+    def __init__(
+        self, in_dim: int, out_dim: int, cond_dim: int | None = None, activation: str = "silu"
+    ):
         super().__init__()
+        self.activation = activation
         self.linear_1 = Linear(in_dim, out_dim)
         self.cond_proj = Linear(cond_dim, in_dim, bias=False) if cond_dim is not None else None
         self.linear_2 = Linear(out_dim, out_dim)
@@ -49,4 +52,4 @@ class TimestepEmbedding(nn.Module):
         """x: [..., in_dim], condition: [..., cond_dim], broadcast together -> [..., out_dim]."""
         if condition is not None:
             x = x + self.cond_proj(condition)
-        return self.linear_2(self.linear_1(x, activation="silu"))
+        return self.linear_2(self.linear_1(x, activation=self.activation))

@@ -42,6 +42,10 @@ class ResnetBlock2D(nn.Module):
             PointwiseConv2d(in_channels, out_channels) if in_channels != out_channels else None
         )
 
+    def embed_time(self, embedding: Tensor) -> Tensor:
+        """What the block is told of a time, [..., Cout] or twice that, from [..., time_dim]."""
+        return self.time_emb_proj(embedding, silu=True)
+
     def forward(
         self, x: Tensor, x2: Tensor | None = None, *, time: Sequence[Tensor] | None = None,
         size: tuple[int, int] | None = None,
@@ -62,7 +66,7 @@ class ResnetBlock2D(nn.Module):
             x, h = self._enlarged(x, size, channel_add)
         inner = self.norm2.scale_shift(h)
         if self.time_scale_shift and own is not None:
-            inner = _modulated(inner, own)
+            inner = modulated(inner, own)
         if self.conv_shortcut is None:
             return self.conv2(h, **inner, silu=True, residual=x)
         # The shortcut last: h is gone by then, 134 MB at the end of a decoder to 512x512.
@@ -85,7 +89,7 @@ class ResnetBlock2D(nn.Module):
         return larger, self.conv1(larger, **around)
 
 
-def _modulated(norm: dict[str, Tensor], time: Tensor) -> dict[str, Tensor]:
+def modulated(norm: dict[str, Tensor], time: Tensor) -> dict[str, Tensor]:
     """norm(h) * (1 + scale) + shift as one scale and shift; time: [N, 2 C], scale beside shift."""
     scale, shift = (t.to(norm["scale"].dtype) for t in time.chunk(2, dim=1))
     return {"scale": norm["scale"] * (1 + scale), "shift": norm["shift"] * (1 + scale) + shift}

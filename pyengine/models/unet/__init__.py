@@ -1,7 +1,8 @@
 """U-Nets that predict noise."""
 
-from .condition import TextContext, TimeEmbedding, UNet2DConditionModel, UNet2DConditionOutput
+from .condition import UNet2DConditionModel, UNet2DConditionOutput
 from .config import UNet2DConditionConfig
+from .context import TextContext, TimeEmbedding
 from .unconditional import UNet2DModel, UNet2DOutput
 from .unconditional_config import UNet2DConfig
 

@@ -7,7 +7,9 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from ...errors import RequestError
+from ..blocks.added_kv import AddedKVAttention
 from ..blocks.resnet import Downsample2D, ResnetBlock2D, Upsample2D
+from ..blocks.resnet_variants import VariantResnetBlock2D
 from ..blocks.transformer import Attended, PictureAttention, Transformer2DModel
 
 
@@ -15,11 +17,13 @@ from ..blocks.transformer import Attended, PictureAttention, Transformer2DModel
 class Conditioning:
     """What every block is told besides the picture.
 
-    time: [N, Cout] per residual block's slot; context: what is attended to, per attention's slot.
+    time: [N, Cout] per residual block's slot; context: what is attended to, per attention's slot;
+    mask: [N, L], what is added to the scores of a text's tokens, by attention with added keys.
     """
 
     time: Sequence[Tensor]
     context: Sequence[Attended]
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,11 @@ class Block(nn.Module):
     config: Any or UNet2DConfig.
     """
 
-    #: To the text (and to the picture), to the picture alone, or not at all.
-    attends: ClassVar[Literal["cross", "self"] | None] = None
+    #: To the text and to the picture one after the other, in one softmax, to the picture alone, or
+    #: not at all.
+    attends: ClassVar[Literal["cross", "added", "self"] | None] = None
+    #: The config's field by which the sums of residual blocks are divided.
+    scale_factor: ClassVar[str] = "resnet_out_scale_factor"
 
     def __init__(self, config: Any, level: int, in_channels: Sequence[int], depths: Sequence[int]):
         """in_channels: of each residual block, skips included; depths: of each attention."""
@@ -83,30 +90,61 @@ class Block(nn.Module):
             self._attention(config, level, depth) for depth in (depths if self.attends else ())
         )
 
-    @staticmethod
+    @classmethod
     def _resnet(
-        config: Any, in_channels: int, channels: int, resample: Literal["down", "up"] | None = None
-    ) -> ResnetBlock2D:
-        return ResnetBlock2D(
-            in_channels, channels, config.norm_num_groups, config.norm_eps, config.time_dim,
-            time_scale_shift=config.resnet_time_scale_shift == "scale_shift", resample=resample,
+        cls, config: Any, in_channels: int, channels: int,
+        resample: Literal["down", "up"] | None = None,
+    ) -> ResnetBlock2D:  # fmt: skip
+        scale_shift = config.resnet_time_scale_shift == "scale_shift"
+        common = in_channels, channels, config.norm_num_groups, config.norm_eps, config.time_dim
+        out_scale = getattr(config, cls.scale_factor, 1.0)
+        skip_time_act = getattr(config, "resnet_skip_time_act", False)
+        if config.act_fn != "gelu" and out_scale == 1 and not skip_time_act:
+            return ResnetBlock2D(*common, time_scale_shift=scale_shift, resample=resample)
+        return VariantResnetBlock2D(
+            *common, time_scale_shift=scale_shift, resample=resample, out_scale=out_scale,
+            activation="gelu" if config.act_fn == "gelu" else "silu", skip_time_act=skip_time_act,
         )  # fmt: skip
 
     def _attention(self, config: Any, level: int, depth: int) -> nn.Module:
         channels, groups = config.block_out_channels[level], config.norm_num_groups
         if self.attends == "self":
             return PictureAttention(channels, groups, config.norm_eps, config.heads(level))
+        if self.attends == "added":
+            return AddedKVAttention(
+                channels, channels // self._head_dim(config, level), config.context_dim(level),
+                groups, norm_context=config.cross_attention_norm is not None,
+                only_context=self._only_context(config, level),
+            )  # fmt: skip
         return Transformer2DModel(
             channels, config.heads(level), depth, config.context_dim(level), groups,
             config.use_linear_projection,
         )  # fmt: skip
+
+    def _head_dim(self, config: Any, level: int) -> int:
+        """Of added-KV attention, for which attention_head_dim is what its name says."""
+        found: int = config.heads(level)
+        return found
+
+    def _only_context(self, config: Any, level: int) -> bool:
+        """Whether attention with added keys has those alone."""
+        found: bool = config.only_context(level)
+        return found
 
     def _layer(self, i: int, x: Tensor, skip: Tensor | None, given: Conditioning) -> Tensor:
         x = self.resnets[i](x, skip, time=given.time)
         if i >= len(self.attentions):
             return x
         attention = self.attentions[i]
-        y: Tensor = attention(x, given.context) if self.attends == "cross" else attention(x)
+        y: Tensor
+        if self.attends == "cross":
+            y = attention(x, given.context)
+        elif isinstance(attention, AddedKVAttention):
+            assert attention.slot is not None
+            keys, values, *_ = given.context[attention.slot]
+            y = attention(x, (keys, values), given.mask)
+        else:
+            y = attention(x)
         return y
 
 
@@ -166,8 +204,14 @@ class ResnetDownsampleBlock2D(DownBlock2D):
         return self._resnet(config, channels, channels, "down")
 
 
+class SimpleCrossAttnDownBlock2D(ResnetDownsampleBlock2D):
+    attends = "added"
+
+
 class UNetMidBlock2D(Block):
     """The lowest level, between the ways: one residual block, and with attention another."""
+
+    scale_factor = "mid_block_scale_factor"
 
     def __init__(self, config: Any):
         level = config.levels - 1
@@ -183,6 +227,14 @@ class UNetMidBlock2D(Block):
 
 class UNetMidBlock2DCrossAttn(UNetMidBlock2D):
     attends = "cross"
+
+
+class UNetMidBlock2DSimpleCrossAttn(UNetMidBlock2D):
+    attends = "added"
+
+    def _only_context(self, config: Any, level: int) -> bool:
+        found: bool = config.mid_only_context
+        return found
 
 
 class UpBlock2D(Block):
@@ -236,20 +288,32 @@ class ResnetUpsampleBlock2D(UpBlock2D):
         return self._resnet(config, channels, channels, "up")
 
 
+class SimpleCrossAttnUpBlock2D(ResnetUpsampleBlock2D):
+    attends = "added"
+
+    def _head_dim(self, config: Any, level: int) -> int:
+        # diffusers counts attention_head_dim from the other end here, as the models were trained.
+        found: int = config.heads(config.levels - 1 - level)
+        return found
+
+
 #: By the names of diffusers; UNet2DConditionConfig and UNet2DConfig say which they take.
 DOWN_BLOCKS = {
     "DownBlock2D": DownBlock2D,
     "CrossAttnDownBlock2D": CrossAttnDownBlock2D,
     "AttnDownBlock2D": AttnDownBlock2D,
     "ResnetDownsampleBlock2D": ResnetDownsampleBlock2D,
+    "SimpleCrossAttnDownBlock2D": SimpleCrossAttnDownBlock2D,
 }
 MID_BLOCKS = {
     "UNetMidBlock2D": UNetMidBlock2D,
     "UNetMidBlock2DCrossAttn": UNetMidBlock2DCrossAttn,
+    "UNetMidBlock2DSimpleCrossAttn": UNetMidBlock2DSimpleCrossAttn,
 }
 UP_BLOCKS = {
     "UpBlock2D": UpBlock2D,
     "CrossAttnUpBlock2D": CrossAttnUpBlock2D,
     "AttnUpBlock2D": AttnUpBlock2D,
     "ResnetUpsampleBlock2D": ResnetUpsampleBlock2D,
+    "SimpleCrossAttnUpBlock2D": SimpleCrossAttnUpBlock2D,
 }

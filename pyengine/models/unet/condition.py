@@ -1,6 +1,7 @@
-"""The noise predictor of Stable Diffusion 1.x, 2.x and XL.
+"""The noise predictor of Stable Diffusion 1.x, 2.x and XL, DeepFloyd IF, unCLIP and Kandinsky.
 
-Rombach et al. 2022, arXiv:2112.10752; Podell et al. 2023, arXiv:2307.01952 (SDXL).
+Rombach et al. 2022, arXiv:2112.10752; Podell et al. 2023, arXiv:2307.01952 (SDXL); Ramesh et al.
+2022, arXiv:2204.06125 (unCLIP).
 """
 
 from collections.abc import Sequence
@@ -12,13 +13,20 @@ from torch import Tensor, nn
 from ... import branches
 from ...errors import RequestError
 from ...guard import inference
-from ...layers import Conv2d, Embedding, GroupNorm
+from ...layers import Conv2d, Embedding, GroupNorm, Linear
 from ..base import Model, Output, to_nchw
+from ..blocks.added_kv import AddedKVAttention
 from ..blocks.embeddings import TimestepEmbedding, sinusoids
 from ..blocks.resnet import ResnetBlock2D
-from ..blocks.transformer import Attended, CrossAttention, FurtherAttention
+from ..blocks.resnet_variants import activation, gelu
+from ..blocks.transformer import CrossAttention
+from . import conditioning
 from .blocks import DOWN_BLOCKS, MID_BLOCKS, UP_BLOCKS, Conditioning, Residuals, added
 from .config import UNet2DConditionConfig
+from .context import TextContext, TimeEmbedding
+
+#: What diffusers adds to the scores of tokens that a mask hides.
+HIDDEN = -10000.0
 
 
 @dataclass
@@ -26,68 +34,6 @@ class UNet2DConditionOutput(Output):
     """sample: [N, out_channels, H, W]: noise, v or the clean sample, as the model was trained."""
 
     sample: Tensor
-
-
-@dataclass(frozen=True)
-class TextContext:
-    """A prompt as the U-Net sees it: keys and values of every attention to the text.
-
-    keys_values: two tensors [N, L, C] per layer. Made once by `encode_context`, used in every step.
-    further: what every layer attends to besides, each with one FurtherAttention per layer, in the
-    order of the model's `cross_attentions`; the results are added up.
-    """
-
-    keys_values: tuple[tuple[Tensor, Tensor], ...]
-    further: tuple[tuple[FurtherAttention, ...], ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.keys_values[0][0]) if self.keys_values else 0
-
-    def tensors(self) -> list[Tensor]:
-        """Keys and values of the first layer, of the second...
-
-        Raises RequestError where there is more than the text's: `of` would not know it.
-        """
-        if self.further:
-            raise RequestError(
-                f"TextContext.tensors: expected the text alone, got {len(self.further)} further"
-            )
-        return [tensor for pair in self.keys_values for tensor in pair]
-
-    def attended(self) -> tuple[Attended, ...]:
-        """What each layer attends to."""
-        for others in self.further:
-            if len(others) != len(self.keys_values):
-                raise RequestError(
-                    f"encoder_hidden_states: further: expected {len(self.keys_values)} layers,"
-                    f" got {len(others)}"
-                )
-        return tuple(
-            (*pair, *(others[slot] for others in self.further))
-            for slot, pair in enumerate(self.keys_values)
-        )
-
-    @classmethod
-    def of(cls, tensors: Sequence[Tensor]) -> "TextContext":
-        """The context that has these tensors."""
-        return cls(tuple(zip(tensors[::2], tensors[1::2], strict=True)))
-
-
-@dataclass(frozen=True)
-class TimeEmbedding:
-    """Times (and what is added to them) as the residual blocks see them.
-
-    rows: per block [N or 1, Cout], or [T, N or 1, Cout] for T timesteps; table[i] is the i-th.
-    """
-
-    rows: tuple[Tensor, ...]
-
-    def __getitem__(self, step: int) -> "TimeEmbedding":
-        return TimeEmbedding(tuple(r[step] for r in self.rows))
-
-    def for_pictures(self, n: int) -> tuple[Tensor, ...]:
-        """[n, Cout] per block, from as many rows or from one for all."""
-        return tuple(_rows(r, n) for r in self.rows)
 
 
 class UNet2DConditionModel(Model):
@@ -108,13 +54,13 @@ class UNet2DConditionModel(Model):
         self.conv_in = Conv2d(
             c.in_channels, channels[0], c.conv_in_kernel, padding=c.conv_in_kernel // 2
         )
-        self.time_embedding = TimestepEmbedding(channels[0], c.time_dim, c.time_cond_proj_dim)
+        self._activation = "gelu" if c.act_fn == "gelu" else "silu"
+        self.time_embedding = TimestepEmbedding(
+            channels[0], c.time_dim, c.time_cond_proj_dim, self._activation
+        )
+        self.encoder_hid_proj = conditioning.encoder_hid_proj(c)
         self.class_embedding = self._class_embedding()
-        self.add_embedding = None
-        if c.addition_embed_type == "text_time":
-            self.add_embedding = TimestepEmbedding(
-                c.projection_class_embeddings_input_dim, c.time_dim
-            )
+        self.add_embedding = conditioning.add_embedding(c)
         self.down_blocks = nn.ModuleList(DOWN_BLOCKS[c.down_block_types[i]](c, i) for i in levels)
         self.mid_block = MID_BLOCKS[c.mid_block_type](c) if c.mid_block_type else None
         self.up_blocks = nn.ModuleList(
@@ -126,7 +72,9 @@ class UNet2DConditionModel(Model):
             channels[0], c.out_channels, c.conv_out_kernel, padding=c.conv_out_kernel // 2
         )
         self._resnets = tuple(m for m in self.modules() if isinstance(m, ResnetBlock2D))
-        self._crosses = tuple(m for m in self.modules() if isinstance(m, CrossAttention))
+        self._crosses = tuple(
+            m for m in self.modules() if isinstance(m, CrossAttention | AddedKVAttention)
+        )
         for numbered in (self._resnets, self._crosses):
             for slot, module in enumerate(numbered):
                 module.slot = slot
@@ -135,37 +83,88 @@ class UNet2DConditionModel(Model):
         c = self.config
         if c.num_class_embeds is not None:
             return Embedding(c.num_class_embeds, c.time_dim)
+        width = c.projection_class_embeddings_input_dim
         if c.class_embed_type == "timestep":
-            return TimestepEmbedding(c.block_out_channels[0], c.time_dim)
-        if c.class_embed_type == "projection":
-            return TimestepEmbedding(c.projection_class_embeddings_input_dim, c.time_dim)
+            return TimestepEmbedding(
+                c.block_out_channels[0], c.time_dim, activation=self._activation
+            )
+        if c.class_embed_type == "identity":
+            return nn.Identity()
+        if c.class_embed_type == "simple_projection":
+            return Linear(width, c.time_dim)
+        if c.class_embed_type is not None:
+            return TimestepEmbedding(width, c.time_dim)
         return None
 
     @property
     def cross_attentions(self) -> dict[str, int]:
         """The attentions to the text by name, in the order of a TextContext, with their widths."""
         names = {module: name for name, module in self.named_modules()}
-        return {names[module]: module.to_q.in_features for module in self._crosses}
+        crosses = (module for module in self._crosses if isinstance(module, CrossAttention))
+        return {names[module]: module.to_q.in_features for module in crosses}
 
     # --- what depends on the prompt alone, or on the schedule alone -------------------------------
 
     @inference
-    def encode_context(self, encoder_hidden_states: Tensor) -> TextContext:
+    def encode_context(
+        self,
+        encoder_hidden_states: Tensor | None,
+        *,
+        image_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> TextContext:
         """The text's keys and values for every layer, to be passed as `encoder_hidden_states`.
 
-        encoder_hidden_states: [N, L, cross_attention_dim]. The result equals what `forward` would
-        compute from it in every step.
+        encoder_hidden_states: [N, L, C], C cross_attention_dim, or encoder_hid_dim where the model
+        has a projection; of a model that projects pictures' embeddings alone (encoder_hid_dim_type
+        "image_proj"), these, [N, C] or [N, 1, C]. image_embeds: [N, C], pictures' embeddings beside
+        a text ("text_image_proj"). attention_mask: [N, L], 0 hides a token. The result equals what
+        `forward` would compute from it in every step.
         """
         if not self._crosses:
             return TextContext(())
-        text = encoder_hidden_states
-        for width in {m.context_width for m in self._crosses}:
+        text = self._projected(encoder_hidden_states, image_embeds)
+        mask = self._mask(attention_mask, text)
+        return TextContext(tuple(m.keys_values(text) for m in self._crosses), mask=mask)
+
+    def _projected(self, text: Tensor | None, image: Tensor | None) -> Tensor:
+        """[N, L, cross_attention_dim], what the attentions read."""
+        kind = self.config.projection
+        if kind == "image_proj" and text is not None and text.dim() == 2:
+            text = text[:, None]
+        if text is None:
+            raise RequestError("encoder_hidden_states: this model needs them, got None")
+        known = {m.context_width for m in self._crosses}
+        for width in known if kind is None else {self.config.encoder_hid_dim}:
             if text.dim() != 3 or text.shape[2] != width or not text.shape[1]:
                 raise RequestError(
                     f"encoder_hidden_states: expected [N, L, {width}], got {list(text.shape)}"
                 )
         text = text.to(device=self.device, dtype=self.dtype).contiguous()
-        return TextContext(tuple(m.keys_values(text) for m in self._crosses))
+        if self.encoder_hid_proj is None:
+            return text
+        if kind == "image_proj":
+            return self.encoder_hid_proj(text[:, 0].contiguous())
+        if kind == "text_proj":
+            return self.encoder_hid_proj(text)
+        wanted = [len(text), self.config.cross_attention_dim]
+        if image is None or list(image.shape) != wanted:
+            found = None if image is None else list(image.shape)
+            raise RequestError(f"image_embeds: expected {wanted}, got {found}")
+        image = image.to(device=self.device, dtype=self.dtype).contiguous()
+        return self.encoder_hid_proj(text, image)
+
+    def _mask(self, mask: Tensor | None, text: Tensor) -> Tensor | None:
+        """[N, L] float32, added to scores; of attention_mask, 1 for a token that is seen."""
+        if mask is None:
+            return None
+        if not all(isinstance(m, AddedKVAttention) for m in self._crosses):
+            raise RequestError("attention_mask: expected None for this model, got a mask")
+        if mask.shape != text.shape[:2]:
+            raise RequestError(
+                f"attention_mask: expected shape {list(text.shape[:2])}, got {list(mask.shape)}"
+            )
+        return (1 - mask.to(self.device).float()) * HIDDEN
 
     @inference
     def embed_timesteps(
@@ -213,7 +212,9 @@ class UNet2DConditionModel(Model):
         for condition in (self._class_rows(class_labels), self._added_rows(added)):
             if condition is not None:
                 emb = emb + condition
-        return TimeEmbedding(tuple(m.time_emb_proj(emb, silu=True) for m in self._resnets))
+        if self.config.time_embedding_act_fn is not None:
+            emb = activation(emb, self.config.time_embedding_act_fn)
+        return TimeEmbedding(tuple(m.embed_time(emb) for m in self._resnets))
 
     def _class_rows(self, labels: Tensor | None) -> Tensor | None:
         """[N, time_dim] for class_labels: ids [N], times [N] or vectors [N, C], by config."""
@@ -226,25 +227,25 @@ class UNet2DConditionModel(Model):
             return self.class_embedding(labels)
         if self.config.class_embed_type == "timestep":
             labels = self._sinusoids(labels, self.config.block_out_channels[0])
+        elif labels.dim() != 2 or labels.shape[1] != self._label_width:
+            raise RequestError(
+                f"class_labels: expected [N, {self._label_width}], got {list(labels.shape)}"
+            )
         return self.class_embedding(labels.to(self.dtype))
 
+    @property
+    def _label_width(self) -> int:
+        """Of the vectors that class_labels are."""
+        if self.config.class_embed_type == "identity":
+            return self.config.time_dim
+        return self.config.projection_class_embeddings_input_dim
+
     def _added_rows(self, added: dict[str, Tensor] | None) -> Tensor | None:
-        """[N, time_dim] for SDXL's pooled text [N, C] and its six sizes [N, 6]."""
+        """[N, time_dim] for what addition_embed_type takes out of added_cond_kwargs."""
         if self.add_embedding is None:
             return None
-        missing = [k for k in ("text_embeds", "time_ids") if (added or {}).get(k) is None]
-        if missing:
-            raise RequestError(f"added_cond_kwargs: this model needs {' and '.join(missing)}")
-        text, sizes = added["text_embeds"].to(self.device), added["time_ids"].to(self.device)
-        waves = self._sinusoids(sizes, self.config.addition_time_embed_dim).flatten(1)
-        expected = self.add_embedding.linear_1.in_features
-        if text.dim() != 2 or sizes.dim() != 2 or text.shape[1] + waves.shape[1] != expected:
-            raise RequestError(
-                f"added_cond_kwargs: text_embeds {list(text.shape)} and time_ids"
-                f" {list(sizes.shape)} at {self.config.addition_time_embed_dim} each do not make"
-                f" up projection_class_embeddings_input_dim {expected}"
-            )
-        return self.add_embedding(torch.cat([text.to(self.dtype), waves.to(self.dtype)], dim=-1))
+        c, module = self.config, self.add_embedding
+        return conditioning.added_rows(module, c, added, self.device, self.dtype)
 
     # --- one evaluation ---------------------------------------------------------------------------
 
@@ -253,12 +254,13 @@ class UNet2DConditionModel(Model):
         self,
         sample: Tensor,
         timestep: Tensor | float | TimeEmbedding,
-        encoder_hidden_states: Tensor | TextContext,
+        encoder_hidden_states: Tensor | TextContext | None,
         added_cond_kwargs: dict[str, Tensor] | None = None,
         return_dict: bool = True,
         *,
         class_labels: Tensor | None = None,
         timestep_cond: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         down_block_additional_residuals: Sequence[Tensor] | None = None,
         mid_block_additional_residual: Tensor | None = None,
         down_intrablock_additional_residuals: Sequence[Tensor] | None = None,
@@ -267,8 +269,10 @@ class UNet2DConditionModel(Model):
 
         sample: [N, in_channels, H, W], any H and W. timestep: a number, [N], or a row of
         `embed_timesteps`. encoder_hidden_states: [N, L, cross_attention_dim], or what
-        `encode_context` made of it. added_cond_kwargs (SDXL): text_embeds [N, C], time_ids [N, 6].
-        timestep_cond (LCM): [N, time_cond_proj_dim]. class_labels: by config, [N] or [N, C].
+        `encode_context` made of it; None for a model that reads pictures' embeddings alone.
+        added_cond_kwargs: SDXL's text_embeds [N, C] and time_ids [N, 6], Kandinsky's image_embeds
+        [N, C]. timestep_cond (LCM): [N, time_cond_proj_dim]. class_labels: by config, [N] or
+        [N, C]. attention_mask: [N, L], 0 hides a token of the text, of models with added keys.
         down_block_additional_residuals, mid_block_additional_residual (ControlNet): [N, C, H, W]
         each, both or neither, added to the skips and to the middle block's result; a row of -0.0
         keeps its bits. down_intrablock_additional_residuals (T2I-Adapter): one per block on the way
@@ -276,8 +280,15 @@ class UNet2DConditionModel(Model):
         """
         self._check_sample(sample)
         context = encoder_hidden_states
+        added_cond_kwargs = self._with_text(added_cond_kwargs, context)
         if not isinstance(context, TextContext):
-            context = self.encode_context(context)
+            image = (added_cond_kwargs or {}).get("image_embeds")
+            context = image if self.config.projection == "image_proj" else context
+            context = self.encode_context(
+                context, image_embeds=image, attention_mask=attention_mask
+            )
+        elif attention_mask is not None:
+            raise RequestError("attention_mask: was to be given to encode_context")
         n = len(sample)
         if self._crosses and len(context) != n:
             raise RequestError(f"encoder_hidden_states: expected {n} rows, got {len(context)}")
@@ -289,7 +300,7 @@ class UNet2DConditionModel(Model):
             timestep = self._embed(t, *conditions)
         elif any(c is not None for c in conditions):
             raise RequestError("timestep: conditions were to be given to embed_timesteps")
-        given = Conditioning(timestep.for_pictures(n), context.attended())
+        given = Conditioning(timestep.for_pictures(n), context.attended(), context.mask)
         residuals = self._residuals(
             down_block_additional_residuals, mid_block_additional_residual,
             down_intrablock_additional_residuals,
@@ -305,6 +316,14 @@ class UNet2DConditionModel(Model):
     def evaluate(self, sample: Tensor, times: TimeEmbedding, context: TextContext) -> Tensor:
         """`forward` with what was computed before: one tensor."""
         return self.forward(sample, times, context, return_dict=False)[0]
+
+    def _with_text(
+        self, added: dict[str, Tensor] | None, text: Tensor | TextContext | None
+    ) -> dict[str, Tensor] | None:
+        """added_cond_kwargs with the text, where it is embedded beside the time, too."""
+        if self.config.addition_embed_type != "text" or not isinstance(text, Tensor):
+            return added
+        return {"encoder_hidden_states": text, **(added or {})}
 
     def _check_sample(self, sample: Tensor) -> None:
         channels = self.config.in_channels
@@ -352,11 +371,6 @@ class UNet2DConditionModel(Model):
         x = added(x, residuals.mid, "mid_block_additional_residual")
         for block in self.up_blocks:
             x = block(x, given, skips)
+        if self._activation == "gelu":
+            return self.conv_out(gelu(self.conv_norm_out(x)))
         return self.conv_out(x, **self.conv_norm_out.scale_shift(x), silu=True)
-
-
-def _rows(rows: Tensor, n: int) -> Tensor:
-    """[n, Cout] from [n, Cout] or from a single row for all pictures."""
-    if rows.dim() != 2 or len(rows) not in (1, n):
-        raise RequestError(f"timestep: expected 1 or {n} rows, got {list(rows.shape[:-1])}")
-    return rows.expand(n, -1).contiguous()

@@ -5,10 +5,15 @@ from typing import ClassVar, Literal
 
 from ...weights import read_config
 from ..base import check_levels, raise_problems
+from .config_simple import simple_problems
 
-DownType = Literal["DownBlock2D", "CrossAttnDownBlock2D"]
-UpType = Literal["UpBlock2D", "CrossAttnUpBlock2D"]
-MidType = Literal["UNetMidBlock2D", "UNetMidBlock2DCrossAttn"]
+DownType = Literal[
+    "DownBlock2D", "CrossAttnDownBlock2D", "ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"
+]
+UpType = Literal[
+    "UpBlock2D", "CrossAttnUpBlock2D", "ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"
+]
+MidType = Literal["UNetMidBlock2D", "UNetMidBlock2DCrossAttn", "UNetMidBlock2DSimpleCrossAttn"]
 Depth = int | tuple[int, ...]
 
 #: SDXL has 70 transformer blocks and 17 residual ones. Even without weights each takes time and
@@ -25,16 +30,14 @@ _DEPTH = {"min": 0, "max": 64, "max_items": 16}
 class UNet2DConditionConfig:
     """A diffusers UNet2DConditionModel config; names and defaults are diffusers'.
 
-    attention_head_dim is, in spite of its name, the number of heads (of all levels or of each).
+    attention_head_dim is, in spite of its name, the number of heads (of all levels or of each);
+    their width in the blocks whose names begin with Simple.
     Fields that allow a single value are options that we do not have: any other value is an error.
     """
 
     CLASS_NAMES: ClassVar[tuple[str, ...]] = ("UNet2DConditionModel",)
-    #: dropout acts in training only; the heads belong to addition_embed_type "text", refused below;
-    #: upcast_attention asks for a float32 softmax, which ours always is.
-    IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset(
-        {"dropout", "addition_embed_type_num_heads", "upcast_attention"}
-    )
+    #: dropout acts in training only; upcast_attention asks for a float32 softmax, which ours is.
+    IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset({"dropout", "upcast_attention"})
 
     sample_size: int | tuple[int, int] | None = field(
         default=None, metadata={"min": 1, "max": 8192}
@@ -58,7 +61,7 @@ class UNet2DConditionConfig:
     downsample_padding: int = field(default=1, metadata={"min": 0, "max": 1})
     norm_num_groups: int = field(default=32, metadata=_CHANNELS)
     norm_eps: float = field(default=1e-5, metadata={"min": 0, "max": 1})
-    act_fn: Literal["silu", "swish"] = "silu"
+    act_fn: Literal["silu", "swish", "gelu"] = "silu"
 
     cross_attention_dim: int | tuple[int, ...] = field(default=1280, metadata=_DIM)
     transformer_layers_per_block: int | tuple[Depth, ...] = field(default=1, metadata=_DEPTH)
@@ -74,29 +77,34 @@ class UNet2DConditionConfig:
     time_cond_proj_dim: int | None = field(default=None, metadata=_DIM)
     conv_in_kernel: int = field(default=3, metadata={"min": 1, "max": 7})
     conv_out_kernel: int = field(default=3, metadata={"min": 1, "max": 7})
-    class_embed_type: Literal["timestep", "projection"] | None = None
+    class_embed_type: Literal["timestep", "projection", "simple_projection", "identity"] | None = (
+        None
+    )
     num_class_embeds: int | None = field(default=None, metadata=_DIM)
-    addition_embed_type: Literal["text_time"] | None = None
+    addition_embed_type: Literal["text_time", "text", "text_image", "image"] | None = None
+    addition_embed_type_num_heads: int = field(default=64, metadata={"min": 1, "max": 1024})
     addition_time_embed_dim: int | None = field(default=None, metadata={"min": 2, "max": 8192})
     projection_class_embeddings_input_dim: int | None = field(default=None, metadata=_DIM)
 
+    resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
+    time_embedding_act_fn: Literal["silu", "swish", "gelu"] | None = None
+    encoder_hid_dim: int | None = field(default=None, metadata=_DIM)
+    encoder_hid_dim_type: Literal["text_proj", "text_image_proj", "image_proj"] | None = None
+    cross_attention_norm: Literal["group_norm"] | None = None
+    # Of Simple and Resnet blocks; elsewhere at the value that leaves them out.
+    only_cross_attention: bool | tuple[bool, ...] = False
+    mid_block_only_cross_attention: bool | None = None
+    mid_block_scale_factor: float = field(default=1, metadata={"min": 1e-3, "max": 1e3})
+    resnet_skip_time_act: bool = False
+    resnet_out_scale_factor: float = field(default=1.0, metadata={"min": 1e-3, "max": 1e3})
+
     # Options of other models, at the value that leaves them out.
-    only_cross_attention: Literal[False] | tuple[Literal[False], ...] = False
-    mid_block_only_cross_attention: Literal[False] | None = None
-    mid_block_scale_factor: float = field(default=1, metadata={"min": 1, "max": 1})
-    resnet_time_scale_shift: Literal["default"] = "default"
-    resnet_skip_time_act: Literal[False] = False
-    resnet_out_scale_factor: float = field(default=1.0, metadata={"min": 1, "max": 1})
     time_embedding_type: Literal["positional"] = "positional"
-    time_embedding_act_fn: None = None
     timestep_post_act: None = None
-    encoder_hid_dim: None = None
-    encoder_hid_dim_type: None = None
     num_attention_heads: None = None
     dual_cross_attention: Literal[False] = False
     attention_type: Literal["default"] = "default"
     class_embeddings_concat: Literal[False] = False
-    cross_attention_norm: None = None
 
     @classmethod
     def from_dict(cls, d: dict, where: str = "config.json") -> "UNet2DConditionConfig":
@@ -121,6 +129,7 @@ class UNet2DConditionConfig:
             problems.append("block_out_channels is empty")
         if not problems:  # what follows indexes by level
             problems += [*self._depth_problems(), *self._size_problems(), *self._option_problems()]
+            problems += simple_problems(self)
         raise_problems(problems)
 
     # --- per level, whichever way the config says it ----------------------------------------------
@@ -134,6 +143,24 @@ class UNet2DConditionConfig:
 
     def heads(self, level: int) -> int:
         return _pick(self.attention_head_dim, level)
+
+    def only_context(self, level: int) -> bool:
+        """Whether a Simple block's picture attends to the text alone."""
+        return _pick(self.only_cross_attention, level)
+
+    @property
+    def mid_only_context(self) -> bool:
+        """The same of the middle block."""
+        if self.mid_block_only_cross_attention is not None:
+            return self.mid_block_only_cross_attention
+        return self.only_cross_attention is True
+
+    @property
+    def projection(self) -> str | None:
+        """encoder_hid_dim_type; where the dim alone is told, diffusers means "text_proj"."""
+        if self.encoder_hid_dim_type is None and self.encoder_hid_dim is not None:
+            return "text_proj"
+        return self.encoder_hid_dim_type
 
     def context_dim(self, level: int) -> int:
         return _pick(self.cross_attention_dim, level)
@@ -156,7 +183,7 @@ class UNet2DConditionConfig:
         return _spread(_pick(self.transformer_layers_per_block, self.levels - 1), 1)[0]
 
     def crosses(self, level: int) -> tuple[bool, bool]:
-        """Whether the level has attention on the way down and on the way up."""
+        """Whether the level has transformers on the way down and on the way up."""
         down = self.down_block_types[level] == "CrossAttnDownBlock2D"
         return down, self.up_block_types[self.levels - 1 - level] == "CrossAttnUpBlock2D"
 

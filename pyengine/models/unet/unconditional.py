@@ -17,7 +17,7 @@ from ..blocks.embeddings import TimestepEmbedding, sinusoids
 from ..blocks.resnet import ResnetBlock2D
 from ..blocks.transformer import PictureAttention
 from .blocks import DOWN_BLOCKS, UP_BLOCKS, Block, Conditioning
-from .condition import TextContext, TimeEmbedding
+from .context import TextContext, TimeEmbedding
 from .unconditional_config import UNet2DConfig
 
 

@@ -102,7 +102,12 @@ def check_text_width(
             f"{source}: unet: cross_attention_dim {unet.cross_attention_dim}, but the"
             f" text encoders give {width}"
         )
-    if xl != (unet.addition_embed_type == "text_time"):
+    if unet.projection is not None:
+        raise ConfigError(
+            f"{source}: unet: encoder_hid_dim_type {show(unet.projection)} does not fit a"
+            f" {pipeline_class}"
+        )
+    if unet.addition_embed_type != ("text_time" if xl else None):
         raise ConfigError(
             f"{source}: unet: addition_embed_type {show(unet.addition_embed_type)} does"
             f" not fit a {pipeline_class}"
