@@ -7,10 +7,9 @@ import weakref
 import pytest
 import tiny
 import torch
+from recorded_checks import Looks, own
 from test_cuda_calls import Recorder
 from test_jacobi import PROMPTS, SETTINGS, WRITERS, draw
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import pyengine
 from pyengine import ops
@@ -238,43 +237,6 @@ def test_within_inference_mode_and_without(pipe, recorded):
     same(draw(pipe), want)
 
 
-class Foreign(TorchDispatchMode):
-    """Refuses tensors that a replay could not count on: what is neither a recording's, nor the
-    model's, nor made within.
-    """
-
-    def __init__(self, *known):
-        super().__init__()
-        self.known = {tensor.untyped_storage()._cdata: tensor for tensor in known}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, torch.Tensor):
-                assert tensor.untyped_storage()._cdata in self.known, func
-        results = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(results):
-            if isinstance(tensor, torch.Tensor):
-                self.known[tensor.untyped_storage()._cdata] = tensor
-        return results
-
-
-def own(recorder, model, held=lambda: ()):
-    """A recorder that refuses tensors but the model's, what `held` gives and what it is given."""
-
-    def record(function, changing, kept):
-        place = held()
-
-        def run(*given):
-            # In torch, whose calls are seen; but for one that makes tensors of constants.
-            strict = Foreign(*model.parameters(), *place, *changing, *kept)
-            with ops.force("reference"), ops.force("cpu", "sample_token"), strict:
-                return function(*given)
-
-        return recorder(run, changing, kept)
-
-    return record
-
-
 @pytest.mark.parametrize("how", [{}, {"decoding": "jacobi", "window": 2}])
 def test_a_recording_reads_nothing_that_may_go(pipe, monkeypatch, how):
     recorder = Recorder()
@@ -283,19 +245,6 @@ def test_a_recording_reads_nothing_that_may_go(pipe, monkeypatch, how):
     monkeypatch.setattr(pipe, "graphs", TokenGraphs(record))
     draw(pipe, guidance_scale=2.0, **how)
     assert recorder.recorded
-
-
-class Looks(TorchDispatchMode):
-    """Refuses what the host cannot know without waiting for a GPU, until it is over."""
-
-    over = False
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        assert self.over or name not in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal"), (
-            func
-        )
-        return func(*args, **(kwargs or {}))
 
 
 def test_a_recording_looks_at_no_value(pipe, recorded, monkeypatch):
