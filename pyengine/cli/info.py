@@ -29,10 +29,11 @@ def run(
         print(f"  {name}: {part['parameters']:,} parameters, {size}, tensors: {stored}")
         pairs = ", ".join(f"{k} {v}" for k, v in part["config"].items() if v is not None)
         print(f"    {pairs}")
-    scheduler = facts["scheduler"]
-    if scheduler is not None:
-        keys = ", ".join(f"{k} {show_plain(v)}" for k, v in scheduler["config"].items())
-        print(f"  scheduler: {scheduler['sampler']}: {keys}")
+    schedulers = {"scheduler": facts["scheduler"], **facts["further_schedulers"]}
+    for name, scheduler in schedulers.items():
+        if scheduler is not None:
+            keys = ", ".join(f"{k} {show_plain(v)}" for k, v in scheduler["config"].items())
+            print(f"  {name}: {scheduler['sampler']}: {keys}")
     if facts["tokens"] is not None:
         print(f"  tokens: {', '.join(f'{k} {v}' for k, v in facts['tokens'].items())}")
     print(f"  hash: {facts['hash']}")
@@ -55,7 +56,12 @@ def describe(checkpoint: Checkpoint, source: str) -> dict[str, Any]:
         "options": checkpoint.options,
         "parameters": sum(p["parameters"] for p in parts.values()),
         "parts": parts,
-        "scheduler": describe_scheduler(checkpoint),
+        "scheduler": describe_scheduler(checkpoint, "scheduler"),
+        "further_schedulers": {
+            name: describe_scheduler(checkpoint, name)
+            for name in layout.named("scheduler")
+            if name != "scheduler"
+        },
         "tokens": describe_tokens(checkpoint),
         "hash": checkpoint.model_hash,
     }
@@ -69,15 +75,17 @@ def describe_tokens(checkpoint: Checkpoint) -> dict[str, Any] | None:
     return dataclasses.asdict(read(checkpoint.config("tokens"), checkpoint.where("tokens")))
 
 
-def describe_scheduler(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """The sampler's name and what its config says; None for models that need none."""
-    if "scheduler" not in checkpoint.components:
+def describe_scheduler(checkpoint: Checkpoint, name: str) -> dict[str, Any] | None:
+    """The sampler's name and what its config says; None for models that need none. name: of the
+    part.
+    """
+    if name not in checkpoint.components:
         return None
-    saved, family = checkpoint.config("scheduler"), family_of(checkpoint.pipeline_class)
+    saved, family = checkpoint.config(name), family_of(checkpoint.pipeline_class)
     plain = {k: v for k, v in saved.items() if isinstance(v, int | float | str | bool)}
-    config = family.parts["scheduler"].config_class()
+    config = family.parts[name].config_class()
     if config is not None:
-        config.from_dict(saved, checkpoint.where("scheduler"))
+        config.from_dict(saved, checkpoint.where(name))
         return {"sampler": family.sampler, "config": plain}
     scheduler = from_config(saved, pipeline=checkpoint.pipeline_class)
     return {"sampler": scheduler.name, "config": plain}

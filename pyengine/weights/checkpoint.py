@@ -268,7 +268,8 @@ def _class_problem(name: str, value: Any, part: Part | None) -> str | None:
     if not _is_class(value):
         return f"{name} should be [library, class], found {show(value)}"
     library, kind = value
-    if library != part.library or (part.classes is not None and kind not in part.classes):
+    libraries = (part.library, *part.other_libraries)
+    if library not in libraries or (part.classes is not None and kind not in part.classes):
         wanted = listing(part.classes) if part.classes else "a scheduler"
         return f"{name} is {show(value)}, expected {wanted} of {part.library}"
     return None

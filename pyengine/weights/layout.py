@@ -31,15 +31,17 @@ class Part:
 
     kind: "model" has a config.json and weights, "settings" a config.json alone, "scheduler" a
     scheduler_config.json, "tokenizer" vocabularies. library, classes: what model_index.json calls
-    it, [library, class]; classes None: of any class that pyengine.schedules knows. model_types:
-    what config.json's model_type may be, as transformers writes it. network: the class of ours that
-    holds a model, or a tokenizer. config: the class of its config, where no network says so.
-    summary: the config's fields that `pyengine info` shows, dots leading into nested ones.
+    it, [library, class]; classes None: of any class that pyengine.schedules knows. other_libraries:
+    what else the library may be called. model_types: what config.json's model_type may be, as
+    transformers writes it. network: the class of ours that holds a model, or a tokenizer. config:
+    the class of its config, where no network says so. summary: the config's fields that `pyengine
+    info` shows, dots leading into nested ones.
     """
 
     kind: Literal["model", "settings", "scheduler", "tokenizer"]
     library: str
     classes: tuple[str, ...] | None = None
+    other_libraries: tuple[str, ...] = ()
     model_types: tuple[str, ...] = ()
     network: Reference | None = None
     config: Reference | None = None

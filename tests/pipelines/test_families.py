@@ -90,15 +90,18 @@ def build(load):
 
 
 GENERATOR = Part(
-    kind="model", library="elsewhere", classes=("Generator",), network=Generator,
-    summary=("classes", "width"),
+    kind="model", library="elsewhere", other_libraries=("before",), classes=("Generator",),
+    network=Generator, summary=("classes", "width"),
 )  # fmt: skip
 BY_CLASS = Family(
     name="by_class",
     title="pictures by class",
     state="of eight by eight pixels",
     classes=("ByClassPipeline",),
-    parts={"generator": GENERATOR},
+    parts={
+        "generator": GENERATOR,
+        "noise_scheduler": Part(kind="scheduler", library="diffusers"),
+    },
     pipeline=ByClassPipeline,
     build=build,
     main="generator",
@@ -149,7 +152,14 @@ def write(folder, family):
     config = {"_class_name": "Generator", "classes": 5, "width": 4}
     (place / "config.json").write_text(json.dumps(config))
     if family is BY_CLASS:
-        index = {"_class_name": "ByClassPipeline", "generator": ["elsewhere", "Generator"]}
+        index = {
+            "_class_name": "ByClassPipeline",
+            "generator": ["before", "Generator"],
+            "noise_scheduler": ["diffusers", "DDIMScheduler"],
+        }
+        noise = {"_class_name": "DDIMScheduler", "num_train_timesteps": 10}
+        (folder / "noise_scheduler").mkdir()
+        (folder / "noise_scheduler" / "scheduler_config.json").write_text(json.dumps(noise))
         (folder / "model_index.json").write_text(json.dumps(index))
     else:
         (folder / "vocab.json").write_text("{}")  # another program's, of no part of the family
@@ -182,6 +192,9 @@ def test_a_family_of_ones_own_is_loaded(family, tmp_path):
         again.save_pretrained(tmp_path / "copy")
         copy = pyengine.from_pretrained(tmp_path / "copy")
         assert copy.config._class_name == family.classes[0]
+        if family is BY_CLASS:
+            assert copy.config.generator == ["elsewhere", "Generator"]
+            assert copy.config.noise_scheduler == ["diffusers", "DDIMScheduler"]
         assert copy.checkpoint.model_hash == again.checkpoint.model_hash
 
 
@@ -204,7 +217,9 @@ def test_the_command_line_tells_of_it(family, tmp_path, capsys):
     place = write(tmp_path / "m", family)
     assert main(["info", str(place)]) == 0
     out = capsys.readouterr().out
-    head, part, config, end = out.splitlines()
+    head, part, config, *schedulers, end = out.splitlines()
+    noise = "  noise_scheduler: ddim: _class_name DDIMScheduler, num_train_timesteps 10"
+    assert schedulers == ([noise] if family is BY_CLASS else [])
     numbers = 4 * 5 + 4 + (4 + 1) * 3 * SIDE * SIDE
     assert head == f"{place}: {family.classes[0]}, {numbers:,} parameters"
     assert part.startswith(f"  {family.main}: {numbers:,} parameters")

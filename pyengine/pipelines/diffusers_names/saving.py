@@ -116,7 +116,9 @@ def model_index(pipeline: DiffusersNames) -> dict[str, Any]:
     for name in sorted(checkpoint.components):
         part = layout.parts[name]
         if part.kind == "scheduler" and part.classes is None:
-            index[name] = [part.library, type(pipeline.components[name]).__name__]
+            held = pipeline.components.get(name)
+            named = checkpoint.config(name).get("_class_name")
+            index[name] = [part.library, named if held is None else type(held).__name__]
         elif part.classes:
             index[name] = [part.library, part.classes[0]]
     index |= layout.index
