@@ -4,9 +4,13 @@ of networks whose publishers' code is no package, and tiny checkpoints of them.
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from safetensors.torch import save_file
@@ -204,3 +208,64 @@ def write_compact(place: Path, **sizes) -> Path:
         "num_conv": sizes["convs"],
     }  # fmt: skip
     return write_folder(place, config, tensors)
+
+
+# --- BigGAN ---------------------------------------------------------------------------------------
+
+BIGGAN = {
+    "output_dim": 16, "z_dim": 6, "class_embed_dim": 6, "channel_width": 4, "num_classes": 11,
+    "layers": [[False, 16, 16], [True, 16, 8], [False, 8, 4], [True, 4, 4], [False, 4, 2],
+               [False, 2, 1]],
+    "attention_layer_position": 3, "eps": 1e-4, "n_stats": 51,
+}  # fmt: skip
+
+
+def installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def biggan_package():
+    """pytorch-pretrained-biggan, without boto3 and requests, which it imports to download."""
+    if "pytorch_pretrained_biggan" not in sys.modules and not installed("boto3"):
+        # For the time of the import alone: accelerate asks whether there is a boto3.
+        stubs = ("boto3", "botocore", "botocore.exceptions")
+        sys.modules.update({name: ModuleType(name) for name in stubs})
+        sys.modules["botocore.exceptions"].ClientError = OSError
+        import_module("pytorch_pretrained_biggan")
+        for name in stubs:
+            del sys.modules[name]
+    return import_module("pytorch_pretrained_biggan")
+
+
+def make_biggan(seed: int = 0, **sizes) -> nn.Module:
+    """The package's, all parameters and statistics drawn anew, gamma among them."""
+    package = biggan_package()
+    config = package.BigGANConfig(**{**BIGGAN, **sizes})
+    model = package.BigGAN(config)
+    generator = torch.Generator().manual_seed(seed)
+    for name, p in model.state_dict().items():
+        noise = torch.randn(p.shape, generator=generator)
+        if name.endswith("running_vars"):
+            p.copy_(0.5 + noise.abs())
+        elif name.endswith(("weight_u", "weight_v")):
+            p.copy_(noise / noise.norm())
+        elif name.endswith("gamma"):
+            p.fill_(0.7)
+        elif name == "embeddings.weight":
+            p.copy_(noise)
+        elif p.dim() > 1:
+            p.copy_(noise / p[0].numel() ** 0.5)
+        else:
+            p.copy_(0.3 * noise + (1 if name == "generator.bn.weight" else 0))
+    # u and v as training leaves them, near the first singular vectors: u' W v is then no accident.
+    for module in model.modules():
+        if hasattr(module, "weight_orig"):
+            u, _, v = torch.linalg.svd(module.weight_orig.detach().flatten(1), full_matrices=False)
+            module.weight_u.copy_(u[:, 0])
+            module.weight_v.copy_(v[0] + 0.05 * module.weight_v)
+    return model.eval().requires_grad_(False)
+
+
+def write_biggan(place: Path, seed: int = 0, **sizes) -> Path:
+    tensors = {n: t.contiguous() for n, t in make_biggan(seed, **sizes).state_dict().items()}
+    return write_folder(place, {**BIGGAN, **sizes}, tensors)

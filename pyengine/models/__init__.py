@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from ..guard import differentiable
     from .autoencoder.kl import AutoencoderKL, AutoencoderKLConfig
     from .autoencoder.vq import VQConfig, VQModel
+    from .gan.biggan import BigGAN
+    from .gan.biggan_config import BigGANConfig
     from .gan.dcgan import DCGANConfig, DCGANGenerator
     from .prior.transformer import PriorConfig, PriorTransformer
     from .text.clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AutoencoderKL",
     "AutoencoderKLConfig",
+    "BigGAN",
+    "BigGANConfig",
     "CLIPTextConfig",
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
@@ -76,6 +80,8 @@ if not TYPE_CHECKING:
     _HOMES = {
         "AutoencoderKL": "autoencoder.kl",
         "AutoencoderKLConfig": "autoencoder.kl",
+        "BigGAN": "gan.biggan",
+        "BigGANConfig": "gan.biggan_config",
         "CLIPTextConfig": "text.clip",
         "CLIPTextModel": "text.clip",
         "CLIPTextModelWithProjection": "text.clip",
@@ -95,11 +101,11 @@ if not TYPE_CHECKING:
         "PictureTokens": "tokens.picture_gpt",
         "PriorConfig": "prior.transformer",
         "PriorTransformer": "prior.transformer",
-        "T5Config": "text.t5",
-        "T5EncoderModel": "text.t5",
         "RRDBConfig": "upscale.rrdb",
         "RRDBNet": "upscale.rrdb",
         "SRVGGNetCompact": "upscale.compact",
+        "T5Config": "text.t5",
+        "T5EncoderModel": "text.t5",
         "TextContext": "unet.context",
         "TimeEmbedding": "unet.context",
         "UNet2DConditionConfig": "unet.config",

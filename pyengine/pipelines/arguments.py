@@ -205,6 +205,11 @@ ARGUMENTS: tuple[Argument, ...] = (
         setting="class_labels", asked=True, help="Models of classes: the picture's class.",
     ),
     Argument(
+        "truncation", Real(0, 1), own=True, option="truncation", setting="truncation", asked=True,
+        help="BigGAN: above 0, at most 1; less is more typical of its class.",
+        shown="the model's; 0.4",
+    ),
+    Argument(
         "temperature", Real(0, 100), tokens=True, option="temperature", setting="temperature",
         asked=True, help="Token models: 0 draws the likeliest every time.",
         shown="the model's; 1 for emoji-ar",

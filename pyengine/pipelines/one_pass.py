@@ -241,6 +241,9 @@ class OnePassPipeline(Pipeline):
             return job.latents.new_zeros((3, *self.default_size), dtype=self.dtype)
         return job.result
 
+    def _trim(self) -> None:
+        self.model.arena.trim()
+
     def _picture(self, job: Job) -> Any:
         if job.request.output_type == "latent":
             assert isinstance(job, OnePassJob)

@@ -15,13 +15,20 @@ from pyengine.errors import CancelledError, NotFiniteError, RequestError
 from pyengine.pipelines import Run, StopSampling
 from pyengine.weights import resolve
 
-CALLS = {"dcgan": {"num_images": 3}}
-WRITERS = {"dcgan": generators.write_dcgan}
-SIDES = {"dcgan": 32}
+CALLS = {
+    "dcgan": {"num_images": 3},
+    "biggan": {"class_labels": [3, 0, 10], "truncation": [0.3, 0.9, 0.511]},
+}
+WRITERS = {"dcgan": generators.write_dcgan, "biggan": generators.write_biggan}
+SIDES = {"dcgan": 32, "biggan": 16}
+#: What the command line is told besides.
+OPTIONS = {"dcgan": [], "biggan": ["--class-label", "3", "--truncation", "0.7"]}
 
 
 @pytest.fixture(scope="module", params=WRITERS)
 def kind(request):
+    if request.param == "biggan" and not generators.installed("pytorch_pretrained_biggan"):
+        pytest.skip("pytorch-pretrained-biggan is not installed")
     return request.param
 
 
@@ -145,6 +152,8 @@ def test_wrong_arguments(pipe, kind, call, text):
     if text is None:
         assert draw(pipe, kind, **call).images.equal(draw(pipe, kind).images)
         return
+    if call.get("num_images_per_prompt") == 1024 and "truncation" in CALLS[kind]:
+        call = {**call, "truncation": 0.5}
     if "height" in call:
         text = text.replace("32", str(SIDES[kind]))
     with pytest.raises(RequestError, match=text):
@@ -178,7 +187,7 @@ def test_the_command_line(pipe, kind, folder, tmp_path, capsys):
     assert pipe.config._class_name in capsys.readouterr().out
     file = tmp_path / "one.png"
     options = ["-m", str(folder), "--seed", "6", "--device", "cpu"]
-    assert main(["generate", *options, "-o", str(file), "--json"]) == 0
+    assert main(["generate", *options, *OPTIONS[kind], "-o", str(file), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["settings"]["sampler"] == "one pass"
     saved = metadata.read(file)
@@ -188,6 +197,61 @@ def test_the_command_line(pipe, kind, folder, tmp_path, capsys):
     assert again.read_bytes() == file.read_bytes()
     with pyengine.images.open_image(file) as picture:
         assert picture.size == (SIDES[kind],) * 2
+
+
+# --- BigGAN ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def biggan(tmp_path_factory):
+    if not generators.installed("pytorch_pretrained_biggan"):
+        pytest.skip("pytorch-pretrained-biggan is not installed")
+    folder = generators.write_biggan(tmp_path_factory.mktemp("biggan") / "m")
+    return pyengine.from_pretrained(folder, device="cpu")
+
+
+def test_biggan_against_the_package(biggan):
+    truncation = 0.41
+    z = generators.biggan_package().truncated_noise_sample(4, 6, truncation, seed=3)
+    z, classes = torch.from_numpy(z), torch.tensor([1, 5, 10, 0])
+    one_hot = torch.nn.functional.one_hot(classes, 11).float()
+    want = generators.make_biggan()(z, one_hot, truncation) * 0.5 + 0.5
+    call = {"truncation": truncation, "latents": z, "output_type": "pt"}
+    for labels in (classes, classes.tolist(), one_hot, tuple(classes.numpy())):
+        got = biggan(labels, **call).images
+        assert 10 * torch.log10(1 / (got - want).square().mean()) > 80
+    assert biggan([1, 5], 0.3, num_images_per_prompt=2, output_type="pt").images.shape[0] == 4
+
+
+def test_biggans_noise(biggan):
+    call = {"class_labels": 2, "num_images_per_prompt": 400, "seed": 0, "output_type": "latent"}
+    noise = biggan(**call, truncation=1).images
+    assert float(noise.abs().max()) <= 2
+    assert abs(float(noise.mean())) < 0.05
+    # Of a normal distribution cut at 2: the square root of 1 - 4 phi(2) / (2 Phi(2) - 1).
+    assert float(noise.std()) == pytest.approx(0.8796, abs=0.02)
+    assert torch.allclose(biggan(**call, truncation=0.25).images, 0.25 * noise)
+    assert torch.allclose(biggan(**call).images, 0.4 * noise), "the default"
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        ({}, "class_labels: expected numbers of classes from 0 to 10, .* given none"),
+        ({"class_labels": 11}, "class_labels: expected a whole number from 0 to 10, given 11"),
+        ({"class_labels": "cat"}, "class_labels: expected a whole number from 0 to 10"),
+        ({"class_labels": []}, "class_labels: expected 1 to 1024 of them"),
+        ({"class_labels": torch.zeros(2, 10)}, r"class_labels: expected .*, given \[2, 10\]"),
+        ({"class_labels": torch.full((1, 11), float("nan"))}, "class_labels: expected finite"),
+        ({"class_labels": 1, "truncation": 0}, "truncation: expected a number above 0"),
+        ({"class_labels": 1, "truncation": 2}, "truncation: expected a number from 0 to 1"),
+        ({"class_labels": 1, "truncation": [0.1, 0.2]}, "truncation: expected a number, or one"),
+        ({"class_labels": 1, "num_images": 2}, "num_images: this model has no such argument"),
+    ],
+)
+def test_wrong_arguments_of_biggan(biggan, call, text):
+    with pytest.raises(RequestError, match=text):
+        biggan(**call)
 
 
 # --- DCGAN ----------------------------------------------------------------------------------------

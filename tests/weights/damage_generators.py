@@ -144,3 +144,42 @@ def compact_file_without_a_slope(tensors):
 @single("num_feat is 0", base="compact", error=ConfigError)
 def compact_file_of_numbers(tensors):
     tensors["body.0.weight"] = torch.tensor(1.0)
+
+
+# --- BigGAN ---------------------------------------------------------------------------------------
+
+
+@case("layers: 0 reads 999999 channels|layers", base="biggan_folder", error=ConfigError)
+def biggan_of_wide_layers(folder):
+    edit_json(folder / "config.json", lambda d: d.update(layers=[[True, 999999, 16]] * 6))
+
+
+@case("layers", base="biggan_folder", error=ConfigError)
+def biggan_of_endless_layers(folder):
+    edit_json(folder / "config.json", lambda d: d.update(layers=[[True, 16, 16]] * 10000))
+
+
+@case("n_stats is 1000000000, expected 2 to", base="biggan_folder", error=ConfigError)
+def biggan_of_endless_statistics(folder):
+    edit_json(folder / "config.json", lambda d: d.update(n_stats=10**9))
+
+
+@case("num_classes", base="biggan_folder", error=ConfigError)
+def biggan_of_no_classes(folder):
+    edit_json(folder / "config.json", lambda d: d.update(num_classes=0))
+
+
+@case("missing: 'generator.gen_z.weight_u'", base="biggan_folder")
+def biggan_without_a_vector(folder):
+    edit_tensors(folder, lambda t: t.pop("generator.gen_z.weight_u"), WEIGHTS)
+
+
+@case("misshapen: 'generator.layers.0.bn_0.running_means' is", base="biggan_folder")
+def biggan_of_other_statistics(folder):
+    name = "generator.layers.0.bn_0.running_means"
+    edit_tensors(folder, lambda t: t.update({name: torch.zeros(50, 64)}), WEIGHTS)
+
+
+@case("one model, not a whole checkpoint", base="biggan_folder")
+def biggan_without_attention(folder):
+    edit_json(folder / "config.json", lambda d: d.pop("attention_layer_position"))

@@ -29,6 +29,7 @@ MEMORY = 64 << 20
 GENERATORS = {
     "dcgan": generators.write_dcgan,
     "dcgan_folder": generators.write_dcgan,
+    "biggan_folder": generators.write_biggan,
     "rrdb": lambda place: generators.write_rrdb(place, kind="old"),
     "rrdb_folder": generators.write_rrdb,
     "compact": generators.write_compact,
@@ -54,6 +55,8 @@ def good(request, tmp_path):
             source = request.getfixturevalue("sd1" if base == "folder" else "sharded")
             return Path(shutil.copytree(source, tmp_path / "checkpoint"))
         if base in GENERATORS:
+            if "biggan" in base and not generators.installed("pytorch_pretrained_biggan"):
+                pytest.skip("pytorch-pretrained-biggan is not installed")
             suffix = "" if base.endswith("folder") else ".safetensors"
             return GENERATORS[base](tmp_path / f"checkpoint{suffix}")
         source = request.getfixturevalue("single")({"sdxl_file": "sdxl"}.get(base, base))

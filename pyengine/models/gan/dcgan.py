@@ -172,4 +172,5 @@ class DCGANGenerator(Model):
         if latents.dim() != 4 or tuple(latents.shape[1:]) != (z, 1, 1) or not len(latents):
             raise RequestError(f"latents: expected [N, {z}, 1, 1], given {list(latents.shape)}")
         x = latents.to(self.device, self.dtype).flatten(1)
-        return to_nchw(self.main(x).tanh_())
+        with self.arena.use():
+            return to_nchw(self.main(x).tanh_())

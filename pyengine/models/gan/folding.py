@@ -19,3 +19,13 @@ def batch_norm_affine(
     """
     scale = weight.double() / torch.sqrt(variance.double() + eps)
     return scale, bias.double() - mean.double() * scale
+
+
+def spectral_weight(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """weight [out, ...] divided by u' W v, in weight's dtype: torch.nn.utils.spectral_norm's weight
+    in evaluation, of the vectors as they are stored.
+    """
+    wide = weight.double()
+    # Row by row, then once: no sum whose order goes by the number of threads.
+    sigma = (u.double() * (wide.flatten(1) * v.double()).sum(dim=1)).sum()
+    return (wide / sigma).to(weight.dtype)

@@ -43,4 +43,6 @@ class Upscaler(Model):
             raise RequestError(f"x: expected [N, 3, H, W], given {list(x.shape)}")
         height, width = x.shape[2] * self.scale, x.shape[3] * self.scale
         x = padded(x.to(self.device, self.dtype), self.multiple)
-        return to_nchw(self._enlarge(x.permute(0, 2, 3, 1).contiguous())[:, :height, :width])
+        x = x.permute(0, 2, 3, 1).contiguous()
+        with self.arena.use():
+            return to_nchw(self._enlarge(x)[:, :height, :width])
