@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from ..weights import read_config
+
 Prediction = Literal["epsilon", "sample", "v_prediction"]
 Betas = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 Spacing = Literal["leading", "linspace", "trailing"]
@@ -242,3 +244,19 @@ class FlowEulerConfig(SamplerConfig, SigmaSpacing):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_set(self, "use_dynamic_shifting", "invert_sigmas")
+
+
+@dataclass(frozen=True)
+class UnCLIPConfig(SamplerConfig, Clipping):
+    """A scheduler_config.json of diffusers' UnCLIPScheduler; names and defaults are its own."""
+
+    CLASS_NAMES: ClassVar[tuple[str, ...]] = ("UnCLIPScheduler",)
+
+    variance_type: Literal["fixed_small_log", "learned_range"] = "fixed_small_log"
+    prediction_type: Literal["epsilon", "sample"] = "epsilon"
+    beta_schedule: Literal["squaredcos_cap_v2"] = "squaredcos_cap_v2"
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any], where: str = "scheduler_config.json") -> "UnCLIPConfig":
+        """From the parsed file; raises ConfigError that lists every problem."""
+        return read_config(cls, d, where)

@@ -8,7 +8,7 @@ arXiv:2102.09672, eq. 15; DeepFloyd IF).
 
 import math
 
-from .config import DDPMConfig
+from .config import DDPMConfig, UnCLIPConfig
 from .noise import alphas_cumprod, check_range, spaced
 from .plan import Evaluation, Plan, learned_variance, row
 from .predict import clean_from, limit_of, threshold_of
@@ -27,7 +27,7 @@ def plan(config: DDPMConfig, request: Request) -> Plan:
     return Plan(
         sampler="ddpm",
         evaluations=tuple(
-            _evaluation(config, t, a_bar[t], a_bar[after] if after >= 0 else 1.0)
+            evaluation(config, t, a_bar[t], a_bar[after] if after >= 0 else 1.0)
             for t, after in list(zip(steps, following, strict=True))[begin:]
         ),
         init_noise_sigma=1.0,
@@ -37,9 +37,16 @@ def plan(config: DDPMConfig, request: Request) -> Plan:
     )
 
 
-def _evaluation(config: DDPMConfig, t: int, a: float, a_next: float) -> Evaluation:
+def evaluation(
+    config: DDPMConfig | UnCLIPConfig, t: int, a: float, a_next: float,
+    step: tuple[float, float] | None = None,
+) -> Evaluation:  # fmt: skip
+    """The step from timestep t, of signal variance a, to one of a_next.
+
+    step: its (beta, 1 - beta), where those of training are rounded otherwise than a / a_next.
+    """
     alpha, sigma = math.sqrt(a), math.sqrt(1 - a)
-    beta = 1 - a / a_next
+    beta, kept = step or (1 - a / a_next, a / a_next)
     p, q = clean_from(config.prediction_type, alpha, sigma)
     variance = max((1 - a_next) / (1 - a) * beta, 1e-20)
     if config.variance_type == "fixed_large":
@@ -60,7 +67,7 @@ def _evaluation(config: DDPMConfig, t: int, a: float, a_next: float) -> Evaluati
             q=q,
             limit=limit_of(config),
             x_d=math.sqrt(a_next) * beta / (1 - a),
-            x_x=math.sqrt(a / a_next) * (1 - a_next) / (1 - a),
+            x_x=math.sqrt(kept) * (1 - a_next) / (1 - a),
             **(on_noise if t > 0 else {}),
         ),
     )
