@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ... import images as pictures
-from ...cuda import within_memory
 from ...diffusion.call import DenoisingCall
 from ...diffusion.conditions import Conditions
 from ...diffusion.evaluator import Evaluator
@@ -23,10 +22,9 @@ from ...diffusion.step import step
 from ...diffusion.watch import check_noted
 from ...finite import check_finite
 from ...guard import inference
-from ...jobs import checks
 from ...jobs.job import Call, Job
 from ...jobs.noise import NoiseSource
-from ...jobs.output import PipelineOutput, Report, issue
+from ...jobs.output import PipelineOutput, Report
 from ...jobs.runs import Run
 from ...ops import Arena
 from ...schedules import Plan, Scheduler
@@ -34,15 +32,16 @@ from ..base import Pipeline
 from ..diffusers_names.making import note_origin, parts_of
 from ..diffusers_names.parts import PartNames
 from ..keywords import ELSEWHERE, refuse_others
-from ..text import encode, guidance_embedding
+from ..text import guidance_embedding
 from .arguments import Arguments
 from .callbacks import RunProperties
 from .defaults import Defaults
-from .embeddings import Embeds, Texts, Widths, joined
+from .embeddings import Widths, joined
 from .parts import Parts
+from .prompts import PromptEncoding
 
 
-class StableDiffusionPipeline(PartNames, RunProperties, Pipeline):
+class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline):
     """Text to pictures with a Stable Diffusion 1.x or 2.x checkpoint; see `__call__`.
 
     Made by `pyengine.from_pretrained`. One call runs at a time; others wait. Safety checkers that
@@ -232,71 +231,6 @@ class StableDiffusionPipeline(PartNames, RunProperties, Pipeline):
     def _lcm(self) -> bool:
         """Whether it goes by diffusers' pipelines of latent consistency models."""
         return self.parts.pipeline_class.startswith("LatentConsistencyModel")
-
-    # --- texts ------------------------------------------------------------------------------------
-
-    @inference
-    def encode_prompt(
-        self,
-        prompt: str | Sequence[str] | None = None,
-        device: torch.device | str | None = None,
-        num_images_per_prompt: int = 1,
-        do_classifier_free_guidance: bool = True,
-        negative_prompt: str | Sequence[str] | None = None,
-        prompt_embeds: Tensor | None = None,
-        negative_prompt_embeds: Tensor | None = None,
-        lora_scale: None = None,
-        clip_skip: int | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """(prompt_embeds, negative_prompt_embeds or None without guidance), [N, L, C] each, as
-        diffusers' pipeline has it: a row per picture, those of a prompt together.
-
-        device: where they are to be; None: where the model is. What is given as embeddings is
-        repeated and converted. lora_scale: None; there are no LoRAs here yet.
-        """
-        refuse_others({"lora_scale": lora_scale}, self.encode_prompt)
-        texts = self._widths().read(
-            prompt=prompt, negative_prompt=negative_prompt, prompt_embeds=prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds,
-        )  # fmt: skip
-        e = self._encode_now(texts, device, num_images_per_prompt, do_classifier_free_guidance,
-                             clip_skip)  # fmt: skip
-        assert e.text is not None
-        return e.text, e.negative
-
-    def _encode_now(
-        self, texts: Texts, device: Any, per_prompt: Any, guided: Any, clip_skip: Any
-    ) -> Embeds:
-        """What encode_prompt gives, outside of a run."""
-        per_prompt = checks.integer("num_images_per_prompt", per_prompt, 1, checks.MAX_PICTURES)
-        clip_skip = self._arguments()._check_clip_skip(clip_skip)
-        warned: list[str] = []
-        with self._runs.begin(Run(), self.device):
-            embeds = within_memory(
-                lambda: self._embeds(texts, bool(guided), clip_skip, warned),
-                "fewer prompts at a time would help",
-            )
-            self._trim()
-        issue(warned)
-        place = self.device if device is None else torch.device(device)
-        return embeds.repeated(per_prompt).to(place, self.parts.encoders[-1].dtype)
-
-    def _embeds(
-        self, texts: Texts, guided: bool, clip_skip: int | None, warned: list[str]
-    ) -> Embeds:
-        """A row for each of the texts; without guidance none for the negative ones."""
-        tokenizer, encoder = self.parts.tokenizers[0], self.parts.encoders[0]
-        layer = None if clip_skip is None else -(clip_skip + 1)
-        text, negative = texts.given.text, texts.given.negative
-        if text is None:
-            text, _ = encode(tokenizer, encoder, texts.prompts, layer, warned)
-            if layer is not None:
-                text = encoder.final_layer_norm(text)
-        if guided and negative is None:
-            negatives = texts.negatives or [""] * texts.batch
-            length = None if texts.given.text is None else text.shape[1]
-            negative, _ = encode(tokenizer, encoder, negatives, None, warned, length)
-        return Embeds(text, negative if guided else None)
 
     # --- the run ----------------------------------------------------------------------------------
 
