@@ -269,3 +269,53 @@ def make_biggan(seed: int = 0, **sizes) -> nn.Module:
 def write_biggan(place: Path, seed: int = 0, **sizes) -> Path:
     tensors = {n: t.contiguous() for n, t in make_biggan(seed, **sizes).state_dict().items()}
     return write_folder(place, {**BIGGAN, **sizes}, tensors)
+
+
+# --- tiny autoencoders ----------------------------------------------------------------------------
+
+
+class PlainBlock(nn.Module):
+    """taesd.py's block, with the pooled branch of TAEF2's."""
+
+    def __init__(self, width: int, pooled: bool):
+        super().__init__()
+        three = [nn.Conv2d(width, width, 3, padding=1) for _ in range(3)]
+        self.conv = nn.Sequential(three[0], nn.ReLU(), three[1], nn.ReLU(), three[2])
+        self.pool = None
+        if pooled:
+            wide = 4 * width
+            self.pool = nn.Sequential(
+                nn.Conv2d(width, wide, 1, bias=False), nn.GroupNorm(4, wide), nn.ReLU(),
+                nn.Conv2d(wide, width, 1, bias=False),
+            )  # fmt: skip
+
+    def forward(self, x):
+        if self.pool is not None:
+            x = x + self.pool(x)
+        return torch.relu(self.conv(x) + x)
+
+
+class PlainClamp(nn.Module):
+    def forward(self, x):
+        return torch.tanh(x / 3) * 3
+
+
+class PlainTiny(nn.Module):
+    """taesd.py's encoder (0..1 to latents) and decoder (to 0..1), as nn.Sequential each."""
+
+    def __init__(self, width: int, latents: int, pooled: bool):
+        super().__init__()
+
+        def conv(a, b, **around):
+            return nn.Conv2d(a, b, 3, padding=1, **around)
+
+        encoder = [conv(3, width), PlainBlock(width, False)]
+        for level in range(3):
+            encoder.append(conv(width, width, stride=2, bias=False))
+            encoder += [PlainBlock(width, pooled and level == 2) for _ in range(3)]
+        self.encoder = nn.Sequential(*encoder, conv(width, latents))
+        decoder = [PlainClamp(), conv(latents, width), nn.ReLU()]
+        for level in range(3):
+            decoder += [PlainBlock(width, pooled and level == 0) for _ in range(3)]
+            decoder += [nn.Upsample(scale_factor=2), conv(width, width, bias=False)]
+        self.decoder = nn.Sequential(*decoder, PlainBlock(width, False), conv(width, 3))

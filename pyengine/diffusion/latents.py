@@ -13,11 +13,14 @@ from torch import Tensor
 from .. import images
 from ..finite import check_finite
 from ..jobs.noise import NoiseSource
-from ..models import AutoencoderKL
+from ..models import AutoencoderKL, AutoencoderTiny
 from ..models.autoencoder.kl import AutoencoderKLConfig
+from ..models.autoencoder.tiny import AutoencoderTinyConfig
 from ..pixels import say
 from ..schedules.plan import Plan, State
 from .request import Request
+
+Config = AutoencoderKLConfig | AutoencoderTinyConfig
 
 
 @dataclass
@@ -40,7 +43,7 @@ def tile(rows: Tensor, count: int) -> Tensor:
     return rows if len(rows) == count else rows.repeat(count // len(rows), *[1] * (rows.dim() - 1))
 
 
-def scale_latents(z: Tensor, c: AutoencoderKLConfig, per_channel: bool) -> Tensor:
+def scale_latents(z: Tensor, c: Config, per_channel: bool) -> Tensor:
     """What the U-Net works on, from an autoencoder's latents z [N, C, h, w].
 
     per_channel: apply latents_mean and latents_std, where the config `c` has both.
@@ -51,7 +54,7 @@ def scale_latents(z: Tensor, c: AutoencoderKLConfig, per_channel: bool) -> Tenso
     return c.scaling_factor * z
 
 
-def unscale_latents(z: Tensor, c: AutoencoderKLConfig, per_channel: bool) -> Tensor:
+def unscale_latents(z: Tensor, c: Config, per_channel: bool) -> Tensor:
     """The way back of `scale_latents`: what the autoencoder decodes."""
     if per_channel and (both := _statistics(z, c)):
         mean, std = both
@@ -59,7 +62,7 @@ def unscale_latents(z: Tensor, c: AutoencoderKLConfig, per_channel: bool) -> Ten
     return z / c.scaling_factor
 
 
-def _statistics(z: Tensor, c: AutoencoderKLConfig) -> tuple[Tensor, Tensor] | None:
+def _statistics(z: Tensor, c: Config) -> tuple[Tensor, Tensor] | None:
     if c.latents_mean is None or c.latents_std is None:
         return None
     mean, std = (
@@ -69,7 +72,7 @@ def _statistics(z: Tensor, c: AutoencoderKLConfig) -> tuple[Tensor, Tensor] | No
     return mean, std
 
 
-def unapplied(c: AutoencoderKLConfig, per_channel: bool) -> str | None:
+def unapplied(c: Config, per_channel: bool) -> str | None:
     """What of the config `c` the pipelines leave out, as diffusers' do, in words; None: nothing."""
     if c.shift_factor:
         return (
@@ -89,7 +92,7 @@ class LatentMaker:
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: AutoencoderKL | AutoencoderTiny,
         request: Request,
         noise: NoiseSource,
         dtype: torch.dtype,
@@ -155,7 +158,8 @@ class LatentMaker:
             return self._encode(masked)
         # diffusers encodes the masked picture here too and leaves it unused: only the numbers that
         # it draws for that matter.
-        self._posterior_noise(len(masked), self.vae.dtype)
+        if not isinstance(self.vae, AutoencoderTiny):
+            self._posterior_noise(len(masked), self.vae.dtype)
         return None
 
     def _given(self, latents: Tensor) -> Tensor:
@@ -187,7 +191,14 @@ class LatentMaker:
         return self._encode(pictures, self.per_channel)
 
     def _encode(self, pictures: Tensor, per_channel: bool = False) -> Tensor:
-        """[N, C, h, w]: scaled latents of pictures [B, 3, H, W], drawn from their distribution."""
+        """[N, C, h, w]: scaled latents of pictures [B, 3, H, W], drawn from their distribution; of
+        a tiny autoencoder, which has none, what it gives.
+        """
+        if isinstance(self.vae, AutoencoderTiny):
+            latents = torch.cat([self.vae.encode(p[None]).latents for p in pictures])
+            check_finite("vae: the encoder", latents)
+            latents = scale_latents(latents.to(self.dtype), self.vae.config, per_channel)
+            return tile(latents, self.request.count)
         found = [self.vae.encode(p[None]).latent_dist for p in pictures]
         mean, std = (torch.cat([getattr(d, name) for d in found]) for name in ("mean", "std"))
         for x in (mean, std):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..guard import differentiable
     from .autoencoder.kl import AutoencoderKL, AutoencoderKLConfig
+    from .autoencoder.tiny import AutoencoderTiny, AutoencoderTinyConfig
     from .autoencoder.vq import VQConfig, VQModel
     from .gan.biggan import BigGAN
     from .gan.biggan_config import BigGANConfig
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AutoencoderKL",
     "AutoencoderKLConfig",
+    "AutoencoderTiny",
+    "AutoencoderTinyConfig",
     "BigGAN",
     "BigGANConfig",
     "CLIPTextConfig",
@@ -80,6 +83,8 @@ if not TYPE_CHECKING:
     _HOMES = {
         "AutoencoderKL": "autoencoder.kl",
         "AutoencoderKLConfig": "autoencoder.kl",
+        "AutoencoderTiny": "autoencoder.tiny",
+        "AutoencoderTinyConfig": "autoencoder.tiny",
         "BigGAN": "gan.biggan",
         "BigGANConfig": "gan.biggan_config",
         "CLIPTextConfig": "text.clip",

@@ -18,6 +18,7 @@ VAE = Part(
     library="diffusers",
     classes=("AutoencoderKL",),
     network="pyengine.models:AutoencoderKL",
+    others=("pyengine.models:AutoencoderTiny",),
     summary=(
         "latent_channels", "block_out_channels", "layers_per_block", "scaling_factor",
         "force_upcast",

@@ -36,6 +36,7 @@ class Part:
     transformers writes it. network: the class of ours that holds a model, or a tokenizer. config:
     the class of its config, where no network says so. summary: the config's fields that `pyengine
     info` shows, dots leading into nested ones.
+    others: networks of other classes, which may be given in its place.
     """
 
     kind: Literal["model", "settings", "scheduler", "tokenizer"]
@@ -46,6 +47,7 @@ class Part:
     network: Reference | None = None
     config: Reference | None = None
     summary: tuple[str, ...] = ()
+    others: tuple[Reference, ...] = ()
 
     @property
     def config_file(self) -> str:

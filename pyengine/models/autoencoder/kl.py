@@ -21,7 +21,7 @@ from ..blocks.transformer import PictureAttention
 #: diffusers' epsilon of every norm in an autoencoder; no config key says so.
 EPS = 1e-6
 MAX_RESNETS = 256
-_PIECE = 1 << 14  # half of the least that torch gives to two threads
+PIECE = 1 << 14  # half of the least that torch gives to two threads
 
 _CHANNELS = {"min": 1, "max": 8192, "max_items": 16}
 _TYPES = {"max_items": 16}
@@ -246,7 +246,7 @@ def _exp(x: Tensor) -> Tensor:
     torch computes what is left over where a thread's share ends with other last bits; pieces this
     small are never shared out.
     """
-    pieces = [torch.cat([p.exp() for p in row.split(_PIECE)]) for row in x.flatten(1)]
+    pieces = [torch.cat([p.exp() for p in row.split(PIECE)]) for row in x.flatten(1)]
     return torch.stack(pieces).view(x.shape)
 
 

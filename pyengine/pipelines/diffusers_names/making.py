@@ -56,8 +56,9 @@ def check_part(name: str, value: Any, family: Family | None = None) -> Any:
     """
     value = getattr(value, "_orig_mod", value)
     family = family_of("StableDiffusionXLPipeline") if family is None else family
-    wanted = find(family.parts[name].network)
-    if isinstance(value, wanted):
+    part = family.parts[name]
+    wanted = find(part.network)
+    if isinstance(value, (wanted, *map(find, part.others))):
         return value
     way = "of a pipeline that pyengine loaded"
     if issubclass(wanted, Model):

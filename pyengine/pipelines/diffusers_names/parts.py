@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import RequestError
 from ...models import (
     AutoencoderKL,
+    AutoencoderTiny,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     UNet2DConditionModel,
@@ -36,6 +37,7 @@ class PartNames(SchedulerNames, DiffusersNames):
     feature_extractor: None = None
     image_encoder: None = None
     watermark: None = None
+    _preview_vae: Any = None
 
     @property
     def _checkpoint(self) -> Checkpoint | None:
@@ -84,12 +86,26 @@ class PartNames(SchedulerNames, DiffusersNames):
         self._replace("unet", value)
 
     @property
-    def vae(self) -> AutoencoderKL:
+    def vae(self) -> AutoencoderKL | AutoencoderTiny:
         return self.parts.vae
 
     @vae.setter
     def vae(self, value: Any) -> None:
         self._replace("vae", value)
+
+    @property
+    def preview_vae(self) -> Any:
+        """What `step.preview()` decodes with: an autoencoder of the same latents, such as an
+        AutoencoderTiny, or its folder or file; None: vae.
+        """
+        return self._preview_vae
+
+    @preview_vae.setter
+    def preview_vae(self, value: Any) -> None:
+        from ..autoencoders import check_preview
+
+        unet = self.parts.unet
+        self._preview_vae = check_preview(value, self.vae, unet.device, unet.dtype)
 
     @property
     def text_encoder(self) -> CLIPTextModel | CLIPTextModelWithProjection | None:
@@ -110,9 +126,12 @@ class PartNames(SchedulerNames, DiffusersNames):
 
     def _replace(self, name: str, value: Any) -> None:
         """What `pipe.name = value` does: nothing where it is the same part, torch.compile's too."""
+        from ..autoencoders import located
         from .making import check_part, replace_parts
 
         old = self.parts.named().get(name)
+        if name == "vae":
+            value = located(value, self.parts.unet.device, self.parts.unet.dtype)
         value = check_part(name, value)
         if value is not old:
             if old is None:

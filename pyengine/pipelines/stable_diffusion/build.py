@@ -5,6 +5,7 @@ from typing import Any
 
 from ...diffusion.latents import unapplied
 from ...errors import RequestError
+from ..autoencoders import located
 from ..diffusers_names.making import check_part, check_place
 from ..reading import Load, read_tokenizer
 from .parts import ENCODERS, Parts, check_configs
@@ -17,7 +18,8 @@ def build(load: Load) -> Any:
     for name in load.given:
         if name.replace("tokenizer", "text_encoder") not in networks:
             raise RequestError(f"{name}: expected none for a {load.kind}, which has none")
-    given = {name: check_part(name, part) for name, part in load.given.items()}
+    own_vae = {n: located(v, load.device, load.dtype) for n, v in load.given.items() if n == "vae"}
+    given = {name: check_part(name, part) for name, part in (load.given | own_vae).items()}
     check_place(given, load.device, load.dtype)
     configs, sources = load.configs(name for name in networks if name not in given)
     configs |= {name: given[name].config for name in networks if name in given}

@@ -4,7 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import CheckpointError, ConfigError
-from ...models import AutoencoderKL, CLIPTextModelWithProjection, UNet2DConditionModel
+from ...models import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    CLIPTextModelWithProjection,
+    UNet2DConditionModel,
+)
 from ...tokenizer import ClipTokenizer
 from ...weights.text import show
 from ..text import Encoder
@@ -26,7 +31,7 @@ class Parts:
     """
 
     unet: UNet2DConditionModel
-    vae: AutoencoderKL
+    vae: AutoencoderKL | AutoencoderTiny
     encoders: tuple[Encoder, ...]
     tokenizers: tuple[ClipTokenizer, ...]
     scheduler_config: dict[str, Any]

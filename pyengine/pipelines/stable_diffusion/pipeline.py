@@ -283,7 +283,7 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
         return PipelineOutput(result, r.seeds, call.report)
 
     def _preview(self, latents: Tensor, output_type: str) -> Any:
-        return self._decode(latents, output_type)
+        return self._decode(latents, output_type, self._preview_vae)
 
     def _release(self) -> None:
         self._evaluate.clear()
@@ -346,12 +346,14 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
             return maker.from_image(plan)
         return maker.from_masked(plan, self.inpainting_unet)
 
-    def _decode(self, latents: Tensor, output_type: str) -> Any:
+    def _decode(self, latents: Tensor, output_type: str, vae: Any = None) -> Any:
+        """vae: in place of the pipeline's own."""
         if output_type == "latent":
             return latents
-        latents = unscale_latents(latents, self.vae.config, not self.stable_diffusion)
+        vae = self.vae if vae is None else vae
+        latents = unscale_latents(latents, vae.config, not self.stable_diffusion)
         # One by one: the decoder takes the most memory of all, and a picture does not depend on
         # how many there are.
-        decoded = torch.cat([self.vae.decode(z[None], return_dict=False)[0] for z in latents])
+        decoded = torch.cat([vae.decode(z[None], return_dict=False)[0] for z in latents])
         check_finite(f"{self.source}: vae: the decoder", decoded)
         return pictures.from_tensor(decoded, output_type)
