@@ -1,5 +1,6 @@
 """Memory for slots of one size, of which only those in use take any."""
 
+import contextlib
 import mmap
 import sys
 from collections.abc import Sequence
@@ -49,7 +50,8 @@ class SlotMemory:
     def forget(self, slot: int) -> None:
         """Gives a slot's pages back to the system, which zeroes them when they are used again."""
         if self._pages is not None:
-            self._pages.madvise(mmap.MADV_DONTNEED, slot * self._stride, self._stride)
+            with contextlib.suppress(OSError):  # of a process that locks its memory
+                self._pages.madvise(mmap.MADV_DONTNEED, slot * self._stride, self._stride)
 
 
 def reserves(device: torch.device) -> bool:
