@@ -16,7 +16,7 @@ from ..weights.files import allowed_roots
 from ..weights.layout import find
 from ..weights.text import listing, show
 from .arguments import bounds
-from .registry import Family, family_of
+from .registry import Family, class_name, family_of
 
 #: A checkpoint's own defaults for a call; diffusers does not read it.
 DEFAULTS_FILE = "pyengine.json"
@@ -61,7 +61,7 @@ class Load:
     @property
     def name(self) -> str:
         """What the pipeline goes by among diffusers' classes."""
-        return self.kind if self.wanted is None else str(self.wanted.__name__)
+        return self.kind if self.wanted is None else class_name(self.wanted)
 
     def networks(self) -> dict[str, Any]:
         """The classes of the models that the checkpoint has, by part."""

@@ -123,6 +123,14 @@ def family_of_pipeline(pipeline: Any) -> Family:
     return found
 
 
+def class_name(cls: type[Any]) -> str:
+    """What a class of pipelines goes by in model_index.json: its own name where a family has that,
+    else that of the nearest class it derives from: a class of the caller's own is no other kind.
+    """
+    known = {name for family in families() for name in family.classes}
+    return next((c.__name__ for c in cls.__mro__ if c.__name__ in known), cls.__name__)
+
+
 def pipeline_named(name: str) -> type[Any]:
     """The pipeline's class of that name, a family's own or one for a task.
 
@@ -181,6 +189,7 @@ __all__ = [
     "Family",
     "Layout",
     "Part",
+    "class_name",
     "families",
     "family_of",
     "family_of_pipeline",

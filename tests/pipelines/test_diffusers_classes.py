@@ -174,6 +174,22 @@ def test_a_class_of_ones_own_keeps_the_order(pair, photo):
     assert np.array_equal(got, want)
 
 
+def test_a_class_of_ones_own_is_of_the_kind_that_it_derives_from(tmp_path):
+    folder = tiny.write_sdxl(tmp_path / "m")
+
+    class Mine(pyengine.StableDiffusionXLPipeline):
+        pass
+
+    pipe = Mine.from_pretrained(folder)
+    for one in (pipe, Mine(**pipe.components), Mine.from_pipe(pipe)):
+        assert type(one) is Mine
+        assert one.config._class_name == "StableDiffusionXLPipeline"
+    pipe.save_pretrained(tmp_path / "saved")
+    assert type(Mine.from_pretrained(tmp_path / "saved")) is Mine
+    with pytest.raises(CheckpointError, match="StableDiffusionXLPipeline, which StableDiffusionPi"):
+        pyengine.StableDiffusionPipeline.from_pretrained(tmp_path / "saved")
+
+
 @pytest.mark.parametrize("auto", AUTO)
 @pytest.mark.parametrize("kind", ["sd1", "sdxl", "lcm"])
 def test_auto_pipelines_choose_as_diffusers(pair, auto, kind, tmp_path):

@@ -14,7 +14,7 @@ from ...models import UNet2DConditionModel
 from ...models.base import Model
 from ...weights.layout import find
 from ...weights.text import did_you_mean, show
-from ..registry import Family, family_of
+from ..registry import Family, class_name, family_of
 from ..stable_diffusion.parts import Parts, check_fits
 from .keywords import NONE, SETTINGS
 from .schedulers import NamedScheduler, choose
@@ -124,7 +124,7 @@ def parts_of(cls: Any, components: dict[str, Any]) -> Parts:
     parts = Parts(
         **_fields(named),
         scheduler_config=dict(scheduler.config),
-        pipeline_class=cls.__name__,
+        pipeline_class=class_name(cls),
         options=(origin.options if origin else {}) | options,
         source=origin.source if origin else "parts",
         defaults=origin.defaults if origin and type(origin.defaults) is defaults else defaults(),

@@ -5,7 +5,7 @@ from typing import Any
 
 from ...errors import RequestError
 from ...weights.text import show
-from ..registry import family_of_pipeline, fits
+from ..registry import class_name, family_of_pipeline, fits
 from .base import DiffusersNames
 from .keywords import read_keywords
 
@@ -30,7 +30,7 @@ def from_pipe(cls: Any, pipeline: Any, keywords: dict[str, Any]) -> Any:
         if type(new.defaults) is not wanted:
             new.defaults = wanted()
         new.parts = dataclasses.replace(
-            new.parts, pipeline_class=cls.__name__, options=new.parts.options | k.settings
+            new.parts, pipeline_class=class_name(cls), options=new.parts.options | k.settings
         )
     if hasattr(new, "_shared"):
         new._shared()
