@@ -25,9 +25,10 @@ class Job:
 
     def __init__(self, run: Run, index: int = 0, seed: int | None = None):
         self.run, self.index, self.seed = run, index, seed
-        #: What was asked for, and the pipeline that prepared it.
+        #: What was asked for, the pipeline that prepared it, and what that then had loaded.
         self.request: Any = None
         self.owner: Any = None
+        self.loaded: object = None
         self.evaluations = self.steps = 0
         self.error: Exception | None = None
         self._cancelled = False

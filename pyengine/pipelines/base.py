@@ -36,6 +36,8 @@ class Pipeline(DiffusersNames, Running):
 
     device: torch.device
     dtype: torch.dtype
+    #: Another object after the pipeline was moved or got another part: older jobs are not its own.
+    _loaded: object = None
 
     # --- a subclass's part ------------------------------------------------------------------------
 
@@ -222,7 +224,7 @@ class Pipeline(DiffusersNames, Running):
         """`_begin`; the jobs know whose they are."""
         call = self._begin(r, report)
         for job in call.jobs:
-            job.owner = self
+            job.owner, job.loaded = self, self._loaded
         return call
 
     def _within_memory(self, work: Callable[[], T], r: Any) -> T:
@@ -239,3 +241,6 @@ class Pipeline(DiffusersNames, Running):
                                f" {show(type(job).__name__)}")  # fmt: skip
         if job.owner is not self:
             raise RequestError(f"{name}: expected jobs that this pipeline prepared")
+        if job.loaded is not self._loaded:
+            raise RequestError(f"{name}: expected jobs prepared since the pipeline was moved or got"
+                               " another part; prepare them again")  # fmt: skip

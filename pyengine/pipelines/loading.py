@@ -118,6 +118,7 @@ def reload(pipeline: Any, device: torch.device, dtype: torch.dtype) -> None:
         else:
             own = ("_runs", "_progress", "_sampler", "defaults")
             pipeline.__dict__.update({n: v for n, v in vars(fresh).items() if n not in own})
+        pipeline._loaded = object()
     release_free_memory()
 
 

@@ -6,8 +6,10 @@ import weakref
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
+import pyengine
 from pyengine.errors import CancelledError, NotFiniteError, RequestError
 from pyengine.pipelines import Run
 
@@ -154,6 +156,20 @@ def test_what_is_refused(pair):
     run.interrupt()
     with pytest.raises(CancelledError):
         pipe.prepare(pipe.request(**CALL, run=run))
+
+
+def test_jobs_of_a_pipeline_that_was_moved(tmp_path):
+    folder = tiny.write_sd1(tmp_path / "sd1", unet={"layers_per_block": 1})
+    pipe = pyengine.from_pretrained(folder, device="cpu")
+    jobs = prepared(pipe)
+    pipe.step(jobs)
+    pipe.to(torch.bfloat16)
+    with pytest.raises(RequestError, match="jobs: expected jobs prepared since the pipeline was"):
+        pipe.step(jobs)
+    jobs[0].cancel()
+    with pytest.raises(RequestError, match="job: expected jobs prepared since"):
+        pipe.finish(jobs[0])
+    assert all(job.active for job in prepared(pipe))
 
 
 def test_jobs_let_go_of_their_memory(pair):

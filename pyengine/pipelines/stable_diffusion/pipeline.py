@@ -67,6 +67,7 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
         for model in (parts.unet, parts.vae, *parts.encoders):
             model.arena = self._arena
         self._evaluate = Evaluator(parts.unet)
+        self._loaded = object()
 
     def _trim(self) -> None:
         """Gives the memory of activations back to the system: the models' arenas, which are another
