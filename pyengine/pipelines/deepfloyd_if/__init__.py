@@ -1,0 +1,1 @@
+"""DeepFloyd IF: pixel diffusion from texts."""

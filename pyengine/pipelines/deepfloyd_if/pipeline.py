@@ -1,0 +1,277 @@
+"""DeepFloyd IF: pictures denoised as pixels, from texts that T5 has read.
+
+Saharia et al. 2022, arXiv:2205.11487 (Imagen): classifier-free guidance of the noise, the variance
+that the network predicts from the text's rows alone, dynamic thresholding.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from ... import images as pictures
+from ...diffusion.call import DenoisingCall
+from ...diffusion.conditions import Conditions, classifier_free_names
+from ...finite import check_finite
+from ...guard import inference
+from ...guidance import Guidance, classifier_free
+from ...jobs import checks
+from ...jobs.output import PipelineOutput, Report
+from ...jobs.runs import Run
+from ...models import T5EncoderModel, UNet2DConditionConfig, UNet2DConditionModel
+from ...models.base import Model
+from ...weights.text import show
+from ..defaults import bounded
+from ..diffusers_names.schedulers import NamedScheduler
+from ..stable_diffusion.embeddings import Embeds, Texts, Widths, joined
+from ..t5_tokenizer import T5Tokenizer
+from ..unprompted import (
+    CALLBACK_TENSORS,
+    UnpromptedDefaults,
+    UnpromptedPipeline,
+    UnpromptedRequest,
+)
+
+#: Of a prompt, its end included: what IF was trained with.
+TOKENS = 77
+
+
+@dataclass(frozen=True)
+class IFDefaults(UnpromptedDefaults):
+    """Of diffusers' IFPipeline."""
+
+    num_inference_steps: int = bounded(100, 1, 1000)
+    guidance_scale: float = bounded(7.0, 0, 1000)
+
+
+@dataclass
+class IFRequest(UnpromptedRequest):
+    """texts: B prompts; per_prompt: pictures of each. rows: [R, L, C], the texts as T5 has read
+    them, negative ones first, while the request is carried out.
+    """
+
+    texts: Texts = field(default_factory=lambda: Texts(0))
+    per_prompt: int = 1
+    rows: Tensor | None = None
+
+
+def side_of(config: UNet2DConditionConfig) -> tuple[int, int]:
+    """(height, width) in pixels that the model was trained for; 64 where it does not say."""
+    size = config.sample_size or 64
+    return size if isinstance(size, tuple) else (size, size)
+
+
+class IFPipeline(UnpromptedPipeline):
+    """Text to pictures with a DeepFloyd IF checkpoint of the first stage; see `__call__`.
+
+    Safety checkers and watermarkers that a checkpoint may bring are not run.
+    """
+
+    defaults_class: ClassVar[type[Any]] = IFDefaults
+    takes_prompt: ClassVar[bool] = True
+    main_part = "unet"
+
+    def __init__(
+        self, models: dict[str, Model], tokenizer: T5Tokenizer, checkpoint: Any, source: str,
+        defaults: Any, scheduler: NamedScheduler,
+    ):  # fmt: skip
+        super().__init__(models, checkpoint, source, defaults, scheduler)
+        self.tokenizer = tokenizer
+
+    @property
+    def _class_name(self) -> str:  # type: ignore[override]  # read alone
+        return "IFPipeline"
+
+    @property
+    def unet(self) -> UNet2DConditionModel:
+        return cast(UNet2DConditionModel, self.network)
+
+    @property
+    def text_encoder(self) -> T5EncoderModel:
+        return cast(T5EncoderModel, self.models["text_encoder"])
+
+    @property
+    def components(self) -> dict[str, Any]:
+        return {**super().components, "tokenizer": self.tokenizer}
+
+    @property
+    def channels(self) -> int:
+        found: int = self.unet.config.in_channels
+        return found
+
+    @property
+    def predicts_variance(self) -> bool:
+        return bool(self.unet.config.out_channels == 2 * self.channels)
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        return side_of(self.unet.config)
+
+    @property
+    def smallest_side(self) -> int:
+        levels: int = self.unet.config.levels
+        return 1 << (levels - 1)
+
+    @inference
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        num_inference_steps: int | None = None,
+        timesteps: Sequence[int] | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_images_per_prompt: int = 1,
+        height: int | None = None,
+        width: int | None = None,
+        eta: float = 0.0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        *,
+        latents: Tensor | None = None,
+        timestep_spacing: str | None = None,
+        seed: int | Sequence[int] | None = None,
+        scheduler: str | None = None,
+        upscaler: Any = None,
+        callback_on_step_end: Callable[..., Any] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = CALLBACK_TENSORS,
+        progress: bool | None = None,
+        timeout: float | None = None,
+        run: Run | None = None,
+        **others: Any,
+    ) -> PipelineOutput:
+        """Pictures for one prompt or a list of them; names and order are those of diffusers'
+        IFPipeline.
+
+        Args:
+            prompt: one text or B of them, which are read in lower case; None with prompt_embeds.
+            num_inference_steps: 100 unless told.
+            timesteps: the steps themselves, descending, for samplers that take them.
+            guidance_scale: for all, or one per picture; 1 or less leaves guidance out. 7 unless
+                told.
+            negative_prompt: one for all, or one per prompt.
+            num_images_per_prompt: pictures of a prompt follow each other.
+            height, width: pixels; the model's own.
+            eta: DDIM's noise, 0 to 1.
+            generator: one per picture, or one from which the batch is drawn as diffusers does.
+            prompt_embeds, negative_prompt_embeds: [B, L, C] in place of the texts; see
+                `encode_prompt`.
+            output_type: "pil", "np", "pt" (0 to 1) or "latent", which is what was denoised, -1..1.
+            return_dict: False gives a tuple in place of a PipelineOutput.
+            latents: [N, 3, height, width] standard normal noise in place of drawn.
+            timestep_spacing: "leading", "linspace" or "trailing", not the sampler's own.
+            seed: s gives picture i the seed s + i; a list one each; None random ones, which the
+                result tells.
+            scheduler: a sampler by name (pyengine.schedules.SAMPLER_NAMES), not the checkpoint's.
+            upscaler: a file or folder of one, or an UpscalePipeline, which enlarges the pictures.
+            callback_on_step_end: called as (pipe, step, timestep, {"latents": tensor}) after every
+                model evaluation; it may return them changed.
+            progress: a bar on standard error; None shows one on a terminal.
+            timeout: seconds to wait for calls of other threads, then BusyError.
+            run: a Run, to end this call from elsewhere.
+
+        With seeds, or a generator per picture, a picture does not depend on the others in the
+        call. Raises RequestError that names the argument.
+        """
+        output: PipelineOutput = self._call(locals())
+        return output
+
+    # --- texts ------------------------------------------------------------------------------------
+
+    @inference
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        do_classifier_free_guidance: bool = True,
+        num_images_per_prompt: int = 1,
+        negative_prompt: str | Sequence[str] | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(prompt_embeds, negative_prompt_embeds or None without guidance), [N, L, C] each: a row
+        per picture, those of a prompt together. What is given as embeddings is repeated.
+        """
+        texts = self._widths.read(
+            prompt=prompt, negative_prompt=negative_prompt, prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+        )  # fmt: skip
+        times = checks.integer("num_images_per_prompt", num_images_per_prompt, 1, 1024)
+        with self._runs.begin(Run(), self.device):
+            embeds = self._embeds(texts, bool(do_classifier_free_guidance), []).repeated(times)
+            self._trim()
+        assert embeds.text is not None
+        return embeds.text, embeds.negative
+
+    @property
+    def _widths(self) -> Widths:
+        return Widths(self.text_encoder.config.d_model)
+
+    def _embeds(self, texts: Texts, guided: bool, warned: list[str]) -> Embeds:
+        """A row for each of the texts; without guidance none for the negative ones."""
+        text, negative = texts.given.text, texts.given.negative
+        if text is None:
+            text = self._encode(texts.prompts or [], TOKENS, warned)
+        if guided and negative is None:
+            negatives = texts.negatives or [""] * texts.batch
+            negative = self._encode(negatives, text.shape[1], warned)
+        return Embeds(text, negative if guided else None)
+
+    def _encode(self, prompts: Sequence[str], length: int, warned: list[str]) -> Tensor:
+        """[N, length, C]; equal prompts are read once. `warned` gets what was cut off."""
+        texts = [prompt.lower().strip() for prompt in prompts]
+        unique = list(dict.fromkeys(texts))
+        rows, masks, cut = self.tokenizer(unique, length)
+        for text in dict.fromkeys(c for c in cut if c):
+            message = f"the prompt was cut to {length} tokens; this was left out: {show(text, 400)}"
+            if message not in warned:
+                warned.append(message)
+        device = self.text_encoder.device
+        ids, mask = (torch.tensor(t, dtype=torch.long, device=device) for t in (rows, masks))
+        states: Tensor = self.text_encoder(ids, mask).last_hidden_state
+        back = torch.tensor([unique.index(text) for text in texts], device=device)
+        return states.index_select(0, back)
+
+    # --- the run ----------------------------------------------------------------------------------
+
+    def _checked(self, arguments: dict[str, Any]) -> IFRequest:
+        names = ("prompt", "negative_prompt", "prompt_embeds", "negative_prompt_embeds")
+        texts = self._widths.read(**{name: arguments.pop(name) for name in names})
+        scale = arguments.pop("guidance_scale")
+        scale = self.defaults.guidance_scale if scale is None else scale
+        per_prompt = arguments["num_images_per_prompt"]
+        base = self._request(class_labels=None, batch_size=texts.batch, **arguments)
+        own = {f.name: getattr(base, f.name) for f in fields(base)}
+        own["guidance_scale"] = checks.guidance_scales("guidance_scale", scale, base.count)
+        return IFRequest(**own, texts=texts, per_prompt=per_prompt)
+
+    def _guided(self, r: IFRequest) -> bool:
+        return max(r.guidance_scale) > 1
+
+    def _guidance(self, r: UnpromptedRequest) -> list[Guidance] | None:
+        assert isinstance(r, IFRequest)
+        return [classifier_free(scale if self._guided(r) else 1.0) for scale in r.guidance_scale]
+
+    def _begin(self, r: UnpromptedRequest, report: Report) -> DenoisingCall:
+        assert isinstance(r, IFRequest)
+        with report.stage("encode_prompt", self.device):
+            embeds = self._embeds(r.texts, self._guided(r), report.warnings)
+            embeds = embeds.repeated(r.per_prompt).to(self.device, self.text_encoder.dtype)
+            assert embeds.text is not None
+            rows = joined("prompt_embeds", embeds.negative, embeds.text)
+            check_finite(f"{self.source}: text encoder", rows, r.count)
+        return super()._begin(replace(r, rows=rows), report)
+
+    def _conditions(self, r: UnpromptedRequest) -> Conditions:
+        assert isinstance(r, IFRequest)
+        assert r.rows is not None
+        added = None
+        if self.unet.config.addition_embed_type == "text":
+            added = {"encoder_hidden_states": r.rows}
+        return Conditions(r.rows, added=added, names=classifier_free_names(self._guided(r)))
+
+    def _decode(self, latents: Tensor, output_type: str) -> Any:
+        return pictures.from_tensor(latents, output_type)
