@@ -5,6 +5,7 @@ picture's latents.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch import Tensor
 from .. import images
 from ..finite import check_finite
 from ..jobs.noise import NoiseSource
-from ..models import AutoencoderKL, AutoencoderTiny
+from ..models import AsymmetricAutoencoderKL, AutoencoderKL, AutoencoderTiny
 from ..models.autoencoder.kl import AutoencoderKLConfig
 from ..models.autoencoder.tiny import AutoencoderTinyConfig
 from ..pixels import say
@@ -82,6 +83,20 @@ def unapplied(c: Config, per_channel: bool) -> str | None:
     if c.latents_mean is not None and not per_channel:
         return "latents_mean and latents_std are not applied: only SDXL's pipelines do that"
     return None
+
+
+def shown_to_decoder(vae: Any, r: Request) -> list[dict[str, Tensor]]:
+    """What each picture's decoder is told besides its latents: an asymmetric autoencoder's, where a
+    picture is painted in, that picture and the mask; as diffusers tells it.
+    """
+    known = isinstance(vae, AsymmetricAutoencoderKL) and r.masks is not None
+    if not known or images.is_latents(r.images[0], vae.config.latent_channels):
+        return [{}] * r.count
+    said: list[str] = []  # when the run began
+    pictures = tile(images.to_tensor(r.images, r.height, r.width, "image", said), r.count)
+    masks = tile(images.to_mask(r.masks, r.height, r.width, "mask_image", said), r.count)
+    rows = zip(pictures.split(1), masks.split(1), strict=True)
+    return [{"image": picture, "mask": mask} for picture, mask in rows]
 
 
 class LatentMaker:

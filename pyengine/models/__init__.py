@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..guard import differentiable
+    from .autoencoder.asymmetric import AsymmetricAutoencoderKL, AsymmetricAutoencoderKLConfig
     from .autoencoder.kl import AutoencoderKL, AutoencoderKLConfig
     from .autoencoder.tiny import AutoencoderTiny, AutoencoderTinyConfig
     from .autoencoder.vq import VQConfig, VQModel
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from .vision.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 __all__ = [
+    "AsymmetricAutoencoderKL",
+    "AsymmetricAutoencoderKLConfig",
     "AutoencoderKL",
     "AutoencoderKLConfig",
     "AutoencoderTiny",
@@ -81,6 +84,8 @@ if not TYPE_CHECKING:
     #: The module that has each name, imported when that is asked for: a checkpoint of one family
     #: needs no other's networks.
     _HOMES = {
+        "AsymmetricAutoencoderKL": "autoencoder.asymmetric",
+        "AsymmetricAutoencoderKLConfig": "autoencoder.asymmetric",
         "AutoencoderKL": "autoencoder.kl",
         "AutoencoderKLConfig": "autoencoder.kl",
         "AutoencoderTiny": "autoencoder.tiny",

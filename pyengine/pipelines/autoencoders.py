@@ -7,13 +7,17 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, ConfigError, RequestError
-from ..models import AutoencoderKL, AutoencoderTiny
+from ..models import AsymmetricAutoencoderKL, AutoencoderKL, AutoencoderTiny
 from ..models.autoencoder.tiny_files import beside
 from ..weights import load_json
 from ..weights.files import allowed_roots
 from ..weights.text import listing, show
 
-CLASSES: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+CLASSES: dict[str, Any] = {
+    "AutoencoderKL": AutoencoderKL,
+    "AutoencoderTiny": AutoencoderTiny,
+    "AsymmetricAutoencoderKL": AsymmetricAutoencoderKL,
+}
 Place = str | os.PathLike[str]
 
 
@@ -61,7 +65,7 @@ def check_preview(value: Any, vae: Any, device: torch.device, dtype: torch.dtype
         return None
     if not isinstance(value, tuple(CLASSES.values())):
         raise RequestError(
-            f"preview_vae: expected a folder, a file, or pyengine's {' or '.join(CLASSES)}, given"
+            f"preview_vae: expected a folder, a file, or pyengine's {', '.join(CLASSES)}, given"
             f" {show(type(value).__name__)}"
         )
     other: Any = value.config  # type: ignore[attr-defined] # of any of CLASSES

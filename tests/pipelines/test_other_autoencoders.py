@@ -117,7 +117,7 @@ def test_what_is_refused(places, tmp_path):
     wide = tiny.randomise(diffusers.AutoencoderTiny(**SMALL, latent_channels=5), 0)
     wide.save_pretrained(tmp_path / "wide")
     for value, error, text in (
-        (3, RequestError, "preview_vae: expected a folder, a file, or pyengine's AutoencoderKL or"),
+        (3, RequestError, "preview_vae: expected a folder, a file, or pyengine's AutoencoderKL, "),
         (alone, RequestError, "preview_vae: expected one with a decoder"),
         (tmp_path / "wide", RequestError, "preview_vae: expected 4 latent channels at a 8th of"),
         (tmp_path, CheckpointError, "expected an autoencoder's folder, found no config.json"),
@@ -135,3 +135,41 @@ def test_what_is_refused(places, tmp_path):
         pyengine.from_pretrained(places["sd1"], device="cpu", vae=tmp_path / "wide")
     assert isinstance(pyengine.from_pretrained(places["sd1"], vae=places["sd1"] / "vae").vae,
                       AutoencoderKL)  # fmt: skip
+
+
+# --- asymmetric -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def asymmetric(places, tmp_path_factory):
+    """(diffusers' pipeline, ours) with one decoder that sees what is not masked."""
+    folder = tmp_path_factory.mktemp("asymmetric") / "vae"
+    kinds = {"down_block_types": ["DownEncoderBlock2D"] * 4,
+             "up_block_types": ["UpDecoderBlock2D"] * 4}  # fmt: skip
+    model = diffusers.AsymmetricAutoencoderKL(
+        **kinds, down_block_out_channels=[4, 8, 8, 8], up_block_out_channels=[8, 16, 32, 32],
+        norm_num_groups=4, sample_size=64,
+    )  # fmt: skip
+    tiny.randomise(model, 7).save_pretrained(folder)
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(places["sd1"], vae=model)
+    return theirs, pyengine.from_pretrained(places["sd1"], device="cpu", vae=folder)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_asymmetric_one_against_diffusers(masked, asymmetric, photo, mask):
+    theirs, ours = asymmetric
+    call = {k: v for k, v in CALL.items() if k != "seed"}
+    kind = diffusers.StableDiffusionPipeline
+    if masked:
+        pictures = {"image": photo.resize((48, 32)), "mask_image": mask.resize((48, 32))}
+        call |= pictures
+        kind = diffusers.StableDiffusionInpaintPipeline
+    other = kind(**theirs.components)
+    other.set_progress_bar_config(disable=True)
+    want = other(**call, generator=torch.Generator().manual_seed(4)).images
+    got = ours(**call, seed=4).images
+    assert psnr(got, want) > 60
+    jobs = ours.prepare(ours.request(**call, seed=3, num_images_per_prompt=2))
+    while any(job.active for job in jobs):
+        ours.step(jobs)
+    assert torch.equal(ours.finish(jobs[1]), got[0])

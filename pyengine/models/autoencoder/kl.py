@@ -277,9 +277,13 @@ class AutoencoderKL(Model):
         self.decoder = _Decoder(c)
         self.quant_conv = PointwiseConv2d(2 * latent, 2 * latent) if c.use_quant_conv else None
         self.post_quant_conv = PointwiseConv2d(latent, latent) if c.use_post_quant_conv else None
+        self.set_tiles(c.sample_size, c.downscale)
+
+    def set_tiles(self, side: int, factor: int) -> None:
+        """Tiles of `side` pixels, for `enable_tiling`; none yet."""
         self.use_tiling = False
-        self.tile_sample_min_size = c.sample_size
-        self.tile_latent_min_size = c.sample_size // c.downscale
+        self.tile_sample_min_size = side
+        self.tile_latent_min_size = side // factor
         self.tile_overlap_factor = 0.25
 
     def enable_tiling(self) -> None:

@@ -15,7 +15,7 @@ from ...diffusion.call import DenoisingCall
 from ...diffusion.conditions import Conditions
 from ...diffusion.evaluator import Evaluator
 from ...diffusion.job import DenoisingJob
-from ...diffusion.latents import LatentMaker, Start, unscale_latents
+from ...diffusion.latents import LatentMaker, Start, shown_to_decoder, unscale_latents
 from ...diffusion.prompted import PromptedCall
 from ...diffusion.request import Request
 from ...diffusion.step import step
@@ -271,17 +271,22 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
         assert isinstance(job, DenoisingJob)
         check_noted([job])
         r = job.request
-        picture = self._decode(job.latents, r.output_type)[0]
+        shown = self._shown(r)[job.index : job.index + 1]
+        picture = self._decode(job.latents, r.output_type, shown=shown)[0]
         return picture if r.part is None else r.part.lay(picture)
 
     def _output(self, call: Call) -> PipelineOutput:
         assert isinstance(call, DenoisingCall)
         r = call.r
         with call.report.stage("decode", self.device):
-            result = self._decode(call.latents(), r.output_type)
+            result = self._decode(call.latents(), r.output_type, shown=self._shown(r))
         if r.part is not None:
             result = [r.part.lay(picture) for picture in result]
         return PipelineOutput(result, r.seeds, call.report)
+
+    def _shown(self, r: Request) -> list[dict[str, Tensor]]:
+        # diffusers' SDXL shows its decoder nothing.
+        return shown_to_decoder(self.vae, r) if self.stable_diffusion else []
 
     def _preview(self, latents: Tensor, output_type: str) -> Any:
         return self._decode(latents, output_type, self._preview_vae)
@@ -347,14 +352,18 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
             return maker.from_image(plan)
         return maker.from_masked(plan, self.inpainting_unet)
 
-    def _decode(self, latents: Tensor, output_type: str, vae: Any = None) -> Any:
-        """vae: in place of the pipeline's own."""
+    def _decode(
+        self, latents: Tensor, output_type: str, vae: Any = None,
+        shown: Sequence[dict[str, Tensor]] = (),
+    ) -> Any:  # fmt: skip
+        """vae: in place of the pipeline's own. shown: see shown_to_decoder."""
         if output_type == "latent":
             return latents
         vae = self.vae if vae is None else vae
         latents = unscale_latents(latents, vae.config, not self.stable_diffusion)
         # One by one: the decoder takes the most memory of all, and a picture does not depend on
         # how many there are.
-        decoded = torch.cat([vae.decode(z[None], return_dict=False)[0] for z in latents])
+        rows = zip(latents, shown or [{}] * len(latents), strict=True)
+        decoded = torch.cat([vae.decode(z[None], return_dict=False, **told)[0] for z, told in rows])
         check_finite(f"{self.source}: vae: the decoder", decoded)
         return pictures.from_tensor(decoded, output_type)
