@@ -101,6 +101,9 @@ class TokenPipeline(Pipeline):
         """The arguments that all have, checked. size: (height, width). others: those that the
         model has not, which must ask for nothing. simple: those that are checked by the table.
         """
+        # Before arguments that the model has not: of two mistakes this is the one to hear of.
+        limits = {name: simple.pop(name, None) for name in SAMPLING}
+        sampling = Sampling(**checked(limits, self.defaults))
         refuse_others(others, self.__call__)
         prompts = checks.texts("prompt", prompt) if self.takes_prompt else [None]
         negatives = None
@@ -110,9 +113,8 @@ class TokenPipeline(Pipeline):
         count = len(prompts) * per_prompt
         checks.check_total(*size, count)
         seeds, generators = checks.seeds_and_generators(seed, generator, count, self.device)
-        own = dict.fromkeys(("guidance_scale", "decoding", "window", *SAMPLING))
+        own = dict.fromkeys(("guidance_scale", "decoding", "window"))
         values = checked(own | simple, self.defaults)
-        sampling = Sampling(**{name: values.pop(name) for name in SAMPLING})
         return TokenRequest(
             prompts=prompts,
             negatives=negatives,
