@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .tokens.picture_gpt import PictureGPT, PictureGPTConfig, PictureTokens
     from .tokens.uvit import UVit2DModel, UVitContext
     from .tokens.uvit_config import UVit2DConfig
+    from .transformer.dit import DiTTransformer2DModel
+    from .transformer.dit_config import DiTConfig
     from .unet.condition import UNet2DConditionModel
     from .unet.config import UNet2DConditionConfig
     from .unet.context import TextContext, TimeEmbedding
@@ -50,6 +52,8 @@ __all__ = [
     "CompactConfig",
     "DCGANConfig",
     "DCGANGenerator",
+    "DiTConfig",
+    "DiTTransformer2DModel",
     "ImageGPT",
     "ImageGPTConfig",
     "Janus",
@@ -100,6 +104,8 @@ if not TYPE_CHECKING:
         "CompactConfig": "upscale.compact",
         "DCGANConfig": "gan.dcgan",
         "DCGANGenerator": "gan.dcgan",
+        "DiTConfig": "transformer.dit_config",
+        "DiTTransformer2DModel": "transformer.dit",
         "ImageGPT": "tokens.imagegpt",
         "ImageGPTConfig": "tokens.imagegpt",
         "Janus": "tokens.janus",

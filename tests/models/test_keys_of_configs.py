@@ -18,6 +18,8 @@ WITHOUT_EFFECT = {
     },
     # training; the number of learned time embeddings, which are refused
     "UNet2DModel": {"dropout", "num_train_timesteps"},
+    # training; of no layer; asks for a float32 softmax, which ours always is
+    "DiTTransformer2DModel": {"dropout", "norm_num_groups", "upcast_attention"},
     "UVit2DModel": {"hidden_dropout", "attention_dropout"},  # training
     "PriorTransformer": {"dropout"},  # training
 }

@@ -26,6 +26,7 @@ from .folders import (
     write_sdxl,
 )
 from .models import (
+    make_dit,
     make_gpt,
     make_image_encoder,
     make_image_gpt,
@@ -54,6 +55,7 @@ __all__ = [
     "SDXL_UNET",
     "START",
     "VOCAB_SIZE",
+    "make_dit",
     "make_gpt",
     "make_image_encoder",
     "make_image_gpt",

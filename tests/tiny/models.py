@@ -103,6 +103,22 @@ def make_unet2d(seed: int = 12, **overrides):
     return randomise(UNet2DModel(**config), seed)
 
 
+def make_dit(seed: int = 13, **overrides):
+    """A diffusers DiTTransformer2DModel with 2 layers of 3 heads over 8x8 latents."""
+    from diffusers import DiTTransformer2DModel
+
+    config = {
+        "num_attention_heads": 3,
+        "attention_head_dim": 8,
+        "in_channels": 4,
+        "out_channels": 8,
+        "num_layers": 2,
+        "sample_size": 8,
+        **overrides,
+    }
+    return randomise(DiTTransformer2DModel(**config), seed)
+
+
 def make_vae(seed: int = 3, **overrides):
     """A diffusers AutoencoderKL with factor 8."""
     from diffusers import AutoencoderKL

@@ -62,10 +62,15 @@ class SelfAttention(nn.Module):
             return self.to_qkv(x, **norm)
         return self.to_q(x, **norm), self.to_k(x, **norm), self.to_v(x, **norm)
 
-    def forward(self, x: Tensor, residual: Tensor, **norm) -> Tensor:
-        """x, residual: [N, L, width]; norm: scale and shift for x, as ops.linear takes them."""
+    def forward(
+        self, x: Tensor, residual: Tensor, gate: Tensor | None = None, **norm: Tensor
+    ) -> Tensor:
+        """x, residual: [N, L, width]; norm: scale and shift for x, gate: [N, width] for the result,
+        as ops.linear takes them.
+        """
         y = ops.attention(*self._project(x, **norm), self.heads)
-        return self.to_out[0](y, residual=residual)
+        gated = {} if gate is None else {"gate": gate}
+        return self.to_out[0](y, residual=residual, **gated)
 
 
 class CrossAttention(nn.Module):

@@ -143,8 +143,9 @@ class UNet2DModel(Model):
             form = f"[N, {c.time_dim}]" if c.class_embed_type == "identity" else "[N]"
             raise RequestError(f"class_labels: expected {form}, got {list(labels.shape)}")
         if c.num_class_embeds is not None:
-            if labels.is_floating_point() or not 0 <= int(labels.min()) <= int(labels.max()) < (
-                c.num_class_embeds
+            whole = not labels.is_floating_point()
+            if not labels.is_meta and not (
+                whole and 0 <= int(labels.min()) <= int(labels.max()) < c.num_class_embeds
             ):
                 raise RequestError(
                     f"class_labels: expected integers from 0 to {c.num_class_embeds - 1}, got"
