@@ -14,7 +14,8 @@ from ..models.unet import TextContext, TimeEmbedding
 from ..schedules import Plan
 from .denoiser import Denoiser
 
-#: Timesteps that are embedded together, times rows of conditions: bounds the table's memory.
+#: Timesteps that are embedded together, times rows of conditions: bounds the table's memory. A
+#: network that makes more of each has an `embedded_rows` of its own.
 EMBEDDED_ROWS = 1024
 
 
@@ -97,7 +98,8 @@ class Conditions:
     def _embed(self, unet: Denoiser, plan: Plan, first: int) -> TimeEmbedding:
         rows = 1 if self.guidance is None else len(self.guidance)
         rows = rows if self.added is None and self.labels is None else self.rows
-        timesteps = torch.tensor(plan.timesteps[first : first + max(1, EMBEDDED_ROWS // rows)])
+        most = getattr(unet, "embedded_rows", EMBEDDED_ROWS)
+        timesteps = torch.tensor(plan.timesteps[first : first + max(1, most // rows)])
         with beside([self.adapters] * len(timesteps)):
             return unet.embed_timesteps(
                 to_device(timesteps, unet.device),

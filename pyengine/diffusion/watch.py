@@ -38,7 +38,7 @@ def set_errors(
     for k, job in enumerate(jobs):
         if all_finite(x[k]):
             continue
-        part, found = "unet", [out[row] for row in told.rows_of(k)]
+        part, found = _network(job), [out[row] for row in told.rows_of(k)]
         found = [rows for rows in found if not all_finite(rows)]
         if not found:
             part, found = f"the sampler {job.plan.sampler}", [x[k]]
@@ -82,7 +82,7 @@ def _noted(job: DenoisingJob, i: int, by_callback: int) -> Exception:
     found = kind(job.latents)
     if by_callback:
         return refused(job.index, found, i)
-    part = f"{job.source}: unet or the sampler {job.plan.sampler}"
+    part = f"{job.source}: {_network(job)} or the sampler {job.plan.sampler}"
     where = f"picture {job.index}{_at(job, i)}"
     return not_finite(part, found, where, job.latents.dtype)
 
@@ -97,6 +97,11 @@ def refused(picture: int, found: str, i: int) -> RequestError:
     return RequestError(
         f"{CALLBACK}: expected finite values, given {found} in picture {picture} at step {i}"
     )
+
+
+def _network(job: DenoisingJob) -> str:
+    """What the network is called among the parts of the job's pipeline."""
+    return str(getattr(job.owner, "main_part", "unet"))
 
 
 def _at(job: DenoisingJob, i: int) -> str:

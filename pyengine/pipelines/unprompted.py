@@ -73,8 +73,9 @@ class UnpromptedRequest:
 class UnpromptedPipeline(SchedulerNames, Pipeline):
     """Base of the pipelines that denoise without a text.
 
-    Made by `pyengine.from_pretrained`. A subclass has `main_part`, `labels`, `factor`, `channels`,
-    `default_size`, `_decode` and `__call__`; `_guidance` and `_conditions`, where it guides.
+    Made by `pyengine.from_pretrained`. A subclass has `main_part`, `known_labels`, `factor`,
+    `channels`, `default_size`, `_decode` and `__call__`; `_guidance` and `_conditions`, where it
+    guides.
     """
 
     defaults_class: ClassVar[type[Any]] = UnpromptedDefaults
@@ -98,7 +99,7 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
     # --- a subclass's part ------------------------------------------------------------------------
 
     @property
-    def labels(self) -> Labels | None:
+    def known_labels(self) -> Labels | None:
         """What class_labels are; None where the network is told none."""
         return None
 
@@ -123,9 +124,14 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
         raise NotImplementedError
 
     @property
+    def multiple(self) -> int:
+        """What sides in pixels are multiples of."""
+        return self.factor
+
+    @property
     def smallest_side(self) -> int:
         """In pixels."""
-        return self.factor
+        return self.multiple
 
     def _guidance(self, r: UnpromptedRequest) -> list[Guidance] | None:
         """Of each picture; None: none has any."""
@@ -175,16 +181,17 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
         width: Any, num_inference_steps: Any, timesteps: Any, timestep_spacing: Any, eta: Any,
         latents: Any, seed: Any, generator: Any, scheduler: Any, output_type: Any,
         callback_on_step_end: Any, callback_on_step_end_tensor_inputs: Any, return_dict: Any,
-        timeout: Any, run: Any, others: dict[str, Any], **plan: Any,
+        timeout: Any, run: Any, others: dict[str, Any], guidance_scale: Any = 1.0, **plan: Any,
     ) -> UnpromptedRequest:  # fmt: skip
-        """The arguments that all have, checked. plan: more that the sampler is told; others: those
-        that the pipeline has not, which must ask for nothing.
+        """The arguments that all have, checked. guidance_scale: of those that guide; plan: more
+        that the sampler is told; others: those that the pipeline has not, which must ask for
+        nothing.
         """
         refuse_others(others, self.__call__)
         given = {"num_inference_steps": num_inference_steps, "eta": eta, "output_type": output_type}
         simple = checked(given, self.defaults)
         labels, count = labels_and_count(
-            self.labels, class_labels, batch_size, num_images_per_prompt
+            self.known_labels, class_labels, batch_size, num_images_per_prompt
         )
         size = self._check_size(height, width, count)
         if latents is not None:
@@ -200,7 +207,7 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
             output_type=simple["output_type"], seeds=seeds, generators=generators, latents=latents,
             scheduler=None if scheduler is None else find_name(scheduler),
             plan={**plan, "eta": simple["eta"]},
-            guidance_scale=(1.0,) * count,
+            guidance_scale=checks.guidance_scales("guidance_scale", guidance_scale, count),
             callback=callback_on_step_end,
             callback_inputs=checks.check_callback(
                 callback_on_step_end, callback_on_step_end_tensor_inputs, CALLBACK_TENSORS
@@ -213,7 +220,7 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
         for name, value, own in zip(
             ("height", "width"), (height, width), self.default_size, strict=True
         ):
-            side = checks.side(name, own if value is None else value, self.factor)
+            side = checks.side(name, own if value is None else value, self.multiple)
             if side < least:
                 raise checks.refuse(name, f"at least {least}", side)
             found.append(side)

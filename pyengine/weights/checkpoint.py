@@ -48,6 +48,7 @@ class Checkpoint:
     one of its layout's classes. components: the names of the parts, such as "unet", "tokenizer".
     options: the pipeline's own settings, {"force_zeros_for_empty_prompt": True, ...}.
     ignored: keys of configs that may be left unread although pyengine does not know them.
+    data: what model_index.json says under the names of the layout's `data`, unchecked.
     """
 
     source: str
@@ -55,6 +56,7 @@ class Checkpoint:
     components: tuple[str, ...]
     options: dict[str, bool]
     ignored: tuple[str, ...] = ()
+    data: dict[str, Any]
     _held: dict[str, TensorSource | MappedSource] | None = None
     _hash: str | None = None
 
@@ -130,6 +132,7 @@ class FolderCheckpoint(Checkpoint):
         self.ignored = check_ignored(ignore_config_keys)
         check_variant(variant)
         self.variant = variant
+        self.data = {}
         self._roots = allowed_roots(self.folder)
         self._index = self.folder / "model_index.json"
         if not os.path.exists(self._index):
@@ -160,6 +163,9 @@ class FolderCheckpoint(Checkpoint):
             if name.startswith("_") or name in layout.unused:
                 continue
             if name in self.ignored and name not in layout.parts:
+                continue
+            if name in layout.data:
+                self.data[name] = value
                 continue
             if isinstance(value, bool):
                 options[name] = value

@@ -68,7 +68,8 @@ class Layout:
     config.json stands for. parts: by name. optional: parts that may be missing, but only all of
     them. unused: parts that are left unread. index: what model_index.json is written with besides
     parts and options. refused: {class: one of `classes`}: diffusers' pipelines of the same parts
-    that sample in ways of their own. flat: whether files of a part may lie beside
+    that sample in ways of their own. data: other values of model_index.json, which its builder
+    checks. flat: whether files of a part may lie beside
     model_index.json instead of in a folder of the part's name, as google/ddpm-* has them; of a
     family with one model.
     signature: of a single model's config.json, by which it is known: {key: value, None: any}; such
@@ -86,6 +87,7 @@ class Layout:
     unused: tuple[str, ...] = UNUSED
     index: Mapping[str, Any] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
+    data: tuple[str, ...] = ()
     flat: bool = False
     signature: Mapping[str, str | None] | None = None
     files: Mapping[str, str] = field(default_factory=dict)

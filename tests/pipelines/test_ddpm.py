@@ -324,8 +324,8 @@ def test_a_network_of_other_channels_is_refused(tmp_path):
 
 
 def draw(pipe, **call):
-    labels = {} if pipe.labels is None else {"class_labels": [k % 10 for k in call["seed"]]}
-    labels |= {"batch_size": len(call["seed"])} if pipe.labels is None else {}
+    labels = {} if pipe.known_labels is None else {"class_labels": [k % 10 for k in call["seed"]]}
+    labels |= {"batch_size": len(call["seed"])} if pipe.known_labels is None else {}
     return pipe(**{"num_inference_steps": 4, "output_type": "pt", **labels, **call}).images
 
 

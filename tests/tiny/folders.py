@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from .models import (
+    make_dit,
     make_gpt,
     make_image_gpt,
     make_janus,
@@ -174,6 +175,23 @@ def write_ddpm(folder, *, seed=0, unet=None, scheduler=None, kind="DDPMPipeline"
         for file in (folder / name).iterdir():
             file.rename(folder / file.name)
         (folder / name).rmdir()
+    return folder
+
+
+def write_dit(folder, *, seed=0, transformer=None, vae=None, scheduler=None, names=None, **save):
+    """A DiT folder, 64x64. names: model_index.json's id2label."""
+    import diffusers
+
+    folder = Path(folder)
+    pipe = diffusers.DiTPipeline(
+        transformer=make_dit(seed + 13, **(transformer or {})),
+        vae=make_vae(seed + 14, **(vae or {})),
+        scheduler=scheduler or diffusers.DDIMScheduler(clip_sample=False),
+    )
+    _save(pipe, folder, {}, None, **save)
+    if names is not None:
+        index = json.loads((folder / "model_index.json").read_text())
+        (folder / "model_index.json").write_text(json.dumps({**index, "id2label": names}))
     return folder
 
 

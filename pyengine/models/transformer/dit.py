@@ -16,7 +16,7 @@ from ...layers import Conv2d, Embedding, LayerNorm, Linear
 from ..base import Model, Output
 from ..blocks.embeddings import TimestepEmbedding, sinusoids
 from ..blocks.transformer import SelfAttention
-from ..unet.condition import TextContext, TimeEmbedding
+from ..unet.context import TextContext, TimeEmbedding
 from .dit_config import DiTConfig
 
 #: What diffusers gives the norms without parameters, and the width and shift of the sinusoids.

@@ -82,7 +82,7 @@ class DDPMPipeline(UnpromptedPipeline):
         return cast(UNet2DModel, self.network)
 
     @property
-    def labels(self) -> Labels | None:
+    def known_labels(self) -> Labels | None:
         c = self.unet.config
         if c.num_class_embeds is not None:
             return Labels("classes", c.num_class_embeds)

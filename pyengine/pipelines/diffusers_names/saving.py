@@ -121,7 +121,7 @@ def model_index(pipeline: DiffusersNames) -> dict[str, Any]:
             index[name] = [part.library, named if held is None else type(held).__name__]
         elif part.classes:
             index[name] = [part.library, part.classes[0]]
-    index |= layout.index
+    index |= {**layout.index, **getattr(checkpoint, "data", {})}
     index |= {name: [None, None] for name in getattr(pipeline, "absent_names", ())}
     index |= {name: [None, None] for name in layout.optional if name not in checkpoint.components}
     options = getattr(getattr(pipeline, "parts", None), "options", checkpoint.options)

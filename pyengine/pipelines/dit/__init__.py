@@ -1,0 +1,1 @@
+"""DiT: latents of a class denoised by a transformer."""
