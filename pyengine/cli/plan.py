@@ -181,19 +181,20 @@ def operations(op: str, a: dict[str, Any], y: Tensor) -> int:
     """Multiplications and additions; a few per element for what is no product."""
     if op == "linear":
         channels = a["x"].shape[-1] + (0 if a["x2"] is None else a["x2"].shape[-1])
-        return 2 * y.numel() * channels * (2 if a["activation"] in GATED else 1)
+        return int(2 * y.numel() * channels * (2 if a["activation"] in GATED else 1))
     if op == "conv2d":
-        return 2 * y.numel() * math.prod(a["weight"].shape[1:4])
+        return int(2 * y.numel() * math.prod(a["weight"].shape[1:4]))
     if op == "attention":
         n, queries, width = a["q"].shape
-        return 2 * n * queries * a["k"].shape[1] * (width + a["v"].shape[2])
-    return 8 * (a["x"].numel() + (a["x2"].numel() if a.get("x2") is not None else 0))
+        return int(2 * n * queries * a["k"].shape[1] * (width + a["v"].shape[2]))
+    return int(8 * (a["x"].numel() + (a["x2"].numel() if a.get("x2") is not None else 0)))
 
 
 def conv_algorithm(a: dict[str, Any], y: Tensor) -> str:
     """The choice of csrc/core/conv/algorithm.cc, asked for this shape."""
     weight = a["weight"]
-    return core().conv2d_algorithm(
+    chosen: str = core().conv2d_algorithm(
         *y.shape[1:3], weight.shape[3], y.shape[3], *weight.shape[1:3], a["stride"],
         a["upsample"], DTYPES[weight.dtype],
     )  # fmt: skip
+    return chosen

@@ -5,7 +5,7 @@ import math
 import os
 import re
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError, PyengineError
 from .files import read_small
 from .text import show
 
@@ -47,7 +47,7 @@ def parse_object(
     *,
     max_depth: int = MAX_DEPTH,
     max_values: int = MAX_VALUES,
-    error: type[CheckpointError] = ConfigError,
+    error: type[PyengineError] = ConfigError,
     unbounded: frozenset[str] = frozenset(),
 ) -> dict:
     """The JSON object in `data`, with the limits of `load_json` unless told; raises `error`."""
@@ -111,7 +111,7 @@ def parse_object(
 
 
 def _check_limits(
-    data: bytes, where: str, max_depth: int, max_values: int, error: type[CheckpointError]
+    data: bytes, where: str, max_depth: int, max_values: int, error: type[PyengineError]
 ) -> None:
     """Bounds nesting and the number of values before the parser takes memory for them."""
     values = data.count(b",") + data.count(b"[") + data.count(b"{")

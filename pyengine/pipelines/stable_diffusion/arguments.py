@@ -10,6 +10,7 @@ from ...diffusion.prompted import callback_tensors
 from ...diffusion.request import Request
 from ...errors import RequestError
 from ...jobs import checks
+from ...pixels import is_tensor
 from ...schedules import find_name
 from ..arguments import BY_NAME, check, checked
 from .crop import Crop, cut
@@ -209,7 +210,7 @@ class Arguments:
         factor = self.factor
         default = self.default_size
         first = None if items is None else items[0]
-        if first is not None and not masked and pictures.is_tensor(latents) and latents.ndim == 4:
+        if first is not None and not masked and is_tensor(latents) and latents.ndim == 4:
             first = latents[0]
         if first is not None and pictures.is_latents(first, self.latent_channels):
             h, w = pictures.size_of(first)
