@@ -189,6 +189,11 @@ ARGUMENTS: tuple[Argument, ...] = (
         help="0 to 1: how much of it is made anew.", shown="the model's; 0.8, with --mask 1",
     ),
     Argument(
+        "noise_level", Whole(0, 999), option="noise_level", setting="noise_level", asked=True,
+        help="DeepFloyd IF's further stages: of the noise on the picture.",
+        shown="the model's; 250",
+    ),
+    Argument(
         "mask_image", Picture(), option="mask",
         help="White where it is made anew; black, transparent: kept.",
     ),

@@ -30,4 +30,8 @@ def _text(model: T5EncoderModel, batch: int) -> None:
 def _unet(model: UNet2DConditionModel, batch: int, height: int, width: int) -> None:
     c = model.config
     text = torch.empty(batch, TOKENS, c.encoder_hid_dim or c.cross_attention_dim, device="meta")
-    model(torch.empty(batch, c.in_channels, height, width, device="meta"), 0, text)
+    labels = None
+    if c.class_embed_type == "timestep":  # of the noise on the smaller picture
+        labels = torch.empty(batch, dtype=torch.long, device="meta")
+    sample = torch.empty(batch, c.in_channels, height, width, device="meta")
+    model(sample, 0, text, class_labels=labels)
