@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ..jobs.output import PipelineOutput, Report
     from ..jobs.runs import Run
     from .amused.pipeline import AmusedPipeline
+    from .biggan.pipeline import BigGANPipeline
+    from .dcgan.pipeline import DCGANPipeline
     from .image_gpt.pipeline import ImageGPTPipeline
     from .janus.pipeline import JanusPipeline
     from .loading import from_pretrained
@@ -23,9 +25,12 @@ if TYPE_CHECKING:
     from .stable_diffusion.pipeline import StableDiffusionPipeline
     from .stable_diffusion.xl import StableDiffusionXLPipeline
     from .tokens import TokenDefaults, TokenPipeline
+    from .upscale.pipeline import UpscalePipeline
 
 __all__ = [
     "AmusedPipeline",
+    "BigGANPipeline",
+    "DCGANPipeline",
     "Defaults",
     "Family",
     "ImageGPTPipeline",
@@ -40,6 +45,7 @@ __all__ = [
     "StopSampling",
     "TokenDefaults",
     "TokenPipeline",
+    "UpscalePipeline",
     "families",
     "from_pretrained",
     "register",

@@ -10,13 +10,13 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ...errors import RequestError
 from ...guard import inference
 from ...jobs import checks
 from ...jobs.noise import NoiseSource
 from ...jobs.output import PipelineOutput
 from ...jobs.runs import Run
 from ...models import BigGAN
+from ..class_labels import Labels
 from ..defaults import bounded
 from ..one_pass import CALLBACK_TENSORS, OnePassDefaults, OnePassPipeline, OnePassRequest
 
@@ -104,23 +104,10 @@ class BigGANPipeline(OnePassPipeline):
 
     def _classes(self, value: Any) -> list[Tensor]:
         """An item for each class asked for. Raises RequestError."""
+        shares = isinstance(value, Tensor) and value.is_floating_point()
         count = self.model.config.num_classes
-        expected = f"numbers of classes from 0 to {count - 1}, or shares [N, {count}] of them"
-        if value is None:
-            raise RequestError(f"class_labels: expected {expected}, given none")
-        if isinstance(value, Tensor) and value.is_floating_point():
-            if value.dim() != 2 or value.shape[1] != count or not len(value):
-                raise checks.refuse("class_labels", expected, list(value.shape))
-            if not torch.isfinite(value).all():
-                raise checks.refuse("class_labels", "finite shares", "NaN or infinity")
-            if len(value) > checks.MAX_PICTURES:
-                raise checks.refuse("class_labels", f"at most {checks.MAX_PICTURES}", len(value))
-            return list(value.float())
-        items = value.tolist() if hasattr(value, "tolist") else value
-        items = list(items) if isinstance(items, list | tuple) else [items]
-        if not 1 <= len(items) <= checks.MAX_PICTURES:
-            raise checks.refuse("class_labels", f"1 to {checks.MAX_PICTURES} of them", len(items))
-        return [torch.tensor(checks.integer("class_labels", i, 0, count - 1)) for i in items]
+        rows = Labels("vectors" if shares else "classes", count).read(value)
+        return list(rows.float() if shares else rows)
 
     def _truncations(self, value: Any, count: int) -> list[float]:
         if value is None:
