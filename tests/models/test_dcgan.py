@@ -46,10 +46,11 @@ def test_against_torchs_layers(pair):
 
 
 @pytest.mark.parametrize(("n", "height", "width"), [(1, 1, 1), (2, 3, 5), (1, 8, 1)])
-@pytest.mark.parametrize("relu", [False, True])
-def test_transposed_convolution(n, height, width, relu):
-    layer = TransposedConv2d(6, 5)
-    weight, bias, x = noise(6, 5, 4, 4), noise(5, seed=1), noise(n, 6, height, width, seed=2)
+@pytest.mark.parametrize(("relu", "out"), [(False, 5), (True, 4), (False, 1), (True, 19)])
+def test_transposed_convolution(n, height, width, relu, out):
+    layer = TransposedConv2d(6, out)
+    assert layer.together == (out <= 4)
+    weight, bias, x = noise(6, out, 4, 4), noise(out, seed=1), noise(n, 6, height, width, seed=2)
     layer.load_state_dict({"weight": weight, "bias": bias}, assign=True)
     want = torch.nn.functional.conv_transpose2d(
         x.double(), weight.double(), bias.double(), stride=2, padding=1
