@@ -42,7 +42,7 @@ class Batch:
         self.known = known
         self.leases: list[Lease] = []
         for _ in range(jobs):
-            self.leases.append(self.pool.take(2, LENGTH))
+            self.leases += self.pool.take(1, 2, LENGTH)
             self.fill()
         self.seat()
 
@@ -57,7 +57,7 @@ class Batch:
     def leave_and_join(self) -> None:
         """The first job gives its slots back, and another takes some."""
         self.leases.pop(0).end()
-        self.leases.append(self.pool.take(2, LENGTH))
+        self.leases += self.pool.take(1, 2, LENGTH)
 
     def fill(self) -> None:
         """The job that joined last has come as far as the others."""

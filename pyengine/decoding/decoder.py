@@ -83,16 +83,15 @@ class Decoder:
             check_cache_memory(len(texts), most, self._bytes, self.pool.promised)
         jobs = self._jobs(r, Draw.of(r, guided))
         try:
-            for job in jobs:
-                lengths = tuple(map(len, texts[job.index :: r.count]))
-                lease = self.pool.take(len(lengths), max(lengths) + self.length - 1)
-                job.hold(lease, lengths)
+            for job, lease in zip(jobs, self.pool.take(len(jobs), 1 + guided, most), strict=True):
+                job.hold(lease, tuple(map(len, texts[job.index :: r.count])))
             slots = [job.slots[i] for i in range(1 + guided) for job in jobs]
             logits = self._read_texts(texts, slots)
             if r.prefix is not None:
                 logits = self._read_prefixes(r.prefix, jobs)
             for job in jobs:
                 job.logits = tuple(logits[job.index :: r.count])
+                job.has_read(job.begin)
         except BaseException:
             for job in jobs:
                 job.release()
@@ -220,7 +219,7 @@ class Decoder:
             self._draw(cell, logits[row : row + rows], max(width, 1))
             row += rows
 
-    def _read(self, cells: Iterable[Sequence[TokenJob]], width: int) -> Tensor:
+    def _read(self, cells: Sequence[Sequence[TokenJob]], width: int) -> Tensor:
         """[rows, width, K]: of every cell with guidance the rows compared with, then the others."""
         tokens: list[list[int]] = []
         slots: list[int] = []
@@ -235,10 +234,14 @@ class Decoder:
                 lengths += [job.texts[i] + begin for job, begin in zip(cell, begins, strict=True)]
         with ops.unseen():  # they are right, and looking takes as long as a kernel
             if self.graphs is not None:
-                return self.graphs.read(self, tokens, slots, lengths)
-            cache = self._cache.seat(slots, lengths)
-            logits = self.model.read_tokens(self._tensor(tokens), cache, width > 1)
-        return logits if width > 1 else logits[:, None]
+                logits = self.graphs.read(self, tokens, slots, lengths)
+            else:
+                cache = self._cache.seat(slots, lengths)
+                logits = self.model.read_tokens(self._tensor(tokens), cache, width > 1)
+        for cell in cells:
+            for job in cell:
+                job.has_read(begin_of(job, width) + width)
+        return logits if logits.dim() == 3 else logits[:, None]
 
     def _window(self, job: TokenJob, begin: int, width: int) -> list[int]:
         """The tokens that are read from `begin` on, of which those not known yet are guesses."""

@@ -117,6 +117,11 @@ class TokenJob(Job):
     def hold(self, lease: Lease, texts: tuple[int, ...]) -> None:
         self.lease, self.slots, self.texts = lease, lease.slots, texts
 
+    def has_read(self, tokens: int) -> None:
+        """So many tokens of the picture lie in its slots."""
+        if self.lease is not None:
+            self.lease.tokens = max(self.texts) + tokens
+
     def release(self) -> None:
         """Gives its slots of the cache back."""
         if self.lease is not None:

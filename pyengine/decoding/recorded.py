@@ -155,6 +155,7 @@ class TokenGraphs:
 
     def _queued(self, decoder: "Decoder", jobs: Sequence[TokenJob]) -> None:
         for job in jobs:
+            job.has_read(job.position)
             job.queued += 1
             job.evaluations += 1
             job.numbers.forget(job.row, job.position)

@@ -1,6 +1,7 @@
 """Slots of one cache of keys and values, which jobs take and give back as they come and go."""
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 
@@ -16,10 +17,14 @@ ROOM = 64
 
 
 class Lease:
-    """Slots of a pool that somebody holds, until `end` or until the lease is collected."""
+    """Slots of a pool that somebody holds, until `end` or until the lease is collected.
 
-    def __init__(self, pool: "SlotPool", slots: tuple[int, ...]):
-        self.slots, self._pool = slots, pool
+    tokens: how many of each slot's are in use, as the holder says: they are copied to a larger
+    cache. most: how many there may be.
+    """
+
+    def __init__(self, pool: "SlotPool", slots: tuple[int, ...], most: int):
+        self.slots, self.tokens, self.most, self._pool = slots, 0, most, pool
 
     def end(self) -> None:
         """Gives the slots back; again, it does nothing."""
@@ -48,7 +53,8 @@ class SlotPool:
         self._make, self._limit = make, limit
         self._least = FIRST if reserves(device) else 1
         self._free: list[int] = []  # the last is taken first
-        self._held: dict[int, int] = {}  # slot -> tokens that it was taken for
+        #: By slot. Weak: a lease that nobody has gives its slots back.
+        self._held: dict[int, weakref.ref[Lease]] = {}
         self._returned: deque[tuple[int, ...]] = deque()
         self._lock = threading.Lock()
 
@@ -62,21 +68,24 @@ class SlotPool:
     def promised(self) -> int:
         """Tokens that the slots that are taken may come to."""
         self._drain()
-        return sum(self._held.values())
+        leases = [held() for held in self._held.values()]
+        return sum(lease.most for lease in leases if lease is not None)
 
-    def take(self, count: int, most: int) -> Lease:
-        """`count` slots, each for a sequence of at most `most` tokens, with nothing in them.
-
-        Raises MemoryError.
+    def take(self, leases: int, count: int, most: int) -> list[Lease]:
+        """So many leases of `count` slots, each for a sequence of at most `most` tokens, with
+        nothing in them. Raises MemoryError.
         """
         self._drain()
         with self._lock:
             _, room = self._room()
-            if self.cache is None or most > room or count > len(self._free):
-                self._grow(len(self._held) + count, max(most, *self._held.values(), 0))
-            taken = tuple(self._free.pop() for _ in range(count))
-            self._held.update(dict.fromkeys(taken, most))
-        return Lease(self, taken)
+            if self.cache is None or most > room or leases * count > len(self._free):
+                self._grow(len(self._held) + leases * count, max(most, room))
+            taken = []
+            for _ in range(leases):
+                slots = tuple(self._free.pop() for _ in range(count))
+                taken.append(Lease(self, slots, most))
+                self._held.update(dict.fromkeys(slots, weakref.ref(taken[-1])))
+        return taken
 
     def spare(self) -> list[int]:
         """Slots that nobody holds; what is written there is lost."""
@@ -111,7 +120,9 @@ class SlotPool:
         except MemoryError:  # a process that may not have so much address space
             new = self._make(count, most)
         if self.cache is not None:
-            for slot, known in self._held.items():
+            for slot, held in self._held.items():
+                lease = held()
+                known = 0 if lease is None else lease.tokens
                 new.memory.tensor[slot, :, :, :known] = self.cache.memory.tensor[slot, :, :, :known]
         self.cache = new
         self._free = [i for i in range(len(new.memory.tensor) - 1, -1, -1) if i not in self._held]

@@ -13,6 +13,11 @@ from pyengine.models.tokens.kv_cache import KVCache
 CPU = torch.device("cpu")
 
 
+def take(pool, count, most):
+    (lease,) = pool.take(1, count, most)
+    return lease
+
+
 @pytest.fixture
 def made():
     return []
@@ -28,23 +33,23 @@ def pool(made):
 
 
 def test_what_is_given_back_is_taken_next(pool):
-    leases = [pool.take(2, 10) for _ in range(3)]
+    leases = [take(pool, 2, 10) for _ in range(3)]
     assert [lease.slots for lease in leases] == [(0, 1), (2, 3), (4, 5)]
     leases[1].end()
     leases[1].end()  # again, which does nothing
     assert pool.held == 4
-    assert sorted(pool.take(2, 10).slots) == [2, 3]
+    assert sorted(take(pool, 2, 10).slots) == [2, 3]
     gc.collect()
     assert pool.held == 4  # nobody kept that lease
 
 
 def test_room_for_many_is_made_once(pool, made):
-    kept = [pool.take(1, 100) for _ in range(slots.FIRST)]
+    kept = [take(pool, 1, 100) for _ in range(slots.FIRST)]
     assert made == [(slots.FIRST, 128)]
     kept[3].end()
-    kept.append(pool.take(1, 128))
+    kept.append(take(pool, 1, 128))
     assert len(made) == 1
-    kept.append(pool.take(1, 1))
+    kept.append(take(pool, 1, 1))
     assert made[1:] == [(2 * slots.FIRST, 128)]
     assert len({lease.slots for lease in kept if lease.slots}) == slots.FIRST + 1
 
@@ -53,7 +58,8 @@ def test_growing_is_seldom_and_keeps_what_is_held(pool, made, monkeypatch):
     monkeypatch.setattr(pool, "_least", 1)
     kept = []
     for i in range(50):
-        kept.append(pool.take(1, 1 + 3 * i))
+        kept.append(take(pool, 1, 1 + 3 * i))
+        kept[-1].tokens = 1 + 3 * i
         (slot,) = kept[-1].slots
         pool.cache.memory.tensor[slot, :, :, : 1 + 3 * i] = float(i + 1)
     assert len(made) <= 10
@@ -62,8 +68,28 @@ def test_growing_is_seldom_and_keeps_what_is_held(pool, made, monkeypatch):
     assert max(most for _, most in made) < 300
 
 
+def test_room_for_a_call_is_made_at_once(pool, made):
+    leases = pool.take(50, 2, 10)
+    assert made == [(2 * slots.FIRST, 64)]
+    assert sorted(slot for lease in leases for slot in lease.slots) == list(range(100))
+    assert pool.promised == 1000
+
+
+def test_only_tokens_in_use_are_copied(pool, made):
+    lease, unused = pool.take(2, 1, 20)
+    pool.cache.memory.tensor[[0, 1]] = 1.0
+    lease.tokens = 7
+    kept = pool.take(1, slots.FIRST, 20)
+    assert len(made) == 2
+    memory = pool.cache.memory.tensor
+    assert (memory[lease.slots[0], :, :, :7] == 1).all()
+    assert not memory[lease.slots[0], :, :, 7:].any()
+    assert not memory[unused.slots[0]].any()
+    assert len(kept[0].slots) == slots.FIRST
+
+
 def test_no_longer_than_a_model_reads(pool, made):
-    pool.take(1, 1000)
+    take(pool, 1, 1000)
     assert made == [(slots.FIRST, 1000)]
 
 
@@ -75,22 +101,22 @@ def test_a_process_that_may_not_have_so_much_address_space(made):
         return KVCache(1, 0, most, 4, torch.empty(0), slots=count)
 
     pool = SlotPool(make, 1000, CPU)
-    kept = [pool.take(1, 10), pool.take(1, 9)]
+    kept = [take(pool, 1, 10), take(pool, 1, 9)]
     assert made == [(1, 10), (2, 10)]
     with pytest.raises(MemoryError):
-        pool.take(1, 5)
+        take(pool, 1, 5)
     kept.pop().end()
-    assert pool.take(1, 5).slots == (1,)
+    assert take(pool, 1, 5).slots == (1,)
 
 
 def test_cleared_only_where_nobody_holds_a_slot(pool):
-    lease = pool.take(1, 10)
+    lease = take(pool, 1, 10)
     pool.clear()
     assert pool.cache is not None
     lease.end()
     pool.clear()
     assert pool.cache is None
-    assert pool.take(1, 10).slots == (0,)
+    assert take(pool, 1, 10).slots == (0,)
 
 
 def test_leases_end_in_any_thread(pool):
@@ -109,7 +135,7 @@ def test_leases_end_in_any_thread(pool):
                 if int(torch.randint(2, (1,), generator=generator)):
                     lease.end()
             elif len(kept) < 8:
-                kept.append(pool.take(2, 8))
+                kept.append(take(pool, 2, 8))
                 owner.update(dict.fromkeys(kept[-1].slots, kept[-1]))
 
     owner = {}
@@ -126,7 +152,7 @@ def test_leases_end_in_any_thread(pool):
 
 def test_a_lease_that_the_collector_ends_within_a_call(pool, made, monkeypatch):
     """The lock is held then: the slots come back with the next call."""
-    lease = pool.take(2, 10)
+    lease = take(pool, 2, 10)
     with pool._lock:
         del lease
         gc.collect()
