@@ -77,6 +77,38 @@ def diffusion(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "emoji: picture", case(shipped, "pt")
 
 
+def labelled(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(case, function that draws it) of the diffusion models that read no text."""
+    import diffusers
+    import tiny
+
+    import pyengine
+
+    def case(pipe: Any, output: str = "latent", **call: Any) -> Callable[[], Any]:
+        call = {"seed": [3, 14], "num_images_per_prompt": 2, "num_inference_steps": 4, **call}
+        return lambda: pipe(output_type=output, **call).images
+
+    learned = diffusers.DDPMScheduler(variance_type="learned_range")
+    adm = {
+        "unet": {
+            "num_class_embeds": 10, "out_channels": 6, "resnet_time_scale_shift": "scale_shift",
+            "downsample_type": "resnet", "upsample_type": "resnet",
+        },
+        "scheduler": learned,
+    }  # fmt: skip
+    for name, made in (("ddpm", {}), ("ddim", {"kind": "DDIMPipeline"}), ("ddpm-adm", adm)):
+        pipe = pyengine.from_pretrained(tiny.write_ddpm(folder / name, **made), device="cpu")
+        labels = {"class_labels": 3} if name == "ddpm-adm" else {}
+        yield f"{name}: picture", case(pipe, "pt", **labels)
+        for sampler in ("ddim", "ddpm", "euler_ancestral", "heun"):
+            yield f"{name}: {sampler}", case(pipe, scheduler=sampler, **labels)
+    yield "ddpm-adm: ddim with noise", case(pipe, scheduler="ddim", eta=0.7, class_labels=1)
+    pipe = pyengine.from_pretrained(tiny.write_dit(folder / "dit"), device="cpu")
+    yield "dit: picture", case(pipe, "pt", class_labels=3)
+    yield "dit: unguided", case(pipe, class_labels=5, guidance_scale=1.0)
+    yield "dit: dpmpp_2m", case(pipe, class_labels=5, scheduler="dpmpp_2m")
+
+
 def tokens(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """(case, function that draws it) of the models that draw tokens."""
     import tiny
@@ -116,7 +148,7 @@ def digests() -> dict[str, str]:
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        cases = [*diffusion(Path(folder)), *tokens(Path(folder))]
+        cases = [*diffusion(Path(folder)), *labelled(Path(folder)), *tokens(Path(folder))]
         return {name: digest(draw()) for name, draw in cases}
 
 

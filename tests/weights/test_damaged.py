@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import resource
@@ -13,6 +14,7 @@ from pathlib import Path
 import damage_configs
 import damage_files
 import damage_generators
+import damage_labelled
 import damage_single
 import damage_tensors
 import damage_unets
@@ -27,6 +29,9 @@ from pyengine.errors import CheckpointError
 MEMORY = 64 << 20
 #: Writers of what fixtures do not make: folders, and files where the name ends otherwise.
 GENERATORS = {
+    "ddpm_folder": tiny.write_ddpm,
+    "dit_folder": tiny.write_dit,
+    "flat_folder": functools.partial(tiny.write_ddpm, flat=True),
     "dcgan": generators.write_dcgan,
     "dcgan_folder": generators.write_dcgan,
     "biggan_folder": generators.write_biggan,
@@ -37,7 +42,15 @@ GENERATORS = {
 SECONDS = 1.0
 
 assert all(
-    (damage_configs, damage_files, damage_generators, damage_single, damage_tensors, damage_unets)
+    (
+        damage_configs,
+        damage_files,
+        damage_generators,
+        damage_labelled,
+        damage_single,
+        damage_tensors,
+        damage_unets,
+    )
 )  # importing them fills CASES
 
 

@@ -249,6 +249,36 @@ def test_a_repository_of_picture_tokens(tmp_path, monkeypatch):
     assert pipe.parts.drafts.shape == (3, 25)
 
 
+def test_a_repository_with_all_files_in_one_folder(tmp_path, monkeypatch):
+    """As google/ddpm-* has them."""
+    folder = tiny.write_ddpm(tmp_path / "repo", flat=True)
+    (folder / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    (folder / "train.py").write_text("raise SystemExit('ran')")
+    fake = FakeHub(folder, tmp_path / "cache", monkeypatch)
+    pipe = pyengine.from_pretrained("some-org/ddpm", device="cpu", cache_dir=tmp_path / "cache")
+    assert fake.patterns == [
+        "config.json", "diffusion_pytorch_model.safetensors", "model_index.json",
+        "scheduler_config.json",
+    ]  # fmt: skip
+    here = pyengine.from_pretrained(folder, device="cpu")
+    drawn = [p(seed=1, num_inference_steps=2, output_type="pt").images for p in (pipe, here)]
+    assert torch.equal(*drawn)
+
+
+def test_a_flat_repository_from_the_cache(tmp_path, no_network, monkeypatch):
+    from huggingface_hub import constants
+
+    folder = tiny.write_ddpm(tmp_path / "repo", flat=True)
+    root = make_cache(folder, tmp_path / "hub", "some-org/ddpm")
+    assert resolve("some-org/ddpm", cache_dir=tmp_path / "hub").source == "some-org/ddpm"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (root / "snapshots" / REVISION / "scheduler_config.json").unlink()
+    with pytest.raises(
+        CheckpointError, match=r"offline .*its cache lacks scheduler/scheduler_conf"
+    ):
+        resolve("some-org/ddpm", cache_dir=tmp_path / "hub")
+
+
 def test_a_repository_of_the_refiner(tmp_path, monkeypatch):
     """Its index says [null, null] of the first text encoder."""
     folder = tiny.write_refiner(tmp_path / "repo")
