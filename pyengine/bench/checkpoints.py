@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models import AutoencoderKL, CLIPTextModel, PictureGPT, UNet2DConditionModel, VQModel
+from ..models import (
+    AutoencoderKL,
+    CLIPTextModel,
+    PictureGPT,
+    UNet2DConditionModel,
+    UNet2DModel,
+    VQModel,
+)
 from ..models.base import Model
 from ..pipelines.loading import shipped_folder
 
@@ -191,8 +198,33 @@ TINY_VQ = {
     "sample_size": 6,
 }
 
+#: google/ddpm-cifar10-32.
+DDPM_UNET: dict[str, Any] = {
+    "_class_name": "UNet2DModel",
+    "attention_head_dim": None,
+    "block_out_channels": [128, 256, 256, 256],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "layers_per_block": 2,
+    "norm_eps": 1e-6,
+    "sample_size": 32,
+    "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+}
+TINY_DDPM_UNET = {
+    **DDPM_UNET,
+    "block_out_channels": [16, 24, 24, 32],
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+}
+
 #: The U-Nets that `pyengine bench unet --model` knows, as they are and at a size for --quick.
-UNETS = {"sd15": (UNET, TINY_UNET), "sdxl": (SDXL_UNET, TINY_SDXL_UNET)}
+UNETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "sd15": (UNET, TINY_UNET),
+    "sdxl": (SDXL_UNET, TINY_SDXL_UNET),
+    "ddpm": (DDPM_UNET, TINY_DDPM_UNET),
+}
 #: The sizes that `pyengine bench token --model-size` knows.
 GPTS = {"b": (GPT, TINY_GPT), "xl": (GPT_XL, {**TINY_GPT, "num_hidden_layers": 3})}
 
@@ -213,8 +245,13 @@ def write_vq(folder: Path, quick: bool = False, dtype: torch.dtype = torch.float
 def write_unet(
     folder: Path, quick: bool = False, dtype: torch.dtype = torch.float32, model: str = "sd15"
 ) -> Path:
-    """A folder that UNet2DConditionModel.from_pretrained reads, ours and diffusers'."""
-    return write_model(folder, UNet2DConditionModel, UNETS[model][quick], dtype, seed=1)
+    """A folder that the U-Net's class reads, ours and diffusers'."""
+    return write_model(folder, unet_class(model), UNETS[model][quick], dtype, seed=1)
+
+
+def unet_class(model: str) -> type[Model]:
+    """Of one of UNETS: that without a text, or that with."""
+    return UNet2DModel if model == "ddpm" else UNet2DConditionModel
 
 
 def write_vae(folder: Path, quick: bool = False, dtype: torch.dtype = torch.float32) -> Path:

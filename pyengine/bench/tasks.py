@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..models import AutoencoderKL, UNet2DConditionModel
+from ..models import AutoencoderKL
 from . import checkpoints
 from .flops import model_work
 
 #: Values of `--model`, and the names for the report.
-NAMES = {"sd15": "SD 1.5", "sdxl": "SDXL"}
+NAMES = {"sd15": "SD 1.5", "sdxl": "SDXL", "ddpm": "DDPM (CIFAR-10)"}
 TOKENS = 77
 #: A timestep in the middle of a schedule.
 TIMESTEP = 500
@@ -41,7 +41,13 @@ class Task:
     def label(self) -> str:
         model = f"{NAMES[self.model]}, " if self.kind == "unet" else ""
         stored = f", our weights in {self.weights}" if self.weights else ""
-        return f"{model}{self.latents}x{self.latents} latents x {self.batch}{stored}"
+        what = "pixels" if self.of_pixels else "latents"
+        return f"{model}{self.latents}x{self.latents} {what} x {self.batch}{stored}"
+
+    @property
+    def of_pixels(self) -> bool:
+        """Whether the network works on pixels, and reads no text."""
+        return self.kind == "unet" and self.model == "ddpm"
 
     @property
     def config(self) -> dict[str, Any]:
@@ -66,11 +72,12 @@ class Task:
         SDXL's, the pooled text and the sizes.
         """
         random = np.random.default_rng(0)
-        size = (self.batch, 4, self.latents, self.latents)
+        size = (self.batch, 3 if self.of_pixels else 4, self.latents, self.latents)
         found = {"sample": random.standard_normal(size, dtype=np.float32)}
         if self.kind == "unet":
-            text = (self.batch, TOKENS, self.config["cross_attention_dim"])
             found["timestep"] = np.array(TIMESTEP, dtype=np.int64)
+        if self.kind == "unet" and not self.of_pixels:
+            text = (self.batch, TOKENS, self.config["cross_attention_dim"])
             found["text"] = random.standard_normal(text, dtype=np.float32)
         if self.config.get("addition_embed_type") == "text_time":
             width = self.config["projection_class_embeddings_input_dim"]
@@ -92,12 +99,13 @@ class Task:
         def predict(model: Any) -> Callable[[], torch.Tensor]:
             given = {name: torch.empty(shape) for name, shape in shapes.items()}
             times = model.embed_timesteps([TIMESTEP], added_cond_kwargs=conditions(given))
-            context = model.encode_context(given["text"])
-            return lambda: model(given["sample"], times[0], context).sample
+            context = model.encode_context(given.get("text"))
+            return lambda: model.evaluate(given["sample"], times[0], context)
 
         if self.kind == "vae":
             return model_work(AutoencoderKL, self.config, decode, self.dtype.itemsize)
-        return model_work(UNet2DConditionModel, self.config, predict, self.dtype.itemsize)
+        cls = checkpoints.unet_class(self.model)
+        return model_work(cls, self.config, predict, self.dtype.itemsize)
 
 
 def conditions(given: dict[str, Any]) -> dict[str, Any] | None:

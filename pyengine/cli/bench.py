@@ -137,7 +137,11 @@ def ops(
 def unet(
     model: Annotated[
         str,
-        Option(metavar="NAME", autocompletion=one_of(("sd15", "sdxl")), help="sd15 or sdxl."),
+        Option(
+            metavar="NAME",
+            autocompletion=one_of(("sd15", "sdxl", "ddpm")),
+            help="sd15, sdxl or ddpm.",
+        ),
     ] = "sd15",
     latents: Latents = None,
     batch: Batch = 2,
@@ -155,7 +159,7 @@ def unet(
     keep: Keep = None,
     **shared: Any,
 ) -> int:
-    """One call of Stable Diffusion 1.5's or XL's U-Net, random weights.
+    """One call of the U-Net of Stable Diffusion 1.5, XL or google/ddpm-cifar10-32, random weights.
 
     \b
     pyengine bench unet --peers --without torch.compile
@@ -165,8 +169,8 @@ def unet(
 
     Peers: diffusers (eager, channels_last), torch.compile (freezing; on GPUs max-autotune, with
     CUDA graphs) and, on CPUs, openvino (float32, static shapes, latency), each in a process of its
-    own. SDXL's weights are 5.1 GB in float16, and 10.3 GB in a peer that computes in float32;
-    bench/sdxl_unet.py is for machines that cannot hold both.
+    own; ddpm without openvino. SDXL's weights are 5.1 GB in float16, and 10.3 GB in a peer that
+    computes in float32; bench/sdxl_unet.py is for machines that cannot hold both.
     """
     from ..bench.run import run_model
 

@@ -58,6 +58,18 @@ def test_sdxl_beside_diffusers(weights, run, kept, tmp_path):
     assert (usual < distance <= models.FP8_AGREEMENT["sdxl"]) if weights else distance <= usual
 
 
+def test_ddpm_beside_diffusers(run, kept, tmp_path):
+    status, _, err = run(
+        "bench", "unet", *QUICK, "--model", "ddpm", "--peers", "--without",
+        "torch.compile", "--keep", kept, "--save", tmp_path / "m.json",
+    )  # fmt: skip
+    assert status == 0, err
+    [row] = json.loads((tmp_path / "m.json").read_text())["rows"]
+    assert row["shape"] == "DDPM (CIFAR-10), 8x8 pixels x 2"
+    assert row["facts"][OURS]["relative_l2"] <= 1e-5
+    assert row["facts"].keys() == {OURS, "diffusers"}
+
+
 def test_what_a_unet_is_told():
     """diffusers' names; only SDXL takes more than a timestep and text."""
     assert conditions(Task("unet", 8, 2, True).inputs()) is None

@@ -1,5 +1,6 @@
 """diffusers' U-Net, decoder and pipeline on torch, eager and compiled."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,15 @@ def compiled(
 
 def module(folder: Path, kind: str, dtype: Any = None) -> Any:
     """The torch module as diffusers loads it."""
-    return _classes()[kind].from_pretrained(folder, torch_dtype=dtype).eval()
+    own = json.loads((folder / "config.json").read_text()).get("_class_name")
+    cls = _classes()["pixels" if own == "UNet2DModel" else kind]
+    return cls.from_pretrained(folder, torch_dtype=dtype).eval()
 
 
 def _classes() -> dict[str, Any]:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 
-    return {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+    return {"unet": UNet2DConditionModel, "pixels": UNet2DModel, "vae": AutoencoderKL}
 
 
 def _load(notes: Notes, threads: int, folder: Path, kind: str, device: str, dtype: Any) -> Any:
@@ -62,7 +65,8 @@ def _run(call: Any, kind: str, inputs: dict[str, np.ndarray], device: str, dtype
         with torch.no_grad():
             if kind == "vae":
                 return getattr(call, "decode", call)(first, return_dict=False)[0]
-            return call(first, given["timestep"], given["text"], return_dict=False, **more)[0]
+            text = [given["text"]] if "text" in given else []
+            return call(first, given["timestep"], *text, return_dict=False, **more)[0]
 
     return run
 
