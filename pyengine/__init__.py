@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import errors, images, metadata, models, ops, pipelines, schedules, weights
+    from . import engine, errors, images, metadata, models, ops, pipelines, schedules, weights
+    from .engine import Engine
     from .pipelines import from_pretrained
     from .pipelines.amused.pipeline import AmusedPipeline
     from .pipelines.amused.tasks import AmusedImg2ImgPipeline, AmusedInpaintPipeline
@@ -79,6 +80,7 @@ __all__ = [
     "DiffusionPipeline",
     "EDMDPMSolverMultistepScheduler",
     "EDMEulerScheduler",
+    "Engine",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
     "FlowMatchEulerDiscreteScheduler",
@@ -101,6 +103,7 @@ __all__ = [
     "TCDScheduler",
     "UniPCMultistepScheduler",
     "__version__",
+    "engine",
     "errors",
     "from_pretrained",
     "images",
@@ -125,6 +128,7 @@ if not TYPE_CHECKING:  # or pyengine.nothing would have a type
         names = f"{__name__}.pipelines.diffusers_names"
         place = (
             f"{names}.scheduler_types" if name.endswith("Scheduler")
+            else f"{__name__}.engine" if name == "Engine"
             else f"{names}.classes" if name == "DiffusionPipeline" or name.startswith("Auto")
             else f"{__name__}.pipelines"
         )  # fmt: skip

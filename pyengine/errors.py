@@ -33,6 +33,24 @@ class BusyError(PyengineError, TimeoutError):
     """A call's `timeout` was over before the pipeline's other calls were done."""
 
 
+class RefusedError(BusyError):
+    """An engine has no room or no time for a request. retry_after: seconds, above 0, after which
+    it may be worth to come again.
+    """
+
+    def __init__(self, message: str, retry_after: float = 1.0):
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QueueFullError(RefusedError):
+    """As many requests wait as an engine lets wait."""
+
+
+class DeadlineError(RefusedError):
+    """A request's deadline cannot be met, or has passed."""
+
+
 class CancelledError(PyengineError):
     """A call was interrupted before its run began: there are no pictures to give back."""
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
     # pyengine/__init__.py: by name, when asked for.
     "": {
-        "absent",
+        "absent", "engine",
         "errors", "images", "metadata", "models", "ops", "pipelines", "schedules", "weights",
     },
     "absent": {"weights"},
@@ -51,6 +51,8 @@ MAY_IMPORT = {
         "guard", "guidance", "images", "jobs", "metadata", "models", "ops", "pixels", "progress",
         "schedules", "tokenizer", "weights",
     },
+    # Jobs of many callers.
+    "engine": {"errors", "guard", "jobs", "ops", "pipelines", "weights"},
     "guidance": {"errors", "ops"},
     "adapters": {"branches", "errors", "layers", "models", "ops", "weights"},
     "training": None,  # recipes at the very top: anything

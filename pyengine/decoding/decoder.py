@@ -66,6 +66,11 @@ class Decoder:
         cache = self.model.cache(0, 1, 1)
         return sum(t.shape[2] * t.element_size() for t in (*cache.keys, *cache.values))
 
+    @property
+    def held_bytes(self) -> int:
+        """Of the keys and values that jobs have or may come to have."""
+        return self.pool.promised * self._bytes
+
     def clear(self) -> None:
         """Frees what can be made again."""
         if self.graphs is not None:

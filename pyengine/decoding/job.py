@@ -90,6 +90,14 @@ class TokenJob(Job):
         return self.ended or len(self.tokens) + self.queued >= self.length
 
     @property
+    def left(self) -> int:
+        return 0 if self.ended else self.length - self.position
+
+    @property
+    def shape(self) -> Hashable:
+        return self.window
+
+    @property
     def width(self) -> int:
         """Tokens that a step reads; 0 where the logits are there already."""
         return 0 if self.logits else self.window

@@ -8,7 +8,7 @@ Chang et al. 2022, arXiv:2202.04200 (MaskGIT); Patil et al. 2024, arXiv:2401.018
 """
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass
 from itertools import count, groupby
@@ -140,6 +140,14 @@ class MaskedJob(Job):
         return self.steps == len(self.plan.timesteps)
 
     @property
+    def left(self) -> int:
+        return len(self.plan.timesteps) - self.steps
+
+    @property
+    def shape(self) -> Hashable:
+        return *self.tokens.shape, self.conditions.text_length
+
+    @property
     def timestep(self) -> int:
         """Of the step that comes next."""
         return self.plan.timesteps[self.steps]
@@ -208,9 +216,9 @@ def step(jobs: Sequence[MaskedJob], evaluate: Evaluate, waits: bool = True) -> N
     looking for them would mean to wait for a GPU. Otherwise such a job gets its `error` and stays
     where it is.
     """
-    sizes: dict[tuple[int, ...], list[MaskedJob]] = {}
+    sizes: dict[Hashable, list[MaskedJob]] = {}
     for job in jobs:
-        sizes.setdefault((*job.tokens.shape, job.conditions.text_length), []).append(job)
+        sizes.setdefault(job.shape, []).append(job)
     for together in sizes.values():
         _step_together(together, evaluate, waits)
 

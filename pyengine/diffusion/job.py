@@ -1,6 +1,6 @@
 """Pictures on their way from noise, and batches of them."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 import torch
@@ -38,6 +38,17 @@ class DenoisingJob(Job):
     @property
     def complete(self) -> bool:
         return self.position >= len(self.plan)
+
+    @property
+    def left(self) -> int:
+        return len(self.plan) - self.position
+
+    @property
+    def shape(self) -> Hashable:
+        c, x = self.conditions, self.latents
+        extra = None if c.extra is None else c.extra.shape[1]
+        text = None if c.text is None else c.text.shape[1:]
+        return x.shape[1:], x.dtype, text, extra
 
     @property
     def latents(self) -> Tensor:

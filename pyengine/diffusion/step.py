@@ -22,11 +22,7 @@ def step(evaluate: Evaluator, jobs: Sequence[DenoisingJob]) -> None:
     """
     groups: dict[object, list[DenoisingJob]] = {}
     for job in jobs:
-        c, x = job.conditions, job.latents
-        extra = None if c.extra is None else c.extra.shape[1]
-        text = None if c.text is None else c.text.shape[1:]
-        key = x.shape[1:], x.dtype, text, extra
-        groups.setdefault(key, []).append(job)
+        groups.setdefault(job.shape, []).append(job)
     for group in groups.values():
         _step(evaluate, group)
 

@@ -1,6 +1,6 @@
 """One picture in the making, and the pictures of a call."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from copy import copy
 from typing import Any, ClassVar
 
@@ -47,6 +47,18 @@ class Job:
     @property
     def complete(self) -> bool:
         """Whether no step is left."""
+        raise NotImplementedError
+
+    @property
+    def left(self) -> int:
+        """Evaluations of the model that it takes until it is complete; where one may draw several
+        tokens, as many as it takes at most.
+        """
+        raise NotImplementedError
+
+    @property
+    def shape(self) -> Hashable:
+        """Equal for jobs of a pipeline that share an evaluation."""
         raise NotImplementedError
 
     @property
@@ -97,6 +109,13 @@ class Call:
     def seen(self) -> tuple[Tensor, Any]:
         """(latents or tokens of all jobs, a copy; the timestep of the last tick): see Step."""
         raise NotImplementedError
+
+    def tally(self) -> None:
+        """Fills in the report's steps and evaluations where the jobs were stepped without `tick`,
+        with jobs of other calls.
+        """
+        self.report.steps = max(job.steps for job in self.jobs)
+        self.report.evaluations = max(job.evaluations for job in self.jobs)
 
     def end(self) -> None:
         """After the last tick: checks that no step waited for, and the rest of the report.

@@ -1,6 +1,6 @@
 """What the pipelines share that make a picture in one pass of a generator: requests and jobs."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -66,6 +66,14 @@ class OnePassJob(Job):
     @property
     def complete(self) -> bool:
         return self.result is not None
+
+    @property
+    def left(self) -> int:
+        return int(self.result is None)
+
+    @property
+    def shape(self) -> Hashable:
+        return tuple(self.latents.shape)
 
 
 class OnePassCall(Call):

@@ -1,6 +1,6 @@
 """Enlarging pictures: whole, or tile by tile."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -70,6 +70,14 @@ class UpscaleJob(Job):
     def complete(self) -> bool:
         return self.steps == len(self.tiles)
 
+    @property
+    def left(self) -> int:
+        return len(self.tiles) - self.steps
+
+    @property
+    def shape(self) -> Hashable:
+        return tuple(self.image.shape)
+
 
 class UpscaleCall(Call):
     """The pictures of one call: a step makes a tile of each."""
@@ -97,6 +105,10 @@ class UpscaleCall(Call):
             images, _ = self.seen()
             checks.call_back(self._pipe, self.request, self.report.steps - 1, 0, {"images": images})
         return len(active)
+
+    def tally(self) -> None:
+        super().tally()
+        self.report.evaluations = sum(job.evaluations for job in self.jobs)
 
     def seen(self) -> tuple[Tensor, Any]:
         """The pictures as they are, [N, 3, H, W]; the first alone where they differ in size."""

@@ -1,0 +1,128 @@
+"""What stages cost, learned as they run, and how many pictures an evaluation may have for it."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+#: How much the newest measurement counts.
+NEWEST = 0.25
+#: Shapes that are remembered; those not seen for longest are forgotten.
+SHAPES = 256
+#: Seconds that an evaluation and another stage take at least, before any was measured: less than
+#: any model needs, so that no deadline is refused for them that could be met.
+LEAST_STEP, LEAST_STAGE = 1e-4, 5e-4
+#: Evaluations after which a batch that memory has halved may grow by one again.
+GROWS_AFTER = 64
+
+
+class Curve:
+    """Seconds by number of pictures, an exponentially weighted mean for each number."""
+
+    def __init__(self) -> None:
+        self._mean: dict[int, float] = {}
+        self._seen: dict[int, int] = {}
+
+    def add(self, count: int, seconds: float) -> None:
+        seen = self._seen.get(count, 0)
+        mean = self._mean.get(count, seconds)
+        if seen == 1 and seconds < mean:  # the first of a shape also fills caches
+            mean = seconds
+        self._mean[count] = mean + NEWEST * (seconds - mean)
+        self._seen[count] = seen + 1
+
+    def at(self, count: int) -> float | None:
+        """For a number that was never measured: from the next smaller one in proportion, or the
+        next greater one's; both are upper bounds. None where nothing is known.
+        """
+        if count in self._mean:
+            return self._mean[count]
+        below = [n for n in self._mean if n < count]
+        above = [n for n in self._mean if n > count]
+        bounds = [self._mean[max(below)] * count / max(below)] if below else []
+        bounds += [self._mean[min(above)]] if above else []
+        return min(bounds, default=None)
+
+
+class _Shape:
+    """What is known of one shape. most: pictures that fit into memory; bytes: of one picture."""
+
+    def __init__(self) -> None:
+        self.steps = Curve()
+        self.most: int | None = None
+        self.since = 0
+        self.bytes: float | None = None
+
+
+class Costs:
+    """Seconds and bytes by shape.
+
+    longest: seconds that an evaluation may take, where one picture alone takes no longer. memory:
+    bytes that the pictures of an evaluation may take together, None: no bound but the machine's.
+    """
+
+    def __init__(self, longest: float, memory: int | None = None, most: int = 64):
+        self.longest, self.memory, self.most = longest, memory, most
+        self._shapes: OrderedDict[Hashable, _Shape] = OrderedDict()
+        self._stages: OrderedDict[Hashable, Curve] = OrderedDict()
+
+    def _of(self, key: Hashable) -> _Shape:
+        return _recent(self._shapes, key, _Shape)
+
+    def step(self, key: Hashable, count: int) -> float:
+        """Seconds of an evaluation of so many pictures."""
+        return self._of(key).steps.at(count) or LEAST_STEP
+
+    def stepped(self, key: Hashable, count: int, seconds: float) -> None:
+        shape = self._of(key)
+        shape.steps.add(count, seconds)
+        if shape.most is not None and count >= shape.most:
+            shape.since += 1
+            if shape.since >= GROWS_AFTER:
+                shape.most, shape.since = shape.most + 1, 0
+
+    def stage(self, key: Hashable, count: int = 1) -> float:
+        """Seconds of another stage, such as ("encode", queue), for so many pictures."""
+        return _recent(self._stages, key, Curve).at(count) or LEAST_STAGE
+
+    def staged(self, key: Hashable, count: int, seconds: float) -> None:
+        _recent(self._stages, key, Curve).add(count, seconds)
+
+    def out_of_memory(self, key: Hashable, count: int) -> None:
+        """An evaluation of so many pictures did not fit: half of them from now on."""
+        shape = self._of(key)
+        shape.most, shape.since = max(1, count // 2), 0
+
+    def took(self, key: Hashable, count: int, size: int) -> None:
+        """An evaluation of so many pictures needed `size` bytes."""
+        shape = self._of(key)
+        if size > 0:
+            shape.bytes = min(size / count, shape.bytes or float("inf"))
+
+    def fits(self, key: Hashable) -> bool:
+        """Whether one picture fits into `memory`, as far as is known."""
+        size = self._of(key).bytes
+        return self.memory is None or size is None or size <= self.memory
+
+    def cap(self, key: Hashable) -> int:
+        """Pictures that an evaluation may have. Of a shape that was never measured: one."""
+        shape = self._of(key)
+        if shape.steps.at(1) is None:
+            return 1
+        cap = self.most if shape.most is None else min(shape.most, self.most)
+        if self.memory is not None and shape.bytes:
+            cap = min(cap, int(self.memory // shape.bytes))
+        while cap > 1 and (shape.steps.at(cap) or 0.0) > self.longest:
+            cap -= 1
+        return max(cap, 1)
+
+
+def _recent(known: OrderedDict[Hashable, T], key: Hashable, make: Callable[[], T]) -> T:
+    """known[key], made where it is not there, and the last to be forgotten."""
+    if key not in known:
+        known[key] = make()
+        if len(known) > SHAPES:
+            known.popitem(last=False)
+    known.move_to_end(key)
+    return known[key]

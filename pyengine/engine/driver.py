@@ -1,0 +1,324 @@
+"""The one thread that runs all stages of all jobs."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import Any
+
+from ..errors import (
+    CancelledError,
+    DeadlineError,
+    OutOfMemoryError,
+    QueueFullError,
+    RequestError,
+    UnavailableError,
+)
+from ..jobs.job import Job
+from ..ops._backend import KernelsUsed
+from . import estimates
+from .costs import Costs
+from .events import Event
+from .job import EngineJob
+from .memory import activation_bytes, cache_bytes, watch
+from .schedule import DeficitRoundRobin, due
+from .stages import Queue, Stages, step
+
+
+class Entry:
+    """A job that has not ended, with what it is scheduled by. late: when its deadline passes."""
+
+    def __init__(self, job: EngineJob, now: float, serial: int):
+        assert job.stages is not None
+        self.job, self.stages, self.serial = job, job.stages, serial
+        self.queue: Queue = job.stages.queue
+        self.late = None if job.deadline is None else now + job.deadline
+        self.order = due(now, job.deadline, job.priority), serial
+
+
+class Driver:
+    """Jobs that wait, run and are to be decoded, and the stage that each is at.
+
+    A round (`turn`) has at most one decode, so many encodes as a step takes time, one step and one
+    preview: whoever runs waits for no more than that. Its thread alone calls the pipelines; other
+    threads put jobs into `waiting` and take them out, under `lock`.
+    """
+
+    def __init__(self, costs: Costs, max_waiting: int, clock: Callable[[], float]):
+        self.costs, self.max_waiting, self.clock = costs, max_waiting, clock
+        self.lock = threading.Condition()
+        self.waiting: list[Entry] = []
+        self.running: list[Entry] = []
+        self.previews: deque[tuple[Entry, tuple[int, int], Callable[[], Any]]] = deque()
+        #: The shape that requests of a queue were last seen to have.
+        self.shapes: dict[Queue, Hashable] = {}
+        self.closing = False
+        self._fair = DeficitRoundRobin()
+        self._serial = 0
+
+    # --- from any thread --------------------------------------------------------------------------
+
+    def submit(self, job: EngineJob) -> None:
+        """Puts the job into the queue, or raises why not."""
+        with self.lock:
+            if self.closing:
+                raise UnavailableError("engine: it has been closed and takes no more jobs")
+            self._serial += 1
+            entry = Entry(job, self.clock(), self._serial)
+            key = self.shapes.get(entry.queue)
+            if key is not None and not self.costs.fits(key):
+                raise RequestError(
+                    f"memory: expected pictures that fit into {self.costs.memory:,} bytes, given"
+                    f" one of {entry.queue[1]}x{entry.queue[2]}, which takes more"
+                )
+            if len(self.waiting) >= self.max_waiting:
+                raise QueueFullError(
+                    f"max_waiting: expected at most {self.max_waiting} jobs that wait; the queue is"
+                    " full", estimates.next_place(self),
+                )  # fmt: skip
+            expected = estimates.finish(self, entry)
+            if job.deadline is not None and expected > job.deadline:
+                raise DeadlineError(
+                    f"deadline: expected at least {expected:.3g} s, as much as the job is likely to"
+                    f" take now, given {job.deadline:g}", max(expected - job.deadline, 0.1),
+                )  # fmt: skip
+            self.waiting.append(entry)
+            self.waiting.sort(key=lambda e: e.order)
+            self._tell_places(entry)
+            self.lock.notify_all()
+
+    def cancelled(self, job: EngineJob) -> None:
+        with self.lock:
+            if any(entry.job is job for entry in self.waiting):
+                self.waiting = [entry for entry in self.waiting if entry.job is not job]
+                job.fail(_cancelled())
+                self._tell_places()
+            self.lock.notify_all()
+
+    def close(self, stop: bool = False) -> None:
+        """Takes no more jobs; stop: and cancels those that there are."""
+        with self.lock:
+            self.closing = True
+            if stop:
+                for entry in [*self.waiting, *self.running]:
+                    entry.job.cancel()
+            self.lock.notify_all()
+
+    # --- its thread -------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Rounds, until it is closed and no job is left."""
+        try:
+            while True:
+                with self.lock:
+                    while not (self.waiting or self.running):
+                        if self.closing:
+                            return
+                        self.lock.wait()
+                self.turn()
+        except BaseException as e:  # a fault of this module: nobody may wait for ever
+            with self.lock:
+                self.closing = True
+                left, self.waiting, self.running = [*self.waiting, *self.running], [], []
+            for entry in left:
+                entry.job.fail(UnavailableError(f"engine: it has failed: {type(e).__name__}: {e}"))
+            raise
+
+    def turn(self) -> None:
+        """One round of stages."""
+        self._sweep()
+        self._decode()
+        self._encode()
+        self._step()
+        self._preview()
+
+    def _sweep(self) -> None:
+        """Ends jobs that were cancelled or are too late."""
+        now = self.clock()
+        for entry in [*self.waiting, *self.running]:
+            if entry.stages.request.run.interrupted:
+                self._fail(entry, _cancelled())
+            elif entry.late is not None and now >= entry.late:
+                text = f"deadline: passed after {entry.job.deadline:g} s"
+                self._fail(entry, DeadlineError(text, max(self.remaining(entry), 0.1)))
+
+    def remaining(self, entry: Entry) -> float:
+        """Seconds that the job would take alone from here on, as far as is known."""
+        return estimates.alone(self, entry)
+
+    def _fail(self, entry: Entry, error: Exception) -> None:
+        self._remove(entry)
+        entry.job.fail(error)
+
+    def _remove(self, entry: Entry) -> None:
+        with self.lock:
+            waited = entry in self.waiting
+            self.waiting = [e for e in self.waiting if e is not entry]
+            self.running = [e for e in self.running if e is not entry]
+            if waited:
+                self._tell_places()
+        self.previews = deque(kept for kept in self.previews if kept[0] is not entry)
+
+    def _tell_places(self, new: Entry | None = None) -> None:
+        """Tells `new`, and those that somebody follows, their places in the queue."""
+        for place, entry in enumerate(self.waiting, 1):
+            if entry is new or entry.job.events.followed:
+                entry.job.events.add(Event("queued", place=place))
+
+    # --- stages -----------------------------------------------------------------------------------
+
+    def _timed(self, entry: Entry, stage: str, call: Callable[[], Any]) -> list[Any]:
+        """[call()], whose error is the job's; nothing then."""
+        begin = self.clock()
+        try:
+            made = call()
+        except Exception as e:
+            self._fail(entry, e)
+            return []
+        key = stage, entry.queue
+        self.costs.staged(key, entry.stages.count, self.clock() - begin)
+        return [made]
+
+    def _decode(self) -> None:
+        """The pictures of the most urgent job that has no steps left."""
+        complete = [entry for entry in self.running if entry.stages.complete]
+        if complete:
+            entry = min(complete, key=lambda e: e.order)
+            for output in self._timed(entry, "decode", entry.stages.finish):
+                self._remove(entry)
+                entry.job.succeed(output)
+
+    def _encode(self) -> None:
+        """Prepares those that have room, the most urgent first, for as long as a step takes. While
+        nothing runs, nobody waits for these.
+        """
+        budget, spent = self._longest_step(), 0.0
+        for entry in self.admissible():
+            if spent and budget is not None and spent >= budget:
+                return
+            begin = self.clock()
+            with self.lock:
+                if entry not in self.waiting:  # cancelled meanwhile
+                    continue
+                self.waiting.remove(entry)
+                self.running.append(entry)
+                self._tell_places()
+            entry.job.events.add(Event("started"))
+            prepare = partial(entry.stages.prepare, entry.job.previews)
+            if self._timed(entry, "encode", prepare) and entry.stages.pictures:
+                self.shapes[entry.queue] = entry.stages.key(entry.stages.pictures[0])
+            spent += self.clock() - begin
+
+    def admissible(self) -> list[Entry]:
+        """Those that wait and have room, in the order in which they are due. A queue has room for
+        one evaluation's pictures; for as many again where they are due before all that run.
+        """
+        room: dict[Queue, int] = {}
+        first: dict[Queue, tuple[float, int]] = {}
+        for entry in self.running:
+            room[entry.queue] = room.get(entry.queue, 0) + entry.stages.count
+            first[entry.queue] = min(first.get(entry.queue, entry.order), entry.order)
+        found = []
+        with self.lock:
+            waiting = list(self.waiting)
+        for entry in waiting:
+            used, cap = room.get(entry.queue, 0), self.cap(entry.queue)
+            urgent = entry.queue in first and entry.order < first[entry.queue]
+            if used == 0 or used + entry.stages.count <= cap * (2 if urgent else 1):
+                room[entry.queue] = used + entry.stages.count
+                found.append(entry)
+        return found
+
+    def cap(self, queue: Queue) -> int:
+        """Pictures of an evaluation of requests of that queue."""
+        key = self.shapes.get(queue)
+        return 1 if key is None else self.costs.cap(key)
+
+    def _active(self) -> dict[Hashable, list[tuple[Entry, Job]]]:
+        """By shape, the pictures that have steps left."""
+        found: dict[Hashable, list[tuple[Entry, Job]]] = {}
+        for entry in self.running:
+            for picture in entry.stages.pictures:
+                if picture.active:
+                    found.setdefault(entry.stages.key(picture), []).append((entry, picture))
+        return found
+
+    def _longest_step(self) -> float | None:
+        """Seconds of the costliest evaluation that waits for the encodes; None where none does."""
+        groups = self._active()
+        return max((self._cost(key, group) for key, group in groups.items()), default=None)
+
+    def _cost(self, key: Hashable, group: Sequence[Any]) -> float:
+        return self.costs.step(key, min(len(group), self.costs.cap(key)))
+
+    def _step(self) -> None:
+        """One evaluation, of the shape whose turn it is and its most urgent pictures."""
+        groups = self._active()
+        if not groups:
+            return
+        costs = {key: self._cost(key, group) for key, group in groups.items()}
+        key = self._fair.pick(costs)
+        group = sorted(groups[key], key=lambda pair: (pair[0].order, pair[1].index))
+        # In the order in which they came, so that a batch of the same pictures stays as it is.
+        chosen = sorted(group[: self.costs.cap(key)], key=lambda p: (p[0].serial, p[1].index))
+        pipe, pictures = chosen[0][0].stages.pipe, [picture for _, picture in chosen]
+        before, begin = watch(pipe), self.clock()
+        try:
+            used = step(pipe, pictures)
+        except OutOfMemoryError as e:
+            self.costs.out_of_memory(key, len(chosen))
+            if len(chosen) == 1:
+                self._fail(chosen[0][0], e)
+            return
+        except Exception as e:
+            used = self._singly(chosen, e)
+        else:
+            seconds = self.clock() - begin
+            self._fair.charge(key, seconds - costs[key])
+            self.costs.stepped(key, len(chosen), seconds)
+            running = sum(e.stages.count for e in self.running if e.stages.pipe is pipe)
+            caches = cache_bytes(pipe) * len(chosen) // running
+            self.costs.took(key, len(chosen), activation_bytes(pipe) - before + caches)
+        for entry in dict.fromkeys(entry for entry, _ in chosen):
+            self._stepped(entry, self.clock() - begin, used)
+
+    def _singly(self, chosen: Sequence[tuple[Entry, Job]], error: Exception) -> KernelsUsed:
+        """A step of several has failed: each takes it alone, and who fails then was at fault."""
+        used = KernelsUsed()
+        for entry, picture in chosen:
+            if not picture.active or entry not in self.running:
+                continue
+            try:
+                if len(chosen) == 1:
+                    raise error
+                for op, labels in step(entry.stages.pipe, [picture]).items():
+                    used.setdefault(op, []).extend(labels)
+            except Exception as e:
+                self._fail(entry, e)
+        return used
+
+    def _stepped(self, entry: Entry, seconds: float, used: KernelsUsed) -> None:
+        """A job's pictures have taken a step."""
+        if entry not in self.running:
+            return
+        stages: Stages = entry.stages
+        try:
+            stages.stepped(seconds, used)
+            stages.raise_error()
+            done, total = stages.progress
+            entry.job.events.add(Event("step", step=done, steps=total))
+            if stages.due_preview():
+                self.previews.append((entry, stages.progress, stages.snapshot()))
+        except Exception as e:
+            self._fail(entry, e)
+
+    def _preview(self) -> None:
+        """The picture that has waited longest to be shown."""
+        if self.previews:
+            entry, (done, total), decode = self.previews.popleft()
+            for images in self._timed(entry, "preview", decode):
+                entry.job.events.add(Event("preview", step=done, steps=total, images=images))
+
+
+def _cancelled() -> CancelledError:
+    return CancelledError("the job was cancelled")

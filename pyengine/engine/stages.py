@@ -1,0 +1,128 @@
+"""The stages of a request: its pictures are prepared, stepped beside others', shown and decoded."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+from ..guard import inference
+from ..jobs.job import Job
+from ..jobs.output import Report
+from ..ops import kernels_used
+from ..ops._backend import KernelsUsed
+from ..pipelines.steps import Step, Steps
+
+#: (model, height, width) of requests that are expected to share evaluations.
+Queue = tuple[str, int, int]
+
+
+class Stages(Steps):
+    """A request whose steps are taken by whoever steps its pictures, with any others."""
+
+    def __init__(self, model: str, pipe: Any, request: Any):
+        super().__init__(pipe, request)
+        self.model, self.pipe, self.request = model, pipe, request
+        self.queue: Queue = (model, request.height, request.width)
+        self.count = len(request.seeds) if request.seeds else request.count
+        self.units = units_of(pipe, request)
+        self.total = 0
+        self._previews: list[int] = []
+
+    @property
+    def report(self) -> Report:
+        found: Report = self._report
+        return found
+
+    @property
+    def pictures(self) -> tuple[Job, ...]:
+        return self.jobs
+
+    @property
+    def left(self) -> int:
+        """Evaluations of one picture that are left, of all pictures together."""
+        if self._call is None:
+            return self.units * self.count
+        return sum(picture.left for picture in self.pictures)
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """(evaluations that are done, all), the mean over the pictures."""
+        return (self.total - self.left) // self.count, -(-self.total // self.count)
+
+    @property
+    def complete(self) -> bool:
+        return all(picture.complete for picture in self.pictures)
+
+    def prepare(self, previews: int) -> None:
+        """Encodes texts and draws noise. previews: pictures to be shown on the way."""
+        self._call = self._begin()
+        self.total = self.left
+        steps = self.progress[1]
+        self._previews = sorted({
+            k * steps // (previews + 1) for k in range(1, previews + 1)
+        } - {0, steps})  # fmt: skip
+
+    def key(self, picture: Job) -> Hashable:
+        """Equal for pictures that share an evaluation."""
+        return self.model, picture.shape
+
+    def stepped(self, seconds: float, used: KernelsUsed) -> None:
+        """Takes note of a step that its pictures took part in."""
+        assert self._call is not None
+        spent, stage = self._report.seconds, self._call.stage
+        spent[stage] = spent.get(stage, 0.0) + seconds
+        for op, labels in used.items():
+            known = self._used.setdefault(op, [])
+            known += [label for label in labels if label not in known]
+
+    def raise_error(self) -> None:
+        """Raises the error of a picture, if one has any."""
+        if self._call is not None:
+            self._call.raise_error()
+
+    def due_preview(self) -> bool:
+        """Whether the step that was just taken is one to be shown."""
+        done, due = self.progress[0], False
+        while self._previews and self._previews[0] <= done:
+            self._previews.pop(0)
+            due = True
+        return due
+
+    @inference
+    def snapshot(self) -> Callable[[], Any]:
+        """What decodes the pictures as they are now, whenever it is called."""
+        assert self._call is not None
+        latents, timestep = self._call.seen()
+        step = Step(self.progress[0], timestep, latents, self.pictures, self._pipe)
+        return step.preview
+
+    def finish(self) -> Any:
+        """What the pipeline's call would return."""
+        assert self._call is not None
+        self._call.tally()
+        output = self._finish(self._call)
+        self._report.kernels = self._used.summary()
+        return output if self.request.return_dict else self.pipe._tuple(output)
+
+
+def step(pipe: Any, pictures: Sequence[Job]) -> KernelsUsed:
+    """One evaluation of pictures of any requests; the kernels that ran."""
+    with kernels_used() as used:
+        pipe.step(pictures)
+    return used
+
+
+def units_of(pipe: Any, request: Any) -> int:
+    """Evaluations that a picture of the request takes at least, before its plan is made."""
+    plan = getattr(request, "plan", {})
+    for name in ("timesteps", "sigmas"):
+        if plan.get(name) is not None:
+            return max(1, int(len(plan[name]) * getattr(request, "strength", 1.0)))
+    steps = getattr(request, "steps", plan.get("num_inference_steps"))
+    if isinstance(steps, int):
+        strength = getattr(request, "strength", 1.0)
+        return max(1, int(steps * (1.0 if strength is None else strength)))
+    if hasattr(request, "window"):
+        height, width = map(int, pipe.grid)
+        prefix = 0 if request.prefix is None else int(request.prefix.shape[1])
+        window = 1 if request.decoding == "sequential" else int(request.window)
+        return max(1, -(-(height * width - prefix) // window))
+    return 1
