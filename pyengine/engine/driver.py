@@ -1,8 +1,7 @@
 """The one thread that runs all stages of all jobs."""
 
 import threading
-from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -39,9 +38,10 @@ class Entry:
 class Driver:
     """Jobs that wait, run and are to be decoded, and the stage that each is at.
 
-    A round (`turn`) has at most one decode, so many encodes as a step takes time, one step and one
-    preview: whoever runs waits for no more than that. Its thread alone calls the pipelines; other
-    threads put jobs into `waiting` and take them out, under `lock`.
+    A round (`turn`) has one step; before it come decodes and encodes, after it previews, of each
+    one, or more where all together take no longer than the step: whoever runs waits for no more
+    than that. Its thread alone calls the pipelines; other threads put jobs into `waiting` and take
+    them out, under `lock`.
     """
 
     def __init__(self, costs: Costs, max_waiting: int, clock: Callable[[], float]):
@@ -49,7 +49,8 @@ class Driver:
         self.lock = threading.Condition()
         self.waiting: list[Entry] = []
         self.running: list[Entry] = []
-        self.previews: deque[tuple[Entry, tuple[int, int], Callable[[], Any]]] = deque()
+        #: (job, the step that is shown, what decodes its pictures).
+        self.previews: list[tuple[Entry, tuple[int, int], Callable[[], Any]]] = []
         #: The shape that requests of a queue were last seen to have.
         self.shapes: dict[Queue, Hashable] = {}
         self.closing = False
@@ -157,7 +158,7 @@ class Driver:
             self.running = [e for e in self.running if e is not entry]
             if waited:
                 self._tell_places()
-        self.previews = deque(kept for kept in self.previews if kept[0] is not entry)
+        self.previews = [shown for shown in self.previews if shown[0] is not entry]
 
     def _tell_places(self, new: Entry | None = None) -> None:
         """Tells `new`, and those that somebody follows, their places in the queue."""
@@ -180,23 +181,20 @@ class Driver:
         return [made]
 
     def _decode(self) -> None:
-        """The pictures of the most urgent job that has no steps left."""
+        """The pictures of jobs that have no steps left, the most urgent first."""
         complete = [entry for entry in self.running if entry.stages.complete]
-        if complete:
-            entry = min(complete, key=lambda e: e.order)
+        for entry in self._while_a_step_waits(sorted(complete, key=lambda e: e.order)):
+            while any(shown[0] is entry for shown in self.previews):
+                self._show(entry)
+            if entry not in self.running:
+                continue
             for output in self._timed(entry, "decode", entry.stages.finish):
                 self._remove(entry)
                 entry.job.succeed(output)
 
     def _encode(self) -> None:
-        """Prepares those that have room, the most urgent first, for as long as a step takes. While
-        nothing runs, nobody waits for these.
-        """
-        budget, spent = self._longest_step(), 0.0
-        for entry in self.admissible():
-            if spent and budget is not None and spent >= budget:
-                return
-            begin = self.clock()
+        """Prepares those that have room, the most urgent first."""
+        for entry in self._while_a_step_waits(self.admissible()):
             with self.lock:
                 if entry not in self.waiting:  # cancelled meanwhile
                     continue
@@ -207,7 +205,18 @@ class Driver:
             prepare = partial(entry.stages.prepare, entry.job.previews)
             if self._timed(entry, "encode", prepare) and entry.stages.pictures:
                 self.shapes[entry.queue] = entry.stages.key(entry.stages.pictures[0])
-            spent += self.clock() - begin
+
+    def _while_a_step_waits(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """One entry, and more for as long as the costliest step takes that waits meanwhile; all of
+        them where none does.
+        """
+        groups = self._active()
+        budget = max((self._cost(key, group) for key, group in groups.items()), default=None)
+        begin = self.clock()
+        for entry in entries:
+            yield entry
+            if budget is not None and self.clock() - begin >= budget:
+                return
 
     def admissible(self) -> list[Entry]:
         """Those that wait and have room, in the order in which they are due. A queue has room for
@@ -242,11 +251,6 @@ class Driver:
                 if picture.active:
                     found.setdefault(entry.stages.key(picture), []).append((entry, picture))
         return found
-
-    def _longest_step(self) -> float | None:
-        """Seconds of the costliest evaluation that waits for the encodes; None where none does."""
-        groups = self._active()
-        return max((self._cost(key, group) for key, group in groups.items()), default=None)
 
     def _cost(self, key: Hashable, group: Sequence[Any]) -> float:
         return self.costs.step(key, min(len(group), self.costs.cap(key)))
@@ -313,9 +317,17 @@ class Driver:
             self._fail(entry, e)
 
     def _preview(self) -> None:
-        """The picture that has waited longest to be shown."""
-        if self.previews:
-            entry, (done, total), decode = self.previews.popleft()
+        """The pictures that are to be shown, those first that have waited longest."""
+        for entry in self._while_a_step_waits([entry for entry, _, _ in self.previews]):
+            if entry in self.running:
+                self._show(entry)
+
+    def _show(self, entry: Entry) -> None:
+        """The oldest preview of the job that is not shown yet, if there is one."""
+        found = next((shown for shown in self.previews if shown[0] is entry), None)
+        if found is not None:
+            self.previews.remove(found)
+            _, (done, total), decode = found
             for images in self._timed(entry, "preview", decode):
                 entry.job.events.add(Event("preview", step=done, steps=total, images=images))
 
