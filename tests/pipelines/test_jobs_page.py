@@ -67,4 +67,8 @@ def test_what_the_page_names_is_there(names):
         assert hasattr(names["step"], name), name
     table = set(re.findall(r"`job\.(\w+)", TEXT.split("| of a job | |")[1].split("\n\n")[0]))
     own = {*vars(Job(names["run"])), *(n for n in vars(Job) if not n.startswith("_"))}
-    assert table == {name for name in own if not name.startswith("_")} - {"owner", "raise_error"}
+    assert table == {name for name in own if not name.startswith("_")} - {
+        "owner",
+        "loaded",
+        "raise_error",
+    }
