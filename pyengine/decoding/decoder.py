@@ -73,9 +73,9 @@ class Decoder:
 
     def clear(self) -> None:
         """Frees what can be made again."""
-        if self.graphs is not None:
-            self.graphs.clear()
         self.pool.clear()
+        if self.graphs is not None:
+            self.graphs.clear(self.pool.cache)
 
     # --- before the first step --------------------------------------------------------------------
 

@@ -55,11 +55,13 @@ class TokenGraphs:
     def __len__(self) -> int:
         return len(self._draws) + len(self._reads)
 
-    def clear(self) -> None:
-        """Frees what was recorded."""
+    def clear(self, cache: KVCache | None = None) -> None:
+        """Frees what was recorded; where jobs still have slots of a cache, their tokens stay."""
         self._draws.clear()
         self._reads.clear()
         self._known.clear()
+        if cache is None:
+            self._cache = self._board = None
 
     def tensors(self) -> list[Tensor]:
         """What recordings read and write in place, beside the model."""
@@ -72,7 +74,7 @@ class TokenGraphs:
         cache = decoder.pool.cache
         assert cache is not None
         if self._board is None or self._cache is not cache:
-            self.clear()
+            self.clear(self._cache)
             old, slots = self._board, len(cache.memory.tensor)
             self._board = torch.zeros(slots, decoder.length, dtype=torch.int64,
                                       device=decoder.device)  # fmt: skip

@@ -3,6 +3,7 @@
 import gc
 import random
 import shutil
+import weakref
 
 import pytest
 import tiny
@@ -54,6 +55,27 @@ def test_a_cache_that_grows_under_its_jobs(pipe, alone, most, graphs, monkeypatc
             want.report.steps, want.report.evaluations
         )  # fmt: skip
     pool.clear()
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_where_memory_does_not_suffice_the_cache_goes(gpt, graphs, monkeypatch):
+    """But for what jobs hold."""
+    if graphs:
+        monkeypatch.setattr(gpt, "graphs", TokenGraphs(Recorder()))
+    want = gpt("a cat", seed=1).tokens[0]
+    cache = weakref.ref(gpt.decoder.pool.cache)
+    job = prepare(gpt, prompt="a cat", seed=1, output_type="latent")
+    for _ in range(5):
+        gpt.step([job])
+    gpt._release()
+    assert cache() is gpt.decoder.pool.cache
+    while job.active:
+        gpt.step([job])
+    assert torch.equal(gpt.finish(job), want)
+    gpt._release()
+    gc.collect()
+    assert cache() is None
+    assert torch.equal(gpt("a cat", seed=1).tokens[0], want)
 
 
 def test_jobs_without_guidance_take_one_slot_and_one_row(gpt, monkeypatch):
