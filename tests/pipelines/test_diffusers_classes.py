@@ -59,7 +59,7 @@ def test_the_names_at_the_top():
         ("StableDiffusion3Pipeline", "did you mean StableDiffusionPipeline"),
         ("StableDifusionXLPipeline", "did you mean StableDiffusionXLPipeline"),
         ("StableDiffusionControlNetPipeline", "ControlNets are not here yet; diffusers has them"),
-        ("FlowMatchEulerDiscreteScheduler", "the schedulers are .*EulerDiscreteScheduler"),
+        ("ScoreSdeVeScheduler", "the schedulers are .*EulerDiscreteScheduler"),
         ("DDIMSheduler", "did you mean DDIMScheduler"),
         ("from_pretraned", "did you mean from_pretrained"),
     ],
