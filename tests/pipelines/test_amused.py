@@ -333,7 +333,8 @@ def edit(path, **changes):
         ("transformer", {"upsample": True}, "downsample is False, but upsample is True"),
         ("transformer", {"wand": 1}, "unknown keys 'wand'"),
         ("vqvae", {"out_channels": 1}, "vqvae: expected pictures of 3 channels"),
-        ("vqvae", {"norm_type": "spatial"}, "norm_type is 'spatial', expected 'group'"),
+        ("vqvae", {"norm_type": "batch"}, "norm_type is 'batch', expected 'group' or 'spatial'"),
+        ("vqvae", {"norm_type": "spatial"}, r"block_out_channels\[0\] 8 is no multiple of the 32"),
         ("text_encoder", {"vocab_size": 100}, "text_encoder's vocab_size is 100"),
     ],
 )  # fmt: skip

@@ -306,9 +306,9 @@ def test_a_late_warning_costs_no_picture(opened, monkeypatch):
     pipe, call = opened("sd1")
     decode = pipe._decode
 
-    def warn(*args):
+    def warn(*args, **more):
         reports[0].warnings.append("late")
-        return decode(*args)
+        return decode(*args, **more)
 
     reports, report = [], pipe._report
     monkeypatch.setattr(pipe, "_report", lambda *a: reports.append(report(*a)) or reports[0])
