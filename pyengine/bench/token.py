@@ -160,6 +160,19 @@ class _Names:
         return [int(not text)]
 
 
+def pipeline(folder: Path, vq: Path, shape: Shape, storage: str, device: str) -> Any:
+    """The pipeline of a GPT and its VQGAN, of checkpoints with random weights."""
+    from ..pipelines.picture_gpt.pipeline import PictureGPTParts, PictureGPTPipeline
+    from ..pipelines.tokens import TokenDefaults
+
+    names: Any = _Names()
+    gpt = load_gpt(folder, storage, device, shape.dtype)
+    decoder: Any = VQModel.from_pretrained(vq, device=device, dtype=shape.dtype)
+    pictures = PictureGPTParts(gpt, decoder, tokenizer=names, tokens=shape.tokens())
+    kind = SimpleNamespace(pipeline_class="PictureGPTPipeline")
+    return PictureGPTPipeline(pictures, kind, "benchmark", TokenDefaults())
+
+
 def our_picture(
     notes: Notes,
     *,
@@ -171,16 +184,8 @@ def our_picture(
     device: str,
 ) -> Run:
     """Calls of the pipeline with guidance."""
-    from ..pipelines.picture_gpt.pipeline import PictureGPTParts, PictureGPTPipeline
-    from ..pipelines.tokens import TokenDefaults
-
-    names: Any = _Names()
     with loading(notes, threads):
-        gpt = load_gpt(folder, storage, device, shape.dtype)
-        decoder: Any = VQModel.from_pretrained(vq, device=device, dtype=shape.dtype)
-        pictures = PictureGPTParts(gpt, decoder, tokenizer=names, tokens=shape.tokens())
-        kind = SimpleNamespace(pipeline_class="PictureGPTPipeline")
-        pipe: Any = PictureGPTPipeline(pictures, kind, "benchmark", TokenDefaults())
+        pipe = pipeline(folder, vq, shape, storage, device)
 
     def run() -> Any:
         result = pipe("x", seed=SEED, output_type="np", progress=False, **SAMPLING)

@@ -2,11 +2,14 @@
 
 import asyncio
 import gc
+import importlib
 import os
+import re
 import subprocess
 import sys
 import threading
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ import pytest
 import pyengine
 from pyengine.engine import driver
 from pyengine.errors import BusyError, CancelledError, RequestError, UnavailableError
+from pyengine.jobs.job import Job
 
 SHORT = {"prompt": "a cat", "num_inference_steps": 2, "height": 32, "width": 32, "seed": 1}
 
@@ -281,3 +285,20 @@ def test_a_fault_of_its_own_leaves_nobody_waiting(pipes, monkeypatch):
     with pytest.raises(UnavailableError):
         engine.submit(**SHORT)
     engine.stop()
+
+
+def test_every_kind_of_job_can_be_scheduled():
+    """Each tells whom it shares an evaluation with, and how much is left to do."""
+    root, kinds = Path(pyengine.__file__).parent, set()
+    for path in root.rglob("*.py"):
+        if re.search(r"^class \w+\(\w*Job\):", path.read_text(encoding="utf-8"), re.MULTILINE):
+            names = path.relative_to(root.parent).with_suffix("").parts
+            module = importlib.import_module(".".join(names))
+            kinds |= {
+                kind for kind in vars(module).values()
+                if isinstance(kind, type) and issubclass(kind, Job) and kind is not Job
+            }  # fmt: skip
+    assert len(kinds) >= 5
+    for kind in kinds:
+        assert kind.left is not Job.left, kind
+        assert kind.shape is not Job.shape, kind
