@@ -1,11 +1,14 @@
 """A pipeline whose U-Net is recorded and replayed draws what it draws without."""
 
+import diffusers
 import numpy as np
 import pytest
+import tiny
 import torch
 from test_cuda_calls import Recorder
 from test_recorded_tokens import own
 
+import pyengine
 from pyengine.diffusion.evaluator import Evaluator
 from pyengine.errors import OutOfMemoryError
 
@@ -96,3 +99,35 @@ def test_within_inference_mode_and_without(recorded):
     with torch.inference_mode():
         first = pipe("a cat", **given).images.clone()
     assert torch.equal(pipe("a cat", **given).images, first)
+
+
+#: Of a network that predicts a variance too: one that the sampler takes, one that it leaves out.
+LEARNED = {"variance_type": "learned_range"}
+UNPROMPTED = {
+    "ddpm": (tiny.write_ddpm, {}, {"scheduler": "heun"}),
+    "variance": (
+        tiny.write_ddpm,
+        {"unet": {"out_channels": 6}, "scheduler": diffusers.DDPMScheduler(**LEARNED)},
+        {},
+    ),
+    "variance left out": (
+        tiny.write_ddpm,
+        {"unet": {"out_channels": 6, "num_class_embeds": 5}},
+        {"class_labels": [1, 4]},
+    ),
+    "guided": (tiny.write_dit, {}, {"class_labels": [3, 4], "scheduler": "dpmpp_2m"}),
+    "unguided": (tiny.write_dit, {}, {"class_labels": 3, "guidance_scale": 1.0}),
+}
+
+
+@pytest.mark.parametrize("name", UNPROMPTED)
+def test_networks_that_read_no_text(name, tmp_path, monkeypatch):
+    write, made, call = UNPROMPTED[name]
+    pipe = pyengine.from_pretrained(write(tmp_path / "model", **made), device="cpu")
+    given = {"num_inference_steps": 4, "seed": 5, "output_type": "pt", **call}
+    want = pipe(**given)
+    recorder = Recorder()
+    monkeypatch.setattr(pipe, "_evaluate", Evaluator(pipe.network, recorder))
+    assert torch.equal(pipe(**given).images, want.images)
+    assert recorder.recorded == 1
+    assert recorder.replayed == want.report.evaluations
