@@ -19,6 +19,7 @@ from ..errors import RequestError
 from ..metadata import ASKED, Settings
 from ..pipelines import from_pretrained
 from ..pipelines.arguments import BY_NAME, OPTIONS, REMEMBERED
+from ..pipelines.classifiers import classifier_hash
 from ..pipelines.loading import NAMED, SHIPPED
 from ..pipelines.upscaling import find_upscaler
 from ..schedules import find_name
@@ -74,8 +75,10 @@ def run(o: Options) -> int:
         if o.call["upscaler"] is not None:
             given["upscaler"] = find_upscaler(o.call["upscaler"], pipe.device)
             hashes["upscaler"] = given["upscaler"].model_hash
+        if o.call["classifier"] is not None:
+            hashes["classifier"] = classifier_hash(o.call["classifier"])
         if saved is not None:
-            compare(saved, pipe, hashes.get("upscaler"))
+            compare(saved, pipe, hashes)
         shown = preview.begin(o.preview, pipe, o.json)
         own = arguments(o, pipe, given, saved is not None)
         if shown is not None:
@@ -163,6 +166,7 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
         ("mask_image", "the picture was made with a mask"),
         ("prefix", "the picture was completed from another"),
         ("upscaler", "the picture was enlarged by an upscaler"),
+        ("classifier", "the picture was guided by a classifier"),
     ):
         option = BY_NAME[name].option or ""
         if o.call[name] is None and getattr(saved, option) is not None:
@@ -192,10 +196,14 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
     return dataclasses.replace(o, call=o.call | call, **filled)
 
 
-def compare(saved: Settings, pipe: Any, upscaler: str | None) -> None:
-    """Warns of what makes a repeated picture come out different. upscaler: its hash, if any."""
-    if saved.upscaler is not None and saved.upscaler != upscaler:
-        warn("upscaler: not the one that was used before")
+def compare(saved: Settings, pipe: Any, hashes: dict[str, str | None]) -> None:
+    """Warns of what makes a repeated picture come out different. hashes: of the models beside the
+    pipeline's own, by argument.
+    """
+    for name in ("upscaler", "classifier"):
+        before = getattr(saved, name)
+        if before is not None and before != hashes.get(name):
+            warn(f"{name}: not the one that was used before")
     if saved.model_hash != pipe.model_hash:
         warn(
             f"the picture was made with weights {show(saved.model_hash[:10])}, these are"

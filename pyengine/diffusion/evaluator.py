@@ -12,6 +12,7 @@ from ..ops import sampler_step
 from ..schedules.plan import Rows, State, scaled, step_rows
 from .denoiser import Denoiser
 from .job import DenoisingJob
+from .moves import Moves
 from .told import Told, model_input
 
 
@@ -42,20 +43,25 @@ class Evaluator:
 
     def step(
         self, jobs: Sequence[DenoisingJob], state: State, rows: Rows, told: Told,
-        times: TimeEmbedding, noise: Tensor | None,
+        times: TimeEmbedding, noise: Tensor | None, moves: Moves | None = None,
     ) -> State:  # fmt: skip
         """The state of the jobs after a model evaluation and the update that `rows` tell.
 
-        told, times: of these jobs. noise: as schedules.plan.step_rows takes it.
+        told, times: of these jobs. noise: as schedules.plan.step_rows takes it. moves: by gradients
+        that guide some of them.
         """
         rescale = [job.guidance_rescale if job.guidance.terms else 0.0 for job in jobs]
         whole = told.times_each and not told.adapters and not any(rescale)
         predicted = any(rows.variances)
-        if self.steps is None or not whole or any(rows.thresholds) or predicted:
+        apart = not whole or any(rows.thresholds) or predicted or moves is not None
+        if self.steps is None or apart:
             out = told.outputs(self.output(state, rows, told, times), jobs)
             if not predicted:
                 out = without_variance(out, state.x)
-            return step_rows(state, out, rows, noise, rescale)
+            if moves is None:
+                return step_rows(state, out, rows, noise, rescale)
+            out = moves.of_output(out)
+            return moves.of_mean(step_rows(state, out, rows, noise, rescale), out, rows)
         x = state.x.contiguous()
         # An operand that is absent is all zeros, so that one graph serves every sampler and step.
         zero = torch.zeros_like(x)

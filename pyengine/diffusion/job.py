@@ -12,6 +12,7 @@ from ..jobs.noise import PictureNoise
 from ..jobs.runs import Run
 from ..schedules import Plan, State
 from .conditions import Conditions
+from .gradients import GradientGuidance
 
 
 class DenoisingJob(Job):
@@ -20,7 +21,7 @@ class DenoisingJob(Job):
     plan: its own. position: evaluations of it that are done. conditions: its call's; `index` says
     which pictures of these it is. guidance: its own, which names rows of the conditions.
     guidance_rescale: 0 to 1, see schedules.plan.step_rows. noise: the random numbers of its
-    sampler. source: what to call its model in errors.
+    sampler. source: what to call its model in errors. gradients: what moves it besides.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class DenoisingJob(Job):
         self.plan, self.conditions, self.guidance = plan, conditions, guidance
         self.guidance_rescale, self.noise, self.source = guidance_rescale, noise, source
         self.position = 0
+        self.gradients: GradientGuidance | None = None
         #: Where its state lies, and in which row.
         self.batch: Batch
         self.row = 0

@@ -10,6 +10,7 @@ from ..jobs.noise import NoiseSource
 from ..schedules.plan import State, stack_rows
 from .evaluator import Evaluator
 from .job import Batch, DenoisingJob
+from .moves import Moves
 from .told import Told
 from .watch import note, set_errors
 
@@ -36,12 +37,15 @@ def _step(evaluate: Evaluator, jobs: Sequence[DenoisingJob]) -> None:
     rows = stack_rows([(job.plan, job.position) for job in jobs], scales)
     times = told.times(unet, jobs)
     given = batch.state, rows, told, times
-    state = evaluate.step(jobs, *given, noise=draw_noise(jobs, batch.state.x))
+    moves = Moves.of(jobs, rows.scale_input(batch.state.x))
+    state = evaluate.step(jobs, *given, noise=draw_noise(jobs, batch.state.x), moves=moves)
     batch.state = keep_known(jobs, state)
     if unet.device.type == "cuda":
         note(batch, jobs, [2 * job.position for job in jobs])
     else:
         set_errors(jobs, batch.state.x, partial(evaluate.output, *given), told)
+        if moves is not None:
+            moves.set_errors()
     for job in jobs:
         if job.error is None:
             job.evaluations += 1

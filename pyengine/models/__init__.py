@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from .autoencoder.kl import AutoencoderKL, AutoencoderKLConfig
     from .autoencoder.tiny import AutoencoderTiny, AutoencoderTinyConfig
     from .autoencoder.vq import VQConfig, VQModel
+    from .classifier.config import EncoderUNetConfig
+    from .classifier.encoder_unet import EncoderUNetModel
     from .gan.biggan import BigGAN
     from .gan.biggan_config import BigGANConfig
     from .gan.dcgan import DCGANConfig, DCGANGenerator
@@ -54,6 +56,8 @@ __all__ = [
     "DCGANGenerator",
     "DiTConfig",
     "DiTTransformer2DModel",
+    "EncoderUNetConfig",
+    "EncoderUNetModel",
     "ImageGPT",
     "ImageGPTConfig",
     "Janus",
@@ -106,6 +110,8 @@ if not TYPE_CHECKING:
         "DCGANGenerator": "gan.dcgan",
         "DiTConfig": "transformer.dit_config",
         "DiTTransformer2DModel": "transformer.dit",
+        "EncoderUNetConfig": "classifier.config",
+        "EncoderUNetModel": "classifier.encoder_unet",
         "ImageGPT": "tokens.imagegpt",
         "ImageGPTConfig": "tokens.imagegpt",
         "Janus": "tokens.janus",

@@ -249,6 +249,14 @@ ARGUMENTS: tuple[Argument, ...] = (
         "upscaler", Loaded(), option="upscaler", shown="none",
         help="An upscaler's folder or .safetensors file: enlarges the pictures.",
     ),
+    Argument(
+        "classifier", Loaded(), option="classifier", shown="none",
+        help="Pixel diffusion: a folder of a classifier, whose gradient guides.",
+    ),
+    Argument(
+        "classifier_scale", Real(0, 1000), own=True, option="classifier_scale",
+        setting="classifier_scale", asked=True, help="How much of that gradient.", shown="1",
+    ),
     Argument("output_type", Choice(OUTPUT_TYPES), everywhere=True),
     *map(Argument, (
         "aesthetic_score", "crops_coords_top_left", "denoising_end", "denoising_start", "latents",

@@ -1,7 +1,7 @@
 """What the pipelines share that denoise without a text: requests, jobs, pictures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, cast
 
 import torch
@@ -26,6 +26,7 @@ from ..schedules import Plan, find_name
 from .arguments import checked
 from .base import Pipeline
 from .class_labels import Labels, labels_and_count
+from .classifiers import Classifier, check_pictures, find_classifier, labels_of
 from .defaults import bounded
 from .diffusers_names.schedulers import NamedScheduler
 from .diffusers_names.scheduling import SchedulerNames
@@ -44,7 +45,8 @@ class UnpromptedDefaults:
 
 @dataclass
 class UnpromptedRequest:
-    """A call's arguments, checked. height, width: pixels. labels: [count, ...] or None.
+    """A call's arguments, checked. height, width: pixels. labels: what the network is told,
+    [count, ...] or None. classifier: what guides the pictures, with their labels.
 
     plan: what schedules.Scheduler.plan is told. guidance_scale: of each picture.
     """
@@ -61,6 +63,7 @@ class UnpromptedRequest:
     plan: dict[str, Any]
     run: Run
     guidance_scale: tuple[float, ...] = ()
+    classifier: Classifier | None = None
     callback: Any = None
     callback_inputs: tuple[str, ...] = CALLBACK_TENSORS
     callback_known: tuple[str, ...] = CALLBACK_TENSORS
@@ -181,19 +184,23 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
         width: Any, num_inference_steps: Any, timesteps: Any, timestep_spacing: Any, eta: Any,
         latents: Any, seed: Any, generator: Any, scheduler: Any, output_type: Any,
         callback_on_step_end: Any, callback_on_step_end_tensor_inputs: Any, return_dict: Any,
-        timeout: Any, run: Any, others: dict[str, Any], guidance_scale: Any = 1.0, **plan: Any,
+        timeout: Any, run: Any, others: dict[str, Any], guidance_scale: Any = 1.0,
+        classifier: Any = None, classifier_scale: Any = None, **plan: Any,
     ) -> UnpromptedRequest:  # fmt: skip
-        """The arguments that all have, checked. guidance_scale: of those that guide; plan: more
-        that the sampler is told; others: those that the pipeline has not, which must ask for
-        nothing.
+        """The arguments that all have, checked. guidance_scale: of those that guide; classifier,
+        classifier_scale: of those that a classifier guides; plan: more that the sampler is told;
+        others: those that the pipeline has not, which must ask for nothing.
         """
         refuse_others(others, self.__call__)
         given = {"num_inference_steps": num_inference_steps, "eta": eta, "output_type": output_type}
         simple = checked(given, self.defaults)
-        labels, count = labels_and_count(
-            self.known_labels, class_labels, batch_size, num_images_per_prompt
-        )
+        guide = find_classifier(classifier, classifier_scale, self.device)
+        known = self.known_labels if guide is None else labels_of(guide, self.known_labels)
+        labels, count = labels_and_count(known, class_labels, batch_size, num_images_per_prompt)
         size = self._check_size(height, width, count)
+        if guide is not None and labels is not None:
+            check_pictures(guide, self.channels, *(side // self.factor for side in size))
+            guide = replace(guide, labels=tuple(labels.tolist()))
         if latents is not None:
             shape = (count, self.channels, *(side // self.factor for side in size))
             latents = checks.check_latents(latents, shape)
@@ -203,7 +210,8 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
         if timesteps is None:
             plan["num_inference_steps"] = simple["num_inference_steps"]
         return UnpromptedRequest(
-            count=count, height=size[0], width=size[1], labels=labels,
+            count=count, height=size[0], width=size[1],
+            labels=None if self.known_labels is None else labels, classifier=guide,
             output_type=simple["output_type"], seeds=seeds, generators=generators, latents=latents,
             scheduler=None if scheduler is None else find_name(scheduler),
             plan={**plan, "eta": simple["eta"]},
@@ -240,6 +248,8 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
 
     def _begin(self, r: UnpromptedRequest, report: Report) -> DenoisingCall:
         named = self.scheduler if r.scheduler is None else self._named_scheduler(r.scheduler)
+        if r.classifier is not None:
+            r.classifier.check_scheduler(named.sampler)
         plan: Plan = named.sampler.plan(**r.plan)
         if plan.variance is not None and not self.predicts_variance:
             raise ConfigError(
@@ -255,9 +265,13 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
             conditions = self._conditions(r)
             conditions.changed(cast(Any, self.network))
         with report.stage("denoise", self.device):
-            return DenoisingCall(
+            call = DenoisingCall(
                 self, self._evaluate, r, plan, state, conditions, noise, report, self._guidance(r)
             )
+            if r.classifier is not None:
+                for job, own in zip(call.jobs, r.classifier.guidance(named.sampler), strict=True):
+                    job.gradients = own
+            return call
 
     def _noise(self, r: UnpromptedRequest, noise: NoiseSource) -> Tensor:
         if r.latents is not None:

@@ -62,6 +62,7 @@ def evaluation(
         timestep=t,
         level=(alpha, sigma),
         draws_noise=t > 0,
+        variance=variance,
         row=row(
             p=p,
             q=q,

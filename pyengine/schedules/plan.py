@@ -34,6 +34,8 @@ class Evaluation:
     x = a clean + b noise at this point of the run.  in_scale: factor on the model's input.
     draws_noise: whether the update draws from the generator.  known_level: the (a, b) that known
     latents get here, where that is not `level`.  remembers: whether D becomes d1, and d1 d2...
+    variance: of an update that is a mean and noise of a variance between these steps (DDPM), where
+    the model does not predict it per pixel; None: of other updates.
     """
 
     timestep: int | float
@@ -43,6 +45,7 @@ class Evaluation:
     draws_noise: bool = False
     known_level: tuple[float, float] | None = None
     remembers: bool = True
+    variance: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

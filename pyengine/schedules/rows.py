@@ -140,7 +140,7 @@ def step_rows(
     Raises ValueError if shapes disagree, noise is missing or evaluations were left out.
     """
     n = state.x.shape[0]
-    out, variance = _parted(out, state.x, rows)
+    out, variance = parted(out, state.x, rows)
     if len(rows.table) != n or out.shape[0] not in (n, 2 * n) or out.shape[1:] != state.x.shape[1:]:
         raise ValueError(
             f"step: expected output of {n} or {2 * n} pictures like {tuple(state.x.shape)} and "
@@ -170,7 +170,7 @@ def step_rows(
     return rows.next_state(state, *results)
 
 
-def _parted(out: Tensor, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor | None]:
+def parted(out: Tensor, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor | None]:
     """The model's output for x, and what it says of the variance, [N, ...], where any row asks.
 
     A variance that is predicted as such is given as its logarithm, half of which is that of its

@@ -128,6 +128,8 @@ class DDPMPipeline(UnpromptedPipeline):
         return_dict: bool = True,
         *,
         class_labels: Any = None,
+        classifier: Any = None,
+        classifier_scale: float | None = None,
         num_images_per_prompt: int = 1,
         height: int | None = None,
         width: int | None = None,
@@ -155,7 +157,10 @@ class DDPMPipeline(UnpromptedPipeline):
             output_type: "pil", "np", "pt" or "latent", which is what was denoised, about -1..1.
             return_dict: False gives diffusers' tuple in place of a PipelineOutput.
             class_labels: of models that draw classes: one for all pictures, or one for each, which
-                is then how many there are.
+                is then how many there are; also where a classifier guides, as the classes of that.
+            classifier: a folder of guided-diffusion's EncoderUNetModel (config.json with its
+                constructor's names, model.safetensors), or the model: its gradient guides.
+            classifier_scale: how much of the gradient, 1 unless told; 0: none, the same bits.
             num_images_per_prompt: so many times as many, those of a class one after the other.
             height, width: pixels; the model's own.
             timesteps: the steps themselves, descending, for samplers that take them.
@@ -213,6 +218,8 @@ class DDIMPipeline(DDPMPipeline):
         return_dict: bool = True,
         *,
         class_labels: Any = None,
+        classifier: Any = None,
+        classifier_scale: float | None = None,
         num_images_per_prompt: int = 1,
         height: int | None = None,
         width: int | None = None,

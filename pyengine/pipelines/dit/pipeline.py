@@ -111,6 +111,8 @@ class DiTPipeline(UnpromptedPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         *,
+        classifier: Any = None,
+        classifier_scale: float | None = None,
         num_images_per_prompt: int = 1,
         height: int | None = None,
         width: int | None = None,
@@ -138,6 +140,7 @@ class DiTPipeline(UnpromptedPipeline):
             num_inference_steps: 50 unless told.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: False gives diffusers' tuple in place of a PipelineOutput.
+            classifier, classifier_scale: as of DDPMPipeline's call; it classifies noised latents.
             num_images_per_prompt: pictures of each class, which follow each other.
             height, width: pixels, multiples of the autoencoder's factor times the patch's side; the
                 model was trained for one size.

@@ -1,0 +1,104 @@
+"""`classifier=` in a call: whose class, how much, and whether it fits, before anything runs."""
+
+import os
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+
+from ..diffusion.gradients import ClassifierGuidance, Prediction
+from ..errors import RequestError
+from ..models import EncoderUNetModel
+from ..schedules.saved import convention
+from ..weights import open_weights
+from ..weights.digest import model_hash
+from ..weights.text import show
+from .arguments import check
+from .class_labels import Labels
+
+#: What a checkpoint's schedule tells its network where a classifier can read the same pictures.
+_USUAL = convention("DDPMScheduler")
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A call's classifier, checked. labels: whose class each picture follows."""
+
+    model: EncoderUNetModel
+    scale: float
+    labels: tuple[int, ...] = ()
+
+    def guidance(self, scheduler: Any) -> list[ClassifierGuidance | None]:
+        """Of each picture, by a sampler of schedules.Scheduler; none where the scale is 0."""
+        prediction: Prediction = scheduler.config.prediction_type
+        return [
+            ClassifierGuidance(self.model, label, self.scale, prediction) if self.scale else None
+            for label in self.labels
+        ]
+
+    def check_scheduler(self, scheduler: Any) -> None:
+        """Raises RequestError for a sampler whose noised pictures are not those of training."""
+        predicts = getattr(scheduler.config, "prediction_type", None)
+        if convention(scheduler.class_name) != _USUAL or predicts not in get_args(Prediction):
+            raise RequestError(
+                f"classifier: expected None for the sampler {scheduler.name}, whose noised pictures"
+                " are not what classifiers are trained on"
+            )
+
+
+def find_classifier(value: Any, scale: Any, device: torch.device) -> Classifier | None:
+    """The classifier that a call's arguments name: a model, or a folder, which is loaded for
+    `device` in float32; None for None. Raises RequestError for anything else.
+    """
+    scale = 1.0 if scale is None else check("classifier_scale", scale)
+    if value is None:
+        return None
+    if isinstance(value, EncoderUNetModel):
+        if value.device != device:
+            raise RequestError(f"classifier: expected one on {device}, given one on {value.device}")
+        return Classifier(value, scale)
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise RequestError(
+            f"classifier: expected a folder or an EncoderUNetModel, given {show(value)}"
+        )
+    model = EncoderUNetModel.from_pretrained(value, device=device)
+    assert isinstance(model, EncoderUNetModel)
+    return Classifier(model, scale)
+
+
+def classifier_hash(folder: str) -> str:
+    """SHA-256 of the weights in a classifier's folder, hexadecimal."""
+    with open_weights(folder) as source:
+        return model_hash({"classifier": source})
+
+
+def labels_of(classifier: Classifier, known: Labels | None) -> Labels:
+    """What class_labels are where a classifier guides. known: of the network, None where it is told
+    none. Raises RequestError where both do not know the same classes.
+    """
+    own = Labels("classes", classifier.model.config.out_channels)
+    if known is not None and known != own:
+        tells = f"{known.count} classes" if known.kind == "classes" else f"{known.kind}, no classes"
+        raise RequestError(
+            f"classifier: expected one of the network's class_labels, which are {tells}, given one"
+            f" of {own.count} classes"
+        )
+    return own
+
+
+def check_pictures(classifier: Classifier, channels: int, height: int, width: int) -> None:
+    """Raises RequestError where what is denoised, [N, channels, height, width], is not what the
+    classifier reads.
+    """
+    c = classifier.model.config
+    wanted, given = (c.in_channels, c.image_size, c.image_size), (channels, height, width)
+    if wanted != given:
+        raise RequestError(
+            f"classifier: expected one that reads {_sides(given)}, given one that reads"
+            f" {_sides(wanted)}"
+        )
+
+
+def _sides(shape: tuple[int, int, int]) -> str:
+    channels, height, width = shape
+    return f"{channels} channels of {height}x{width}"
