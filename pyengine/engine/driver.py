@@ -16,7 +16,7 @@ from ..errors import (
 from ..jobs.job import Job
 from ..ops._backend import KernelsUsed
 from . import estimates
-from .costs import Costs
+from .costs import SHAPES, Costs
 from .events import Event
 from .job import EngineJob
 from .memory import activation_bytes, cache_bytes, watch
@@ -83,8 +83,7 @@ class Driver:
                     f"deadline: expected at least {expected:.3g} s, as much as the job is likely to"
                     f" take now, given {job.deadline:g}", max(expected - job.deadline, 0.1),
                 )  # fmt: skip
-            self.waiting.append(entry)
-            self.waiting.sort(key=lambda e: e.order)
+            self.waiting = sorted([*self.waiting, entry], key=lambda e: e.order)
             self._tell_places(entry)
             self.lock.notify_all()
 
@@ -204,7 +203,10 @@ class Driver:
             entry.job.events.add(Event("started"))
             prepare = partial(entry.stages.prepare, entry.job.previews)
             if self._timed(entry, "encode", prepare) and entry.stages.pictures:
+                self.shapes.pop(entry.queue, None)
                 self.shapes[entry.queue] = entry.stages.key(entry.stages.pictures[0])
+                if len(self.shapes) > SHAPES:
+                    self.shapes.pop(next(iter(self.shapes)))
 
     def _while_a_step_waits(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         """One entry, and more for as long as the costliest step takes that waits meanwhile; all of
@@ -266,7 +268,7 @@ class Driver:
         # In the order in which they came, so that a batch of the same pictures stays as it is.
         chosen = sorted(group[: self.costs.cap(key)], key=lambda p: (p[0].serial, p[1].index))
         pipe, pictures = chosen[0][0].stages.pipe, [picture for _, picture in chosen]
-        before, begin = watch(pipe), self.clock()
+        before, begin = 0 if self.costs.memory is None else watch(pipe), self.clock()
         try:
             used = step(pipe, pictures)
         except OutOfMemoryError as e:
@@ -279,12 +281,24 @@ class Driver:
         else:
             seconds = self.clock() - begin
             self._fair.charge(key, seconds - costs[key])
-            self.costs.stepped(key, len(chosen), seconds)
-            running = sum(e.stages.count for e in self.running if e.stages.pipe is pipe)
-            caches = cache_bytes(pipe) * len(chosen) // running
-            self.costs.took(key, len(chosen), activation_bytes(pipe) - before + caches)
+            self._learn(key, pipe, pictures, seconds, before)
         for entry in dict.fromkeys(entry for entry, _ in chosen):
             self._stepped(entry, self.clock() - begin, used)
+
+    def _learn(
+        self, key: Hashable, pipe: Any, pictures: Sequence[Job], seconds: float, before: int
+    ) -> None:
+        """Takes note of what an evaluation has cost; before: see `watch`. The first of all its
+        pictures is left out: a token model has its logits from when the texts were read.
+        """
+        if all(picture.evaluations == 1 and picture.active for picture in pictures):
+            return
+        self.costs.stepped(key, len(pictures), seconds)
+        if self.costs.memory is None:
+            return
+        running = sum(e.stages.count for e in self.running if e.stages.pipe is pipe)
+        caches = cache_bytes(pipe) * len(pictures) // running
+        self.costs.took(key, len(pictures), activation_bytes(pipe) - before + caches)
 
     def _singly(self, chosen: Sequence[tuple[Entry, Job]], error: Exception) -> KernelsUsed:
         """A step of several has failed: each takes it alone, and who fails then was at fault."""

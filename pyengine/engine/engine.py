@@ -70,7 +70,7 @@ class Engine:
         )
         # Where nobody closes it: when it is collected, and at the end of the process, whose
         # threads may not be within a kernel then.
-        self._finalizer = weakref.finalize(self, _stop, self._driver, self._thread)
+        self._finalizer = weakref.finalize(self, _stop, self._driver, self._thread, self._process)
         if _thread:
             self._thread.start()
 
@@ -138,16 +138,19 @@ class Engine:
     # --- its end ----------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Takes no more jobs, and returns when those that were taken have ended."""
-        self._driver.close()
-        self._join()
+        """Takes no more jobs, and returns when those that were taken have ended. In a forked child,
+        which has none, it does nothing.
+        """
+        self._close(stop=False)
 
     def stop(self) -> None:
         """Takes no more jobs, cancels those that there are, and returns when they have ended."""
-        self._driver.close(stop=True)
-        self._join()
+        self._close(stop=True)
 
-    def _join(self) -> None:
+    def _close(self, stop: bool) -> None:
+        if os.getpid() != self._process:
+            return
+        self._driver.close(stop=stop)
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
@@ -175,7 +178,9 @@ class Engine:
             raise
 
 
-def _stop(driver: Driver, thread: threading.Thread) -> None:
+def _stop(driver: Driver, thread: threading.Thread, process: int) -> None:
+    if os.getpid() != process:  # a forked child, which has neither the thread nor its jobs
+        return
     driver.close(stop=True)
     if thread.ident is not None and thread is not threading.current_thread():
         thread.join()

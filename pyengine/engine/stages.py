@@ -112,13 +112,13 @@ def step(pipe: Any, pictures: Sequence[Job]) -> KernelsUsed:
 
 def units_of(pipe: Any, request: Any) -> int:
     """Evaluations that a picture of the request takes at least, before its plan is made."""
-    plan = getattr(request, "plan", {})
-    for name in ("timesteps", "sigmas"):
-        if plan.get(name) is not None:
-            return max(1, int(len(plan[name]) * getattr(request, "strength", 1.0)))
+    plan, strength = getattr(request, "plan", None), getattr(request, "strength", None)
+    plan = plan if isinstance(plan, dict) else {}
+    listed = next((plan[n] for n in ("timesteps", "sigmas") if plan.get(n) is not None), None)
     steps = getattr(request, "steps", plan.get("num_inference_steps"))
+    if listed is not None:
+        steps = len(listed)
     if isinstance(steps, int):
-        strength = getattr(request, "strength", 1.0)
         return max(1, int(steps * (1.0 if strength is None else strength)))
     if hasattr(request, "window"):
         height, width = map(int, pipe.grid)

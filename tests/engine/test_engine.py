@@ -180,7 +180,7 @@ def test_stop_cancels(pipes, monkeypatch):
     engine = pyengine.Engine(pipes["sd1"])
     jobs = [engine.submit(**{**SHORT, "num_inference_steps": 50, "seed": k}) for k in range(6)]
     close = engine._driver.close
-    monkeypatch.setattr(engine._driver, "close", lambda stop: (close(stop), stopping.set()))
+    monkeypatch.setattr(engine._driver, "close", lambda stop: (close(stop=stop), stopping.set()))
     engine.stop()
     for job in jobs:
         with pytest.raises(CancelledError):
@@ -269,6 +269,31 @@ def test_a_forked_child_is_told(engine):
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+FORKED = """
+import os, sys, threading, pyengine
+with pyengine.Engine("emoji-ar") as engine:
+    job = engine.submit(prompt="a cat", seed=1)
+    held, forked = threading.Event(), threading.Event()
+    def hold():
+        with engine._driver.lock:
+            held.set()
+            forked.wait()
+    threading.Thread(target=hold).start()
+    held.wait()
+    child = os.fork()
+    forked.set()
+if child:
+    print(os.waitpid(child, 0)[1], len(job.result().images))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_ends_without_the_engine():
+    """It leaves the block and the process, though another thread had the lock as it forked."""
+    done = run(FORKED)
+    assert done.stdout.strip() == "0 1", done.stderr
 
 
 def test_a_fault_of_its_own_leaves_nobody_waiting(pipes, monkeypatch):

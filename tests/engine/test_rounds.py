@@ -350,7 +350,7 @@ def test_a_job_that_does_not_fit_is_refused_early(manual):
 
 
 def test_memory_caps_the_batch(manual):
-    m = manual("emoji")
+    m = manual("emoji", memory="1TB")
     m.learn("emoji")
     shape = m.driver.costs._of(next(iter(m.driver.shapes.values())))
     assert shape.bytes > 0
@@ -359,3 +359,16 @@ def test_memory_caps_the_batch(manual):
         m.submit("emoji", seed=seed)
     m.finish()
     assert max(len(seeds) for _, seeds in m.steps) == 2
+
+
+def test_the_first_token_which_costs_nothing_teaches_nothing(manual):
+    """Its logits are there from when the texts were read, and a step of it reads no model."""
+    m = manual("gpt")
+    m.cost = lambda model, n: 1.0 if len(m.steps) else 1e-6
+    job = m.submit("gpt")
+    m.turn()
+    shape = m.driver.shapes[job.stages.queue]
+    assert m.driver.cap(job.stages.queue) == 1
+    m.turn()
+    assert m.driver.costs.step(shape, 1) == pytest.approx(1.0)
+    m.finish()
