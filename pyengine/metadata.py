@@ -89,7 +89,7 @@ class Settings(_Asked):
     that was asked for by name, or None. model: a Hub id, or the last part of a path; model_hash: of
     its weights, hexadecimal. init_image, mask, prefix: SHA-256 of the pixels that went in, or None.
     upscaler: the model_hash of what enlarged the picture, or None; height, width: before that.
-    classifier: likewise of what guided it.
+    classifier, clip_model: likewise of what guided it.
     weights: "int8" or "fp8" where some were rounded to 8 bits, or None. decoding: where it draws
     other tokens than "sequential" would, or None.
     """
@@ -110,6 +110,7 @@ class Settings(_Asked):
     prefix: str | None = None
     upscaler: str | None = None
     classifier: str | None = None
+    clip_model: str | None = None
     first_seed: int | None = dataclasses.field(default=None, metadata=bounds(0, 2**63 - 1))
     count: int = dataclasses.field(default=1, metadata=bounds(1, 4096))
     index: int | None = dataclasses.field(default=0, metadata=bounds(0, 4095))

@@ -19,7 +19,7 @@ from ..errors import RequestError
 from ..metadata import ASKED, Settings
 from ..pipelines import from_pretrained
 from ..pipelines.arguments import BY_NAME, OPTIONS, REMEMBERED
-from ..pipelines.classifiers import classifier_hash
+from ..pipelines.classifiers import guide_hash
 from ..pipelines.loading import NAMED, SHIPPED
 from ..pipelines.upscaling import find_upscaler
 from ..schedules import find_name
@@ -49,6 +49,10 @@ class Options:
     call: dict[str, Any]
 
 
+#: Arguments that name models whose gradients guide.
+GUIDES = ("classifier", "clip_model")
+
+
 def run(o: Options) -> int:
     saved = None if o.from_picture is None else metadata.read(o.from_picture)
     if o.model is None and saved is None and o.prompt is None:
@@ -75,8 +79,9 @@ def run(o: Options) -> int:
         if o.call["upscaler"] is not None:
             given["upscaler"] = find_upscaler(o.call["upscaler"], pipe.device)
             hashes["upscaler"] = given["upscaler"].model_hash
-        if o.call["classifier"] is not None:
-            hashes["classifier"] = classifier_hash(o.call["classifier"])
+        for name in GUIDES:
+            if o.call[name] is not None:
+                hashes[name] = guide_hash(o.call[name])
         if saved is not None:
             compare(saved, pipe, hashes)
         shown = preview.begin(o.preview, pipe, o.json)
@@ -167,6 +172,7 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
         ("prefix", "the picture was completed from another"),
         ("upscaler", "the picture was enlarged by an upscaler"),
         ("classifier", "the picture was guided by a classifier"),
+        ("clip_model", "the picture was guided by a CLIP"),
     ):
         option = BY_NAME[name].option or ""
         if o.call[name] is None and getattr(saved, option) is not None:
@@ -200,7 +206,7 @@ def compare(saved: Settings, pipe: Any, hashes: dict[str, str | None]) -> None:
     """Warns of what makes a repeated picture come out different. hashes: of the models beside the
     pipeline's own, by argument.
     """
-    for name in ("upscaler", "classifier"):
+    for name in ("upscaler", *GUIDES):
         before = getattr(saved, name)
         if before is not None and before != hashes.get(name):
             warn(f"{name}: not the one that was used before")

@@ -6,7 +6,7 @@ the ops (models.differentiable), which is several times slower than the kernels.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -21,12 +21,15 @@ class GradientGuidance(Protocol):
     prediction: what the network that it guides predicts.
     """
 
-    name: str
-    prediction: Prediction
+    @property
+    def name(self) -> str: ...
 
-    def gradient(self, x: Tensor, timestep: float) -> Tensor:
-        """[1, C, h, w]: what it follows, scale included, at the noised picture x [1, C, h, w], of
-        variance 1 where picture and noise have.
+    @property
+    def prediction(self) -> Prediction: ...
+
+    def gradient(self, x: Tensor, job: Any) -> Tensor:
+        """[1, C, h, w]: what it follows, scale included, at the noised picture x [1, C, h, w] of
+        the DenoisingJob; of variance 1 where picture and noise have.
         """
         ...
 
@@ -57,7 +60,8 @@ class ClassifierGuidance:
     ):  # fmt: skip
         self.model, self.label, self.scale, self.prediction = model, label, scale, prediction
 
-    def gradient(self, x: Tensor, timestep: float) -> Tensor:
+    def gradient(self, x: Tensor, job: Any) -> Tensor:
+        timestep = job.plan.timesteps[job.position]
         with tracing():
             leaf = x.detach().clone().requires_grad_()
             log_p = self.model(leaf, timestep).log_softmax(dim=-1)[0, self.label]

@@ -30,7 +30,7 @@ class Moves:
     def of(cls, jobs: Sequence[DenoisingJob], x: Tensor) -> "Moves | None":
         """x: [N, ...], what the network is given; None where no gradient guides a job."""
         found = {
-            k: job.gradients.gradient(x[k : k + 1], job.plan.timesteps[job.position])
+            k: job.gradients.gradient(x[k : k + 1], job)
             for k, job in enumerate(jobs)
             if job.gradients is not None
         }

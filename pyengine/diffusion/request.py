@@ -18,7 +18,7 @@ class Request:
     pyengine.images.as_list gives them, or None. masked_latents: [M, C, h, w] of the masked picture,
     where they were given. part: crop.Crop where only a part of the picture is painted. plan: what
     schedules.Scheduler.plan is told besides steps, strength and eta. callback_known: tensors that
-    the callback may change.
+    the callback may change. clip: clip_guides.Clip, or None.
     """
 
     texts: Any
@@ -47,6 +47,7 @@ class Request:
     run: Run = field(default_factory=Run)
     timeout: float | None = None
     return_dict: bool = True
+    clip: Any = None
 
     @property
     def goes_on(self) -> bool:

@@ -257,6 +257,14 @@ ARGUMENTS: tuple[Argument, ...] = (
         "classifier_scale", Real(0, 1000), own=True, option="classifier_scale",
         setting="classifier_scale", asked=True, help="How much of that gradient.", shown="1",
     ),
+    Argument(
+        "clip_model", Loaded(), option="clip_model", shown="none",
+        help="Stable Diffusion: a folder of a whole CLIP, whose gradient guides; slow.",
+    ),
+    Argument(
+        "clip_guidance_scale", Real(0, 1_000_000), own=True, option="clip_guidance_scale",
+        setting="clip_guidance_scale", asked=True, help="How much of that gradient.", shown="100",
+    ),
     Argument("output_type", Choice(OUTPUT_TYPES), everywhere=True),
     *map(Argument, (
         "aesthetic_score", "crops_coords_top_left", "denoising_end", "denoising_start", "latents",

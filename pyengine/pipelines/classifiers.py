@@ -36,14 +36,17 @@ class Classifier:
             for label in self.labels
         ]
 
-    def check_scheduler(self, scheduler: Any) -> None:
-        """Raises RequestError for a sampler whose noised pictures are not those of training."""
-        predicts = getattr(scheduler.config, "prediction_type", None)
-        if convention(scheduler.class_name) != _USUAL or predicts not in get_args(Prediction):
-            raise RequestError(
-                f"classifier: expected None for the sampler {scheduler.name}, whose noised pictures"
-                " are not what classifiers are trained on"
-            )
+
+def check_scheduler(name: str, scheduler: Any) -> None:
+    """Raises RequestError for a sampler whose levels of noise are not those of training, by which
+    gradients count. name: the argument that asks for them.
+    """
+    predicts = getattr(scheduler.config, "prediction_type", None)
+    if convention(scheduler.class_name) != _USUAL or predicts not in get_args(Prediction):
+        raise RequestError(
+            f"{name}: expected None for the sampler {scheduler.name}, whose levels of noise are not"
+            " those of training"
+        )
 
 
 def find_classifier(value: Any, scale: Any, device: torch.device) -> Classifier | None:
@@ -66,10 +69,10 @@ def find_classifier(value: Any, scale: Any, device: torch.device) -> Classifier 
     return Classifier(model, scale)
 
 
-def classifier_hash(folder: str) -> str:
-    """SHA-256 of the weights in a classifier's folder, hexadecimal."""
+def guide_hash(folder: str) -> str:
+    """SHA-256 of the weights in a folder of a model that guides, hexadecimal."""
     with open_weights(folder) as source:
-        return model_hash({"classifier": source})
+        return model_hash({"guide": source})
 
 
 def labels_of(classifier: Classifier, known: Labels | None) -> Labels:

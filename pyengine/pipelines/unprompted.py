@@ -26,7 +26,7 @@ from ..schedules import Plan, find_name
 from .arguments import checked
 from .base import Pipeline
 from .class_labels import Labels, labels_and_count
-from .classifiers import Classifier, check_pictures, find_classifier, labels_of
+from .classifiers import Classifier, check_pictures, check_scheduler, find_classifier, labels_of
 from .defaults import bounded
 from .diffusers_names.schedulers import NamedScheduler
 from .diffusers_names.scheduling import SchedulerNames
@@ -249,7 +249,7 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
     def _begin(self, r: UnpromptedRequest, report: Report) -> DenoisingCall:
         named = self.scheduler if r.scheduler is None else self._named_scheduler(r.scheduler)
         if r.classifier is not None:
-            r.classifier.check_scheduler(named.sampler)
+            check_scheduler("classifier", named.sampler)
         plan: Plan = named.sampler.plan(**r.plan)
         if plan.variance is not None and not self.predicts_variance:
             raise ConfigError(

@@ -173,7 +173,16 @@ def test_settings_of_before_are_read():
     settings = metadata.Settings.from_dict(json.loads(OLD))
     assert (settings.min_p, settings.top_k, settings.top_p, settings.steps) == (0.125, 20, None, 64)
     later = dict.fromkeys(
-        ("class_labels", "classifier", "classifier_scale", "upscaler", "truncation", "noise_level")
+        (
+            "class_labels",
+            "classifier",
+            "classifier_scale",
+            "clip_model",
+            "clip_guidance_scale",
+            "upscaler",
+            "truncation",
+            "noise_level",
+        )
     )
     assert json.loads(settings.to_json()) == {**json.loads(OLD), **later}
 

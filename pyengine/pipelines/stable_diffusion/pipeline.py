@@ -29,6 +29,8 @@ from ...jobs.runs import Run
 from ...ops import Arena
 from ...schedules import Plan, Scheduler
 from ..base import Pipeline
+from ..classifiers import check_scheduler
+from ..clip_guides import find_clip
 from ..diffusers_names.making import note_origin, parts_of
 from ..diffusers_names.parts import PartNames
 from ..keywords import ELSEWHERE, refuse_others
@@ -148,6 +150,8 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
         mask_image: Any = None,
         masked_image_latents: Tensor | None = None,
         padding_mask_crop: int | None = None,
+        clip_model: Any = None,
+        clip_guidance_scale: float | None = None,
         progress: bool | None = None,
         timeout: float | None = None,
         run: Run | None = None,
@@ -197,6 +201,9 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
             masked_image_latents: [M, C, h, w] scaled latents of the masked picture, M dividing N.
             padding_mask_crop: pixels around the mask's white: only that part of `image` is painted,
                 enlarged to height and width, and laid back into the whole picture.
+            clip_model: a folder of a whole CLIP (transformers' CLIPModel): the gradient of a
+                picture's distance to its prompt there guides it, through U-Net and decoder. Slow.
+            clip_guidance_scale: how much of the gradient, 100 unless told; 0: none, the same bits.
             progress: a bar on standard error; None shows one on a terminal.
             timeout: seconds to wait for calls of other threads, then BusyError.
             run: a Run, to end this call from elsewhere.
@@ -239,11 +246,16 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
         others = arguments.pop("others")
         elsewhere = {name: arguments.pop(name) for name in ELSEWHERE if name in arguments}
         refuse_others({**others, **elsewhere}, self.__call__)
-        return self._arguments().request(**arguments)
+        clip = [arguments.pop(name, None) for name in ("clip_model", "clip_guidance_scale")]
+        r = self._arguments().request(**arguments)
+        r.clip = find_clip(clip[0], clip[1], r, self.inpainting_unet, self.device)
+        return r
 
     def _begin(self, r: Request, report: Report) -> PromptedCall:
         named = self.scheduler if r.scheduler is None else self._named_scheduler(r.scheduler)
         scheduler = named.sampler
+        if r.clip is not None:
+            check_scheduler("clip_model", scheduler)
         plan = self._plan(r, scheduler)
         report.sampler = plan.sampler
         r.run.settings = {
@@ -260,9 +272,12 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
             start = self._start(r, plan, noise, report.warnings)
         report.warn()  # before what depends on the conditions is computed
         with report.stage("denoise", device):
-            return PromptedCall(
+            call = PromptedCall(
                 self, self._evaluate, self._guides, r, plan, start, conditions, noise, report
             )
+            if r.clip is not None:
+                r.clip.guide(call.jobs, self, scheduler, report.warnings)
+            return call
 
     def _step(self, jobs: Sequence[Job]) -> None:
         step(self._evaluate, cast(Sequence[DenoisingJob], jobs))

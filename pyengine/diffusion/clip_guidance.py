@@ -1,0 +1,98 @@
+"""Guidance by CLIP: the gradient of how far a picture is from a text, through all that makes it.
+
+After diffusers' community pipeline clip_guided_stable_diffusion, whose loss is a mean over the
+batch; here each picture's gradient is its own, whatever is beside it.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..guidance import TEXT
+from ..models import CLIPVisionModelWithProjection, TextContext, TimeEmbedding
+from .conditions import beside
+from .gradients import Prediction, tracing
+from .latents import unscale_latents
+
+
+@dataclass(frozen=True)
+class ClipGuidance:
+    """-scale * gradient of the squared great-circle distance of a picture to a text in CLIP's
+    space. The picture is decoded from the clean latents that the U-Net predicts under the text.
+
+    tower: float32. text: [1, P]. mean, std: of CLIP's pixels. unet, vae: the pipeline's.
+    per_channel: whether latents are scaled by statistics of each channel, see unscale_latents.
+    """
+
+    tower: CLIPVisionModelWithProjection
+    text: Tensor
+    scale: float
+    prediction: Prediction
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    unet: Any
+    vae: Any
+    per_channel: bool
+    name = "clip_model"
+
+    def gradient(self, x: Tensor, job: Any) -> Tensor:
+        a, b = job.plan.evaluations[job.position].level
+        alpha, sigma = a / math.hypot(a, b), b / math.hypot(a, b)
+        with tracing():
+            leaf = x.detach().float().requires_grad_()
+            clean = self._clean(leaf, self._predicted(leaf, job), alpha, sigma)
+            # Late in a run the picture itself counts more than what is predicted.
+            shown = sigma * clean + (1 - sigma) * leaf
+            (found,) = torch.autograd.grad(self._distance(shown), leaf)
+        return -self.scale * found
+
+    def _predicted(self, x: Tensor, job: Any) -> Tensor:
+        """The U-Net's output for x under the picture's text."""
+        c = job.conditions
+        row = c.row(TEXT, job.index)
+        times = TimeEmbedding(tuple(_row(t, row) for t in c.times(self.unet, job.plan,
+                                                                  job.position).rows))  # fmt: skip
+        context = TextContext.of([_row(t, row) for t in c.context.tensors()])
+        with beside([c.adapters]):
+            out: Tensor = self.unet.evaluate(x, times, context)
+        return out[:, : x.shape[1]].float()
+
+    def _clean(self, x: Tensor, out: Tensor, alpha: float, sigma: float) -> Tensor:
+        if self.prediction == "sample":
+            return out
+        if self.prediction == "v_prediction":
+            return alpha * x - sigma * out
+        return (x - sigma * out) / alpha
+
+    def _distance(self, latents: Tensor) -> Tensor:
+        z = unscale_latents(latents, self.vae.config, self.per_channel)
+        picture = (self.vae.decode(z, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
+        mean, std = (torch.tensor(v, device=picture.device).view(1, -1, 1, 1)
+                     for v in (self.mean, self.std))  # fmt: skip
+        pixels = (middle(picture, self.tower.config.image_size) - mean) / std
+        own = self.tower(pixels, return_dict=False)[0]
+        chord = (F.normalize(own, dim=-1) - F.normalize(self.text, dim=-1)).norm(dim=-1)
+        distance: Tensor = chord.div(2).arcsin().square().mul(2).sum()
+        return distance
+
+
+def _row(t: Tensor, row: int) -> Tensor:
+    return t if len(t) == 1 else t[row : row + 1]
+
+
+def middle(picture: Tensor, side: int) -> Tensor:
+    """[1, 3, H, W] -> [1, 3, side, side]: the shorter side made `side` long by antialiased
+    bilinear interpolation, then the middle. In plain torch, since a gradient goes through.
+    """
+    height, width = picture.shape[2:]
+    short = min(height, width)
+    size = [side * s // short for s in (height, width)]
+    picture = F.interpolate(
+        picture, size=size, mode="bilinear", align_corners=False, antialias=True
+    )  # fmt: skip
+    top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    return picture[:, :, top : top + side, left : left + side]
