@@ -75,6 +75,11 @@ def run(o: Options) -> int:
             o.model, device=o.device or "auto", dtype=o.dtype, variant=o.variant,
             weights=o.weights, ignore_config_keys=o.ignore_config_key or (),
         )  # fmt: skip
+        if pipe.makes != "pictures":
+            raise RequestError(
+                f"--model: a {pipe._class_name} makes {pipe.makes}, not pictures; call it from"
+                " Python"
+            )
         loaded = time.perf_counter() - begin
         if o.call["upscaler"] is not None:
             given["upscaler"] = find_upscaler(o.call["upscaler"], pipe.device)

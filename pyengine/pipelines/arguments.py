@@ -267,9 +267,10 @@ ARGUMENTS: tuple[Argument, ...] = (
     ),
     Argument("output_type", Choice(OUTPUT_TYPES), everywhere=True),
     *map(Argument, (
-        "aesthetic_score", "crops_coords_top_left", "denoising_end", "denoising_start", "latents",
-        "masked_image_latents", "negative_aesthetic_score", "negative_crops_coords_top_left",
-        "negative_original_size", "negative_pooled_prompt_embeds", "negative_prompt_2",
+        "aesthetic_score", "crops_coords_top_left", "denoising_end", "denoising_start",
+        "image_embeds", "latents", "masked_image_latents", "negative_aesthetic_score",
+        "negative_crops_coords_top_left", "negative_image_embeds", "negative_original_size",
+        "negative_pooled_prompt_embeds", "negative_prompt_2",
         "negative_prompt_embeds", "negative_target_size", "original_inference_steps",
         "original_size", "padding_mask_crop", "pooled_prompt_embeds", "prompt_2", "prompt_embeds",
         "sigmas", "target_size", "timestep_spacing", "timesteps",

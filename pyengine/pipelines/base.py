@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
@@ -36,6 +36,8 @@ class Pipeline(DiffusersNames, Running):
 
     device: torch.device
     dtype: torch.dtype
+    #: What its output is, in a word; the command line writes pictures alone.
+    makes: ClassVar[str] = "pictures"
     #: Another object after the pipeline was moved or got another part: older jobs are not its own.
     _loaded: object = None
 

@@ -23,6 +23,7 @@ from ..jobs.output import PipelineOutput, Report
 from ..jobs.runs import Run
 from ..models.base import Model
 from ..schedules import Plan, find_name
+from ..schedules.plan import State
 from .arguments import checked
 from .base import Pipeline
 from .class_labels import Labels, labels_and_count
@@ -261,7 +262,7 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
         r.run.settings = {"num_timesteps": len(plan), **r.settings}
         noise = NoiseSource(r.generators, self.device)
         with report.stage("prepare", self.device):
-            state = plan.start(self._noise(r, noise))
+            state = self._start(r, plan, noise)
             conditions = self._conditions(r)
             conditions.changed(cast(Any, self.network))
         with report.stage("denoise", self.device):
@@ -272,6 +273,10 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
                 for job, own in zip(call.jobs, r.classifier.guidance(named.sampler), strict=True):
                     job.gradients = own
             return call
+
+    def _start(self, r: UnpromptedRequest, plan: Plan, noise: NoiseSource) -> State:
+        """What the sampler begins with: noise."""
+        return plan.start(self._noise(r, noise))
 
     def _noise(self, r: UnpromptedRequest, noise: NoiseSource) -> Tensor:
         if r.latents is not None:

@@ -36,7 +36,8 @@ class Part:
     transformers writes it. network: the class of ours that holds a model, or a tokenizer. config:
     the class of its config, where no network says so. summary: the config's fields that `pyengine
     info` shows, dots leading into nested ones.
-    others: networks of other classes, which may be given in its place.
+    others: networks of other classes, which may be given in its place. file: the config's name,
+    where it is none of these.
     """
 
     kind: Literal["model", "settings", "scheduler", "tokenizer"]
@@ -48,9 +49,12 @@ class Part:
     config: Reference | None = None
     summary: tuple[str, ...] = ()
     others: tuple[Reference, ...] = ()
+    file: str | None = None
 
     @property
     def config_file(self) -> str:
+        if self.file is not None:
+            return self.file
         return "scheduler_config.json" if self.kind == "scheduler" else "config.json"
 
     def config_class(self) -> Any:

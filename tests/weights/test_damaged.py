@@ -14,11 +14,13 @@ from pathlib import Path
 import damage_configs
 import damage_files
 import damage_generators
+import damage_kandinsky
 import damage_labelled
 import damage_single
 import damage_tensors
 import damage_unets
 import generators
+import kandinsky_folders
 import pytest
 import tiny
 from damage import CASES
@@ -32,6 +34,7 @@ GENERATORS = {
     "ddpm_folder": tiny.write_ddpm,
     "dit_folder": tiny.write_dit,
     "flat_folder": functools.partial(tiny.write_ddpm, flat=True),
+    "kandinsky_folder": kandinsky_folders.write,
     "dcgan": generators.write_dcgan,
     "dcgan_folder": generators.write_dcgan,
     "biggan_folder": generators.write_biggan,
@@ -46,6 +49,7 @@ assert all(
         damage_configs,
         damage_files,
         damage_generators,
+        damage_kandinsky,
         damage_labelled,
         damage_single,
         damage_tensors,

@@ -1,0 +1,1 @@
+"""Kandinsky 2.2: texts to the embeddings of pictures, and these to pictures."""

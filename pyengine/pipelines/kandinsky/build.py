@@ -1,0 +1,120 @@
+"""From checkpoints to pipelines of Kandinsky 2.2."""
+
+from typing import Any
+
+from ...clip_pictures import ClipPictureConfig
+from ...errors import ConfigError
+from ...models import UNet2DConditionConfig
+from ...models.autoencoder.vq import VQConfig
+from ...schedules.config import UnCLIPConfig
+from ...weights.text import show
+from ..diffusers_names.schedulers import choose
+from ..reading import Load, read_tokenizer
+
+PARTS = ("unet", "movq")
+PRIOR_PARTS = ("prior", "image_encoder", "text_encoder")
+
+
+def build(load: Load) -> Any:
+    """The decoder's pipeline."""
+    checkpoint = load.checkpoint
+    configs, sources = load.configs(PARTS)
+    load.compare(check_fits, configs["unet"], configs["movq"])
+    scheduler = choose(None, checkpoint.config("scheduler"), load.kind)
+    defaults = load.defaults()
+    models = {
+        name: load.network(name, configs[name], sources[name],
+                           name == "movq" and configs[name].force_upcast)
+        for name in PARTS
+    }  # fmt: skip
+    checkpoint.hold(sources)
+    return load.pipeline_class(models, checkpoint, load.source, defaults, scheduler)
+
+
+def check_fits(unet: UNet2DConditionConfig, movq: VQConfig) -> None:
+    """Raises ConfigError where U-Net and autoencoder are not those of a Kandinsky 2.2 decoder."""
+    latent = movq.latent_channels
+    if movq.in_channels != 3 or movq.out_channels != 3 or movq.embed_dim != latent:
+        raise ConfigError(
+            f"movq: in_channels {movq.in_channels}, out_channels {movq.out_channels}, vq_embed_dim"
+            f" {movq.embed_dim}: expected pictures of 3 channels, and vq_embed_dim as"
+            f" latent_channels, {latent}"
+        )
+    if movq.lookup_from_codebook:
+        raise ConfigError("movq: lookup_from_codebook is true, expected a decoder of latents")
+    if unet.in_channels != latent or unet.out_channels not in (latent, 2 * latent):
+        inpainting = unet.in_channels == 2 * latent + 1
+        hint = "; decoders for inpainting are not here yet" if inpainting else ""
+        raise ConfigError(
+            f"unet: in_channels {unet.in_channels}, out_channels {unet.out_channels} do not fit a"
+            f" movq of {latent} latent channels: expected {latent}, and as many or twice as"
+            f" many{hint}"
+        )
+    for name, value, wanted in (
+        ("encoder_hid_dim_type", unet.projection, "image_proj"),
+        ("addition_embed_type", unet.addition_embed_type, "image"),
+        ("class_embed_type", unet.class_embed_type, None),
+        ("num_class_embeds", unet.num_class_embeds, None),
+        ("time_cond_proj_dim", unet.time_cond_proj_dim, None),
+    ):
+        if value != wanted:
+            raise ConfigError(f"unet: {name} is {show(value)}, expected {show(wanted)}")
+
+
+def build_prior(load: Load) -> Any:
+    """The prior's pipeline."""
+    checkpoint = load.checkpoint
+    configs, sources = load.configs(PRIOR_PARTS)
+    tokenizer = read_tokenizer(checkpoint, "text_encoder", configs["text_encoder"])
+    own = checkpoint.config("image_processor")
+    processor = ClipPictureConfig.from_dict(own, checkpoint.where("image_processor"))
+    schedule = UnCLIPConfig.from_dict(checkpoint.config("scheduler"), checkpoint.where("scheduler"))
+    length = min(tokenizer.model_max_length, configs["text_encoder"].max_position_embeddings)
+    load.compare(check_prior_fits, *(configs[name] for name in PRIOR_PARTS), length)
+    load.compare(check_pictures, configs["image_encoder"], processor)
+    load.compare(check_schedule, schedule)
+    defaults = load.defaults()
+    models = {name: load.network(name, configs[name], sources[name]) for name in PRIOR_PARTS}
+    checkpoint.hold(sources)
+    return load.pipeline_class(
+        models, tokenizer, processor, schedule, checkpoint, load.source, defaults
+    )
+
+
+def check_prior_fits(prior: Any, image: Any, text: Any, length: int) -> None:
+    """Raises ConfigError where a prior and the halves of its CLIP do not go together.
+
+    length: tokens of a text.
+    """
+    width = prior.embedding_dim
+    for name, found, wanted in (
+        ("image_encoder: projection_dim", image.projection_dim, width),
+        ("text_encoder: projection_dim", text.projection_dim, prior.projected_dim),
+        ("text_encoder: hidden_size", text.hidden_size, width),
+        ("prior: clip_embed_dim", prior.clip_dim, width),
+        ("prior: num_embeddings", prior.num_embeddings, length),
+        ("prior: additional_embeddings", prior.additional_embeddings, 4),
+        ("prior: added_emb_type", prior.added_emb_type, "prd"),
+        ("prior: encoder_hid_proj_type", prior.encoder_hid_proj_type, "linear"),
+    ):
+        if found != wanted:
+            raise ConfigError(f"{name} is {show(found)}, expected {show(wanted)} beside the rest")
+
+
+def check_pictures(image: Any, processor: ClipPictureConfig) -> None:
+    """Raises ConfigError where pictures are cut to another size than the encoder reads."""
+    side = image.image_size
+    if processor.crop != (side, side):
+        raise ConfigError(
+            f"image_processor: crop_size {processor.crop[0]}x{processor.crop[1]}, expected the"
+            f" image encoder's {side}x{side}"
+        )
+
+
+def check_schedule(schedule: UnCLIPConfig) -> None:
+    """Raises ConfigError where a schedule is not that of a prior, which predicts embeddings."""
+    if schedule.prediction_type != "sample" or schedule.variance_type != "fixed_small_log":
+        raise ConfigError(
+            f"scheduler: prediction_type {schedule.prediction_type!r}, variance_type"
+            f" {schedule.variance_type!r}: expected 'sample' and 'fixed_small_log'"
+        )

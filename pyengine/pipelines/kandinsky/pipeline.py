@@ -1,0 +1,286 @@
+"""Kandinsky 2.2's decoder: latents denoised under a picture's embedding, and decoded by MoVQ.
+
+Razzhigaev et al. 2023, arXiv:2310.03502. Guidance: Ho & Salimans 2022, arXiv:2207.12598.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ... import images as pictures
+from ...cuda import to_device
+from ...diffusion.conditions import Conditions, classifier_free_names
+from ...errors import RequestError
+from ...finite import check_finite
+from ...guard import inference
+from ...guidance import Guidance, classifier_free
+from ...jobs import checks
+from ...jobs.noise import NoiseSource
+from ...jobs.output import PipelineOutput, Report
+from ...jobs.runs import Run
+from ...models import UNet2DConditionModel, VQModel
+from ...pixels import made
+from ...schedules import Plan
+from ...schedules.plan import State
+from ..arguments import check
+from ..defaults import bounded
+from ..unprompted import (
+    CALLBACK_TENSORS,
+    UnpromptedDefaults,
+    UnpromptedPipeline,
+    UnpromptedRequest,
+)
+
+#: Pixels along a side where a call does not say, as in diffusers.
+SIDE = 512
+
+
+@dataclass(frozen=True)
+class KandinskyDefaults(UnpromptedDefaults):
+    """Of diffusers' KandinskyV22Pipeline, and its KandinskyV22Img2ImgPipeline's strength."""
+
+    num_inference_steps: int = bounded(100, 1, 1000)
+    guidance_scale: float = bounded(4.0, 0, 1000)
+    strength: float = bounded(0.3, 0, 1)
+
+
+@dataclass
+class KandinskyRequest(UnpromptedRequest):
+    """embeds: [R, D], negative ones first where there is guidance. images: [M, 3, height, width] in
+    -1..1, to begin from, each for count / M pictures, or None. strength: the share of the steps
+    that runs from them.
+    """
+
+    embeds: Tensor | None = None
+    images: Tensor | None = None
+    strength: float | None = None
+
+
+def rounded(side: int, factor: int) -> int:
+    """Pixels along a side: the next multiple of the autoencoder's factor squared, as diffusers
+    has it, so that the latents' sides are multiples of the factor.
+    """
+    return -(-side // factor**2) * factor**2
+
+
+class KandinskyV22Pipeline(UnpromptedPipeline):
+    """Pictures of their embeddings with a Kandinsky 2.2 decoder; see `__call__`."""
+
+    defaults_class: ClassVar[type[Any]] = KandinskyDefaults
+    main_part = "unet"
+
+    @property
+    def unet(self) -> UNet2DConditionModel:
+        return cast(UNet2DConditionModel, self.network)
+
+    @property
+    def movq(self) -> VQModel:
+        return cast(VQModel, self.models["movq"])
+
+    @property
+    def factor(self) -> int:
+        found: int = self.movq.config.downscale
+        return found
+
+    @property
+    def channels(self) -> int:
+        found: int = self.unet.config.in_channels
+        return found
+
+    @property
+    def predicts_variance(self) -> bool:
+        return bool(self.unet.config.out_channels == 2 * self.channels)
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        return SIDE, SIDE
+
+    @inference
+    def __call__(
+        self,
+        image_embeds: Tensor | Sequence[Tensor] | None = None,
+        negative_image_embeds: Tensor | Sequence[Tensor] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        *,
+        image: Any = None,
+        strength: float | None = None,
+        timesteps: Sequence[int] | None = None,
+        timestep_spacing: str | None = None,
+        eta: float = 0.0,
+        seed: int | Sequence[int] | None = None,
+        scheduler: str | None = None,
+        upscaler: Any = None,
+        callback_on_step_end: Callable[..., Any] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = CALLBACK_TENSORS,
+        progress: bool | None = None,
+        timeout: float | None = None,
+        run: Run | None = None,
+        **others: Any,
+    ) -> PipelineOutput:
+        """Pictures of embeddings; names and order are those of diffusers' KandinskyV22Pipeline,
+        with the image and strength of its KandinskyV22Img2ImgPipeline.
+
+        Args:
+            image_embeds: [B, D], or a list of such: what KandinskyV22PriorPipeline makes of texts,
+                or CLIP's embeddings of pictures.
+            negative_image_embeds: as many, what to guide away from; needed with guidance.
+            height, width: pixels, 512 unless told, rounded up to multiples of the autoencoder's
+                factor squared (64).
+            num_inference_steps: 100 unless told.
+            guidance_scale: for all (4 unless told), or one per picture; 1 or less leaves guidance
+                out.
+            num_images_per_prompt: pictures of each embedding, which follow each other.
+            generator: one per picture, or one from which the batch is drawn as diffusers does.
+            latents: [N, C, h, w] standard normal noise in place of drawn.
+            output_type: "pil", "np", "pt" (0 to 1) or "latent".
+            return_dict: False gives diffusers' tuple in place of a PipelineOutput.
+            image: pictures to begin from (PIL, arrays or tensors in 0..1, a batch or a list): one
+                for all, one per embedding, or one per picture.
+            strength: 0 to 1, the share of the steps that `image` goes through; 0.3 unless told.
+            timesteps: the steps themselves, descending, for samplers that take them.
+            timestep_spacing: "leading", "linspace" or "trailing", not the sampler's own.
+            eta: DDIM's noise, 0 to 1.
+            seed: s gives picture i the seed s + i; a list one each; None random ones, which the
+                result tells.
+            scheduler: a sampler by name (pyengine.schedules.SAMPLER_NAMES), not the checkpoint's.
+            upscaler: a file or folder of one, or an UpscalePipeline, which enlarges the pictures.
+            callback_on_step_end: called as (pipe, step, timestep, {"latents": tensor}) after every
+                model evaluation; it may return them changed.
+            progress: a bar on standard error; None shows one on a terminal.
+            timeout: seconds to wait for calls of other threads, then BusyError.
+            run: a Run, to end this call from elsewhere.
+
+        A variance that the network predicts is used where the scheduler's config asks for it, and
+        else left out, as diffusers does.
+        With seeds, or a generator per picture, a picture does not depend on the others in the
+        call. Raises RequestError that names the argument.
+        """
+        output: PipelineOutput = self._call(locals())
+        return output
+
+    # --- arguments --------------------------------------------------------------------------------
+
+    def _checked(self, arguments: dict[str, Any]) -> KandinskyRequest:
+        names = ("image_embeds", "negative_image_embeds", "image", "strength")
+        given = {name: arguments.pop(name) for name in names}
+        embeds = self._embeds("image_embeds", given["image_embeds"])
+        strength = self._strength(given["strength"], given["image"])
+        scale = arguments.pop("guidance_scale")
+        scale = self.defaults.guidance_scale if scale is None else scale
+        base = self._request(
+            class_labels=None, batch_size=len(embeds), guidance_scale=scale, strength=strength,
+            **arguments,
+        )  # fmt: skip
+        rows = [embeds]
+        if max(base.guidance_scale) > 1:
+            rows.insert(0, self._embeds(
+                "negative_image_embeds", given["negative_image_embeds"], len(embeds)
+            ))  # fmt: skip
+        times = base.count // len(embeds)
+        own = {f.name: getattr(base, f.name) for f in fields(base)}
+        return KandinskyRequest(
+            **own, embeds=torch.cat([row.repeat_interleave(times, dim=0) for row in rows]),
+            images=self._images(given["image"], base, len(embeds)), strength=strength,
+        )  # fmt: skip
+
+    def _embeds(self, name: str, value: Any, count: int | None = None) -> Tensor:
+        """[B, D] of a tensor or a list of them; count: B, where it is known."""
+        width = self.unet.config.encoder_hid_dim
+        parts = list(value) if isinstance(value, list | tuple) and value else [value]
+        for part in parts:
+            if not isinstance(part, Tensor) or part.dim() != 2 or not len(part):
+                found = list(part.shape) if isinstance(part, Tensor) else type(part).__name__
+                raise checks.refuse(name, f"a float tensor [B, {width}], or a list of such", found)
+            checks.check_latents(part, (len(part), width), name)
+        embeds = torch.cat([part.to(self.device, self.dtype) for part in parts])
+        if count is not None and len(embeds) != count:
+            raise checks.refuse(name, f"{count} rows, as many as image_embeds", len(embeds))
+        return embeds
+
+    def _strength(self, value: Any, image: Any) -> float | None:
+        if image is None:
+            if value is not None:
+                raise RequestError("strength: expected only together with image")
+            return None
+        found: float = self.defaults.strength if value is None else check("strength", value)
+        return found
+
+    def _check_size(self, height: Any, width: Any, count: int) -> tuple[int, int]:
+        found = []
+        for name, value in (("height", height), ("width", width)):
+            found.append(rounded(checks.side(name, SIDE if value is None else value, 1),
+                                 self.factor))  # fmt: skip
+        checks.check_total(found[0], found[1], count)
+        return found[0], found[1]
+
+    def _images(self, image: Any, r: UnpromptedRequest, batch: int) -> Tensor | None:
+        """[M, 3, height, width] in -1..1, of `image`: M divides the request's pictures."""
+        if image is None:
+            return None
+        items = pictures.as_list(image, "image")
+        if len(items) not in (1, batch, r.count):
+            counts = " or ".join(map(str, sorted({1, batch, r.count})))
+            raise checks.refuse("image", f"{counts} pictures", f"{len(items)} pictures")
+        rows = []
+        for item in made([pictures.numbers_of(i, "image", 3) for i in items], "image", mask=False):
+            if isinstance(item, Image.Image):
+                # By halves first where it is far larger, as diffusers tells PIL.
+                item = item.resize(
+                    (r.width, r.height), Image.Resampling.BICUBIC, reducing_gap=1
+                )  # fmt: skip
+                rows.append(pictures.from_uint8(np.asarray(item)))
+            else:
+                rows.append(pictures.to_size(item, r.height, r.width))
+        return 2.0 * torch.cat(rows) - 1.0
+
+    # --- the run ----------------------------------------------------------------------------------
+
+    def _report(self, r: UnpromptedRequest) -> Report:
+        assert isinstance(r, KandinskyRequest)
+        report = super()._report(r)
+        report.strength = r.strength
+        return report
+
+    def _guidance(self, r: UnpromptedRequest) -> list[Guidance]:
+        return [classifier_free(scale) for scale in r.guidance_scale]
+
+    def _start(self, r: UnpromptedRequest, plan: Plan, noise: NoiseSource) -> State:
+        assert isinstance(r, KandinskyRequest)
+        if r.images is None:
+            return super()._start(r, plan, noise)
+        given = to_device(r.images, self.device)
+        found = [self.movq.encode(picture[None], return_dict=False)[0] for picture in given]
+        times = r.count // len(found)
+        clean = torch.cat(found).to(self.dtype).repeat_interleave(times, dim=0)
+        check_finite(f"{self.source}: movq: the encoder", clean)
+        return plan.start(self._noise(r, noise), clean)
+
+    def _conditions(self, r: UnpromptedRequest) -> Conditions:
+        assert isinstance(r, KandinskyRequest)
+        assert r.embeds is not None
+        embeds = r.embeds.to(self.device, self.dtype)
+        return Conditions(
+            embeds, added={"image_embeds": embeds},
+            names=classifier_free_names(max(r.guidance_scale) > 1),
+        )  # fmt: skip
+
+    def _decode(self, latents: Tensor, output_type: str) -> Any:
+        # One by one: the decoder takes the most memory of all.
+        decode = self.movq.decode
+        found = [decode(z[None], force_not_quantize=True, return_dict=False)[0] for z in latents]
+        decoded = torch.cat(found)
+        check_finite(f"{self.source}: movq: the decoder", decoded)
+        return pictures.from_tensor(decoded, output_type)

@@ -1,0 +1,68 @@
+"""What a call of Kandinsky's prior is asked, and what it gives back."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...jobs.output import PipelineOutput
+from ...jobs.runs import Run
+from ..unprompted import CALLBACK_TENSORS
+
+
+@dataclass
+class PriorRequest:
+    """texts, negatives: of each of the `count` embeddings that are made. wanted: the first so many
+    of them are the prompts', those behind them the negative prompts'. guidance_scale: of each.
+    """
+
+    texts: list[str]
+    negatives: list[str]
+    wanted: int
+    num_inference_steps: int
+    guidance_scale: tuple[float, ...]
+    output_type: str
+    seeds: list[int | None]
+    generators: list[torch.Generator] | torch.Generator
+    latents: Tensor | None
+    run: Run
+    callback: Any = None
+    callback_inputs: tuple[str, ...] = CALLBACK_TENSORS
+    callback_known: tuple[str, ...] = CALLBACK_TENSORS
+    timeout: float | None = None
+    return_dict: bool = True
+    upscaler: Any = None
+    height: int = 0
+    width: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(eq=False)
+class PriorOutput(PipelineOutput):
+    """images, or image_embeds: [N, D], by output_type a tensor or an array. negative_image_embeds:
+    likewise, what a decoder is guided away from.
+    """
+
+    negative_image_embeds: Any = None
+
+    @property
+    def image_embeds(self) -> Any:
+        return self.images
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return self.images, self.negative_image_embeds
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.images if key == "image_embeds" else super().__getitem__(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("image_embeds", "negative_image_embeds"))
+
+    def __len__(self) -> int:
+        return 2
