@@ -22,6 +22,7 @@ class DenoisingJob(Job):
     which pictures of these it is. guidance: its own, which names rows of the conditions.
     guidance_rescale: 0 to 1, see schedules.plan.step_rows. noise: the random numbers of its
     sampler. source: what to call its model in errors. gradients: what moves it besides.
+    interval: shares of the steps between which it is guided by other conditions than its last.
     """
 
     def __init__(
@@ -29,13 +30,28 @@ class DenoisingJob(Job):
         guidance: Guidance, guidance_rescale: float, noise: PictureNoise, source: str,
     ):  # fmt: skip
         super().__init__(run, index, seed)
-        self.plan, self.conditions, self.guidance = plan, conditions, guidance
+        self.plan, self.conditions, self._guidance = plan, conditions, guidance
+        self.interval = 0.0, 1.0
         self.guidance_rescale, self.noise, self.source = guidance_rescale, noise, source
         self.position = 0
         self.gradients: GradientGuidance | None = None
         #: Where its state lies, and in which row.
         self.batch: Batch
         self.row = 0
+
+    @property
+    def guidance(self) -> Guidance:
+        """Of its next evaluation: its own within the interval, else its last condition alone, which
+        takes one row (Kynkäänniemi et al. 2024, arXiv:2404.07724).
+        """
+        begin, end = self.interval
+        if begin <= self.steps / self.plan.num_steps < end:
+            return self._guidance
+        return Guidance(self._guidance.conditions[-1])
+
+    @guidance.setter
+    def guidance(self, value: Guidance) -> None:
+        self._guidance = value
 
     @property
     def complete(self) -> bool:

@@ -50,6 +50,8 @@ class PromptedCall(DenoisingCall):
         conditions.in_input = start.known is None
         super().__init__(pipe, evaluate, r, plan, start.state, conditions, noise, report)
         self.guides = guides
+        for job in self.jobs:
+            job.interval = r.guidance_start, r.guidance_end
         self._settings: tuple[Any, Any] | None = None
         self._read_settings()
         self._condition()

@@ -172,6 +172,14 @@ ARGUMENTS: tuple[Argument, ...] = (
         setting="guidance_rescale", help="0 to 1: against overexposure.", shown="0",
     ),
     Argument(
+        "guidance_start", Real(0, 1), nothing=0, option="guidance_start", setting="guidance_start",
+        asked=True, help="Stable Diffusion: share of the steps before it guides.", shown="0",
+    ),
+    Argument(
+        "guidance_end", Real(0, 1), nothing=1, option="guidance_end", setting="guidance_end",
+        asked=True, help="Share of the steps after which it no longer guides.", shown="1",
+    ),
+    Argument(
         "negative_prompt", Words(), option="negative", setting="negative_prompt", asked=True,
         help="What the picture does not show.",
     ),

@@ -179,6 +179,8 @@ def test_settings_of_before_are_read():
             "classifier_scale",
             "clip_model",
             "clip_guidance_scale",
+            "guidance_start",
+            "guidance_end",
             "upscaler",
             "truncation",
             "noise_level",

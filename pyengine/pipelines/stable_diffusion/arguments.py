@@ -77,6 +77,9 @@ class Arguments:
             count, read.batch,
         )  # fmt: skip
         simple = checked(simple, d)
+        begin, end = simple["guidance_start"], simple["guidance_end"]
+        if begin > end:
+            raise checks.refuse("guidance_start", f"at most guidance_end {end:g}", begin)
         if items is None:
             used_strength = 1.0
         elif strength is not None:

@@ -150,6 +150,8 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
         mask_image: Any = None,
         masked_image_latents: Tensor | None = None,
         padding_mask_crop: int | None = None,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         clip_model: Any = None,
         clip_guidance_scale: float | None = None,
         progress: bool | None = None,
@@ -201,6 +203,8 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
             masked_image_latents: [M, C, h, w] scaled latents of the masked picture, M dividing N.
             padding_mask_crop: pixels around the mask's white: only that part of `image` is painted,
                 enlarged to height and width, and laid back into the whole picture.
+            guidance_start, guidance_end: shares of the steps between which guidance_scale holds, 0
+                to 1; the others are without guidance, and take one row.
             clip_model: a folder of a whole CLIP (transformers' CLIPModel): the gradient of a
                 picture's distance to its prompt there guides it, through U-Net and decoder. Slow.
             clip_guidance_scale: how much of the gradient, 100 unless told; 0: none, the same bits.

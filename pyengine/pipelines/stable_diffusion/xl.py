@@ -176,6 +176,8 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         mask_image: Any = None,
         masked_image_latents: Tensor | None = None,
         padding_mask_crop: int | None = None,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         clip_model: Any = None,
         clip_guidance_scale: float | None = None,
         denoising_start: float | None = None,
