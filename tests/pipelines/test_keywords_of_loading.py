@@ -99,7 +99,7 @@ def test_a_subfolder(folder, expected, tmp_path):
         ({"vae": None}, "vae: the model cannot do without"),
         ({"vae": torch.nn.Linear(1, 1)}, "vae: expected pyengine's AutoencoderKL"),
         ({"tokenizer": "clip"}, "tokenizer: expected pyengine's ClipTokenizer"),
-        ({"tokenizer": "clip"}, "tokenizer: expected pyengine's"),
+        ({"tokenizer_2": "clip"}, "tokenizer_2: expected none for a StableDiffusionPipeline"),
         ({"force_zeros_for_empty_prompt": 1}, "force_zeros_for_empty_prompt: expected True or F"),
         ({"scheduler": 3}, "scheduler: expected a sampler's name"),
         ({"scheduler": "dimm"}, "scheduler: "),
