@@ -46,16 +46,17 @@ PRIOR_SCHEDULER = {
 }
 
 
-def write(folder, *, unet=None, movq=None, scheduler=None, gain: float = 0.1, image=False):
+def write(folder, *, unet=None, movq=None, scheduler=None, gain: float = 0.1, kind=""):
     """A decoder's folder, of pictures of multiples of 4 pixels. gain: of the U-Net's last layer, at
-    whose full size a random network's outputs are chaotic. image: a KandinskyV22Img2ImgPipeline's.
+    whose full size a random network's outputs are chaotic. kind: "Img2Img" or "Inpaint".
     """
     import diffusers
 
-    net = tiny.make_unet(13, **{**UNET, **(unet or {})})
+    own = {"in_channels": 9} if kind == "Inpaint" else {}
+    net = tiny.make_unet(13, **{**UNET, **own, **(unet or {})})
     for p in net.conv_out.parameters():
         p.data.mul_(gain)
-    cls = diffusers.KandinskyV22Img2ImgPipeline if image else diffusers.KandinskyV22Pipeline
+    cls = getattr(diffusers, f"KandinskyV22{kind}Pipeline")
     pipe = cls(
         unet=net, movq=tiny.make_vq(**{**MOVQ, **(movq or {})}),
         scheduler=scheduler or diffusers.DDPMScheduler(**SCHEDULER),

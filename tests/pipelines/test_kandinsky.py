@@ -116,8 +116,67 @@ def test_image_to_image_is_diffusers(folder, own, steps, strength):
     assert got.report.strength == strength
 
 
+# --- inpainting -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def inpainting(tmp_path_factory):
+    return kandinsky_folders.write(tmp_path_factory.mktemp("inpaint") / "d", kind="Inpaint")
+
+
+def hole(corner=(20, 10), size=(90, 70)):
+    """A mask with a white rectangle and a slanted white line, whose sides are told apart."""
+    mask = np.zeros((size[1], size[0]), np.uint8)
+    mask[corner[0] : corner[0] + 21, corner[1] : corner[1] + 30] = 255
+    for i in range(min(mask.shape)):
+        mask[i, max(0, i - 4) : i + 1] = 255
+    return Image.fromarray(mask)
+
+
+@pytest.mark.parametrize("steps", [5, 20, 50])
+@pytest.mark.parametrize("size", [(24, 24), (16, 28)])
+def test_inpainting_is_diffusers(inpainting, steps, size):
+    call = {"num_inference_steps": steps, "output_type": "np", "height": size[0], "width": size[1]}
+    call |= {"num_images_per_prompt": 2, "image": photo(1), "mask_image": hole(), **embeds(1)}
+    pipe = diffusers.KandinskyV22InpaintPipeline.from_pretrained(inpainting)
+    pipe.set_progress_bar_config(disable=True)
+    want = pipe(generator=generators([7, 8]), **call).images
+    made = pyengine.from_pretrained(inpainting, device="cpu")
+    got = made(generator=generators([7, 8]), **call).images
+    assert want.std() > 0.1
+    assert psnr(want, got) >= LEAST_PSNR
+
+
+def test_inpainting_is_the_same_alone_and_in_a_batch(inpainting):
+    pipe = pyengine.from_pretrained(inpainting, device="cpu")
+    images, masks = [photo(i) for i in range(3)], [hole((5 * i, 7 * i)) for i in range(3)]
+    scales = [4.0, 1.0, 2.0]
+    together = pipe(
+        **embeds(3), image=images, mask_image=masks, seed=5, guidance_scale=scales, **SMALL
+    ).images
+    for i in range(3):
+        call = {**SMALL, "image": images[i], "mask_image": masks[i], "seed": 5 + i}
+        alone = pipe(**rows(i), guidance_scale=scales[i], **call).images
+        assert torch.equal(alone[0], together[i])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({}, "image: this decoder is one for inpainting and needs it"),
+        ({"image": photo()}, "mask_image: this decoder is one for inpainting and needs it"),
+        ({"image": photo(), "mask_image": hole(), "strength": 0.5}, "strength: a decoder for inp"),
+        ({"image": photo(), "mask_image": [hole()] * 3}, "mask_image: expected 1 or 2 pictures"),
+    ],
+)
+def test_wrong_arguments_of_inpainting(inpainting, call, message):
+    pipe = pyengine.from_pretrained(inpainting, device="cpu")
+    with pytest.raises(RequestError, match=message):
+        pipe(**embeds(), **call)
+
+
 def test_a_folder_of_image_to_image(own, tmp_path):
-    made = kandinsky_folders.write(tmp_path / "d", image=True)
+    made = kandinsky_folders.write(tmp_path / "d", kind="Img2Img")
     pipe = pyengine.from_pretrained(made, device="cpu")
     call = {"seed": 3, "num_inference_steps": 4, "output_type": "np", "height": 16, "width": 16}
     want = own()(**embeds(), image=photo(), **call).images
@@ -226,7 +285,7 @@ def test_every_sampler_runs(own):
             "latents: ex",
         ),
         ({**embeds(), "prompt": "a cat"}, "prompt: this model has no such argument"),
-        ({**embeds(), "mask_image": photo()}, "mask_image: this model has no such argument"),
+        ({**embeds(), "mask_image": photo()}, "mask_image: this decoder is not one for inpainting"),
     ],
 )
 def test_wrong_arguments(own, call, message):
@@ -237,7 +296,7 @@ def test_wrong_arguments(own, call, message):
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
-        ("unet", {"in_channels": 9}, "in_channels 9, .*decoders for inpainting are not here yet"),
+        ("unet", {"in_channels": 8}, r"in_channels 8, .*expected 4 or 9 \(for inpainting\)"),
         ("unet", {"out_channels": 3}, "out_channels 3 do not fit a movq of 4 latent channels"),
         ("unet", {"addition_embed_type": None}, "addition_embed_type is None, expected 'image'"),
         ("unet", {"class_embed_type": "timestep"}, "class_embed_type is 'timestep', expected None"),

@@ -42,13 +42,13 @@ def check_fits(unet: UNet2DConditionConfig, movq: VQConfig) -> None:
         )
     if movq.lookup_from_codebook:
         raise ConfigError("movq: lookup_from_codebook is true, expected a decoder of latents")
-    if unet.in_channels != latent or unet.out_channels not in (latent, 2 * latent):
-        inpainting = unet.in_channels == 2 * latent + 1
-        hint = "; decoders for inpainting are not here yet" if inpainting else ""
+    # One for inpainting has the known latents and the mask beside those that it denoises.
+    told = (latent, 2 * latent + 1)
+    if unet.in_channels not in told or unet.out_channels not in (latent, 2 * latent):
         raise ConfigError(
             f"unet: in_channels {unet.in_channels}, out_channels {unet.out_channels} do not fit a"
-            f" movq of {latent} latent channels: expected {latent}, and as many or twice as"
-            f" many{hint}"
+            f" movq of {latent} latent channels: expected {told[0]} or {told[1]} (for inpainting),"
+            f" and {latent} or {2 * latent}"
         )
     for name, value, wanted in (
         ("encoder_hid_dim_type", unet.projection, "image_proj"),

@@ -58,9 +58,11 @@ PRIOR = Family(
 DECODER = Family(
     name="kandinsky",
     title="prior + decoder (DALL-E 2): Kandinsky 2.2's decoder",
-    state="embeddings of pictures to pictures, image-to-image; held to diffusers by tests;"
-    " inpainting: not yet",
-    classes=("KandinskyV22Pipeline", "KandinskyV22Img2ImgPipeline"),
+    state="embeddings of pictures to pictures, image-to-image, inpainting; held to diffusers by"
+    " tests",
+    classes=(
+        "KandinskyV22Pipeline", "KandinskyV22Img2ImgPipeline", "KandinskyV22InpaintPipeline"
+    ),
     parts={"unet": UNET, "scheduler": SCHEDULER, "movq": VQ},
     unused=(),
     pipeline=f"{_HERE}.pipeline:KandinskyV22Pipeline",
@@ -68,4 +70,4 @@ DECODER = Family(
     main="unet",
     rehearse=f"{_HERE}.rehearsal:rehearse",
     rank=19,
-)
+)  # fmt: skip

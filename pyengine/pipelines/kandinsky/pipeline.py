@@ -53,12 +53,17 @@ class KandinskyDefaults(UnpromptedDefaults):
 class KandinskyRequest(UnpromptedRequest):
     """embeds: [R, D], negative ones first where there is guidance. images: [M, 3, height, width] in
     -1..1, to begin from, each for count / M pictures, or None. strength: the share of the steps
-    that runs from them.
+    that runs from them. masks: [M, 1, height, width], 1 where `images` are made anew, or None;
+    known, noise: [N, C, h, w], their latents and the noise of the start, while the request is
+    carried out.
     """
 
     embeds: Tensor | None = None
     images: Tensor | None = None
     strength: float | None = None
+    masks: Tensor | None = None
+    known: Tensor | None = None
+    noise: Tensor | None = None
 
 
 def rounded(side: int, factor: int) -> int:
@@ -66,6 +71,16 @@ def rounded(side: int, factor: int) -> int:
     has it, so that the latents' sides are multiples of the factor.
     """
     return -(-side // factor**2) * factor**2
+
+
+def bordered(mask: Tensor) -> Tensor:
+    """[M, 1, h, w], 1 where a mask or one of six neighbours of a pixel is: not those above to the
+    right and below to the left, as diffusers has it. Plain torch: once per call.
+    """
+    h, w = mask.shape[2:]
+    padded = torch.nn.functional.pad(mask, (1, 1, 1, 1))
+    shifts = ((1, 1), (0, 1), (1, 0), (0, 0), (2, 1), (1, 2), (2, 2))
+    return torch.stack([padded[:, :, i : i + h, j : j + w] for i, j in shifts]).amax(dim=0)
 
 
 class KandinskyV22Pipeline(UnpromptedPipeline):
@@ -89,8 +104,13 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
 
     @property
     def channels(self) -> int:
-        found: int = self.unet.config.in_channels
+        found: int = self.movq.config.latent_channels
         return found
+
+    @property
+    def paints_in(self) -> bool:
+        """Whether the U-Net is told a mask and what is known, beside the latents."""
+        return bool(self.unet.config.in_channels != self.channels)
 
     @property
     def predicts_variance(self) -> bool:
@@ -117,6 +137,7 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
         *,
         image: Any = None,
         strength: float | None = None,
+        mask_image: Any = None,
         timesteps: Sequence[int] | None = None,
         timestep_spacing: str | None = None,
         eta: float = 0.0,
@@ -131,7 +152,8 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
         **others: Any,
     ) -> PipelineOutput:
         """Pictures of embeddings; names and order are those of diffusers' KandinskyV22Pipeline,
-        with the image and strength of its KandinskyV22Img2ImgPipeline.
+        with the image and strength of its KandinskyV22Img2ImgPipeline, and the mask_image of its
+        KandinskyV22InpaintPipeline.
 
         Args:
             image_embeds: [B, D], or a list of such: what KandinskyV22PriorPipeline makes of texts,
@@ -150,6 +172,8 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
             image: pictures to begin from (PIL, arrays or tensors in 0..1, a batch or a list): one
                 for all, one per embedding, or one per picture.
             strength: 0 to 1, the share of the steps that `image` goes through; 0.3 unless told.
+            mask_image: of decoders for inpainting, which need it: white where `image` is made anew,
+                with a border of a latent's pixel; as many as of `image`.
             timesteps: the steps themselves, descending, for samplers that take them.
             timestep_spacing: "leading", "linspace" or "trailing", not the sampler's own.
             eta: DDIM's noise, 0 to 1.
@@ -174,10 +198,11 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
     # --- arguments --------------------------------------------------------------------------------
 
     def _checked(self, arguments: dict[str, Any]) -> KandinskyRequest:
-        names = ("image_embeds", "negative_image_embeds", "image", "strength")
+        names = ("image_embeds", "negative_image_embeds", "image", "strength", "mask_image")
         given = {name: arguments.pop(name) for name in names}
         embeds = self._embeds("image_embeds", given["image_embeds"])
         strength = self._strength(given["strength"], given["image"])
+        self._check_mask(given["mask_image"], given["image"])
         scale = arguments.pop("guidance_scale")
         scale = self.defaults.guidance_scale if scale is None else scale
         base = self._request(
@@ -194,6 +219,7 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
         return KandinskyRequest(
             **own, embeds=torch.cat([row.repeat_interleave(times, dim=0) for row in rows]),
             images=self._images(given["image"], base, len(embeds)), strength=strength,
+            masks=self._masks(given["mask_image"], base, len(embeds)),
         )  # fmt: skip
 
     def _embeds(self, name: str, value: Any, count: int | None = None) -> Tensor:
@@ -215,8 +241,22 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
             if value is not None:
                 raise RequestError("strength: expected only together with image")
             return None
+        if self.paints_in:
+            if value is not None:
+                raise RequestError("strength: a decoder for inpainting begins with noise, and has"
+                                   " none")  # fmt: skip
+            return None
         found: float = self.defaults.strength if value is None else check("strength", value)
         return found
+
+    def _check_mask(self, mask: Any, image: Any) -> None:
+        if self.paints_in and (mask is None or image is None):
+            name = "image" if image is None else "mask_image"
+            raise RequestError(f"{name}: this decoder is one for inpainting and needs it, given"
+                               " None")  # fmt: skip
+        if mask is not None and not self.paints_in:
+            raise RequestError("mask_image: this decoder is not one for inpainting, which alone"
+                               " takes it")  # fmt: skip
 
     def _check_size(self, height: Any, width: Any, count: int) -> tuple[int, int]:
         found = []
@@ -230,14 +270,11 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
         """[M, 3, height, width] in -1..1, of `image`: M divides the request's pictures."""
         if image is None:
             return None
-        items = pictures.as_list(image, "image")
-        if len(items) not in (1, batch, r.count):
-            counts = " or ".join(map(str, sorted({1, batch, r.count})))
-            raise checks.refuse("image", f"{counts} pictures", f"{len(items)} pictures")
+        items = self._counted("image", pictures.as_list(image, "image"), r, batch)
         rows = []
         for item in made([pictures.numbers_of(i, "image", 3) for i in items], "image", mask=False):
             if isinstance(item, Image.Image):
-                # By halves first where it is far larger, as diffusers tells PIL.
+                # Where it is far larger, by a whole factor first, as diffusers tells PIL.
                 item = item.resize(
                     (r.width, r.height), Image.Resampling.BICUBIC, reducing_gap=1
                 )  # fmt: skip
@@ -245,6 +282,21 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
             else:
                 rows.append(pictures.to_size(item, r.height, r.width))
         return 2.0 * torch.cat(rows) - 1.0
+
+    def _masks(self, mask: Any, r: UnpromptedRequest, batch: int) -> Tensor | None:
+        """[M, 1, height, width] of 0 and 1, of `mask_image`."""
+        if mask is None:
+            return None
+        items = pictures.as_list(mask, "mask_image", grey=True)
+        items = self._counted("mask_image", items, r, batch)
+        return pictures.to_mask(items, r.height, r.width, "mask_image")
+
+    @staticmethod
+    def _counted(name: str, items: list[Any], r: UnpromptedRequest, batch: int) -> list[Any]:
+        if len(items) not in (1, batch, r.count):
+            counts = " or ".join(map(str, sorted({1, batch, r.count})))
+            raise checks.refuse(name, f"{counts} pictures", f"{len(items)} pictures")
+        return items
 
     # --- the run ----------------------------------------------------------------------------------
 
@@ -266,16 +318,26 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
         times = r.count // len(found)
         clean = torch.cat(found).to(self.dtype).repeat_interleave(times, dim=0)
         check_finite(f"{self.source}: movq: the encoder", clean)
+        if self.paints_in:
+            state = super()._start(r, plan, noise)
+            r.known, r.noise = clean, state.x
+            return state
         return plan.start(self._noise(r, noise), clean)
 
     def _conditions(self, r: UnpromptedRequest) -> Conditions:
         assert isinstance(r, KandinskyRequest)
         assert r.embeds is not None
         embeds = r.embeds.to(self.device, self.dtype)
-        return Conditions(
+        conditions = Conditions(
             embeds, added={"image_embeds": embeds},
             names=classifier_free_names(max(r.guidance_scale) > 1),
         )  # fmt: skip
+        if r.masks is not None and r.known is not None:
+            anew = bordered(torch.nn.functional.interpolate(r.masks, r.known.shape[2:]))
+            anew = anew.to(self.device, self.dtype).repeat_interleave(r.count // len(anew), dim=0)
+            conditions.known, conditions.noise, conditions.mask = r.known, r.noise, anew
+            conditions.extra = torch.cat([r.known * (1 - anew), 1 - anew], dim=1)
+        return conditions
 
     def _decode(self, latents: Tensor, output_type: str) -> Any:
         # One by one: the decoder takes the most memory of all.
