@@ -53,8 +53,11 @@ def find_classifier(value: Any, scale: Any, device: torch.device) -> Classifier 
     """The classifier that a call's arguments name: a model, or a folder, which is loaded for
     `device` in float32; None for None. Raises RequestError for anything else.
     """
+    asked = scale is not None and check("classifier_scale", scale) > 0
     scale = 1.0 if scale is None else check("classifier_scale", scale)
     if value is None:
+        if asked:
+            raise RequestError("classifier_scale: expected a classifier with it, given none")
         return None
     if isinstance(value, EncoderUNetModel):
         if value.device != device:

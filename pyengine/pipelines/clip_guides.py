@@ -66,8 +66,11 @@ def find_clip(
     scale is 0. r: the request. inpaints: whether the U-Net has channels for a mask. Raises
     RequestError, ConfigError or CheckpointError.
     """
+    asked = scale is not None and check("clip_guidance_scale", scale) > 0
     scale = DEFAULT_SCALE if scale is None else check("clip_guidance_scale", scale)
     if folder is None:
+        if asked:
+            raise RequestError("clip_guidance_scale: expected a clip_model with it, given none")
         return None
     if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
         raise RequestError(f"clip_model: expected a folder of a whole CLIP, given {show(folder)}")

@@ -197,6 +197,8 @@ def test_a_gradient_that_is_not_finite_is_named(own, classifiers):
         ("noise", {}, {"class_labels": 10}, "class_labels: expected a whole number from 0 to 9"),
         ("noise", {}, {"class_labels": None}, "class_labels: this model draws classes"),
         ("noise", {}, {"classifier_scale": -1}, "classifier_scale: expected a number from 0 to"),
+        ("noise", {}, {"classifier": None, "classifier_scale": 2.0},
+         "classifier_scale: expected a classifier with it, given none"),
         ("noise", {}, {"classifier": 3}, "classifier: expected a folder or an EncoderUNetModel"),
         ("noise", {}, {"scheduler": "edm_euler"}, "classifier: expected None for the sampler edm"),
         ("noise", {}, {"height": 20}, "expected one that reads 3 channels of 20x16, given one that"

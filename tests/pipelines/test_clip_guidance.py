@@ -139,6 +139,8 @@ def test_what_does_not_fit_is_refused(folders, pipes, tmp_path):
     for call, error, text in (
         ({"clip_model": 3}, RequestError, "clip_model: expected a folder of a whole CLIP, given 3"),
         ({"clip_guidance_scale": -1}, RequestError, "clip_guidance_scale: expected a number from"),
+        ({"clip_model": None, "clip_guidance_scale": 3}, RequestError,
+         "clip_guidance_scale: expected a clip_model with it, given none"),
         ({"clip_model": sd / "text_encoder"}, ConfigError, "expected a whole CLIP's, with text_co"),
         ({"prompt": None, "prompt_embeds": torch.zeros(2, 77, 32)}, RequestError,
          "clip_model: expected a prompt in words with it"),
