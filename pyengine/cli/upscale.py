@@ -20,7 +20,7 @@ def upscale(
     ],
     output: Annotated[
         str | None,
-        Option("--output", "-o", metavar="PATH", show_default="out/<picture>-large.png",
+        Option("--output", "-o", metavar="PATH", show_default="out/PICTURE-large.png",
                help="A .png file, which is replaced, or a folder, where files are numbered."),
     ] = None,
     tile: Annotated[

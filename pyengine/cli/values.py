@@ -26,7 +26,7 @@ class Command(TyperCommand):
     """A command whose help names no class of Python's beside its argument."""
 
     def get_help(self, ctx: Any) -> str:
-        return re.sub(r"(?m)^(  [A-Z]+)( <\w+>)",
+        return re.sub(r"(?m)^(  [A-Z]+(?:\.{3})?)( <[\w\[\]]+>)",
                       lambda m: m[1] + " " * len(m[2]), super().get_help(ctx))  # fmt: skip
 
 

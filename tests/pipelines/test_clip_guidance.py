@@ -105,7 +105,8 @@ def test_pictures_are_the_loops(folders, pipes, name, sampler, guidance):
     want = loop(sd, clip, sampler, 4, guidance)
     got = draw(pipes[0], place, scheduler=name, guidance_scale=guidance)
     assert float((got - want).norm() / want.norm()) < 1e-3
-    plain = draw(pipes[0], None, scheduler=name, guidance_scale=guidance)
+    unguided = {"clip_guidance_scale": None, "guidance_scale": guidance}
+    plain = draw(pipes[0], None, scheduler=name, **unguided)
     assert float((got - plain).norm() / plain.norm()) > 0.02
 
 
