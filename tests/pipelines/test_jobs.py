@@ -137,6 +137,16 @@ def test_a_picture_without_guidance_takes_one_row(pair, monkeypatch):
     assert set(rows) == {4}
 
 
+def test_hooks_of_the_network_are_called(pair):
+    pipe, seen = pair("sd1").own, []
+    hook = pipe.unet.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    try:
+        pipe("a cat", guidance_scale=3.0, num_inference_steps=2, seed=1, **SIZE)
+    finally:
+        hook.remove()
+    assert seen == [2, 2]
+
+
 def test_a_third_condition(pair):
     """Guidance by two terms: base + 1.5 (image - base) + 6 (text - image), as InstructPix2Pix."""
     pipe = pair("sd1").own

@@ -239,7 +239,7 @@ class DiTTransformer2DModel(Model):
 
     def evaluate(self, sample: Tensor, times: TimeEmbedding, context: TextContext) -> Tensor:
         """`forward` with what was computed before: one tensor."""
-        out: Tensor = self.forward(sample, times, return_dict=False)[0]
+        out: Tensor = self(sample, times, return_dict=False)[0]
         return out
 
     def _check(self, x: Tensor) -> None:

@@ -315,7 +315,7 @@ class UNet2DConditionModel(Model):
 
     def evaluate(self, sample: Tensor, times: TimeEmbedding, context: TextContext) -> Tensor:
         """`forward` with what was computed before: one tensor."""
-        return self.forward(sample, times, context, return_dict=False)[0]
+        return self(sample, times, context, return_dict=False)[0]  # with hooks
 
     def _with_text(
         self, added: dict[str, Tensor] | None, text: Tensor | TextContext | None
