@@ -1,10 +1,12 @@
 """Embeddings of timesteps and other numbers.  Vaswani et al. 2017; Ho et al. 2020."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ...errors import RequestError
 from ...layers import Linear
 
 MAX_PERIOD = 10000.0
@@ -53,3 +55,11 @@ class TimestepEmbedding(nn.Module):
         if condition is not None:
             x = x + self.cond_proj(condition)
         return self.linear_2(self.linear_1(x, activation=self.activation))
+
+
+def flat_timesteps(timesteps: Tensor | Sequence[float] | float, device: torch.device) -> Tensor:
+    """[N] of a number or of [N] timesteps; raises RequestError for other shapes."""
+    t = torch.as_tensor(timesteps, device=device)
+    if t.dim() > 1:
+        raise RequestError(f"timestep: expected a number or [N], got {list(t.shape)}")
+    return t.reshape(-1)

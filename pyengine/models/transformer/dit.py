@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from ...errors import RequestError
 from ...guard import inference
 from ...layers import Conv2d, Embedding, LayerNorm, Linear
-from ..base import Model, Output
+from ..base import Output
 from ..blocks.embeddings import TimestepEmbedding, sinusoids
 from ..blocks.transformer import SelfAttention
-from ..unet.context import TextContext, TimeEmbedding
+from ..unet.context import TimeEmbedding
+from ..unprompted import UnpromptedModel
 from .dit_config import DiTConfig
 
 #: What diffusers gives the norms without parameters, and the width and shift of the sinusoids.
@@ -128,7 +129,7 @@ class _Patches(nn.Module):
         self.proj = Conv2d(c.in_channels, c.width, c.patch_size, stride=c.patch_size, padding=0)
 
 
-class DiTTransformer2DModel(Model):
+class DiTTransformer2DModel(UnpromptedModel):
     """diffusers' DiTTransformer2DModel for the configs that dit_config.py accepts."""
 
     config_class = DiTConfig
@@ -150,36 +151,6 @@ class DiTTransformer2DModel(Model):
         self._last_positions: tuple[tuple[int, int], Tensor] | None = None
 
     # --- what depends on the schedule and the class alone -----------------------------------------
-
-    def encode_context(self, encoder_hidden_states: Tensor) -> TextContext:
-        """Nothing: it reads no text."""
-        return TextContext(())
-
-    @inference
-    def embed_timesteps(
-        self,
-        timesteps: Tensor | Sequence[float],
-        *,
-        timestep_cond: Tensor | None = None,
-        class_labels: Tensor | None = None,
-        added_cond_kwargs: dict[str, Tensor] | None = None,
-    ) -> TimeEmbedding:
-        """What every block is told at each of T timesteps: pass `table[i]` as `timestep` in step i.
-
-        class_labels: [N], which must be given here, not to `forward`. The others: of other
-        networks, refused.
-        """
-        for name, value in (("timestep_cond", timestep_cond),
-                            ("added_cond_kwargs", added_cond_kwargs)):  # fmt: skip
-            if value is not None:
-                raise RequestError(f"{name}: expected None for a DiTTransformer2DModel")
-        return self._embed(self._timesteps(timesteps)[:, None], class_labels)
-
-    def _timesteps(self, timesteps: Tensor | Sequence[float] | float) -> Tensor:
-        t = torch.as_tensor(timesteps, device=self.device)
-        if t.dim() > 1:
-            raise RequestError(f"timestep: expected a number or [N], got {list(t.shape)}")
-        return t.reshape(-1)
 
     def _embed(self, t: Tensor, labels: Tensor | None) -> TimeEmbedding:
         """t: [..., N or 1]."""
@@ -227,20 +198,11 @@ class DiTTransformer2DModel(Model):
             raise RequestError("cross_attention_kwargs: expected None")
         self._check(hidden_states)
         n = len(hidden_states)
-        if not isinstance(timestep, TimeEmbedding):
-            timestep = self._embed(self._timesteps(timestep), class_labels)
-        elif class_labels is not None:
-            raise RequestError("timestep: class_labels were to be given to embed_timesteps")
-        told = timestep.for_pictures(n)
+        told = self._told(timestep, class_labels).for_pictures(n)
         x = hidden_states.to(device=self.device, dtype=self.dtype)
         with self.arena.use():
             out = self._run(x.permute(0, 2, 3, 1).contiguous(), told)
         return DiTOutput(out) if return_dict else (out,)
-
-    def evaluate(self, sample: Tensor, times: TimeEmbedding, context: TextContext) -> Tensor:
-        """`forward` with what was computed before: one tensor."""
-        out: Tensor = self(sample, times, return_dict=False)[0]
-        return out
 
     def _check(self, x: Tensor) -> None:
         c = self.config

@@ -16,7 +16,7 @@ from ...guard import inference
 from ...layers import Conv2d, Embedding, GroupNorm, Linear
 from ..base import Model, Output, to_nchw
 from ..blocks.added_kv import AddedKVAttention
-from ..blocks.embeddings import TimestepEmbedding, sinusoids
+from ..blocks.embeddings import TimestepEmbedding, flat_timesteps, sinusoids
 from ..blocks.resnet import ResnetBlock2D
 from ..blocks.resnet_variants import activation, gelu
 from ..blocks.transformer import CrossAttention
@@ -183,19 +183,13 @@ class UNet2DConditionModel(Model):
         adapted = branches.active()
         if adapted is not None:  # an adapter may lie beside these layers: a row for every picture
             conditions = (timestep_cond, class_labels, added_cond_kwargs)
-            steps = [t.expand(adapted.rows) for t in self._timesteps(timesteps)]
+            steps = [t.expand(adapted.rows) for t in flat_timesteps(timesteps, self.device)]
             tables = [self._embed(step, *conditions).rows for step in steps]
             return TimeEmbedding(tuple(torch.stack(rows) for rows in zip(*tables, strict=True)))
-        t = self._timesteps(timesteps)[:, None]
+        t = flat_timesteps(timesteps, self.device)[:, None]
         if timestep_cond is not None:
             timestep_cond = timestep_cond[None]
         return self._embed(t, timestep_cond, class_labels, added_cond_kwargs)
-
-    def _timesteps(self, timesteps) -> Tensor:
-        t = torch.as_tensor(timesteps, device=self.device)
-        if t.dim() > 1:
-            raise RequestError(f"timestep: expected a number or [N], got {list(t.shape)}")
-        return t.reshape(-1)
 
     def _sinusoids(self, values: Tensor, dim: int) -> Tensor:
         c = self.config
@@ -294,7 +288,7 @@ class UNet2DConditionModel(Model):
             raise RequestError(f"encoder_hidden_states: expected {n} rows, got {len(context)}")
         conditions = (timestep_cond, class_labels, added_cond_kwargs)
         if not isinstance(timestep, TimeEmbedding):
-            t = self._timesteps(timestep)
+            t = flat_timesteps(timestep, self.device)
             if branches.active() is not None and len(t) == 1:  # adapters are those of n rows
                 t = t.expand(n)
             timestep = self._embed(t, *conditions)

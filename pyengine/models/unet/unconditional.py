@@ -3,7 +3,6 @@
 Ho et al. 2020, arXiv:2006.11239; Nichol & Dhariwal 2021, arXiv:2102.09672.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,12 +11,13 @@ from torch import Tensor, nn
 from ...errors import RequestError
 from ...guard import inference
 from ...layers import Conv2d, Embedding, GroupNorm
-from ..base import Model, Output, to_nchw
+from ..base import Output, to_nchw
 from ..blocks.embeddings import TimestepEmbedding, sinusoids
 from ..blocks.resnet import ResnetBlock2D
 from ..blocks.transformer import PictureAttention
+from ..unprompted import UnpromptedModel
 from .blocks import DOWN_BLOCKS, UP_BLOCKS, Block, Conditioning
-from .context import TextContext, TimeEmbedding
+from .context import TimeEmbedding
 from .unconditional_config import UNet2DConfig
 
 
@@ -52,7 +52,7 @@ class _MidBlock(Block):
         return x
 
 
-class UNet2DModel(Model):
+class UNet2DModel(UnpromptedModel):
     """diffusers' UNet2DModel for the configs that unconditional_config.py accepts."""
 
     config_class = UNet2DConfig
@@ -85,36 +85,6 @@ class UNet2DModel(Model):
         return nn.Identity() if c.class_embed_type == "identity" else None
 
     # --- what depends on the schedule and the class alone -----------------------------------------
-
-    def encode_context(self, encoder_hidden_states: Tensor) -> TextContext:
-        """Nothing: it reads no text."""
-        return TextContext(())
-
-    @inference
-    def embed_timesteps(
-        self,
-        timesteps: Tensor | Sequence[float],
-        *,
-        timestep_cond: Tensor | None = None,
-        class_labels: Tensor | None = None,
-        added_cond_kwargs: dict[str, Tensor] | None = None,
-    ) -> TimeEmbedding:
-        """The embeddings of a whole schedule: pass `table[i]` as `timestep` in step i.
-
-        timesteps: [T]. class_labels: as of `forward`, for N pictures or one; they must be given
-        here, not to `forward`. The others: of other networks, refused.
-        """
-        for name, value in (("timestep_cond", timestep_cond),
-                            ("added_cond_kwargs", added_cond_kwargs)):  # fmt: skip
-            if value is not None:
-                raise RequestError(f"{name}: expected None for a UNet2DModel")
-        return self._embed(self._timesteps(timesteps)[:, None], class_labels)
-
-    def _timesteps(self, timesteps: Tensor | Sequence[float] | float) -> Tensor:
-        t = torch.as_tensor(timesteps, device=self.device)
-        if t.dim() > 1:
-            raise RequestError(f"timestep: expected a number or [N], got {list(t.shape)}")
-        return t.reshape(-1)
 
     def _waves(self, values: Tensor) -> Tensor:
         c = self.config
@@ -176,22 +146,13 @@ class UNet2DModel(Model):
         """
         self._check_sample(sample)
         n = len(sample)
-        if not isinstance(timestep, TimeEmbedding):
-            timestep = self._embed(self._timesteps(timestep), class_labels)
-        elif class_labels is not None:
-            raise RequestError("timestep: class_labels were to be given to embed_timesteps")
-        given = Conditioning(timestep.for_pictures(n), ())
+        given = Conditioning(self._told(timestep, class_labels).for_pictures(n), ())
         sample = sample.to(device=self.device, dtype=self.dtype)
         if self.config.center_input_sample:
             sample = 2 * sample - 1
         with self.arena.use():
             out = to_nchw(self._run(sample.permute(0, 2, 3, 1).contiguous(), given))
         return UNet2DOutput(out) if return_dict else (out,)
-
-    def evaluate(self, sample: Tensor, times: TimeEmbedding, context: TextContext) -> Tensor:
-        """`forward` with what was computed before: one tensor."""
-        out: Tensor = self(sample, times, return_dict=False)[0]
-        return out
 
     def _check_sample(self, sample: Tensor) -> None:
         c = self.config
