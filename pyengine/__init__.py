@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import engine, errors, images, metadata, models, ops, pipelines, schedules, weights
+    from . import engine, errors, images, metadata, models, ops, pipelines, ray, schedules, weights
     from .engine import Engine
     from .pipelines import from_pretrained
     from .pipelines.amused.pipeline import AmusedPipeline
@@ -111,6 +111,7 @@ __all__ = [
     "models",
     "ops",
     "pipelines",
+    "ray",
     "schedules",
     "weights",
 ]

@@ -13,7 +13,7 @@ MAY_IMPORT = {
     # pyengine/__init__.py: by name, when asked for.
     "": {
         "absent", "engine",
-        "errors", "images", "metadata", "models", "ops", "pipelines", "schedules", "weights",
+        "errors", "images", "metadata", "models", "ops", "pipelines", "ray", "schedules", "weights",
     },
     "absent": {"weights"},
     "__main__": {"cli"},
@@ -53,6 +53,8 @@ MAY_IMPORT = {
     },
     # Jobs of many callers.
     "engine": {"errors", "guard", "jobs", "ops", "pipelines", "weights"},
+    # Many machines, with an engine on each.
+    "ray": {"engine", "errors", "jobs", "pipelines", "serving", "weights"},
     "guidance": {"errors", "ops"},
     "adapters": {"branches", "errors", "layers", "models", "ops", "weights"},
     "training": None,  # recipes at the very top: anything
