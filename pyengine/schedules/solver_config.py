@@ -58,7 +58,7 @@ class DPMSolverConfig(SolverConfig, Thresholding, Algorithm):
     use_dynamic_shifting: bool = False
     final_sigmas_type: Final = "zero"
     lambda_min_clipped: float | None = None  # None: minus infinity
-    variance_type: str | None = None  # DDPM's; only the learned kinds would matter
+    variance_type: str | None = None  # DDPM's: a variance that the model learned is left out
     rescale_betas_zero_snr: bool = False
 
     @property
@@ -68,8 +68,6 @@ class DPMSolverConfig(SolverConfig, Thresholding, Algorithm):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_set(self, "use_flow_sigmas", "use_dynamic_shifting")
-        if self.variance_type in ("learned", "learned_range"):
-            raise ValueError(f"variance_type {self.variance_type!r} is not supported")
         if self.use_lu_lambdas and self.respaces:
             raise ValueError("use_lu_lambdas excludes the other use_*_sigmas")
         if self.predicts_noise and self.final_sigmas_type == "zero":
@@ -139,13 +137,11 @@ class SinglestepConfig(NoiseConfig, SigmaSpacing, Thresholding, Algorithm):
     use_dynamic_shifting: bool = False
     final_sigmas_type: Final = "zero"
     lambda_min_clipped: float | None = None  # None: minus infinity
-    variance_type: str | None = None  # DDPM's; only the learned kinds would matter
+    variance_type: str | None = None  # DDPM's: a variance that the model learned is left out
 
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_set(self, "use_flow_sigmas", "use_dynamic_shifting")
-        if self.variance_type in ("learned", "learned_range"):
-            raise ValueError(f"variance_type {self.variance_type!r} is not supported")
         if self.predicts_noise and self.final_sigmas_type == "zero":
             raise ValueError("algorithm_type 'dpmsolver' needs final_sigmas_type 'sigma_min'")
         if self.predicts_noise and self.thresholding:
@@ -161,13 +157,11 @@ class SAConfig(SolverConfig, Thresholding):
     lower_order_final: bool = True
     use_flow_sigmas: bool | None = False
     lambda_min_clipped: float | None = None  # None: minus infinity
-    variance_type: str | None = None  # DDPM's; only the learned kinds would matter
+    variance_type: str | None = None  # DDPM's: a variance that the model learned is left out
 
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_set(self, "use_flow_sigmas")
-        if self.variance_type in ("learned", "learned_range"):
-            raise ValueError(f"variance_type {self.variance_type!r} is not supported")
         if self.algorithm_type == "noise_prediction" and self.thresholding:
             raise ValueError("algorithm_type 'noise_prediction' excludes thresholding")
 

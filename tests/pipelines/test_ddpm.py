@@ -114,6 +114,10 @@ def test_one_generator_for_all_draws_as_diffusers(folder, own):
     assert psnr(expected, got.images) >= LEAST_PSNR
 
 
+#: Samplers whose step is told generators.
+DRAW = ("ddpm", "euler_ancestral", "ddim", "dpmpp_2m_sde")
+
+
 @torch.no_grad()
 def loop(folder, sampler, steps, labels=None, count=2, **keys):
     """diffusers' own network and scheduler in a plain loop: latents [count, C, h, w]."""
@@ -127,7 +131,7 @@ def loop(folder, sampler, steps, labels=None, count=2, **keys):
     x = x * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         out = pipe.unet(scheduler.scale_model_input(x, t), t, labels).sample
-        given = {"generator": made} if sampler in ("ddpm", "euler_ancestral", "ddim") else {}
+        given = {"generator": made} if sampler in DRAW else {}
         x = scheduler.step(out, t, x, **given).prev_sample
     return x
 
@@ -167,6 +171,34 @@ def test_a_variance_that_the_network_predicts(folder, own, kind):
         scheduler="ddim",
     ).images  # fmt: skip
     assert float((fixed - want).norm() / want.norm()) > 0.01
+
+
+@pytest.mark.parametrize("kind", ["learned", "learned_range"])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_2m_sde", "dpmpp_2s"])
+def test_solvers_leave_a_learned_variance_out(folder, tmp_path, sampler, kind):
+    """variance_type says that there is one; diffusers' solvers then take the first half alone."""
+    pipe = theirs(folder("learned"))
+    keys = {"variance_type": kind}
+    cls = getattr(diffusers, SAMPLERS[sampler].class_name)
+    pipe.scheduler = cls.from_config(pipe.scheduler.config, **dict(SAMPLERS[sampler].keys), **keys)
+    pipe.save_pretrained(tmp_path)
+    want = loop(tmp_path, sampler, 8, **keys)
+    call = {"batch_size": 2, "num_inference_steps": 8, "output_type": "latent"}
+    ours = pyengine.from_pretrained(tmp_path, device="cpu")
+    got = ours(generator=generators([7, 8]), **call).images
+    assert float((got - want).norm() / want.norm()) < 1e-4
+    by_name = ours(generator=generators([7, 8]), scheduler=sampler, **call).images
+    assert torch.equal(got, by_name)
+
+
+def test_sa_solver_leaves_a_learned_variance_out(folder):
+    """diffusers' draws noise for the variance's channels too, and ends: ours against itself."""
+    pipe = pyengine.from_pretrained(folder("learned"), device="cpu")
+    call = {"seed": 4, "num_inference_steps": 5, "output_type": "latent"}
+    got = pipe(scheduler="sa_solver", **call).images
+    keys = {k: v for k, v in pipe.scheduler.config.items() if k != "variance_type"}
+    pipe.scheduler = diffusers.SASolverScheduler.from_config(keys)
+    assert torch.equal(got, pipe(**call).images)
 
 
 def test_a_variance_that_no_schedule_asks_for_is_left_out(folder, own):

@@ -216,7 +216,6 @@ def test_damaged_configs(case):
         ("dpmpp_2m", {"solver_order": 4}),
         ("dpmpp_2m", {"solver_type": "bogus"}),
         ("dpmpp_2m", {"use_flow_sigmas": True}),
-        ("dpmpp_2m", {"variance_type": "learned"}),
         ("dpmpp_2m", {"algorithm_type": "dpmsolver"}),
         (
             "dpmpp_2m",
