@@ -47,8 +47,10 @@ def describe(checkpoint: Checkpoint, source: str) -> dict[str, Any]:
     for name in (n for n in layout.parts if n in checkpoint.models):
         part = layout.parts[name]
         data, tensors = checkpoint.component(name)
-        config = part.config_class().from_dict(data, f"{source}: {name}/config.json")
-        values = {k.rpartition(".")[2]: operator.attrgetter(k)(config) for k in part.summary}
+        config = part.config_class(data).from_dict(data, f"{source}: {name}/config.json")
+        values = {"class": data["_class_name"]} if part.others and "_class_name" in data else {}
+        values |= {k.rpartition(".")[2]: operator.attrgetter(k)(config) for k in part.summary
+                   if not part.others or hasattr(config, k)}  # fmt: skip
         parts[name] = {**count(tensors), "config": values}
     return {
         "model": source,

@@ -116,7 +116,7 @@ def plan(
     models = {}
     for name in checkpoint.models:
         data, tensors = checkpoint.component(name)
-        network = find(family.parts[name].network)
+        network = family.parts[name].network_of(data)
         config = network.config_class.from_dict(data, f"{source}: {name}/config.json")
         models[name] = network.from_config(config)
         store_as(models[name], tensors)

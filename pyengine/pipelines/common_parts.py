@@ -16,9 +16,9 @@ UNET = Part(
 VAE = Part(
     kind="model",
     library="diffusers",
-    classes=("AutoencoderKL",),
+    classes=("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL"),
     network="pyengine.models:AutoencoderKL",
-    others=("pyengine.models:AutoencoderTiny",),
+    others=("pyengine.models:AutoencoderTiny", "pyengine.models:AsymmetricAutoencoderKL"),
     summary=(
         "latent_channels", "block_out_channels", "layers_per_block", "scaling_factor",
         "force_upcast",

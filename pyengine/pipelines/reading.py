@@ -66,7 +66,13 @@ class Load:
     def networks(self) -> dict[str, Any]:
         """The classes of the models that the checkpoint has, by part."""
         parts = self.family.parts
-        return {name: find(parts[name].network) for name in parts if name in self.checkpoint.models}
+        return {name: self._network(name) for name in parts if name in self.checkpoint.models}
+
+    def _network(self, name: str) -> Any:
+        part = self.family.parts[name]
+        if not part.others or name in self.given:
+            return find(part.network)
+        return part.network_of(self.checkpoint.config(name))
 
     def defaults(self) -> Any:
         """The checkpoint's pyengine.json over the pipeline's own defaults."""

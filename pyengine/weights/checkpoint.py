@@ -159,6 +159,7 @@ class FolderCheckpoint(Checkpoint):
     def _read_parts(self, index: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, bool]]:
         parts, options, problems, unknown = [], {}, [], []
         layout = self.layout
+        self._named: dict[str, str] = {}
         for name, value in index.items():
             if name.startswith("_") or name in layout.unused:
                 continue
@@ -177,6 +178,7 @@ class FolderCheckpoint(Checkpoint):
                 problems.append(problem)
             else:
                 parts.append(name)
+                self._named[name] = value[1]
         if unknown:
             names = listing(map(show, sorted(unknown)))
             problems.append(f"unknown keys {names} ({how_to_ignore(sorted(unknown))})")
@@ -218,7 +220,23 @@ class FolderCheckpoint(Checkpoint):
         unbounded = frozenset({"lambda_min_clipped"} if part.kind == "scheduler" else ())
         config = load_json(self.where(name), roots=self._roots, unbounded=unbounded)
         check_config_class(part, config, self.where(name))
+        if part.others:
+            config = self._of_named_class(name, config)
         return ignoring(config, self.ignored)
+
+    def _of_named_class(self, name: str, config: dict[str, Any]) -> dict[str, Any]:
+        """The config of a part of several classes, with the one that model_index.json names.
+
+        Raises ConfigError where it says another itself.
+        """
+        named = self._named[name]
+        own = config.get("_class_name", named)
+        if own != named:
+            raise ConfigError(
+                f"{self.where(name)}: _class_name is {show(own)}, expected {named}, which"
+                " model_index.json names"
+            )
+        return {**config, "_class_name": named}
 
     def tensors(self, name: str) -> TensorSource:
         self._check_name(name, self.models)

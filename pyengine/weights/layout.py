@@ -36,8 +36,8 @@ class Part:
     transformers writes it. network: the class of ours that holds a model, or a tokenizer. config:
     the class of its config, where no network says so. summary: the config's fields that `pyengine
     info` shows, dots leading into nested ones.
-    others: networks of other classes, which may be given in its place. file: the config's name,
-    where it is none of these.
+    others: networks of further `classes`, in their order, which may be in its place. file: the
+    config's name, where it is none of these.
     """
 
     kind: Literal["model", "settings", "scheduler", "tokenizer"]
@@ -57,11 +57,19 @@ class Part:
             return self.file
         return "scheduler_config.json" if self.kind == "scheduler" else "config.json"
 
-    def config_class(self) -> Any:
-        """The dataclass of the part's config; None where nothing reads it by one."""
+    def network_of(self, config: Mapping[str, Any]) -> Any:
+        """The class of ours that holds a model with this config.json, by its _class_name."""
+        own: tuple[Reference, ...] = (self.network, *self.others)
+        networks = dict(zip(self.classes or (), own, strict=False))
+        return find(networks.get(str(config.get("_class_name")), self.network))
+
+    def config_class(self, config: Mapping[str, Any] | None = None) -> Any:
+        """The dataclass of the part's config, by what `config` says of its class; None where
+        nothing reads it by one.
+        """
         if self.config is not None:
             return find(self.config)
-        return None if self.network is None else find(self.network).config_class
+        return None if self.network is None else self.network_of(config or {}).config_class
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,8 @@
 """Pipelines with another autoencoder: vae= by object, folder or file; previews by a tiny one."""
 
+import json
+import shutil
+
 import diffusers
 import pytest
 import tiny
@@ -7,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import pyengine
+from pyengine.cli import main
 from pyengine.errors import CheckpointError, ConfigError, RequestError
 from pyengine.models import AutoencoderKL, AutoencoderTiny
 
@@ -173,3 +177,71 @@ def test_an_asymmetric_one_against_diffusers(masked, asymmetric, photo, mask):
     while any(job.active for job in jobs):
         ours.step(jobs)
     assert torch.equal(ours.finish(jobs[1]), got[0])
+
+
+# --- named in model_index.json --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def named(asymmetric, places, tmp_path_factory):
+    """{class: a Stable Diffusion checkpoint of diffusers' with such an autoencoder}."""
+    root, made = tmp_path_factory.mktemp("named"), {}
+    for vae in (places["model"], asymmetric[0].vae):
+        theirs = diffusers.StableDiffusionPipeline.from_pretrained(places["sd1"], vae=vae)
+        made[type(vae).__name__] = root / type(vae).__name__
+        theirs.save_pretrained(made[type(vae).__name__])
+    return made
+
+
+@pytest.mark.parametrize("kind", ["AutoencoderTiny", "AsymmetricAutoencoderKL"])
+def test_named_in_the_index(kind, named, places, pipes, asymmetric, tmp_path, capsys):
+    pair = pipes if kind == "AutoencoderTiny" else asymmetric
+    theirs, want = pair[0].vae, pair[1](**CALL).images
+    pipe = pyengine.from_pretrained(named[kind], device="cpu")
+    assert type(pipe.vae).__name__ == kind
+    assert pipe(**CALL).images.equal(want)
+    assert main(["info", str(named[kind]), "--json"]) == 0
+    part = json.loads(capsys.readouterr().out)["parts"]["vae"]
+    assert part["config"]["class"] == kind
+    assert part["parameters"] == theirs.num_parameters()
+    assert main(["info", str(named[kind]), "--plan"]) == 0
+    assert "vae" in capsys.readouterr().out
+    pipe.save_pretrained(tmp_path / "again")
+    index = json.loads((tmp_path / "again/model_index.json").read_text())
+    assert index["vae"] == ["diffusers", kind]
+    assert pyengine.from_pretrained(tmp_path / "again", device="cpu")(**CALL).images.equal(want)
+
+
+@pytest.mark.parametrize("write", [tiny.write_sdxl, tiny.write_dit])
+def test_named_by_other_families(write, places, tmp_path):
+    folder = write(tmp_path / "whole")
+    kind = diffusers.DiffusionPipeline.from_pretrained(folder)
+    made = type(kind)(**{**kind.components, "vae": places["model"]})
+    made.save_pretrained(tmp_path / "tiny")
+    ours = pyengine.from_pretrained(tmp_path / "tiny", device="cpu")
+    call = {"num_inference_steps": 3}
+    call |= {"class_labels": [3]} if write is tiny.write_dit else {
+        "prompt": "a cat", "height": 32, "width": 48}  # fmt: skip
+    made.set_progress_bar_config(disable=True)
+    seeded = {"generator": torch.Generator().manual_seed(3), "output_type": "np"}
+    want = torch.from_numpy(made(**call, **seeded).images)
+    got = torch.from_numpy(ours(**call, seed=3, output_type="np").images)
+    assert psnr(got, want) > 60
+
+
+def test_a_class_that_config_and_index_call_differently(named, tmp_path):
+    folder = tmp_path / "other"
+    shutil.copytree(named["AutoencoderTiny"], folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["vae"] = ["diffusers", "AutoencoderKL"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match="_class_name is 'AutoencoderTiny', expected Autoenc"):
+        pyengine.from_pretrained(folder, device="cpu")
+    config = json.loads((folder / "vae/config.json").read_text())
+    config.pop("_class_name")
+    (folder / "vae/config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="unknown keys"):
+        pyengine.from_pretrained(folder, device="cpu")
+    index["vae"] = ["diffusers", "AutoencoderTiny"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert isinstance(pyengine.from_pretrained(folder, device="cpu").vae, AutoencoderTiny)

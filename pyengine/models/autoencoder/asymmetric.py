@@ -77,6 +77,11 @@ class AsymmetricAutoencoderKLConfig:
         _ = self.encoder, self.decoder  # which check themselves
 
     @property
+    def block_out_channels(self) -> tuple[int, ...]:
+        """The decoder's, as diffusers writes them."""
+        return self.up_block_out_channels
+
+    @property
     def downscale(self) -> int:
         """Pixels per latent pixel along each side."""
         return 1 << (len(self.down_block_out_channels) - 1)

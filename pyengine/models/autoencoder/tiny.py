@@ -86,6 +86,11 @@ class AutoencoderTinyConfig:
         raise_problems(problems)
 
     @property
+    def block_out_channels(self) -> tuple[int, ...]:
+        """The decoder's, as diffusers writes them."""
+        return self.decoder_block_out_channels
+
+    @property
     def downscale(self) -> int:
         """Pixels per latent pixel along each side."""
         return 1 << (len(self.num_decoder_blocks) - 1)

@@ -120,12 +120,20 @@ def model_index(pipeline: DiffusersNames) -> dict[str, Any]:
             named = checkpoint.config(name).get("_class_name")
             index[name] = [part.library, named if held is None else type(held).__name__]
         elif part.classes:
-            index[name] = [part.library, part.classes[0]]
+            index[name] = [part.library, class_of(checkpoint, name)]
     index |= {**layout.index, **getattr(checkpoint, "data", {})}
     index |= {name: [None, None] for name in getattr(pipeline, "absent_names", ())}
     index |= {name: [None, None] for name in layout.optional if name not in checkpoint.components}
     options = getattr(getattr(pipeline, "parts", None), "options", checkpoint.options)
     return index | options
+
+
+def class_of(checkpoint: Checkpoint, name: str) -> str:
+    """What model_index.json calls a part: the first of its classes, unless its config knows."""
+    part = checkpoint.layout.parts[name]
+    assert part.classes  # whoever asks has looked
+    named = checkpoint.config(name).get("_class_name") if part.others else None
+    return part.classes[0] if named is None else str(named)
 
 
 def _model_config(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
