@@ -51,6 +51,12 @@ class DeadlineError(RefusedError):
     """A request's deadline cannot be met, or has passed."""
 
 
+class TooLongError(DeadlineError):
+    """A request would take longer than its deadline with nothing beside it: to come again does not
+    help.
+    """
+
+
 class CancelledError(PyengineError):
     """A call was interrupted before its run began: there are no pictures to give back."""
 

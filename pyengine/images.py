@@ -59,24 +59,38 @@ def open_image(path: str | os.PathLike, field: str = "image") -> Image.Image:
     Raises RequestError if there is no such file, it is no picture of a common format, or it
     declares more than MAX_PIXELS pixels.
     """
+    name = show(os.fspath(path))
     try:
         if not os.path.isfile(path):
-            raise RequestError(f"{field}: no such file: {show(os.fspath(path))}")
-        if os.path.getsize(path) > MAX_FILE:
-            raise RequestError(f"{field}: {show(os.fspath(path))}: expected at most {MAX_FILE}"
-                               f" bytes, found {os.path.getsize(path)}")  # fmt: skip
-        with warnings.catch_warnings():  # Pillow warns of a bomb above a bound of its own
-            warnings.simplefilter("ignore")  # and of EXIF that is damaged
-            image = Image.open(path, formats=READ_FORMATS)
+            raise RequestError(f"{field}: no such file: {name}")
+        size = os.path.getsize(path)
     except RequestError:
         raise
+    except Exception as e:
+        raise RequestError(f"{field}: {name} cannot be opened: {show(str(e))}") from e
+    if size > MAX_FILE:
+        raise RequestError(f"{field}: {name}: expected at most {MAX_FILE} bytes, found {size}")
+    return _open(path, name, field)
+
+
+def open_bytes(data: bytes, field: str = "image") -> Image.Image:
+    """As `open_image`, of a file's bytes."""
+    if len(data) > MAX_FILE:
+        raise RequestError(f"{field}: expected at most {MAX_FILE} bytes, given {len(data)}")
+    return _open(io.BytesIO(data), f"{len(data)} bytes", field)
+
+
+def _open(source: Any, name: str, field: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():  # Pillow warns of a bomb above a bound of its own
+            warnings.simplefilter("ignore")  # and of EXIF that is damaged
+            image = Image.open(source, formats=READ_FORMATS)
     except UnidentifiedImageError:
-        raise RequestError(f"{field}: {show(os.fspath(path))} is no picture that Pillow reads"
-                           f" ({', '.join(READ_FORMATS)})") from None  # fmt: skip
-    except Exception as e:  # a damaged header: Pillow raises SyntaxError, ValueError, struct.error
         raise RequestError(
-            f"{field}: {show(os.fspath(path))} cannot be opened: {show(str(e))}"
-        ) from e
+            f"{field}: {name} is no picture that Pillow reads ({', '.join(READ_FORMATS)})"
+        ) from None
+    except Exception as e:  # a damaged header: Pillow raises SyntaxError, ValueError, struct.error
+        raise RequestError(f"{field}: {name} cannot be opened: {show(str(e))}") from e
     check_size(image, field)
     return image
 

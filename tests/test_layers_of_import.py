@@ -55,6 +55,11 @@ MAY_IMPORT = {
     "engine": {"errors", "guard", "jobs", "ops", "pipelines", "weights"},
     # Many machines, with an engine on each.
     "ray": {"engine", "errors", "jobs", "pipelines", "serving", "weights"},
+    # HTTP over an engine.
+    "serving": {
+        "", "engine", "errors", "images", "jobs", "metadata", "pipelines", "pixels", "schedules",
+        "weights",
+    },
     "guidance": {"errors", "ops"},
     "adapters": {"branches", "errors", "layers", "models", "ops", "weights"},
     "training": None,  # recipes at the very top: anything

@@ -1,7 +1,6 @@
 """`pyengine generate`: options to a request, pictures to files, and what to say about them."""
 
 import dataclasses
-import hashlib
 import inspect
 import json
 import sys
@@ -14,13 +13,13 @@ from typing import Any
 
 from .. import __version__, metadata
 from .. import images as pictures
-from ..decoding.request import OTHER_DRAWS
 from ..errors import RequestError
-from ..metadata import ASKED, Settings
+from ..metadata import Settings
 from ..pipelines import from_pretrained
 from ..pipelines.arguments import BY_NAME, OPTIONS, REMEMBERED
 from ..pipelines.classifiers import guide_hash
 from ..pipelines.loading import NAMED, SHIPPED
+from ..pipelines.remembered import digest, model_name, of_picture, settings_of
 from ..pipelines.upscaling import find_upscaler
 from ..schedules import find_name
 from ..weights.text import show
@@ -242,51 +241,13 @@ def read_pictures(
     return found, hashes
 
 
-def digest(image: Any) -> str:
-    head = f"{image.mode} {image.size[0]}x{image.size[1]} ".encode()
-    return hashlib.sha256(head + image.tobytes()).hexdigest()
-
-
 # --- files ----------------------------------------------------------------------------------------
 
 
 def describe(o: Options, pipe: Any, result: Any, hashes: dict[str, Any]) -> Settings:
     """The settings of the batch; a picture's own seed and index are filled in by `write`."""
-    report, defaults, call = result.report, pipe.defaults, o.call
-    steps = getattr(defaults, "num_inference_steps", report.steps)
-    return Settings(
-        prompt=o.prompt or "",
-        steps=steps if call["num_inference_steps"] is None else call["num_inference_steps"],
-        sampler=report.sampler,
-        guidance_scale=report.guidance_scale,
-        guidance_rescale=getattr(defaults, "guidance_rescale", 0.0)
-        if call["guidance_rescale"] is None
-        else call["guidance_rescale"],
-        eta=call["eta"] or 0.0,
-        decoding=report.decoding if report.decoding == OTHER_DRAWS else None,
-        height=report.height,
-        width=report.width,
-        strength=report.strength,
-        seed=result.seeds[0],
-        first_seed=result.seeds[0],
-        count=len(result.seeds),
-        index=None,
-        model=model_name(o.model),
-        model_hash=pipe.model_hash,
-        dtype=report.dtype,
-        weights=report.weights,
-        device=pipe.device.type,
-        version=__version__,
-        **{row.setting: call[row.name] for row in ASKED if row.setting},
-        **hashes,
-    )
-
-
-def model_name(model: str | None) -> str:
-    """What a picture says of where its model was: no path of this machine."""
-    if model is None:
-        return SHIPPED
-    return Path(model).resolve().name[:200] if Path(model).exists() else model[:200]
+    call = {"prompt": o.prompt, **o.call}
+    return settings_of(pipe, call, result, model=model_name(o.model), hashes=hashes)
 
 
 def write(
@@ -296,7 +257,7 @@ def write(
     if o.grid:
         return place.save([pictures.grid(result.images)], [metadata.png_info(settings)])
     chosen = range(len(result.images)) if only is None else [only]
-    own = [dataclasses.replace(settings, seed=result.seeds[i], index=i) for i in chosen]
+    own = [of_picture(settings, result, i) for i in chosen]
     return place.save([result.images[i] for i in chosen], [metadata.png_info(s) for s in own])
 
 

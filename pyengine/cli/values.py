@@ -89,7 +89,7 @@ def call_option(row: arguments.Argument) -> inspect.Parameter:
     """The parameter of a command that gives an argument of the call; None stands for not given."""
     kind = row.kind
     assert row.option is not None
-    assert not isinstance(kind, arguments.Value)
+    assert not isinstance(kind, arguments.Data | arguments.Value)
     known: dict[str, Any] = {"metavar": kind.metavar, "help": row.help}
     if row.shown is not None:
         known["show_default"] = row.shown

@@ -11,6 +11,7 @@ from ..errors import (
     OutOfMemoryError,
     QueueFullError,
     RequestError,
+    TooLongError,
     UnavailableError,
 )
 from ..jobs.job import Job
@@ -34,6 +35,10 @@ class Entry:
         self.late = None if job.deadline is None else now + job.deadline
         self.order = due(now, job.deadline, job.priority), serial
 
+    def later(self, seconds: float) -> None:
+        """Is due so much later."""
+        self.order = self.order[0] + seconds, self.serial
+
 
 class Driver:
     """Jobs that wait, run and are to be decoded, and the stage that each is at.
@@ -53,6 +58,8 @@ class Driver:
         self.previews: list[tuple[Entry, tuple[int, int], Callable[[], Any]]] = []
         #: The shape that requests of a queue were last seen to have.
         self.shapes: dict[Queue, Hashable] = {}
+        #: Called with (model, pictures, seconds) after every evaluation.
+        self.observers: list[Callable[[str, int, float], None]] = []
         self.closing = False
         self._fair = DeficitRoundRobin()
         self._serial = 0
@@ -72,20 +79,35 @@ class Driver:
                     f"memory: expected pictures that fit into {self.costs.memory:,} bytes, given"
                     f" one of {entry.queue[1]}x{entry.queue[2]}, which takes more"
                 )
+            self.check_room()
+            entry.later(estimates.unfinished(self, job.share))
+            self._check_deadline(entry)
+            self.waiting = sorted([*self.waiting, entry], key=lambda e: e.order)
+            self._tell_places(entry)
+            self.lock.notify_all()
+
+    def check_room(self) -> None:
+        """Raises QueueFullError where no other job may wait."""
+        with self.lock:
             if len(self.waiting) >= self.max_waiting:
                 raise QueueFullError(
                     f"max_waiting: expected at most {self.max_waiting} jobs that wait; the queue is"
                     " full", estimates.next_place(self),
                 )  # fmt: skip
-            expected = estimates.finish(self, entry)
-            if job.deadline is not None and expected > job.deadline:
-                raise DeadlineError(
-                    f"deadline: expected at least {expected:.3g} s, as much as the job is likely to"
-                    f" take now, given {job.deadline:g}", max(expected - job.deadline, 0.1),
-                )  # fmt: skip
-            self.waiting = sorted([*self.waiting, entry], key=lambda e: e.order)
-            self._tell_places(entry)
-            self.lock.notify_all()
+
+    def _check_deadline(self, entry: Entry) -> None:
+        """Raises DeadlineError where the job is not likely to be done by then."""
+        deadline = entry.job.deadline
+        if deadline is None:
+            return
+        text = "deadline: expected at least {:.3g} s, as much as the job {}, given {:g}"
+        alone, now = estimates.alone(self, entry), estimates.finish(self, entry)
+        if alone > deadline:
+            words = text.format(alone, "takes with nothing beside it", deadline)
+            raise TooLongError(words, max(alone - deadline, 0.1))
+        if now > deadline:
+            words = text.format(now, "is likely to take now", deadline)
+            raise DeadlineError(words, max(now - deadline, 0.1))
 
     def cancelled(self, job: EngineJob) -> None:
         with self.lock:
@@ -282,6 +304,8 @@ class Driver:
             seconds = self.clock() - begin
             self._fair.charge(key, seconds - costs[key])
             self._learn(key, pipe, pictures, seconds, before)
+            for observer in self.observers:
+                observer(chosen[0][0].job.model, len(pictures), seconds)
         for entry in dict.fromkeys(entry for entry, _ in chosen):
             self._stepped(entry, self.clock() - begin, used)
 

@@ -95,19 +95,21 @@ class Engine:
 
     def submit(
         self, model: Any = None, *, priority: int = 0, deadline: float | None = None,
-        previews: int = 0, **call: Any,
+        previews: int = 0, share: str = "", check: Callable[[Any], None] | None = None, **call: Any,
     ) -> EngineJob:  # fmt: skip
         """A job for a call of the model, at once.
 
         call: arguments of the pipeline's call; a callback is not among them, since events say what
         it would. priority: -10 to 10; one more is as good as ten seconds earlier. deadline: seconds
         from now within which the job must be done. previews: how many times the pictures are shown
-        on the way.
+        on the way. share: on whose behalf; a job goes behind those of others by as many seconds as
+        its own share has work that is not done. check: is called with the checked request before
+        there is a job; what it raises is raised.
 
         Raises RequestError for an argument that cannot be used, QueueFullError where `max_waiting`
-        jobs wait, DeadlineError where the deadline is sooner than the job is likely to be done;
-        `retry_after` of these is when to come again, in seconds. What a call warns of is in
-        `job.report.warnings`.
+        jobs wait, DeadlineError where the deadline is sooner than the job is likely to be done,
+        TooLongError where it is sooner than it would be with nothing beside it; `retry_after` of
+        these is when to come again, in seconds. What a call warns of is in `job.report.warnings`.
         """
         if os.getpid() != self._process:
             raise UnavailableError("engine: expected the process that made it, which is another's"
@@ -119,11 +121,29 @@ class Engine:
             deadline = checks.real("deadline", deadline, 1e-9, 1e9)
         if call.get("callback_on_step_end") is not None:
             raise RequestError("callback_on_step_end: expected none; follow the job's events")
-        stages = Stages(name, pipe, pipe.request(**call))
+        request = pipe.request(**call)
+        if check is not None:
+            check(request)
+        stages = Stages(name, pipe, request)
         job = EngineJob(self._driver, name, stages, priority=priority, deadline=deadline,
-                        previews=previews)  # fmt: skip
+                        previews=previews, share=share)  # fmt: skip
         self._driver.submit(job)
         return job
+
+    def check_room(self) -> None:
+        """Raises QueueFullError where `submit` would for whatever job: before one is made."""
+        self._driver.check_room()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more jobs."""
+        return self._driver.closing
+
+    def observe(self, observer: Callable[[str, int, float], None]) -> None:
+        """Has `observer(model, pictures, seconds)` called after every evaluation, in the engine's
+        thread, which it must not hold up.
+        """
+        self._driver.observers.append(observer)
 
     def _find(self, model: Any) -> tuple[str, Any]:
         if model is None:

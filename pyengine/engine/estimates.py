@@ -3,18 +3,54 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from .driver import Driver, Entry
+    from .stages import Queue
 
 #: Seconds after which it is worth to come again, at least.
 SOONEST = 0.1
 
 
+#: Of a size that was never seen, what a pixel is said to cost of what it costs at sizes that were:
+#: a part of an evaluation costs the same at any size, so that in proportion would be too much.
+SHARE_BY_PIXEL = 0.5
+
+
+def step(driver: "Driver", queue: "Queue", count: int) -> float:
+    """Seconds of an evaluation of so many pictures of a queue; of a size that was never seen, a
+    lower bound from the model's sizes that were.
+    """
+    key: Hashable = driver.shapes.get(queue)
+    if key is not None:
+        return driver.costs.step(key, count)
+    model, height, width = queue
+    seen = [
+        SHARE_BY_PIXEL * height * width / (h * w) * driver.costs.step(known, 1)
+        for (name, h, w), known in list(driver.shapes.items())
+        if name == model and h * w <= height * width
+    ]
+    return count * max(seen, default=0.0) or driver.costs.step(queue, count)
+
+
+def unfinished(driver: "Driver", share: str) -> float:
+    """Seconds of work of the jobs of one share that have not ended."""
+    return (
+        sum(
+            step(driver, e.queue, 1) * e.stages.left
+            for e in [*driver.waiting, *driver.running]
+            if e.job.share == share
+        )
+        if share
+        else 0.0
+    )
+
+
 def alone(driver: "Driver", entry: "Entry") -> float:
     """Seconds that the job would take from here on with nothing beside it."""
     costs, stages = driver.costs, entry.stages
-    key = driver.shapes.get(entry.queue, entry.queue)
     count = min(stages.count, driver.cap(entry.queue))
-    seconds = costs.step(key, count) * stages.left / count
+    seconds = step(driver, entry.queue, count) * stages.left / count
     for stage in ("encode", "decode"):
         seconds += costs.stage((stage, entry.queue), stages.count)
     return seconds
@@ -25,7 +61,7 @@ def finish(driver: "Driver", entry: "Entry") -> float:
     that run, after those that wait and are due before it, while other queues get as much time.
     """
     costs, queue = driver.costs, entry.queue
-    key, cap = driver.shapes.get(queue, queue), driver.cap(queue)
+    cap = driver.cap(queue)
     ahead = [e for e in driver.waiting if e.order < entry.order]
     before = [e for e in [*driver.running, *ahead] if e.queue == queue]
     pictures = sum(e.stages.count for e in before)
@@ -34,7 +70,7 @@ def finish(driver: "Driver", entry: "Entry") -> float:
     evaluations = entry.stages.left / min(entry.stages.count, batch)
     if pictures + entry.stages.count > cap:
         evaluations += sum(e.stages.left for e in before) / cap
-    seconds = costs.step(key, batch) * evaluations
+    seconds = step(driver, queue, batch) * evaluations
     others = len({e.queue for e in [*driver.running, *ahead]} - {queue})
     own = costs.stage(("encode", queue), entry.stages.count)
     own += costs.stage(("decode", queue), entry.stages.count)
@@ -47,6 +83,6 @@ def next_place(driver: "Driver") -> float:
     """
     work = 0.0
     for entry in driver.running:
-        key, cap = driver.shapes.get(entry.queue, entry.queue), driver.cap(entry.queue)
-        work += driver.costs.step(key, cap) * entry.stages.left / cap
+        cap = driver.cap(entry.queue)
+        work += step(driver, entry.queue, cap) * entry.stages.left / cap
     return max(SOONEST, work / max(1, len(driver.running)))

@@ -22,18 +22,15 @@ class Owner(Protocol):
 class EngineJob:
     """A request that an engine has taken: `result()`, `await job`, or `async for event in job`.
 
-    model: the name of its model. priority, deadline: as submitted; deadline in seconds from then.
+    model: the name of its model. priority, deadline, share: as submitted; deadline in seconds from
+    then.
     report: how it is carried out, complete when the job is done. All is safe from any thread.
     """
 
     def __init__(self, owner: Owner, model: str, stages: Stages, *, priority: int = 0,
-                 deadline: float | None = None, previews: int = 0):  # fmt: skip
-        self.model, self.priority, self.deadline, self.previews = (
-            model,
-            priority,
-            deadline,
-            previews,
-        )
+                 deadline: float | None = None, previews: int = 0, share: str = ""):  # fmt: skip
+        self.model, self.share = model, share
+        self.priority, self.deadline, self.previews = priority, deadline, previews
         self.report: Report = stages.report
         self.events = EventLog()
         #: What the engine's thread works on; None when the job has ended.
@@ -77,13 +74,19 @@ class EngineJob:
     async def _wait(self) -> Any:
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
-        with self._lock:
-            if not self.done:
-                self._then.append(lambda: call_in(loop, ended.set))
-            else:
-                ended.set()
+        self.when_done(lambda: call_in(loop, ended.set))
         await ended.wait()
         return self._answer()
+
+    def when_done(self, call: Callable[[], Any]) -> None:
+        """Calls it once the job has ended, in whatever way: in the engine's thread, which it must
+        not hold up; at once where the job has ended.
+        """
+        with self._lock:
+            if not self.done:
+                self._then.append(call)
+                return
+        call()
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return self.events.follow()

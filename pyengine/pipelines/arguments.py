@@ -95,11 +95,18 @@ class Loaded:
 
 
 @dataclass(frozen=True)
+class Data:
+    """A number, a text, or a list of numbers: what JSON can hold. The pipeline checks it."""
+
+
+@dataclass(frozen=True)
 class Value:
-    """Anything else, of Python: tensors, functions, lists. The pipeline checks it."""
+    """Anything else, of Python: tensors, functions. The pipeline checks it; no other program's
+    request can hold one.
+    """
 
 
-Kind = Whole | Real | Choice | Words | Picture | Loaded | Value
+Kind = Whole | Real | Choice | Words | Picture | Loaded | Data | Value
 
 
 @dataclass(frozen=True)
@@ -274,14 +281,16 @@ ARGUMENTS: tuple[Argument, ...] = (
         setting="clip_guidance_scale", asked=True, help="How much of that gradient.", shown="100",
     ),
     Argument("output_type", Choice(OUTPUT_TYPES), everywhere=True),
-    *map(Argument, (
+    *(Argument(name, Data()) for name in (
         "aesthetic_score", "crops_coords_top_left", "denoising_end", "denoising_start",
-        "image_embeds", "latents", "masked_image_latents", "negative_aesthetic_score",
-        "negative_crops_coords_top_left", "negative_image_embeds", "negative_original_size",
-        "negative_pooled_prompt_embeds", "negative_prompt_2",
-        "negative_prompt_embeds", "negative_target_size", "original_inference_steps",
-        "original_size", "padding_mask_crop", "pooled_prompt_embeds", "prompt_2", "prompt_embeds",
-        "sigmas", "target_size", "timestep_spacing", "timesteps",
+        "negative_aesthetic_score", "negative_crops_coords_top_left", "negative_original_size",
+        "negative_prompt_2", "negative_target_size", "original_inference_steps", "original_size",
+        "padding_mask_crop", "prompt_2", "sigmas", "target_size", "timestep_spacing", "timesteps",
+    )),
+    *map(Argument, (
+        "image_embeds", "latents", "masked_image_latents", "negative_image_embeds",
+        "negative_pooled_prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds",
+        "prompt_embeds",
     )),
     *(Argument(name, everywhere=True) for name in (
         "callback_on_step_end", "callback_on_step_end_tensor_inputs", "generator", "progress",
@@ -291,9 +300,9 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("tile", Whole(1, 1 << 15), own=True),
     Argument("overlap", Whole(0, 1 << 15), own=True),
     Argument("batch_size", Whole(1, 1024), own=True, nothing=1),
-    Argument("use_clipped_model_output"),
+    Argument("use_clipped_model_output", Data()),
     Argument("micro_conditioning_aesthetic_score", Real(0, 10), own=True),
-    Argument("micro_conditioning_crop_coord"),
+    Argument("micro_conditioning_crop_coord", Data()),
 )  # fmt: skip
 BY_NAME: Mapping[str, Argument] = {argument.name: argument for argument in ARGUMENTS}
 #: The command line's, in its order.

@@ -1,0 +1,76 @@
+"""The settings that a picture carries, from the call that made it."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from PIL import Image
+
+from .. import __version__
+from ..decoding.request import OTHER_DRAWS
+from ..jobs.output import PipelineOutput
+from ..metadata import ASKED, Settings
+from .loading import SHIPPED
+
+#: Pictures that go into a call, by argument: what Settings calls their digests.
+DIGESTS = {"image": "init_image", "mask_image": "mask", "prefix": "prefix"}
+
+
+def settings_of(
+    pipe: Any, call: Mapping[str, Any], output: PipelineOutput, *, model: str,
+    hashes: Mapping[str, str | None],
+) -> Settings:  # fmt: skip
+    """The settings of all pictures of a call; see `of_picture` for one's own.
+
+    call: arguments by name, as they were asked for; those that were not may be absent or None.
+    model: what the picture says of where its model was. hashes: digests of the pictures and models
+    that went in, by their fields of Settings.
+    """
+    report, defaults = output.report, pipe.defaults
+    steps = getattr(defaults, "num_inference_steps", report.steps)
+    rescale = call.get("guidance_rescale")
+    asked = {row.setting: call.get(row.name) for row in ASKED if row.setting}
+    return Settings(
+        prompt=call.get("prompt") or "",
+        steps=steps if call.get("num_inference_steps") is None else call["num_inference_steps"],
+        sampler=report.sampler,
+        guidance_scale=cast(float, report.guidance_scale),  # of one request: one for all
+        guidance_rescale=getattr(defaults, "guidance_rescale", 0.0) if rescale is None else rescale,
+        eta=call.get("eta") or 0.0,
+        decoding=report.decoding if report.decoding == OTHER_DRAWS else None,
+        height=report.height,
+        width=report.width,
+        strength=report.strength,
+        seed=output.seeds[0],
+        first_seed=output.seeds[0],
+        count=len(output.seeds),
+        index=None,
+        model=model,
+        model_hash=pipe.model_hash,
+        dtype=report.dtype,
+        weights=report.weights,
+        device=pipe.device.type,
+        version=__version__,
+        **asked,
+        **hashes,
+    )
+
+
+def of_picture(settings: Settings, output: PipelineOutput, index: int) -> Settings:
+    """`settings_of`'s with a picture's own seed and place in its batch."""
+    return dataclasses.replace(settings, seed=output.seeds[index], index=index)
+
+
+def model_name(model: str | None) -> str:
+    """What a picture says of where its model was: no path of this machine."""
+    if model is None:
+        return SHIPPED
+    return Path(model).resolve().name[:200] if Path(model).exists() else model[:200]
+
+
+def digest(image: Image.Image) -> str:
+    """SHA-256 of the pixels of a picture that went in."""
+    head = f"{image.mode} {image.size[0]}x{image.size[1]} ".encode()
+    return hashlib.sha256(head + image.tobytes()).hexdigest()

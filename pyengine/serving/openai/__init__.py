@@ -1,0 +1,1 @@
+"""OpenAI's images API: what its clients send, and what they wait for."""
