@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from .pipelines import from_pretrained
     from .pipelines.amused.pipeline import AmusedPipeline
     from .pipelines.amused.tasks import AmusedImg2ImgPipeline, AmusedInpaintPipeline
+    from .pipelines.deepfloyd_if.tasks import (
+        IFImg2ImgPipeline,
+        IFImg2ImgSuperResolutionPipeline,
+        IFInpaintingPipeline,
+        IFInpaintingSuperResolutionPipeline,
+    )
     from .pipelines.diffusers_names.classes import (
         AutoPipelineForImage2Image,
         AutoPipelineForInpainting,
@@ -85,6 +91,10 @@ __all__ = [
     "EulerDiscreteScheduler",
     "FlowMatchEulerDiscreteScheduler",
     "HeunDiscreteScheduler",
+    "IFImg2ImgPipeline",
+    "IFImg2ImgSuperResolutionPipeline",
+    "IFInpaintingPipeline",
+    "IFInpaintingSuperResolutionPipeline",
     "IPNDMScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "KDPM2DiscreteScheduler",

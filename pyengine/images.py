@@ -281,27 +281,30 @@ def is_latents(item: Any, channels: int) -> bool:
 
 
 def to_tensor(
-    items: Sequence[Any], height: int, width: int, field: str, warned: list[str] | None = None
-) -> "torch.Tensor":
+    items: Sequence[Any], height: int, width: int, field: str, warned: list[str] | None = None,
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
+) -> "torch.Tensor":  # fmt: skip
     """[N, 3, height, width] float32 in [-1, 1] from `as_list`'s pictures; see `to_unit`."""
-    return 2.0 * to_unit(items, height, width, field, warned) - 1.0
+    return 2.0 * to_unit(items, height, width, field, warned, resample) - 1.0
 
 
 def to_unit(
-    items: Sequence[Any], height: int, width: int, field: str, warned: list[str] | None = None
-) -> "torch.Tensor":
+    items: Sequence[Any], height: int, width: int, field: str, warned: list[str] | None = None,
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
+) -> "torch.Tensor":  # fmt: skip
     """[N, 3, height, width] float32 in [0, 1] from `as_list`'s pictures.
 
-    PIL pictures are resized by Lanczos, arrays and tensors to the nearest pixel, as diffusers does.
-    What their numbers mean, and what becomes of transparency: see pyengine.pixels. warned: gets the
-    warnings, which are issued where it is None. Raises RequestError for other shapes and values.
+    PIL pictures are resized by `resample`, arrays and tensors to the nearest pixel, as diffusers
+    does. What their numbers mean, and what becomes of transparency: see pyengine.pixels. warned:
+    gets the warnings, which are issued where it is None. Raises RequestError for other shapes and
+    values.
     """
     import torch
 
     rows = []
     for picture in made([numbers_of(item, field, 3) for item in items], field, mask=False):
         if isinstance(picture, Image.Image):
-            rows.append(from_uint8(np.asarray(resize(picture, height, width))))
+            rows.append(from_uint8(np.asarray(resize(picture, height, width, resample))))
         else:
             rows.append(to_size(picture, height, width))
         warn_of_dark(rows[-1], field, warned)
@@ -309,8 +312,9 @@ def to_unit(
 
 
 def to_mask(
-    items: Sequence[Any], height: int, width: int, field: str, warned: list[str] | None = None
-) -> "torch.Tensor":
+    items: Sequence[Any], height: int, width: int, field: str, warned: list[str] | None = None,
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
+) -> "torch.Tensor":  # fmt: skip
     """[N, 1, height, width] float32 of 0 (keep) and 1 (make anew): what is at least mid-grey.
 
     Transparent parts are kept, whatever colour lies under them. A mask that comes out all 0 or all
@@ -321,7 +325,8 @@ def to_mask(
     rows = []
     for mask in made([numbers_of(item, field, 1) for item in items], field, mask=True):
         if isinstance(mask, Image.Image):
-            row = from_uint8(np.asarray(resize(mask, height, width).convert("L"))[..., None])
+            grey = resize(mask, height, width, resample).convert("L")
+            row = from_uint8(np.asarray(grey)[..., None])
         else:
             row = to_size(mask, height, width)
         rows.append((row >= 0.5).float())
@@ -337,8 +342,11 @@ def numbers_of(item: Any, field: str, channels: int) -> Numbers:
     return read_array(item, field, channels)
 
 
-def resize(image: Image.Image, height: int, width: int) -> Image.Image:
-    return image.resize((width, height), resample=Image.Resampling.LANCZOS)
+def resize(
+    image: Image.Image, height: int, width: int,
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
+) -> Image.Image:  # fmt: skip
+    return image.resize((width, height), resample=resample)
 
 
 def from_uint8(pixels: np.ndarray) -> "torch.Tensor":

@@ -16,7 +16,7 @@ from .. import images as pictures
 from ..errors import RequestError
 from ..metadata import Settings
 from ..pipelines import from_pretrained
-from ..pipelines.arguments import BY_NAME, OPTIONS, REMEMBERED
+from ..pipelines.arguments import BY_NAME, OPTIONS, REMEMBERED, Picture
 from ..pipelines.classifiers import guide_hash
 from ..pipelines.loading import NAMED, SHIPPED
 from ..pipelines.remembered import digest, model_name, of_picture, settings_of
@@ -48,6 +48,8 @@ class Options:
     call: dict[str, Any]
 
 
+#: Arguments that are pictures.
+PICTURES = tuple(row.name for row in OPTIONS if isinstance(row.kind, Picture))
 #: Arguments that name models whose gradients guide.
 GUIDES = ("classifier", "clip_model")
 
@@ -173,6 +175,7 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
     for name, what in (
         ("image", "the picture was made from another"),
         ("mask_image", "the picture was made with a mask"),
+        ("original_image", "the picture was made from an original"),
         ("prefix", "the picture was completed from another"),
         ("upscaler", "the picture was enlarged by an upscaler"),
         ("classifier", "the picture was guided by a classifier"),
@@ -181,7 +184,7 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
         option = BY_NAME[name].option or ""
         if o.call[name] is None and getattr(saved, option) is not None:
             raise RequestError(f"from: {what}: expected it as --{option.replace('_', '-')}")
-    if o.call["image"] is None:
+    if o.call["image"] is None and o.call["original_image"] is None:
         call["strength"] = None
     filled: dict[str, Any] = {"prompt": saved.prompt} if o.prompt is None else {}
     if o.model is None and saved.model in NAMED[1:]:
@@ -230,7 +233,7 @@ def read_pictures(
 ) -> tuple[dict[str, Any], dict[str, str | None]]:
     """(the pictures among the call's arguments, their SHA-256 by the names in Settings)."""
     found, hashes = {}, {}
-    for name, path in ((n, o.call[n]) for n in ("image", "mask_image", "prefix")):
+    for name, path in ((n, o.call[n]) for n in PICTURES):
         option = BY_NAME[name].option or ""
         read = pictures.load_mask if name == "mask_image" else pictures.load_image
         image = found[name] = None if path is None else read(path, option.replace("_", "-"))

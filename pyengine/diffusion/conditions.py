@@ -30,7 +30,8 @@ class Conditions:
     distilled models, or None.
     extra: [N or R, C, h, w], what the network's input has beside the latents, or None; with
     in_input it is mask and masked: [N or R, 1, h, w] and [N or R, C, h, w], as
-    diffusion.latents.Start has them. known, noise: likewise [N, C, h, w].
+    diffusion.latents.Start has them. known, noise: likewise [N, C, h, w]; without noise what is
+    known stays clean at every step (DeepFloyd IF).
     adapters: what the network has beside its weights for all these rows (see pyengine.branches).
     """
 

@@ -87,17 +87,16 @@ def keep_known(jobs: Sequence[DenoisingJob], state: State) -> State:
     together = all(job.conditions is c and job.plan is first.plan and job.index == k
                    and job.position == first.position for k, job in enumerate(jobs))  # fmt: skip
     if together and c.count == len(jobs) and c.known is not None:
-        assert c.noise is not None
         assert c.mask is not None
         return first.plan.keep_known(first.position, state, c.known, c.noise, c.mask[: c.count])
     x = state.x.clone()
     for k, job in enumerate(jobs):
         c, own = job.conditions, slice(job.index, job.index + 1)
         if c.known is not None:
-            assert c.noise is not None
             assert c.mask is not None
+            noise = None if c.noise is None else c.noise[own]
             kept = job.plan.keep_known(
-                job.position, State(x[k : k + 1]), c.known[own], c.noise[own], c.mask[own]
+                job.position, State(x[k : k + 1]), c.known[own], noise, c.mask[own]
             )
             x[k : k + 1] = kept.x
     return State(x, state.d1, state.d2, state.d3, state.base)

@@ -17,12 +17,15 @@ from ._check import given, tensor, wrong
 
 @dataclass(frozen=True, slots=True)
 class _Argument:
-    """kind: in torch's schema language. written: whether the op writes into it."""
+    """kind: in torch's schema language. written: whether the op writes into it. count: of a list's
+    items, where the schema tells it.
+    """
 
     name: str
     kind: str
     optional: bool
     written: bool
+    count: int | None
 
 
 class Kinds:
@@ -60,7 +63,7 @@ def _argument(argument: Any) -> _Argument:
     optional = kind.startswith("Optional[")
     kind = kind[len("Optional[") : -1] if optional else kind
     written = argument.alias_info is not None and argument.alias_info.is_write
-    return _Argument(argument.name, kind, optional, written)
+    return _Argument(argument.name, kind, optional, written, argument.N)
 
 
 def _check_value(op: str, argument: _Argument, value: Any) -> None:
@@ -71,6 +74,8 @@ def _check_value(op: str, argument: _Argument, value: Any) -> None:
         return
     expected, holds = _NUMBERS[argument.kind]
     if not holds(value):
+        if argument.count is not None:
+            expected = f"{argument.count} {expected}"
         raise wrong(op, argument.name, expected, given(value))
 
 

@@ -204,6 +204,10 @@ ARGUMENTS: tuple[Argument, ...] = (
         help="0 to 1: how much of it is made anew.", shown="the model's; 0.8, with --mask 1",
     ),
     Argument(
+        "original_image", Picture(), option="original_image",
+        help="DeepFloyd IF's further stages: what the picture was made of.",
+    ),
+    Argument(
         "noise_level", Whole(0, 999), option="noise_level", setting="noise_level", asked=True,
         help="DeepFloyd IF's further stages: of the noise on the picture.",
         shown="the model's; 250",

@@ -19,6 +19,8 @@ _CALLBACK = (
 ELSEWHERE = {
     "callback": _CALLBACK,
     "callback_steps": _CALLBACK,
+    "clean_caption": "prompts are lowered and stripped, and not cleaned of HTML and addresses;"
+    " clean them before, or give clean_caption=False",
     "control_image": "there are no ControlNets here yet; diffusers has them",
     "controlnet_conditioning_scale": "there are no ControlNets here yet; diffusers has them",
     "cross_attention_kwargs": "there are no LoRAs or attention processors here that would read it"
@@ -40,7 +42,7 @@ def refuse_others(others: dict[str, Any], call: Callable[..., Any]) -> None:
     """
     for name, value in others.items():
         if name in ELSEWHERE:
-            if value is not None and value != {}:
+            if value is not None and value is not False and value != {}:
                 raise RequestError(f"{name}: {ELSEWHERE[name]}")
         elif name in OTHERS:
             if not _asks_nothing(value, OTHERS[name]):

@@ -32,10 +32,11 @@ class Family(Layout):
     part that predicts, whose dtype and 8-bit tiers are the pipeline's. defaults: of a call, where
     they are not the pipeline's `defaults_class`. takes_parts: whether parts may be given to
     from_pretrained as objects, and a scheduler. tasks: diffusers' class for a task, where the
-    pipeline is not the class for all. sampler: what `info` calls the scheduler, where it is none of
-    pyengine.schedules. rehearse: what `info --plan` runs: rehearse(models, batch, height, width)
-    yields (part, function) in order; models: {part: network on the meta device}, sizes in pixels or
-    None. rank: lists of families are in this order.
+    pipeline is not the class for all; others: its further classes over the same models. sampler:
+    what `info` calls the scheduler, where it is none of pyengine.schedules. rehearse: what `info
+    --plan` runs: rehearse(models, batch, height, width) yields (part, function) in order; models:
+    {part: network on the meta device}, sizes in pixels or None. rank: lists of families are in this
+    order.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Family(Layout):
     defaults: Reference | None = None
     takes_parts: bool = False
     tasks: Mapping[str, Reference] = field(default_factory=dict)
+    others: tuple[Reference, ...] = ()
     sampler: str | None = None
     rehearse: Reference | None = None
     rank: int = 100
@@ -137,7 +139,7 @@ def pipeline_named(name: str) -> type[Any]:
     Raises KeyError where there is none.
     """
     for family in families():
-        for reference in (family.pipeline, *family.tasks.values()):
+        for reference in (family.pipeline, *family.tasks.values(), *family.others):
             if isinstance(reference, str) and reference.rpartition(":")[2] == name:
                 found: type[Any] = find(reference)
                 return found

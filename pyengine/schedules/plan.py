@@ -157,14 +157,17 @@ class Plan:
         scale = self.evaluations[i].in_scale
         return x if scale == 1 else x * scale
 
-    def keep_known(self, i: int, state: State, clean: Tensor, noise: Tensor, mask: Tensor) -> State:
+    def keep_known(
+        self, i: int, state: State, clean: Tensor, noise: Tensor | None, mask: Tensor
+    ) -> State:
         """The state after evaluation i with the known part put back, at its noise level.
 
-        clean, noise: [N, ...] latents of the known picture and the noise it began with.
+        clean, noise: [N, ...] latents of the known picture and the noise it began with; None: the
+        known part is clean at every level.
         mask: broadcastable to them, 1 where the picture is made anew, 0 where it is known.
         """
         a, b = self.renoise[i]
-        known = a * clean + b * noise if b else clean
+        known = clean if noise is None or not b else a * clean + b * noise
         return replace(state, x=(1 - mask) * known + mask * state.x)
 
     def all_rows(self, x: Tensor, guidance_scale: float | Sequence[float] = 1.0) -> list[Rows]:

@@ -170,6 +170,7 @@ def test_gradients_reach_the_weights():
         ({"x": torch.ones(1, 5, 5, 0), "weight": torch.ones(8, 3, 3, 0)}, "x: expected at least"),
         ({"stride": 0}, "stride: expected at least 1, got 0"),
         ({"padding": (1, 1)}, "padding: expected 4 sizes"),
+        ({"padding": 1}, "padding: expected 4 whole numbers, got 1"),
         ({"padding": (1, 1, -1, 1)}, "padding: expected 4 sizes"),
         ({"scale": torch.ones(1, 4)}, "scale: expected both scale and shift or neither"),
         ({"bias": torch.ones(4)}, r"bias: expected shape \[8\], got \[4\]"),

@@ -184,6 +184,7 @@ def test_settings_of_before_are_read():
             "upscaler",
             "truncation",
             "noise_level",
+            "original_image",
         )
     )
     assert json.loads(settings.to_json()) == {**json.loads(OLD), **later}

@@ -209,7 +209,7 @@ def test_every_sampler_runs(own):
         ({"prompt": "a", "height": 1}, "height: expected at least 2, given 1"),
         ({"prompt": "a", "num_inference_steps": 0}, "num_inference_steps: expected a whole number"),
         ({"prompt": "a", "latents": torch.zeros(1, 3, 4, 4)}, r"latents: expected shape"),
-        ({"prompt": "a", "image": 3}, "image: this model has no such argument"),
+        ({"prompt": "a", "image": 3}, "image: expected a PIL picture"),
         ({"prompt": "a", "class_labels": 1}, "class_labels: this model"),
         ({"prompt": "\ud800"}, "lone surrogate"),
     ],

@@ -153,7 +153,7 @@ def test_jobs_of_several_calls_in_one_step(own):
         ({"image": small(1), "noise_level": 1000}, "noise_level: expected a whole number from 0"),
         ({"image": small(1), "noise_level": -1}, "noise_level: expected a whole number from 0"),
         ({"image": small(1), "noise_level": 2.5}, "noise_level: expected a whole number from 0"),
-        ({"image": small(1), "strength": 0.5}, "strength: this model has no such argument"),
+        ({"image": small(1), "strength": 0.5}, "strength: expected only together with original"),
         ({"image": torch.full((3, 8, 8), float("nan"))}, "image: expected"),
     ],
 )

@@ -12,19 +12,24 @@ import torch
 from torch import Tensor
 
 from ... import images as pictures
+from ...cuda import to_device
 from ...diffusion.call import DenoisingCall
 from ...diffusion.conditions import Conditions, classifier_free_names
 from ...finite import check_finite
 from ...guard import inference
 from ...guidance import Guidance, classifier_free
 from ...jobs import checks
+from ...jobs.noise import NoiseSource
 from ...jobs.output import PipelineOutput, Report
 from ...jobs.runs import Run
 from ...models import T5EncoderModel, UNet2DConditionConfig, UNet2DConditionModel
 from ...models.base import Model
+from ...schedules import Plan
+from ...schedules.plan import State
 from ...weights.text import show
 from ..defaults import bounded
 from ..diffusers_names.schedulers import NamedScheduler
+from ..registry import class_name
 from ..stable_diffusion.embeddings import Embeds, Texts, Widths, joined
 from ..t5_tokenizer import T5Tokenizer
 from ..unprompted import (
@@ -33,6 +38,7 @@ from ..unprompted import (
     UnpromptedPipeline,
     UnpromptedRequest,
 )
+from .beginning import Beginning, Given
 
 #: Of a prompt, its end included: what IF was trained with.
 TOKENS = 77
@@ -40,21 +46,26 @@ TOKENS = 77
 
 @dataclass(frozen=True)
 class IFDefaults(UnpromptedDefaults):
-    """Of diffusers' IFPipeline."""
+    """Of diffusers' IFPipeline, and the strengths of its IFImg2ImgPipeline and
+    IFInpaintingPipeline.
+    """
 
     num_inference_steps: int = bounded(100, 1, 1000)
     guidance_scale: float = bounded(7.0, 0, 1000)
+    strength: float = bounded(0.7, 0, 1)
+    inpaint_strength: float = bounded(1.0, 0, 1)
 
 
 @dataclass
 class IFRequest(UnpromptedRequest):
     """texts: B prompts; per_prompt: pictures of each. rows: [R, L, C], the texts as T5 has read
-    them, negative ones first, while the request is carried out.
+    them, negative ones first, while the request is carried out. beginning: None: noise alone.
     """
 
     texts: Texts = field(default_factory=lambda: Texts(0))
     per_prompt: int = 1
     rows: Tensor | None = None
+    beginning: Beginning | None = None
 
 
 def side_of(config: UNet2DConditionConfig) -> tuple[int, int]:
@@ -72,6 +83,8 @@ class IFPipeline(UnpromptedPipeline):
     defaults_class: ClassVar[type[Any]] = IFDefaults
     takes_prompt: ClassVar[bool] = True
     main_part = "unet"
+    #: The argument that is a picture to begin from.
+    begins_from: ClassVar[str] = "image"
 
     def __init__(
         self, models: dict[str, Model], tokenizer: T5Tokenizer, checkpoint: Any, source: str,
@@ -82,7 +95,7 @@ class IFPipeline(UnpromptedPipeline):
 
     @property
     def _class_name(self) -> str:  # type: ignore[override]  # read alone
-        return "IFPipeline"
+        return class_name(type(self))
 
     @property
     def unet(self) -> UNet2DConditionModel:
@@ -132,6 +145,9 @@ class IFPipeline(UnpromptedPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         *,
+        image: Any = None,
+        mask_image: Any = None,
+        strength: float | None = None,
         latents: Tensor | None = None,
         timestep_spacing: str | None = None,
         seed: int | Sequence[int] | None = None,
@@ -145,7 +161,8 @@ class IFPipeline(UnpromptedPipeline):
         **others: Any,
     ) -> PipelineOutput:
         """Pictures for one prompt or a list of them; names and order are those of diffusers'
-        IFPipeline.
+        IFPipeline, with the image, mask_image and strength of its IFImg2ImgPipeline and
+        IFInpaintingPipeline.
 
         Args:
             prompt: one text or B of them, which are read in lower case; None with prompt_embeds.
@@ -155,13 +172,20 @@ class IFPipeline(UnpromptedPipeline):
                 told.
             negative_prompt: one for all, or one per prompt.
             num_images_per_prompt: pictures of a prompt follow each other.
-            height, width: pixels; the model's own.
+            height, width: pixels; those of `image`, else the model's own.
             eta: DDIM's noise, 0 to 1.
             generator: one per picture, or one from which the batch is drawn as diffusers does.
             prompt_embeds, negative_prompt_embeds: [B, L, C] in place of the texts; see
                 `encode_prompt`.
             output_type: "pil", "np", "pt" (0 to 1) or "latent", which is what was denoised, -1..1.
             return_dict: False gives a tuple in place of a PipelineOutput.
+            image: pictures to begin from (PIL, arrays or tensors in 0..1, a batch or a list): one
+                for all, one per prompt, or one per picture. PIL pictures are resized to the model's
+                side as their smaller one.
+            mask_image: white (at least mid-grey) where `image` is made anew; elsewhere it stays, at
+                every step; as many as of `image`.
+            strength: 0 to 1, the share of the steps that `image` goes through; 0.7 unless told,
+                with a mask 1.
             latents: [N, 3, height, width] standard normal noise in place of drawn.
             timestep_spacing: "leading", "linspace" or "trailing", not the sampler's own.
             seed: s gives picture i the seed s + i; a list one each; None random ones, which the
@@ -240,16 +264,36 @@ class IFPipeline(UnpromptedPipeline):
     def _checked(self, arguments: dict[str, Any]) -> IFRequest:
         names = ("prompt", "negative_prompt", "prompt_embeds", "negative_prompt_embeds")
         texts = self._widths.read(**{name: arguments.pop(name) for name in names})
+        image, mask, strength = (
+            arguments.pop(name) for name in (self.begins_from, "mask_image", "strength")
+        )
+        given = Given.of(self.begins_from, image, mask, strength, self.defaults)
+        if given is not None and None in (arguments["height"], arguments["width"]):
+            size = given.size(self.default_size[0])
+            for name, side in zip(("height", "width"), size, strict=True):
+                arguments[name] = side if arguments[name] is None else arguments[name]
         scale = arguments.pop("guidance_scale")
         scale = self.defaults.guidance_scale if scale is None else scale
         per_prompt = arguments["num_images_per_prompt"]
-        base = self._request(class_labels=None, batch_size=texts.batch, **arguments)
+        base = self._request(
+            class_labels=None, batch_size=texts.batch,
+            strength=None if given is None else given.strength, **arguments,
+        )  # fmt: skip
         own = {f.name: getattr(base, f.name) for f in fields(base)}
         own["guidance_scale"] = checks.guidance_scales("guidance_scale", scale, base.count)
-        return IFRequest(**own, texts=texts, per_prompt=per_prompt)
+        beginning = None
+        if given is not None:
+            beginning = given.read(base.height, base.width, base.count, texts.batch)
+        return IFRequest(**own, texts=texts, per_prompt=per_prompt, beginning=beginning)
 
     def _guided(self, r: IFRequest) -> bool:
         return max(r.guidance_scale) > 1
+
+    def _report(self, r: UnpromptedRequest) -> Report:
+        assert isinstance(r, IFRequest)
+        report = super()._report(r)
+        report.strength = None if r.beginning is None else r.beginning.strength
+        return report
 
     def _guidance(self, r: UnpromptedRequest) -> list[Guidance] | None:
         assert isinstance(r, IFRequest)
@@ -265,13 +309,29 @@ class IFPipeline(UnpromptedPipeline):
             check_finite(f"{self.source}: text encoder", rows, r.count)
         return super()._begin(replace(r, rows=rows), report)
 
+    def _start(self, r: UnpromptedRequest, plan: Plan, noise: NoiseSource) -> State:
+        assert isinstance(r, IFRequest)
+        if r.beginning is None:
+            return super()._start(r, plan, noise)
+        clean = to_device(r.beginning.clean, self.device).to(self.dtype)
+        state = plan.start(self._noise(r, noise), clean)
+        if r.beginning.mask is None:
+            return state
+        mask = to_device(r.beginning.mask, self.device).to(self.dtype)
+        return replace(state, x=(1 - mask) * clean + mask * state.x)
+
     def _conditions(self, r: UnpromptedRequest) -> Conditions:
         assert isinstance(r, IFRequest)
         assert r.rows is not None
         added = None
         if self.unet.config.addition_embed_type == "text":
             added = {"encoder_hidden_states": r.rows}
-        return Conditions(r.rows, added=added, names=classifier_free_names(self._guided(r)))
+        conditions = Conditions(r.rows, added=added, names=classifier_free_names(self._guided(r)))
+        if r.beginning is not None and r.beginning.mask is not None:
+            both = r.beginning.clean, r.beginning.mask
+            known, mask = (to_device(t, self.device).to(self.dtype) for t in both)
+            conditions.known, conditions.mask = known, mask
+        return conditions
 
     def _decode(self, latents: Tensor, output_type: str) -> Any:
         return pictures.from_tensor(latents, output_type)

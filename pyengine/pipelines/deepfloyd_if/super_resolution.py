@@ -25,15 +25,20 @@ from ..defaults import bounded
 from ..diffusers_names.schedulers import NamedScheduler
 from ..t5_tokenizer import T5Tokenizer
 from ..unprompted import CALLBACK_TENSORS, UnpromptedRequest
+from .beginning import spread
 from .pipeline import IFDefaults, IFPipeline, IFRequest
 
 
 @dataclass(frozen=True)
 class SuperResolutionDefaults(IFDefaults):
-    """Of diffusers' IFSuperResolutionPipeline."""
+    """Of diffusers' IFSuperResolutionPipeline, and the strengths of those that begin from a
+    picture.
+    """
 
     num_inference_steps: int = bounded(50, 1, 1000)
     guidance_scale: float = bounded(4.0, 0, 1000)
+    strength: float = bounded(0.8, 0, 1)
+    inpaint_strength: float = bounded(0.8, 0, 1)
     noise_level: int = bounded(250, 0, 999)
 
 
@@ -54,6 +59,7 @@ class IFSuperResolutionPipeline(IFPipeline):
     """
 
     defaults_class: ClassVar[type[Any]] = SuperResolutionDefaults
+    begins_from: ClassVar[str] = "original_image"
 
     def __init__(
         self, models: dict[str, Model], tokenizer: T5Tokenizer, checkpoint: Any, source: str,
@@ -62,10 +68,6 @@ class IFSuperResolutionPipeline(IFPipeline):
         """image_noising_scheduler: says how much noise a noise_level is."""
         super().__init__(models, tokenizer, checkpoint, source, defaults, scheduler)
         self.image_noising_scheduler = image_noising_scheduler
-
-    @property
-    def _class_name(self) -> str:  # type: ignore[override]  # read alone
-        return "IFSuperResolutionPipeline"
 
     @property
     def components(self) -> dict[str, Any]:
@@ -99,6 +101,9 @@ class IFSuperResolutionPipeline(IFPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         *,
+        original_image: Any = None,
+        mask_image: Any = None,
+        strength: float | None = None,
         noise_level: int | None = None,
         latents: Tensor | None = None,
         timestep_spacing: str | None = None,
@@ -113,14 +118,20 @@ class IFSuperResolutionPipeline(IFPipeline):
         **others: Any,
     ) -> PipelineOutput:
         """Larger pictures of small ones, as IFPipeline's call, which says what the other arguments
-        are; names and order are those of diffusers' IFSuperResolutionPipeline.
+        are; names and order are those of diffusers' IFSuperResolutionPipeline, with what its
+        IFImg2ImgSuperResolutionPipeline and IFInpaintingSuperResolutionPipeline have besides.
 
         Args:
-            height, width: pixels of the result; the model's own.
+            height, width: pixels of the result; those of original_image, else the model's own.
             image: the small pictures (PIL, arrays or tensors in 0..1, a batch or a list): one for
                 all, one per prompt, or one per picture.
             num_inference_steps: 50 unless told.
             guidance_scale: 4 unless told.
+            original_image: pictures to begin from, as IFPipeline's `image`: those that the small
+                ones were made of.
+            mask_image: white where original_image is made anew.
+            strength: 0 to 1, the share of the steps that original_image goes through; 0.8 unless
+                told.
             noise_level: 0 to 999, the timestep of the noise that the small picture gets; 250 unless
                 told. More of it leaves more to the model.
         """
@@ -143,11 +154,9 @@ class IFSuperResolutionPipeline(IFPipeline):
         """[N, 3, height, width] in -1..1: one picture of `image` for each of the request's."""
         if image is None:
             raise checks.refuse("image", "a small picture, or a list of them", image)
-        items = pictures.as_list(image, "image")
-        if len(items) not in (1, r.texts.batch, r.count):
-            counts = " or ".join(map(str, sorted({1, r.texts.batch, r.count})))
-            raise checks.refuse("image", f"{counts} pictures", f"{len(items)} pictures")
         rows = []
+        items = pictures.as_list(image, "image")
+        order = spread("image", list(range(len(items))), r.count, r.texts.batch)
         for item in items:
             unit = pictures.to_unit([item], *pictures.size_of(item), "image")
             # No op enlarges so: plain torch, a picture at a time.
@@ -156,7 +165,7 @@ class IFSuperResolutionPipeline(IFPipeline):
                     2.0 * unit - 1.0, (r.height, r.width), mode="bilinear", align_corners=True
                 )
             )
-        return torch.cat([rows[i * len(rows) // r.count] for i in range(r.count)])
+        return torch.cat([rows[i] for i in order])
 
     def _noise(self, r: UnpromptedRequest, noise: NoiseSource) -> Tensor:
         """The noise of the start; then, as diffusers draws it, that of the small picture."""

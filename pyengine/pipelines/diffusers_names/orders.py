@@ -24,6 +24,10 @@ _AMUSED_REST = (
     " output_type return_dict callback callback_steps cross_attention_kwargs"
     " micro_conditioning_aesthetic_score micro_conditioning_crop_coord temperature"
 )
+_IF = (
+    "num_inference_steps timesteps guidance_scale negative_prompt num_images_per_prompt eta"
+    f" generator {_EMBEDS} output_type return_dict callback callback_steps"
+)
 #: By class: the arguments of its call, in the order in which diffusers 0.42 takes them.
 ORDERS = {
     "StableDiffusionPipeline": f"prompt height width {_STEPS} {_NEGATIVE} latents {_EMBEDS} {_IP}"
@@ -45,4 +49,11 @@ ORDERS = {
     "AmusedPipeline": f"prompt height width {_AMUSED} latents {_AMUSED_REST}",
     "AmusedImg2ImgPipeline": f"prompt image strength {_AMUSED} {_AMUSED_REST}",
     "AmusedInpaintPipeline": f"prompt image mask_image strength {_AMUSED} {_AMUSED_REST}",
+    "IFImg2ImgPipeline": f"prompt image strength {_IF} clean_caption cross_attention_kwargs",
+    "IFInpaintingPipeline": f"prompt image mask_image strength {_IF} clean_caption"
+    " cross_attention_kwargs",
+    "IFImg2ImgSuperResolutionPipeline": f"image original_image strength prompt {_IF}"
+    " cross_attention_kwargs noise_level clean_caption",
+    "IFInpaintingSuperResolutionPipeline": "image original_image mask_image strength prompt"
+    f" {_IF} cross_attention_kwargs noise_level clean_caption",
 }

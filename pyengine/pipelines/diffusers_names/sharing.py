@@ -32,6 +32,8 @@ def from_pipe(cls: Any, pipeline: Any, keywords: dict[str, Any]) -> Any:
         new.parts = dataclasses.replace(
             new.parts, pipeline_class=class_name(cls), options=new.parts.options | k.settings
         )
+    elif type(new.defaults) is not cls.defaults_class:
+        new.defaults = cls.defaults_class()
     if hasattr(new, "_shared"):
         new._shared()
     for name, part in k.parts.items():
