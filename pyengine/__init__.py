@@ -15,7 +15,19 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import engine, errors, images, metadata, models, ops, pipelines, ray, schedules, weights
+    from . import (
+        engine,
+        errors,
+        images,
+        metadata,
+        metrics,
+        models,
+        ops,
+        pipelines,
+        ray,
+        schedules,
+        weights,
+    )
     from .engine import Engine
     from .pipelines import from_pretrained
     from .pipelines.amused.pipeline import AmusedPipeline
@@ -118,6 +130,7 @@ __all__ = [
     "from_pretrained",
     "images",
     "metadata",
+    "metrics",
     "models",
     "ops",
     "pipelines",

@@ -13,7 +13,8 @@ MAY_IMPORT = {
     # pyengine/__init__.py: by name, when asked for.
     "": {
         "absent", "engine",
-        "errors", "images", "metadata", "models", "ops", "pipelines", "ray", "schedules", "weights",
+        "errors", "images", "metadata", "metrics", "models", "ops", "pipelines", "ray", "schedules",
+        "weights",
     },
     "absent": {"weights"},
     "__main__": {"cli"},
@@ -61,6 +62,8 @@ MAY_IMPORT = {
         "weights",
     },
     "guidance": {"errors", "ops"},
+    # Of pictures, whoever drew them.
+    "metrics": {"errors", "weights"},
     "adapters": {"branches", "errors", "layers", "models", "ops", "weights"},
     "training": None,  # recipes at the very top: anything
     "bench": None,  # measures anything; nothing but the command line imports it
