@@ -151,6 +151,11 @@ def arguments(o: Options, pipe: Any, given: dict[str, Any], repeated: bool) -> d
                 raise RequestError(f"{row.name}: this model draws no tokens")
     if repeated and not hasattr(pipe.defaults, "num_inference_steps"):
         own.pop("num_inference_steps", None)  # as many as there are tokens, or one pass
+    if repeated:
+        # A model's only size; the guidance of a stage, whose own argument is remembered too.
+        for name in ("guidance_scale", "height", "width"):
+            if name not in takes:
+                own.pop(name, None)
     if "prompt" in takes:
         if o.prompt is None:
             raise RequestError(NO_PROMPT)

@@ -100,14 +100,14 @@ class DenoisingCall(Call):
         StopSampling with everything as it was. Whether conditions have changed.
         """
         shown = {name: self._shown(name) for name in self.r.callback_inputs}
-        versions = {name: _version(t) for name, t in shown.items()}
+        versions = {name: version_of(t) for name, t in shown.items()}
         given = dict(shown)
         answer = checks.call_back(self.pipe, self.r, i, self.plan.timesteps[i], given)
         changed = False
         for name in dict.fromkeys([*shown, *answer]):
             old = shown[name] if name in shown else self._shown(name)
             new = answer.get(name, old)
-            if new is not old or _version(old) != versions.get(name, _version(old)):
+            if new is not old or version_of(old) != versions.get(name, version_of(old)):
                 changed = self._take(name, new, old) or changed
         self._check_answer(i)
         return changed
@@ -151,6 +151,6 @@ class DenoisingCall(Call):
         return made
 
 
-def _version(tensor: Tensor | None) -> int | None:
+def version_of(tensor: Tensor | None) -> int | None:
     """How often the tensor was written to: callbacks may change in place what they are shown."""
     return None if tensor is None or tensor.is_inference() else tensor._version

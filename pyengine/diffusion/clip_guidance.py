@@ -53,7 +53,7 @@ class ClipGuidance:
     def _predicted(self, x: Tensor, job: Any) -> Tensor:
         """The U-Net's output for x under the picture's text."""
         c = job.conditions
-        row = c.row(TEXT, job.index)
+        row = c.row(TEXT, job.place)
         times = TimeEmbedding(tuple(_row(t, row) for t in c.times(self.unet, job.plan,
                                                                   job.position).rows))  # fmt: skip
         context = TextContext.of([_row(t, row) for t in c.context.tensors()])

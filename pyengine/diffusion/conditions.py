@@ -25,7 +25,8 @@ class Conditions:
 
     names: the conditions that guidance may name; the rows of each follow each other, N of them, R
     in all. pictures: N, where there is no text to tell.
-    text: [R, L, C], or None. added: SDXL's text_embeds and time_ids, with as many rows, or None.
+    text: [R, L, C], or None; text_mask: [R, L], 1 for a token that is seen, of networks that take
+    one, or None. added: SDXL's text_embeds and time_ids, with as many rows, or None.
     labels: [R] classes or [R, C] vectors, or None. guidance: [1 or N, time_cond_proj_dim] for
     distilled models, or None.
     extra: [N or R, C, h, w], what the network's input has beside the latents, or None; with
@@ -48,6 +49,7 @@ class Conditions:
     in_input: bool = False
     extra: Tensor | None = None
     adapters: Row = ()
+    text_mask: Tensor | None = None
     #: Counts the changes: what was made of these conditions before one is no longer theirs.
     version: int = 0
     context: TextContext = field(default_factory=lambda: TextContext(()))
@@ -79,7 +81,8 @@ class Conditions:
         self.context = TextContext(())
         if self.text is not None:
             with beside([self.adapters] * len(self.text)):
-                self.context = unet.encode_context(self.text)
+                masked = {} if self.text_mask is None else {"attention_mask": self.text_mask}
+                self.context = unet.encode_context(self.text, **masked)
         if self.in_input and self.mask is not None and self.masked is not None:
             rows = max(len(self.mask), len(self.masked))
             both = (_repeated(t, rows) for t in (self.mask, self.masked))

@@ -19,8 +19,12 @@ class Denoiser(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def encode_context(self, encoder_hidden_states: Tensor, /) -> TextContext:
-        """What each attention to the text reads, from text [R, L, C]."""
+    def encode_context(
+        self, encoder_hidden_states: Tensor, /, *, attention_mask: Tensor
+    ) -> TextContext:
+        """What each attention to the text reads, from text [R, L, C]. attention_mask: [R, L], 1 for
+        a token that is seen; given only to networks that take one.
+        """
 
     def embed_timesteps(
         self,

@@ -81,8 +81,8 @@ class Evaluator:
 
     def _run_step(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> tuple[Tensor, ...]:
         x, scale, coeffs, d1, d2, d3, base, noise, *rows = changing
-        # Keys and values come in pairs: one more is `extra`.
-        extra, rest = (kept[0], kept[1:]) if len(kept) % 2 else (None, kept)
+        # `extra` is a picture's, of four dimensions; keys, values and a mask have fewer.
+        extra, rest = (kept[0], kept[1:]) if kept and kept[0].dim() == 4 else (None, kept)
         context = TextContext.of(rest)
         # Without a text the times tell, where guidance takes two rows a picture.
         count = len(context) or max(len(x), *(len(row) for row in rows))

@@ -18,8 +18,9 @@ from .gradients import GradientGuidance
 class DenoisingJob(Job):
     """One picture on its way from noise.
 
-    plan: its own. position: evaluations of it that are done. conditions: its call's; `index` says
-    which pictures of these it is. guidance: its own, which names rows of the conditions.
+    plan: its own. position: evaluations of it that are done. conditions: its call's; `place` says
+    which picture of these it is, `index` unless told. guidance: its own, which names rows of the
+    conditions.
     guidance_rescale: 0 to 1, see schedules.plan.step_rows. noise: the random numbers of its
     sampler. source: what to call its model in errors. gradients: what moves it besides.
     interval: shares of the steps between which it is guided by other conditions than its last.
@@ -33,7 +34,7 @@ class DenoisingJob(Job):
         self.plan, self.conditions, self._guidance = plan, conditions, guidance
         self.interval = 0.0, 1.0
         self.guidance_rescale, self.noise, self.source = guidance_rescale, noise, source
-        self.position = 0
+        self.position, self.place = 0, index
         self.gradients: GradientGuidance | None = None
         #: Where its state lies, and in which row.
         self.batch: Batch

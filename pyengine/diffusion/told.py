@@ -43,7 +43,7 @@ class Told:
         last = [self._position[k, own[-1]] for k, own in enumerate(names)]
         base = [self._position[k, own[0]] for k, own in enumerate(names)]
         self._outputs = torch.tensor([*base, *last], device=device)
-        self._rows = [jobs[k].conditions.row(name, jobs[k].index) for k, name in entries]
+        self._rows = [jobs[k].conditions.row(name, jobs[k].place) for k, name in entries]
         #: Of each row; empty where none has any.
         self.adapters = [jobs[k].conditions.adapters for k, _ in entries]
         if not any(self.adapters):
@@ -74,7 +74,7 @@ class Told:
             return None
         if self.times_each and all(c.extra is not None and len(c.extra) == c.count
                                    for c in conditions):  # fmt: skip
-            return gather([(c.extra, job.index) for c, job in zip(conditions, jobs, strict=True)
+            return gather([(c.extra, job.place) for c, job in zip(conditions, jobs, strict=True)
                            if c.extra is not None])  # fmt: skip
         parts = []
         for (k, _), row in zip(self._entries, self._rows, strict=True):
@@ -82,7 +82,7 @@ class Told:
             assert c.extra is not None
             # A row for each picture or for each condition; twice N, too, where guidance has ended.
             rows = len(c.extra)
-            parts.append((c.extra, row if rows == c.rows else rows - c.count + jobs[k].index))
+            parts.append((c.extra, row if rows == c.rows else rows - c.count + jobs[k].place))
         return gather(parts)
 
     def model_input(self, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .gan.biggan import BigGAN
     from .gan.biggan_config import BigGANConfig
     from .gan.dcgan import DCGANConfig, DCGANGenerator
+    from .prior.text_projection import UnCLIPTextProjConfig, UnCLIPTextProjModel
     from .prior.transformer import PriorConfig, PriorTransformer
     from .text.clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
     from .text.t5 import T5Config, T5EncoderModel
@@ -83,6 +84,8 @@ __all__ = [
     "UVit2DConfig",
     "UVit2DModel",
     "UVitContext",
+    "UnCLIPTextProjConfig",
+    "UnCLIPTextProjModel",
     "VQConfig",
     "VQModel",
     "differentiable",
@@ -137,6 +140,8 @@ if not TYPE_CHECKING:
         "UVit2DConfig": "tokens.uvit_config",
         "UVit2DModel": "tokens.uvit",
         "UVitContext": "tokens.uvit",
+        "UnCLIPTextProjConfig": "prior.text_projection",
+        "UnCLIPTextProjModel": "prior.text_projection",
         "VQConfig": "autoencoder.vq",
         "VQModel": "autoencoder.vq",
         "differentiable": ".guard",

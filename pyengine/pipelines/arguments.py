@@ -187,6 +187,31 @@ ARGUMENTS: tuple[Argument, ...] = (
         asked=True, help="Share of the steps after which it no longer guides.", shown="1",
     ),
     Argument(
+        "prior_num_inference_steps", Whole(2, 100_000), own=True, option="prior_steps",
+        setting="prior_steps", asked=True, help="unCLIP, Kandinsky: of the prior.",
+        shown="the model's; 25",
+    ),
+    Argument(
+        "decoder_num_inference_steps", Whole(2, 100_000), own=True, option="decoder_steps",
+        setting="decoder_steps", asked=True, help="unCLIP: of the decoder.",
+        shown="the model's; 25",
+    ),
+    Argument(
+        "super_res_num_inference_steps", Whole(2, 100_000), own=True, option="super_res_steps",
+        setting="super_res_steps", asked=True, help="unCLIP: of the super-resolution.",
+        shown="the model's; 7",
+    ),
+    Argument(
+        "prior_guidance_scale", Real(0, 1000), own=True, option="prior_guidance",
+        setting="prior_guidance_scale", asked=True, help="unCLIP, Kandinsky: of the prior.",
+        shown="the model's; 4",
+    ),
+    Argument(
+        "decoder_guidance_scale", Real(0, 1000), own=True, option="decoder_guidance",
+        setting="decoder_guidance_scale", asked=True, help="unCLIP: of the decoder.",
+        shown="the model's; 8",
+    ),
+    Argument(
         "negative_prompt", Words(), option="negative", setting="negative_prompt", asked=True,
         help="What the picture does not show.",
     ),
@@ -292,9 +317,10 @@ ARGUMENTS: tuple[Argument, ...] = (
         "padding_mask_crop", "prompt_2", "sigmas", "target_size", "timestep_spacing", "timesteps",
     )),
     *map(Argument, (
-        "image_embeds", "latents", "masked_image_latents", "negative_image_embeds",
-        "negative_pooled_prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds",
-        "prompt_embeds",
+        "decoder_latents", "image_embeddings", "image_embeds", "latents", "masked_image_latents",
+        "negative_image_embeds", "negative_pooled_prompt_embeds", "negative_prompt_embeds",
+        "pooled_prompt_embeds", "prior_latents", "prompt_embeds", "super_res_latents",
+        "text_attention_mask", "text_model_output",
     )),
     *(Argument(name, everywhere=True) for name in (
         "callback_on_step_end", "callback_on_step_end_tensor_inputs", "generator", "progress",

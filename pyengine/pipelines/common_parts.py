@@ -62,3 +62,34 @@ VQ = Part(
     ),
 )  # fmt: skip
 SCHEDULER = Part(kind="scheduler", library="diffusers")
+PRIOR_TRANSFORMER = Part(
+    kind="model",
+    library="diffusers",
+    classes=("PriorTransformer",),
+    network="pyengine.models:PriorTransformer",
+    summary=(
+        "num_layers", "num_attention_heads", "attention_head_dim", "embedding_dim",
+        "num_embeddings",
+    ),
+)  # fmt: skip
+CLIP_VISION = Part(
+    kind="model",
+    library="transformers",
+    classes=("CLIPVisionModelWithProjection",),
+    model_types=("clip_vision_model", "clip"),
+    network="pyengine.models:CLIPVisionModelWithProjection",
+    summary=("image_size", "patch_size", "hidden_size", "num_hidden_layers"),
+)
+CLIP_PICTURES = Part(
+    kind="settings",
+    library="transformers",
+    classes=("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil"),
+    config="pyengine.clip_pictures:ClipPictureConfig",
+    file="preprocessor_config.json",
+)
+UNCLIP_SCHEDULER = Part(
+    kind="scheduler",
+    library="diffusers",
+    classes=("UnCLIPScheduler",),
+    config="pyengine.schedules.config:UnCLIPConfig",
+)

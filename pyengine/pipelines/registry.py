@@ -14,6 +14,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from ..weights.layout import Layout, Part, Reference, find
+from ..weights.text import listing, show
 
 #: What a pipeline may begin from: text (or a class, or nothing), a picture, a picture and a mask.
 TASKS = ("text", "image", "inpaint")
@@ -82,8 +83,11 @@ _complete = False
 def register(family: Family) -> None:
     """Makes a family known: from_pretrained loads its checkpoints, `pyengine info` tells of them.
 
-    Raises ValueError where another family has its name, one of its classes or its signature.
+    Raises TypeError for anything but a Family, ValueError where another family has its name, one of
+    its classes or its signature.
     """
+    if not isinstance(family, Family):
+        raise TypeError(f"register: expected a pyengine.pipelines.Family, given {show(family)}")
     with _lock:
         _add_own()
         _add(family)
@@ -93,6 +97,9 @@ def unregister(name: str) -> None:
     """Forgets the family of that name. Raises KeyError where there is none."""
     with _lock:
         _add_own()
+        if name not in _families:
+            raise KeyError(f"unregister: no family {show(name)}; there are"
+                           f" {listing(sorted(_families))}")  # fmt: skip
         del _families[name]
 
 

@@ -64,6 +64,14 @@ def encode(
     return hidden.index_select(0, back), None if pooled is None else pooled[back]
 
 
+def token_mask(tokenizer: ClipTokenizer, texts: Sequence[str], length: int) -> Tensor:
+    """[N, length] float32: 1 for a text's tokens, start and end included, 0 behind its end."""
+    seen = torch.zeros(len(texts), length)
+    for row, text in zip(seen, texts, strict=True):
+        row[: len(tokenizer.encode(text))] = 1
+    return seen
+
+
 def guidance_embedding(guidance_scale: float, width: int) -> Tensor:
     """[1, width] float32: a guidance scale as distilled models are told it.
 

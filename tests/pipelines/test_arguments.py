@@ -185,6 +185,11 @@ def test_settings_of_before_are_read():
             "truncation",
             "noise_level",
             "original_image",
+            "prior_steps",
+            "decoder_steps",
+            "super_res_steps",
+            "prior_guidance_scale",
+            "decoder_guidance_scale",
         )
     )
     assert json.loads(settings.to_json()) == {**json.loads(OLD), **later}

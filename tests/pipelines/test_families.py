@@ -256,6 +256,13 @@ def test_a_family_that_takes_what_is_anothers(change, text):
     assert families() == before
 
 
+def test_what_is_no_family():
+    with pytest.raises(TypeError, match=r"register: expected a .*Family, given 'x'"):
+        register("x")
+    with pytest.raises(KeyError, match="unregister: no family 'x'; there are amused"):
+        unregister("x")
+
+
 # --- the package's own ----------------------------------------------------------------------------
 
 

@@ -27,7 +27,8 @@ class TextContext:
         return len(self.keys_values[0][0]) if self.keys_values else 0
 
     def tensors(self) -> list[Tensor]:
-        """Keys and values of the first layer, of the second...
+        """Keys and values of the first layer, of the second... and the mask behind them, where
+        there is one: an odd number.
 
         Raises RequestError where there is more than the text's: `of` would not know it.
         """
@@ -35,9 +36,8 @@ class TextContext:
             raise RequestError(
                 f"TextContext.tensors: expected the text alone, got {len(self.further)} further"
             )
-        if self.mask is not None:
-            raise RequestError("TextContext.tensors: expected a text without a mask, got one")
-        return [tensor for pair in self.keys_values for tensor in pair]
+        own = [tensor for pair in self.keys_values for tensor in pair]
+        return own if self.mask is None else [*own, self.mask]
 
     def attended(self) -> tuple[Attended, ...]:
         """What each layer attends to."""
@@ -54,8 +54,11 @@ class TextContext:
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> "TextContext":
-        """The context that has these tensors."""
-        return cls(tuple(zip(tensors[::2], tensors[1::2], strict=True)))
+        """The context that has these `tensors()`."""
+        pairs = len(tensors) // 2
+        mask = tensors[-1] if len(tensors) % 2 else None
+        keys, values = tensors[: 2 * pairs : 2], tensors[1 : 2 * pairs : 2]
+        return cls(tuple(zip(keys, values, strict=True)), mask=mask)
 
 
 @dataclass(frozen=True)

@@ -84,11 +84,14 @@ def build_prior(load: Load) -> Any:
 def check_prior_fits(prior: Any, image: Any, text: Any, length: int) -> None:
     """Raises ConfigError where a prior and the halves of its CLIP do not go together.
 
-    length: tokens of a text.
+    image: None where there is none. length: tokens of a text.
     """
     width = prior.embedding_dim
-    for name, found, wanted in (
+    own = () if image is None else (
         ("image_encoder: projection_dim", image.projection_dim, width),
+    )  # fmt: skip
+    for name, found, wanted in (
+        *own,
         ("text_encoder: projection_dim", text.projection_dim, prior.projected_dim),
         ("text_encoder: hidden_size", text.hidden_size, width),
         ("prior: clip_embed_dim", prior.clip_dim, width),
@@ -101,12 +104,12 @@ def check_prior_fits(prior: Any, image: Any, text: Any, length: int) -> None:
             raise ConfigError(f"{name} is {show(found)}, expected {show(wanted)} beside the rest")
 
 
-def check_pictures(image: Any, processor: ClipPictureConfig) -> None:
+def check_pictures(image: Any, processor: ClipPictureConfig, name: str = "image_processor") -> None:
     """Raises ConfigError where pictures are cut to another size than the encoder reads."""
     side = image.image_size
     if processor.crop != (side, side):
         raise ConfigError(
-            f"image_processor: crop_size {processor.crop[0]}x{processor.crop[1]}, expected the"
+            f"{name}: crop_size {processor.crop[0]}x{processor.crop[1]}, expected the"
             f" image encoder's {side}x{side}"
         )
 

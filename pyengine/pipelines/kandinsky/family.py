@@ -1,7 +1,17 @@
 """What is known of Kandinsky 2.2: its prior, and its decoder."""
 
-from ..common_parts import CLIP_PROJECTION, CLIP_TOKENIZER, SCHEDULER, UNET, VQ
-from ..registry import Family, Part
+from ..common_parts import (
+    CLIP_PICTURES,
+    CLIP_PROJECTION,
+    CLIP_TOKENIZER,
+    CLIP_VISION,
+    PRIOR_TRANSFORMER,
+    SCHEDULER,
+    UNCLIP_SCHEDULER,
+    UNET,
+    VQ,
+)
+from ..registry import Family
 
 _HERE = "pyengine.pipelines.kandinsky"
 
@@ -12,39 +22,12 @@ PRIOR = Family(
     " tests",
     classes=("KandinskyV22PriorPipeline",),
     parts={
-        "prior": Part(
-            kind="model",
-            library="diffusers",
-            classes=("PriorTransformer",),
-            network="pyengine.models:PriorTransformer",
-            summary=(
-                "num_layers", "num_attention_heads", "attention_head_dim", "embedding_dim",
-                "num_embeddings",
-            ),
-        ),
-        "image_encoder": Part(
-            kind="model",
-            library="transformers",
-            classes=("CLIPVisionModelWithProjection",),
-            model_types=("clip_vision_model", "clip"),
-            network="pyengine.models:CLIPVisionModelWithProjection",
-            summary=("image_size", "patch_size", "hidden_size", "num_hidden_layers"),
-        ),
+        "prior": PRIOR_TRANSFORMER,
+        "image_encoder": CLIP_VISION,
         "text_encoder": CLIP_PROJECTION,
         "tokenizer": CLIP_TOKENIZER,
-        "scheduler": Part(
-            kind="scheduler",
-            library="diffusers",
-            classes=("UnCLIPScheduler",),
-            config="pyengine.schedules.config:UnCLIPConfig",
-        ),
-        "image_processor": Part(
-            kind="settings",
-            library="transformers",
-            classes=("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil"),
-            config="pyengine.clip_pictures:ClipPictureConfig",
-            file="preprocessor_config.json",
-        ),
+        "scheduler": UNCLIP_SCHEDULER,
+        "image_processor": CLIP_PICTURES,
     },
     unused=(),
     pipeline=f"{_HERE}.prior:KandinskyV22PriorPipeline",

@@ -40,9 +40,9 @@ from ..arguments import checked
 from ..base import Pipeline
 from ..defaults import bounded
 from ..keywords import refuse_others
-from ..text import encode
+from ..prior_denoiser import PriorConditions, PriorDenoiser
+from ..text import encode, token_mask
 from ..unprompted import CALLBACK_TENSORS
-from .denoiser import PriorConditions, PriorDenoiser
 from .prior_call import PriorOutput, PriorRequest
 
 #: What output_type may be: there are no pictures.
@@ -306,10 +306,7 @@ class KandinskyV22PriorPipeline(Pipeline):
         hidden, projected = encode(self.tokenizer, self.text_encoder, texts, None, warned)
         assert projected is not None  # this encoder projects
         check_finite(f"{self.source}: text encoder", hidden)
-        length = hidden.shape[1]
-        seen = torch.zeros(len(texts), length)
-        for row, text in zip(seen, texts, strict=True):
-            row[: len(self.tokenizer.encode(text))] = 1
+        seen = token_mask(self.tokenizer, texts, hidden.shape[1])
         return PriorConditions(
             hidden, names=classifier_free_names(guided), projected=projected,
             seen=seen.to(self.device),

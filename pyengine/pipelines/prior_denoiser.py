@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...diffusion.conditions import Conditions
-from ...diffusion.denoiser import Denoiser
-from ...errors import RequestError
-from ...models import PriorTransformer
-from ...models.unet import TextContext, TimeEmbedding
+from ..diffusion.conditions import Conditions
+from ..diffusion.denoiser import Denoiser
+from ..errors import RequestError
+from ..models import PriorTransformer
+from ..models.unet import TextContext, TimeEmbedding
 
 
 @dataclass(eq=False)
@@ -28,8 +28,8 @@ class PriorConditions(Conditions):
         assert self.seen is not None
         self.version += 1
         self._times.clear()
-        # TextContext's tensors come in pairs, and are put together row by row.
-        self.context = TextContext(((self.text, self.projected), (self.seen, self.seen)))
+        # A pair of tensors and a mask, which are put together row by row.
+        self.context = TextContext(((self.text, self.projected),), mask=self.seen)
 
 
 class PriorDenoiser:
@@ -60,7 +60,7 @@ class PriorDenoiser:
 
     def evaluate(self, sample: Tensor, times: TimeEmbedding, context: TextContext) -> Tensor:
         """[R, D], the predicted clean embeddings."""
-        text, projected, seen, _ = context.tensors()
+        ((text, projected),), seen = context.keys_values, context.mask
         t = times.rows[0].reshape(-1)
         out: Tensor = self.prior(sample, t, projected, text, seen, return_dict=False)[0]
         return out

@@ -1,0 +1,71 @@
+"""What the pipelines share whose pictures go through several networks, one after the other."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import images as pictures
+from ..diffusion.staged import Stage, StagedCall, StagedJob, take_step
+from ..diffusion.watch import check_noted
+from ..jobs.job import Call, Job
+from ..jobs.output import PipelineOutput
+from ..models.base import Model
+from .base import Pipeline
+
+
+class StagedPipeline(Pipeline):
+    """Base of such pipelines. A subclass has `stages` and `_pixels`."""
+
+    #: What the jobs go through, in order.
+    stages: tuple[Stage, ...]
+    models: dict[str, Model]
+
+    def _pixels(self, job: StagedJob) -> Tensor:
+        """[1, 3, height, width] about -1..1: the picture that the job has come to, of the size that
+        it is to have at the end.
+        """
+        raise NotImplementedError
+
+    def _latents(self, job: StagedJob) -> Tensor:
+        """What output_type "latent" gives: [1, C, h, w], of the last stage."""
+        return self._pixels(job)
+
+    def _step(self, jobs: Sequence[Job]) -> None:
+        take_step(self.stages, cast(Sequence[StagedJob], jobs))
+
+    def _picture(self, job: Job) -> Any:
+        assert isinstance(job, StagedJob)  # of this pipeline
+        check_noted(job.inner)
+        return self._made(job, job.request.output_type)[0]
+
+    def _output(self, call: Call) -> PipelineOutput:
+        assert isinstance(call, StagedCall)
+        with call.report.stage("decode", self.device):
+            made = [self._made(job, call.r.output_type) for job in call.jobs]
+        return PipelineOutput(_joined(made), call.r.seeds, call.report)
+
+    def _made(self, job: StagedJob, output_type: str) -> Any:
+        """A batch of one picture."""
+        if output_type == "latent":
+            return self._latents(job)
+        return pictures.from_tensor(self._pixels(job), output_type)
+
+    def _release(self) -> None:
+        for stage in self.stages:
+            stage.evaluate.clear()
+
+    def _trim(self) -> None:
+        for model in self.models.values():
+            model.arena.trim()
+
+
+def _joined(made: list[Any]) -> Any:
+    """One batch of several, as their output type has it."""
+    if isinstance(made[0], Tensor):
+        return torch.cat(made)
+    if isinstance(made[0], np.ndarray):
+        return np.concatenate(made)
+    return [picture for batch in made for picture in batch]
