@@ -117,6 +117,13 @@ class Driver:
                 self._tell_places()
             self.lock.notify_all()
 
+    def interrupted(self, job: EngineJob) -> None:
+        with self.lock:
+            job.interrupted = True
+            if any(entry.job is job for entry in self.waiting):
+                job.cancel()
+            self.lock.notify_all()
+
     def close(self, stop: bool = False) -> None:
         """Takes no more jobs; stop: and cancels those that there are."""
         with self.lock:
@@ -202,8 +209,8 @@ class Driver:
         return [made]
 
     def _decode(self) -> None:
-        """The pictures of jobs that have no steps left, the most urgent first."""
-        complete = [entry for entry in self.running if entry.stages.complete]
+        """The pictures of jobs that have no steps left, or take none, the most urgent first."""
+        complete = [e for e in self.running if e.stages.complete or e.job.interrupted]
         for entry in self._while_a_step_waits(sorted(complete, key=lambda e: e.order)):
             while any(shown[0] is entry for shown in self.previews):
                 self._show(entry)
@@ -272,7 +279,7 @@ class Driver:
         found: dict[Hashable, list[tuple[Entry, Job]]] = {}
         for entry in self.running:
             for picture in entry.stages.pictures:
-                if picture.active:
+                if picture.active and not entry.job.interrupted:
                     found.setdefault(entry.stages.key(picture), []).append((entry, picture))
         return found
 

@@ -43,6 +43,11 @@ class EventLog:
     def followed(self) -> bool:
         return bool(self._followers)
 
+    def last(self, kind: str) -> Event | None:
+        """The last event of that type that there was."""
+        with self._lock:
+            return next((event for event in self._events if event.type == kind), None)
+
     def add(self, event: Event) -> None:
         with self._lock:
             # For those who come later one of each type is enough, so that a job stays small.

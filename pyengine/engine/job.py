@@ -18,6 +18,9 @@ class Owner(Protocol):
     def cancelled(self, job: "EngineJob") -> None:
         """The job's caller has no use for it any more."""
 
+    def interrupted(self, job: "EngineJob") -> None:
+        """The job's caller wants what there is of it."""
+
 
 class EngineJob:
     """A request that an engine has taken: `result()`, `await job`, or `async for event in job`.
@@ -33,6 +36,8 @@ class EngineJob:
         self.priority, self.deadline, self.previews = priority, deadline, previews
         self.report: Report = stages.report
         self.events = EventLog()
+        #: Whether it ends with what there is.
+        self.interrupted = False
         #: What the engine's thread works on; None when the job has ended.
         self.stages: Stages | None = stages
         self._owner, self._run = owner, stages.request.run
@@ -56,6 +61,21 @@ class EngineJob:
         if not self.done:
             self._run.interrupt()
             self._owner.cancelled(self)
+
+    def interrupt(self) -> None:
+        """Ends the job as `cancel` does, but with what there is: the pictures as they are after
+        the stage it is in; its report says that it was interrupted. A job that waits is cancelled.
+        """
+        if not self.done:
+            self._owner.interrupted(self)
+
+    def ask_preview(self) -> None:
+        """Has the pictures shown after the next step, besides those `previews` that were asked for
+        in the beginning; once, however often it is called meanwhile.
+        """
+        stages = self.stages
+        if stages is not None:
+            stages.asked = True
 
     def result(self, timeout: float | None = None) -> Any:
         """What the pipeline's call would return.

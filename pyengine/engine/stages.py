@@ -25,6 +25,8 @@ class Stages(Steps):
         self.units = units_of(pipe, request)
         self.total = 0
         self._previews: list[int] = []
+        #: Whether the pictures are to be shown after the next step.
+        self.asked = False
 
     @property
     def report(self) -> Report:
@@ -80,7 +82,8 @@ class Stages(Steps):
 
     def due_preview(self) -> bool:
         """Whether the step that was just taken is one to be shown."""
-        done, due = self.progress[0], False
+        done, due = self.progress[0], self.asked
+        self.asked = False
         while self._previews and self._previews[0] <= done:
             self._previews.pop(0)
             due = True

@@ -238,6 +238,52 @@ def test_a_waiting_job_ends_without_a_round(manual):
     assert m.engine.waiting == 0
 
 
+@pytest.mark.parametrize("name", ["sd1", "gpt"])
+def test_an_interrupted_job_gives_what_there_is(manual, name):
+    m = manual(name)
+    job, other = m.submit(name, seed=1, steps=6), m.submit(name, seed=2, steps=6)
+    m.turn(2)
+    job.interrupt()
+    m.turn()
+    output = job.result(0)
+    assert job.report.interrupted
+    assert job.report.evaluations == 2
+    assert m.steps[-1][1] == [2]
+    m.finish()
+    assert not other.result(0).report.interrupted
+    steps = m.pipes[name].steps(
+        "a cat", seed=1,
+        **({"num_inference_steps": 6, "height": 32, "width": 32} if name == "sd1" else {}),
+    )  # fmt: skip
+    next(steps), next(steps)
+    assert same(output.images[0], steps.output.images[0])
+    job.interrupt()  # nothing
+
+
+def test_an_interrupted_job_that_waits_is_cancelled(manual):
+    m = manual("sd1")
+    job = m.submit()
+    job.interrupt()
+    with pytest.raises(CancelledError):
+        job.result(0)
+    m.turn()
+    assert not m.encoded
+
+
+def test_a_preview_that_is_asked_for_on_the_way(manual):
+    m = manual("sd1")
+    job = m.submit(seed=1, steps=6)
+    m.turn(2)
+    job.ask_preview(), job.ask_preview()
+    m.turn()
+    shown = job.events.last("preview")
+    assert (shown.step, shown.steps) == (3, 6)
+    m.finish()
+    assert job.events.last("preview") is shown
+    assert job.events.last("failed") is None
+    job.ask_preview()  # nothing
+
+
 def test_out_of_memory_halves_the_batch(manual):
     m = manual("sd1")
     m.learn()
