@@ -139,6 +139,10 @@ class Engine:
         """Whether it takes no more jobs."""
         return self._driver.closing
 
+    def waiting_of(self, share: str) -> int:
+        """Jobs of one share in the queue."""
+        return sum(entry.job.share == share for entry in list(self._driver.waiting))
+
     def observe(self, observer: Callable[[str, int, float], None]) -> None:
         """Has `observer(model, pictures, seconds)` called after every evaluation, in the engine's
         thread, which it must not hold up.

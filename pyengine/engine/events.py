@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,8 @@ class EventLog:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._events: list[Event] = []
+        #: When the first event of each type came, in seconds of time.monotonic.
+        self.times: dict[str, float] = {}
         self._followers: list[_Follower] = []
 
     @property
@@ -50,6 +53,7 @@ class EventLog:
 
     def add(self, event: Event) -> None:
         with self._lock:
+            self.times.setdefault(event.type, time.monotonic())
             # For those who come later one of each type is enough, so that a job stays small.
             self._events = [e for e in self._events if e.type != event.type] + [event]
             self._followers = [f for f in self._followers if f.tell(event)]

@@ -54,6 +54,13 @@ class EngineJob:
         """Whether it has ended, in whatever way."""
         return self._ended.is_set()
 
+    @property
+    def times(self) -> dict[str, float]:
+        """When its first event of each type came, in seconds of time.monotonic: "queued" when it
+        was submitted.
+        """
+        return dict(self.events.times)
+
     def cancel(self) -> None:
         """Ends the job: at once where it waits, after the stage it is in where it runs. It does
         nothing to a job that has ended.

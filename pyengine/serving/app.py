@@ -4,14 +4,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from .. import __version__
 from ..engine import Engine
-from . import errors, health
+from . import errors, health, jobs, metrics, schema
+from .gate import Gate
 from .openai import images as openai_images
 from .openai import models as openai_models
 from .server import Server
 from .settings import ServerSettings
+
+#: The surfaces.
+ROUTERS = (
+    health.router, metrics.router, openai_models.router, openai_images.router, jobs.router,
+)  # fmt: skip
 
 
 def create_app(engine: Engine, settings: ServerSettings | None = None) -> FastAPI:
@@ -26,13 +33,22 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> FastAP
         try:
             yield
         finally:
-            server.close()
+            await server.close()
 
     # No docs_url: FastAPI's pages load scripts from elsewhere.
     app = FastAPI(title="pyengine", version=__version__, lifespan=lifespan, docs_url=None,
                   redoc_url=None)  # fmt: skip
     app.state.server = server
     errors.install(app)
-    for router in (health.router, openai_models.router, openai_images.router):
+    schema.install(app, keys=bool(server.settings.api_keys))
+    for router in ROUTERS:
         app.include_router(router)
+    if server.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(server.settings.cors_origins),
+            allow_methods=["*"], allow_headers=["*"], expose_headers=["x-request-id"],
+        )  # fmt: skip
+    app.add_middleware(
+        Gate, server=server
+    )  # the last that is added is the first that is gone through
     return app

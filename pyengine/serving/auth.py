@@ -45,7 +45,12 @@ def _by_key(header: str, keys: tuple[str, ...]) -> Caller:
         what = "a wrong one" if given else "none"
         raise Refusal(401, f"authorization: expected an API key of this server, given {what}",
                       code="invalid_api_key", headers={"www-authenticate": "Bearer"})  # fmt: skip
-    return Caller(f"key {fits.index(True) + 1}")
+    return Caller(key_name(fits.index(True)))
+
+
+def key_name(index: int) -> str:
+    """What the caller with that key, from 0, is called."""
+    return f"key {index + 1}"
 
 
 def key_in(header: str) -> str:

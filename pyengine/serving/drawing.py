@@ -5,14 +5,14 @@ them and pictures as bytes or base64; what it gets is a Drawing, whose pictures 
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
 
 from ..engine import Engine, EngineJob
-from ..errors import DeadlineError, RequestError, TooLongError
+from ..errors import DeadlineError, QueueFullError, RequestError, TooLongError
 from ..jobs import checks
 from ..metadata import Settings
 from ..pipelines import remembered
@@ -30,9 +30,9 @@ from ..pipelines.arguments import (
 from ..schedules import find_name
 from ..weights.text import did_you_mean, show
 from . import pictures
-from .auth import Caller
+from .auth import Caller, key_name
 from .budget import Budget
-from .errors import Refusal
+from .errors import Refusal, renamed
 from .models import ServedModels
 from .settings import ServerSettings
 
@@ -67,6 +67,12 @@ class Drawing:
     call: dict[str, Any]
     digests: dict[str, str | None] = field(default_factory=dict)
 
+    @property
+    def seeds(self) -> list[int]:
+        """Of its pictures: that of the call, and one more for each."""
+        count: int = self.call.get("num_images_per_prompt", 1)
+        return [self.call["seed"] + i for i in range(count)]
+
     def settings(self, output: Any) -> list[Settings]:
         """Of each of the output's pictures."""
         whole = remembered.settings_of(
@@ -83,50 +89,83 @@ class Drawing:
 
 
 class Drawings:
-    """Makes jobs of requests. Safe from any thread; `submit` takes time: not for an event loop."""
+    """Makes jobs of requests. Safe from any thread; `submit` takes time: not for an event loop.
+
+    ended: called with every drawing once its job has ended, in the engine's thread, and with what
+    `submit` was given as context.
+    """
 
     def __init__(self, engine: Engine, models: ServedModels, settings: ServerSettings,
-                 held: Budget):  # fmt: skip
+                 held: Budget, ended: Callable[[Drawing, Any], None]):  # fmt: skip
         self.engine, self.models, self.settings, self.held = engine, models, settings, held
+        self._ended = ended
 
-    def check_room(self) -> None:
-        """Raises QueueFullError where the queue is full: before a request is read."""
+    def check_room(self, caller: Caller) -> None:
+        """Raises QueueFullError where the caller has no place in the queue: before a request is
+        read. Half of the queue is for who comes first; the other half is shared equally by the
+        keys, so that none finds it full of another's jobs.
+        """
         self.engine.check_room()
+        keys = len(self.settings.api_keys)
+        own = self.engine.max_waiting // (2 * keys) if keys > 1 else 0
+        if not own or self.engine.waiting_of(caller.name) < own:
+            return
+        others = [key_name(i) for i in range(keys) if key_name(i) != caller.name]
+        kept = sum(max(0, own - self.engine.waiting_of(name)) for name in others)
+        if self.engine.waiting + kept >= self.engine.max_waiting:
+            raise QueueFullError("the queue has no place for another job of this key", 1.0)
 
     def submit(
         self, caller: Caller, model: Any, given: Mapping[str, Any], *, previews: int = 0,
-        deadline: float | None = None, priority: int = 0,
+        deadline: float | None = None, priority: int = 0, names: Mapping[str, str] | None = None,
+        context: Any = None,
     ) -> Drawing:  # fmt: skip
         """A job for a request. given: arguments of the pipeline's call by name; None is not given.
-        deadline: seconds, as the client said it.
+        deadline: seconds, as the client said it. names: what the client calls arguments, where that
+        is something else. context: see Drawings.
 
         Raises Refusal or PyengineError.
         """
-        name = self.models.find(model)
-        pipe = self.models.pipeline(name)
-        longest = self.settings.deadline
-        wanted = longest if deadline is None else checks.real("deadline", deadline, 1e-9, longest)
-        call = self.arguments(given)
-        self._fit_prompt(call, pipe)
+        said = {ALIASES[name]: name for name in given if name in ALIASES} | dict(names or {})
+        try:
+            name = self.models.find(model)
+            longest = self.settings.deadline
+            seconds = longest
+            if deadline is not None:
+                seconds = checks.real("deadline", deadline, 1e-9, longest)
+            call = self.arguments(given)
+            self._fit_prompt(call, self.models.pipeline(name))
+            how = {"previews": previews, "deadline": seconds, "priority": priority}
+            return self._submit(caller, name, call, how, context)
+        except DeadlineError as e:
+            raise _too_late(e, asked=deadline is not None) from None
+        except Exception as e:
+            raise renamed(e, said) from None
+
+    def _submit(
+        self, caller: Caller, name: str, call: dict[str, Any], how: dict[str, Any], context: Any
+    ) -> Drawing:
         digests: dict[str, str | None] = {
-            remembered.DIGESTS[name]: remembered.digest(value)
-            for name, value in call.items()
-            if name in remembered.DIGESTS
+            remembered.DIGESTS[argument]: remembered.digest(value)
+            for argument, value in call.items()
+            if argument in remembered.DIGESTS
         }
         size = sum(_bytes_of(value) for value in call.values())
         self.held.take(size)
         try:
-            job = self.engine.submit(
-                self.models.engine_name(name), priority=priority, deadline=wanted,
-                previews=previews, share=caller.name, check=self._check_size, **call,
-            )  # fmt: skip
-        except BaseException as e:
+            job = self.engine.submit(self.models.engine_name(name), share=caller.name,
+                                     check=self._check_size, **how, **call)  # fmt: skip
+        except BaseException:
             self.held.give_back(size)
-            if isinstance(e, DeadlineError):
-                raise _too_late(e, asked=deadline is not None) from None
             raise
-        job.when_done(lambda: self.held.give_back(size))
-        return Drawing(job, name, pipe, call, digests)
+        drawing = Drawing(job, name, self.models.pipeline(name), call, digests)
+
+        def ended() -> None:
+            self.held.give_back(size)
+            self._ended(drawing, context)
+
+        job.when_done(ended)
+        return drawing
 
     def _check_size(self, request: Any) -> None:
         count = len(request.seeds) if request.seeds else request.count

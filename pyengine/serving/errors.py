@@ -113,6 +113,18 @@ def refusal_of(error: BaseException) -> Refusal:
     return Refusal(400, text, param, "invalid_value")
 
 
+def renamed(error: Exception, names: Mapping[str, str]) -> Exception:
+    """A refusal that calls its field what the client does. names: by argument."""
+    if not isinstance(error, Refusal | PyengineError):
+        return error
+    refusal = refusal_of(error)
+    name = names.get(refusal.param or "")
+    if name is not None:
+        refusal.message = f"{name}: {refusal.message.removeprefix(f'{refusal.param}: ')}"
+        refusal.param = name
+    return refusal
+
+
 def _of_http(error: HTTPException) -> Refusal:
     headers = dict(error.headers or {})
     codes = {404: "not_found", 405: "method_not_allowed"}

@@ -90,9 +90,10 @@ def alpha_mask(data: bytes, field: str, settings: ServerSettings) -> Image.Image
 
 
 def encoded(
-    image: Image.Image, settings: Settings, kind: str = "png", compression: int | None = None
-) -> bytes:
-    """The file of a picture; a PNG carries its settings.
+    image: Image.Image, settings: Settings | None, kind: str = "png",
+    compression: int | None = None,
+) -> bytes:  # fmt: skip
+    """The file of a picture; a PNG carries its settings, where it has any.
 
     kind: of FORMATS. compression: 0 to 100, OpenAI's: quality of JPEG and WebP, 100 the best.
     """
@@ -100,7 +101,8 @@ def encoded(
     quality = 100 if compression is None else compression
     if kind == "png":
         # zlib's level 1 of 0 to 9: 2 to 4 times as fast as 6, for files a tenth larger.
-        image.save(data, "PNG", pnginfo=png_info(settings), compress_level=1)
+        info = None if settings is None else png_info(settings)
+        image.save(data, "PNG", pnginfo=info, compress_level=1)
     elif kind == "jpeg":
         image.save(data, "JPEG", quality=max(1, min(quality, 95)))
     else:

@@ -27,7 +27,7 @@ class ServerSettings:
     picture that comes in, and of all that go out together. max_prompt: characters.
     max_held: bytes of the requests that are being read together, and of the decoded pictures of
     those that wait.
-    max_pictures: of one request. max_previews: partial images of a request.
+    max_pictures: of one request. max_previews: of a job.
     max_connections: that are open at once; max_requests: that are answered at once.
     idle: seconds that a connection may be silent: before a request is whole, and while an answer
     is not taken.
@@ -47,7 +47,7 @@ class ServerSettings:
     max_held: int = 1024 * MB
     max_prompt: int = 32_000
     max_pictures: int = 10
-    max_previews: int = 3
+    max_previews: int = 20
     max_connections: int = 2000
     max_requests: int = 512
     idle: float = 30.0

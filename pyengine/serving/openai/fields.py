@@ -18,10 +18,13 @@ QUALITIES = ("auto", "standard", "hd", "low", "medium", "high")
 
 @dataclass
 class Asked:
-    """A request, its fields checked. call: arguments of pyengine's calls."""
+    """A request, its fields checked. call: arguments of pyengine's calls. names: what the client
+    calls some of them.
+    """
 
     model: Any = None
     call: dict[str, Any] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
     stream: bool = False
     partial_images: int = 0
     output_format: str = "png"
@@ -62,6 +65,7 @@ def read(given: Mapping[str, Any]) -> Asked:
             asked.model = value
         elif name == "size":
             asked.call |= _size(value)
+            asked.names |= {"width": "size", "height": "size"}
         elif name == "stream":
             asked.stream = _boolean(name, value)
         elif name == "user":
@@ -70,6 +74,7 @@ def read(given: Mapping[str, Any]) -> Asked:
             asked.call[name] = value
     if "n" in own:
         asked.call["num_images_per_prompt"] = own["n"]
+        asked.names["num_images_per_prompt"] = "n"
     if own.get("background") == "transparent":
         raise Refusal(400, "background: expected auto or opaque: no model here draws transparency,"
                       " given transparent", "background", "unsupported_value")  # fmt: skip
