@@ -38,8 +38,9 @@ class Curve:
         """
         if count in self._mean:
             return self._mean[count]
-        below = [n for n in self._mean if n < count]
-        above = [n for n in self._mean if n > count]
+        known = list(self._mean)  # at once: other threads ask while the engine's learns
+        below = [n for n in known if n < count]
+        above = [n for n in known if n > count]
         bounds = [self._mean[max(below)] * count / max(below)] if below else []
         bounds += [self._mean[min(above)]] if above else []
         return min(bounds, default=None)

@@ -14,6 +14,7 @@ from ..jobs import checks
 from ..pipelines.base import Pipeline
 from ..pipelines.loading import from_pretrained
 from ..weights.text import did_you_mean
+from . import estimates
 from .costs import Costs
 from .driver import Driver
 from .job import EngineJob
@@ -92,6 +93,11 @@ class Engine:
     def running(self) -> int:
         """Jobs that were started and have not ended."""
         return len(self._driver.running)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds that the jobs that it has are likely to take from now on, all together."""
+        return estimates.remaining(self._driver)
 
     def submit(
         self, model: Any = None, *, priority: int = 0, deadline: float | None = None,

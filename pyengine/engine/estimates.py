@@ -77,12 +77,26 @@ def finish(driver: "Driver", entry: "Entry") -> float:
     return seconds * (1 + others) + own
 
 
+def remaining(driver: "Driver") -> float:
+    """Seconds of work of all jobs that have not ended, where each is in a full batch."""
+    with driver.lock:
+        waiting, running = list(driver.waiting), list(driver.running)
+    seconds = sum(_stepping(driver, entry) for entry in [*waiting, *running])
+    for stage, entries in (("encode", waiting), ("decode", [*waiting, *running])):
+        for entry in entries:
+            seconds += driver.costs.stage((stage, entry.queue), entry.stages.count)
+    return seconds
+
+
+def _stepping(driver: "Driver", entry: "Entry") -> float:
+    """Seconds of the steps that a job has left, as its part of full batches."""
+    cap = driver.cap(entry.queue)
+    return step(driver, entry.queue, cap) * entry.stages.left / cap
+
+
 def next_place(driver: "Driver") -> float:
     """Seconds until the queue is likely to have a place: those in which the running jobs end, one
     after the other.
     """
-    work = 0.0
-    for entry in driver.running:
-        cap = driver.cap(entry.queue)
-        work += step(driver, entry.queue, cap) * entry.stages.left / cap
+    work = sum(_stepping(driver, entry) for entry in driver.running)
     return max(SOONEST, work / max(1, len(driver.running)))

@@ -1,0 +1,127 @@
+"""Engines behind Ray Serve, for real: pictures, errors, a replica that is killed under load."""
+
+import base64
+import concurrent.futures
+import io
+import os
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pyengine
+import pyengine.ray
+from pyengine.errors import RequestError
+
+httpx = pytest.importorskip("httpx")
+pytestmark = pytest.mark.slow
+
+PROMPTS = ("a red heart", "a cat", "two dogs and a tree")
+
+
+def call_of(k, steps):
+    return {"prompt": PROMPTS[k % 3], "seed": k, "num_inference_steps": steps}
+
+
+@pytest.fixture(scope="module")
+def address(cluster):
+    """Of two replicas behind Ray Serve's own proxy."""
+    from ray import serve
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(pyengine.ray.deployment("emoji", replicas=2, num_cpus=0.5), name="pictures")
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return pyengine.from_pretrained("emoji")
+
+
+def replicas():
+    """Processes of the replicas, by their names: (pid, name)."""
+    found = []
+    for folder in os.listdir("/proc"):
+        if folder.isdigit():
+            try:
+                with open(f"/proc/{folder}/cmdline", "rb") as file:
+                    line = file.read().decode()
+            except OSError:
+                continue
+            if "ServeReplica:pictures:pyengine-engine" in line:
+                found.append(int(folder))
+    return sorted(found)
+
+
+def draw(address, **call):
+    return httpx.post(f"{address}/v1/images/generations", json=call, timeout=120)
+
+
+def picture(answer):
+    data = base64.b64decode(answer.json()["data"][0]["b64_json"])
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def same(answer, pipe, call):
+    return np.array_equal(picture(answer), np.asarray(pipe(**call, progress=False).images[0]))
+
+
+def test_a_replica_that_is_killed_under_load_costs_no_request(address, pipe):
+    assert httpx.get(f"{address}/healthz", timeout=60).status_code == 200
+    before = replicas()
+    assert len(before) == 2
+    calls = [call_of(k, steps=60 + k) for k in range(6)]
+    with concurrent.futures.ThreadPoolExecutor(6) as threads:
+        answers = [threads.submit(draw, address, **call) for call in calls]
+        time.sleep(0.5)
+        os.kill(before[0], signal.SIGKILL)
+        found = [answer.result(timeout=120) for answer in answers]
+    assert [answer.status_code for answer in found] == [200] * len(calls)
+    assert all(same(answer, pipe, call) for call, answer in zip(calls, found, strict=True))
+    assert same(draw(address, **call_of(1, 2)), pipe, call_of(1, 2))
+
+
+def test_errors_and_lists_are_those_of_the_server(address):
+    answer = draw(address, prompt="a cat", num_inference_steps="many")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "num_inference_steps"
+    assert set(httpx.get(f"{address}/nothing").json()["error"]) == {
+        "message", "type", "param", "code",
+    }  # fmt: skip
+    models = httpx.get(f"{address}/v1/models").json()
+    assert [model["id"] for model in models["data"]] == ["emoji"]
+
+
+@pytest.mark.parametrize(
+    ("models", "how", "words"),
+    [
+        ((), {}, "models: expected names or paths"),
+        ((3,), {}, "models: expected names or paths"),
+        (("emoji", "emoji"), {}, "models: expected each once"),
+        (("emoji",), {"replicas": 0}, "replicas: expected"),
+        (("emoji",), {"replicas": (3, 2)}, "replicas: expected"),
+        (("emoji",), {"max_waiting": 0}, "max_waiting: expected"),
+        (("emoji",), {"num_cpus": "all"}, "num_cpus: expected"),
+    ],
+)
+def test_what_cannot_be_deployed(models, how, words):
+    pytest.importorskip("ray")
+    with pytest.raises(RequestError, match=words):
+        pyengine.ray.deployment(*models, **how)
+
+
+def test_replicas_by_work_and_models_apart():
+    pytest.importorskip("ray")
+    app = pyengine.ray.deployment("emoji", "emoji-ar", replicas=(1, 3), apart=True)
+    groups = app._bound_deployment.init_args[0]
+    assert [names for names, _ in groups] == [("emoji",), ("emoji-ar",)]
+    for _, bound in groups:
+        config = bound._bound_deployment._deployment_config.autoscaling_config
+        assert (config.min_replicas, config.max_replicas) == (1, 3)
