@@ -87,8 +87,8 @@ class Settings(_Asked):
     seed: of this picture. first_seed, count, index: of the batch that it was made in and its place
     there (index None: all of them, as a grid). sampler: the sampler that ran; scheduler: the one
     that was asked for by name, or None. model: a Hub id, or the last part of a path; model_hash: of
-    its weights, hexadecimal. init_image, mask, original_image, prefix:
-    SHA-256 of the pixels that went in, or None.
+    its weights, hexadecimal. init_image, mask, original_image, prefix, clip_image: SHA-256 of the
+    pixels that went in, or None.
     upscaler: the model_hash of what enlarged the picture, or None; height, width: before that.
     classifier, clip_model: likewise of what guided it.
     weights: "int8" or "fp8" where some were rounded to 8 bits, or None. decoding: where it draws
@@ -113,6 +113,7 @@ class Settings(_Asked):
     upscaler: str | None = None
     classifier: str | None = None
     clip_model: str | None = None
+    clip_image: str | None = None
     first_seed: int | None = dataclasses.field(default=None, metadata=bounds(0, 2**63 - 1))
     count: int = dataclasses.field(default=1, metadata=bounds(1, 4096))
     index: int | None = dataclasses.field(default=0, metadata=bounds(0, 4095))

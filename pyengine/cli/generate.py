@@ -83,7 +83,7 @@ def run(o: Options) -> int:
             )
         loaded = time.perf_counter() - begin
         if o.call["upscaler"] is not None:
-            given["upscaler"] = find_upscaler(o.call["upscaler"], pipe.device)
+            given["upscaler"] = find_upscaler(o.call["upscaler"], pipe.device, pipe._kept)
             hashes["upscaler"] = given["upscaler"].model_hash
         for name in GUIDES:
             if o.call[name] is not None:
@@ -182,6 +182,7 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
         ("mask_image", "the picture was made with a mask"),
         ("original_image", "the picture was made from an original"),
         ("prefix", "the picture was completed from another"),
+        ("clip_image", "the picture was guided to another"),
         ("upscaler", "the picture was enlarged by an upscaler"),
         ("classifier", "the picture was guided by a classifier"),
         ("clip_model", "the picture was guided by a CLIP"),

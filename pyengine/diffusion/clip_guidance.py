@@ -5,6 +5,7 @@ batch; here each picture's gradient is its own, whatever is beside it.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,28 +16,28 @@ from torch import Tensor
 from ..guidance import TEXT
 from ..models import CLIPVisionModelWithProjection, TextContext, TimeEmbedding
 from .conditions import beside
+from .denoiser import Denoiser
 from .gradients import Prediction, tracing
-from .latents import unscale_latents
 
 
 @dataclass(frozen=True)
 class ClipGuidance:
-    """-scale * gradient of the squared great-circle distance of a picture to a text in CLIP's
-    space. The picture is decoded from the clean latents that the U-Net predicts under the text.
+    """-scale * gradient of the squared great-circle distances of a picture to texts or pictures in
+    CLIP's space, summed. The picture is decoded from the clean sample that the network predicts
+    under what the picture is told last, its prompt or class.
 
-    tower: float32. text: [1, P]. mean, std: of CLIP's pixels. unet, vae: the pipeline's.
-    per_channel: whether latents are scaled by statistics of each channel, see unscale_latents.
+    tower: float32. targets: [T, P]. mean, std: of CLIP's pixels. network: the pipeline's. pixels:
+    [1, C or 1, H, W] in -1..1 of what is denoised.
     """
 
     tower: CLIPVisionModelWithProjection
-    text: Tensor
+    targets: Tensor
     scale: float
     prediction: Prediction
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    unet: Any
-    vae: Any
-    per_channel: bool
+    network: Denoiser
+    pixels: Callable[[Tensor], Tensor]
     name = "clip_model"
 
     def gradient(self, x: Tensor, job: Any) -> Tensor:
@@ -51,14 +52,18 @@ class ClipGuidance:
         return -self.scale * found
 
     def _predicted(self, x: Tensor, job: Any) -> Tensor:
-        """The U-Net's output for x under the picture's text."""
+        """The network's output for x under what the picture is told last."""
         c = job.conditions
         row = c.row(TEXT, job.place)
-        times = TimeEmbedding(tuple(_row(t, row) for t in c.times(self.unet, job.plan,
+        times = TimeEmbedding(tuple(_row(t, row) for t in c.times(self.network, job.plan,
                                                                   job.position).rows))  # fmt: skip
         context = TextContext.of([_row(t, row) for t in c.context.tensors()])
+        given = x
+        if c.extra is not None:
+            extra = c.extra_row(TEXT, job.place)
+            given = torch.cat([x, c.extra[extra : extra + 1].to(x.dtype)], dim=1)
         with beside([c.adapters]):
-            out: Tensor = self.unet.evaluate(x, times, context)
+            out: Tensor = self.network.evaluate(given, times, context)
         return out[:, : x.shape[1]].float()
 
     def _clean(self, x: Tensor, out: Tensor, alpha: float, sigma: float) -> Tensor:
@@ -68,14 +73,13 @@ class ClipGuidance:
             return alpha * x - sigma * out
         return (x - sigma * out) / alpha
 
-    def _distance(self, latents: Tensor) -> Tensor:
-        z = unscale_latents(latents, self.vae.config, self.per_channel)
-        picture = (self.vae.decode(z, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
+    def _distance(self, shown: Tensor) -> Tensor:
+        picture = (self.pixels(shown).float() / 2 + 0.5).clamp(0, 1).expand(-1, 3, -1, -1)
         mean, std = (torch.tensor(v, device=picture.device).view(1, -1, 1, 1)
                      for v in (self.mean, self.std))  # fmt: skip
         pixels = (middle(picture, self.tower.config.image_size) - mean) / std
         own = self.tower(pixels, return_dict=False)[0]
-        chord = (F.normalize(own, dim=-1) - F.normalize(self.text, dim=-1)).norm(dim=-1)
+        chord = (F.normalize(own, dim=-1) - F.normalize(self.targets, dim=-1)).norm(dim=-1)
         distance: Tensor = chord.div(2).arcsin().square().mul(2).sum()
         return distance
 

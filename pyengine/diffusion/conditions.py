@@ -72,6 +72,14 @@ class Conditions:
         """Which of the R rows is a picture's under a condition."""
         return self.names.index(name) * self.count + picture
 
+    def extra_row(self, name: str, picture: int) -> int:
+        """Which row of `extra` is a picture's under a condition: it has one for each of the R, or
+        for each picture, however many conditions there are.
+        """
+        assert self.extra is not None
+        rows = len(self.extra)
+        return self.row(name, picture) if rows == self.rows else rows - self.count + picture
+
     def changed(self, unet: Denoiser) -> None:
         """Computes what depends on the conditions: once they are all there, and when some have
         changed.

@@ -4,7 +4,7 @@ Dhariwal & Nichol 2021, arXiv:2105.05233, sec. 4. By torch's autograd over the s
 the ops (models.differentiable), which is several times slower than the kernels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
@@ -46,6 +46,27 @@ def tracing() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+class Together:
+    """Several that guide one picture: the sum of their gradients, in their order."""
+
+    def __init__(self, parts: Sequence[GradientGuidance]):
+        self.parts, self.name = tuple(parts), " and ".join(part.name for part in parts)
+        self.prediction: Prediction = parts[0].prediction
+
+    def gradient(self, x: Tensor, job: Any) -> Tensor:
+        first, *others = (part.gradient(x, job).float() for part in self.parts)
+        for g in others:
+            first = first + g
+        return first
+
+
+def together(parts: Sequence[GradientGuidance]) -> GradientGuidance | None:
+    """What moves a picture by all of `parts`; None where there are none."""
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    return Together(parts)
 
 
 class ClassifierGuidance:

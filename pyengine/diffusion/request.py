@@ -18,7 +18,7 @@ class Request:
     pyengine.images.as_list gives them, or None. masked_latents: [M, C, h, w] of the masked picture,
     where they were given. part: crop.Crop where only a part of the picture is painted. plan: what
     schedules.Scheduler.plan is told besides steps, strength and eta. callback_known: tensors that
-    the callback may change. clip: clip_guides.Clip, or None. guidance_start, guidance_end: shares
+    the callback may change. guides: pipelines.guides.Guides. guidance_start, guidance_end: shares
     of the steps between which guidance_scale holds.
     """
 
@@ -48,7 +48,7 @@ class Request:
     run: Run = field(default_factory=Run)
     timeout: float | None = None
     return_dict: bool = True
-    clip: Any = None
+    guides: Any = None
     guidance_start: float = 0.0
     guidance_end: float = 1.0
 

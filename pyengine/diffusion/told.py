@@ -77,12 +77,10 @@ class Told:
             return gather([(c.extra, job.place) for c, job in zip(conditions, jobs, strict=True)
                            if c.extra is not None])  # fmt: skip
         parts = []
-        for (k, _), row in zip(self._entries, self._rows, strict=True):
+        for k, name in self._entries:
             c = conditions[k]
             assert c.extra is not None
-            # A row for each picture or for each condition; twice N, too, where guidance has ended.
-            rows = len(c.extra)
-            parts.append((c.extra, row if rows == c.rows else rows - c.count + jobs[k].place))
+            parts.append((c.extra, c.extra_row(name, jobs[k].place)))
         return gather(parts)
 
     def model_input(self, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import operator
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,6 +16,8 @@ from ..guard import outside
 from ..tokenizer import check_text
 from ..weights.text import did_you_mean, show
 from .runs import MAX_TIMEOUT, Run
+
+T = TypeVar("T")
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 MAX_SIDE = 8192
@@ -102,6 +104,18 @@ def texts(field: str, value: Any, count: int | None = None) -> list[str]:
         except RequestError as e:
             raise RequestError(f"{field}{str(e).removeprefix('prompt')}") from None
     return list(items)
+
+
+def spread(
+    name: str, items: Sequence[T], count: int, batch: int, what: str = "pictures"
+) -> list[T]:
+    """One of the items for each of `count` pictures: they are one for all, one for each of `batch`
+    prompts, or one for each picture. what: they are. Raises RequestError that names the argument.
+    """
+    if len(items) not in (1, batch, count):
+        counts = " or ".join(map(str, sorted({1, batch, count})))
+        raise refuse(name, f"{counts} {what}", f"{len(items)} {what}")
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def side(field: str, value: Any, multiple: int) -> int:

@@ -251,7 +251,8 @@ ARGUMENTS: tuple[Argument, ...] = (
     ),
     Argument(
         "class_labels", Whole(0, 1_000_000), own=True, option="class_label",
-        setting="class_labels", asked=True, help="Models of classes: the picture's class.",
+        setting="class_labels", asked=True,
+        help="Models of classes, and with a classifier: the picture's class.",
     ),
     Argument(
         "truncation", Real(0, 1), own=True, option="truncation", setting="truncation", asked=True,
@@ -295,7 +296,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     ),
     Argument(
         "classifier", Loaded(), option="classifier", shown="none",
-        help="Pixel diffusion: a folder of a classifier, whose gradient guides.",
+        help="Diffusion: a folder of a classifier of noised pictures, whose gradient guides; slow.",
     ),
     Argument(
         "classifier_scale", Real(0, 1000), own=True, option="classifier_scale",
@@ -303,7 +304,14 @@ ARGUMENTS: tuple[Argument, ...] = (
     ),
     Argument(
         "clip_model", Loaded(), option="clip_model", shown="none",
-        help="Stable Diffusion: a folder of a whole CLIP, whose gradient guides; slow.",
+        help="Diffusion: a folder of a whole CLIP, whose gradient guides; slow.",
+    ),
+    Argument(
+        "clip_prompt", Words(), own=True, option="clip_prompt", setting="clip_prompt", asked=True,
+        help="The text that it guides to.", shown="the prompt, without --clip-image",
+    ),
+    Argument(
+        "clip_image", Picture(), option="clip_image", help="A picture that it guides to.",
     ),
     Argument(
         "clip_guidance_scale", Real(0, 1_000_000), own=True, option="clip_guidance_scale",

@@ -17,6 +17,7 @@ from ..ops import kernels_used
 from ..progress import progress as progress_bar
 from ..weights.text import show
 from .diffusers_names.base import DiffusersNames
+from .kept import Kept
 from .steps import Steps
 from .upscaling import check_upscaler, find_upscaler, upscaled
 
@@ -38,8 +39,14 @@ class Pipeline(DiffusersNames, Running):
     dtype: torch.dtype
     #: What its output is, in a word; the command line writes pictures alone.
     makes: ClassVar[str] = "pictures"
+    #: CLIP's, where the pipeline has one that a CLIP without its own may borrow.
+    clip_tokenizer: Any = None
     #: Another object after the pipeline was moved or got another part: older jobs are not its own.
     _loaded: object = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept = Kept()
 
     # --- a subclass's part ------------------------------------------------------------------------
 
@@ -181,7 +188,7 @@ class Pipeline(DiffusersNames, Running):
 
     def _requested(self, given: dict[str, Any]) -> Any:
         """The checked request; it has the upscaler of the arguments, or None."""
-        upscaler = find_upscaler(given.pop("upscaler", None), self.device)
+        upscaler = find_upscaler(given.pop("upscaler", None), self.device, self._kept)
         r = self._checked(given)
         check_upscaler(upscaler, r)
         r.upscaler = upscaler

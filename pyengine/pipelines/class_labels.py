@@ -86,6 +86,15 @@ def labels_and_count(
     return labels.repeat_interleave(per, dim=0), len(labels) * per
 
 
+def labels_of_pictures(known: Labels, value: Any, batch: int, count: int) -> Tensor:
+    """[count], of pictures whose number something else says: one label for all, one for each of
+    the `batch` prompts, or one for each picture. Raises RequestError.
+    """
+    labels = known.read(value)
+    order = checks.spread("class_labels", range(len(labels)), count, batch, "classes")
+    return labels[torch.tensor(order)]
+
+
 def label_ids(names: dict[int, str], labels: Any) -> list[int]:
     """The classes called `labels`, a name or several. names: by class, each perhaps several names
     with commas between, as ImageNet's are.

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -15,6 +16,7 @@ from ..weights.digest import model_hash
 from ..weights.text import show
 from .arguments import check
 from .class_labels import Labels
+from .kept import Kept
 
 #: What a checkpoint's schedule tells its network where a classifier can read the same pictures.
 _USUAL = convention("DDPMScheduler")
@@ -22,19 +24,15 @@ _USUAL = convention("DDPMScheduler")
 
 @dataclass(frozen=True)
 class Classifier:
-    """A call's classifier, checked. labels: whose class each picture follows."""
+    """A call's classifier, checked."""
 
     model: EncoderUNetModel
     scale: float
-    labels: tuple[int, ...] = ()
 
-    def guidance(self, scheduler: Any) -> list[ClassifierGuidance | None]:
-        """Of each picture, by a sampler of schedules.Scheduler; none where the scale is 0."""
-        prediction: Prediction = scheduler.config.prediction_type
-        return [
-            ClassifierGuidance(self.model, label, self.scale, prediction) if self.scale else None
-            for label in self.labels
-        ]
+    def guidance(self, label: int, prediction: Prediction) -> list[ClassifierGuidance]:
+        """Towards a label, of what a network that predicts such denoises; none at scale 0."""
+        own = ClassifierGuidance(self.model, label, self.scale, prediction)
+        return [own] if self.scale else []
 
 
 def check_scheduler(name: str, scheduler: Any) -> None:
@@ -49,9 +47,10 @@ def check_scheduler(name: str, scheduler: Any) -> None:
         )
 
 
-def find_classifier(value: Any, scale: Any, device: torch.device) -> Classifier | None:
+def find_classifier(value: Any, scale: Any, device: torch.device, kept: Kept) -> Classifier | None:
     """The classifier that a call's arguments name: a model, or a folder, which is loaded for
-    `device` in float32; None for None. Raises RequestError for anything else.
+    `device` in float32 where `kept` has it not; None for None. Raises RequestError for anything
+    else.
     """
     asked = scale is not None and check("classifier_scale", scale) > 0
     scale = 1.0 if scale is None else check("classifier_scale", scale)
@@ -67,7 +66,8 @@ def find_classifier(value: Any, scale: Any, device: torch.device) -> Classifier 
         raise RequestError(
             f"classifier: expected a folder or an EncoderUNetModel, given {show(value)}"
         )
-    model = EncoderUNetModel.from_pretrained(value, device=device)
+    load = partial(EncoderUNetModel.from_pretrained, value, device=device)
+    model = kept.get("classifier", value, device, load)
     assert isinstance(model, EncoderUNetModel)
     return Classifier(model, scale)
 

@@ -1,19 +1,20 @@
-"""`clip_model=` in a call: a whole CLIP, which guides pictures to their texts."""
+"""`clip_model=` in a call: a whole CLIP, which guides pictures to texts and to other pictures."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..clip_pictures import MEAN, STD, ClipPictureConfig
+from .. import images as pictures
+from ..clip_pictures import MEAN, STD, ClipPictureConfig, clip_pixels
 from ..diffusion.clip_guidance import ClipGuidance
-from ..diffusion.job import DenoisingJob
-from ..diffusion.request import Request
 from ..errors import ConfigError, RequestError
+from ..jobs import checks
 from ..models import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 from ..models.base import Model
 from ..tokenizer import ClipTokenizer
@@ -34,50 +35,119 @@ class _Texts(CLIPTextModelWithProjection):
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A call's CLIP. tokenizer: its own; None: the pipeline's will do."""
+class ClipModels:
+    """A CLIP, loaded. tokenizer: its own; None: a pipeline's will do. resample: of pictures to its
+    size, as ClipPictureConfig has it.
+    """
 
     texts: CLIPTextModelWithProjection
     tower: CLIPVisionModelWithProjection
     tokenizer: ClipTokenizer | None
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resample: Any = 3
 
-    def guide(self, jobs: Sequence[DenoisingJob], pipe: Any, scheduler: Any,
-              warned: list[str]) -> None:  # fmt: skip
-        """Has the jobs of one call of `pipe` follow their prompts."""
-        r = jobs[0].request
-        tokenizer = self.tokenizer or pipe.parts.tokenizers[0]
-        embeds: Tensor | None = encode(tokenizer, self.texts, r.texts.prompts, None, warned)[1]
-        assert embeds is not None
-        for job in jobs:
-            k = job.index // r.per_prompt
-            job.gradients = ClipGuidance(
-                self.tower, embeds[k : k + 1], self.scale, scheduler.config.prediction_type,
-                self.mean, self.std, pipe.unet, pipe.vae, not pipe.stable_diffusion,
-            )  # fmt: skip
+    def embedded(self, items: Sequence[Any]) -> Tensor:
+        """[N, P] of pictures of pyengine.images.as_list, each by itself, equal ones once."""
+        side = self.tower.config.image_size
+        config = ClipPictureConfig(
+            size=side, crop_size=side, resample=self.resample, image_mean=self.mean,
+            image_std=self.std,
+        )  # fmt: skip
+        unique = list({id(item): item for item in items}.values())
+        pixels = clip_pixels(unique, config, "clip_image").to(self.tower.device)
+        rows = {
+            id(item): self.tower(p[None], return_dict=False)[0]
+            for item, p in zip(unique, pixels, strict=True)
+        }
+        return torch.cat([rows[id(item)] for item in items])
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A call's CLIP. texts, images: what each of its pictures is to be like; none, or as many as
+    there are pictures.
+    """
+
+    models: ClipModels
+    scale: float
+    texts: tuple[str, ...] = ()
+    images: tuple[Any, ...] = ()
+
+    def guidance(self, pipe: Any, scheduler: Any, warned: list[str]) -> list[ClipGuidance]:
+        """Of each of a call's pictures, by a sampler of schedules.Scheduler."""
+        found: list[Tensor] = []
+        if self.texts:
+            tokenizer = self.models.tokenizer or pipe.clip_tokenizer
+            texts = encode(tokenizer, self.models.texts, self.texts, None, warned)[1]
+            assert texts is not None  # this encoder projects
+            found.append(texts)
+        if self.images:
+            found.append(self.models.embedded(self.images))
+        return [
+            ClipGuidance(
+                self.models.tower, torch.stack(targets), self.scale,
+                scheduler.config.prediction_type, self.models.mean, self.models.std,
+                pipe.denoiser, pipe.pixels_of,
+            )
+            for targets in zip(*found, strict=True)
+        ]  # fmt: skip
 
 
 def find_clip(
-    folder: Any, scale: Any, r: Request, inpaints: bool, device: torch.device
+    given: Mapping[str, Any], pipe: Any, prompts: Sequence[str] | None, count: int
 ) -> Clip | None:
-    """The CLIP of a folder, loaded for `device` in float32; None where none is named, or where the
-    scale is 0. r: the request. inpaints: whether the U-Net has channels for a mask. Raises
-    RequestError, ConfigError or CheckpointError.
+    """The CLIP that a call's arguments name, loaded in float32 where the pipeline has not kept it;
+    None where none is named, or where the scale is 0.
+
+    given: the arguments. prompts: the call's, in words, or None; what pictures follow where neither
+    clip_prompt nor clip_image says another thing. count: of pictures. Raises RequestError,
+    ConfigError or CheckpointError.
     """
+    folder, scale = given.get("clip_model"), given.get("clip_guidance_scale")
     asked = scale is not None and check("clip_guidance_scale", scale) > 0
     scale = DEFAULT_SCALE if scale is None else check("clip_guidance_scale", scale)
     if folder is None:
+        for name in ("clip_prompt", "clip_image"):
+            if given.get(name) is not None:
+                raise RequestError(f"{name}: expected a clip_model with it, given none")
         if asked:
             raise RequestError("clip_guidance_scale: expected a clip_model with it, given none")
         return None
     if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
         raise RequestError(f"clip_model: expected a folder of a whole CLIP, given {show(folder)}")
-    if inpaints:
-        raise RequestError("clip_model: expected None for a model that is for inpainting")
-    if r.texts.prompts is None:
-        raise RequestError("clip_model: expected a prompt in words with it, given prompt_embeds")
+    batch = 1 if prompts is None else len(prompts)
+    texts = _texts(given.get("clip_prompt"), batch, count)
+    images = _images(given.get("clip_image"), batch, count)
+    if not texts and not images:
+        if prompts is None:
+            raise RequestError(
+                "clip_model: expected a prompt in words with it, or clip_prompt or clip_image,"
+                " given neither"
+            )
+        texts = tuple(checks.spread("prompt", prompts, count, batch, "texts"))
+    models = pipe._kept.get("clip_model", folder, pipe.device, partial(_load, folder, pipe.device))
+    if texts and models.tokenizer is None and pipe.clip_tokenizer is None:
+        raise RequestError(
+            "clip_model: expected a folder with a tokenizer, since the pipeline has none of CLIP's"
+        )
+    return Clip(models, scale, texts, images) if scale else None
+
+
+def _texts(value: Any, batch: int, count: int) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    found = checks.texts("clip_prompt", value)
+    return tuple(checks.spread("clip_prompt", found, count, batch, "texts"))
+
+
+def _images(value: Any, batch: int, count: int) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    return tuple(checks.spread("clip_image", pictures.as_list(value, "clip_image"), count, batch))
+
+
+def _load(folder: str | os.PathLike[str], device: torch.device) -> ClipModels:
     place = Path(folder)
     data = load_json(place / "config.json", roots=allowed_roots(place))
     halves = ("text_config", "vision_config")
@@ -94,14 +164,14 @@ def find_clip(
         load_json(pixels, roots=allowed_roots(place)), str(pixels)
     )  # fmt: skip
     own = "tokenizer.json" in files or "vocab.json" in files
-    return Clip(
+    return ClipModels(
         texts=_half(_Texts, data, place, device),
         tower=_half(CLIPVisionModelWithProjection, data, place, device),
         tokenizer=ClipTokenizer.from_files(files, str(place)) if own else None,
         mean=MEAN if picture is None else picture.image_mean,
         std=STD if picture is None else picture.image_std,
-        scale=scale,
-    ) if scale else None  # fmt: skip
+        resample=3 if picture is None else picture.resample,
+    )
 
 
 def _half(cls: type[M], data: dict[str, Any], place: Path, device: torch.device) -> M:

@@ -1,12 +1,13 @@
 """What the pipelines share that denoise without a text: requests, jobs, pictures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
+from .. import images as pictures
 from ..cuda import to_device
 from ..diffusion.call import DenoisingCall
 from ..diffusion.conditions import Conditions
@@ -15,6 +16,7 @@ from ..diffusion.job import DenoisingJob
 from ..diffusion.step import step
 from ..diffusion.watch import check_noted
 from ..errors import ConfigError
+from ..finite import check_finite
 from ..guidance import Guidance
 from ..jobs import checks
 from ..jobs.job import Call, Job
@@ -27,10 +29,11 @@ from ..schedules.plan import State
 from .arguments import checked
 from .base import Pipeline
 from .class_labels import Labels, labels_and_count
-from .classifiers import Classifier, check_pictures, check_scheduler, find_classifier, labels_of
+from .classifiers import Classifier, find_classifier, labels_of
 from .defaults import bounded
 from .diffusers_names.schedulers import NamedScheduler
 from .diffusers_names.scheduling import SchedulerNames
+from .guides import NAMES, Guides, guides_of, labels_to_follow
 from .keywords import refuse_others
 
 #: What a callback may ask for and give back.
@@ -47,7 +50,7 @@ class UnpromptedDefaults:
 @dataclass
 class UnpromptedRequest:
     """A call's arguments, checked. height, width: pixels. labels: what the network is told,
-    [count, ...] or None. classifier: what guides the pictures, with their labels.
+    [count, ...] or None. guides: what guides by gradients.
 
     plan: what schedules.Scheduler.plan is told. guidance_scale: of each picture.
     """
@@ -64,7 +67,7 @@ class UnpromptedRequest:
     plan: dict[str, Any]
     run: Run
     guidance_scale: tuple[float, ...] = ()
-    classifier: Classifier | None = None
+    guides: Guides = field(default_factory=Guides)
     callback: Any = None
     callback_inputs: tuple[str, ...] = CALLBACK_TENSORS
     callback_known: tuple[str, ...] = CALLBACK_TENSORS
@@ -78,14 +81,18 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
     """Base of the pipelines that denoise without a text.
 
     Made by `pyengine.from_pretrained`. A subclass has `main_part`, `known_labels`, `factor`,
-    `channels`, `default_size`, `_decode` and `__call__`; `_guidance` and `_conditions`, where it
-    guides.
+    `channels`, `default_size` and `__call__`; `pixels_of`, where what is denoised is no picture;
+    `_guidance` and `_conditions`, where it guides.
     """
 
     defaults_class: ClassVar[type[Any]] = UnpromptedDefaults
     takes_prompt: ClassVar[bool] = False
     #: The part that predicts.
     main_part: ClassVar[str]
+    #: What errors call the part that makes pictures of what was denoised; None where that are some.
+    decoder_part: ClassVar[str | None] = None
+    #: Whether it is told prompts or embeddings, which count the pictures, and no class.
+    told_else: ClassVar[bool] = False
 
     def __init__(
         self, models: dict[str, Model], checkpoint: Any, source: str, defaults: Any,
@@ -145,9 +152,20 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
         labels = None if r.labels is None else to_device(r.labels, self.device)
         return Conditions(labels=labels, pictures=r.count)
 
+    def pixels_of(self, latents: Tensor) -> Tensor:
+        """[1, 3 or 1, H, W] in about -1..1 of one that was denoised, [1, C, h, w]. Gradients go
+        through it within models.differentiable.
+        """
+        return latents
+
     def _decode(self, latents: Tensor, output_type: str) -> Any:
         """Pictures of what was denoised, [N, C, h, w], as the output type has them."""
-        raise NotImplementedError
+        # One by one: a decoder takes the most memory of all, and a picture does not depend on how
+        # many there are.
+        decoded = torch.cat([self.pixels_of(z[None]) for z in latents])
+        if self.decoder_part is not None:
+            check_finite(f"{self.source}: {self.decoder_part}", decoded)
+        return pictures.from_tensor(decoded.expand(-1, 3, -1, -1), output_type)
 
     # --- what it is -------------------------------------------------------------------------------
 
@@ -155,6 +173,11 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
     def network(self) -> Model:
         """The part that predicts."""
         return self.models[self.main_part]
+
+    @property
+    def denoiser(self) -> Any:
+        """The network that predicts."""
+        return self.network
 
     @property
     def model_hash(self) -> str:
@@ -186,25 +209,24 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
         latents: Any, seed: Any, generator: Any, scheduler: Any, output_type: Any,
         callback_on_step_end: Any, callback_on_step_end_tensor_inputs: Any, return_dict: Any,
         timeout: Any, run: Any, others: dict[str, Any], guidance_scale: Any = 1.0,
-        classifier: Any = None, classifier_scale: Any = None, **plan: Any,
+        prompts: Sequence[str] | None = None, **plan: Any,
     ) -> UnpromptedRequest:  # fmt: skip
-        """The arguments that all have, checked. guidance_scale: of those that guide; classifier,
-        classifier_scale: of those that a classifier guides; plan: more that the sampler is told;
-        others: those that the pipeline has not, which must ask for nothing.
+        """The arguments that all have, checked. guidance_scale: of those that guide; prompts: in
+        words; plan: what else the sampler is told, and of guides.NAMES those that the pipeline has;
+        others: those that it has not, which must ask for nothing.
         """
         refuse_others(others, self.__call__)
+        guides = {name: plan.pop(name, None) for name in NAMES}
         given = {"num_inference_steps": num_inference_steps, "eta": eta, "output_type": output_type}
         simple = checked(given, self.defaults)
-        guide = find_classifier(classifier, classifier_scale, self.device)
-        known = self.known_labels if guide is None else labels_of(guide, self.known_labels)
-        labels, count = labels_and_count(known, class_labels, batch_size, num_images_per_prompt)
+        guide = find_classifier(
+            guides["classifier"], guides["classifier_scale"], self.device, self._kept
+        )
+        labels, count = self._labels(guide, class_labels, batch_size, num_images_per_prompt)
         size = self._check_size(height, width, count)
-        if guide is not None and labels is not None:
-            check_pictures(guide, self.channels, *(side // self.factor for side in size))
-            guide = replace(guide, labels=tuple(labels.tolist()))
+        shape = self.channels, size[0] // self.factor, size[1] // self.factor
         if latents is not None:
-            shape = (count, self.channels, *(side // self.factor for side in size))
-            latents = checks.check_latents(latents, shape)
+            latents = checks.check_latents(latents, (count, *shape))
         seeds, generators = checks.seeds_and_generators(seed, generator, count, self.device)
         plan |= {"timesteps": timesteps, "timestep_spacing": timestep_spacing}
         plan = {name: value for name, value in plan.items() if value is not None}
@@ -212,7 +234,8 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
             plan["num_inference_steps"] = simple["num_inference_steps"]
         return UnpromptedRequest(
             count=count, height=size[0], width=size[1],
-            labels=None if self.known_labels is None else labels, classifier=guide,
+            labels=None if self.known_labels is None else labels,
+            guides=guides_of(guides, self, prompts, count, shape, guide, labels),
             output_type=simple["output_type"], seeds=seeds, generators=generators, latents=latents,
             scheduler=None if scheduler is None else find_name(scheduler),
             plan={**plan, "eta": simple["eta"]},
@@ -223,6 +246,17 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
             ),
             **checks.manners(run, timeout, return_dict),
         )  # fmt: skip
+
+    def _labels(
+        self, classifier: Classifier | None, value: Any, batch_size: Any, per_prompt: Any
+    ) -> tuple[Tensor | None, int]:
+        """(labels [N, ...], or None, N), of the network's classes and of the classifier's."""
+        known = self.known_labels
+        if not self.told_else:
+            known = known if classifier is None else labels_of(classifier, known)
+            return labels_and_count(known, value, batch_size, per_prompt)
+        count = labels_and_count(None, None, batch_size, per_prompt)[1]
+        return labels_to_follow(classifier, value, batch_size, count), count
 
     def _check_size(self, height: Any, width: Any, count: int) -> tuple[int, int]:
         least, found = self.smallest_side, []
@@ -249,8 +283,7 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
 
     def _begin(self, r: UnpromptedRequest, report: Report) -> DenoisingCall:
         named = self.scheduler if r.scheduler is None else self._named_scheduler(r.scheduler)
-        if r.classifier is not None:
-            check_scheduler("classifier", named.sampler)
+        r.guides.check_scheduler(named.sampler)
         plan: Plan = named.sampler.plan(**r.plan)
         if plan.variance is not None and not self.predicts_variance:
             raise ConfigError(
@@ -269,9 +302,7 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
             call = DenoisingCall(
                 self, self._evaluate, r, plan, state, conditions, noise, report, self._guidance(r)
             )
-            if r.classifier is not None:
-                for job, own in zip(call.jobs, r.classifier.guidance(named.sampler), strict=True):
-                    job.gradients = own
+            r.guides.guide(call.jobs, self, named.sampler, report.warnings)
             return call
 
     def _start(self, r: UnpromptedRequest, plan: Plan, noise: NoiseSource) -> State:

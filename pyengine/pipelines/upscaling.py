@@ -4,6 +4,7 @@ The upscalers' pipeline is found by its name: it is made of what this module is 
 """
 
 import os
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,13 +12,15 @@ import torch
 from ..errors import RequestError
 from ..weights.layout import find
 from ..weights.text import show
+from .kept import Kept
 
 _PIPELINE = "pyengine.pipelines.upscale.pipeline:UpscalePipeline"
 
 
-def find_upscaler(value: Any, device: torch.device) -> Any:
+def find_upscaler(value: Any, device: torch.device, kept: Kept) -> Any:
     """The UpscalePipeline that a call's argument names: one that is loaded, or a file or folder,
-    which is loaded for `device`; None for None. Raises RequestError for anything else.
+    which is loaded for `device` where `kept` has it not; None for None. Raises RequestError for
+    anything else.
     """
     if value is None:
         return None
@@ -28,7 +31,8 @@ def find_upscaler(value: Any, device: torch.device) -> Any:
         raise RequestError(
             f"upscaler: expected a file, a folder or an UpscalePipeline, given {show(value)}"
         )
-    return pipeline.from_pretrained(value, device=device)
+    load = partial(pipeline.from_pretrained, value, device=device)
+    return kept.get("upscaler", value, device, load)
 
 
 def check_upscaler(upscaler: Any, r: Any) -> None:

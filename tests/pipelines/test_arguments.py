@@ -179,6 +179,8 @@ def test_settings_of_before_are_read():
             "classifier_scale",
             "clip_model",
             "clip_guidance_scale",
+            "clip_prompt",
+            "clip_image",
             "guidance_start",
             "guidance_end",
             "upscaler",

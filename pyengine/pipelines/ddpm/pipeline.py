@@ -11,7 +11,6 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from ... import images as pictures
 from ...errors import RequestError
 from ...guard import inference
 from ...jobs import checks
@@ -130,6 +129,10 @@ class DDPMPipeline(UnpromptedPipeline):
         class_labels: Any = None,
         classifier: Any = None,
         classifier_scale: float | None = None,
+        clip_model: Any = None,
+        clip_guidance_scale: float | None = None,
+        clip_prompt: str | Sequence[str] | None = None,
+        clip_image: Any = None,
         num_images_per_prompt: int = 1,
         height: int | None = None,
         width: int | None = None,
@@ -161,6 +164,9 @@ class DDPMPipeline(UnpromptedPipeline):
             classifier: a folder of guided-diffusion's EncoderUNetModel (config.json with its
                 constructor's names, model.safetensors), or the model: its gradient guides.
             classifier_scale: how much of the gradient, 1 unless told; 0: none, the same bits.
+            clip_model, clip_guidance_scale, clip_prompt, clip_image: as of
+                StableDiffusionPipeline's call: a CLIP whose gradient guides, to clip_prompt or
+                clip_image.
             num_images_per_prompt: so many times as many, those of a class one after the other.
             height, width: pixels; the model's own.
             timesteps: the steps themselves, descending, for samplers that take them.
@@ -190,9 +196,6 @@ class DDPMPipeline(UnpromptedPipeline):
             raise checks.refuse("use_clipped_model_output", "True, False or None", clipped)
         return self._request(**{**arguments, "use_clipped_model_output": clipped or None})
 
-    def _decode(self, latents: Tensor, output_type: str) -> Any:
-        return pictures.from_tensor(latents.expand(-1, 3, -1, -1), output_type)
-
 
 class DDIMPipeline(DDPMPipeline):
     """The same by DDIM, whatever sampler the checkpoint was saved with; the arguments' order is
@@ -220,6 +223,10 @@ class DDIMPipeline(DDPMPipeline):
         class_labels: Any = None,
         classifier: Any = None,
         classifier_scale: float | None = None,
+        clip_model: Any = None,
+        clip_guidance_scale: float | None = None,
+        clip_prompt: str | Sequence[str] | None = None,
+        clip_image: Any = None,
         num_images_per_prompt: int = 1,
         height: int | None = None,
         width: int | None = None,

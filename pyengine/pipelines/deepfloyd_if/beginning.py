@@ -81,26 +81,16 @@ class Given:
 
     def read(self, height: int, width: int, count: int, batch: int) -> Beginning:
         """For a call of `count` pictures of `batch` prompts. Raises RequestError."""
-        items = spread(self.name, self.items, count, batch)
+        items = checks.spread(self.name, self.items, count, batch)
         # Each is read once: those of a prompt's pictures follow each other.
         rows = {id(item): pictures.to_tensor([item], height, width, self.name, resample=BICUBIC)
                 for item in self.items}  # fmt: skip
         mask = None
         if self.masks is not None:
-            masks = spread("mask_image", self.masks, count, batch)
+            masks = checks.spread("mask_image", self.masks, count, batch)
             mask = pictures.to_mask(masks, height, width, "mask_image", resample=BICUBIC)
         clean = torch.cat([rows[id(item)] for item in items])
         return Beginning(clean, self.strength, mask)
-
-
-def spread(name: str, items: list[Any], count: int, batch: int) -> list[Any]:
-    """One of the items for each of `count` pictures: they are one for all, one for each of `batch`
-    prompts, or one for each picture. Raises RequestError that names the argument.
-    """
-    if len(items) not in (1, batch, count):
-        counts = " or ".join(map(str, sorted({1, batch, count})))
-        raise checks.refuse(name, f"{counts} pictures", f"{len(items)} pictures")
-    return [items[i * len(items) // count] for i in range(count)]
 
 
 def _resized(item: Any, side: int) -> tuple[int, int]:

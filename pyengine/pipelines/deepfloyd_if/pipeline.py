@@ -11,7 +11,6 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from ... import images as pictures
 from ...cuda import to_device
 from ...diffusion.call import DenoisingCall
 from ...diffusion.conditions import Conditions, classifier_free_names
@@ -83,6 +82,7 @@ class IFPipeline(UnpromptedPipeline):
     defaults_class: ClassVar[type[Any]] = IFDefaults
     takes_prompt: ClassVar[bool] = True
     main_part = "unet"
+    told_else = True
     #: The argument that is a picture to begin from.
     begins_from: ClassVar[str] = "image"
 
@@ -148,6 +148,13 @@ class IFPipeline(UnpromptedPipeline):
         image: Any = None,
         mask_image: Any = None,
         strength: float | None = None,
+        clip_model: Any = None,
+        clip_guidance_scale: float | None = None,
+        clip_prompt: str | Sequence[str] | None = None,
+        clip_image: Any = None,
+        classifier: Any = None,
+        classifier_scale: float | None = None,
+        class_labels: Any = None,
         latents: Tensor | None = None,
         timestep_spacing: str | None = None,
         seed: int | Sequence[int] | None = None,
@@ -186,6 +193,9 @@ class IFPipeline(UnpromptedPipeline):
                 every step; as many as of `image`.
             strength: 0 to 1, the share of the steps that `image` goes through; 0.7 unless told,
                 with a mask 1.
+            clip_model, clip_guidance_scale, clip_prompt, clip_image: as of
+                StableDiffusionPipeline's call: a CLIP whose gradient guides.
+            classifier, classifier_scale, class_labels: likewise a classifier of noised pictures.
             latents: [N, 3, height, width] standard normal noise in place of drawn.
             timestep_spacing: "leading", "linspace" or "trailing", not the sampler's own.
             seed: s gives picture i the seed s + i; a list one each; None random ones, which the
@@ -276,7 +286,7 @@ class IFPipeline(UnpromptedPipeline):
         scale = self.defaults.guidance_scale if scale is None else scale
         per_prompt = arguments["num_images_per_prompt"]
         base = self._request(
-            class_labels=None, batch_size=texts.batch,
+            batch_size=texts.batch, prompts=texts.prompts,
             strength=None if given is None else given.strength, **arguments,
         )  # fmt: skip
         own = {f.name: getattr(base, f.name) for f in fields(base)}
@@ -332,6 +342,3 @@ class IFPipeline(UnpromptedPipeline):
             known, mask = (to_device(t, self.device).to(self.dtype) for t in both)
             conditions.known, conditions.mask = known, mask
         return conditions
-
-    def _decode(self, latents: Tensor, output_type: str) -> Any:
-        return pictures.from_tensor(latents, output_type)

@@ -25,7 +25,6 @@ from ..defaults import bounded
 from ..diffusers_names.schedulers import NamedScheduler
 from ..t5_tokenizer import T5Tokenizer
 from ..unprompted import CALLBACK_TENSORS, UnpromptedRequest
-from .beginning import spread
 from .pipeline import IFDefaults, IFPipeline, IFRequest
 
 
@@ -105,6 +104,13 @@ class IFSuperResolutionPipeline(IFPipeline):
         mask_image: Any = None,
         strength: float | None = None,
         noise_level: int | None = None,
+        clip_model: Any = None,
+        clip_guidance_scale: float | None = None,
+        clip_prompt: str | Sequence[str] | None = None,
+        clip_image: Any = None,
+        classifier: Any = None,
+        classifier_scale: float | None = None,
+        class_labels: Any = None,
         latents: Tensor | None = None,
         timestep_spacing: str | None = None,
         seed: int | Sequence[int] | None = None,
@@ -156,7 +162,7 @@ class IFSuperResolutionPipeline(IFPipeline):
             raise checks.refuse("image", "a small picture, or a list of them", image)
         rows = []
         items = pictures.as_list(image, "image")
-        order = spread("image", list(range(len(items))), r.count, r.texts.batch)
+        order = checks.spread("image", list(range(len(items))), r.count, r.texts.batch)
         for item in items:
             unit = pictures.to_unit([item], *pictures.size_of(item), "image")
             # No op enlarges so: plain torch, a picture at a time.

@@ -10,11 +10,9 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from ... import images as pictures
 from ...cuda import to_device
 from ...diffusion.conditions import Conditions, classifier_free_names
 from ...diffusion.latents import unscale_latents
-from ...finite import check_finite
 from ...guard import inference
 from ...guidance import Guidance, classifier_free
 from ...jobs.output import PipelineOutput
@@ -44,6 +42,7 @@ class DiTPipeline(UnpromptedPipeline):
 
     defaults_class: ClassVar[type[Any]] = DiTDefaults
     main_part = "transformer"
+    decoder_part = "vae: the decoder"
 
     def __init__(
         self, models: dict[str, Model], checkpoint: Any, source: str, defaults: Any,
@@ -113,6 +112,10 @@ class DiTPipeline(UnpromptedPipeline):
         *,
         classifier: Any = None,
         classifier_scale: float | None = None,
+        clip_model: Any = None,
+        clip_guidance_scale: float | None = None,
+        clip_prompt: str | Sequence[str] | None = None,
+        clip_image: Any = None,
         num_images_per_prompt: int = 1,
         height: int | None = None,
         width: int | None = None,
@@ -141,6 +144,9 @@ class DiTPipeline(UnpromptedPipeline):
             output_type: "pil", "np", "pt" or "latent".
             return_dict: False gives diffusers' tuple in place of a PipelineOutput.
             classifier, classifier_scale: as of DDPMPipeline's call; it classifies noised latents.
+            clip_model, clip_guidance_scale, clip_prompt, clip_image: as of
+                StableDiffusionPipeline's call: a CLIP whose gradient guides, to clip_prompt or
+                clip_image.
             num_images_per_prompt: pictures of each class, which follow each other.
             height, width: pixels, multiples of the autoencoder's factor times the patch's side; the
                 model was trained for one size.
@@ -186,9 +192,7 @@ class DiTPipeline(UnpromptedPipeline):
             names=classifier_free_names(guided),
         )  # fmt: skip
 
-    def _decode(self, latents: Tensor, output_type: str) -> Any:
+    def pixels_of(self, latents: Tensor) -> Tensor:
         latents = unscale_latents(latents, self.vae.config, per_channel=False)
-        # One by one: the decoder takes the most memory of all.
-        decoded = torch.cat([self.vae.decode(z[None], return_dict=False)[0] for z in latents])
-        check_finite(f"{self.source}: vae: the decoder", decoded)
-        return pictures.from_tensor(decoded, output_type)
+        found: Tensor = self.vae.decode(latents, return_dict=False)[0]
+        return found

@@ -88,6 +88,8 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
 
     defaults_class: ClassVar[type[Any]] = KandinskyDefaults
     main_part = "unet"
+    decoder_part = "movq: the decoder"
+    told_else = True
 
     @property
     def unet(self) -> UNet2DConditionModel:
@@ -138,6 +140,13 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
         image: Any = None,
         strength: float | None = None,
         mask_image: Any = None,
+        clip_model: Any = None,
+        clip_guidance_scale: float | None = None,
+        clip_prompt: str | Sequence[str] | None = None,
+        clip_image: Any = None,
+        classifier: Any = None,
+        classifier_scale: float | None = None,
+        class_labels: Any = None,
         timesteps: Sequence[int] | None = None,
         timestep_spacing: str | None = None,
         eta: float = 0.0,
@@ -174,6 +183,10 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
             strength: 0 to 1, the share of the steps that `image` goes through; 0.3 unless told.
             mask_image: of decoders for inpainting, which need it: white where `image` is made anew,
                 with a border of a latent's pixel; as many as of `image`.
+            clip_model, clip_guidance_scale, clip_prompt, clip_image: as of
+                StableDiffusionPipeline's call: a CLIP whose gradient guides, to clip_prompt or
+                clip_image.
+            classifier, classifier_scale, class_labels: likewise a classifier of noised latents.
             timesteps: the steps themselves, descending, for samplers that take them.
             timestep_spacing: "leading", "linspace" or "trailing", not the sampler's own.
             eta: DDIM's noise, 0 to 1.
@@ -206,7 +219,7 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
         scale = arguments.pop("guidance_scale")
         scale = self.defaults.guidance_scale if scale is None else scale
         base = self._request(
-            class_labels=None, batch_size=len(embeds), guidance_scale=scale, strength=strength,
+            batch_size=len(embeds), guidance_scale=scale, strength=strength,
             **arguments,
         )  # fmt: skip
         rows = [embeds]
@@ -339,10 +352,6 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
             conditions.extra = torch.cat([r.known * (1 - anew), 1 - anew], dim=1)
         return conditions
 
-    def _decode(self, latents: Tensor, output_type: str) -> Any:
-        # One by one: the decoder takes the most memory of all.
-        decode = self.movq.decode
-        found = [decode(z[None], force_not_quantize=True, return_dict=False)[0] for z in latents]
-        decoded = torch.cat(found)
-        check_finite(f"{self.source}: movq: the decoder", decoded)
-        return pictures.from_tensor(decoded, output_type)
+    def pixels_of(self, latents: Tensor) -> Tensor:
+        found: Tensor = self.movq.decode(latents, force_not_quantize=True, return_dict=False)[0]
+        return found

@@ -26,13 +26,14 @@ from ...jobs.job import Call, Job
 from ...jobs.noise import NoiseSource
 from ...jobs.output import PipelineOutput, Report
 from ...jobs.runs import Run
+from ...models import UNet2DConditionModel
 from ...ops import Arena
 from ...schedules import Plan, Scheduler
 from ..base import Pipeline
-from ..classifiers import check_scheduler
-from ..clip_guides import find_clip
+from ..classifiers import find_classifier
 from ..diffusers_names.making import note_origin, parts_of
 from ..diffusers_names.parts import PartNames
+from ..guides import NAMES, Guides, guides_of, labels_to_follow
 from ..keywords import ELSEWHERE, refuse_others
 from ..text import guidance_embedding
 from .arguments import Arguments
@@ -111,6 +112,15 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
         """Whether the U-Net has channels of its own for a mask and a masked picture."""
         return self.unet.config.in_channels == 2 * self.vae.config.latent_channels + 1
 
+    @property
+    def clip_tokenizer(self) -> Any:  # type: ignore[override]  # read alone
+        return self.parts.tokenizers[0]
+
+    @property
+    def denoiser(self) -> UNet2DConditionModel:
+        """The network that predicts."""
+        return self.unet
+
     # --- the call ---------------------------------------------------------------------------------
 
     @inference
@@ -154,6 +164,11 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
         guidance_end: float = 1.0,
         clip_model: Any = None,
         clip_guidance_scale: float | None = None,
+        clip_prompt: str | Sequence[str] | None = None,
+        clip_image: Any = None,
+        classifier: Any = None,
+        classifier_scale: float | None = None,
+        class_labels: Any = None,
         progress: bool | None = None,
         timeout: float | None = None,
         run: Run | None = None,
@@ -208,6 +223,13 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
             clip_model: a folder of a whole CLIP (transformers' CLIPModel): the gradient of a
                 picture's distance to its prompt there guides it, through U-Net and decoder. Slow.
             clip_guidance_scale: how much of the gradient, 100 unless told; 0: none, the same bits.
+            clip_prompt, clip_image: texts, and pictures (as `image`), that it guides to: one for
+                all, one per prompt or one per picture. With both, to both; unless told, the prompt.
+            classifier: a folder of guided-diffusion's EncoderUNetModel that classifies noised
+                latents, or the model: its gradient guides. Slow.
+            classifier_scale: how much of the gradient, 1 unless told; 0: none, the same bits.
+            class_labels: the classes that the classifier guides to: one for all, one per prompt or
+                one per picture.
             progress: a bar on standard error; None shows one on a terminal.
             timeout: seconds to wait for calls of other threads, then BusyError.
             run: a Run, to end this call from elsewhere.
@@ -250,16 +272,25 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
         others = arguments.pop("others")
         elsewhere = {name: arguments.pop(name) for name in ELSEWHERE if name in arguments}
         refuse_others({**others, **elsewhere}, self.__call__)
-        clip = [arguments.pop(name, None) for name in ("clip_model", "clip_guidance_scale")]
+        given = {name: arguments.pop(name, None) for name in (*NAMES, "class_labels")}
         r = self._arguments().request(**arguments)
-        r.clip = find_clip(clip[0], clip[1], r, self.inpainting_unet, self.device)
+        r.guides = self._found_guides(given, r)
         return r
+
+    def _found_guides(self, given: dict[str, Any], r: Request) -> Guides:
+        """What the arguments name that guides by gradients."""
+        classifier = find_classifier(
+            given["classifier"], given["classifier_scale"], self.device, self._kept
+        )
+        labels = labels_to_follow(classifier, given["class_labels"], r.texts.batch, r.count)
+        c = self.vae.config
+        shape = c.latent_channels, r.height // c.downscale, r.width // c.downscale
+        return guides_of(given, self, r.texts.prompts, r.count, shape, classifier, labels)
 
     def _begin(self, r: Request, report: Report) -> PromptedCall:
         named = self.scheduler if r.scheduler is None else self._named_scheduler(r.scheduler)
         scheduler = named.sampler
-        if r.clip is not None:
-            check_scheduler("clip_model", scheduler)
+        r.guides.check_scheduler(scheduler)
         plan = self._plan(r, scheduler)
         report.sampler = plan.sampler
         r.run.settings = {
@@ -279,8 +310,7 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
             call = PromptedCall(
                 self, self._evaluate, self._guides, r, plan, start, conditions, noise, report
             )
-            if r.clip is not None:
-                r.clip.guide(call.jobs, self, scheduler, report.warnings)
+            r.guides.guide(call.jobs, self, scheduler, report.warnings)
             return call
 
     def _step(self, jobs: Sequence[Job]) -> None:
@@ -371,6 +401,15 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
             return maker.from_image(plan)
         return maker.from_masked(plan, self.inpainting_unet)
 
+    def pixels_of(self, latents: Tensor, vae: Any = None, **told: Tensor) -> Tensor:
+        """[1, 3, H, W] in about -1..1 of latents [1, C, h, w]. Gradients go through it within
+        models.differentiable. vae, told: as of `_decode`.
+        """
+        vae = self.vae if vae is None else vae
+        latents = unscale_latents(latents, vae.config, not self.stable_diffusion)
+        found: Tensor = vae.decode(latents, return_dict=False, **told)[0]
+        return found
+
     def _decode(
         self, latents: Tensor, output_type: str, vae: Any = None,
         shown: Sequence[dict[str, Tensor]] = (),
@@ -379,10 +418,9 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
         if output_type == "latent":
             return latents
         vae = self.vae if vae is None else vae
-        latents = unscale_latents(latents, vae.config, not self.stable_diffusion)
         # One by one: the decoder takes the most memory of all, and a picture does not depend on
         # how many there are.
         rows = zip(latents, shown or [{}] * len(latents), strict=True)
-        decoded = torch.cat([vae.decode(z[None], return_dict=False, **told)[0] for z, told in rows])
+        decoded = torch.cat([self.pixels_of(z[None], vae, **told) for z, told in rows])
         check_finite(f"{self.source}: vae: the decoder", decoded)
         return pictures.from_tensor(decoded, output_type)
