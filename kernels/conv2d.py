@@ -1,4 +1,4 @@
-"""What follows a convolution, in Triton: bias, time embedding and residual in one pass."""
+"""What follows a convolution, in Triton: bias, time embedding, PReLU and residual in one pass."""
 
 import triton
 import triton.language as tl
@@ -14,7 +14,8 @@ MOST_COLUMNS = 64
 
 @triton.jit
 def _epilogue(
-    y, bias, channel_add, residual, positions, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    y, bias, channel_add, slopes, residual, positions, width,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -30,6 +31,9 @@ def _epilogue(
     if channel_add is not None:
         added = tl.load(channel_add + picture * width + column, mask=inside, other=0.0)
         result += added.to(tl.float32)[None, :]
+    if slopes is not None:
+        slope = tl.load(slopes + column, mask=inside, other=0.0).to(tl.float32)
+        result = tl.where(result > 0.0, result, result * slope[None, :])
     if residual is not None:
         result += tl.load(residual + start + offset, mask=mask, other=0.0).to(tl.float32)
     tl.store(y + start + offset, result.to(y.dtype.element_ty), mask=mask)
@@ -40,10 +44,11 @@ def plan(
     bias: Tensor | None = None,
     channel_add: Tensor | None = None,
     residual: Tensor | None = None,
+    slopes: Tensor | None = None,
 ) -> tuple[list[Launch], Tensor]:
     """The launches that compute add_epilogue(...), and the tensor they fill."""
-    tensors = (bias, channel_add, residual)
-    y, bias, channel_add, residual = prepare("conv2d", y, *tensors)
+    tensors = (bias, channel_add, residual, slopes)
+    y, bias, channel_add, residual, slopes = prepare("conv2d", y, *tensors)
     if all(tensor is None for tensor in tensors):
         return [], y
     n, height, width, channels = y.shape
@@ -52,7 +57,7 @@ def plan(
     launch = Launch(
         _epilogue,
         (cdiv(height * width, rows), cdiv(channels, columns), n),
-        {"y": y, "bias": bias, "channel_add": channel_add, "residual": residual}
+        {"y": y, "bias": bias, "channel_add": channel_add, "slopes": slopes, "residual": residual}
         | {"positions": height * width, "width": channels},
         {"ROWS": rows, "COLUMNS": columns},
     )
@@ -64,14 +69,16 @@ def add_epilogue(
     bias: Tensor | None = None,
     channel_add: Tensor | None = None,
     residual: Tensor | None = None,
+    slopes: Tensor | None = None,
 ) -> Tensor:
-    """y + bias + channel_add + residual, added in float32 and rounded once; in place.
+    """y + bias + channel_add, PReLU by slopes, + residual, in float32 and rounded once; in place.
 
     y: [N, H, W, C] float32 | bfloat16 | float16, on a GPU, a convolution's result; a copy is
     changed instead of one that is not contiguous.  bias: [C]; channel_add: [N, C], the time
-    embedding; residual: y's shape; each may be None.
+    embedding; residual: y's shape; slopes: [C], of values that are not above zero; each may be
+    None.
     """
-    launches, y = plan(y, bias, channel_add, residual)
+    launches, y = plan(y, bias, channel_add, residual, slopes)
     for launch in launches:
         launch.run()
     return y

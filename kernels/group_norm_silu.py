@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._launch import Launch, cdiv, power_of_2, prepare
+from .geglu import gelu
 
 # A tile is 64 positions x 64 channels: 128-byte lines in half precision, 32 values per thread.
 ROWS = 64
@@ -128,7 +129,7 @@ def _scale_shift(
 @triton.jit
 def _apply(
     x, x2, scale, shift, centre, y, positions, channels, channels2,
-    SILU: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ACTIVATION: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     source, width, column, before = _source(x, x2, channels, channels2, BLOCK)
     row = tl.program_id(1) * ROWS
@@ -146,8 +147,12 @@ def _apply(
     if centre is not None:
         v -= tl.load(centre + coefficient, mask=inside, other=0.0)[None, :]
     v = v * a[None, :] + b[None, :]
-    if SILU:
+    if ACTIVATION == "silu":
         v *= tl.sigmoid(v)
+    if ACTIVATION == "gelu":
+        v = gelu(v)
+    if ACTIVATION == "relu":
+        v = tl.where(v < 0.0, 0.0, v)
     target = y + first * total + before + line[:, None] * total + column[None, :]
     tl.store(target, v.to(y.dtype.element_ty), mask=mask)
 
@@ -203,11 +208,11 @@ def plan(
     """The launches that compute group_norm_silu(...), and the tensor they fill."""
     x, weight, bias, x2 = prepare("group_norm_silu", x, weight, bias, x2)
     launches, scale, shift, centre = _plan_statistics(x, weight, bias, groups, eps, x2, True)
-    apply, y = _plan_apply(x, x2, scale, shift, centre, silu)
+    apply, y = _plan_apply(x, x2, scale, shift, centre, "silu" if silu else "none")
     return [*launches, apply], y
 
 
-def _plan_apply(x, x2, scale, shift, centre, silu: bool) -> tuple[Launch, Tensor]:
+def _plan_apply(x, x2, scale, shift, centre, activation: str) -> tuple[Launch, Tensor]:
     positions, channels2 = x.shape[1] * x.shape[2], 0 if x2 is None else x2.shape[3]
     y = x.new_empty(*x.shape[:3], x.shape[3] + channels2)
     blocks = cdiv(x.shape[3], BLOCK) + cdiv(channels2, BLOCK)
@@ -216,17 +221,17 @@ def _plan_apply(x, x2, scale, shift, centre, silu: bool) -> tuple[Launch, Tensor
         (blocks, cdiv(positions, ROWS), x.shape[0]),
         {"x": x, "x2": x2, "scale": scale, "shift": shift, "centre": centre, "y": y}
         | {"positions": positions, "channels": x.shape[3], "channels2": channels2},
-        {"SILU": silu, "ROWS": ROWS, "BLOCK": BLOCK},
+        {"ACTIVATION": activation, "ROWS": ROWS, "BLOCK": BLOCK},
     )
     return launch, y
 
 
 def plan_apply(
-    x: Tensor, scale: Tensor, shift: Tensor, silu: bool, x2: Tensor | None = None
+    x: Tensor, scale: Tensor, shift: Tensor, activation: str, x2: Tensor | None = None
 ) -> tuple[list[Launch], Tensor]:
     """The launches that compute apply_scale_shift(...), and the tensor they fill."""
     x, x2, scale, shift = prepare("apply_scale_shift", x, x2, scale, shift)
-    launch, y = _plan_apply(x, x2, scale, shift, None, silu)
+    launch, y = _plan_apply(x, x2, scale, shift, None, activation)
     return [launch], y
 
 
@@ -284,14 +289,15 @@ def group_norm_scale_shift(
 
 
 def apply_scale_shift(
-    x: Tensor, scale: Tensor, shift: Tensor, silu: bool, x2: Tensor | None = None
+    x: Tensor, scale: Tensor, shift: Tensor, activation: str, x2: Tensor | None = None
 ) -> Tensor:
-    """x * scale + shift, then SiLU if silu: group_norm from group_norm_scale_shift's result.
+    """x * scale + shift, then the activation ("none", "silu", "gelu" or "relu"): group_norm from
+    group_norm_scale_shift's result, and what is before a convolution.
 
     x, x2: as group_norm_silu's; scale, shift: [N, C + C2] of any floating-point dtype.
     Returns [N, H, W, C + C2] in x's dtype.
     """
-    launches, y = plan_apply(x, scale, shift, silu, x2)
+    launches, y = plan_apply(x, scale, shift, activation, x2)
     for launch in launches:
         launch.run()
     return y

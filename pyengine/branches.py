@@ -229,7 +229,7 @@ class Adapted:
         found = self._beside(layer, x)
         if found is None:
             return around
-        names = ("x2", "scale", "shift", "silu", "upsample")
+        names = ("x2", "scale", "shift", "silu", "input_activation", "upsample")
         prologue = {k: v for k, v in around.items() if k in names}
         residual = around.get("residual")
         pieces: list[Tensor | None] = []

@@ -12,11 +12,16 @@ from ._core import DTYPES, address, core, float32
 from ._op import Op
 from ._pack import PANEL, channels_of, check_told, pack_weight, unpack_weight
 from .group_norm_silu import apply_scale_shift
+from .reference._activations import gelu
+
+#: In the order of the C++ enumeration.
+INPUT_ACTIVATIONS = ("none", "silu", "gelu", "relu")
 
 
 def _check_arguments(
     x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), x2=None, scale=None, shift=None,
     silu=False, channel_add=None, residual=None, upsample=False, out_channels=None,
+    input_activation="none", slopes=None,
 ):  # fmt: skip
     op = "conv2d"
     if x.dim() != 4:
@@ -35,6 +40,11 @@ def _check_arguments(
         raise wrong(op, "padding", "4 sizes (top, bottom, left, right), none negative", padding)
     if (scale is None) != (shift is None):
         raise wrong(op, "scale", "both scale and shift or neither", "one")
+    if input_activation not in INPUT_ACTIVATIONS:
+        raise wrong(op, "input_activation", f"one of {', '.join(INPUT_ACTIVATIONS)}",
+                    input_activation)  # fmt: skip
+    if silu and input_activation not in ("none", "silu"):
+        raise wrong(op, "input_activation", "silu or none where silu is True", input_activation)
     shape = _output_shape(x, weight, bias, stride, padding, upsample, out_channels)
     if min(x.shape[1:3]) < 1 or min(shape[1:3]) <= 0:
         raise wrong(op, "x", "a padded picture no smaller than weight", list(x.shape))
@@ -43,6 +53,7 @@ def _check_arguments(
         ("scale", scale, (x.shape[0], channels), False),
         ("shift", shift, (x.shape[0], channels), False),
         ("channel_add", channel_add, (shape[0], shape[3]), True),
+        ("slopes", slopes, shape[3:], False),
         ("residual", residual, shape, True),
     ):
         if tensor is not None:
@@ -100,7 +111,8 @@ def _contiguous(*tensors):
 
 def _cpu(
     x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), x2=None, scale=None, shift=None,
-    silu=False, channel_add=None, residual=None, upsample=False, out_channels=None, algorithm="",
+    silu=False, channel_add=None, residual=None, upsample=False, out_channels=None,
+    input_activation="none", slopes=None, algorithm="",
 ):  # fmt: skip
     """algorithm: "" for the table's choice (csrc/core/conv/algorithm.cc), or one by its name."""
     shape = _output_shape(x, weight, bias, stride, padding, upsample, out_channels)
@@ -108,12 +120,15 @@ def _cpu(
     if weight.dim() == 4:
         weight = pack_weight(weight)
     x, x2, weight, channel_add, residual = _contiguous(x, x2, weight, channel_add, residual)
-    bias, scale, shift = (None if t is None else float32(t) for t in (bias, scale, shift))
+    bias, scale, shift, slopes = (
+        None if t is None else float32(t) for t in (bias, scale, shift, slopes)
+    )
     core().conv2d(
         address(x), address(x2), address(weight), address(bias), address(scale), address(shift),
-        address(channel_add), address(residual), address(y),
+        address(channel_add), address(slopes), address(residual), address(y),
         *x.shape, 0 if x2 is None else x2.shape[3],
-        *y.shape[1:], *weight.shape[1:3], stride, padding[0], padding[2], silu, upsample,
+        *y.shape[1:], *weight.shape[1:3], stride, padding[0], padding[2],
+        INPUT_ACTIVATIONS.index("silu" if silu else input_activation), upsample,
         DTYPES[x.dtype], DTYPES[weight.dtype], algorithm, torch.get_num_threads(),
     )  # fmt: skip
     return y
@@ -134,19 +149,28 @@ def algorithm_of(
     )  # fmt: skip
 
 
-def _prologue(x, x2, scale, shift, silu, apply):
+def _prologue(x, x2, scale, shift, activation, apply):
     """The input of the convolution: one tensor, in one pass where our kernel runs."""
     if scale is not None:
         apply = apply_scale_shift if x.device.type == "cpu" else apply
-        if apply is not None:
-            return apply(x, scale, shift, silu, x2)
+        if apply is not None and activation in ("none", "silu"):
+            return apply(x, scale, shift, activation == "silu", x2)
+        if apply is not None and x.device.type != "cpu":
+            return apply(x, scale, shift, activation, x2)
         if x2 is not None:
             x = torch.cat([x, x2], dim=-1)
         y = torch.addcmul(shift[:, None, None], x.to(scale.dtype), scale[:, None, None])
-        return (F.silu(y) if silu else y).to(x.dtype)
+        return _activated(y, activation).to(x.dtype)
     if x2 is not None:
         x = torch.cat([x, x2], dim=-1)
-    return F.silu(x) if silu else x
+    return _activated(x, activation)
+
+
+def _activated(x, activation):
+    if activation == "gelu":
+        # torch's own is infinite or NaN at the ends of the range where oneDNN computes it.
+        return gelu(x)
+    return x if activation == "none" else {"silu": F.silu, "relu": F.relu}[activation](x)
 
 
 def _convolved(x, weight, bias, stride, padding):
@@ -163,14 +187,15 @@ def _convolved(x, weight, bias, stride, padding):
 def _torch(
     x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), x2=None, scale=None, shift=None,
     silu=False, channel_add=None, residual=None, upsample=False, out_channels=None,
-    apply=None, add=None,
+    input_activation="none", slopes=None, apply=None, add=None,
 ):  # fmt: skip
     """apply, add: apply_scale_shift and add_epilogue of pyengine.kernels, or None for torch's."""
     if weight.dim() == 5:
         weight = unpack_weight(weight, _channels_out(weight, bias, out_channels))
     weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     # Permuted views: to torch an NHWC picture is an NCHW one in channels_last order.
-    x = _prologue(x, x2, scale, shift, silu, apply).permute(0, 3, 1, 2)
+    activation = "silu" if silu else input_activation
+    x = _prologue(x, x2, scale, shift, activation, apply).permute(0, 3, 1, 2)
     if upsample:
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
     top, bottom, left, right = padding
@@ -181,10 +206,12 @@ def _torch(
     weight = weight.permute(0, 3, 1, 2)
     if add is not None:
         y = _convolved(x, weight, None, stride, padding).permute(0, 2, 3, 1)
-        return add(y, bias, channel_add, residual)
+        return add(y, bias, channel_add, residual, slopes)
     y = _convolved(x, weight, bias, stride, padding).permute(0, 2, 3, 1)
     if channel_add is not None:
         y.add_(channel_add[:, None, None, :])
+    if slopes is not None:
+        y = torch.where(y > 0, y, y * slopes.to(y.dtype))
     if residual is not None:
         y.add_(residual)
     return y.contiguous()
@@ -215,7 +242,7 @@ OP = Op(
     "(Tensor x, Tensor weight, Tensor? bias=None, *, int stride=1, int[4] padding=[0, 0, 0, 0], "
     "Tensor? x2=None, Tensor? scale=None, Tensor? shift=None, bool silu=False, "
     "Tensor? channel_add=None, Tensor? residual=None, bool upsample=False, "
-    "int? out_channels=None) -> Tensor",
+    'int? out_channels=None, str input_activation="none", Tensor? slopes=None) -> Tensor',
     check=_check_arguments,
     fake=_empty,
     table={
@@ -241,19 +268,23 @@ def conv2d(
     residual: Tensor | None = None,
     upsample: bool = False,
     out_channels: int | None = None,
+    input_activation: str = "none",
+    slopes: Tensor | None = None,
 ) -> Tensor:
     """Convolution of [N, H, W, C] pictures, with what surrounds it in a residual block.
 
     x: [N, H, W, C] float32 | bfloat16 | float16 | float64; x2, channel_add and residual of its
-    dtype, weight, bias, scale and shift of any floating-point dtype.
+    dtype, weight, bias, scale, shift and slopes of any floating-point dtype.
     Prologue: x and x2 [N, H, W, C2] side by side in C; x * scale + shift per picture and channel
-    ([N, C + C2], group_norm_scale_shift's result); SiLU when silu; nearest-neighbour 2x enlargement
-    when upsample.
+    ([N, C + C2], group_norm_scale_shift's result); input_activation: "none", "silu" (also by
+    silu=True), "gelu" (erf) or "relu"; nearest-neighbour 2x enlargement when upsample.
     weight: [Cout, KH, KW, C + C2], or packed by pack_weight: [ceil(Cout / 16), KH, KW, C + C2, 16],
     whose own result remembers Cout; of its copies and views bias or out_channels tells it.
     bias: [Cout].
     padding: zeros (top, bottom, left, right).
-    Epilogue: + bias, + channel_add [N, Cout] (the time embedding), + residual [N, H', W', Cout].
+    Epilogue: + bias, + channel_add [N, Cout] (the time embedding); with slopes [Cout] a PReLU: v
+    where v > 0, v * slopes elsewhere (all equal: leaky ReLU; 0: ReLU); + residual [N, H', W',
+    Cout].
     Returns [N, H', W', Cout] in x's dtype.
     Raises RequestError for other shapes and dtypes.
     """
@@ -262,5 +293,5 @@ def conv2d(
     return OP(
         x, weight, bias, stride=stride, padding=padding, x2=x2, scale=scale, shift=shift,
         silu=silu, channel_add=channel_add, residual=residual, upsample=upsample,
-        out_channels=out_channels,
+        out_channels=out_channels, input_activation=input_activation, slopes=slopes,
     )  # fmt: skip

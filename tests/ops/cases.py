@@ -30,7 +30,20 @@ FLOAT32 = (torch.float32,)
 
 
 def _conv(
-    n, h, w, c, cout, k=3, *, c2=0, norm=False, epilogue=False, hw=None, packed=False, **more
+    n,
+    h,
+    w,
+    c,
+    cout,
+    k=3,
+    *,
+    c2=0,
+    norm=False,
+    epilogue=False,
+    hw=None,
+    packed=False,
+    leaky=False,
+    **more,
 ):
     height, width = k if isinstance(k, tuple) else (k, k)
 
@@ -51,6 +64,8 @@ def _conv(
             inputs |= {"scale": torch.randn(n, total), "shift": torch.randn(n, total)}
         if epilogue:
             inputs |= {"channel_add": random(n, cout), "residual": random(n, *hw, cout)}
+        if leaky:
+            inputs["slopes"] = torch.rand(cout) * 1.5 - 0.5
         if packed:
             inputs |= {"weight": pack_weight(inputs["weight"]), "out_channels": cout}
         return inputs
@@ -204,6 +219,25 @@ CASES = [
                 DTYPES,
             ),
             ("conv2d", "silu-alone", _conv(1, 6, 6, 4, 8, silu=True), DTYPES),
+            (
+                "conv2d", "gelu",
+                _conv(2, 9, 7, 20, 24, c2=3, norm=True, input_activation="gelu", epilogue=True,
+                      hw=(9, 7), packed=True, padding=(1, 1, 1, 1)),
+                DTYPES,
+            ),
+            ("conv2d", "gelu-direct", _conv(2, 5, 7, 9, 5, k=2, input_activation="gelu"), DTYPES),
+            (
+                "conv2d", "relu-and-slopes",
+                _conv(2, 12, 10, 36, 21, norm=True, input_activation="relu", leaky=True,
+                      epilogue=True, hw=(12, 10), packed=True, padding=(1, 1, 1, 1)),
+                DTYPES,
+            ),
+            (
+                "conv2d", "slopes-up",
+                _conv(2, 5, 4, 8, 18, leaky=True, upsample=True, padding=(1, 1, 1, 1)),
+                DTYPES,
+            ),
+            ("conv2d", "slopes-few-outputs", _conv(2, 7, 5, 9, 3, leaky=True), DTYPES),
             ("linear", "plain", _linear(5, 7, 33, cout=20), DTYPES),
             ("linear", "one-row", _linear(16, cout=4, bias=False), DTYPES),
             ("linear", "two-inputs", _linear(3, 7, 20, cout=12, c2=9, residual=True), DTYPES),

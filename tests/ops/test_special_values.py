@@ -59,12 +59,14 @@ def _geglu_of_linear(x, run):
     return torch.where(finite, result, exact.of_each(exact.gelu, x))
 
 
-def _convolved(normalised):
+def _convolved(normalised, activation="silu"):
     def call(x, run):
         picture, one, zero = _line(x)
         around = {"scale": one, "shift": zero} if normalised else {}
         weight = torch.ones(1, 1, 1, 1, dtype=x.dtype)
-        return run("conv2d", x=picture, weight=weight, silu=True, **around).flatten()
+        return run(
+            "conv2d", x=picture, weight=weight, input_activation=activation, **around
+        ).flatten()
 
     return call
 
@@ -78,6 +80,8 @@ WAYS = {
     "swiglu": (exact.silu, "swiglu", _gated("swiglu")),
     "conv2d of silu": (exact.silu, "conv2d", _convolved(False)),
     "conv2d of scaled silu": (exact.silu, "conv2d", _convolved(True)),
+    "conv2d of gelu": (exact.gelu, "conv2d", _convolved(False, "gelu")),
+    "conv2d of scaled gelu": (exact.gelu, "conv2d", _convolved(True, "gelu")),
 }
 
 

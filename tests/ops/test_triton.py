@@ -107,15 +107,22 @@ def test_strided_tensors_are_copied(interpreted):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
-    "names", [(), ("bias",), ("channel_add", "residual"), ("bias", "residual")]
-)
+    "names",
+    [
+        (), ("bias",), ("channel_add", "residual"), ("bias", "residual"), ("slopes",),
+        ("bias", "slopes", "residual"),
+    ],
+)  # fmt: skip
 def test_an_epilogue_is_added_in_float32_and_rounded_once(interpreted, names, dtype):
-    sizes = {"bias": (70,), "channel_add": (2, 70), "residual": (2, 3, 5, 70)}
+    sizes = {"bias": (70,), "channel_add": (2, 70), "slopes": (70,), "residual": (2, 3, 5, 70)}
     given = {name: torch.randn(sizes[name]).to(dtype) for name in names}
     y = torch.randn(2, 3, 5, 70).to(dtype)
     want = y.float()
     for name, part in given.items():
-        want += part[:, None, None] if name == "channel_add" else part
+        if name == "slopes":
+            want = torch.where(want > 0, want, want * part)
+        else:
+            want += part[:, None, None] if name == "channel_add" else part
     assert torch.equal(interpreted("add_epilogue", y, **given), want.to(dtype))
 
 
@@ -123,11 +130,16 @@ def test_an_epilogue_is_added_in_float32_and_rounded_once(interpreted, names, dt
 def test_scale_and_shift_of_16_bits_before_a_convolution(interpreted, dtype):
     x, x2 = torch.randn(2, 3, 5, 70).to(dtype), torch.randn(2, 3, 5, 20).to(dtype)
     scale, shift = torch.randn(2, 2, 90).to(dtype)
-    got = interpreted("apply_scale_shift", x, scale, shift, True, x2)
     exact = torch.cat([x, x2], dim=-1).double() * scale[:, None, None] + shift[:, None, None]
-    exact *= exact.sigmoid()
-    rounding = (exact.to(dtype).double() - exact).abs().max()
-    assert (got.double() - exact).abs().max() <= 1.01 * rounding
+    activated = {
+        "silu": exact * exact.sigmoid(),
+        "gelu": torch.nn.functional.gelu(exact),
+        "relu": exact.relu(),
+    }
+    for name, want in activated.items():
+        got = interpreted("apply_scale_shift", x, scale, shift, name, x2)
+        rounding = (want.to(dtype).double() - want).abs().max()
+        assert (got.double() - want).abs().max() <= 1.01 * rounding
 
 
 @pytest.mark.parametrize("shape", [(), (6,), (5, 1), (3, 1, 1), (2, 1, 1, 6), (2, 3, 5, 6)])

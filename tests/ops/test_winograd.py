@@ -10,6 +10,7 @@ import torch
 from pyengine import ops
 from pyengine.ops import reference
 from pyengine.ops._core import core
+from pyengine.ops.conv2d import INPUT_ACTIVATIONS
 
 CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 ISAS = [isa for isa, missing in ops.isas().items() if not missing]
@@ -32,6 +33,7 @@ SHAPES = [
 def winograd(
     x, weight, bias=None, *, tile=4, threads=2, padding=(1, 1, 1, 1), x2=None, scale=None,
     shift=None, silu=False, channel_add=None, residual=None, upsample=False, out=None,
+    input_activation="none", slopes=None,
 ):  # fmt: skip
     n, h, w, c = x.shape
     top, bottom, left, right = padding
@@ -39,10 +41,11 @@ def winograd(
     packed = ops.pack_weight(weight)
     shape = (n, h * repeat + top + bottom - 2, w * repeat + left + right - 2, weight.shape[0])
     y = torch.full(shape, float("nan"), dtype=x.dtype) if out is None else out
-    tensors = [x, x2, packed, bias, scale, shift, channel_add, residual, y]
+    tensors = [x, x2, packed, bias, scale, shift, channel_add, slopes, residual, y]
     core().conv2d(
         *(0 if t is None else t.data_ptr() for t in tensors), n, h, w, c,
-        0 if x2 is None else x2.shape[3], *shape[1:], 3, 3, 1, top, left, silu, upsample,
+        0 if x2 is None else x2.shape[3], *shape[1:], 3, 3, 1, top, left,
+        INPUT_ACTIVATIONS.index("silu" if silu else input_activation), upsample,
         CODES[x.dtype], CODES[weight.dtype], f"winograd{tile}", threads,
     )  # fmt: skip
     return y
@@ -212,10 +215,10 @@ def test_no_pictures():
 def _good(memory):
     p = memory.data_ptr()
     sizes = [1, 4, 4, 3, 3, 4, 4, 3, 3, 3, 1, 1, 1]
-    return [p, p, p, p, 0, 0, 0, 0, p, *sizes, False, False, 0, 0, "winograd4", 1]
+    return [p, p, p, p, 0, 0, 0, 0, 0, p, *sizes, 0, False, 0, 0, "winograd4", 1]
 
 
-@pytest.mark.parametrize("position", range(9, 17))
+@pytest.mark.parametrize("position", range(10, 18))
 @pytest.mark.parametrize("bad", [-1, 2**62, 2**63 - 1, -(2**63)])
 def test_impossible_sizes_raise(position, bad):
     memory = torch.zeros(4096)
@@ -226,7 +229,7 @@ def test_impossible_sizes_raise(position, bad):
         core().conv2d(*arguments)
 
 
-@pytest.mark.parametrize("position", [0, 1, 2, 8])
+@pytest.mark.parametrize("position", [0, 1, 2, 9])
 def test_a_null_pointer_raises(position):
     memory = torch.zeros(4096)
     arguments = _good(memory)

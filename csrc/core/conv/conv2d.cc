@@ -31,7 +31,6 @@ void check_sizes(const Conv2dArgs& a) {
 void check_pointers(const Conv2dArgs& a) {
     require(a.x || a.channels == 0, kOp, "null pointer x");
     require(a.x2 || a.channels2 == 0, kOp, "null pointer x2");
-    require(a.x2 || a.channels2 == 0, kOp, "null pointer x2");
     require(a.weight && a.y, kOp, "null pointer weight or y");
     require(!a.scale == !a.shift, kOp, "one of scale and shift without the other");
 }
@@ -40,6 +39,8 @@ void check_pointers(const Conv2dArgs& a) {
 
 void conv2d(const Conv2dArgs& args, int algorithm, int threads) {
     check_sizes(args);
+    require(args.activation >= InputActivation::none && args.activation <= InputActivation::relu,
+            kOp, "no such activation");
     if (args.pictures == 0 || args.channels_out == 0) return;
     check_pointers(args);
     const ConvShape shape = shape_of(args);

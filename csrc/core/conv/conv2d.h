@@ -9,7 +9,11 @@ namespace pyengine {
 // Output channels of a panel of weights.
 constexpr int64_t kPanelWidth = 16;
 
-// y = conv(SiLU?([x, x2] * scale + shift)) + bias + channel_add + residual, all NHWC.
+// Of a convolution's input, after scale and shift.
+enum class InputActivation : int { none, silu, gelu, relu };
+
+// y = leak(conv(activation([x, x2] * scale + shift)) + bias + channel_add) + residual, all NHWC,
+// with leak(v) = v where v > 0, v * slopes elsewhere.
 // Null: absent. x2 lies beside x in C. Where `upsample`, the convolution sees the input twice as
 // high and wide, each pixel four times.
 struct Conv2dArgs {
@@ -20,12 +24,14 @@ struct Conv2dArgs {
     const float* scale;       // [pictures, channels + channels2]
     const float* shift;       // [pictures, channels + channels2]
     const void* channel_add;  // [pictures, channels_out]
+    const float* slopes;      // [channels_out]
     const void* residual;     // [pictures, height_out, width_out, channels_out]; may be y itself
     void* y;                  // [pictures, height_out, width_out, channels_out]
     int64_t pictures, height, width, channels, channels2;
     int64_t height_out, width_out, channels_out, kernel_height, kernel_width;
     int64_t stride, top, left;  // zeros above and left of the (enlarged) picture
-    bool silu, upsample;
+    InputActivation activation;
+    bool upsample;
     DType dtype;         // of x, x2, channel_add, residual and y
     DType weight_dtype;  // of weight
 };

@@ -296,7 +296,7 @@ void fill_base(const Conv2dArgs& conv, int64_t picture, int64_t first, int64_t c
     });
 }
 
-// y = sums + base + residual for the channels of some panels.
+// y = leak(sums + base) + residual for the channels of some panels.
 template <class T>
 void finish(const DirectArgs& direct, Range pixels, Range panels, int64_t parity, const float* sums,
             float* base) {
@@ -322,6 +322,7 @@ void finish(const DirectArgs& direct, Range pixels, Range panels, int64_t parity
             const float* from = sums + group * kDirectBlock;
             for_vectors(least(kGroup, channels - group), [&](int64_t c, auto lanes) {
                 Floats v = load(from + c) + load(base + group + c);
+                if (conv.slopes) v = leak(v, load(conv.slopes + first + group + c, lanes));
                 if (conv.residual) v += load(residual + group + c, lanes);
                 store(y + group + c, v, lanes);
             });

@@ -8,27 +8,35 @@
 
 namespace pyengine::PYENGINE_NS {
 
-// One pixel of one input: `out` gets x * scale + shift, through SiLU; scale null: x itself.
-template <bool Scaled, bool Silu, class T>
+template <InputActivation Chosen>
+PYENGINE_INLINE Floats activated(Floats value) {
+    if constexpr (Chosen == InputActivation::silu) return silu(value);
+    if constexpr (Chosen == InputActivation::gelu) return gelu(value);
+    if constexpr (Chosen == InputActivation::relu) return at_least(value, Floats{});
+    return value;
+}
+
+// One pixel of one input: `out` gets x * scale + shift, activated; scale null: x itself.
+template <bool Scaled, InputActivation Chosen, class T>
 PYENGINE_INLINE void prepare_pixel(const T* x, int64_t channels, const float* scale,
                                    const float* shift, float* out) {
     for_vectors(channels, [&](int64_t c, auto lanes) {
         Floats v = load(x + c, lanes);
         if (Scaled) v = fma(v, load(scale + c, lanes), load(shift + c, lanes));
-        if (Silu) v = silu(v);
-        store(out + c, v, lanes);
+        store(out + c, activated<Chosen>(v), lanes);
     });
 }
 
 // `pixels` pixels of the picture beside each other, from (y, x) on; each twice where `upsample`.
-template <bool Scaled, bool Silu, class T>
+template <bool Scaled, InputActivation Chosen, class T>
 void prepare_pixels(const Conv2dArgs& args, int64_t picture, int64_t y, int64_t x, int64_t pixels,
                     float* out) {
     const int64_t channels = args.channels, channels2 = args.channels2;
     const int64_t width = channels + channels2;
     const int64_t at = (picture * args.height + y) * args.width + x;
     const T* first = static_cast<const T*>(args.x) + at * channels;
-    if (sizeof(T) == sizeof(float) && !Scaled && !Silu && !channels2 && !args.upsample) {
+    if (sizeof(T) == sizeof(float) && !Scaled && Chosen == InputActivation::none && !channels2 &&
+        !args.upsample) {
         __builtin_memcpy(out, first, static_cast<size_t>(pixels * channels) * sizeof(float));
         return;
     }
@@ -36,11 +44,11 @@ void prepare_pixels(const Conv2dArgs& args, int64_t picture, int64_t y, int64_t 
     const float* scale = Scaled ? args.scale + picture * width : nullptr;
     const float* shift = Scaled ? args.shift + picture * width : nullptr;
     for (int64_t i = 0; i < pixels; ++i) {
-        prepare_pixel<Scaled, Silu>(first + i * channels, channels, scale, shift, out);
+        prepare_pixel<Scaled, Chosen>(first + i * channels, channels, scale, shift, out);
         if (channels2)
-            prepare_pixel<Scaled, Silu>(second + i * channels2, channels2,
-                                        Scaled ? scale + channels : nullptr,
-                                        Scaled ? shift + channels : nullptr, out + channels);
+            prepare_pixel<Scaled, Chosen>(second + i * channels2, channels2,
+                                          Scaled ? scale + channels : nullptr,
+                                          Scaled ? shift + channels : nullptr, out + channels);
         out += width;
         if (args.upsample) {
             __builtin_memcpy(out, out - width, static_cast<size_t>(width) * sizeof(float));
@@ -49,16 +57,30 @@ void prepare_pixels(const Conv2dArgs& args, int64_t picture, int64_t y, int64_t 
     }
 }
 
+template <bool Scaled, class T>
+PYENGINE_INLINE void prepare_activated(const Conv2dArgs& args, int64_t picture, int64_t y,
+                                       int64_t x, int64_t pixels, float* out) {
+    switch (args.activation) {
+        case InputActivation::none:
+            return prepare_pixels<Scaled, InputActivation::none, T>(args, picture, y, x, pixels,
+                                                                    out);
+        case InputActivation::silu:
+            return prepare_pixels<Scaled, InputActivation::silu, T>(args, picture, y, x, pixels,
+                                                                    out);
+        case InputActivation::gelu:
+            return prepare_pixels<Scaled, InputActivation::gelu, T>(args, picture, y, x, pixels,
+                                                                    out);
+        case InputActivation::relu:
+            return prepare_pixels<Scaled, InputActivation::relu, T>(args, picture, y, x, pixels,
+                                                                    out);
+    }
+}
+
 template <class T>
 PYENGINE_INLINE void prepare_pixels(const Conv2dArgs& args, int64_t picture, int64_t y, int64_t x,
                                     int64_t pixels, float* out) {
-    if (args.scale) {
-        args.silu ? prepare_pixels<true, true, T>(args, picture, y, x, pixels, out)
-                  : prepare_pixels<true, false, T>(args, picture, y, x, pixels, out);
-    } else {
-        args.silu ? prepare_pixels<false, true, T>(args, picture, y, x, pixels, out)
-                  : prepare_pixels<false, false, T>(args, picture, y, x, pixels, out);
-    }
+    args.scale ? prepare_activated<true, T>(args, picture, y, x, pixels, out)
+               : prepare_activated<false, T>(args, picture, y, x, pixels, out);
 }
 
 // Writes [columns][channels + channels2] floats: row `row` of the picture from its first column of

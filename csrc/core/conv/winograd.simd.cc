@@ -145,6 +145,8 @@ PYENGINE_INLINE void finish_vector(const Conv2dArgs& args, const float* m, int64
     if (args.channel_add)
         base += load(
             static_cast<const T*>(args.channel_add) + picture * args.channels_out + channel, lanes);
+    Floats slope{};
+    if (args.slopes) slope = load(args.slopes + channel, lanes);
     const int64_t rows = least(Output, args.height_out - y);
     const int64_t width = least(Output, args.width_out - x);
     for (int64_t i = 0; i < rows; ++i) {
@@ -159,6 +161,7 @@ PYENGINE_INLINE void finish_vector(const Conv2dArgs& args, const float* m, int64
         const T* residual = args.residual ? static_cast<const T*>(args.residual) + at : nullptr;
         for (int64_t j = 0; j < width; ++j) {
             Floats value = values[j] + base;
+            if (args.slopes) value = leak(value, slope);
             if (residual) value += load(residual + j * args.channels_out, lanes);
             store(to + j * args.channels_out, value, lanes);
         }

@@ -22,21 +22,21 @@ PYENGINE_INLINE Segment segment_of(const WinogradArgs& args, int64_t i) {
 }
 
 // Channels [first, first + count) of x or x2, whose channels begin at `begin` of both together.
-template <bool Scaled, bool Silu, class T>
+template <bool Scaled, InputActivation Chosen, class T>
 PYENGINE_INLINE void prepare_part(const void* x, int64_t pixel, int64_t channels, int64_t begin,
                                   int64_t first, int64_t count, const float* scale,
                                   const float* shift, float* out) {
     const int64_t from = first < begin ? begin : first;
     const int64_t to = least(first + count, begin + channels);
     if (from >= to) return;
-    prepare_pixel<Scaled, Silu>(static_cast<const T*>(x) + pixel * channels + from - begin,
-                                to - from, Scaled ? scale + from : nullptr,
-                                Scaled ? shift + from : nullptr, out + from - first);
+    prepare_pixel<Scaled, Chosen>(static_cast<const T*>(x) + pixel * channels + from - begin,
+                                  to - from, Scaled ? scale + from : nullptr,
+                                  Scaled ? shift + from : nullptr, out + from - first);
 }
 
 // [rows][columns][depth] floats from (top, left) of the enlarged picture on, which may lie outside
 // it; channels [first, first + count), depth is count rounded up to whole vectors.
-template <bool Scaled, bool Silu, class T>
+template <bool Scaled, InputActivation Chosen, class T>
 void fill_strip(const Conv2dArgs& args, int64_t picture, int64_t top, int64_t left, int64_t rows,
                 int64_t columns, int64_t first, int64_t count, int64_t depth, float* out) {
     const int64_t height = args.upsample ? 2 * args.height : args.height;
@@ -53,22 +53,30 @@ void fill_strip(const Conv2dArgs& args, int64_t picture, int64_t top, int64_t le
             const int64_t from_y = args.upsample ? y / 2 : y, from_x = args.upsample ? x / 2 : x;
             const int64_t pixel = (picture * args.height + from_y) * args.width + from_x;
             if (depth > count) __builtin_memset(out + depth - kLanes, 0, sizeof(float) * kLanes);
-            prepare_part<Scaled, Silu, T>(args.x, pixel, args.channels, 0, first, count, scale,
-                                          shift, out);
-            prepare_part<Scaled, Silu, T>(args.x2, pixel, args.channels2, args.channels, first,
-                                          count, scale, shift, out);
+            prepare_part<Scaled, Chosen, T>(args.x, pixel, args.channels, 0, first, count, scale,
+                                            shift, out);
+            prepare_part<Scaled, Chosen, T>(args.x2, pixel, args.channels2, args.channels, first,
+                                            count, scale, shift, out);
         }
+}
+
+template <bool Scaled, class T, class... Rest>
+PYENGINE_INLINE void fill_activated(const Conv2dArgs& args, Rest... rest) {
+    switch (args.activation) {
+        case InputActivation::none:
+            return fill_strip<Scaled, InputActivation::none, T>(args, rest...);
+        case InputActivation::silu:
+            return fill_strip<Scaled, InputActivation::silu, T>(args, rest...);
+        case InputActivation::gelu:
+            return fill_strip<Scaled, InputActivation::gelu, T>(args, rest...);
+        case InputActivation::relu:
+            return fill_strip<Scaled, InputActivation::relu, T>(args, rest...);
+    }
 }
 
 template <class T, class... Rest>
 PYENGINE_INLINE void fill_strip_of(const Conv2dArgs& args, Rest... rest) {
-    if (args.scale) {
-        args.silu ? fill_strip<true, true, T>(args, rest...)
-                  : fill_strip<true, false, T>(args, rest...);
-    } else {
-        args.silu ? fill_strip<false, true, T>(args, rest...)
-                  : fill_strip<false, false, T>(args, rest...);
-    }
+    args.scale ? fill_activated<true, T>(args, rest...) : fill_activated<false, T>(args, rest...);
 }
 
 // Along the columns in place, then along the rows of each tile into V[position][tile][kDepth].

@@ -72,6 +72,11 @@ PYENGINE_INLINE Floats at_least(Floats value, Floats low) {
 #endif
 }
 
+// value where it is above zero, value * slope elsewhere, NaN for NaN.
+PYENGINE_INLINE Floats leak(Floats value, Floats slope) {
+    return select(value > Floats{}, value, value * slope);
+}
+
 // a * b + c, rounded once where the CPU can, twice in the portable build.
 PYENGINE_INLINE Floats fma(Floats a, Floats b, Floats c) {
 #if defined(__AVX512F__) && PYENGINE_LANES == 16

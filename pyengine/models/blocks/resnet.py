@@ -25,6 +25,8 @@ class ResnetBlock2D(nn.Module):
 
     #: Which of the U-Net's time projections is this block's; the U-Net numbers them.
     slot: int | None = None
+    #: Between a norm and its convolution, as ops.conv2d's input_activation.
+    activation: Literal["silu", "gelu"] = "silu"
 
     def __init__(
         self, in_channels: int, out_channels: int, groups: int, eps: float, time_dim: int | None,
@@ -57,10 +59,11 @@ class ResnetBlock2D(nn.Module):
         channel_add = None if self.time_scale_shift else own
         if self.resample is None:
             h = self.conv1(
-                x, x2=x2, **self.norm1.scale_shift(x, x2), silu=True, channel_add=channel_add
-            )
+                x, x2=x2, **self.norm1.scale_shift(x, x2), input_activation=self.activation,
+                channel_add=channel_add,
+            )  # fmt: skip
         elif self.resample == "down":
-            x, h = halved(x), halved(self.norm1(x, silu=True))
+            x, h = halved(x), halved(self._activated(x))
             h = self.conv1(h, channel_add=channel_add)
         else:
             x, h = self._enlarged(x, size, channel_add)
@@ -68,19 +71,24 @@ class ResnetBlock2D(nn.Module):
         if self.time_scale_shift and own is not None:
             inner = modulated(inner, own)
         if self.conv_shortcut is None:
-            return self.conv2(h, **inner, silu=True, residual=x)
+            return self.conv2(h, **inner, input_activation=self.activation, residual=x)
         # The shortcut last: h is gone by then, 134 MB at the end of a decoder to 512x512.
-        h = self.conv2(h, **inner, silu=True)
+        h = self.conv2(h, **inner, input_activation=self.activation)
         return self.conv_shortcut(x, x2, residual=h)
+
+    def _activated(self, x: Tensor) -> Tensor:
+        """The first norm of x, activated, in a pass of its own."""
+        return self.norm1(x, silu=True)
 
     def _enlarged(
         self, x: Tensor, size: tuple[int, int] | None, channel_add: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """(x, the first convolution's result), of `size` or twice as large as x.
 
-        Norm and SiLU are the same before and after nearest-neighbour enlargement, to the bit.
+        Norm and activation are the same before and after nearest-neighbour enlargement, to the bit.
         """
-        around = {**self.norm1.scale_shift(x), "silu": True, "channel_add": channel_add}
+        around = {**self.norm1.scale_shift(x), "input_activation": self.activation}
+        around["channel_add"] = channel_add
         height, width = x.shape[1:3]
         twice = 2 * height, 2 * width
         larger = nearest(x, size or twice)

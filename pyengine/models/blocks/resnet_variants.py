@@ -1,7 +1,6 @@
 """Residual blocks with GELU, or with a scaled sum: those of DeepFloyd IF's U-Nets.
 
-The kernels' prologue has SiLU alone, so a GELU comes between a norm and its convolution as an op of
-its own: one pass more over each activation. Hendrycks & Gimpel 2016, arXiv:1606.08415.
+GELU: Hendrycks & Gimpel 2016, arXiv:1606.08415.
 """
 
 from collections.abc import Sequence
@@ -11,9 +10,7 @@ import torch
 from torch import Tensor
 
 from ... import ops
-from ...layers import GroupNorm
-from .pooling import halved
-from .resnet import ResnetBlock2D, modulated, nearest
+from .resnet import ResnetBlock2D
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -29,12 +26,6 @@ def activation(x: Tensor, name: str) -> Tensor:
     if name == "gelu":
         return gelu(x)
     return ops.swiglu(torch.cat([torch.ones_like(x), x], dim=-1))
-
-
-def activated(norm: GroupNorm, x: Tensor, x2: Tensor | None = None) -> Tensor:
-    """GELU of the norm of x and of x2 beside it."""
-    both = x if x2 is None else torch.cat([x, x2], dim=-1)
-    return gelu(norm(both))
 
 
 class VariantResnetBlock2D(ResnetBlock2D):
@@ -69,33 +60,8 @@ class VariantResnetBlock2D(ResnetBlock2D):
         self, x: Tensor, x2: Tensor | None = None, *, time: Sequence[Tensor] | None = None,
         size: tuple[int, int] | None = None,
     ) -> Tensor:  # fmt: skip
-        if self.activation == "silu":
-            y = super().forward(x, x2, time=time, size=size)
-        else:
-            y = self._forward(x, x2, time, size)
+        y = super().forward(x, x2, time=time, size=size)
         return y if self.out_scale == 1 else y.div_(self.out_scale)
 
-    def _forward(
-        self, x: Tensor, x2: Tensor | None, time: Sequence[Tensor] | None,
-        size: tuple[int, int] | None,
-    ) -> Tensor:  # fmt: skip
-        own = None if time is None or self.slot is None else time[self.slot]
-        h = activated(self.norm1, x, x2)
-        if self.resample == "down":
-            x, h = halved(x), halved(h)
-        elif self.resample == "up":
-            wanted = size or (2 * x.shape[1], 2 * x.shape[2])
-            x, h = nearest(x, wanted), nearest(h, wanted)
-        h = self.conv1(h, channel_add=None if self.time_scale_shift else own)
-        inner = self.norm2.scale_shift(h)
-        if self.time_scale_shift and own is not None:
-            inner = modulated(inner, own)
-        # A product and a sum apart: each rounds alike wherever a number lies.
-        scale, shift = (inner[name].to(h.dtype)[:, None, None] for name in ("scale", "shift"))
-        h = gelu(h.mul_(scale).add_(shift))
-        y: Tensor
-        if self.conv_shortcut is None:
-            y = self.conv2(h, residual=x)
-        else:
-            y = self.conv_shortcut(x, x2, residual=self.conv2(h))
-        return y
+    def _activated(self, x: Tensor) -> Tensor:
+        return gelu(self.norm1(x)) if self.activation == "gelu" else super()._activated(x)

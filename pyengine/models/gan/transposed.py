@@ -67,14 +67,17 @@ class TransposedConv2d(nn.Module):
         weights = [*self.phases] if self.weight is None else [ohwi(w) for w in self._of_phases()]
         n, height, width = x.shape[:3]
         out = x.new_empty(n, height, STRIDE, width, STRIDE, self.channels)
+        slopes = torch.zeros(self.channels, device=x.device) if relu else None
         if self.together:
-            y = ops.conv2d(x, weights[0], self.bias.repeat(len(PHASES)), padding=(1, 1, 1, 1))
+            each = None if slopes is None else slopes.repeat(len(PHASES))
+            bias = self.bias.repeat(len(PHASES))
+            y = ops.conv2d(x, weights[0], bias, padding=(1, 1, 1, 1), slopes=each)
             y = y.view(n, height + 1, width + 1, STRIDE, STRIDE, self.channels)
             for a, b in PHASES:
                 out[:, :, a, :, b] = y[:, a : a + height, b : b + width, a, b]
         else:
             for (a, b), weight in zip(PHASES, weights, strict=True):
                 padding = 1 - a, a, 1 - b, b
-                out[:, :, a, :, b] = ops.conv2d(x, weight, self.bias, padding=padding)
-        out = out.view(n, STRIDE * height, STRIDE * width, self.channels)
-        return out.relu_() if relu else out
+                made = ops.conv2d(x, weight, self.bias, padding=padding, slopes=slopes)
+                out[:, :, a, :, b] = made
+        return out.view(n, STRIDE * height, STRIDE * width, self.channels)

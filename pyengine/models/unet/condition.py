@@ -18,7 +18,7 @@ from ..base import Model, Output, to_nchw
 from ..blocks.added_kv import AddedKVAttention
 from ..blocks.embeddings import TimestepEmbedding, flat_timesteps, sinusoids
 from ..blocks.resnet import ResnetBlock2D
-from ..blocks.resnet_variants import activation, gelu
+from ..blocks.resnet_variants import activation
 from ..blocks.transformer import CrossAttention
 from . import conditioning
 from .blocks import DOWN_BLOCKS, MID_BLOCKS, UP_BLOCKS, Conditioning, Residuals, added
@@ -365,6 +365,5 @@ class UNet2DConditionModel(Model):
         x = added(x, residuals.mid, "mid_block_additional_residual")
         for block in self.up_blocks:
             x = block(x, given, skips)
-        if self._activation == "gelu":
-            return self.conv_out(gelu(self.conv_norm_out(x)))
-        return self.conv_out(x, **self.conv_norm_out.scale_shift(x), silu=True)
+        around = self.conv_norm_out.scale_shift(x)
+        return self.conv_out(x, **around, input_activation=self._activation)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...layers import Conv2d
 from ...weights import read_config
 from .base import Upscaler
-from .pixels import nearest, pixel_shuffle, prelu
+from .pixels import nearest, pixel_shuffle
 
 
 def _bounds(low: int, high: int) -> dict[str, int]:
@@ -40,14 +40,11 @@ class CompactConfig:
 
 
 class _PReLU(nn.Module):
-    """A slope below zero for each channel."""
+    """A slope below zero for each channel; the convolution before it applies it to its sums."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, device="meta"), requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return prelu(x, self.weight)
 
 
 class SRVGGNetCompact(Upscaler):
@@ -76,6 +73,8 @@ class SRVGGNetCompact(Upscaler):
 
     def _enlarge(self, x: Tensor) -> Tensor:
         y = x
-        for layer in self.body:
-            y = layer(y)
+        *pairs, last = self.body
+        for convolution, activation in zip(pairs[::2], pairs[1::2], strict=True):
+            y = convolution(y, slopes=activation.weight)
+        y = last(y)
         return pixel_shuffle(y, self.scale).add_(nearest(x, self.scale))

@@ -1,5 +1,4 @@
-"""What upscalers do that no op does, in plain torch: activations with a slope below zero, and
-pixels into channels and back.
+"""What upscalers do that no op does, in plain torch: pixels into channels and back.
 
 All of it reads and writes each number once, beside convolutions of hundreds of products for each.
 """
@@ -7,16 +6,6 @@ All of it reads and writes each number once, beside convolutions of hundreds of 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-def leaky_relu(x: Tensor, slope: float) -> Tensor:
-    """x where it is positive, slope * x elsewhere; in place."""
-    return F.leaky_relu_(x, slope)
-
-
-def prelu(x: Tensor, slopes: Tensor) -> Tensor:
-    """[N, H, W, C]: x where it is positive, slopes[c] * x elsewhere; slopes [C]."""
-    return F.prelu(x.permute(0, 3, 1, 2), slopes.to(x.dtype)).permute(0, 2, 3, 1)
 
 
 def pixel_unshuffle(x: Tensor, factor: int) -> Tensor:

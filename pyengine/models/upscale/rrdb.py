@@ -5,7 +5,7 @@ BasicSR's.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...layers import Conv2d
 from ...weights import read_config
 from .base import Upscaler
-from .pixels import joined, leaky_relu, pixel_unshuffle
+from .pixels import joined, pixel_unshuffle
 
 #: Slope of the activations below zero, and what a block's output is multiplied by.
 SLOPE, SHARE = 0.2, 0.2
@@ -62,6 +62,13 @@ class RRDBConfig:
         return (1 << self.num_upsample) // self.scale
 
 
+def _leaky(convolution: Any, x: Tensor, **around: Any) -> Tensor:
+    """The convolution's sums where they are positive, SLOPE times them elsewhere."""
+    slopes = torch.full((convolution.out_channels,), SLOPE, device=x.device)
+    made: Tensor = convolution(x, slopes=slopes, **around)
+    return made
+
+
 class _DenseBlock(nn.Module):
     def __init__(self, c: RRDBConfig):
         super().__init__()
@@ -72,8 +79,7 @@ class _DenseBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         grown: list[Tensor] = []
         for i in range(CONVOLUTIONS - 1):
-            y = self.get_submodule(f"conv{i + 1}")(x, x2=joined(grown))
-            grown.append(leaky_relu(y, SLOPE))
+            grown.append(_leaky(self.get_submodule(f"conv{i + 1}"), x, x2=joined(grown)))
         y = self.get_submodule(f"conv{CONVOLUTIONS}")(x, x2=joined(grown))
         return torch.add(x, y, alpha=SHARE)
 
@@ -133,6 +139,6 @@ class RRDBNet(Upscaler):
             y = block(y)
         y = self.conv_body(y, residual=first)
         for i in range(self.config.num_upsample):
-            y = leaky_relu(self.get_submodule(f"conv_up{i + 1}")(y, upsample=True), SLOPE)
-        made: Tensor = self.conv_last(leaky_relu(self.conv_hr(y), SLOPE))
+            y = _leaky(self.get_submodule(f"conv_up{i + 1}"), y, upsample=True)
+        made: Tensor = self.conv_last(_leaky(self.conv_hr, y))
         return made

@@ -20,6 +20,11 @@ def silu(x: Tensor) -> Tensor:
     return (wide * torch.sigmoid(wide)).to(x.dtype)
 
 
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0)."""
+    return x.clamp(min=0)
+
+
 def gelu(x: Tensor) -> Tensor:
     """x Phi(x), the exact GELU.  Hendrycks & Gimpel 2016, arXiv:1606.08415.
 

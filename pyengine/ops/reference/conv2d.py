@@ -5,7 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._pack import unpack_weight
+from ._activations import gelu, relu
 from ._activations import silu as silu_of
+
+_ACTIVATIONS = {"none": None, "silu": silu_of, "gelu": gelu, "relu": relu}
 
 
 def conv2d(
@@ -23,14 +26,18 @@ def conv2d(
     residual: Tensor | None = None,
     upsample: bool = False,
     out_channels: int | None = None,
+    input_activation: str = "none",
+    slopes: Tensor | None = None,
 ) -> Tensor:
     """Convolution of [N, H, W, C] pictures, with what surrounds it in a residual block.
 
     Prologue: x and x2 side by side in C; x * scale + shift per picture and channel ([N, C + C2],
-    group_norm_scale_shift's result); SiLU when silu; nearest-neighbour 2x enlargement if upsample.
+    group_norm_scale_shift's result); input_activation ("none", "silu", "gelu", "relu"; silu: short
+    for "silu"); nearest-neighbour 2x enlargement if upsample.
     weight: [Cout, KH, KW, C + C2], or packed by pack_weight; bias: [Cout]; padding: zeros (top,
     bottom, left, right).  Weights of a wider dtype than x's are used as they are.
-    Epilogue: + bias, + channel_add [N, Cout] (the time embedding), + residual [N, H', W', Cout].
+    Epilogue: + bias, + channel_add [N, Cout] (the time embedding), PReLU by slopes [Cout] (He et
+    al. 2015, arXiv:1502.01852), + residual [N, H', W', Cout].
     Returns [N, H', W', Cout] in x's dtype.
     """
     if x2 is not None:
@@ -38,8 +45,9 @@ def conv2d(
     dtype = x.dtype
     if scale is not None:
         x = x.to(scale.dtype) * scale[:, None, None] + shift[:, None, None]
-    if silu:
-        x = silu_of(x)
+    activation = _ACTIVATIONS["silu" if silu else input_activation]
+    if activation is not None:
+        x = activation(x)
     if weight.dim() == 5:
         if out_channels is None and bias is not None:
             out_channels = bias.shape[0]
@@ -58,6 +66,8 @@ def conv2d(
     y = y.permute(0, 2, 3, 1)
     if channel_add is not None:
         y = y + channel_add[:, None, None, :]
+    if slopes is not None:
+        y = torch.where(y > 0, y, y * slopes)
     if residual is not None:
         y = y + residual
     return y.to(dtype).contiguous()
