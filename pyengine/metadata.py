@@ -20,6 +20,7 @@ from .weights.jsonio import parse_object
 from .weights.text import show
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from PIL.PngImagePlugin import PngInfo
 
 FORMAT = 1
@@ -204,20 +205,24 @@ def read(path: str | os.PathLike[str]) -> Settings:
     from .images import open_image
 
     with open_image(path, "from") as image:
-        text = image.info.get(CHUNK)
-        foreign = A1111_CHUNK in image.info
-    name = show(os.fspath(path))
+        return read_image(image, f"from: {show(os.fspath(path))}")
+
+
+def read_image(image: "Image", where: str) -> Settings:
+    """As `read`, of a picture that was opened. where: what errors call it."""
+    text = image.info.get(CHUNK)
     if not isinstance(text, str):
+        foreign = A1111_CHUNK in image.info
         hint = "; another program's settings, in the chunk 'parameters', are not read"
-        raise RequestError(f"from: {name} holds no pyengine settings{hint if foreign else ''}")
+        raise RequestError(f"{where} holds no pyengine settings{hint if foreign else ''}")
     if len(text) > MAX_CHUNK:
-        raise RequestError(f"from: {name}: settings of {len(text)} characters, at most {MAX_CHUNK}")
-    data = parse_object(text.encode("utf-8", "surrogatepass"), f"from: {name}", error=RequestError)
+        raise RequestError(f"{where}: settings of {len(text)} characters, at most {MAX_CHUNK}")
+    data = parse_object(text.encode("utf-8", "surrogatepass"), where, error=RequestError)
     if data.get("format") != FORMAT:
         raise RequestError(
-            f"from: {name}: expected settings of format {FORMAT}, found {show(data.get('format'))}"
+            f"{where}: expected settings of format {FORMAT}, found {show(data.get('format'))}"
         )
     try:
-        return Settings.from_dict(data, f"from: {name}")
+        return Settings.from_dict(data, where)
     except ConfigError as e:
         raise RequestError(str(e)) from e

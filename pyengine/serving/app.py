@@ -8,7 +8,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 from .. import __version__
 from ..engine import Engine
-from . import errors, health, jobs, metrics, schema
+from . import a1111, errors, health, jobs, metrics, schema
+from .a1111.state import Callers
 from .gate import Gate
 from .openai import images as openai_images
 from .openai import models as openai_models
@@ -18,6 +19,7 @@ from .settings import ServerSettings
 #: The surfaces.
 ROUTERS = (
     health.router, metrics.router, openai_models.router, openai_images.router, jobs.router,
+    a1111.router,
 )  # fmt: skip
 
 
@@ -39,6 +41,7 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> FastAP
     app = FastAPI(title="pyengine", version=__version__, lifespan=lifespan, docs_url=None,
                   redoc_url=None)  # fmt: skip
     app.state.server = server
+    app.state.a1111 = Callers()
     errors.install(app)
     schema.install(app, keys=bool(server.settings.api_keys))
     for router in ROUTERS:

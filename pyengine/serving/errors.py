@@ -160,7 +160,7 @@ def a1111_body(refusal: Refusal) -> dict[str, Any]:
         "error": refusal.type,
         "detail": refusal.message,
         "body": "",
-        "errors": refusal.param or "",
+        "errors": refusal.message,
     }
 
 
