@@ -3,21 +3,24 @@
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import PyengineError, UnavailableError
+from starlette.types import Receive, Scope, Send
+
 from ..serving import ServerSettings
-from ..serving.errors import Refusal, answer, body_of, refusal_of
+from ..serving.budget import Budget
+from ..serving.errors import Refusal, body_of, refusal_of
+from ..serving.gate import GONE, Gate
+from ..serving.rates import Rates
+from ..serving.tracing import Tracing
 from . import places
+from .metrics import FrontMetrics
 from .needs import need
 from .replica import Head
 
 log = logging.getLogger("pyengine.ray")
-
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
 
 #: Replicas that a request is sent to, one after the other, as they die; seconds between.
 TRIES = 4
@@ -53,66 +56,84 @@ class Request:
     def path(self) -> str:
         return str(self.scope["path"])
 
+    @property
+    def begins(self) -> bool:
+        """Whether it asks for pictures: what `rate` counts."""
+        return self.scope["method"] == "POST" and self.path.startswith(places.DRAWING)
+
     def header(self, name: str) -> str:
         found = dict(self.scope["headers"]).get(name.encode(), b"")
         return str(found.decode("latin-1"))
 
 
 class Front:
-    """An ASGI app over groups of replicas, the first of which answers what names no model."""
+    """An ASGI app over groups of replicas, the first of which answers what names no model.
+
+    What it shares with a server is done here once for all replicas: limits on what is read, rates,
+    request ids, the log.
+    """
 
     def __init__(self, groups: Sequence[Group], settings: ServerSettings):
-        self._groups, self._settings = tuple(groups), settings
+        self._groups, self.settings = tuple(groups), settings
+        self.bodies, self.tracing = Budget(settings.max_held), Tracing()
+        self.metrics, self._rates = FrontMetrics(), Rates(settings.rate)
+        self._gate = Gate(self._inside, self)
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await _other(scope, receive, send)
-            return
-        out = Answer(scope, receive, send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        else:
+            await self._gate(scope, receive, send)
+
+    async def _inside(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Within the gate, which answers what is raised before an answer has begun."""
+        out = Answer(scope, send)
         try:
             request = await self._read(scope, receive)
+            if request.begins:
+                self._rates.check(places.caller_of(request))
             await _unless_left(self._answer(request, out), receive)
-        except (Refusal, PyengineError) as e:
-            await out.refuse(refusal_of(e))
-        except _Left:
-            pass
         except Exception as e:
-            log.exception("a request failed")
-            await out.refuse(refusal_of(e))
+            if not out.events:
+                raise
+            await out.cut(refusal_of(e))
 
-    async def _read(self, scope: dict[str, Any], receive: Receive) -> Request:
-        """The whole request. Raises Refusal: 413 for one that is too large."""
-        parts, size = [], 0
+    async def _read(self, scope: Scope, receive: Receive) -> Request:
+        """The whole request."""
+        parts = []
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise _Left
-            size += len(message.get("body", b""))
-            if size > self._settings.max_body:
-                raise Refusal(413, f"body: expected at most {self._settings.max_body} bytes, given"
-                              " more", "body", "too_large")  # fmt: skip
+                raise _gone()
             parts.append(message.get("body", b""))
             if not message.get("more_body"):
-                return Request({k: scope[k] for k in SENT if k in scope}, b"".join(parts))
+                break
+        sent = {name: scope[name] for name in SENT if name in scope}
+        given = [(k, v) for k, v in scope["headers"] if k != b"x-request-id"]
+        sent["headers"] = [*given, (b"x-request-id", scope["state"]["request_id"].encode())]
+        return Request(sent, b"".join(parts))
 
     async def _answer(self, request: Request, out: "Answer") -> None:
         everyone = places.EVERYONE.get(request.path)
         if everyone is not None and request.scope["method"] == "GET":
-            answers = [
-                await self._collect(group, request, {"to": name})
-                for group in self._groups
-                for name in (places.replicas(group) if everyone.replicas else [None])
-            ]
-            await out.whole(everyone.merge(answers))
+            answers = {}
+            for group in self._groups:
+                names = places.replicas(group) if everyone.replicas else []
+                for name in names or [""]:
+                    found = await self._collect(group, request, name)
+                    answers[found.name] = found
+            if everyone.replicas:
+                answers["front"] = places.Whole("front", 200, [], self.metrics.page())
+            await out.whole(everyone.merge(list(answers.values())))
             return
         group, where = places.of(request, self._groups)
         await self._relay(group, request, where, out)
 
-    async def _collect(self, group: Group, request: Request, where: Mapping[str, Any]) -> Any:
-        """A replica's name and its whole answer: (name, status, headers, body)."""
+    async def _collect(self, group: Group, request: Request, name: str) -> places.Whole:
+        """The whole answer of the replica of that name, or of any where it is no more."""
         whole = Collected()
-        await self._relay(group, request, where, whole)
-        return where.get("to"), whole.status, whole.headers, b"".join(whole.parts)
+        await self._relay(group, request, {"to": name}, whole)
+        return places.Whole(whole.name, whole.status, whole.headers, b"".join(whole.parts))
 
     async def _relay(
         self, group: Group, request: Request, where: Mapping[str, Any], out: Any
@@ -127,8 +148,7 @@ class Front:
             except lost() as e:
                 log.warning("a replica was lost: %s", type(e).__name__)
                 if out.begun:
-                    await out.cut(_lost())
-                    return
+                    raise _lost() from None
             except need("ray.serve.exceptions").BackPressureError:
                 raise Refusal(429, "the queue is full", code="queue_full",
                               retry_after=1.0) from None  # fmt: skip
@@ -142,7 +162,7 @@ class Front:
         raise _lost()
 
     async def _pass_on(self, response: Any, out: Any) -> None:
-        patience = self._settings.deadline + PATIENCE
+        patience = self.settings.deadline + PATIENCE
         head: Head | None = None
         while True:
             try:
@@ -162,17 +182,16 @@ class Front:
 
 
 class Answer:
-    """An answer on its way to the client."""
+    """An answer on its way to the client. events: whether it is a stream of them."""
 
-    def __init__(self, scope: dict[str, Any], receive: Receive, send: Send):
-        self._scope, self._receive, self._send = scope, receive, send
-        self.begun = False
-        self._events = False
+    def __init__(self, scope: Scope, send: Send):
+        self._path, self._send = scope["path"], send
+        self.begun = self.events = False
 
     async def begin(self, head: Head) -> None:
-        status, headers = head
+        status, headers, _ = head
         self.begun = True
-        self._events = dict(headers).get(b"content-type", b"").startswith(b"text/event-stream")
+        self.events = dict(headers).get(b"content-type", b"").startswith(b"text/event-stream")
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def add(self, body: bytes, more: bool = True) -> None:
@@ -181,38 +200,29 @@ class Answer:
     async def end(self) -> None:
         await self.add(b"", more=False)
 
-    async def whole(self, given: tuple[int, list[tuple[bytes, bytes]], bytes]) -> None:
-        status, headers, body = given
-        await self.begin((status, headers))
-        await self.add(body, more=False)
-
-    async def refuse(self, refusal: Refusal) -> None:
-        """An error in the shape of the path's surface; see `cut` where an answer has begun."""
-        if self.begun:
-            await self.cut(refusal)
-            return
-        self.begun = True
-        await answer(refusal, self._scope["path"])(self._scope, self._receive, self._send)
+    async def whole(self, given: places.Whole) -> None:
+        await self.begin((given.status, given.headers, given.name))
+        await self.add(given.body, more=False)
 
     async def cut(self, refusal: Refusal) -> None:
-        """An answer that cannot go on. A stream of events ends with the error, as OpenAI's client
-        reads it; of any other the client sees that it is not whole.
-        """
-        if not self._events:
-            raise UnavailableError(refusal.message)
-        data = json.dumps(body_of(refusal, self._scope["path"]))
-        await self.add(f"data: {data}\n\n".encode())
+        """A stream that cannot go on ends with the error, as OpenAI's client reads it."""
+        await self.add(f"data: {json.dumps(body_of(refusal, self._path))}\n\n".encode())
         await self.end()
 
 
 class Collected:
     """An answer that is kept."""
 
+    begun = False  # nobody has seen it: another replica may be asked
+
     def __init__(self) -> None:
-        self.status, self.headers, self.parts, self.begun = 0, [], [], False  # type: ignore[var-annotated]
+        self.status, self.name = 0, ""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.parts: list[bytes] = []
 
     async def begin(self, head: Head) -> None:
-        self.status, self.headers = head
+        self.status, self.headers, self.name = head
+        self.parts = []
 
     async def add(self, body: bytes) -> None:
         self.parts.append(body)
@@ -221,12 +231,8 @@ class Collected:
         pass
 
 
-class _Left(Exception):  # noqa: N818
-    """The client has gone."""
-
-
 async def _unless_left(work: Any, receive: Receive) -> None:
-    """Awaits `work`, or cancels it when the client goes and raises _Left."""
+    """Awaits `work`, or cancels it when the client goes."""
 
     async def left() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -236,7 +242,7 @@ async def _unless_left(work: Any, receive: Receive) -> None:
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if not tasks[0].done():
-            raise _Left
+            raise _gone()
         await tasks[0]
     finally:
         for task in tasks:
@@ -244,12 +250,8 @@ async def _unless_left(work: Any, receive: Receive) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _other(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-    """Lifespan, which has nothing to do here, and websockets, of which there are none."""
-    if scope["type"] == "websocket":
-        await receive()
-        await send({"type": "websocket.close", "code": 1000})
-        return
+async def _lifespan(receive: Receive, send: Send) -> None:
+    """There is nothing to begin or to end."""
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})
@@ -262,6 +264,10 @@ def lost() -> tuple[type[BaseException], ...]:
     errors, serve = need("ray.exceptions"), need("ray.serve.exceptions")
     return (errors.RayActorError, errors.ObjectLostError, errors.WorkerCrashedError,
             serve.ReplicaUnavailableError)  # fmt: skip
+
+
+def _gone() -> Refusal:
+    return Refusal(GONE, "the client has gone", code="client_gone")
 
 
 def _lost() -> Refusal:

@@ -14,13 +14,12 @@ from . import metrics, ranking
 if TYPE_CHECKING:
     from .front import Group, Request
 
-#: (replica, status, headers, body) of a replica's whole answer.
-Whole = tuple[str | None, int, list[tuple[bytes, bytes]], bytes]
-#: (status, headers, body).
-Merged = tuple[int, list[tuple[bytes, bytes]], bytes]
-
+#: Paths of requests for pictures begin so.
+DRAWING = ("/v1/images/", "/v1/jobs", "/sdapi/v1/txt2img", "/sdapi/v1/img2img")
 _JOB = re.compile(r"/v1/jobs/([^/]+)")
+_NODE = re.compile(r"job_([^.]+)\.")
 _MODEL = re.compile(r"/v1/models/(.+)")
+#: The field `model` of a multipart form.
 _FORM_MODEL = re.compile(
     rb'name="model"(?:; *filename="[^"]*")?\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,1000})\r\n'
 )
@@ -53,7 +52,8 @@ def replicas(group: "Group") -> list[str]:
 
 def node_of(job: str) -> str:
     """The replica that a job's id names; "" where it names none."""
-    return job.partition("-")[0] if "-" in job else ""
+    found = _NODE.match(job)
+    return found[1] if found else ""
 
 
 def caller_of(request: "Request") -> str:
@@ -91,42 +91,49 @@ def _of_model(model: str | None, groups: Sequence["Group"]) -> "Group":
 
 
 @dataclass(frozen=True)
+class Whole:
+    """A whole answer. name: the replica's."""
+
+    name: str
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+    def with_body(self, body: bytes) -> "Whole":
+        kept = [(name, value) for name, value in self.headers if name.lower() != b"content-length"]
+        length = (b"content-length", str(len(body)).encode())
+        return Whole(self.name, self.status, [*kept, length], body)
+
+
+@dataclass(frozen=True)
 class Everyone:
     """A path that all groups answer, or all replicas of each, and how their answers become one."""
 
-    merge: Callable[[Sequence[Whole]], Merged]
+    merge: Callable[[Sequence[Whole]], Whole]
     replicas: bool = False
 
 
-def _worst(answers: Sequence[Whole]) -> Merged:
+def _worst(answers: Sequence[Whole]) -> Whole:
     """That with the highest status."""
-    _, status, headers, body = max(answers, key=lambda whole: whole[1])
-    return status, headers, body
+    return max(answers, key=lambda whole: whole.status)
 
 
-def _models(answers: Sequence[Whole]) -> Merged:
+def _models(answers: Sequence[Whole]) -> Whole:
     """One list of all models."""
-    status, headers, body = _worst(answers)
-    if status != 200 or len(answers) == 1:
-        return status, headers, body
-    lists: list[dict[str, Any]] = [json.loads(whole[3]) for whole in answers]
+    worst = _worst(answers)
+    if worst.status != 200 or len(answers) == 1:
+        return worst
+    lists: list[dict[str, Any]] = [json.loads(whole.body) for whole in answers]
     models = [model for found in lists for model in found["data"]]
-    body = json.dumps({**lists[0], "data": models}).encode()
-    return status, _sized(headers, body), body
+    return worst.with_body(json.dumps({**lists[0], "data": models}).encode())
 
 
-def _metrics(answers: Sequence[Whole]) -> Merged:
-    """The metrics of all replicas, each labelled with its own."""
-    status, headers, body = _worst(answers)
-    if status != 200:
-        return status, headers, body
-    body = metrics.merged([(str(name), whole) for name, _, _, whole in answers])
-    return status, _sized(headers, body), body
-
-
-def _sized(headers: list[tuple[bytes, bytes]], body: bytes) -> list[tuple[bytes, bytes]]:
-    kept = [(name, value) for name, value in headers if name.lower() != b"content-length"]
-    return [*kept, (b"content-length", str(len(body)).encode())]
+def _metrics(answers: Sequence[Whole]) -> Whole:
+    """The metrics of all replicas, each series labelled with its own."""
+    worst = _worst(answers)
+    if worst.status != 200:
+        return worst
+    return worst.with_body(metrics.merged([(whole.name, whole.body) for whole in answers]))
 
 
 EVERYONE = {

@@ -4,18 +4,20 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 from ..engine import Engine
 from ..errors import UnavailableError
 from ..serving import ServerSettings, create_app
+from .needs import need
 from .scaling import METRIC
 
 #: Seconds that the app has to notice that nobody waits for its answer any more.
 LEAVE = 1.0
 
-#: What a replica yields: first an answer's status and headers, then its bytes.
-Head = tuple[int, list[tuple[bytes, bytes]]]
+#: What a replica yields: first an answer's status and headers and its own name, then bytes.
+Head = tuple[int, list[tuple[bytes, bytes]], str]
 
 
 class Replica:
@@ -23,8 +25,10 @@ class Replica:
 
     def __init__(self, models: Sequence[str], options: Mapping[str, Any],
                  settings: ServerSettings):  # fmt: skip
+        self._name = _name()
         self._engine = Engine(*models, **options)
-        self._app = create_app(self._engine, settings)
+        # Once for all replicas, by the front.
+        self._app = create_app(self._engine, replace(settings, node=self._name, rate=0.0))
         self._life = AsyncExitStack()
         self._starting: asyncio.Task[Any] | None = None
         self._told = itertools.count(1)
@@ -61,7 +65,8 @@ class Replica:
         try:
             while (message := await sent.get()) is not None:
                 if message["type"] == "http.response.start":
-                    yield message["status"], [(bytes(k), bytes(v)) for k, v in message["headers"]]
+                    headers = [(bytes(k), bytes(v)) for k, v in message["headers"]]
+                    yield message["status"], headers, self._name
                 elif message.get("body"):
                     yield bytes(message["body"])
             await task
@@ -99,6 +104,15 @@ class Replica:
         """Called by Ray as the replica ends, once its requests have been answered."""
         if hasattr(self, "_engine"):
             self._engine.stop()
+
+
+def _name() -> str:
+    """This replica's name; "" where Ray runs none."""
+    serve = need("ray.serve")
+    try:
+        return str(serve.get_replica_context().replica_id.unique_id)
+    except need("ray.serve.exceptions").RayServeException:
+        return ""
 
 
 async def _ended(task: "asyncio.Task[None]", sent: "asyncio.Queue[Any]") -> None:

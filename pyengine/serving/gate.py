@@ -9,7 +9,7 @@ import logging
 import re
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,7 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import Refusal, answer, refusal_of
 
 if TYPE_CHECKING:
-    from .server import Server
+    from .budget import Budget
+    from .settings import ServerSettings
+    from .tracing import Tracing
 
 log = logging.getLogger("pyengine.serving")
 
@@ -39,10 +41,31 @@ HEADERS = {
 GONE = 499
 
 
+class Counting(Protocol):
+    """What a gate needs of the metrics of what it stands around."""
+
+    def request(self, method: str, route: str, status: int, seconds: float,
+                refusal: Refusal | None) -> None:  # fmt: skip
+        """A request was answered."""
+
+
+class Gated(Protocol):
+    """What a gate needs of what it stands around: of a Server, or of the front of several."""
+
+    @property
+    def settings(self) -> "ServerSettings": ...
+    @property
+    def bodies(self) -> "Budget": ...
+    @property
+    def metrics(self) -> Counting: ...
+    @property
+    def tracing(self) -> "Tracing": ...
+
+
 class Gate:
     """Middleware around all of an app's routes."""
 
-    def __init__(self, app: ASGIApp, server: "Server"):
+    def __init__(self, app: ASGIApp, server: Gated):
         self.app, self.server, self.active = app, server, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

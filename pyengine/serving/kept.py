@@ -31,8 +31,8 @@ STATUS = {"queued": "queued", "started": "running", "done": "succeeded", "failed
 class KeptJob:
     """A job with all that is told of it. Of the event loop's thread alone."""
 
-    def __init__(self, caller: Caller, drawing: Drawing, asked: "Asked"):
-        self.id = f"job_{secrets.token_urlsafe(18)}"
+    def __init__(self, caller: Caller, drawing: Drawing, asked: "Asked", node: str = ""):
+        self.id = f"job_{node}{'.' if node else ''}{secrets.token_urlsafe(18)}"
         self.caller, self.drawing, self.asked = caller.name, drawing, asked
         self.status, self.created = "queued", time.time()
         #: (id, type, data) of its events, and the bytes that it is kept in.
@@ -179,7 +179,7 @@ class Jobs:
                 names=asked.names, context=context,
             )
         )  # fmt: skip
-        job = KeptJob(caller, drawing, asked)
+        job = KeptJob(caller, drawing, asked, server.settings.node)
         self._jobs[job.id] = job
         task = self._tasks[job.id] = asyncio.create_task(job.run(server))
         task.add_done_callback(lambda _: self._tasks.pop(job.id, None))

@@ -34,6 +34,8 @@ class ServerSettings:
     keep: seconds that a job is kept once it has ended; max_kept, max_kept_bytes: jobs that are
     kept, and their results together: the oldest go first.
     ping: seconds between signs of life in a stream.
+    node: a name that the ids of jobs begin with, so that who stands in front of several servers
+    finds them again; "": none.
     """
 
     api_keys: tuple[str, ...] = ()
@@ -55,6 +57,7 @@ class ServerSettings:
     max_kept: int = 1000
     max_kept_bytes: int = 256 * MB
     ping: float = 10.0
+    node: str = ""
 
     def __post_init__(self) -> None:
         for field in fields(self):

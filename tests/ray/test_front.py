@@ -12,11 +12,12 @@ pytest.importorskip("fastapi")
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import BackPressureError
 
-from pyengine.errors import UnavailableError
 from pyengine.ray import front, metrics, places, ranking, scaling
 from pyengine.serving import ServerSettings
+from pyengine.serving.errors import Refusal
 
 JSON = [(b"content-type", b"application/json")]
+NAME = "r1"
 EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8")]
 
 
@@ -73,8 +74,6 @@ def call(groups, path="/v1/images/generations", body=b"{}", headers=(), method="
 
     app = front.Front(groups, ServerSettings(**settings))
     asyncio.run(app(scope, receive, send))
-    if not sent:
-        return None
     whole = b"".join(message.get("body", b"") for message in sent)
     assert [message.get("more_body", False) for message in sent[1:]].count(False) == 1
     return sent[0]["status"], dict(sent[0]["headers"]), whole
@@ -90,8 +89,9 @@ def died():
 
 
 def test_a_request_whose_replica_dies_is_sent_to_another():
-    group = Replicas([died()], [(200, JSON), died()], [(200, JSON), b'{"a"', b": 1}"])
-    assert call([group]) == (200, dict(JSON), b'{"a": 1}')
+    group = Replicas([died()], [(200, JSON, NAME), died()], [(200, JSON, NAME), b'{"a"', b": 1}"])
+    status, headers, body = call([group])
+    assert (status, headers[b"content-type"], body) == (200, b"application/json", b'{"a": 1}')
     assert len(group.asked) == 3
     assert all(response.cancelled for response in group.responses)
 
@@ -110,7 +110,7 @@ def test_where_all_die_it_is_said_in_openais_shape():
 
 
 def test_a_stream_that_cannot_go_on_ends_with_an_error():
-    group = Replicas([(200, EVENTS), b"data: {}\n\n", died()])
+    group = Replicas([(200, EVENTS, NAME), b"data: {}\n\n", died()])
     status, _, body = call([group])
     assert status == 200
     first, last = body.decode().strip().split("\n\n")
@@ -119,8 +119,8 @@ def test_a_stream_that_cannot_go_on_ends_with_an_error():
 
 
 def test_another_answer_that_cannot_go_on_is_not_ended_as_if_it_were_whole():
-    with pytest.raises(UnavailableError):
-        call([Replicas([(200, JSON), b'{"a"', died()])])
+    with pytest.raises(Refusal, match="lost"):
+        call([Replicas([(200, JSON, NAME), b'{"a"', died()])])
 
 
 def test_full_queues_and_faults_have_openais_shape():
@@ -130,6 +130,7 @@ def test_full_queues_and_faults_have_openais_shape():
     status, _, body = call([Replicas([RuntimeError("/secret/path")])])
     assert (status, json.loads(body)["error"]["code"]) == (500, "internal_error")
     assert b"secret" not in body
+    call([Replicas([(200, JSON, NAME)])], rate=1.0)
     status, _, body = call([Replicas([])], body=b"x" * 2000, max_body=1024)
     assert (status, json.loads(body)["error"]["param"]) == (413, "body")
 
@@ -143,8 +144,9 @@ def test_a_replica_that_never_answers_is_given_up(monkeypatch):
 
 
 def test_a_client_that_goes_ends_the_call():
-    group = Replicas([(200, EVENTS), "never"])
-    assert call([group], leave=0.05) is None
+    group = Replicas([(200, JSON, NAME), b"{", "never"])
+    with pytest.raises(Refusal, match="gone"):
+        call([group], leave=0.05)
     assert group.responses[0].cancelled
 
 
@@ -205,8 +207,8 @@ def test_jobs_idempotent_requests_and_a1111s_go_to_one_replica(monkeypatch):
         group, found = places.of(front.Request(scope, b"{}"), groups)
         return group.handle.deployment_name, found
 
-    assert where("/v1/jobs/r7-abc/events") == ("two", {"to": "r7"})
-    assert where("/v1/jobs/abc") == ("one", {"to": ""})
+    assert where("/v1/jobs/job_r7.abc/events") == ("two", {"to": "r7"})
+    assert where("/v1/jobs/job_abc") == ("one", {"to": ""})
     assert where("/sdapi/v1/progress") == ("one", {"key": "192.0.2.1"})
     assert where("/v1/jobs", (b"idempotency-key", b"k"))[1] == {"key": "192.0.2.1 k"}
     assert where("/v1/jobs") == ("one", {})
@@ -218,14 +220,14 @@ def test_jobs_idempotent_requests_and_a1111s_go_to_one_replica(monkeypatch):
 def test_models_of_all_groups_are_one_list():
     def page(name):
         body = json.dumps({"object": "list", "data": [{"id": name}]}).encode()
-        return [(200, [*JSON, (b"content-length", b"%d" % len(body))]), body]
+        return [(200, [*JSON, (b"content-length", b"%d" % len(body))], name), body]
 
     groups = [Replicas(page("one")), Replicas(page("two"))]
     status, headers, body = call(groups, "/v1/models", method="GET")
     assert status == 200
     assert [model["id"] for model in json.loads(body)["data"]] == ["one", "two"]
     assert headers[b"content-length"] == b"%d" % len(body)
-    groups = [Replicas([(200, JSON), b"{}"]), Replicas([(503, JSON), b"no"])]
+    groups = [Replicas([(200, JSON, NAME), b"{}"]), Replicas([(503, JSON, NAME), b"no"])]
     assert call(groups, "/healthz", method="GET")[0] == 503
 
 

@@ -1,4 +1,4 @@
-"""A replica by itself: the app's answers as Ray sends them."""
+"""A replica by itself: the app's answers as Ray sends them, and jobs that end with their client."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ async def whole(replica, body, **scope):
     return items[0][0], b"".join(items[1:])
 
 
-def test_an_answer_is_the_apps():
+def test_an_answer_is_the_apps_and_ends_with_its_client():
     async def run():
         replica = Replica(["emoji"], {"max_waiting": 4}, ServerSettings(deadline=1e5))
         assert replica.record_autoscaling_stats() == {"remaining_seconds": 0.0}
@@ -35,9 +35,23 @@ def test_an_answer_is_the_apps():
         assert [picture["seed"] for picture in json.loads(body)["data"]] == [3, 4]
         status, body = await whole(replica, {**ask, "size": "32by32"})
         assert (status, json.loads(body)["error"]["param"]) == (400, "size")
+        long = json.dumps({**ask, "num_inference_steps": 900}).encode()
+        task = asyncio.ensure_future(anext(replica.answer(scope_of(), long)))
+        while not replica._engine.running:
+            assert not task.done(), task.result()
+            await asyncio.sleep(0.01)
+        told = replica.record_routing_stats()
+        assert told["seconds"] > 0.1
+        assert told["typical"] == pytest.approx(told["seconds"])
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        while replica._engine.running:  # the step that it is in
+            await asyncio.sleep(0.01)
+        assert replica._engine.remaining == 0
         replica.check_health()
         replica._engine.stop()
         with pytest.raises(pyengine.errors.UnavailableError):
             replica.check_health()
+        await replica._life.aclose()
 
     asyncio.run(run())

@@ -64,13 +64,13 @@ def draw(address, **call):
     return httpx.post(f"{address}/v1/images/generations", json=call, timeout=120)
 
 
-def picture(answer):
-    data = base64.b64decode(answer.json()["data"][0]["b64_json"])
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+def decoded(data):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
 
 
 def same(answer, pipe, call):
-    return np.array_equal(picture(answer), np.asarray(pipe(**call, progress=False).images[0]))
+    picture = decoded(answer.json()["data"][0]["b64_json"])
+    return np.array_equal(picture, np.asarray(pipe(**call, progress=False).images[0]))
 
 
 def test_a_replica_that_is_killed_under_load_costs_no_request(address, pipe):
@@ -86,6 +86,48 @@ def test_a_replica_that_is_killed_under_load_costs_no_request(address, pipe):
     assert [answer.status_code for answer in found] == [200] * len(calls)
     assert all(same(answer, pipe, call) for call, answer in zip(calls, found, strict=True))
     assert same(draw(address, **call_of(1, 2)), pipe, call_of(1, 2))
+
+
+def test_jobs_are_found_where_they_were_submitted(address, pipe):
+    call = call_of(4, 3)
+    jobs = [httpx.post(f"{address}/v1/jobs", json=call, timeout=60).json() for _ in range(4)]
+    for job in jobs:
+        with httpx.stream("GET", f"{address}/v1/jobs/{job['id']}/events", timeout=60) as events:
+            assert "event: done" in "".join(events.iter_text())
+        told = httpx.get(f"{address}/v1/jobs/{job['id']}", timeout=60)
+        assert told.json()["status"] == "succeeded"
+        data = told.json()["result"]["data"][0]["b64_json"]
+        assert np.array_equal(decoded(data), np.asarray(pipe(**call, progress=False).images[0]))
+    assert httpx.get(f"{address}/v1/jobs/job_nobody.x", timeout=60).status_code == 404
+
+
+def test_a_stream_comes_through(address):
+    call = {**call_of(5, 12), "stream": True, "partial_images": 2}
+    with httpx.stream("POST", f"{address}/v1/images/generations", json=call, timeout=60) as answer:
+        text = "".join(answer.iter_text())
+    assert text.count("event: image_generation.partial_image") == 2
+    assert text.count("event: image_generation.completed") == 1
+
+
+def running(address):
+    """Jobs that run or wait, by replica."""
+    found = {}
+    for line in httpx.get(f"{address}/metrics", timeout=60).text.splitlines():
+        if line.startswith(("pyengine_running{", "pyengine_waiting{")):
+            name = line.partition('replica="')[2].partition('"')[0]
+            found[name] = found.get(name, 0) + float(line.rpartition(" ")[2])
+    return found
+
+
+def test_a_client_that_goes_ends_its_job(address):
+    assert list(running(address).values()) == [0, 0]
+    call = call_of(6, 900)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{address}/v1/images/generations", json=call, timeout=1.0)
+    until = time.monotonic() + 60
+    while any(running(address).values()):
+        assert time.monotonic() < until
+    assert draw(address, **call_of(7, 1)).status_code == 200
 
 
 def test_errors_and_lists_are_those_of_the_server(address):
