@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from .pipelines import from_pretrained
     from .pipelines.amused.pipeline import AmusedPipeline
     from .pipelines.amused.tasks import AmusedImg2ImgPipeline, AmusedInpaintPipeline
+    from .pipelines.ddpm.pipeline import DDIMPipeline, DDPMPipeline
+    from .pipelines.deepfloyd_if.pipeline import IFPipeline
+    from .pipelines.deepfloyd_if.super_resolution import IFSuperResolutionPipeline
     from .pipelines.deepfloyd_if.tasks import (
         IFImg2ImgPipeline,
         IFImg2ImgSuperResolutionPipeline,
@@ -69,6 +72,16 @@ if TYPE_CHECKING:
         TCDScheduler,
         UniPCMultistepScheduler,
     )
+    from .pipelines.dit.pipeline import DiTPipeline
+    from .pipelines.kandinsky.combined import KandinskyV22CombinedPipeline
+    from .pipelines.kandinsky.pipeline import KandinskyV22Pipeline
+    from .pipelines.kandinsky.prior import KandinskyV22PriorPipeline
+    from .pipelines.kandinsky.tasks import (
+        KandinskyV22Img2ImgCombinedPipeline,
+        KandinskyV22Img2ImgPipeline,
+        KandinskyV22InpaintCombinedPipeline,
+        KandinskyV22InpaintPipeline,
+    )
     from .pipelines.stable_diffusion.pipeline import StableDiffusionPipeline
     from .pipelines.stable_diffusion.tasks import (
         LatentConsistencyModelImg2ImgPipeline,
@@ -79,6 +92,8 @@ if TYPE_CHECKING:
         StableDiffusionXLInpaintPipeline,
     )
     from .pipelines.stable_diffusion.xl import StableDiffusionXLPipeline
+    from .pipelines.unclip.pipeline import UnCLIPPipeline
+    from .pipelines.unclip.variation import UnCLIPImageVariationPipeline
 
 __all__ = [
     "AmusedImg2ImgPipeline",
@@ -88,13 +103,16 @@ __all__ = [
     "AutoPipelineForInpainting",
     "AutoPipelineForText2Image",
     "DDIMParallelScheduler",
+    "DDIMPipeline",
     "DDIMScheduler",
     "DDPMParallelScheduler",
+    "DDPMPipeline",
     "DDPMScheduler",
     "DEISMultistepScheduler",
     "DPMSolverMultistepScheduler",
     "DPMSolverSDEScheduler",
     "DPMSolverSinglestepScheduler",
+    "DiTPipeline",
     "DiffusionPipeline",
     "EDMDPMSolverMultistepScheduler",
     "EDMEulerScheduler",
@@ -107,9 +125,18 @@ __all__ = [
     "IFImg2ImgSuperResolutionPipeline",
     "IFInpaintingPipeline",
     "IFInpaintingSuperResolutionPipeline",
+    "IFPipeline",
+    "IFSuperResolutionPipeline",
     "IPNDMScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "KDPM2DiscreteScheduler",
+    "KandinskyV22CombinedPipeline",
+    "KandinskyV22Img2ImgCombinedPipeline",
+    "KandinskyV22Img2ImgPipeline",
+    "KandinskyV22InpaintCombinedPipeline",
+    "KandinskyV22InpaintPipeline",
+    "KandinskyV22Pipeline",
+    "KandinskyV22PriorPipeline",
     "LCMScheduler",
     "LMSDiscreteScheduler",
     "LatentConsistencyModelImg2ImgPipeline",
@@ -123,6 +150,8 @@ __all__ = [
     "StableDiffusionXLInpaintPipeline",
     "StableDiffusionXLPipeline",
     "TCDScheduler",
+    "UnCLIPImageVariationPipeline",
+    "UnCLIPPipeline",
     "UniPCMultistepScheduler",
     "__version__",
     "engine",

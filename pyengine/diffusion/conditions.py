@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,8 +90,9 @@ class Conditions:
         self.context = TextContext(())
         if self.text is not None:
             with beside([self.adapters] * len(self.text)):
+                encode: Any = unet.encode_context  # not every network's takes a mask
                 masked = {} if self.text_mask is None else {"attention_mask": self.text_mask}
-                self.context = unet.encode_context(self.text, **masked)
+                self.context = encode(self.text, **masked)
         if self.in_input and self.mask is not None and self.masked is not None:
             rows = max(len(self.mask), len(self.masked))
             both = (_repeated(t, rows) for t in (self.mask, self.masked))

@@ -19,11 +19,9 @@ class Denoiser(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def encode_context(
-        self, encoder_hidden_states: Tensor, /, *, attention_mask: Tensor
-    ) -> TextContext:
-        """What each attention to the text reads, from text [R, L, C]. attention_mask: [R, L], 1 for
-        a token that is seen; given only to networks that take one.
+    def encode_context(self, encoder_hidden_states: Tensor, /) -> TextContext:
+        """What each attention to the text reads, from text [R, L, C]. Networks whose texts have
+        masks take attention_mask=[R, L], too, 1 for a token that is seen.
         """
 
     def embed_timesteps(

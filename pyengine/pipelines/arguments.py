@@ -334,6 +334,8 @@ ARGUMENTS: tuple[Argument, ...] = (
         "callback_on_step_end", "callback_on_step_end_tensor_inputs", "generator", "progress",
         "return_dict", "run", "timeout",
     )),
+    Argument("prior_callback_on_step_end"),
+    Argument("prior_callback_on_step_end_tensor_inputs"),
     Argument("num_images", Whole(1, 1024), own=True),
     Argument("tile", Whole(1, 1 << 15), own=True),
     Argument("overlap", Whole(0, 1 << 15), own=True),

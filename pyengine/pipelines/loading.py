@@ -17,9 +17,9 @@ from ..weights import Checkpoint, check_tier, resolve
 from ..weights.layout import find
 from ..weights.source import model_folder
 from ..weights.text import did_you_mean, nearest, show
-from .diffusers_names.keywords import read_keywords
+from .diffusers_names.keywords import Keywords, read_keywords
 from .reading import Load
-from .registry import family_of, family_of_pipeline, fits
+from .registry import families, family_of, family_of_pipeline, fits
 
 if TYPE_CHECKING:
     from .stable_diffusion.pipeline import StableDiffusionPipeline
@@ -55,6 +55,7 @@ def from_pretrained(
     reads *.fp16.safetensors. weights: "int8" or "fp8" round those of linear layers to 8 bits, which
     gives other pictures (docs/numerics.md): a token model's transformer (Janus, PictureGPT), or
     with "fp8" the U-Net's transformer blocks. scheduler: as `pipe.scheduler = ...` takes it.
+    prior: Kandinsky 2.2's, beside its decoder as the model: a folder or Hub id.
     options: as pyengine.weights.resolve takes them (revision, cache_dir, token, local_files_only,
     prediction_type, ignore_config_keys...); parts in place of the checkpoint's (vae=..., of
     pyengine.models); and diffusers' other keywords: torch_dtype, device_map, safety_checker=None
@@ -76,11 +77,14 @@ def load(model: Any, keywords: dict[str, Any], wanted: Any = None) -> Any:
     """from_pretrained. wanted: the pipeline's class, where it is not the checkpoint's to choose, or
     a function that finds it by diffusers' class of the checkpoint.
     """
+    others = {name: keywords.pop(name) for name in joining() if name in keywords}
     k = read_keywords(keywords)
     place, kind = find_device(k.device), None if k.dtype == "auto" else find_dtype(k.dtype)
     if k.weights is not None:
         check_tier(k.weights)
     checkpoint, source = find_checkpoint(_below(model, k.subfolder), k.variant, k.options)
+    for name, other in others.items():
+        checkpoint = _joined(checkpoint, name, other, k)
     if wanted is not None:
         wanted = wanted if isinstance(wanted, type) else wanted(checkpoint.pipeline_class)
         _check_class(wanted, checkpoint)
@@ -120,6 +124,22 @@ def reload(pipeline: Any, device: torch.device, dtype: torch.dtype) -> None:
             pipeline.__dict__.update({n: v for n, v in vars(fresh).items() if n not in own})
         pipeline._loaded = object()
     release_free_memory()
+
+
+def joining() -> tuple[str, ...]:
+    """Keywords by which another checkpoint may come beside the one that is loaded."""
+    return tuple(dict.fromkeys(name for family in families() for name in family.joins))
+
+
+def _joined(checkpoint: Checkpoint, name: str, other: Any, k: Keywords) -> Checkpoint:
+    """One checkpoint of two. other: the place of the second; None: the first alone."""
+    if other is None:
+        return checkpoint
+    how = family_of(checkpoint.pipeline_class).joins.get(name)
+    if how is None:
+        raise RequestError(f"{name}: a {checkpoint.pipeline_class} takes none")
+    made: Checkpoint = find(how)(checkpoint, find_checkpoint(other, k.variant, k.options)[0])
+    return made
 
 
 def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:

@@ -36,8 +36,9 @@ class Family(Layout):
     pipeline is not the class for all; others: its further classes over the same models. sampler:
     what `info` calls the scheduler, where it is none of pyengine.schedules. rehearse: what `info
     --plan` runs: rehearse(models, batch, height, width) yields (part, function) in order; models:
-    {part: network on the meta device}, sizes in pixels or None. rank: lists of families are in this
-    order.
+    {part: network on the meta device}, sizes in pixels or None. joins: {keyword of
+    from_pretrained: function (checkpoint, another) that makes one of both}. rank: lists of families
+    are in this order.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Family(Layout):
     others: tuple[Reference, ...] = ()
     sampler: str | None = None
     rehearse: Reference | None = None
+    joins: Mapping[str, Reference] = field(default_factory=dict)
     rank: int = 100
 
     @property

@@ -281,7 +281,8 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
             weights=self.network.weights,
         )  # fmt: skip
 
-    def _begin(self, r: UnpromptedRequest, report: Report) -> DenoisingCall:
+    def _planned(self, r: UnpromptedRequest, report: Report) -> tuple[Plan, NamedScheduler]:
+        """The request's run, and its sampler; the report gets its name and warnings."""
         named = self.scheduler if r.scheduler is None else self._named_scheduler(r.scheduler)
         r.guides.check_scheduler(named.sampler)
         plan: Plan = named.sampler.plan(**r.plan)
@@ -292,6 +293,10 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
             )
         report.sampler = plan.sampler
         report.warnings += named.sampler.warnings
+        return plan, named
+
+    def _begin(self, r: UnpromptedRequest, report: Report) -> DenoisingCall:
+        plan, named = self._planned(r, report)
         r.run.settings = {"num_timesteps": len(plan), **r.settings}
         noise = NoiseSource(r.generators, self.device)
         with report.stage("prepare", self.device):

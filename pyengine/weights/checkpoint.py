@@ -88,6 +88,10 @@ class Checkpoint:
         """(config, tensors) of a model: "unet", "vae", "text_encoder"..."""
         return self.config(name), self.tensors(name)
 
+    def place(self, name: str) -> Path:
+        """The folder that a part's files lie in."""
+        raise NotImplementedError
+
     def tokenizer_files(self, name: str) -> dict[str, Path]:
         """{file name: path} of those TOKENIZER_FILES that the tokenizer has."""
         raise NotImplementedError

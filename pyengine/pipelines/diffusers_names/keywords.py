@@ -87,7 +87,8 @@ def part_names() -> tuple[str, ...]:
 
 def known() -> tuple[str, ...]:
     """All keywords that are read, accepted or refused in words of their own."""
-    return (*_OWN, *RESOLVED, *part_names(), *SETTINGS, *ACCEPTED, *NOT_HERE)
+    joins = (name for family in families() for name in family.joins)
+    return (*_OWN, *joins, *RESOLVED, *part_names(), *SETTINGS, *ACCEPTED, *NOT_HERE)
 
 
 @dataclass

@@ -28,6 +28,12 @@ _IF = (
     "num_inference_steps timesteps guidance_scale negative_prompt num_images_per_prompt eta"
     f" generator {_EMBEDS} output_type return_dict callback callback_steps"
 )
+_KANDINSKY = "height width num_inference_steps guidance_scale"
+_COMBINED = (
+    "num_images_per_prompt height width prior_guidance_scale prior_num_inference_steps generator"
+    " latents output_type"
+)
+_PRIOR_BACK = f"prior_callback_on_step_end prior_callback_on_step_end_tensor_inputs {_BACK}"
 #: By class: the arguments of its call, in the order in which diffusers 0.42 takes them.
 ORDERS = {
     "StableDiffusionPipeline": f"prompt height width {_STEPS} {_NEGATIVE} latents {_EMBEDS} {_IP}"
@@ -54,6 +60,37 @@ ORDERS = {
     " cross_attention_kwargs",
     "IFImg2ImgSuperResolutionPipeline": f"image original_image strength prompt {_IF}"
     " cross_attention_kwargs noise_level clean_caption",
+    "IFPipeline": "prompt num_inference_steps timesteps guidance_scale negative_prompt"
+    f" num_images_per_prompt height width eta generator {_EMBEDS} output_type return_dict callback"
+    " callback_steps clean_caption cross_attention_kwargs",
+    "IFSuperResolutionPipeline": f"prompt height width image {_IF} cross_attention_kwargs"
+    " noise_level clean_caption",
+    "DDPMPipeline": "batch_size generator num_inference_steps output_type return_dict",
+    "DDIMPipeline": "batch_size generator eta num_inference_steps use_clipped_model_output"
+    " output_type return_dict",
+    "DiTPipeline": "class_labels guidance_scale generator num_inference_steps output_type"
+    " return_dict",
+    "UnCLIPPipeline": "prompt num_images_per_prompt prior_num_inference_steps"
+    " decoder_num_inference_steps super_res_num_inference_steps generator prior_latents"
+    " decoder_latents super_res_latents text_model_output text_attention_mask prior_guidance_scale"
+    " decoder_guidance_scale output_type return_dict",
+    "UnCLIPImageVariationPipeline": "image num_images_per_prompt decoder_num_inference_steps"
+    " super_res_num_inference_steps generator decoder_latents super_res_latents image_embeddings"
+    " decoder_guidance_scale output_type return_dict",
+    "KandinskyV22PriorPipeline": "prompt negative_prompt num_images_per_prompt num_inference_steps"
+    f" generator latents guidance_scale output_type return_dict {_BACK}",
+    "KandinskyV22Pipeline": f"image_embeds negative_image_embeds {_KANDINSKY} num_images_per_prompt"
+    f" generator latents output_type return_dict {_BACK}",
+    "KandinskyV22Img2ImgPipeline": f"image_embeds image negative_image_embeds {_KANDINSKY} strength"
+    f" num_images_per_prompt generator output_type return_dict {_BACK}",
+    "KandinskyV22InpaintPipeline": f"image_embeds image mask_image negative_image_embeds"
+    f" {_KANDINSKY} num_images_per_prompt generator latents output_type return_dict {_BACK}",
+    "KandinskyV22CombinedPipeline": "prompt negative_prompt num_inference_steps guidance_scale"
+    f" {_COMBINED} callback callback_steps return_dict {_PRIOR_BACK}",
+    "KandinskyV22Img2ImgCombinedPipeline": "prompt image negative_prompt num_inference_steps"
+    f" guidance_scale strength {_COMBINED} callback callback_steps return_dict {_PRIOR_BACK}",
+    "KandinskyV22InpaintCombinedPipeline": "prompt image mask_image negative_prompt"
+    f" num_inference_steps guidance_scale {_COMBINED} return_dict {_PRIOR_BACK}",
     "IFInpaintingSuperResolutionPipeline": "image original_image mask_image strength prompt"
     f" {_IF} cross_attention_kwargs noise_level clean_caption",
 }

@@ -93,7 +93,7 @@ def _write(pipeline: DiffusersNames, folder: Path, variant: str | None) -> None:
         elif part.kind == "scheduler":
             _write_json(place / part.config_file, _scheduler_config(pipeline, checkpoint, name))
         else:
-            _copy_files(Path(getattr(checkpoint, "folder", "")) / name, place)
+            _copy_files(checkpoint.place(name), place)
     own = Path(getattr(checkpoint, "folder", "")) / DEFAULTS_FILE
     if own.is_file():
         shutil.copyfile(own, folder / DEFAULTS_FILE)

@@ -4,12 +4,14 @@ from typing import Any
 
 from ...clip_pictures import ClipPictureConfig
 from ...errors import ConfigError
-from ...models import UNet2DConditionConfig
+from ...models import PriorConfig, UNet2DConditionConfig
 from ...models.autoencoder.vq import VQConfig
 from ...schedules.config import UnCLIPConfig
 from ...weights.text import show
 from ..diffusers_names.schedulers import choose
 from ..reading import Load, read_tokenizer
+from .pipeline import KandinskyV22Pipeline
+from .prior import KandinskyV22PriorPipeline, PriorDefaults
 
 PARTS = ("unet", "movq")
 PRIOR_PARTS = ("prior", "image_encoder", "text_encoder")
@@ -17,18 +19,71 @@ PRIOR_PARTS = ("prior", "image_encoder", "text_encoder")
 
 def build(load: Load) -> Any:
     """The decoder's pipeline."""
-    checkpoint = load.checkpoint
+    sources: dict[str, Any] = {}
+    made = _decoder(load, load.pipeline_class, sources, load.defaults())
+    load.checkpoint.hold(sources)
+    return made
+
+
+def build_prior(load: Load) -> Any:
+    """The prior's pipeline."""
+    sources: dict[str, Any] = {}
+    made = _prior(load, load.pipeline_class, sources, load.defaults())
+    load.checkpoint.hold(sources)
+    return made
+
+
+def build_combined(load: Load) -> Any:
+    """The pipeline of both, whose checkpoint has prior_ before the names of the prior's parts."""
+    sources: dict[str, Any] = {}
+    defaults = load.defaults()
+    prior = _prior(load, KandinskyV22PriorPipeline, sources, PriorDefaults(), "prior_")
+    decoder = _decoder(load, KandinskyV22Pipeline, sources, defaults)
+    load.compare(check_joined, prior.prior.config, decoder.unet.config)
+    load.checkpoint.hold(sources)
+    return load.pipeline_class(prior, decoder, load.checkpoint, load.source, defaults)
+
+
+def _decoder(load: Load, cls: Any, opened: dict[str, Any], defaults: Any) -> Any:
+    """opened: gets the tensors that were read."""
     configs, sources = load.configs(PARTS)
     load.compare(check_fits, configs["unet"], configs["movq"])
-    scheduler = choose(None, checkpoint.config("scheduler"), load.kind)
-    defaults = load.defaults()
+    scheduler = choose(None, load.checkpoint.config("scheduler"), load.kind)
     models = {
         name: load.network(name, configs[name], sources[name],
                            name == "movq" and configs[name].force_upcast)
         for name in PARTS
     }  # fmt: skip
-    checkpoint.hold(sources)
-    return load.pipeline_class(models, checkpoint, load.source, defaults, scheduler)
+    opened |= sources
+    return cls(models, load.checkpoint, load.source, defaults, scheduler)
+
+
+def _prior(load: Load, cls: Any, opened: dict[str, Any], defaults: Any, prefix: str = "") -> Any:
+    checkpoint = load.checkpoint
+    names = {name: f"{prefix}{name}" for name in PRIOR_PARTS}
+    found, sources = load.configs(names.values())
+    configs = {name: found[names[name]] for name in PRIOR_PARTS}
+    tokenizer = read_tokenizer(checkpoint, names["text_encoder"], configs["text_encoder"])
+    part = f"{prefix}image_processor"
+    processor = ClipPictureConfig.from_dict(checkpoint.config(part), checkpoint.where(part))
+    part = f"{prefix}scheduler"
+    schedule = UnCLIPConfig.from_dict(checkpoint.config(part), checkpoint.where(part))
+    length = min(tokenizer.model_max_length, configs["text_encoder"].max_position_embeddings)
+    load.compare(check_prior_fits, *configs.values(), length)
+    load.compare(check_pictures, configs["image_encoder"], processor)
+    load.compare(check_schedule, schedule)
+    models = {n: load.network(names[n], configs[n], sources[names[n]]) for n in PRIOR_PARTS}
+    opened |= sources
+    return cls(models, tokenizer, processor, schedule, checkpoint, load.source, defaults)
+
+
+def check_joined(prior: PriorConfig, unet: UNet2DConditionConfig) -> None:
+    """Raises ConfigError where a prior makes other embeddings than a decoder reads."""
+    if prior.clip_dim != unet.encoder_hid_dim:
+        raise ConfigError(
+            f"unet: encoder_hid_dim is {show(unet.encoder_hid_dim)}, expected {prior.clip_dim}, as"
+            " many as the prior's embeddings have"
+        )
 
 
 def check_fits(unet: UNet2DConditionConfig, movq: VQConfig) -> None:
@@ -59,26 +114,6 @@ def check_fits(unet: UNet2DConditionConfig, movq: VQConfig) -> None:
     ):
         if value != wanted:
             raise ConfigError(f"unet: {name} is {show(value)}, expected {show(wanted)}")
-
-
-def build_prior(load: Load) -> Any:
-    """The prior's pipeline."""
-    checkpoint = load.checkpoint
-    configs, sources = load.configs(PRIOR_PARTS)
-    tokenizer = read_tokenizer(checkpoint, "text_encoder", configs["text_encoder"])
-    own = checkpoint.config("image_processor")
-    processor = ClipPictureConfig.from_dict(own, checkpoint.where("image_processor"))
-    schedule = UnCLIPConfig.from_dict(checkpoint.config("scheduler"), checkpoint.where("scheduler"))
-    length = min(tokenizer.model_max_length, configs["text_encoder"].max_position_embeddings)
-    load.compare(check_prior_fits, *(configs[name] for name in PRIOR_PARTS), length)
-    load.compare(check_pictures, configs["image_encoder"], processor)
-    load.compare(check_schedule, schedule)
-    defaults = load.defaults()
-    models = {name: load.network(name, configs[name], sources[name]) for name in PRIOR_PARTS}
-    checkpoint.hold(sources)
-    return load.pipeline_class(
-        models, tokenizer, processor, schedule, checkpoint, load.source, defaults
-    )
 
 
 def check_prior_fits(prior: Any, image: Any, text: Any, length: int) -> None:

@@ -51,6 +51,38 @@ DECODER = Family(
     pipeline=f"{_HERE}.pipeline:KandinskyV22Pipeline",
     build=f"{_HERE}.build:build",
     main="unet",
+    tasks={
+        "image": f"{_HERE}.tasks:KandinskyV22Img2ImgPipeline",
+        "inpaint": f"{_HERE}.tasks:KandinskyV22InpaintPipeline",
+    },
     rehearse=f"{_HERE}.rehearsal:rehearse",
+    joins={"prior": f"{_HERE}.joined:join"},
     rank=19,
 )  # fmt: skip
+
+#: What diffusers calls a decoder's pipeline with a prior before it.
+JOINED = {
+    "KandinskyV22Pipeline": "KandinskyV22CombinedPipeline",
+    "KandinskyV22Img2ImgPipeline": "KandinskyV22Img2ImgCombinedPipeline",
+    "KandinskyV22InpaintPipeline": "KandinskyV22InpaintCombinedPipeline",
+}
+COMBINED = Family(
+    name="kandinsky_combined",
+    title="prior + decoder (DALL-E 2): Kandinsky 2.2, both",
+    state="text-to-image, image-to-image, inpainting by prior and decoder, of one folder or two;"
+    " held to diffusers by tests",
+    classes=tuple(JOINED.values()),
+    parts={**DECODER.parts, **{f"prior_{name}": part for name, part in PRIOR.parts.items()}},
+    unused=(),
+    pipeline=f"{_HERE}.combined:KandinskyV22CombinedPipeline",
+    build=f"{_HERE}.build:build_combined",
+    main="unet",
+    tasks={
+        "text": f"{_HERE}.combined:KandinskyV22CombinedPipeline",
+        "image": f"{_HERE}.tasks:KandinskyV22Img2ImgCombinedPipeline",
+        "inpaint": f"{_HERE}.tasks:KandinskyV22InpaintCombinedPipeline",
+    },
+    sampler="unclip",
+    rehearse=f"{_HERE}.rehearsal:rehearse",
+    rank=19,
+)

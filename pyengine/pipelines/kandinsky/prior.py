@@ -327,14 +327,14 @@ class KandinskyV22PriorPipeline(Pipeline):
             made = self.prior.post_process_latents(call.latents())
             negative = made[r.wanted :]
             if not len(negative):
-                negative = self._black().repeat(r.wanted, 1)
+                negative = self.black().repeat(r.wanted, 1)
         check_finite(f"{self.source}: prior", made)
         return PriorOutput(
             self._shown(made[: r.wanted], r), r.seeds[: r.wanted], call.report,
             negative_image_embeds=self._shown(negative, r),
         )  # fmt: skip
 
-    def _black(self) -> Tensor:
+    def black(self) -> Tensor:
         """[1, D], CLIP's embedding of pixels that are zero after normalisation: a grey picture."""
         c = self.image_encoder.config
         pixels = torch.zeros(1, c.num_channels, c.image_size, c.image_size, device=self.device)

@@ -6,22 +6,47 @@ from typing import Any
 
 import torch
 
-from ...models import UNet2DConditionModel, VQModel
+from ...models import (
+    CLIPTextModelWithProjection,
+    PriorTransformer,
+    UNet2DConditionModel,
+    VQModel,
+)
 from .pipeline import SIDE, rounded
 
 
 def rehearse(
     models: Mapping[str, Any], batch: int, height: int | None, width: int | None
 ) -> Iterator[tuple[str, Callable[[], None]]]:
-    """(part, what runs it) for one U-Net call with `batch` rows, and decoding one picture.
+    """(part, what runs it) for one U-Net call with `batch` rows, and decoding one picture; with a
+    prior before them for its parts too, with as many rows.
 
     height, width: pixels, rounded up as a call's are; 512 where None.
     """
     factor = models["movq"].config.downscale
     sides = [rounded(side or SIDE, factor) // factor for side in (height, width)]
+    if "prior_prior" in models:
+        text = models["prior_text_encoder"]
+        yield "prior_text_encoder", partial(rehearse_text, text, batch)
+        yield "prior_prior", partial(rehearse_prior, models["prior_prior"], batch)
     yield "unet", partial(_unet, models["unet"], batch, *sides)
     # A call decodes its pictures one at a time.
     yield "movq", partial(_movq, models["movq"], *sides)
+
+
+def rehearse_text(model: CLIPTextModelWithProjection, batch: int) -> None:
+    """Encoding texts."""
+    shape = batch, model.config.max_position_embeddings
+    model(torch.empty(shape, dtype=torch.long, device="meta"))
+
+
+def rehearse_prior(model: PriorTransformer, batch: int) -> None:
+    """One call of a prior."""
+    c = model.config
+    embeds = torch.empty(batch, c.embedding_dim, device="meta")
+    tokens = torch.empty(batch, c.num_embeddings, c.embedding_dim, device="meta")
+    seen = torch.empty(batch, c.num_embeddings, device="meta")
+    model(embeds, 0, torch.empty(batch, c.projected_dim, device="meta"), tokens, seen)
 
 
 def _unet(model: UNet2DConditionModel, batch: int, height: int, width: int) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from ...models import PriorTransformer, UNet2DConditionModel, UNet2DModel
+from ...models import UNet2DConditionModel, UNet2DModel
+from ..kandinsky.rehearsal import rehearse_prior, rehearse_text
 from .base import square
 from .course import DECODER, FIRST, LAST, PRIOR
 
@@ -21,9 +22,9 @@ def rehearse(
     length = text.max_position_embeddings
     if "image_encoder" in models:
         yield "image_encoder", partial(_picture, models["image_encoder"], batch)
-    yield "text_encoder", partial(_text, models["text_encoder"], batch, length)
+    yield "text_encoder", partial(rehearse_text, models["text_encoder"], batch)
     if PRIOR in models:
-        yield PRIOR, partial(_prior, models[PRIOR], batch)
+        yield PRIOR, partial(rehearse_prior, models[PRIOR], batch)
     extra = models["text_proj"].config.clip_extra_context_tokens
     yield DECODER, partial(_decoder, models[DECODER], batch, extra + length)
     for name in (FIRST, LAST):
@@ -33,18 +34,6 @@ def rehearse(
 def _picture(model: Any, batch: int) -> None:
     c = model.config
     model(torch.empty(batch, c.num_channels, c.image_size, c.image_size, device="meta"))
-
-
-def _text(model: Any, batch: int, length: int) -> None:
-    model(torch.empty(batch, length, dtype=torch.long, device="meta"))
-
-
-def _prior(model: PriorTransformer, batch: int) -> None:
-    c = model.config
-    embeds = torch.empty(batch, c.embedding_dim, device="meta")
-    tokens = torch.empty(batch, c.num_embeddings, c.embedding_dim, device="meta")
-    seen = torch.empty(batch, c.num_embeddings, device="meta")
-    model(embeds, 0, torch.empty(batch, c.projected_dim, device="meta"), tokens, seen)
 
 
 def _decoder(model: UNet2DConditionModel, batch: int, length: int) -> None:
