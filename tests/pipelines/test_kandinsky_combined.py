@@ -4,9 +4,11 @@ import diffusers
 import kandinsky_folders
 import numpy as np
 import pytest
+import tiny
 import torch
 from pairs import generators, psnr, quiet
 from PIL import Image
+from transformers import CLIPConfig, CLIPModel
 
 import pyengine
 from pyengine.cli import main
@@ -151,6 +153,24 @@ def test_as_the_two_by_themselves(own, folders):
     want = decoder(**made, num_inference_steps=4, height=16, width=24, generator=g,
                    output_type="pt").images  # fmt: skip
     assert torch.equal(own(PROMPTS, seed=[4, 5], output_type="pt", **FEW).images, want)
+
+
+def test_a_clip_guides_the_decoder(own, folders, tmp_path):
+    """As it guides the decoder by itself, and alone as in a batch."""
+    towers = [tiny.make_text_encoder().config, tiny.make_image_encoder().config]
+    text, vision = (tower.to_dict() for tower in towers)
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
+    tiny.randomise(CLIPModel(config), 3).save_pretrained(tmp_path / "clip")
+    call = {"clip_model": tmp_path / "clip", "clip_guidance_scale": 3.0, "clip_image": PHOTO,
+            "scheduler": "ddim", "output_type": "latent"}  # fmt: skip
+    got = own(PROMPTS, seed=[4, 5], **FEW, **call).images
+    assert not torch.equal(got, own(PROMPTS, seed=[4, 5], **FEW, **call | {
+        "clip_guidance_scale": 0.0}).images)  # fmt: skip
+    assert torch.equal(own(PROMPTS[1], seed=5, **FEW, **call).images[0], got[1])
+    decoder, prior = (pyengine.from_pretrained(place, device="cpu") for place in folders[""])
+    made = prior(PROMPTS, num_inference_steps=3, generator=(g := generators([4, 5])))
+    want = decoder(**made, num_inference_steps=4, height=16, width=24, generator=g, **call).images
+    assert torch.equal(got, want)
 
 
 # --- bits -----------------------------------------------------------------------------------------
