@@ -11,6 +11,7 @@ from ..jobs.job import Job
 from ..jobs.noise import PictureNoise
 from ..jobs.runs import Run
 from ..schedules import Plan, State
+from ..schedules.plus_plus import plus_plus_factor
 from .conditions import Conditions
 from .gradients import GradientGuidance
 
@@ -53,6 +54,18 @@ class DenoisingJob(Job):
     @guidance.setter
     def guidance(self, value: Guidance) -> None:
         self._guidance = value
+
+    @property
+    def scale(self) -> float:
+        """Of its next evaluation, as ops.sampler_step takes it; 0 where the outputs are combined
+        before, since the base's place then has what they make.
+        """
+        guidance = self.guidance
+        if guidance.scale is None:
+            return 0.0
+        if not guidance.renoises_base:
+            return guidance.scale
+        return guidance.scale * plus_plus_factor(self.plan.evaluations[self.position])
 
     @property
     def complete(self) -> bool:

@@ -13,7 +13,7 @@ from ..jobs.output import Report
 from ..schedules import Plan
 from ..weights.text import show
 from .call import DenoisingCall
-from .conditions import Conditions, classifier_free_names
+from .conditions import Conditions
 from .evaluator import Evaluator
 from .latents import Start
 from .request import Request
@@ -72,11 +72,12 @@ class PromptedCall(DenoisingCall):
         if asked == self._settings:
             return False
         scales = checks.guidance_scales("guidance_scale", asked[0], self.count)
+        self.r.method.check(scales)
         rescale = checks.real("guidance_rescale", asked[1], 0, 1)
         self._settings = asked
         self.guided = self.guides(scales)
         for job, scale in zip(self.jobs, scales, strict=True):
-            job.guidance = classifier_free(scale if self.guided else 1.0)
+            job.guidance = self.r.method.guidance(scale) if self.guided else classifier_free(1.0)
             job.guidance_rescale = rescale
         return True
 
@@ -88,23 +89,27 @@ class PromptedCall(DenoisingCall):
         if c.added is not None:
             shown = {"text_embeds": "add_text_embeds", "time_ids": "add_time_ids"}
             c.added = {name: self._fit(shown[name], t) for name, t in c.added.items()}
-        c.names = classifier_free_names(self.guided)
+        c.names = self.r.method.names(self.guided)
         c.changed(self.unet)
 
     def _fit(self, name: str, rows: Tensor) -> Tensor:
-        """As many rows as guidance takes: without it the negative ones are left out."""
-        wanted = 2 * self.count if self.guided else self.count
+        """As many rows as guidance takes: without it the first ones are left out, which are those
+        of other conditions than the prompt.
+        """
+        wanted = self.count * len(self.r.method.names(self.guided))
         if len(rows) == wanted:
             return rows
-        if len(rows) == 2 * wanted:
-            return rows[wanted:]
+        if len(rows) > wanted and len(rows) % wanted == 0 and wanted == self.count:
+            return rows[-wanted:]
         scale = self.r.run.settings["guidance_scale"]
         raise checks.refuse(f"callback_on_step_end: {name}", f"{wanted} rows, since guidance_scale"
                             f" is {show(scale)}", f"{len(rows)} rows")  # fmt: skip
 
     def _half(self, rows: Tensor | None) -> Tensor | None:
-        """The negative rows; None without guidance."""
-        return rows[: self.count].clone() if rows is not None and self.guided else None
+        """The negative rows, which are those before the last; None without guidance."""
+        if rows is None or not self.guided:
+            return None
+        return rows[-2 * self.count : -self.count].clone()
 
     # --- the callback -----------------------------------------------------------------------------
 
@@ -137,7 +142,8 @@ class PromptedCall(DenoisingCall):
             return False
         if name == "latents":
             return super()._take(name, new, old)
-        rows = {self.count} if name == "w_embedding" else {self.count, 2 * self.count}
+        rows = {self.count, self.count * len(self.r.method.names(True))}
+        rows = {self.count} if name == "w_embedding" else rows
         free = (1,) if name == "prompt_embeds" else ()  # the text's length
         new = self._fitting(name, new, old, rows, free)
         if name == "prompt_embeds":

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..guidance import Method
 from ..jobs.runs import Run
 
 
@@ -19,7 +20,7 @@ class Request:
     where they were given. part: crop.Crop where only a part of the picture is painted. plan: what
     schedules.Scheduler.plan is told besides steps, strength and eta. callback_known: tensors that
     the callback may change. guides: pipelines.guides.Guides. guidance_start, guidance_end: shares
-    of the steps between which guidance_scale holds.
+    of the steps between which guidance_scale holds. method: how it does.
     """
 
     texts: Any
@@ -51,6 +52,7 @@ class Request:
     guides: Any = None
     guidance_start: float = 0.0
     guidance_end: float = 1.0
+    method: Method = field(default_factory=Method)
 
     @property
     def goes_on(self) -> bool:

@@ -33,7 +33,7 @@ def _step(evaluate: Evaluator, jobs: Sequence[DenoisingJob]) -> None:
     told = batch.told
     if not isinstance(told, Told) or told.key != Told.key_of(jobs):
         told = batch.told = Told(jobs)
-    scales = [1.0 if job.guidance.scale is None else job.guidance.scale for job in jobs]
+    scales = [job.scale for job in jobs]
     rows = stack_rows([(job.plan, job.position) for job in jobs], scales)
     times = told.times(unet, jobs)
     given = batch.state, rows, told, times

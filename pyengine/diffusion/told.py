@@ -94,9 +94,10 @@ class Told:
         """What the update takes, [N, ...] or [2 N, ...], from the model's output, a row of each.
 
         In a mixed batch both halves of an unguided picture are its one output, which guidance then
-        leaves as it is, to the bit; likewise those of a picture whose guidance is combined here.
-        Guidance is of the latents' channels: a variance that the network predicts beside them is
-        that of a picture's last condition.
+        leaves as it is, to the bit. Of a picture whose guidance is combined here the first half has
+        what that makes, and the other its last condition's output, from which guidance rescale
+        counts. Guidance is of the latents' channels: a variance that the network predicts beside
+        them is that of a picture's last condition.
         """
         if self.times_each:
             return out
@@ -104,7 +105,7 @@ class Told:
         for k in self._combined:
             guidance = jobs[k].guidance
             own = {name: out[self._position[k, name], :channels] for name in guidance.conditions}
-            both[k, :channels] = both[len(jobs) + k, :channels] = guidance.combine(own)
+            both[k, :channels] = guidance.combine(own)
         return both
 
     def rows_of(self, k: int) -> list[int]:

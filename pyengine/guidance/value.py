@@ -12,11 +12,23 @@ NEGATIVE, TEXT = "negative", "text"
 
 @dataclass(frozen=True)
 class Term:
-    """scale * (e[towards] - e[away]), where e are a model's outputs by condition."""
+    """scale * (e[towards] - e[away]), where e are a model's outputs by condition.
+
+    across: a condition; only what is perpendicular to e[across] - e[away] counts then.
+    """
 
     scale: float
     towards: str
     away: str
+    across: str | None = None
+
+    def of(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """The term, from outputs by condition."""
+        moved = outputs[self.towards] - outputs[self.away]
+        if self.across is not None:
+            along = outputs[self.across] - outputs[self.away]
+            moved = moved - _share(moved, along) * along
+        return self.scale * moved
 
 
 @dataclass(frozen=True)
@@ -27,16 +39,26 @@ class Guidance:
     A picture takes one row of a model's evaluation for each of its `conditions`: one without
     guidance, two with classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598), three where
     a picture and a text guide it apart (Brooks et al. 2023, arXiv:2211.09800, eq. 3).
+    renoises_base: whether a step adds the noise again that e[base] says: see schedules.plus_plus.
     """
 
     base: str
     terms: tuple[Term, ...] = ()
+    renoises_base: bool = False
 
     @property
     def conditions(self) -> tuple[str, ...]:
         """Names of the conditions, each once: the base, then as the terms name them."""
-        named = (name for term in self.terms for name in (term.away, term.towards))
-        return tuple(dict.fromkeys((self.base, *named)))
+        named = (
+            name for term in self.terms for name in (term.away, term.across, term.towards)
+            if name is not None and name != self.last
+        )  # fmt: skip
+        return tuple(dict.fromkeys((self.base, *named, self.last)))
+
+    @property
+    def last(self) -> str:
+        """The condition that the last term goes towards, or the base: a picture's prompt."""
+        return self.terms[-1].towards if self.terms else self.base
 
     @property
     def scale(self) -> float | None:
@@ -46,7 +68,8 @@ class Guidance:
         if not self.terms:
             return 1.0
         term = self.terms[0]
-        alone = len(self.terms) == 1 and term.away == self.base and term.towards != self.base
+        alone = (len(self.terms) == 1 and term.away == self.base and term.towards != self.base
+                 and term.across is None)  # fmt: skip
         return term.scale if alone else None
 
     def combine(self, outputs: Mapping[str, Tensor]) -> Tensor:
@@ -59,8 +82,21 @@ class Guidance:
         wide = {name: outputs[name].to(kind) for name in self.conditions}
         total = wide[self.base]
         for term in self.terms:
-            total = total + term.scale * (wide[term.towards] - wide[term.away])
+            total = total + term.of(wide)
         return total.to(first.dtype)
+
+
+def _share(x: Tensor, along: Tensor) -> float:
+    """How much of `along`, one picture's, there is in x; none where that is zero. In float64, and
+    on the CPU by NumPy, which knows no threads: the same on any number of them.
+    """
+    pair = [t.double() for t in (x, along)]
+    if x.device.type == "cpu":
+        a, b = (t.numpy() for t in pair)
+        inner, square = float((a * b).sum()), float((b * b).sum())
+    else:
+        inner, square = float((pair[0] * pair[1]).sum()), float((pair[1] * pair[1]).sum())
+    return inner / square if square else 0.0
 
 
 def classifier_free(scale: float) -> Guidance:

@@ -147,6 +147,8 @@ SAMPLERS = (
     "edm_dpmpp_2m", "edm_euler", "euler", "euler_ancestral", "flow_euler", "heun", "ipndm", "lcm",
     "lms", "pndm", "sa_solver", "tcd", "unipc",
 )  # fmt: skip
+#: Held equal to pyengine.guidance.METHODS by a test.
+GUIDANCE_METHODS = ("cfg", "cfg++", "perp-neg", "composed")
 #: Held equal to pyengine.decoding.request.DECODINGS by a test.
 DECODINGS = ("sequential", "jacobi", "jacobi-gumbel")
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -210,6 +212,16 @@ ARGUMENTS: tuple[Argument, ...] = (
         "decoder_guidance_scale", Real(0, 1000), own=True, option="decoder_guidance",
         setting="decoder_guidance_scale", asked=True, help="unCLIP: of the decoder.",
         shown="the model's; 8",
+    ),
+    Argument(
+        "guidance_method", Choice(GUIDANCE_METHODS), nothing="cfg", option="guidance_method",
+        setting="guidance_method", asked=True, shown="cfg",
+        help=f"How prompts guide: {', '.join(GUIDANCE_METHODS)}.",
+    ),
+    Argument(
+        "negative_scale", Real(0, 1000), own=True, option="negative_scale",
+        setting="negative_scale", asked=True, shown="1",
+        help="How much the negative prompt counts in perp-neg and composed.",
     ),
     Argument(
         "negative_prompt", Words(), option="negative", setting="negative_prompt", asked=True,

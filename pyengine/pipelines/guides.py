@@ -8,10 +8,11 @@ from torch import Tensor
 
 from ..diffusion.gradients import GradientGuidance, together
 from ..diffusion.job import DenoisingJob
+from ..diffusion.request import Request
 from ..errors import RequestError
 from ..weights.text import show
 from .class_labels import labels_of_pictures
-from .classifiers import Classifier, check_pictures, check_scheduler, labels_of
+from .classifiers import Classifier, check_pictures, check_scheduler, find_classifier, labels_of
 from .clip_guides import Clip, find_clip
 
 #: The arguments of calls that say what guides, and how.
@@ -70,6 +71,19 @@ def guides_of(
         check_pictures(classifier, *shape)
         follow = tuple(labels.tolist())
     return Guides(classifier, find_clip(given, pipe, prompts, count), follow)
+
+
+def guides_of_prompted(
+    given: Mapping[str, Any], pipe: Any, r: Request, shape: tuple[int, int, int]
+) -> Guides:
+    """`guides_of` for a request of prompts, whose network is told no class; given: with the call's
+    class_labels.
+    """
+    classifier = find_classifier(
+        given["classifier"], given["classifier_scale"], pipe.device, pipe._kept
+    )
+    labels = labels_to_follow(classifier, given["class_labels"], r.texts.batch, r.count)
+    return guides_of(given, pipe, r.texts.prompts, r.count, shape, classifier, labels)
 
 
 def labels_to_follow(

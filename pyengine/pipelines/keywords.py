@@ -60,5 +60,5 @@ def refuse_others(others: dict[str, Any], call: Callable[..., Any]) -> None:
 
 
 def _asks_nothing(value: Any, nothing: Any) -> bool:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    plain = isinstance(value, int | float | str) and not isinstance(value, bool)
     return value is None or (plain and nothing is not None and value == nothing)

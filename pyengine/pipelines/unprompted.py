@@ -285,7 +285,7 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
         """The request's run, and its sampler; the report gets its name and warnings."""
         named = self.scheduler if r.scheduler is None else self._named_scheduler(r.scheduler)
         r.guides.check_scheduler(named.sampler)
-        plan: Plan = named.sampler.plan(**r.plan)
+        plan = self._plan(r, named.sampler)
         if plan.variance is not None and not self.predicts_variance:
             raise ConfigError(
                 f"scheduler config: variance_type {plan.variance!r} is for models that predict a"
@@ -309,6 +309,11 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
             )
             r.guides.guide(call.jobs, self, named.sampler, report.warnings)
             return call
+
+    def _plan(self, r: UnpromptedRequest, sampler: Any) -> Plan:
+        """Of a sampler of schedules.Scheduler. Raises RequestError where it does not fit."""
+        plan: Plan = sampler.plan(**r.plan)
+        return plan
 
     def _start(self, r: UnpromptedRequest, plan: Plan, noise: NoiseSource) -> State:
         """What the sampler begins with: noise."""

@@ -14,6 +14,7 @@ from pyengine import metadata
 from pyengine.cli import naming, values
 from pyengine.decoding.request import SAMPLING
 from pyengine.errors import RequestError
+from pyengine.guidance import METHODS
 from pyengine.jobs import checks
 from pyengine.pipelines import arguments, families
 from pyengine.pipelines.arguments import ARGUMENTS, BY_NAME, Argument, Choice, Real, Value, Whole
@@ -57,6 +58,10 @@ def test_every_row_of_the_table_is_an_argument_of_some_call():
             diffusion = ("stable_diffusion", "stable_diffusion_xl", "latent_consistency")
             assert not set(takers) & set(diffusion)
     assert set(SAMPLING) <= set(BY_NAME)
+
+
+def test_methods_of_guidance():
+    assert arguments.GUIDANCE_METHODS == METHODS
 
 
 def test_bounds_are_those_of_the_checks():
@@ -180,6 +185,8 @@ def test_settings_of_before_are_read():
             "clip_model",
             "clip_guidance_scale",
             "clip_prompt",
+            "guidance_method",
+            "negative_scale",
             "clip_image",
             "guidance_start",
             "guidance_end",

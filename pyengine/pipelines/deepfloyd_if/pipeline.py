@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ...cuda import to_device
 from ...diffusion.call import DenoisingCall
-from ...diffusion.conditions import Conditions, classifier_free_names
+from ...diffusion.conditions import Conditions
 from ...finite import check_finite
 from ...guard import inference
-from ...guidance import Guidance, classifier_free
+from ...guidance import Guidance, Method
 from ...jobs import checks
 from ...jobs.noise import NoiseSource
 from ...jobs.output import PipelineOutput, Report
@@ -25,9 +25,11 @@ from ...models import T5EncoderModel, UNet2DConditionConfig, UNet2DConditionMode
 from ...models.base import Model
 from ...schedules import Plan
 from ...schedules.plan import State
+from ...schedules.plus_plus import check_plus_plus
 from ...weights.text import show
 from ..defaults import bounded
 from ..diffusers_names.schedulers import NamedScheduler
+from ..guidance_methods import method_of, scale_or_default
 from ..registry import class_name
 from ..stable_diffusion.embeddings import Embeds, Texts, Widths, joined
 from ..t5_tokenizer import T5Tokenizer
@@ -59,12 +61,14 @@ class IFDefaults(UnpromptedDefaults):
 class IFRequest(UnpromptedRequest):
     """texts: B prompts; per_prompt: pictures of each. rows: [R, L, C], the texts as T5 has read
     them, negative ones first, while the request is carried out. beginning: None: noise alone.
+    method: how prompts guide.
     """
 
     texts: Texts = field(default_factory=lambda: Texts(0))
     per_prompt: int = 1
     rows: Tensor | None = None
     beginning: Beginning | None = None
+    method: Method = field(default_factory=Method)
 
 
 def side_of(config: UNet2DConditionConfig) -> tuple[int, int]:
@@ -148,6 +152,8 @@ class IFPipeline(UnpromptedPipeline):
         image: Any = None,
         mask_image: Any = None,
         strength: float | None = None,
+        guidance_method: str = "cfg",
+        negative_scale: float | None = None,
         clip_model: Any = None,
         clip_guidance_scale: float | None = None,
         clip_prompt: str | Sequence[str] | None = None,
@@ -193,6 +199,7 @@ class IFPipeline(UnpromptedPipeline):
                 every step; as many as of `image`.
             strength: 0 to 1, the share of the steps that `image` goes through; 0.7 unless told,
                 with a mask 1.
+            guidance_method, negative_scale: as of StableDiffusionPipeline's call.
             clip_model, clip_guidance_scale, clip_prompt, clip_image: as of
                 StableDiffusionPipeline's call: a CLIP whose gradient guides.
             classifier, classifier_scale, class_labels: likewise a classifier of noised pictures.
@@ -283,7 +290,9 @@ class IFPipeline(UnpromptedPipeline):
             for name, side in zip(("height", "width"), size, strict=True):
                 arguments[name] = side if arguments[name] is None else arguments[name]
         scale = arguments.pop("guidance_scale")
-        scale = self.defaults.guidance_scale if scale is None else scale
+        name, weight = (arguments.pop(n) for n in ("guidance_method", "negative_scale"))
+        scale = scale_or_default(name, scale, self.defaults.guidance_scale)
+        method = method_of(name, weight, has_negative=texts.has_negative)
         per_prompt = arguments["num_images_per_prompt"]
         base = self._request(
             batch_size=texts.batch, prompts=texts.prompts,
@@ -291,13 +300,15 @@ class IFPipeline(UnpromptedPipeline):
         )  # fmt: skip
         own = {f.name: getattr(base, f.name) for f in fields(base)}
         own["guidance_scale"] = checks.guidance_scales("guidance_scale", scale, base.count)
+        method.check(own["guidance_scale"])
         beginning = None
         if given is not None:
             beginning = given.read(base.height, base.width, base.count, texts.batch)
-        return IFRequest(**own, texts=texts, per_prompt=per_prompt, beginning=beginning)
+        return IFRequest(**own, texts=texts, per_prompt=per_prompt, beginning=beginning,
+                         method=method)  # fmt: skip
 
     def _guided(self, r: IFRequest) -> bool:
-        return max(r.guidance_scale) > 1
+        return any(map(r.method.guides, r.guidance_scale))
 
     def _report(self, r: UnpromptedRequest) -> Report:
         assert isinstance(r, IFRequest)
@@ -307,17 +318,34 @@ class IFPipeline(UnpromptedPipeline):
 
     def _guidance(self, r: UnpromptedRequest) -> list[Guidance] | None:
         assert isinstance(r, IFRequest)
-        return [classifier_free(scale if self._guided(r) else 1.0) for scale in r.guidance_scale]
+        return [r.method.guidance(scale) for scale in r.guidance_scale]
 
     def _begin(self, r: UnpromptedRequest, report: Report) -> DenoisingCall:
         assert isinstance(r, IFRequest)
         with report.stage("encode_prompt", self.device):
-            embeds = self._embeds(r.texts, self._guided(r), report.warnings)
-            embeds = embeds.repeated(r.per_prompt).to(self.device, self.text_encoder.dtype)
-            assert embeds.text is not None
-            rows = joined("prompt_embeds", embeds.negative, embeds.text)
+            rows = self._rows(r, report.warnings)
             check_finite(f"{self.source}: text encoder", rows, r.count)
         return super()._begin(replace(r, rows=rows), report)
+
+    def _rows(self, r: IFRequest, warned: list[str]) -> Tensor:
+        """[R, L, C] of all conditions, the prompts' last."""
+        embeds = self._embeds(r.texts, self._guided(r), warned)
+        assert embeds.text is not None
+        rows = [embeds.text if embeds.negative is None else
+                joined("prompt_embeds", embeds.negative, embeds.text)]  # fmt: skip
+        if self._guided(r) and r.method.three:
+            empty = self._embeds(r.texts.emptied(embeds), True, warned).negative
+            assert empty is not None
+            rows.insert(0, empty)
+        texts = torch.cat(rows).repeat_interleave(r.per_prompt, dim=0)
+        return texts.to(self.device, self.text_encoder.dtype)
+
+    def _plan(self, r: UnpromptedRequest, sampler: Any) -> Plan:
+        assert isinstance(r, IFRequest)
+        plan = super()._plan(r, sampler)
+        if r.method.name == "cfg++":
+            check_plus_plus(plan)
+        return plan
 
     def _start(self, r: UnpromptedRequest, plan: Plan, noise: NoiseSource) -> State:
         assert isinstance(r, IFRequest)
@@ -336,7 +364,7 @@ class IFPipeline(UnpromptedPipeline):
         added = None
         if self.unet.config.addition_embed_type == "text":
             added = {"encoder_hidden_states": r.rows}
-        conditions = Conditions(r.rows, added=added, names=classifier_free_names(self._guided(r)))
+        conditions = Conditions(r.rows, added=added, names=r.method.names(self._guided(r)))
         if r.beginning is not None and r.beginning.mask is not None:
             both = r.beginning.clean, r.beginning.mask
             known, mask = (to_device(t, self.device).to(self.dtype) for t in both)

@@ -104,6 +104,8 @@ class IFSuperResolutionPipeline(IFPipeline):
         mask_image: Any = None,
         strength: float | None = None,
         noise_level: int | None = None,
+        guidance_method: str = "cfg",
+        negative_scale: float | None = None,
         clip_model: Any = None,
         clip_guidance_scale: float | None = None,
         clip_prompt: str | Sequence[str] | None = None,

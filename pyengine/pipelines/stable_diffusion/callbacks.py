@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ...guidance import Method
 from ...jobs.runs import Runs
 
 
@@ -54,9 +55,10 @@ class RunProperties:
     @property
     def do_classifier_free_guidance(self) -> bool:
         scale = self.guidance_scale
-        return self._guides(scale if isinstance(scale, tuple | list) else (scale,))
+        method = self._setting("guidance_method", Method())
+        return self._guides(scale if isinstance(scale, tuple | list) else (scale,), method)
 
-    def _guides(self, scales: Any) -> bool:
+    def _guides(self, scales: Any, method: Method) -> bool:
         raise NotImplementedError
 
     @property

@@ -50,6 +50,17 @@ class Texts:
     negatives_2: list[str] | None = None
     given: Embeds = Embeds()
 
+    @property
+    def has_negative(self) -> bool:
+        """Whether there is anything to guide away from but the empty prompt."""
+        own = self.negatives, self.negatives_2, self.given.negative
+        return any(part is not None for part in own)
+
+    def emptied(self, embeds: Embeds) -> "Texts":
+        """The same prompts, with what they gave, without negative ones: for the empty prompt's."""
+        given = Embeds(embeds.text, pooled=embeds.pooled)
+        return Texts(self.batch, self.prompts, prompts_2=self.prompts_2, given=given)
+
 
 @dataclass(frozen=True)
 class Widths:

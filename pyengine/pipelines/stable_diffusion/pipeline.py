@@ -5,6 +5,7 @@ models that take the guidance scale as an input: Luo et al. 2023, arXiv:2310.043
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -22,6 +23,7 @@ from ...diffusion.step import step
 from ...diffusion.watch import check_noted
 from ...finite import check_finite
 from ...guard import inference
+from ...guidance import Method
 from ...jobs.job import Call, Job
 from ...jobs.noise import NoiseSource
 from ...jobs.output import PipelineOutput, Report
@@ -29,11 +31,11 @@ from ...jobs.runs import Run
 from ...models import UNet2DConditionModel
 from ...ops import Arena
 from ...schedules import Plan, Scheduler
+from ...schedules.plus_plus import check_plus_plus
 from ..base import Pipeline
-from ..classifiers import find_classifier
 from ..diffusers_names.making import note_origin, parts_of
 from ..diffusers_names.parts import PartNames
-from ..guides import NAMES, Guides, guides_of, labels_to_follow
+from ..guides import NAMES, guides_of_prompted
 from ..keywords import ELSEWHERE, refuse_others
 from ..text import guidance_embedding
 from .arguments import Arguments
@@ -113,7 +115,7 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
         return self.unet.config.in_channels == 2 * self.vae.config.latent_channels + 1
 
     @property
-    def clip_tokenizer(self) -> Any:  # type: ignore[override]  # read alone
+    def clip_tokenizer(self) -> Any:
         return self.parts.tokenizers[0]
 
     @property
@@ -162,6 +164,8 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
         padding_mask_crop: int | None = None,
         guidance_start: float = 0.0,
         guidance_end: float = 1.0,
+        guidance_method: str = "cfg",
+        negative_scale: float | None = None,
         clip_model: Any = None,
         clip_guidance_scale: float | None = None,
         clip_prompt: str | Sequence[str] | None = None,
@@ -220,6 +224,11 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
                 enlarged to height and width, and laid back into the whole picture.
             guidance_start, guidance_end: shares of the steps between which guidance_scale holds, 0
                 to 1; the others are without guidance, and take one row.
+            guidance_method: how the prompts guide: "cfg", "cfg++", "perp-neg" or "composed"
+                (pyengine.guidance.Method has their equations). "cfg++" takes a guidance_scale of 0
+                to 1, 0.6 unless told.
+            negative_scale: how much the negative prompt counts in "perp-neg" and "composed", 1
+                unless told.
             clip_model: a folder of a whole CLIP (transformers' CLIPModel): the gradient of a
                 picture's distance to its prompt there guides it, through U-Net and decoder. Slow.
             clip_guidance_scale: how much of the gradient, 100 unless told; 0: none, the same bits.
@@ -274,28 +283,23 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
         refuse_others({**others, **elsewhere}, self.__call__)
         given = {name: arguments.pop(name, None) for name in (*NAMES, "class_labels")}
         r = self._arguments().request(**arguments)
-        r.guides = self._found_guides(given, r)
-        return r
-
-    def _found_guides(self, given: dict[str, Any], r: Request) -> Guides:
-        """What the arguments name that guides by gradients."""
-        classifier = find_classifier(
-            given["classifier"], given["classifier_scale"], self.device, self._kept
-        )
-        labels = labels_to_follow(classifier, given["class_labels"], r.texts.batch, r.count)
         c = self.vae.config
         shape = c.latent_channels, r.height // c.downscale, r.width // c.downscale
-        return guides_of(given, self, r.texts.prompts, r.count, shape, classifier, labels)
+        r.guides = guides_of_prompted(given, self, r, shape)
+        return r
 
     def _begin(self, r: Request, report: Report) -> PromptedCall:
         named = self.scheduler if r.scheduler is None else self._named_scheduler(r.scheduler)
         scheduler = named.sampler
         r.guides.check_scheduler(scheduler)
         plan = self._plan(r, scheduler)
+        if r.method.name == "cfg++":
+            check_plus_plus(plan)
         report.sampler = plan.sampler
         r.run.settings = {
             "guidance_scale": r.guidance_scale, "guidance_rescale": r.guidance_rescale,
-            "clip_skip": r.clip_skip, "num_timesteps": len(plan), **r.plan,
+            "guidance_method": r.method, "clip_skip": r.clip_skip, "num_timesteps": len(plan),
+            **r.plan,
         }  # fmt: skip
         report.warnings += scheduler.warnings
         device = self.device
@@ -307,8 +311,9 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
             start = self._start(r, plan, noise, report.warnings)
         report.warn()  # before what depends on the conditions is computed
         with report.stage("denoise", device):
+            guides = partial(self._guides, method=r.method)
             call = PromptedCall(
-                self, self._evaluate, self._guides, r, plan, start, conditions, noise, report
+                self, self._evaluate, guides, r, plan, start, conditions, noise, report
             )
             r.guides.guide(call.jobs, self, scheduler, report.warnings)
             return call
@@ -368,17 +373,17 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
             weights=self.unet.weights,
         )
 
-    def _guides(self, scales: Sequence[float]) -> bool:
-        """Whether guidance at these scales takes negative rows."""
-        return max(scales) > 1 and self.unet.config.time_cond_proj_dim is None
+    def _guides(self, scales: Sequence[float], method: Method) -> bool:
+        """Whether guidance at these scales takes further rows than the prompt's."""
+        return any(map(method.guides, scales)) and self.unet.config.time_cond_proj_dim is None
 
     def _conditions(self, r: Request, warned: list[str]) -> Conditions:
         """What the U-Net is told of every picture, negative rows first."""
-        embeds = self._embeds(r.texts, self._guides(r.scales), r.clip_skip, warned)
-        embeds = embeds.repeated(r.per_prompt).to(self.device, self.parts.encoders[-1].dtype)
-        return Conditions(
-            joined("prompt_embeds", embeds.negative, embeds.text), guidance=self._guidance(r)
-        )
+        embeds, empty = self._told(r, warned)
+        text = joined("prompt_embeds", embeds.negative, embeds.text)
+        if empty is not None:
+            text = torch.cat([cast(Tensor, empty.negative), text])
+        return Conditions(text, guidance=self._guidance(r))
 
     def _check_text(self, r: Request, conditions: Conditions) -> None:
         """Raises NotFiniteError for NaN or infinity in what the U-Net is told of the text."""

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from ...cuda import within_memory
+from ...diffusion.request import Request
 from ...guard import inference
+from ...guidance import Method
 from ...jobs import checks
 from ...jobs.output import issue
 from ...jobs.runs import Run, Runs
@@ -32,6 +34,9 @@ class PromptEncoding:
         raise NotImplementedError
 
     def _trim(self) -> None:
+        raise NotImplementedError
+
+    def _guides(self, scales: Sequence[float], method: Method) -> bool:
         raise NotImplementedError
 
     @inference
@@ -96,3 +101,15 @@ class PromptEncoding:
             length = None if texts.given.text is None else text.shape[1]
             negative, _ = encode(tokenizer, encoder, negatives, None, warned, length)
         return Embeds(text, negative if guided else None)
+
+    def _told(self, r: Request, warned: list[str]) -> tuple[Embeds, Embeds | None]:
+        """(embeddings of each picture's prompt and negative prompt, those of the empty prompt as
+        negative ones, where a picture takes three rows).
+        """
+        guided = self._guides(r.scales, r.method)
+        found = [self._embeds(r.texts, guided, r.clip_skip, warned)]
+        if guided and r.method.three:
+            found.append(self._embeds(r.texts.emptied(found[0]), True, r.clip_skip, warned))
+        dtype = self.parts.encoders[-1].dtype
+        embeds, *empty = (e.repeated(r.per_prompt).to(self.device, dtype) for e in found)
+        return embeds, empty[0] if empty else None

@@ -178,6 +178,8 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         padding_mask_crop: int | None = None,
         guidance_start: float = 0.0,
         guidance_end: float = 1.0,
+        guidance_method: str = "cfg",
+        negative_scale: float | None = None,
         clip_model: Any = None,
         clip_guidance_scale: float | None = None,
         clip_prompt: str | Sequence[str] | None = None,
@@ -285,15 +287,17 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         return Embeds(text, negative, pooled, negative_pooled)
 
     def _conditions(self, r: XLRequest, warned: list[str]) -> Conditions:
-        guided = self._guides(r.scales)
-        e = self._embeds(r.texts, guided, r.clip_skip, warned)
-        e = e.repeated(r.per_prompt).to(self.device, self.parts.encoders[-1].dtype)
+        guided = self._guides(r.scales, r.method)
+        e, empty = self._told(r, warned)
         text = joined("prompt_embeds", e.negative, e.text)
         sizes, negative_sizes = self._sizes(r)
-        ids = [negative_sizes, sizes] if guided else [sizes]
+        ids = [negative_sizes] * (len(r.method.names(guided)) - 1) + [sizes]
         time_ids = torch.tensor(ids, dtype=text.dtype, device=text.device)
         time_ids = time_ids.repeat_interleave(r.count, dim=0)
         pooled = joined("pooled_prompt_embeds", e.negative_pooled, e.pooled)
+        if empty is not None:
+            text = torch.cat([empty.negative, text])
+            pooled = torch.cat([empty.negative_pooled, pooled])
         added = {"text_embeds": pooled, "time_ids": time_ids}
         return Conditions(text, added, self._guidance(r))
 
