@@ -198,20 +198,56 @@ PYENGINE_INLINE void store(T* to, Floats value) {
     __builtin_memcpy(to, &values, sizeof values);
 }
 
+// --- parts of a vector -----------------------------------------------------------------------
+
+// On AVX-512 by masked loads and stores; elsewhere by way of a padded copy, which the vector's load
+// then waits for (its bytes are still being stored).
+#if defined(__AVX512F__) && PYENGINE_LANES == 16
+PYENGINE_INLINE __mmask16 mask_of(int64_t count) {
+    return static_cast<__mmask16>((1u << count) - 1);
+}
+PYENGINE_INLINE Floats load_masked(const float* from, __mmask16 mask) {
+    return (Floats)_mm512_maskz_loadu_ps(mask, from);
+}
+PYENGINE_INLINE Floats load_masked(const Int8* from, __mmask16 mask) {
+    const __m128i values = _mm_maskz_loadu_epi8(mask, from);
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(values));
+}
+template <class T>
+PYENGINE_INLINE Floats load_masked(const T* from, __mmask16 mask) {
+    return widen((Halves)_mm256_maskz_loadu_epi16(mask, from), T{});
+}
+PYENGINE_INLINE void store_masked(float* to, Floats value, __mmask16 mask) {
+    _mm512_mask_storeu_ps(to, mask, (__m512)value);
+}
+template <class T>
+PYENGINE_INLINE void store_masked(T* to, Floats value, __mmask16 mask) {
+    _mm256_mask_storeu_epi16(to, mask, (__m256i)narrow(value, T{}));
+}
+#endif
+
 // The first `count` lanes only, 0 < count < kLanes; memory beyond them is not touched, and the
 // other lanes are read as zero.
 template <class T>
 PYENGINE_INLINE Floats load(const T* from, int64_t count) {
+#if defined(__AVX512F__) && PYENGINE_LANES == 16
+    return load_masked(from, mask_of(count));
+#else
     T padded[kLanes] = {};
     for (int64_t i = 0; i < count; ++i) padded[i] = from[i];
     return load(padded);
+#endif
 }
 
 template <class T>
 PYENGINE_INLINE void store(T* to, Floats value, int64_t count) {
+#if defined(__AVX512F__) && PYENGINE_LANES == 16
+    store_masked(to, value, mask_of(count));
+#else
     T padded[kLanes];
     store(padded, value);
     for (int64_t i = 0; i < count; ++i) to[i] = padded[i];
+#endif
 }
 
 // value with the lanes from `count` on set to zero.
@@ -223,11 +259,20 @@ PYENGINE_INLINE Floats first_lanes(Floats value, int64_t count) {
 
 // The sum of the lanes, halves added to halves: one fixed order.
 PYENGINE_INLINE float sum(Floats value) {
-    float lanes[kLanes];
-    store(lanes, value);
-    for (int width = kLanes / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-    return lanes[0];
+#if PYENGINE_LANES == 16
+    value +=
+        __builtin_shufflevector(value, value, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+    value +=
+        __builtin_shufflevector(value, value, 4, 5, 6, 7, 0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15);
+    value +=
+        __builtin_shufflevector(value, value, 2, 3, 0, 1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#elif PYENGINE_LANES == 8
+    value += __builtin_shufflevector(value, value, 4, 5, 6, 7, 0, 1, 2, 3);
+    value += __builtin_shufflevector(value, value, 2, 3, 0, 1, 4, 5, 6, 7);
+#else
+    value += __builtin_shufflevector(value, value, 2, 3, 0, 1);
+#endif
+    return value[0] + value[1];
 }
 
 // Calls step(c, full) for each whole vector of [0, n), then once for what is left: full is an empty
