@@ -24,6 +24,8 @@ from . import (
     pipeline,
     plot,
     results,
+    serve,
+    serve_report,
     tasks,
     timing,
     token,
@@ -172,6 +174,27 @@ def run_neighbours(o: Options, *, model: list[str], busy: int | None, pictures: 
     return 0
 
 
+def run_serve(
+    o: Options, *, model: list[str], load: str, seconds: float, patience: float, max_waiting: int,
+    requests: int,
+) -> int:  # fmt: skip
+    _check_files(o)
+    names = o.names(serve.PEERS)
+    work = serve.Work(
+        models=tuple(model) or (NAMED[:1] if names else NAMED),
+        loads=(4.0,) if o.quick else _loads(load), seconds=1.0 if o.quick else seconds,
+        patience=patience, max_waiting=max_waiting, threads=o.threads or machine.cores(),
+        requests=requests, quick=o.quick,
+    )  # fmt: skip
+    found = serve.measure(work, names, _say)
+    facts = _facts("serve", o, work.threads)
+    everything = serve_report.plain(found, work, facts)
+    _tell(o, facts, everything, lambda: serve_report.table(found), serve_report.lines(found))
+    if o.plot is not None:
+        serve_report.plot(found, o.plot, f"{', '.join(work.models)}, {work.threads} threads")
+    return 0
+
+
 # --- values of options ----------------------------------------------------------------------------
 
 
@@ -185,6 +208,18 @@ def _windows(text: str) -> list[int]:
     if not all(part.isdigit() and 1 <= int(part) <= 1 << 16 for part in parts):
         raise RequestError(f"windows: expected sizes of 1 or more, as in 8,16, given {text!r}")
     return [int(part) for part in parts]
+
+
+def _loads(text: str) -> list[float]:
+    try:
+        loads = [float(part) for part in text.split(",")]
+    except ValueError:
+        loads = []
+    if not loads or not all(0.01 <= load <= 1000 for load in loads):
+        raise RequestError(
+            f"load: expected numbers from 0.01 to 1000, as in 0.8,10, given {text!r}"
+        )
+    return loads
 
 
 def _sides(text: str) -> list[int]:

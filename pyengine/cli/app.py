@@ -10,6 +10,7 @@ from .. import __version__
 from ..pipelines.arguments import OPTIONS
 from . import values
 from .bench import app as bench_app
+from .bench_serve import serve as _  # noqa: F401 - a command of bench_app
 from .training import eval_app, train_app
 from .upscale import upscale
 from .values import (
