@@ -13,7 +13,7 @@ packs its weight in 8 bits, and may round what it reads.
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,15 @@ class Linear(nn.Module):
             weight_scale=self.weight_scale, quantize_x=self.packed and self.quantize_x, **around,
         )  # fmt: skip
 
+    def product(self) -> dict[str, Any]:
+        """The product without the bias, as ops.linear takes it, and `rows`, its outputs."""
+        return {
+            "weight": self.weight if self.packed else self._arranged()[0],
+            "weight_scale": self.weight_scale,
+            "quantize_x": self.packed and self.quantize_x,
+            "rows": self.out_features,
+        }
+
     def branch_targets(self) -> Iterator[BranchTarget]:
         yield None, 0, (self.out_features, self.in_features)
 
@@ -142,6 +151,13 @@ class Fused(nn.Module):
                 for part, step in pairs
             ]
         )
+
+    def product(self) -> dict[str, Any]:
+        """As Linear.product, of all parts side by side, padded as the result is."""
+        return {
+            "weight": self.weight, "weight_scale": self.weight_scale,
+            "quantize_x": self.quantize_x, "rows": sum(self.steps),
+        }  # fmt: skip
 
     def branch_targets(self) -> Iterator[BranchTarget]:
         begins = itertools.accumulate(self.steps, initial=0)
@@ -229,6 +245,11 @@ class Conv2d(nn.Module):
             around = adapted.conv2d(self, self.stride, self.padding, x, around)
         return ops.conv2d(x, weight, self.bias, stride=self.stride, padding=self.padding, **around)
 
+    def product(self) -> dict[str, Any]:
+        """The product without the bias, as ops.conv2d takes it, and `rows`, its outputs."""
+        weight = self.weight if self.packed else ohwi(self.weight)
+        return {"weight": weight, "rows": self.out_channels}
+
     def branch_targets(self) -> Iterator[BranchTarget]:
         yield None, 0, (self.out_channels, self.in_channels, *self.kernel_size)
 
@@ -248,13 +269,41 @@ class GroupNorm(nn.Module):
 
     def scale_shift(self, x: Tensor, x2: Tensor | None = None) -> dict[str, Tensor]:
         """{"scale", "shift"}: [N, C] each, for Conv2d.forward and Linear.forward."""
-        scale, shift = ops.group_norm_scale_shift(
-            x, self.weight, self.bias, self.groups, self.eps, x2
-        )
+        scale, shift = self._scale_shift(x, x2, self.weight, self.bias)
+        adapted = branches.active()
+        if adapted is not None:
+            scale, shift = adapted.norm(
+                self, x, (scale, shift),
+                lambda rows, *both: self._scale_shift(
+                    x[rows], None if x2 is None else x2[rows], *both
+                ),
+            )  # fmt: skip
         return {"scale": scale, "shift": shift}
 
+    def _scale_shift(
+        self, x: Tensor, x2: Tensor | None, weight: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        return ops.group_norm_scale_shift(x, weight, bias, self.groups, self.eps, x2)
+
+    @property
+    def adaptable_norm(self) -> bool:
+        """Whether adapters may change it (pyengine.branches)."""
+        return self.weight is not None
+
     def forward(self, x: Tensor, silu: bool = False) -> Tensor:
-        return ops.group_norm_silu(x, self.weight, self.bias, self.groups, self.eps, silu=silu)
+        y = self._normed(x, self.weight, self.bias, silu)
+        adapted = branches.active()
+        if adapted is None or not adapted.touches([self]):
+            return y
+        plain = self._normed(x, self.weight, self.bias, False)
+        (other,) = adapted.norm(
+            self, x, (plain,), lambda rows, *both: (self._normed(x[rows], *both, False),)
+        )
+        changed = adapted.changed_rows(self, x)[:, None, None, None]
+        return torch.where(changed, nn.functional.silu(other) if silu else other, y)
+
+    def _normed(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, silu: bool) -> Tensor:
+        return ops.group_norm_silu(x, weight, bias, self.groups, self.eps, silu=silu)
 
 
 class LayerNorm(nn.Module):
@@ -269,8 +318,19 @@ class LayerNorm(nn.Module):
         self.bias = _parameter(channels) if affine and bias else None
         self.eps = eps
 
+    @property
+    def adaptable_norm(self) -> bool:
+        """Whether adapters may change it (pyengine.branches)."""
+        return self.weight is not None and self.bias is not None
+
     def forward(self, x: Tensor) -> Tensor:
-        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+        y = ops.layer_norm(x, self.weight, self.bias, self.eps)
+        adapted = branches.active()
+        if adapted is not None:
+            (y,) = adapted.norm(
+                self, x, (y,), lambda rows, *both: (ops.layer_norm(x[rows], *both, self.eps),)
+            )
+        return y
 
 
 class RMSNorm(nn.Module):

@@ -92,6 +92,8 @@ class Settings(_Asked):
     pixels that went in, or None.
     upscaler: the model_hash of what enlarged the picture, or None; height, width: before that.
     classifier, clip_model: likewise of what guided it.
+    loras: of those that it was drawn with, "name:SHA-256 of the file"; which of them counted how
+    much is told by `lora` and by <lora:...> in the prompt.
     weights: "int8" or "fp8" where some were rounded to 8 bits, or None. decoding: where it draws
     other tokens than "sequential" would, or None.
     """
@@ -115,6 +117,7 @@ class Settings(_Asked):
     classifier: str | None = None
     clip_model: str | None = None
     clip_image: str | None = None
+    loras: tuple[str, ...] | None = None
     first_seed: int | None = dataclasses.field(default=None, metadata=bounds(0, 2**63 - 1))
     count: int = dataclasses.field(default=1, metadata=bounds(1, 4096))
     index: int | None = dataclasses.field(default=0, metadata=bounds(0, 4095))
@@ -151,6 +154,12 @@ class Settings(_Asked):
                               f" {settings.index}")  # fmt: skip
         return settings
 
+    @property
+    def files_of_loras(self) -> list[tuple[str, str]]:
+        """(name, SHA-256) of each of `loras`."""
+        found = (text.rpartition(":") for text in self.loras or ())
+        return [(name, sha256) for name, _, sha256 in found]
+
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, ensure_ascii=False)
 
@@ -169,6 +178,10 @@ class Settings(_Asked):
             "Clip skip": None if self.clip_skip is None else self.clip_skip + 1,
             "Eta": f"{self.eta:g}" if self.eta else None,
             "CFG Rescale": f"{self.guidance_rescale:g}" if self.guidance_rescale else None,
+            "Lora hashes": ", ".join(
+                f"{name}: {sha256[:10]}" for name, sha256 in self.files_of_loras
+            )
+            or None,
             "Version": f"pyengine {self.version}",
         }
         lines = [self.prompt]

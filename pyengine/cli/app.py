@@ -133,6 +133,14 @@ def generate(
             help="Repeat a picture that pyengine made; other options change it.",
         ),
     ] = None,
+    lora_dir: Annotated[
+        Path | None,
+        Option(
+            metavar="FOLDER",
+            show_default="none",
+            help="LoRAs, which --lora and <lora:name:0.8> in the prompt name.",
+        ),
+    ] = None,
     **call: Any,
 ) -> int:
     """Draw pictures of a prompt.
@@ -141,6 +149,7 @@ def generate(
     pyengine generate "a red heart"
     pyengine generate "a cat" -n 4 --grid --seed 7 -o cats.png
     pyengine generate "a fox, oil painting" -m stable-diffusion-v1-5/stable-diffusion-v1-5
+    pyengine generate "a fox <lora:ink:0.8>" -m sd15 --lora-dir loras
     pyengine generate "a boat" --init-image sketch.png --strength 0.6
     pyengine generate "a red heart" -m emoji-ar --preview growing.png
     pyengine generate --from out/a-red-heart.png

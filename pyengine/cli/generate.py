@@ -22,7 +22,7 @@ from ..pipelines.loading import NAMED, SHIPPED
 from ..pipelines.remembered import digest, model_name, of_picture, settings_of
 from ..pipelines.upscaling import find_upscaler
 from ..schedules import find_name
-from ..weights.text import show
+from ..weights.text import listing, show
 from . import concepts, files, preview, warn
 
 NO_PROMPT = "prompt: expected a prompt or --from PICTURE, given neither"
@@ -45,6 +45,7 @@ class Options:
     weights: str | None
     json: bool
     from_picture: Path | None
+    lora_dir: Path | None
     call: dict[str, Any]
 
 
@@ -74,7 +75,7 @@ def run(o: Options) -> int:
         warnings.simplefilter("always")
         pipe = from_pretrained(
             o.model, device=o.device or "auto", dtype=o.dtype, variant=o.variant,
-            weights=o.weights, ignore_config_keys=o.ignore_config_key or (),
+            weights=o.weights, ignore_config_keys=o.ignore_config_key or (), lora_dir=o.lora_dir,
         )  # fmt: skip
         if pipe.makes != "pictures":
             raise RequestError(
@@ -104,6 +105,8 @@ def run(o: Options) -> int:
         warn(message)
     result.report.seconds = {"load": loaded, **result.report.seconds}
     settings = describe(o, pipe, result, hashes)
+    if saved is not None:
+        compare_loras(saved, settings)
     only = saved.index if again and saved is not None else None
     written, replaced = write(o, place, result, settings, only)
     tell(o, written, replaced, settings, result.report)
@@ -190,6 +193,10 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
         option = BY_NAME[name].option or ""
         if o.call[name] is None and getattr(saved, option) is not None:
             raise RequestError(f"from: {what}: expected it as --{option.replace('_', '-')}")
+    if saved.loras and o.lora_dir is None:
+        names = listing(show(name) for name, _ in saved.files_of_loras)
+        raise RequestError(f"from: the picture was drawn with LoRAs, {names}: expected --lora-dir"
+                           " with the folder that holds them")  # fmt: skip
     if o.call["image"] is None and o.call["original_image"] is None:
         call["strength"] = None
     filled: dict[str, Any] = {"prompt": saved.prompt} if o.prompt is None else {}
@@ -232,6 +239,13 @@ def compare(saved: Settings, pipe: Any, hashes: dict[str, str | None]) -> None:
         warn(f"the picture was made with pyengine {show(saved.version)}, this is {__version__}")
     if saved.device != pipe.device.type:
         warn(f"the picture was made on {show(saved.device)}, this is {pipe.device.type}")
+
+
+def compare_loras(saved: Settings, now: Settings) -> None:
+    """Warns of LoRAs that are not those that were used before."""
+    before, found = dict(saved.files_of_loras), dict(now.files_of_loras)
+    for name in sorted({n for n in before | found if before.get(n) != found.get(n)}):
+        warn(f"lora: {show(name)} is not the one that was used before")
 
 
 def read_pictures(

@@ -4,8 +4,10 @@ import dataclasses
 import json
 import math
 import operator
+import os
 from typing import Any
 
+from ..adapters import open_lora, summary
 from ..pipelines.loading import find_checkpoint
 from ..pipelines.registry import family_of
 from ..schedules import from_config
@@ -17,6 +19,10 @@ from ..weights.text import show
 def run(
     model: str | None, variant: str | None, as_json: bool, ignored: list[str] | None = None
 ) -> int:
+    lora = describe_lora(model)
+    if lora is not None:
+        print(json.dumps(lora) if as_json else "\n".join(lines_of_lora(lora)))
+        return 0
     checkpoint, source = find_checkpoint(model, variant, {"ignore_config_keys": ignored or ()})
     facts = describe(checkpoint, source)
     if as_json:
@@ -103,6 +109,28 @@ def count(tensors: TensorSource | MappedSource) -> dict[str, Any]:
         kind = str(dtype).removeprefix("torch.")
         dtypes[kind] = dtypes.get(kind, 0) + 1
     return {"parameters": parameters, "bytes": tensors.nbytes(), "tensors": dtypes}
+
+
+def describe_lora(model: str | None) -> dict[str, Any] | None:
+    """Everything that `info` tells of a LoRA file, as plain values; None for anything else."""
+    if model is None or not model.endswith(".safetensors") or not os.path.isfile(model):
+        return None
+    with open_lora(model) as file:
+        found = summary(file)
+        return None if found is None else {"lora": model, **found}
+
+
+def lines_of_lora(facts: dict[str, Any]) -> list[str]:
+    size = f"{facts['bytes'] / 1e6:,.1f} MB"
+    lines = [f"{show_plain(facts['lora'])}: a LoRA, {facts['format']}, {size}"]
+    for part, own in facts["parts"].items():
+        ranks = ", ".join(map(str, own["ranks"])) or "none"
+        kinds = ", ".join(f"{n} {kind}" for kind, n in own["kinds"].items())
+        lines.append(f"  {part}: {own['modules']} layers: {kinds}; rank {ranks}")
+    for key in ("base", "preset", "tokens"):
+        if facts[key]:
+            lines.append(f"  {key}: {show_plain(facts[key])}")
+    return [*lines, f"  hash: {facts['hash']}"]
 
 
 def show_plain(value: Any) -> str:

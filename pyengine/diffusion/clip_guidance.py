@@ -62,7 +62,7 @@ class ClipGuidance:
         if c.extra is not None:
             extra = c.extra_row(TEXT, job.place)
             given = torch.cat([x, c.extra[extra : extra + 1].to(x.dtype)], dim=1)
-        with beside([c.adapters]):
+        with beside(c.adapters_of_rows[row : row + 1]):
             out: Tensor = self.network.evaluate(given, times, context)
         return out[:, : x.shape[1]].float()
 

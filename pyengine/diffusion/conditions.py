@@ -34,7 +34,8 @@ class Conditions:
     in_input it is mask and masked: [N or R, 1, h, w] and [N or R, C, h, w], as
     diffusion.latents.Start has them. known, noise: likewise [N, C, h, w]; without noise what is
     known stays clean at every step (DeepFloyd IF).
-    adapters: what the network has beside its weights for all these rows (see pyengine.branches).
+    adapters: what the network has beside its weights for each of the N pictures (see
+    pyengine.branches), or () for none.
     """
 
     text: Tensor | None = None
@@ -49,7 +50,7 @@ class Conditions:
     noise: Tensor | None = None
     in_input: bool = False
     extra: Tensor | None = None
-    adapters: Row = ()
+    adapters: Sequence[Row] = ()
     text_mask: Tensor | None = None
     #: Counts the changes: what was made of these conditions before one is no longer theirs.
     version: int = 0
@@ -68,6 +69,11 @@ class Conditions:
     def rows(self) -> int:
         """R, rows of all conditions together."""
         return self.count * len(self.names)
+
+    @property
+    def adapters_of_rows(self) -> list[Row]:
+        """What the network has beside its weights for each of the R rows; [] for nothing."""
+        return [*self.adapters] * len(self.names) if any(self.adapters) else []
 
     def row(self, name: str, picture: int) -> int:
         """Which of the R rows is a picture's under a condition."""
@@ -89,7 +95,7 @@ class Conditions:
         self._times.clear()
         self.context = TextContext(())
         if self.text is not None:
-            with beside([self.adapters] * len(self.text)):
+            with beside(self.adapters_of_rows):
                 encode: Any = unet.encode_context  # not every network's takes a mask
                 masked = {} if self.text_mask is None else {"attention_mask": self.text_mask}
                 self.context = encode(self.text, **masked)
@@ -114,7 +120,7 @@ class Conditions:
         rows = rows if self.added is None and self.labels is None else self.rows
         most = getattr(unet, "embedded_rows", EMBEDDED_ROWS)
         timesteps = torch.tensor(plan.timesteps[first : first + max(1, most // rows)])
-        with beside([self.adapters] * len(timesteps)):
+        with beside(self.adapters_of_rows):
             return unet.embed_timesteps(
                 to_device(timesteps, unet.device),
                 timestep_cond=self.guidance,

@@ -20,7 +20,9 @@ class Request:
     where they were given. part: crop.Crop where only a part of the picture is painted. plan: what
     schedules.Scheduler.plan is told besides steps, strength and eta. callback_known: tensors that
     the callback may change. guides: pipelines.guides.Guides. guidance_start, guidance_end: shares
-    of the steps between which guidance_scale holds. method: how it does.
+    of the steps between which guidance_scale holds. method: how it does. loras:
+    pipelines.loras.Uses of each picture.
+    warnings: what was not done as asked, for the report.
     """
 
     texts: Any
@@ -53,6 +55,8 @@ class Request:
     guidance_start: float = 0.0
     guidance_end: float = 1.0
     method: Method = field(default_factory=Method)
+    loras: tuple[Any, ...] = ()
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def goes_on(self) -> bool:

@@ -1,10 +1,12 @@
 """The conditions of pictures that are evaluated together, put together."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
+from ..branches import Adapter, Row
 from ..models.unet import TextContext, TimeEmbedding
 from .conditions import gather
 from .denoiser import Denoiser
@@ -18,7 +20,8 @@ class Told:
     The rows are the base conditions of the guided pictures, then the last condition of every
     picture (the text), then what conditions there are between. Where all pictures are unguided, or
     all have classifier-free guidance, that is [N] or [2 N] rows in the order that ops.sampler_step
-    takes them; in a mixed batch an unguided picture still takes one row.
+    takes them; in a mixed batch an unguided picture still takes one row. Where pictures have
+    different adapters, the rows of each picture follow each other.
 
     context: the text's keys and values. extra: [N or rows, ...], what the U-Net is given besides
     the latents, or None.
@@ -30,12 +33,16 @@ class Told:
         entries = [(k, names[k][0]) for k in guided]
         entries += [(k, own[-1]) for k, own in enumerate(names)]
         entries += [(k, name) for k, own in enumerate(names) for name in own[1:-1]]
+        adapters = [_adapters(job) for job in jobs]
+        apart = len(list(groupby(adapters, key=_which))) > 1
+        if apart:  # rows of one adapter side by side: each run of them costs a product
+            entries.sort(key=lambda entry: entry[0])
         self._entries = entries
         self._position = {entry: row for row, entry in enumerate(entries)}
         self._combined = [k for k, job in enumerate(jobs) if job.guidance.scale is None]
         #: Rows per picture where all have as many: in the order of the pictures, once or twice.
         self.times_each = {0: 1, len(jobs): 2}.get(len(guided), 0)
-        if len(entries) > 2 * len(jobs) or self._combined:
+        if len(entries) > 2 * len(jobs) or self._combined or (apart and guided):
             self.times_each = 0
         device = jobs[0].latents.device
         self._pictures = torch.tensor([k for k, _ in entries], device=device)
@@ -45,7 +52,7 @@ class Told:
         self._outputs = torch.tensor([*base, *last], device=device)
         self._rows = [jobs[k].conditions.row(name, jobs[k].place) for k, name in entries]
         #: Of each row; empty where none has any.
-        self.adapters = [jobs[k].conditions.adapters for k, _ in entries]
+        self.adapters = [adapters[k] for k, _ in entries]
         if not any(self.adapters):
             self.adapters = []
         self.context = self._context(jobs)
@@ -132,6 +139,16 @@ class Told:
                     for (k, _), row in zip(self._entries, self._rows, strict=True)])
             for block in range(len(first.rows))
         ))  # fmt: skip
+
+
+def _adapters(job: DenoisingJob) -> Row:
+    """What the network has beside its weights for a picture."""
+    own = job.conditions.adapters
+    return own[job.place] if own else ()
+
+
+def _which(row: Row) -> tuple[Adapter, ...]:
+    return tuple(adapter for adapter, _ in row)
 
 
 def model_input(x: Tensor, extra: Tensor | None, rows: int) -> Tensor:

@@ -23,7 +23,10 @@ class Report:
     decoding: how a model that draws one token after another was read, "sequential" or otherwise;
     tokens: that were drawn, of all pictures; passes: calls of the transformer, for each picture as
     many as it took part in.
-    height, width: pixels. guidance_scale, strength: that were used.
+    height, width: pixels. guidance_scale, strength: that were used. num_inference_steps, eta: that
+    were asked for, of the whole run, or filled in; None for models without.
+    loras: of each picture {name: {"weight": of the U-Net, "text": of the text encoders, "sha256":
+    of the file}}; [] where none has any.
     seconds: wall clock by stage: "encode_prompt", "encode_image", "denoise" or "draw", "decode",
     "total".
     kernels: which implementation each op ran, {"conv2d": "torch", ...}.
@@ -43,6 +46,9 @@ class Report:
     guidance_scale: float | tuple[float, ...]
     strength: float | None = None
     weights: str | None = None
+    num_inference_steps: int | None = None
+    eta: float | None = None
+    loras: list[dict[str, dict[str, Any]]] = field(default_factory=list)
     steps: int = 0
     evaluations: int = 0
     decoding: str | None = None

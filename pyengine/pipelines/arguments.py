@@ -95,6 +95,23 @@ class Loaded:
 
 
 @dataclass(frozen=True)
+class Weighted:
+    """Loaded things by name with a weight each, which the pipeline checks; as a text
+    "name:0.8,other".
+    """
+
+    low: float
+    high: float
+    type: ClassVar[type] = str
+    metavar: ClassVar[str] = "NAME:WEIGHT"
+    names: ClassVar[tuple[str, ...]] = ()
+
+    def schema(self) -> dict[str, Any]:
+        weight = {"type": "number", "minimum": self.low, "maximum": self.high}
+        return {"type": "object", "additionalProperties": weight}
+
+
+@dataclass(frozen=True)
 class Data:
     """A number, a text, or a list of numbers: what JSON can hold. The pipeline checks it."""
 
@@ -106,7 +123,7 @@ class Value:
     """
 
 
-Kind = Whole | Real | Choice | Words | Picture | Loaded | Data | Value
+Kind = Whole | Real | Choice | Words | Picture | Loaded | Weighted | Data | Value
 
 
 @dataclass(frozen=True)
@@ -329,6 +346,10 @@ ARGUMENTS: tuple[Argument, ...] = (
         "clip_guidance_scale", Real(0, 1_000_000), own=True, option="clip_guidance_scale",
         setting="clip_guidance_scale", asked=True, help="How much of that gradient.", shown="100",
     ),
+    Argument(
+        "lora", Weighted(-100, 100), own=True, option="lora", setting="lora", asked=True,
+        shown="none", help="LoRAs of the folder --lora-dir, separated by commas.",
+    ),
     Argument("output_type", Choice(OUTPUT_TYPES), everywhere=True),
     *(Argument(name, Data()) for name in (
         "aesthetic_score", "crops_coords_top_left", "denoising_end", "denoising_start",
@@ -402,6 +423,6 @@ def json_schema(call: Any) -> dict[str, Any]:
     properties = {
         row.name: {**row.kind.schema(), **({"description": row.help} if row.help else {})}
         for row in rows
-        if isinstance(row.kind, Whole | Real | Choice | Words)
+        if isinstance(row.kind, Whole | Real | Choice | Words | Weighted)
     }
     return {"type": "object", "properties": properties, "additionalProperties": False}

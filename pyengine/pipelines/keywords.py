@@ -23,13 +23,12 @@ ELSEWHERE = {
     " clean them before, or give clean_caption=False",
     "control_image": "there are no ControlNets here yet; diffusers has them",
     "controlnet_conditioning_scale": "there are no ControlNets here yet; diffusers has them",
-    "cross_attention_kwargs": "there are no LoRAs or attention processors here that would read it"
-    " yet; merge a LoRA into the checkpoint with diffusers (fuse_lora, save_pretrained)",
+    "cross_attention_kwargs": "this model takes no LoRAs or attention processors that would read"
+    " it",
     "image_guidance_scale": "InstructPix2Pix is not here; diffusers has it",
     "ip_adapter_image": _ADAPTERS,
     "ip_adapter_image_embeds": _ADAPTERS,
-    "lora_scale": "there are no LoRAs here yet; merge one into the checkpoint with diffusers"
-    " (fuse_lora, save_pretrained)",
+    "lora_scale": "a call's LoRAs have their weights in lora={name: weight}",
     "max_sequence_length": "no model here has a text encoder with a length to choose",
 }
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..adapters import find_preset
 from ..cuda import OLDEST, check_capability, within_memory
 from ..errors import CheckpointError, RequestError, UnavailableError
 from ..guard import inference
@@ -56,6 +57,8 @@ def from_pretrained(
     gives other pictures (docs/numerics.md): a token model's transformer (Janus, PictureGPT), or
     with "fp8" the U-Net's transformer blocks. scheduler: as `pipe.scheduler = ...` takes it.
     prior: Kandinsky 2.2's, beside its decoder as the model: a folder or Hub id.
+    lora_dir: a folder of LoRAs, which calls and prompts (<lora:name:0.8>) may name. preset: the
+    few-step model that this is, "lcm", "lightning" and so on (docs/adapters.md).
     options: as pyengine.weights.resolve takes them (revision, cache_dir, token, local_files_only,
     prediction_type, ignore_config_keys...); parts in place of the checkpoint's (vae=..., of
     pyengine.models); and diffusers' other keywords: torch_dtype, device_map, safety_checker=None
@@ -90,14 +93,28 @@ def load(model: Any, keywords: dict[str, Any], wanted: Any = None) -> Any:
         _check_class(wanted, checkpoint)
     checkpoint.options = checkpoint.options | k.settings
     kind = stored_dtype(checkpoint) if kind is None else kind
+    _check_loras(k.loras, wanted or family_of(checkpoint.pipeline_class).pipeline_class)
     pipeline = within_memory(
         lambda: build(
             Load(checkpoint, source, place, kind, k.weights, wanted, k.parts, k.scheduler)
         ),
         f"{source}: float16, bfloat16 or a larger device would help",
     )
+    for name, value in k.loras.items():
+        setattr(pipeline, name, value)
     release_free_memory()
     return pipeline
+
+
+def _check_loras(given: dict[str, Any], cls: Any) -> None:
+    """Refuses lora_dir and preset where they mean nothing, or name nothing, before any weight is
+    read.
+    """
+    for name in given:
+        if not hasattr(cls, name):
+            raise RequestError(f"{name}: expected none for a {cls.__name__}, which takes no LoRAs")
+    if "preset" in given:
+        find_preset(given["preset"])
 
 
 @inference

@@ -10,7 +10,7 @@ from PIL import Image
 
 from .. import __version__
 from ..decoding.request import OTHER_DRAWS
-from ..jobs.output import PipelineOutput
+from ..jobs.output import PipelineOutput, Report
 from ..metadata import ASKED, Settings
 from .loading import SHIPPED
 
@@ -30,15 +30,16 @@ def settings_of(
     """
     report, defaults = output.report, pipe.defaults
     steps = getattr(defaults, "num_inference_steps", report.steps)
+    steps = steps if report.num_inference_steps is None else report.num_inference_steps
     rescale = call.get("guidance_rescale")
-    asked = {row.setting: call.get(row.name) for row in ASKED if row.setting}
+    asked = {row.setting: as_text(call.get(row.name)) for row in ASKED if row.setting}
     return Settings(
         prompt=call.get("prompt") or "",
         steps=steps if call.get("num_inference_steps") is None else call["num_inference_steps"],
         sampler=report.sampler,
         guidance_scale=cast(float, report.guidance_scale),  # of one request: one for all
         guidance_rescale=getattr(defaults, "guidance_rescale", 0.0) if rescale is None else rescale,
-        eta=call.get("eta") or 0.0,
+        eta=call.get("eta") or report.eta or 0.0,
         decoding=report.decoding if report.decoding == OTHER_DRAWS else None,
         height=report.height,
         width=report.width,
@@ -53,9 +54,22 @@ def settings_of(
         weights=report.weights,
         device=pipe.device.type,
         version=__version__,
+        loras=tuple(f"{name}:{sha256}" for name, sha256 in files_of_loras(report).items()) or None,
         **asked,
         **hashes,
     )
+
+
+def as_text(value: Any) -> Any:
+    """A value as settings hold it: {name: weight} as the text that `lora` takes too."""
+    if not isinstance(value, Mapping):
+        return value
+    return ",".join(f"{name}:{weight}" for name, weight in value.items())
+
+
+def files_of_loras(report: Report) -> dict[str, str]:
+    """{name: SHA-256 of the file} of the LoRAs of a call's pictures."""
+    return {name: own["sha256"] for picture in report.loras for name, own in picture.items()}
 
 
 def of_picture(settings: Settings, output: PipelineOutput, index: int) -> Settings:

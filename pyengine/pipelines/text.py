@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..adapters import Row
+from ..diffusion.conditions import beside
 from ..errors import RequestError
 from ..models import CLIPTextModel, CLIPTextModelWithProjection
 from ..tokenizer import ClipTokenizer
@@ -48,18 +50,24 @@ def encode(
     layer: int | None,
     warnings: list[str],
     length: int | None = None,
+    adapters: Sequence[Row] = (),
 ) -> tuple[Tensor, Tensor | None]:
     """([N, L, C] hidden states, [N, P] pooled text where the encoder projects it, else None).
 
     layer: None for the last hidden state; else this index into hidden_states, the last being -1.
     length: L, where it is not the encoder's own.
-    Equal prompts are encoded once.
+    adapters: what the encoder has beside its weights for each prompt; () for nothing.
+    Equal prompts with equal adapters are encoded once.
     """
-    unique = list(dict.fromkeys(prompts))
-    ids = tokenize(tokenizer, encoder, unique, warnings, length)
-    out = encoder(ids, output_hidden_states=layer is not None)
+    rows = [tuple(row) for row in adapters] or [()] * len(prompts)
+    keys = list(zip(rows, prompts, strict=True))
+    # Rows of one adapter side by side.
+    unique = [key for row in dict.fromkeys(rows) for key in dict.fromkeys(keys) if key[0] == row]
+    ids = tokenize(tokenizer, encoder, [prompt for _, prompt in unique], warnings, length)
+    with beside([row for row, _ in unique]):
+        out = encoder(ids, output_hidden_states=layer is not None)
     hidden = out.last_hidden_state if layer is None else out.hidden_states[layer]
-    back = torch.tensor([unique.index(p) for p in prompts], device=hidden.device)
+    back = torch.tensor([unique.index(key) for key in keys], device=hidden.device)
     pooled = getattr(out, "text_embeds", None)
     return hidden.index_select(0, back), None if pooled is None else pooled[back]
 

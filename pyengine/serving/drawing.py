@@ -24,6 +24,7 @@ from ..pipelines.arguments import (
     Loaded,
     Picture,
     Real,
+    Weighted,
     Whole,
     Words,
 )
@@ -40,7 +41,7 @@ from .settings import ServerSettings
 MAX_ITEMS = 1024
 MAX_TEXT = 200
 #: Arguments that a client's request may hold.
-PLAIN = Whole | Real | Choice | Words | Picture | Data
+PLAIN = Whole | Real | Choice | Words | Picture | Weighted | Data
 #: Arguments by what the command line and a picture's settings call them: "steps", "guidance".
 ALIASES = {
     alias: row.name
@@ -223,7 +224,10 @@ class Drawings:
             return self._words(name, value)
         if isinstance(kind, Picture):
             return self._picture(name, value)
-        return _data(name, value)
+        if isinstance(kind, Weighted) and isinstance(value, dict):
+            return {key: checks.real(f"{name}: {show(key)}", weight, kind.low, kind.high)
+                    for key, weight in value.items()}  # fmt: skip
+        return self._words(name, value) if isinstance(kind, Weighted) else _data(name, value)
 
     def _words(self, name: str, value: Any) -> str:
         if not isinstance(value, str):

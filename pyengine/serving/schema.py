@@ -6,7 +6,17 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict
 
-from ..pipelines.arguments import ARGUMENTS, Argument, Choice, Data, Picture, Real, Whole, Words
+from ..pipelines.arguments import (
+    ARGUMENTS,
+    Argument,
+    Choice,
+    Data,
+    Picture,
+    Real,
+    Weighted,
+    Whole,
+    Words,
+)
 from .drawing import ALIASES, MAX_ITEMS, MAX_TEXT, PLAIN
 
 
@@ -77,6 +87,9 @@ def _described(row: Argument, pictures: dict[str, Any]) -> dict[str, Any]:
     elif isinstance(kind, Words):
         schema = nullable({"type": "string", "maxLength": 100_000 if "prompt" in row.name
                            else MAX_TEXT})  # fmt: skip
+    elif isinstance(kind, Weighted):
+        text = {"type": "string", "maxLength": MAX_TEXT}
+        schema = {"anyOf": [kind.schema(), text, {"type": "null"}]}
     else:
         assert isinstance(kind, Data)
         numbers = {"type": "array", "items": {"type": "number"}, "maxItems": MAX_ITEMS}

@@ -1,12 +1,21 @@
 """Side branches (LoRA) beside the layers of a model, per row, against merged weights."""
 
+import dataclasses
+
 import pytest
 import tiny
 import torch
 from parity import LIMIT, noise, relative_l2
 
 from pyengine import ops
-from pyengine.branches import Adapter, adapted, targets
+from pyengine.branches import (
+    Adapter,
+    Difference,
+    adapted,
+    norm_targets,
+    targets,
+    weight_of,
+)
 from pyengine.errors import RequestError
 from pyengine.layers import Conv2d, Linear, fuse
 from pyengine.models import CLIPTextModel, UNet2DConditionModel
@@ -277,3 +286,80 @@ def test_as_many_rows_as_were_told():
         with pytest.raises(RequestError, match="adapted: expected 2 rows"):
             layer(noise(3, 4))
         assert _filled(Linear(4, 6))(noise(3, 4)).shape == (3, 6)  # no adapter names this one
+
+
+def differences(model, seed, magnitude=0.3):
+    """Random Differences of every kind for the layers of a model, norms among them."""
+    changes, kinds = {}, ("low", "dense", "gain", "bias", "all")
+    for i, (name, target) in enumerate(targets(model).items()):
+        out, *rest = target.shape
+        size, kind, at = torch.Size(rest).numel(), kinds[i % 5], seed + 9 * i
+        given = {}
+        if kind in ("low", "all"):
+            given |= {"down": noise(RANK, *rest, seed=at) / size**0.5, "ratio": 0.5}
+            given |= {"up": noise(out, RANK, seed=at + 1) * magnitude}
+        if kind in ("dense", "all"):
+            given["dense"] = noise(*target.shape, seed=at + 2) * magnitude / size**0.5
+        if kind in ("gain", "all"):
+            given["gain"] = noise(out, seed=at + 3) * magnitude
+        if kind in ("bias", "all"):
+            given["bias"] = noise(out, seed=at + 4) * magnitude
+        changes[name] = Difference(**given)
+    for i, (name, target) in enumerate(norm_targets(model).items()):
+        values = [noise(*target.shape, seed=seed - 9 * i - k) * magnitude for k in (1, 2)]
+        changes[name] = Difference(dense=values[0], bias=values[1] if i % 3 else None)
+    return changes
+
+
+def changed(state, changes, scale):
+    """A checkpoint's tensors, float64, with the differences added to them; new biases beside."""
+    state = {name: tensor.double() for name, tensor in state.items()}
+    for name, d in changes.items():
+        weight = state[f"{name}.weight"]
+        more = torch.zeros_like(weight)
+        if d.down is not None:
+            more += d.ratio * (d.up.double() @ d.down.double().flatten(1)).view(weight.shape)
+        if d.dense is not None:
+            more += d.dense.double().view(weight.shape)
+        if d.gain is not None:
+            more += d.gain.double().view(-1, *(1,) * (weight.dim() - 1)) * weight
+        state[f"{name}.weight"] = weight + scale * more
+        if d.bias is not None and f"{name}.bias" in state:
+            state[f"{name}.bias"] = state[f"{name}.bias"] + scale * d.bias.double()
+    return state
+
+
+def test_every_kind_of_difference(pair):
+    theirs, ours, _ = pair
+    state = theirs.state_dict()
+    changes = differences(ours, 5)
+    for name in [n for n, d in changes.items() if d.bias is not None]:
+        if f"{name}.bias" not in state:  # merged weights would have no place for it
+            changes[name] = dataclasses.replace(changes[name], bias=None)
+    assert len(norm_targets(ours)) > 20
+    want = run(in_float64(theirs.config, changed(state, changes, SCALE)), [])
+    adapter = Adapter(ours, changes)
+    rows = [[(adapter, SCALE)], [], [(adapter, 0.2)]]
+    together, plain = run(ours, rows), run(ours, [])
+    assert relative_l2(together[:1], want[:1].float()) < LIMIT
+    assert relative_l2(want[:1].float(), plain[:1]) > 0.05
+    assert torch.equal(together[1], plain[1])
+    for i in (0, 2):
+        assert torch.equal(run(ours, [rows[i]], pick=slice(i, i + 1)), together[i : i + 1])
+
+
+@pytest.mark.parametrize("tier", [None, torch.int8, torch.float8_e4m3fn])
+def test_a_weight_is_told_by_its_packed_layer(tier):
+    owner = torch.nn.Module()
+    owner.to_k, owner.to_v = _filled(Linear(20, 24)), _filled(Linear(20, 6))
+    owner.conv = _filled(Conv2d(3, 10))
+    saved = {name: getattr(owner, name).weight.clone() for name in ("to_k", "to_v", "conv")}
+    if tier is not None:
+        owner.to_k.quantize(tier)
+        owner.to_v.quantize(tier)
+    owner.both = fuse(owner, "to_k", "to_v")
+    owner.conv.pack()
+    for name, target in targets(torch.nn.ModuleDict({"a": owner})).items():
+        want = saved[name.removeprefix("a.")]
+        near = 0.0 if tier is None or "conv" in name else 0.07
+        torch.testing.assert_close(weight_of(target), want, rtol=near, atol=near)

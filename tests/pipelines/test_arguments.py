@@ -199,6 +199,8 @@ def test_settings_of_before_are_read():
             "super_res_steps",
             "prior_guidance_scale",
             "decoder_guidance_scale",
+            "lora",
+            "loras",
         )
     )
     assert json.loads(settings.to_json()) == {**json.loads(OLD), **later}

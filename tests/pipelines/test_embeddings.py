@@ -141,7 +141,7 @@ def test_a_prompt_that_is_cut_is_told_by_encode_prompt(pair):
 def test_what_encode_prompt_refuses(pair):
     own = pair("sd1").own
     for call, field in [
-        ({}, "prompt"), ({"prompt": "x", "lora_scale": 0.5}, "lora_scale: there are no LoRAs"),
+        ({}, "prompt"), ({"prompt": "x", "lora_scale": "big"}, "lora_scale: expected a number"),
         ({"prompt": "x", "num_images_per_prompt": 0}, "num_images_per_prompt"),
         ({"prompt": "x", "clip_skip": 9}, "clip_skip"),
     ]:  # fmt: skip

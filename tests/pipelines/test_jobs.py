@@ -201,7 +201,7 @@ def test_an_adapter_of_one_call_beside_others(pair):
         prompt, scale, adapters = wanted[k]
         (job,) = pipe.prepare(pipe.request(prompt, guidance_scale=scale, num_inference_steps=3,
                                            seed=k, **SIZE))  # fmt: skip
-        job.conditions.adapters = adapters
+        job.conditions.adapters = [adapters]
         job.conditions.changed(pipe.unet)
         return job
 

@@ -253,13 +253,13 @@ ACCEPTED = [
     ("enable_group_offload", ()), ("disable_freeu", ()),
     ("fuse_qkv_projections", ()), ("unfuse_qkv_projections", ()), ("upcast_vae", ()),
     ("unload_lora_weights", ()), ("unfuse_lora", ()), ("disable_lora", ()),
-    ("delete_adapters", ("x",)), ("unload_textual_inversion", ()), ("unload_ip_adapter", ()),
+    ("delete_adapters", ([],)), ("unload_textual_inversion", ()), ("unload_ip_adapter", ()),
     ("remove_all_hooks", ()), ("maybe_free_model_hooks", ()), ("reset_device_map", ()),
 ]  # fmt: skip
+OF_LORAS = ["load_lora_weights", "fuse_lora", "set_adapters", "enable_lora"]
 REFUSED = [
-    "enable_freeu", "load_lora_weights", "fuse_lora", "set_adapters", "enable_lora",
-    "load_textual_inversion", "load_ip_adapter", "set_ip_adapter_scale", "save_lora_weights",
-    "enable_lora_hotswap", "set_lora_device", "push_to_hub",
+    "enable_freeu", "load_textual_inversion", "load_ip_adapter", "set_ip_adapter_scale",
+    "save_lora_weights", "enable_lora_hotswap", "set_lora_device", "push_to_hub",
 ]  # fmt: skip
 
 
@@ -294,6 +294,13 @@ def test_switches_that_are_refused(pair, name):
         getattr(pair("sd1").own, name)("x")
 
 
+@pytest.mark.parametrize("name", OF_LORAS)
+def test_switches_of_loras_are_refused_where_there_are_none(name):
+    pipe = pyengine.from_pretrained("emoji-ar", device="cpu")
+    with pytest.raises(UnavailableError, match=f"^{name}: Stable Diffusion's"):
+        getattr(pipe, name)("x")
+
+
 def test_every_switch_of_diffusers_is_here():
     """Public methods of diffusers' pipelines that switch something or load something."""
     stems = ("enable_", "disable_", "fuse_", "unfuse_", "load_", "unload_", "set_")
@@ -304,7 +311,7 @@ def test_every_switch_of_diffusers_is_here():
     # Class methods for those who write pipelines.
     theirs -= {"load_config", "load_lora_into_text_encoder", "load_lora_into_unet"}
     assert theirs <= ours, theirs - ours
-    listed = {name for name, _ in ACCEPTED} | set(REFUSED)
+    listed = {name for name, _ in ACCEPTED} | {*REFUSED, *OF_LORAS}
     assert ours <= listed | {"enable_vae_tiling", "set_progress_bar_config"}
 
 

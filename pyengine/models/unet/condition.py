@@ -180,8 +180,8 @@ class UNet2DConditionModel(Model):
         timesteps: [T]. The conditions are those of `forward`, for N pictures or one; they must be
         given here, not to `forward`.
         """
-        adapted = branches.active()
-        if adapted is not None:  # an adapter may lie beside these layers: a row for every picture
+        adapted = self._adapted_times()
+        if adapted is not None:  # a row for every picture
             conditions = (timestep_cond, class_labels, added_cond_kwargs)
             steps = [t.expand(adapted.rows) for t in flat_timesteps(timesteps, self.device)]
             tables = [self._embed(step, *conditions).rows for step in steps]
@@ -190,6 +190,16 @@ class UNet2DConditionModel(Model):
         if timestep_cond is not None:
             timestep_cond = timestep_cond[None]
         return self._embed(t, timestep_cond, class_labels, added_cond_kwargs)
+
+    def _adapted_times(self) -> branches.Adapted | None:
+        """What rows have beside the weights, where that is beside layers that embed times."""
+        adapted = branches.active()
+        if adapted is None:
+            return None
+        embeddings = (self.time_embedding, self.class_embedding, self.add_embedding)
+        own = (m for e in embeddings if e is not None for m in e.modules())
+        projections = (m.time_emb_proj for m in self._resnets)
+        return adapted if adapted.touches([*own, *projections]) else None
 
     def _sinusoids(self, values: Tensor, dim: int) -> Tensor:
         c = self.config
@@ -289,7 +299,7 @@ class UNet2DConditionModel(Model):
         conditions = (timestep_cond, class_labels, added_cond_kwargs)
         if not isinstance(timestep, TimeEmbedding):
             t = flat_timesteps(timestep, self.device)
-            if branches.active() is not None and len(t) == 1:  # adapters are those of n rows
+            if len(t) == 1 and self._adapted_times() is not None:  # adapters are those of n rows
                 t = t.expand(n)
             timestep = self._embed(t, *conditions)
         elif any(c is not None for c in conditions):

@@ -65,7 +65,7 @@ ANYWHERE = ("auto", "balanced", "balanced_low_0", "sequential")
 
 _OWN = (
     "device", "dtype", "variant", "weights", "scheduler", "torch_dtype", "device_map", "subfolder",
-    "use_safetensors",
+    "use_safetensors", "lora_dir", "preset",
 )  # fmt: skip
 
 
@@ -98,7 +98,8 @@ class Keywords:
     device, dtype: as `loading.find_device` and `find_dtype` take them, dtype also "auto".
     options: for `pyengine.weights.resolve`. parts: objects in place of the checkpoint's.
     settings: over those of model_index.json. scheduler: as `pipe.scheduler = ...` takes it, or
-    None for the checkpoint's own. subfolder: below the model's folder, or None.
+    None for the checkpoint's own. subfolder: below the model's folder, or None. loras: lora_dir and
+    preset, as far as they were given.
     """
 
     device: Any = "auto"
@@ -110,6 +111,7 @@ class Keywords:
     options: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, bool] = field(default_factory=dict)
+    loras: dict[str, Any] = field(default_factory=dict)
 
 
 def read_keywords(given: dict[str, Any], function: str = "from_pretrained") -> Keywords:
@@ -141,6 +143,8 @@ def read_keywords(given: dict[str, Any], function: str = "from_pretrained") -> K
             )
     for name in ("variant", "weights", "scheduler"):
         setattr(k, name, given.get(name))
+    names = ("preset", "lora_dir")
+    k.loras = {name: given[name] for name in names if given.get(name) is not None}
     k.subfolder = _subfolder(given.get("subfolder"))
     k.dtype = _dtype(given.get("dtype"), given.get("torch_dtype"))
     k.device = _device(given.get("device", "auto"), given.get("device_map"))

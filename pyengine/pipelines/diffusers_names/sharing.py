@@ -38,6 +38,10 @@ def from_pipe(cls: Any, pipeline: Any, keywords: dict[str, Any]) -> Any:
         new._shared()
     for name, part in k.parts.items():
         setattr(new, name, part)
+    for name, value in k.loras.items():
+        if not hasattr(cls, name):
+            raise RequestError(f"{name}: expected none for a {cls.__name__}, which takes no LoRAs")
+        setattr(new, name, value)
     if k.scheduler is not None:
         new.scheduler = k.scheduler
     if k.dtype is not None or k.device != "auto":

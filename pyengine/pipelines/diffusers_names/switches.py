@@ -12,10 +12,7 @@ import torch
 from ...errors import RequestError, UnavailableError
 from ...weights.text import show
 
-_LORA = (
-    "LoRAs are not here yet; merge it into the checkpoint with diffusers (pipe.fuse_lora(),"
-    " pipe.unload_lora_weights(), pipe.save_pretrained(folder)) and load the folder"
-)
+_LORA = "Stable Diffusion's pipelines take LoRAs, this one does not"
 _INVERSION = "textual inversion is not here yet; diffusers has it"
 _ADAPTER = "IP-Adapters are not here yet; diffusers has them"
 
@@ -134,32 +131,32 @@ class Switches:
         _absent("enable_freeu", "FreeU is not here; diffusers has it")
 
     def load_lora_weights(self, *_: Any, **__: Any) -> NoReturn:
-        """Refused: not here yet."""
+        """Refused but of Stable Diffusion's pipelines: see lora.LoraNames."""
         _absent("load_lora_weights", _LORA)
 
     def fuse_lora(self, *_: Any, **__: Any) -> NoReturn:
-        """Refused: not here yet."""
+        """Refused but of Stable Diffusion's pipelines: see lora.LoraNames."""
         _absent("fuse_lora", _LORA)
 
     def set_adapters(self, *_: Any, **__: Any) -> NoReturn:
-        """Refused: not here yet."""
+        """Refused but of Stable Diffusion's pipelines: see lora.LoraNames."""
         _absent("set_adapters", _LORA)
 
     def enable_lora(self, *_: Any, **__: Any) -> NoReturn:
-        """Refused: not here yet."""
+        """Refused but of Stable Diffusion's pipelines: see lora.LoraNames."""
         _absent("enable_lora", _LORA)
 
     def enable_lora_hotswap(self, *_: Any, **__: Any) -> NoReturn:
-        """Refused: not here yet."""
-        _absent("enable_lora_hotswap", _LORA)
+        """Refused: nothing is compiled anew for a LoRA."""
+        _absent("enable_lora_hotswap", "nothing is compiled for a LoRA: load and unload them")
 
     def set_lora_device(self, *_: Any, **__: Any) -> NoReturn:
-        """Refused: not here yet."""
-        _absent("set_lora_device", _LORA)
+        """Refused: a LoRA lies where its model lies."""
+        _absent("set_lora_device", "a LoRA lies where its model lies")
 
     def save_lora_weights(self, *_: Any, **__: Any) -> NoReturn:
-        """Refused: not here yet."""
-        _absent("save_lora_weights", _LORA)
+        """Refused: diffusers writes LoRA files."""
+        _absent("save_lora_weights", "diffusers' pipelines write LoRA files")
 
     def load_textual_inversion(self, *_: Any, **__: Any) -> NoReturn:
         """Refused: not here yet."""

@@ -40,7 +40,8 @@ class Texts:
     """B prompts of a call: texts, or what was given in their place.
 
     prompts, negatives: [B]; None where embeddings were given, and for negatives where nothing was.
-    prompts_2, negatives_2: SDXL's second encoder's; None: as the first's.
+    prompts_2, negatives_2: SDXL's second encoder's; None: as the first's. loras:
+    pipelines.loras.Uses of each, or () for none.
     """
 
     batch: int
@@ -49,6 +50,18 @@ class Texts:
     prompts_2: list[str] | None = None
     negatives_2: list[str] | None = None
     given: Embeds = Embeds()
+    loras: tuple[Any, ...] = ()
+
+    def repeated(self, times: int) -> "Texts":
+        """Each text `times` times."""
+
+        def each(texts: list[str] | None) -> list[str] | None:
+            return None if texts is None else [t for t in texts for _ in range(times)]
+
+        return Texts(
+            self.batch * times, each(self.prompts), each(self.negatives), each(self.prompts_2),
+            each(self.negatives_2), self.given.repeated(times), self.loras,
+        )  # fmt: skip
 
     @property
     def has_negative(self) -> bool:
@@ -59,7 +72,9 @@ class Texts:
     def emptied(self, embeds: Embeds) -> "Texts":
         """The same prompts, with what they gave, without negative ones: for the empty prompt's."""
         given = Embeds(embeds.text, pooled=embeds.pooled)
-        return Texts(self.batch, self.prompts, prompts_2=self.prompts_2, given=given)
+        return Texts(
+            self.batch, self.prompts, prompts_2=self.prompts_2, given=given, loras=self.loras
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Rombach et al. 2022, arXiv:2112.10752. Guidance: Ho & Salimans 2022, arXiv:2207.
 models that take the guidance scale as an input: Luo et al. 2023, arXiv:2310.04378.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -33,10 +33,12 @@ from ...ops import Arena
 from ...schedules import Plan, Scheduler
 from ...schedules.plus_plus import check_plus_plus
 from ..base import Pipeline
+from ..diffusers_names.lora import LoraNames
 from ..diffusers_names.making import note_origin, parts_of
 from ..diffusers_names.parts import PartNames
 from ..guides import NAMES, guides_of_prompted
 from ..keywords import ELSEWHERE, refuse_others
+from ..loras import ADAPTED, LoraArgument, Loras, cross_attention_scale, shown_uses
 from ..text import guidance_embedding
 from .arguments import Arguments
 from .callbacks import RunProperties
@@ -46,7 +48,7 @@ from .parts import Parts
 from .prompts import PromptEncoding
 
 
-class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline):
+class StableDiffusionPipeline(LoraNames, PromptEncoding, PartNames, RunProperties, Pipeline):
     """Text to pictures with a Stable Diffusion 1.x or 2.x checkpoint; see `__call__`.
 
     Made by `pyengine.from_pretrained`. One call runs at a time; others wait. Safety checkers that
@@ -72,6 +74,9 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
         for model in (parts.unet, parts.vae, *parts.encoders):
             model.arena = self._arena
         self._evaluate = Evaluator(parts.unet)
+        named = parts.named()
+        models = {name: named[name] for name in ADAPTED if name in named}
+        self._loras = Loras.moved(getattr(self, "_loras", None), models)
         self._loaded = object()
 
     def _trim(self) -> None:
@@ -146,13 +151,14 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
         ip_adapter_image_embeds: None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        cross_attention_kwargs: None = None,
+        cross_attention_kwargs: Mapping[str, Any] | None = None,
         guidance_rescale: float | None = None,
         clip_skip: int | None = None,
         callback_on_step_end: Callable[..., Any] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         *,
         seed: int | Sequence[int] | None = None,
+        lora: LoraArgument = None,
         upscaler: Any = None,
         scheduler: str | None = None,
         timestep_spacing: str | None = None,
@@ -195,8 +201,8 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
             latents: [N, C, h, w] standard normal noise in place of drawn.
             prompt_embeds, negative_prompt_embeds: [B, L, C] in place of the texts; see
                 `encode_prompt`.
-            ip_adapter_image, ip_adapter_image_embeds, cross_attention_kwargs: None; what they need
-                is not here yet.
+            ip_adapter_image, ip_adapter_image_embeds: None; what they need is not here yet.
+            cross_attention_kwargs: {"scale": number}, which all LoRAs' weights are multiplied by.
             output_type: "pil", "np", "pt" or "latent".
             upscaler: a file or folder of one, or an UpscalePipeline, which enlarges the decoded
                 pictures.
@@ -211,6 +217,10 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
                 mask_image also mask and masked_image_latents; w_embedding of distilled models.
             seed: s gives picture i the seed s + i; a list one each; None random ones, which the
                 result tells.
+            lora: {name: weight} of loaded LoRAs (`load_lora`), or of those in the pipeline's
+                lora_dir; a list with one such mapping or None per prompt or picture; "name:0.8,b"
+                will do. Weights may be negative. None: those of `set_adapters`. Where a folder is
+                given, prompts may say <lora:name:0.8>.
             scheduler: a sampler by name (pyengine.schedules.SAMPLER_NAMES), not the checkpoint's.
             timestep_spacing: "leading", "linspace" or "trailing", not the sampler's own.
             original_inference_steps: steps that a consistency model was distilled on.
@@ -279,10 +289,12 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
 
     def _checked(self, arguments: dict[str, Any]) -> Request:
         others = arguments.pop("others")
+        lora = arguments.pop("lora", None)
+        factor = cross_attention_scale(arguments.pop("cross_attention_kwargs", None))
         elsewhere = {name: arguments.pop(name) for name in ELSEWHERE if name in arguments}
         refuse_others({**others, **elsewhere}, self.__call__)
         given = {name: arguments.pop(name, None) for name in (*NAMES, "class_labels")}
-        r = self._arguments().request(**arguments)
+        r = self._with_loras(arguments, lora, factor, self._arguments().request)
         c = self.vae.config
         shape = c.latent_channels, r.height // c.downscale, r.width // c.downscale
         r.guides = guides_of_prompted(given, self, r, shape)
@@ -301,11 +313,12 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
             "guidance_method": r.method, "clip_skip": r.clip_skip, "num_timesteps": len(plan),
             **r.plan,
         }  # fmt: skip
-        report.warnings += scheduler.warnings
+        report.warnings += [*r.warnings, *scheduler.warnings]
         device = self.device
         with report.stage("encode_prompt", device):
             conditions = self._conditions(r, report.warnings)
             self._check_text(r, conditions)
+        conditions.adapters = self._loras.rows("unet", r.loras or ((),) * r.count)
         noise = NoiseSource(r.generators, device)
         with report.stage("prepare" if r.images is None else "encode_image", device):
             start = self._start(r, plan, noise, report.warnings)
@@ -371,6 +384,9 @@ class StableDiffusionPipeline(PromptEncoding, PartNames, RunProperties, Pipeline
             guidance_scale=r.guidance_scale,
             strength=None if r.images is None or r.goes_on else r.strength,
             weights=self.unet.weights,
+            num_inference_steps=r.steps,
+            eta=r.eta,
+            loras=shown_uses(r.loras),
         )
 
     def _guides(self, scales: Sequence[float], method: Method) -> bool:

@@ -1,6 +1,6 @@
 """Stable Diffusion XL and its refiner.  Podell et al. 2023, arXiv:2307.01952."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,12 @@ from ...jobs.runs import Run
 from ...weights.text import show
 from ..defaults import bounded
 from ..diffusers_names.parts import XLPartNames
-from ..keywords import refuse_others
+from ..loras import LoraArgument, Uses
 from ..text import encode
 from .arguments import Arguments
 from .defaults import Defaults
 from .embeddings import Embeds, Texts, Widths, joined
+from .parts import ENCODERS
 from .pipeline import StableDiffusionPipeline
 
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
@@ -154,7 +155,7 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         ip_adapter_image_embeds: None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        cross_attention_kwargs: None = None,
+        cross_attention_kwargs: Mapping[str, Any] | None = None,
         guidance_rescale: float | None = None,
         original_size: Sequence[int] | None = None,
         crops_coords_top_left: Sequence[int] = (0, 0),
@@ -167,6 +168,7 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         *,
         seed: int | Sequence[int] | None = None,
+        lora: LoraArgument = None,
         upscaler: Any = None,
         scheduler: str | None = None,
         timestep_spacing: str | None = None,
@@ -243,14 +245,13 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         negative_prompt_embeds: Tensor | None = None,
         pooled_prompt_embeds: Tensor | None = None,
         negative_pooled_prompt_embeds: Tensor | None = None,
-        lora_scale: None = None,
+        lora_scale: float | None = None,
         clip_skip: int | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
         """(prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds,
         negative_pooled_prompt_embeds), the negative ones None without guidance, as diffusers'
         pipeline has it; see StableDiffusionPipeline.encode_prompt.
         """
-        refuse_others({"lora_scale": lora_scale}, self.encode_prompt)
         texts = self._widths().read(
             prompt=prompt, prompt_2=prompt_2, negative_prompt=negative_prompt,
             negative_prompt_2=negative_prompt_2, prompt_embeds=prompt_embeds,
@@ -260,7 +261,7 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         )  # fmt: skip
         check_negatives(texts, self.parts.options)
         e = self._encode_now(texts, device, num_images_per_prompt, do_classifier_free_guidance,
-                             clip_skip)  # fmt: skip
+                             clip_skip, lora_scale)  # fmt: skip
         assert e.text is not None
         assert e.pooled is not None
         return e.text, e.negative, e.pooled, e.negative_pooled
@@ -272,7 +273,8 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         text, pooled = given.text, given.pooled
         if text is None:
             both = texts.prompts, texts.prompts_2 or texts.prompts
-            text, own = self._encode_both(*both, -((clip_skip or 0) + 2), warned)
+            layer = -((clip_skip or 0) + 2)
+            text, own = self._encode_both(*both, layer, warned, loras=texts.loras)
             pooled = own if pooled is None else pooled
         if not guided:
             return Embeds(text, pooled=pooled)
@@ -282,7 +284,8 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         elif negative is None:
             first = texts.negatives or [""] * texts.batch
             length = None if given.text is None else text.shape[1]
-            negative, own = self._encode_both(first, texts.negatives_2 or first, -2, warned, length)
+            second = texts.negatives_2 or first
+            negative, own = self._encode_both(first, second, -2, warned, length, texts.loras)
             negative_pooled = own if negative_pooled is None else negative_pooled
         return Embeds(text, negative, pooled, negative_pooled)
 
@@ -303,13 +306,16 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
 
     def _encode_both(
         self, prompts: list[str], prompts_2: list[str], layer: int, warned: list[str],
-        length: int | None = None,
+        length: int | None = None, loras: Sequence[Uses] = (),
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """([B, L, C1 + C2] hidden states side by side, [B, P] the second encoder's pooled text)."""
         parts, hidden, pooled = self.parts, [], None
-        own = [prompts, prompts_2][-len(parts.encoders) :]  # a refiner has the second alone
-        for tokenizer, encoder, texts in zip(parts.tokenizers, parts.encoders, own, strict=True):
-            states, pooled = encode(tokenizer, encoder, texts, layer, warned, length)
+        first = -len(parts.encoders)  # a refiner has the second alone
+        own, names = [prompts, prompts_2][first:], ENCODERS[first:]
+        each = zip(parts.tokenizers, parts.encoders, own, names, strict=True)
+        for tokenizer, encoder, texts, name in each:
+            adapters = self._loras.rows(name, loras)
+            states, pooled = encode(tokenizer, encoder, texts, layer, warned, length, adapters)
             hidden.append(states)
         return torch.cat(hidden, dim=-1), pooled
 

@@ -1,0 +1,162 @@
+"""Finding and opening a LoRA: a file, a folder that holds one, or a repository of the Hub."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, RequestError
+from ..weights.files import allowed_roots, check_inside, list_folder, refuse_pickle
+from ..weights.header import SafetensorsFile
+from ..weights.hub import download_file, is_hub_id
+from ..weights.jsonio import load_json
+from ..weights.load import machine_memory
+from ..weights.source import TensorSource
+from ..weights.text import listing, show
+
+#: What diffusers and peft call the file in a folder.
+NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+PEFT_CONFIG = "adapter_config.json"
+#: The key of a file's metadata under which diffusers keeps peft's configs, by part.
+DIFFUSERS_METADATA = "lora_adapter_metadata"
+CHUNK = 1 << 20
+
+
+class LoraFile:
+    """An open LoRA file, its header checked.
+
+    tensors: by name. metadata: {str: str}. configs: peft's by part ("" for all), as far as the file
+    or its folder has any. source: what to call it.
+    """
+
+    def __init__(self, path: Path, source: str, roots: tuple[str, ...] | None = None):
+        self.path, self.source = path, source
+        file = SafetensorsFile(path, roots)
+        self.metadata: Mapping[str, str] = file.metadata
+        self._file = file
+        self.tensors = TensorSource([file], source)
+        self.configs = self._configs(path, roots)
+        memory = machine_memory()
+        if memory is not None and self.tensors.nbytes() > memory:
+            self.close()
+            raise CheckpointError(f"{source}: takes {self.tensors.nbytes() / 1e9:.1f} GB, this"
+                                  f" machine has {memory / 1e9:.1f} GB")  # fmt: skip
+
+    def _configs(self, path: Path, roots: tuple[str, ...] | None) -> dict[str, dict[str, Any]]:
+        text = self.metadata.get(DIFFUSERS_METADATA)
+        beside = path.parent / PEFT_CONFIG
+        if text is not None:
+            return _by_part(text)
+        if path.name == NAMES[1] and beside.is_file():
+            return {"": load_json(beside, max_bytes=1 << 20, roots=roots)}
+        return {}
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the file, hexadecimal."""
+        digest = hashlib.sha256()
+        for begin in range(0, self._file.size, CHUNK):
+            digest.update(self._file.read_bytes(begin, min(begin + CHUNK, self._file.size)))
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        self.tensors.close()
+
+    def __enter__(self) -> "LoraFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _by_part(text: str) -> dict[str, dict[str, Any]]:
+    """{"unet.r": 4, "text_encoder.lora_alpha": 8, ...} by part."""
+    try:
+        flat = json.loads(text) if len(text) < 1 << 22 else None
+    except (ValueError, RecursionError):
+        flat = None
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in flat.items() if isinstance(flat, dict) else ():
+        part, _, name = str(key).partition(".")
+        found.setdefault(part, {})[name] = value
+    return found
+
+
+def peft_alpha(config: Mapping[str, Any], module: str, rank: int) -> float | None:
+    """alpha as a peft config has it, for a module of that rank; None where it says nothing.
+
+    use_rslora divides by the root of the rank: Kalajdzievski 2023, arXiv:2312.03732.
+    """
+    patterns = config.get("alpha_pattern")
+    alpha = config.get("lora_alpha")
+    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
+        if module == pattern or module.endswith(f".{pattern}"):
+            alpha = value
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        return None
+    return float(alpha) * (math.sqrt(rank) if config.get("use_rslora") is True else 1.0)
+
+
+def open_lora(
+    place: str | os.PathLike[str],
+    weight_name: str | None = None,
+    *,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool | None = None,
+    force_download: bool | None = None,
+) -> LoraFile:
+    """The LoRA at `place`.
+
+    place: a .safetensors file; a folder with one, or with NAMES' among several; a Hub id, out of
+    the cache or downloaded. weight_name: which file of the folder or repository. subfolder: where
+    there. The others: as pyengine.weights.resolve takes them.
+    Raises CheckpointError for what is not there or no sound file, RequestError for a wrong
+    argument.
+    """
+    if not isinstance(place, str | os.PathLike) or not os.fspath(place):
+        raise RequestError(f"lora: expected a file, a folder or a Hub id, given {show(place)}")
+    for name, value in (("weight_name", weight_name), ("subfolder", subfolder)):
+        if value is not None and not isinstance(value, str):
+            raise RequestError(f"{name}: expected a text, given {show(value)}")
+    text = os.path.expanduser(os.fspath(place))
+    if "\0" in text:
+        raise CheckpointError(f"{show(text)} is no path: it holds a NUL")
+    if os.path.isdir(text):
+        return _in_folder(Path(text), weight_name, subfolder)
+    refuse_pickle(text)
+    if os.path.exists(text) or not is_hub_id(text):
+        return LoraFile(Path(text), text)
+    names = [weight_name] if weight_name is not None else list(NAMES[:1])
+    path = download_file(
+        text, "/".join(filter(None, (subfolder, names[0]))), revision=revision,
+        cache_dir=cache_dir, token=token, local_files_only=local_files_only,
+        force_download=force_download,
+    )  # fmt: skip
+    return LoraFile(path, f"{text}: {names[0]}")
+
+
+def _in_folder(folder: Path, weight_name: str | None, subfolder: str | None) -> LoraFile:
+    roots = allowed_roots(folder)
+    inside = folder / subfolder if subfolder else folder
+    check_inside(inside, roots)
+    if weight_name is not None:
+        path = inside / weight_name
+        refuse_pickle(path)
+        check_inside(path, roots)
+        return LoraFile(path, str(path), roots)
+    names = [n for n in list_folder(inside) if n.endswith(".safetensors")]
+    usual = [n for n in NAMES if n in names]
+    if not usual and len(names) != 1:
+        raise CheckpointError(
+            f"{inside}: expected one .safetensors file or {NAMES[0]}, found"
+            f" {listing(map(show, names)) or 'none'}; weight_name= says which"
+        )
+    path = inside / (usual or names)[0]
+    return LoraFile(path, str(path), roots)

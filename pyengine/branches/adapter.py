@@ -1,0 +1,180 @@
+"""An adapter's tensors, arranged for the kernels, by the layers that they lie beside."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import RequestError
+from ..ops._pack import arranged, arranged_filters
+from .difference import Difference, Target, norm_targets, targets
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A target's product of its own, arranged: with `up` after `down`, or with `down` alone."""
+
+    down: Tensor
+    up: Tensor | None
+    #: Of down's product.
+    features: int
+    ratio: float
+    begin: int
+    width: int
+
+
+@dataclass
+class Beside:
+    """All that an adapter has beside one layer, which may be fused of several targets.
+
+    gain, bias: [width of the layer], zero where it has none; None where it has none at all.
+    norm: (weight, bias) differences of a norm, each or None.
+    """
+
+    branches: list[Branch] = field(default_factory=list)
+    gain: Tensor | None = None
+    bias: Tensor | None = None
+    norm: tuple[Tensor | None, Tensor | None] = (None, None)
+
+
+class Adapter:
+    """Side branches for layers of one model. It keeps these layers alive.
+
+    model: loaded, since packing a model fuses some of its layers.
+    weights: by the layer's name in checkpoints (see `targets` and `norm_targets`) a Difference, or
+    (A, B), its down and up.
+    Raises RequestError, naming them, for layers that the model has not and for other shapes.
+    """
+
+    def __init__(self, model: nn.Module, weights: Mapping[str, Difference | tuple[Tensor, Tensor]]):
+        known, norms = targets(model), norm_targets(model)
+        unknown = sorted(set(weights) - set(known) - set(norms))
+        if unknown:
+            raise RequestError(
+                f"adapter: expected layers of {type(model).__name__}, got {', '.join(unknown[:8])}"
+                + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else "")
+            )
+        self.names = tuple(weights)
+        self._beside: dict[nn.Module, Beside] = {}
+        for name, given in weights.items():
+            change = given if isinstance(given, Difference) else Difference(*given)
+            if change.empty:
+                continue
+            if name in norms:
+                self._add_norm(name, norms[name], change)
+            else:
+                self._add(name, known[name], change)
+
+    def beside(self, layer: nn.Module) -> Beside | None:
+        """What lies beside a layer."""
+        return self._beside.get(layer)
+
+    @property
+    def layers(self) -> tuple[nn.Module, ...]:
+        """Those that it has something beside."""
+        return tuple(self._beside)
+
+    def only(self, layers: Iterable[nn.Module]) -> "Adapter":
+        """What it has beside some of its layers."""
+        part = object.__new__(Adapter)
+        part.names = self.names
+        part._beside = {layer: self._beside[layer] for layer in layers}
+        return part
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        held = (
+            t for b in self._beside.values()
+            for t in (b.gain, b.bias, *b.norm, *(t for x in b.branches for t in (x.down, x.up)))
+            if t is not None
+        )  # fmt: skip
+        return sum(t.numel() * t.element_size() for t in held)
+
+    def _add(self, name: str, target: Target, change: Difference) -> None:
+        beside = self._beside.setdefault(target.layer, Beside())
+        if change.down is not None and change.up is not None:
+            beside.branches.append(
+                _low_rank(name, target, change.down, change.up, float(change.ratio))
+            )
+        if change.dense is not None:
+            beside.branches.append(_dense(name, target, change.dense))
+        if change.gain is not None:
+            beside.gain = _placed(name, "gain", target, change.gain, beside.gain)
+        if change.bias is not None:
+            beside.bias = _placed(name, "bias", target, change.bias, beside.bias)
+
+    def _add_norm(self, name: str, target: Target, change: Difference) -> None:
+        for which, tensor in (("dense", change.dense), ("bias", change.bias)):
+            if tensor is not None and tensor.shape != target.shape:
+                raise _wrong(name, which, [*target.shape], tensor)
+        both = (_on_device(target, change.dense), _on_device(target, change.bias))
+        self._beside[target.layer] = Beside(norm=both)
+
+
+def _low_rank(name: str, target: Target, down: Tensor, up: Tensor, ratio: float) -> Branch:
+    if down.dim() == 4 and len(target.shape) == 2 and down.shape[2:] == (1, 1):
+        down = down.flatten(1)  # a 1x1 convolution that is computed as a matrix product
+    rank = down.shape[0] if down.dim() else 0
+    wanted = (rank, *target.shape[1:])
+    if rank < 1 or tuple(down.shape) != wanted:
+        raise _wrong(name, "down", ["rank", *target.shape[1:]], down)
+    ones = (1,) * (up.dim() - 2)
+    if up.dim() not in (2, 4) or tuple(up.shape) != (target.width, rank, *ones):
+        raise _wrong(name, "up", [target.width, rank], up)
+    for which, tensor in (("down", down), ("up", up)):
+        _check_floating(name, which, tensor)
+    device = _device(target)
+    down, up = down.detach().to(device), up.detach().flatten(1).to(device)
+    return Branch(_arranged(down), arranged(up), rank, ratio, target.begin, target.width)
+
+
+def _dense(name: str, target: Target, dense: Tensor) -> Branch:
+    if dense.dim() == 4 and len(target.shape) == 2 and dense.shape[2:] == (1, 1):
+        dense = dense.flatten(1)
+    if tuple(dense.shape) != target.shape:
+        raise _wrong(name, "dense", [*target.shape], dense)
+    _check_floating(name, "dense", dense)
+    dense = dense.detach().to(_device(target))
+    return Branch(_arranged(dense), None, target.width, 1.0, target.begin, target.width)
+
+
+def _placed(name: str, which: str, target: Target, values: Tensor, before: Tensor | None) -> Tensor:
+    """[width of the layer] float32: `values` in the target's columns, the others as before."""
+    if values.shape != (target.width,):
+        raise _wrong(name, which, [target.width], values)
+    _check_floating(name, which, values)
+    device = _device(target)
+    if before is None:
+        width = target.layer.product()["rows"]  # type: ignore[operator]
+        before = torch.zeros(width, device=device)
+    before[target.begin : target.begin + target.width] = values.detach().to(device)
+    return before
+
+
+def _arranged(weight: Tensor) -> Tensor:
+    return arranged_filters(weight) if weight.dim() == 4 else arranged(weight)
+
+
+def _device(target: Target) -> torch.device:
+    return next(target.layer.parameters()).device
+
+
+def _on_device(target: Target, tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach().float().to(_device(target))
+
+
+def _check_floating(name: str, which: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point():
+        raise RequestError(
+            f"adapter: {name}: {which}: expected a floating-point dtype, got {tensor.dtype}"
+        )
+
+
+def _wrong(name: str, which: str, wanted: list[Any], given: Tensor) -> RequestError:
+    text = ", ".join(map(str, wanted))
+    return RequestError(
+        f"adapter: {name}: {which}: expected shape [{text}], got {list(given.shape)}"
+    )

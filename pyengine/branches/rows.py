@@ -1,0 +1,309 @@
+"""Which rows of a batch have which adapters, and what these add to a layer's result."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..errors import RequestError
+from ..ops._replay import unrecorded
+from .adapter import Adapter, Beside, Branch
+
+#: Adapters of one row, each with its scale.
+Row = Sequence[tuple[Adapter, float]]
+
+
+class _Scales:
+    """One adapter's scales in the rows of a run."""
+
+    def __init__(self, values: Tensor):
+        self.values = values
+        self._factors: dict[tuple[torch.device, int, float], tuple[Tensor, Tensor]] = {}
+
+    def factors(self, device: torch.device, rank: int, ratio: float) -> tuple[Tensor, Tensor]:
+        """(scale, shift) [rows, rank] as ops.linear takes them; copied to a device once."""
+        key = (device, rank, ratio)
+        if key not in self._factors:
+            own = (self.values.double() * ratio).to(self.values.dtype)
+            scale = own[:, None].expand(-1, rank).contiguous().to(device)
+            self._factors[key] = scale, torch.zeros_like(scale)
+        return self._factors[key]
+
+    def of(self, values: Tensor) -> Tensor:
+        """[rows, C]: values [C] times each row's scale."""
+        return self.values.to(values.device)[:, None] * values
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Rows begin to end, which have the same adapters, and what each counts in them."""
+
+    begin: int
+    end: int
+    adapters: tuple[Adapter, ...]
+    scales: tuple[_Scales, ...]
+
+
+#: What one adapter has beside a layer, and its scales in the rows of a run.
+_Own = tuple[Beside, _Scales]
+
+
+class Adapted:
+    """What the rows of a batch have beside the model's weights."""
+
+    def __init__(self, rows: Sequence[Row]):
+        self.rows = len(rows)
+        self._runs: list[_Run] = []
+        at = 0
+        for adapters, group in groupby(rows, key=lambda row: tuple(adapter for adapter, _ in row)):
+            scales = torch.tensor([[scale for _, scale in row] for row in group])
+            columns = scales.reshape(len(scales), len(adapters)).unbind(1)
+            run = _Run(at, at + len(scales), adapters, tuple(map(_Scales, columns)))
+            self._runs.append(run)
+            at += len(scales)
+
+    def touches(self, layers: Sequence[nn.Module]) -> bool:
+        """Whether a row has anything beside one of the layers."""
+        return any(
+            adapter.beside(layer) is not None
+            for run in self._runs
+            for adapter in run.adapters
+            for layer in layers
+        )
+
+    def changed_rows(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """[rows] bool, on x's device: those that have something beside the layer."""
+        which = [
+            any(adapter.beside(layer) is not None for adapter in run.adapters)
+            for run in self._runs
+            for _ in range(run.begin, run.end)
+        ]
+        return torch.tensor(which, device=x.device)
+
+    def _beside(self, layer: nn.Module, x: Tensor) -> list[list[_Own]] | None:
+        """For each run what lies beside the layer, with scales; None where nothing does."""
+        found = [
+            [
+                (beside, scales)
+                for adapter, scales in zip(run.adapters, run.scales, strict=True)
+                if (beside := adapter.beside(layer)) is not None
+            ]
+            for run in self._runs
+        ]
+        if not any(found):
+            return None
+        if x.shape[0] != self.rows:
+            raise RequestError(
+                f"adapted: expected {self.rows} rows, as many as were told their adapters, got"
+                f" {x.shape[0]}"
+            )
+        return found
+
+    def linear(
+        self,
+        layer: nn.Module,
+        width: int,
+        x: Tensor,
+        around: dict[str, Any],
+        x2: Tensor | None = None,
+    ) -> dict[str, Any]:
+        """`around` with the addend of ops.linear(x, ..., x2=x2, **around) to `width` outputs."""
+        found = self._beside(layer, x)
+        if found is None:
+            return around
+        prologue = {k: v for k, v in around.items() if k in ("scale", "shift", "silu")}
+        prologue["x2"] = x2
+        pieces = []
+        for run, beside in zip(self._runs, found, strict=True):
+            rows = slice(run.begin, run.end)
+            part, given, total = x[rows], _of_rows(prologue, rows), None
+            for own, scales in beside:
+                total = _linear(layer, width, part, given, own, scales, total)
+            pieces.append(_nothing(x, (*part.shape[:-1], width)) if total is None else total)
+        return {**around, "addend": _joined(pieces)}
+
+    def conv2d(
+        self,
+        layer: nn.Module,
+        stride: int,
+        padding: tuple[int, int, int, int],
+        x: Tensor,
+        around: dict[str, Any],
+    ) -> dict[str, Any]:
+        """`around` with the branches in the residual of ops.conv2d(x, ..., **around)."""
+        found = self._beside(layer, x)
+        if found is None:
+            return around
+        names = ("x2", "scale", "shift", "silu", "input_activation", "upsample")
+        prologue = {k: v for k, v in around.items() if k in names}
+        prologue |= {"stride": stride, "padding": padding}
+        residual = around.get("residual")
+        pieces: list[Tensor | None] = []
+        for run, beside in zip(self._runs, found, strict=True):
+            rows = slice(run.begin, run.end)
+            given = _of_rows(prologue, rows)
+            total = None if residual is None else residual[rows]
+            for own, scales in beside:
+                total = _conv2d(layer, x[rows], given, own, scales, total)
+            pieces.append(total)
+        some = next(piece for piece in pieces if piece is not None)
+        whole = [
+            _nothing(x, (run.end - run.begin, *some.shape[1:])) if piece is None else piece
+            for run, piece in zip(self._runs, pieces, strict=True)
+        ]
+        return {**around, "residual": _joined(whole)}
+
+    def norm(
+        self,
+        layer: nn.Module,
+        x: Tensor,
+        result: tuple[Tensor, ...],
+        again: Callable[[slice, Tensor, Tensor], tuple[Tensor, ...]],
+    ) -> tuple[Tensor, ...]:
+        """What a norm gave for x, with the differences of its weight and bias.
+
+        again(rows, weight, bias): the same of these rows with this weight and bias in place of the
+        layer's own. A norm is linear in both.
+        """
+        found = self._beside(layer, x)
+        if found is None:
+            return result
+        pieces = []
+        for run, beside in zip(self._runs, found, strict=True):
+            rows = slice(run.begin, run.end)
+            total = [t[rows] for t in result]
+            for own, scales in beside:
+                some = next(t for t in own.norm if t is not None)
+                both = [torch.zeros_like(some) if t is None else t for t in own.norm]
+                more = again(rows, *both)
+                total = [_more(t, m, scales) for t, m in zip(total, more, strict=True)]
+            pieces.append(total)
+        return tuple(_joined(list(parts)) for parts in zip(*pieces, strict=True))
+
+
+def _linear(
+    layer: nn.Module, width: int, x: Tensor, given: dict[str, Any], own: Beside, scales: _Scales,
+    total: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """`total`, or nothing, and what one adapter adds to rows of a linear layer's result."""
+    if own.gain is not None:
+        product = dict(layer.product())  # type: ignore[operator]
+        rows = product.pop("rows")
+        total = ops.linear(
+            x, out_features=rows, gate=scales.of(own.gain), residual=total, **product, **given
+        )
+    for branch in own.branches:
+        if branch.width == width:
+            total = _product(x, given, branch, scales, total)
+            continue
+        if total is None:
+            total = _nothing(x, (*x.shape[:-1], width))
+        columns = slice(branch.begin, branch.begin + branch.width)
+        total[..., columns] = _product(x, given, branch, scales, total[..., columns])
+    if own.bias is not None:
+        bias = scales.of(own.bias)
+        bias = bias.view(len(bias), *(1,) * (x.dim() - 2), width)
+        total = bias.expand(*x.shape[:-1], width) if total is None else total + bias
+    assert total is not None
+    return total.to(x.dtype)
+
+
+def _product(
+    x: Tensor, given: dict[str, Any], branch: Branch, scales: _Scales, total: Tensor | None
+) -> Tensor:
+    if branch.up is None:
+        gate = scales.factors(x.device, branch.width, 1.0)[0]
+        return ops.linear(
+            x, branch.down, out_features=branch.width, gate=gate, residual=total, **given
+        )
+    low = ops.linear(x, branch.down, out_features=branch.features, **given)
+    return _up(low, branch, scales, total)
+
+
+def _conv2d(
+    layer: nn.Module, x: Tensor, given: dict[str, Any], own: Beside, scales: _Scales,
+    total: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """As _linear, of a convolution."""
+    if own.gain is not None:
+        y = _own_conv2d(layer, x, given)
+        total = _more(total, y * scales.of(own.gain)[:, None, None], None)
+    for branch in own.branches:
+        y = ops.conv2d(x, branch.down, out_channels=branch.features, **given)
+        total = _more(total, y, scales) if branch.up is None else _up(y, branch, scales, total)
+    if own.bias is not None:
+        bias = scales.of(own.bias)[:, None, None]
+        if total is None:  # of a layer that only gets another bias: its result's shape
+            total = torch.zeros_like(_own_conv2d(layer, x, given))
+        total = total + bias
+    assert total is not None
+    return total.to(x.dtype)
+
+
+def _own_conv2d(layer: nn.Module, x: Tensor, given: dict[str, Any]) -> Tensor:
+    """The layer's own product, without its bias."""
+    product = dict(layer.product())  # type: ignore[operator]
+    rows = product.pop("rows")
+    return ops.conv2d(x, out_channels=rows, **product, **given)
+
+
+def _more(total: Tensor | None, more: Tensor, scales: _Scales | None) -> Tensor:
+    """total + more, times the scales of its rows where there are any."""
+    if scales is not None:
+        more = more * scales.values.to(more.device).view(-1, *(1,) * (more.dim() - 1))
+    return (more if total is None else total + more).to(more.dtype if total is None else
+                                                        total.dtype)  # fmt: skip
+
+
+def _of_rows(around: dict[str, Any], rows: slice) -> dict[str, Any]:
+    return {k: v[rows] if isinstance(v, Tensor) else v for k, v in around.items()}
+
+
+def _up(low: Tensor, branch: Branch, scales: _Scales, before: Tensor | None) -> Tensor:
+    """before + (low * scale) B^T."""
+    assert branch.up is not None
+    scale, shift = scales.factors(low.device, branch.features, branch.ratio)
+    return ops.linear(
+        low, branch.up, residual=before, scale=scale, shift=shift, out_features=branch.width
+    )
+
+
+def _nothing(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """What added changes no bit: 0.0 would make 0.0 of -0.0."""
+    return x.new_full(shape, -0.0)
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+_active: ContextVar[Adapted | None] = ContextVar("pyengine_adapted", default=None)
+
+
+def active() -> Adapted | None:
+    """What the rows that this thread (context) computes have beside the weights, or None."""
+    return _active.get()
+
+
+@contextmanager
+def adapted(rows: Sequence[Row]) -> Iterator[None]:
+    """Within the block, row i of what models are given has the adapters rows[i] beside the weights.
+
+    rows: for each row of the batch (with guidance, of both halves) its adapters and their scales,
+    in the order in which they are added; () for none. Applies to this thread (context) alone.
+    Models whose layers no adapter names are as ever; one with such a layer must be given as many
+    rows. What is computed once and kept (a U-Net's encode_context and embed_timesteps) has to be
+    computed within the block too, and holds for these rows.
+    """
+    token = _active.set(Adapted(rows) if any(rows) else None)
+    try:
+        with unrecorded():
+            yield
+    finally:
+        _active.reset(token)
