@@ -211,6 +211,8 @@ def _name(hint: Any) -> str:
         return "null"
     if typing.get_origin(hint) in (Union, types.UnionType):
         return " or ".join(_name(a) for a in typing.get_args(hint))
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(show, typing.get_args(hint)))
     if isinstance(hint, type) and typing.get_origin(hint) is None:
         names = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
         return names.get(hint, hint.__name__)

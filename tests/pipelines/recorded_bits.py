@@ -109,6 +109,56 @@ def labelled(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "dit: dpmpp_2m", case(pipe, class_labels=5, scheduler="dpmpp_2m")
 
 
+def cascades(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(case, function that draws it) of DeepFloyd IF, Kandinsky 2.2 and unCLIP."""
+    import if_folders
+    import kandinsky_folders
+    import torch
+    import unclip_folders
+
+    import pyengine
+
+    def case(pipe: Any, *prompt: Any, output: str = "latent", **call: Any) -> Callable[[], Any]:
+        call = {"seed": [3, 14], "num_images_per_prompt": 2, "output_type": output, **call}
+        return lambda: pipe(*prompt, **call).images
+
+    few = {"num_inference_steps": 4}
+    first = pyengine.from_pretrained(if_folders.write(folder / "if"), device="cpu")
+    yield "if: picture", case(first, "a red heart", output="pt", **few)
+    yield "if: dpmpp_2m", case(first, "a red heart", scheduler="dpmpp_2m", **few)
+    yield "if: unguided", case(first, "a red heart", guidance_scale=1.0, **few)
+    place = if_folders.write_super_resolution(folder / "if-2")
+    second = pyengine.from_pretrained(place, device="cpu")
+    small = torch.linspace(0, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
+    yield "if super-resolution: picture", case(second, "a red heart", output="pt", image=small,
+                                               **few)  # fmt: skip
+    prior = kandinsky_folders.write_prior(folder / "prior")
+    decoder = kandinsky_folders.write(folder / "decoder")
+    both = pyengine.from_pretrained(decoder, prior=prior, device="cpu")
+    sized = {**few, "prior_num_inference_steps": 3, "height": 16, "width": 24}
+    yield "kandinsky: picture", case(both, "a red heart", output="pt", **sized)
+    yield "kandinsky: negative", case(both, "a red heart", "a dog", scheduler="euler", **sized)
+    pixels = 1 - torch.nn.functional.interpolate(small, (16, 24))
+    yield (
+        "kandinsky: image to image",
+        case(both, "a red heart", image=pixels, strength=0.6, **sized),
+    )
+    prior_alone = pyengine.from_pretrained(prior, device="cpu")
+    yield "kandinsky prior", case(prior_alone, "a red heart", output="pt", **few)
+    steps = {
+        "decoder_num_inference_steps": 4, "super_res_num_inference_steps": 3, "output": "pt"
+    }  # fmt: skip
+    unclip = pyengine.from_pretrained(unclip_folders.write(folder / "unclip"), device="cpu")
+    yield "unclip: picture", case(unclip, "a red heart", prior_num_inference_steps=3, **steps)
+    plain = {"prior_guidance_scale": 1.0, "decoder_guidance_scale": 1.0}
+    yield "unclip: unguided", case(unclip, "a red heart", prior_num_inference_steps=3, **plain,
+                                   **steps)  # fmt: skip
+    place = unclip_folders.write(folder / "variation", variation=True)
+    variation = pyengine.from_pretrained(place, device="cpu")
+    embeds = torch.linspace(-2, 2, unclip_folders.WIDTH)[None]
+    yield "unclip: variation", case(variation, image_embeddings=embeds, **steps)
+
+
 def tokens(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """(case, function that draws it) of the models that draw tokens."""
     import tiny
@@ -148,7 +198,8 @@ def digests() -> dict[str, str]:
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        cases = [*diffusion(Path(folder)), *labelled(Path(folder)), *tokens(Path(folder))]
+        cases = [*diffusion(Path(folder)), *labelled(Path(folder)),
+                 *cascades(Path(folder)), *tokens(Path(folder))]  # fmt: skip
         return {name: digest(draw()) for name, draw in cases}
 
 

@@ -11,6 +11,8 @@ import signal
 import time
 from pathlib import Path
 
+import adm_classifier
+import damage_cascades
 import damage_configs
 import damage_files
 import damage_generators
@@ -20,13 +22,17 @@ import damage_single
 import damage_tensors
 import damage_unets
 import generators
+import if_folders
 import kandinsky_folders
 import pytest
 import tiny
+import unclip_folders
 from damage import CASES
 from whole import load
 
+import pyengine
 from pyengine.errors import CheckpointError
+from pyengine.models import EncoderUNetModel
 
 MEMORY = 64 << 20
 #: Writers of what fixtures do not make: folders, and files where the name ends otherwise.
@@ -35,6 +41,11 @@ GENERATORS = {
     "dit_folder": tiny.write_dit,
     "flat_folder": functools.partial(tiny.write_ddpm, flat=True),
     "kandinsky_folder": kandinsky_folders.write,
+    "prior_folder": kandinsky_folders.write_prior,
+    "if_folder": if_folders.write,
+    "unclip_folder": unclip_folders.write,
+    "variation_folder": functools.partial(unclip_folders.write, variation=True),
+    "classifier_folder": adm_classifier.write,
     "dcgan": generators.write_dcgan,
     "dcgan_folder": generators.write_dcgan,
     "biggan_folder": generators.write_biggan,
@@ -42,10 +53,17 @@ GENERATORS = {
     "rrdb_folder": generators.write_rrdb,
     "compact": generators.write_compact,
 }
+#: How they are loaded, where not part by part: as pipelines, whose parts must fit, or one model.
+LOADERS = {
+    **dict.fromkeys(("prior_folder", "if_folder", "unclip_folder", "variation_folder"),
+                    functools.partial(pyengine.from_pretrained, device="cpu")),
+    "classifier_folder": EncoderUNetModel.from_pretrained,
+}  # fmt: skip
 SECONDS = 1.0
 
 assert all(
     (
+        damage_cascades,
         damage_configs,
         damage_files,
         damage_generators,
@@ -63,8 +81,23 @@ def sharded(tmp_path_factory):
     return tiny.write_sd1(tmp_path_factory.mktemp("sharded") / "c", max_shard_size="100KB")
 
 
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """made(base) -> the good checkpoint of one of GENERATORS. Do not change it: copy it."""
+    root, places = tmp_path_factory.mktemp("made"), {}
+
+    def find(base: str) -> Path:
+        if base not in places:
+            place = root / f"{base}{'' if base.endswith('folder') else '.safetensors'}"
+            GENERATORS[base](place)
+            places[base] = place
+        return places[base]
+
+    return find
+
+
 @pytest.fixture
-def good(request, tmp_path):
+def good(request, tmp_path, made):
     """good(base) -> a copy of the good checkpoint that the case starts from."""
 
     def copy(base: str) -> Path:
@@ -74,8 +107,10 @@ def good(request, tmp_path):
         if base in GENERATORS:
             if "biggan" in base and not generators.installed("pytorch_pretrained_biggan"):
                 pytest.skip("pytorch-pretrained-biggan is not installed")
-            suffix = "" if base.endswith("folder") else ".safetensors"
-            return GENERATORS[base](tmp_path / f"checkpoint{suffix}")
+            source = made(base)
+            copied = tmp_path / f"checkpoint{source.suffix}"
+            copy_all = shutil.copytree if source.is_dir() else shutil.copyfile
+            return Path(copy_all(source, copied))
         source = request.getfixturevalue("single")({"sdxl_file": "sdxl"}.get(base, base))
         folder = Path(shutil.copytree(source.parent, tmp_path / "single"))
         return folder / source.name
@@ -113,7 +148,7 @@ def alarm():
     signal.signal(signal.SIGALRM, before)
 
 
-def refusal(path, options) -> tuple[CheckpointError, float, int]:
+def refusal(path, options, load=load) -> tuple[CheckpointError, float, int]:
     """(error, seconds, bytes of memory) of loading `path`; of this process's own time, since on a
     busy machine any try may have to wait, and of three tries the quickest."""
     tries = []
@@ -131,7 +166,7 @@ def test_there_are_many():
 
 @pytest.mark.parametrize("base", ["folder", "sharded", "sd1", "sdxl_file", *GENERATORS])
 def test_undamaged_loads(base, good):
-    load(good(base))
+    LOADERS.get(base, load)(good(base))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -139,7 +174,7 @@ def test_refused(name, good, alarm):
     case = CASES[name]
     path = good(case.base)
     path = case.damage(path) or path
-    error, seconds, grown = refusal(path, case.options)
+    error, seconds, grown = refusal(path, case.options, LOADERS.get(case.base, load))
     assert type(error) is case.error, error
     message = str(error)
     assert re.search(case.message, message, re.DOTALL), message
