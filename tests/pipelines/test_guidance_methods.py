@@ -15,7 +15,7 @@ from pyengine.cli import main
 from pyengine.errors import RequestError
 
 PROMPTS, NEGATIVES = ["a red heart", "two cats"], ["blue", "a dog"]
-STEPS = 5
+STEPS = 3
 UNET = {"layers_per_block": 1}
 V = {"prediction_type": "v_prediction"}
 
@@ -243,7 +243,7 @@ def test_rows_of_a_step(systems, monkeypatch):
         return evaluate(x, times, context)
 
     monkeypatch.setattr(ours.unet, "evaluate", counted)
-    call = {"guidance_method": "perp-neg", "scheduler": "ddim"}
+    call = {"guidance_method": "perp-neg", "scheduler": "ddim", "num_inference_steps": 5}
     draw(ours, theirs, **call, guidance_scale=[4.0, 1.0])
     draw(ours, theirs, **call, guidance_scale=4.0, guidance_start=0.2, guidance_end=0.6)
     assert rows == [4] * 5 + [2, 6, 6, 2, 2]
@@ -259,7 +259,8 @@ def test_a_callback_ends_guidance(systems):
             return {"prompt_embeds": tensors["prompt_embeds"][-2:]}
         return {}
 
-    call = {"guidance_method": "perp-neg", "scheduler": "ddim", "guidance_scale": 4.0}
+    call = {"guidance_method": "perp-neg", "scheduler": "ddim", "guidance_scale": 4.0,
+            "num_inference_steps": 5}  # fmt: skip
     got = draw(ours, theirs, **call, callback_on_step_end=unguided,
                callback_on_step_end_tensor_inputs=["prompt_embeds"])  # fmt: skip
     want = draw(ours, theirs, **call, guidance_end=0.4)

@@ -241,10 +241,10 @@ def test_clip_guides_to_texts_and_pictures(systems, clip, kind):
                            of_images(model, images)], dim=1)  # fmt: skip
     scheduler = diffusers.DDIMScheduler.from_config(theirs.scheduler.config)
     given = {"clip_model": place, "clip_guidance_scale": SCALES[kind]}
-    for more, wanted in (
-        ({"clip_prompt": ["a tree", "a boat"], "clip_image": images}, targets),
-        ({"clip_image": images}, targets[:, 1:]),
-    ):
+    calls = [({"clip_prompt": ["a tree", "a boat"], "clip_image": images}, targets)]
+    if kind is ddpm:
+        calls.append(({"clip_image": images}, targets[:, 1:]))
+    for more, wanted in calls:
         want = loop(scheduler, shape, told, guided, decode, (model, SCALES[kind]), wanted)
         got = draw(pipe, call, **given, **more)
         assert apart(got, want) < 1e-3
