@@ -11,6 +11,7 @@ from ..pipelines.arguments import OPTIONS
 from . import values
 from .bench import app as bench_app
 from .bench_serve import serve as _  # noqa: F401 - a command of bench_app
+from .serve import serve
 from .training import eval_app, train_app
 from .upscale import upscale
 from .values import (
@@ -229,6 +230,7 @@ def info(
 
 
 app.command(cls=values.Command)(upscale)
+app.command(cls=values.Command)(serve)
 
 
 @app.command()

@@ -18,10 +18,13 @@ GROWS_AFTER = 64
 
 
 class Curve:
-    """Seconds by number of pictures, an exponentially weighted mean for each number."""
+    """Seconds by number of pictures, an exponentially weighted mean for each number, and the least
+    that were measured.
+    """
 
     def __init__(self) -> None:
         self._mean: dict[int, float] = {}
+        self._least: dict[int, float] = {}
         self._seen: dict[int, int] = {}
 
     def add(self, count: int, seconds: float) -> None:
@@ -31,6 +34,7 @@ class Curve:
             mean = seconds
         self._mean[count] = mean + NEWEST * (seconds - mean)
         self._seen[count] = seen + 1
+        self._least[count] = min(seconds, self._least.get(count, seconds))
 
     def at(self, count: int) -> float | None:
         """For a number that was never measured: from the next smaller one in proportion, or the
@@ -44,6 +48,16 @@ class Curve:
         bounds = [self._mean[max(below)] * count / max(below)] if below else []
         bounds += [self._mean[min(above)]] if above else []
         return min(bounds, default=None)
+
+    def least(self, count: int) -> float | None:
+        """The least seconds that so many pictures may take: those of a smaller number, or a part of
+        a greater one's. None where nothing is known.
+        """
+        if count in self._least:
+            return self._least[count]
+        below = [seconds for n, seconds in self._least.items() if n < count]
+        above = [seconds * count / n for n, seconds in self._least.items() if n > count]
+        return max(below) if below else min(above, default=None)
 
 
 class _Shape:
@@ -75,6 +89,12 @@ class Costs:
         """Seconds of an evaluation of so many pictures."""
         return self._of(key).steps.at(count) or LEAST_STEP
 
+    def least_step(self, key: Hashable, count: int) -> float:
+        """The least seconds that an evaluation of so many pictures may take: the mean follows a
+        machine that is busy, and no request may be refused for ever for that.
+        """
+        return self._of(key).steps.least(count) or LEAST_STEP
+
     def stepped(self, key: Hashable, count: int, seconds: float) -> None:
         shape = self._of(key)
         shape.steps.add(count, seconds)
@@ -100,6 +120,10 @@ class Costs:
         shape = self._of(key)
         if size > 0:
             shape.bytes = min(size / count, shape.bytes or float("inf"))
+
+    def bytes(self, key: Hashable) -> float:
+        """Of one picture of an evaluation, as far as is known."""
+        return self._of(key).bytes or 0.0
 
     def fits(self, key: Hashable) -> bool:
         """Whether one picture fits into `memory`, as far as is known."""

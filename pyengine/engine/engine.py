@@ -140,6 +140,10 @@ class Engine:
         """Raises QueueFullError where `submit` would for whatever job: before one is made."""
         self._driver.check_room()
 
+    def limit_memory(self, limit: int | str | None) -> None:
+        """As the argument `memory`, for the evaluations that come."""
+        self._driver.costs.memory = None if limit is None else read_size("memory", limit)
+
     @property
     def closed(self) -> bool:
         """Whether it takes no more jobs."""

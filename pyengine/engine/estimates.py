@@ -18,19 +18,45 @@ SHARE_BY_PIXEL = 0.5
 
 
 def step(driver: "Driver", queue: "Queue", count: int) -> float:
-    """Seconds of an evaluation of so many pictures of a queue; of a size that was never seen, a
-    lower bound from the model's sizes that were.
-    """
-    key: Hashable = driver.shapes.get(queue)
+    """Seconds of an evaluation of so many pictures of a queue."""
+    key: Hashable | None = driver.shapes.get(queue)
     if key is not None:
         return driver.costs.step(key, count)
+    return max(least_step(driver, queue, count), driver.costs.step(queue, count))
+
+
+def least_step(driver: "Driver", queue: "Queue", count: int) -> float:
+    """The least seconds that an evaluation of so many pictures may take: of a size that was never
+    seen, from the model's sizes that were.
+    """
+    key: Hashable | None = driver.shapes.get(queue)
+    if key is not None:
+        return driver.costs.least_step(key, count)
     model, height, width = queue
     seen = [
-        SHARE_BY_PIXEL * height * width / (h * w) * driver.costs.step(known, 1)
+        SHARE_BY_PIXEL * height * width / (h * w) * driver.costs.least_step(known, 1)
         for (name, h, w), known in list(driver.shapes.items())
         if name == model and h * w <= height * width
     ]
-    return count * max(seen, default=0.0) or driver.costs.step(queue, count)
+    return count * max(seen, default=0.0) or driver.costs.least_step(queue, count)
+
+
+def fits(driver: "Driver", queue: "Queue") -> bool:
+    """Whether one picture of a queue fits into the memory, as far as is known: of a size that was
+    never seen, from the model's sizes that were.
+    """
+    costs, (model, height, width) = driver.costs, queue
+    if costs.memory is None:
+        return True
+    key = driver.shapes.get(queue)
+    if key is not None:
+        return costs.fits(key)
+    seen = [
+        SHARE_BY_PIXEL * height * width / (h * w) * costs.bytes(known)
+        for (name, h, w), known in list(driver.shapes.items())
+        if name == model and h * w <= height * width
+    ]
+    return max(seen, default=0.0) <= costs.memory
 
 
 def unfinished(driver: "Driver", share: str) -> float:
@@ -47,13 +73,9 @@ def unfinished(driver: "Driver", share: str) -> float:
 
 
 def alone(driver: "Driver", entry: "Entry") -> float:
-    """Seconds that the job would take from here on with nothing beside it."""
-    costs, stages = driver.costs, entry.stages
-    count = min(stages.count, driver.cap(entry.queue))
-    seconds = step(driver, entry.queue, count) * stages.left / count
-    for stage in ("encode", "decode"):
-        seconds += costs.stage((stage, entry.queue), stages.count)
-    return seconds
+    """The least seconds that the job takes from here on with nothing beside it."""
+    count = min(entry.stages.count, driver.cap(entry.queue))
+    return least_step(driver, entry.queue, count) * entry.stages.left / count
 
 
 def finish(driver: "Driver", entry: "Entry") -> float:

@@ -15,6 +15,7 @@ from .openai import images as openai_images
 from .openai import models as openai_models
 from .server import Server
 from .settings import ServerSettings
+from .warmup import warm_up
 
 #: The surfaces.
 ROUTERS = (
@@ -32,6 +33,8 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> FastAP
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if server.settings.warm_up:
+            await warm_up(engine)
         try:
             yield
         finally:

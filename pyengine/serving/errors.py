@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ..errors import (
     BusyError,
@@ -29,6 +30,8 @@ from ..errors import (
 
 log = logging.getLogger("pyengine.serving")
 
+#: nginx's status of a request whose client went before the answer: nobody gets it, the log does.
+GONE = 499
 #: The field that an error's words begin with: "num_inference_steps: expected ...".
 _FIELD = re.compile(r"([A-Za-z_]\w{0,63}(?:\[\d{0,4}\])?)(?:, [A-Za-z_]\w{0,63})*: ")
 
@@ -90,6 +93,8 @@ def refusal_of(error: BaseException) -> Refusal:
         return _of_validation(error)
     if isinstance(error, HTTPException):
         return _of_http(error)
+    if isinstance(error, ClientDisconnect):
+        return Refusal(GONE, "the client has gone", code="client_gone")
     if not isinstance(error, PyengineError):
         return Refusal(500, "the server has made a mistake; its log has it", code="internal_error",
                        again=False)  # fmt: skip
@@ -188,5 +193,5 @@ def install(app: FastAPI) -> None:
         request.state.refusal = refusal
         return answer(refusal, request.url.path)
 
-    for kind in (Refusal, PyengineError, HTTPException, RequestValidationError):
+    for kind in (Refusal, PyengineError, HTTPException, RequestValidationError, ClientDisconnect):
         app.add_exception_handler(kind, handle)

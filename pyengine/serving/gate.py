@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..errors import PyengineError, UnavailableError
 from .errors import Refusal, answer, refusal_of
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",
 }
-#: nginx's status of a request whose client went before the answer.
-GONE = 499
 
 
 class Counting(Protocol):
@@ -107,8 +106,8 @@ class _Passage:
             self._check()
             await self.gate.app(self.scope, self._receive, self._send)
         except asyncio.CancelledError:
-            self.status = self.status or GONE
-            raise
+            # The server is ending, and waits no longer.
+            await self._failed(UnavailableError("the server is ending"))
         except Exception as e:
             await self._failed(e)
         finally:
@@ -118,7 +117,7 @@ class _Passage:
     async def _failed(self, error: Exception) -> None:
         refusal = refusal_of(error)
         self.state["refusal"] = refusal
-        if refusal.status >= 500 and not isinstance(error, Refusal):
+        if refusal.status >= 500 and not isinstance(error, Refusal | PyengineError):
             log.error("request failed", exc_info=error, extra={"fields": {"request_id": self.id}})
         if self.status:
             raise error  # the answer has begun: whoever runs the app closes the connection

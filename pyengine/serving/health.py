@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from .errors import Refusal
+from .schema import refusals
 from .server import server_of
 
 router = APIRouter(tags=["health"])
@@ -22,7 +23,7 @@ async def healthz(request: Request) -> Health:
     return Health(status="ok", models=list(server_of(request).models.names))
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses={503: refusals()[503]})
 async def readyz(request: Request) -> Health:
     """200 where it takes requests; 503 where it is ending."""
     if server_of(request).engine.closed:

@@ -104,7 +104,7 @@ class KeptJob:
                     self._result = await server.in_thread(_result, self, event.output)
                     data = {"result": self._result}
                 elif event.error is not None:
-                    data = self._failed(event.error)
+                    data = self._failed(server.told(event.error))
                 else:
                     named = {"place": event.place, "step": event.step, "steps": event.steps}
                     data = {name: value for name, value in named.items() if value is not None}

@@ -56,7 +56,7 @@ class Metrics:
         )
         self._jobs = counter("jobs", "Jobs that have ended.", "model", "outcome")
         self._pictures = counter("pictures", "Pictures that were drawn.", "model")
-        self._steps = counter("steps", "Evaluations of the model, by picture.", "model")
+        self._steps = counter("steps", "Evaluations of the model, of each picture.", "model")
         self._tokens = counter("tokens", "Tokens that were drawn.", "model")
         self._refusals = counter("refusals", "Requests that were refused.", "reason")
         self._requests = counter("http_requests", "Answers.", "method", "route", "status")
@@ -86,7 +86,7 @@ class Metrics:
             self._preview.labels(model).observe(times["preview"] - begin)
         if last == "done":
             self._pictures.labels(model).inc(pictures)
-            self._steps.labels(model).inc(job.report.evaluations)
+            self._steps.labels(model).inc(job.report.evaluations * pictures)
             self._tokens.labels(model).inc(job.report.tokens)
 
     def request(

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 
 from ..engine import Engine
+from ..errors import CancelledError, UnavailableError
 from .budget import Budget
 from .drawing import Drawing, Drawings
 from .kept import Jobs
@@ -45,6 +46,14 @@ class Server:
         job = drawing.job
         self.metrics.ended(drawing.model, job, len(drawing.seeds))
         self.tracing.job(drawing.model, job.times, job.report, context)
+
+    def told(self, error: Exception) -> Exception:
+        """What a client is told of a job's error: that the server is ending, where it was cancelled
+        for that.
+        """
+        if isinstance(error, CancelledError) and self.engine.closed:
+            return UnavailableError("the server is ending")
+        return error
 
     async def in_thread(self, call: Callable[..., T], *arguments: Any) -> T:
         """call(*arguments) beside the event loop."""

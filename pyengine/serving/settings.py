@@ -36,6 +36,8 @@ class ServerSettings:
     ping: seconds between signs of life in a stream.
     node: a name that the ids of jobs begin with, so that who stands in front of several servers
     finds them again; "": none.
+    warm_up: whether each model draws a picture
+    before the first client's: what is too large for the machine is known by it.
     """
 
     api_keys: tuple[str, ...] = ()
@@ -58,6 +60,7 @@ class ServerSettings:
     max_kept_bytes: int = 256 * MB
     ping: float = 10.0
     node: str = ""
+    warm_up: bool = True
 
     def __post_init__(self) -> None:
         for field in fields(self):

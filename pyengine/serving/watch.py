@@ -6,8 +6,9 @@ from typing import Any
 from fastapi import Request
 
 from ..engine import EngineJob
-from .errors import Refusal
-from .gate import GONE
+from ..errors import PyengineError
+from .errors import GONE, Refusal
+from .server import server_of
 
 
 async def until_gone(request: Request) -> None:
@@ -26,7 +27,10 @@ async def result_of(request: Request, job: EngineJob) -> Any:
     try:
         await asyncio.wait({gone, done}, return_when=asyncio.FIRST_COMPLETED)
         if done.done():
-            return done.result()
+            try:
+                return done.result()
+            except PyengineError as e:
+                raise server_of(request).told(e) from None
         raise Refusal(GONE, "the client has gone", code="client_gone")
     finally:
         job.cancel()  # nothing, where it has ended

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from ..auth import KnownCaller
+from ..schema import refusals
 from ..server import server_of
 
 router = APIRouter(prefix="/v1", tags=["models"])
@@ -26,13 +27,13 @@ class Models(BaseModel):
     data: list[Model]
 
 
-@router.get("/models")
+@router.get("/models", responses=refusals())
 async def models(request: Request, caller: KnownCaller) -> Models:
     """The models that a request may name."""
     return Models(data=[Model(id=name) for name in server_of(request).models.names])
 
 
-@router.get("/models/{name}")
+@router.get("/models/{name}", responses=refusals())
 async def model(request: Request, name: str, caller: KnownCaller) -> Model:
     """One of them; 404 for another."""
     return Model(id=server_of(request).models.find(name))

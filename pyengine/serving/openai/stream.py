@@ -35,7 +35,7 @@ async def _events(server: Server, drawing: Drawing, asked: Asked,
                 for piece in await server.in_thread(_completed, drawing, asked, kind, event.output):
                     yield piece
             elif event.error is not None:
-                yield _error(event.error)
+                yield _error(server.told(event.error))
     except Exception as e:
         log.error("stream failed", exc_info=e)
         yield _error(e)

@@ -1,0 +1,95 @@
+"""The command `serve` and its options; the work is in serving.py."""
+
+from typing import Annotated
+
+from typer import Argument, Option
+
+from . import values
+from .values import DEVICES, DTYPES, TIERS, Variant, one_of, real, whole
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        Argument(metavar="[MODEL...]", autocompletion=values.models, show_default="emoji",
+                 help="Folders, .safetensors files, Hub ids or models that ship; the first is used"
+                 " where a request names none."),
+    ] = None,
+    host: Annotated[
+        str, Option(metavar="HOST", help="Address to listen at; 0.0.0.0: from other machines.")
+    ] = "127.0.0.1",
+    port: Annotated[int, Option(metavar="PORT", parser=whole(0), help="0: a free one.")] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        Option("--api-key", metavar="KEY", envvar="PYENGINE_API_KEY", show_default="none",
+               help="A key that callers need; can be repeated (in the variable: with spaces"
+               " between)."),
+    ] = None,
+    max_waiting: Annotated[
+        int, Option(metavar="N", parser=whole(1), help="Jobs that may wait; more are refused.")
+    ] = 64,
+    deadline: Annotated[
+        float,
+        Option(metavar="SECONDS", parser=real(0), help="Within which every request is done."),
+    ] = 120.0,
+    rate: Annotated[
+        float,
+        Option(metavar="N", parser=real(-1), help="Requests a minute of each caller; 0: any."),
+    ] = 0.0,
+    memory: Annotated[
+        str | None,
+        Option(metavar="SIZE", show_default="on the CPU four fifths of what is free",
+               help='What the pictures of an evaluation may take, such as "8GB".'),
+    ] = None,
+    keep: Annotated[
+        float,
+        Option(metavar="SECONDS", parser=real(0), help="That a job is kept once it has ended."),
+    ] = 3600.0,
+    cors_origin: Annotated[
+        list[str] | None,
+        Option("--cors-origin", metavar="ORIGIN", show_default="none",
+               help="Whose pages may call, such as https://example.com; can be repeated."),
+    ] = None,
+    alias_unknown_models: Annotated[
+        bool,
+        Option("--alias-unknown-models", help="Take an unknown model's name for the first one's."),
+    ] = False,
+    warm_up: Annotated[
+        bool, Option("--warm-up/--no-warm-up", help="Draw a picture with each model first.")
+    ] = True,
+    device: Annotated[
+        str | None,
+        Option(metavar="DEVICE", autocompletion=one_of(DEVICES), show_default="auto",
+               help="auto, cpu, cuda or cuda:N."),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        Option(metavar="DTYPE", autocompletion=one_of(DTYPES), show_default="float32",
+               help="float32, float16 (fp16) or bfloat16 (bf16)."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        Option(metavar="TIER", autocompletion=one_of(TIERS), show_default="as stored",
+               help="8 bits: int8 or fp8 of token models, fp8 of U-Nets."),
+    ] = None,
+    variant: Variant = None,
+) -> int:  # fmt: skip
+    """Serve models over HTTP: OpenAI's images API, jobs, health and metrics.
+
+    \b
+    pyengine serve emoji emoji-ar
+    pyengine serve ./stable-diffusion-v1-5 --port 8080 --dtype bfloat16
+    PYENGINE_API_KEY=secret pyengine serve emoji --host 0.0.0.0
+    """
+    from .serving import Options, run
+
+    return run(Options(
+        models=models or ["emoji"], host=host, port=port, max_waiting=max_waiting, memory=memory,
+        loading={"device": device or "auto", "dtype": dtype, "weights": weights,
+                 "variant": variant},
+        settings={
+            "api_keys": tuple(api_key or ()), "deadline": deadline, "rate": rate, "keep": keep,
+            "cors_origins": tuple(cors_origin or ()), "warm_up": warm_up,
+            "alias_unknown_models": alias_unknown_models,
+        },
+    ))  # fmt: skip

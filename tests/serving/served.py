@@ -1,0 +1,58 @@
+"""Servers in a thread of the tests' process, and what tests send and get."""
+
+import base64
+import io
+import threading
+from contextlib import contextmanager
+
+from PIL import Image
+
+from pyengine.serving import ServerSettings
+from pyengine.serving.process import Process
+
+#: A call that takes some milliseconds.
+SHORT = {"prompt": "a red heart", "seed": 1, "num_inference_steps": 3}
+
+
+class Running:
+    """A server that listens: url, app, engine, and what the app holds."""
+
+    def __init__(self, process, url):
+        self.process, self.url, self.engine = process, url, process.engine
+        self.app = process.config.app
+        self.server = self.app.state.server
+        self.host, port = url.removeprefix("http://").rsplit(":", 1)
+        self.port = int(port)
+
+
+@contextmanager
+def running(engine, **settings):
+    """A server of an engine for the time of the block."""
+    told, address = threading.Event(), []
+
+    def started(url):
+        address.append(url)
+        told.set()
+
+    settings = ServerSettings(**{"warm_up": False, **settings})
+    process = Process(engine, settings, "127.0.0.1", 0, started)
+    thread = threading.Thread(target=process.run)
+    thread.start()
+    try:
+        assert told.wait(60)
+        yield Running(process, address[0])
+    finally:
+        process.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def to_image(text):
+    """The picture of base64 or a data: URL."""
+    return Image.open(io.BytesIO(base64.b64decode(text.rpartition(",")[2])))
+
+
+def to_png(image, kind="PNG"):
+    data = io.BytesIO()
+    image.save(data, kind)
+    return data.getvalue()
