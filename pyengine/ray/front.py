@@ -11,8 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from ..serving import ServerSettings
 from ..serving.budget import Budget
-from ..serving.errors import Refusal, body_of, refusal_of
-from ..serving.gate import GONE, Gate
+from ..serving.errors import GONE, Refusal, body_of, refusal_of
+from ..serving.gate import Gate
 from ..serving.rates import Rates
 from ..serving.tracing import Tracing
 from . import places

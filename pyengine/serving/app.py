@@ -54,7 +54,6 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> FastAP
             CORSMiddleware, allow_origins=list(server.settings.cors_origins),
             allow_methods=["*"], allow_headers=["*"], expose_headers=["x-request-id"],
         )  # fmt: skip
-    app.add_middleware(
-        Gate, server=server
-    )  # the last that is added is the first that is gone through
+    # The middleware that is added last is the outermost.
+    app.add_middleware(Gate, server=server)
     return app

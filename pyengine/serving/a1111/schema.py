@@ -11,7 +11,7 @@ from .state import CHANGED
 _PICTURE = {"type": "string", "description": "A picture: base64 or a data: URL."}
 
 
-class ErrorAnswer(Answer):
+class A1111Error(Answer):
     """error: the kind. detail and errors: in words. body: empty."""
 
     error: str
@@ -21,7 +21,7 @@ class ErrorAnswer(Answer):
 
 
 def refusals() -> dict[int | str, dict[str, Any]]:
-    return schema.refusals(ErrorAnswer)
+    return schema.refusals(A1111Error)
 
 
 def drawing_body(with_pictures: bool) -> dict[str, Any]:
