@@ -219,11 +219,37 @@ TINY_DDPM_UNET = {
     "norm_num_groups": 8,
 }
 
+#: unCLIP's decoder, in the arrangement of Karlo's.
+UNCLIP_UNET: dict[str, Any] = {
+    "_class_name": "UNet2DConditionModel",
+    "attention_head_dim": 64,
+    "block_out_channels": [320, 640, 960, 1280],
+    "class_embed_type": "identity",
+    "cross_attention_dim": 1536,
+    "down_block_types": ["ResnetDownsampleBlock2D", *["SimpleCrossAttnDownBlock2D"] * 3],
+    "in_channels": 3,
+    "layers_per_block": 3,
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "out_channels": 6,
+    "resnet_time_scale_shift": "scale_shift",
+    "sample_size": 64,
+    "up_block_types": [*["SimpleCrossAttnUpBlock2D"] * 3, "ResnetUpsampleBlock2D"],
+}
+TINY_UNCLIP_UNET = {
+    **UNCLIP_UNET,
+    "attention_head_dim": 16,
+    "block_out_channels": [16, 32, 32, 48],
+    "cross_attention_dim": 24,
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+}
+
 #: The U-Nets that `pyengine bench unet --model` knows, as they are and at a size for --quick.
 UNETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sd15": (UNET, TINY_UNET),
     "sdxl": (SDXL_UNET, TINY_SDXL_UNET),
     "ddpm": (DDPM_UNET, TINY_DDPM_UNET),
+    "unclip": (UNCLIP_UNET, TINY_UNCLIP_UNET),
 }
 #: The sizes that `pyengine bench token --model-size` knows.
 GPTS = {"b": (GPT, TINY_GPT), "xl": (GPT_XL, {**TINY_GPT, "num_hidden_layers": 3})}

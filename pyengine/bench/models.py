@@ -14,7 +14,7 @@ from ..models import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from .contest import Contest, Contestants, relative_l2
 from .peers import diffusers_models, openvino_models
 from .results import OURS, Result
-from .tasks import TIMESTEP, Task, conditions, on_device
+from .tasks import TIMESTEP, Task, beside_text, beside_times, on_device
 from .worker import Notes, Run, loading
 
 #: Relative L2 distance from diffusers that stops a benchmark, by model and dtype, and, below, that
@@ -27,6 +27,7 @@ AGREEMENT = {
     "sdxl": {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2},
     # At its full width ours is 0.0011 and 0.0091 from float32, diffusers' 0.0014 and 0.0114.
     "ddpm": {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2},
+    "unclip": {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2},
 }
 FP8_AGREEMENT = {"sd15": 0.18, "sdxl": 0.4}
 PEERS = ("diffusers", "torch.compile", "openvino")
@@ -53,8 +54,8 @@ def ours(
     if kind == "unet":
         begin = time.perf_counter()
         with force():
-            context = model.encode_context(given.get("text"))
-            times = model.embed_timesteps([TIMESTEP], added_cond_kwargs=conditions(given))[0]
+            context = model.encode_context(given.get("text"), **beside_text(given))
+            times = model.embed_timesteps([TIMESTEP], **beside_times(given))[0]
         notes["prompt_seconds"] = time.perf_counter() - begin
         # Not as a graph where a backend is forced: specifications may wait for the GPU.
         evaluate: Any = model.evaluate if backend else Evaluator(model)
@@ -106,7 +107,7 @@ def _load(stack: ExitStack, contest: Contest, task: Task, arguments: dict[str, A
         found.try_(stack, "diffusers", diffusers_models.eager, threads, **placed)
     if "torch.compile" in peers:
         found.try_(stack, "torch.compile", diffusers_models.compiled, threads, **placed)
-    if "openvino" in peers and not task.of_pixels:
+    if "openvino" in peers and task.converts:
         _load_openvino(stack, found, task, threads, arguments)
     return found
 

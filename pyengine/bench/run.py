@@ -82,8 +82,10 @@ def run_model(
     _one_of("model", model, tasks.NAMES)
     if weights is not None:
         _one_of("weights", weights, ("fp8",))
-        if model == "ddpm":
-            raise RequestError("weights: ddpm has no tier of 8 bits: expected none, given 'fp8'")
+        if model not in models.FP8_AGREEMENT:
+            raise RequestError(
+                f"weights: {model} has no tier of 8 bits: expected none, given 'fp8'"
+            )
     sides = _sides(latents) if latents else ([8] if o.quick else [32, 64])
     peers = o.names(models.CUDA_PEERS if o.on_gpu else models.PEERS)
     chosen = [

@@ -13,8 +13,10 @@ from . import checkpoints
 from .flops import model_work
 
 #: Values of `--model`, and the names for the report.
-NAMES = {"sd15": "SD 1.5", "sdxl": "SDXL", "ddpm": "DDPM (CIFAR-10)"}
+NAMES = {"sd15": "SD 1.5", "sdxl": "SDXL", "ddpm": "DDPM (CIFAR-10)", "unclip": "unCLIP's decoder"}
 TOKENS = 77
+#: Of an embedding, before those of the text (unCLIP).
+EXTRA_TOKENS = 4
 #: A timestep in the middle of a schedule.
 TIMESTEP = 500
 
@@ -46,8 +48,17 @@ class Task:
 
     @property
     def of_pixels(self) -> bool:
-        """Whether the network works on pixels, and reads no text."""
-        return self.kind == "unet" and self.model == "ddpm"
+        """Whether the network works on pixels."""
+        return self.kind == "unet" and self.model in ("ddpm", "unclip")
+
+    @property
+    def reads_text(self) -> bool:
+        return self.kind == "unet" and self.model != "ddpm"
+
+    @property
+    def converts(self) -> bool:
+        """Whether OpenVINO's converter is told all that the network is."""
+        return not self.of_pixels
 
     @property
     def config(self) -> dict[str, Any]:
@@ -69,15 +80,17 @@ class Task:
 
     def inputs(self) -> dict[str, np.ndarray]:
         """The same at every call: the sample and, of a U-Net, timestep, text embeddings and, of
-        SDXL's, the pooled text and the sizes.
+        SDXL's, the pooled text and the sizes, of unCLIP's the embedding beside the time's and the
+        text's mask.
         """
         random = np.random.default_rng(0)
         size = (self.batch, 3 if self.of_pixels else 4, self.latents, self.latents)
         found = {"sample": random.standard_normal(size, dtype=np.float32)}
         if self.kind == "unet":
             found["timestep"] = np.array(TIMESTEP, dtype=np.int64)
-        if self.kind == "unet" and not self.of_pixels:
-            text = (self.batch, TOKENS, self.config["cross_attention_dim"])
+        if self.reads_text:
+            tokens = TOKENS + (EXTRA_TOKENS if self.model == "unclip" else 0)
+            text = (self.batch, tokens, self.config["cross_attention_dim"])
             found["text"] = random.standard_normal(text, dtype=np.float32)
         if self.config.get("addition_embed_type") == "text_time":
             width = self.config["projection_class_embeddings_input_dim"]
@@ -86,6 +99,11 @@ class Task:
             pixels = 8 * self.latents  # original size, crop offset, target size
             ids = [[pixels, pixels, 0, 0, pixels, pixels]] * self.batch
             found["time_ids"] = np.array(ids, dtype=np.float32)
+        if self.config.get("class_embed_type") == "identity":
+            width = 4 * self.config["block_out_channels"][0]
+            found["labels"] = random.standard_normal((self.batch, width), dtype=np.float32)
+            found["mask"] = np.ones((self.batch, tokens), dtype=np.float32)
+            found["mask"][:, EXTRA_TOKENS + TOKENS // 4 :] = 0  # of a prompt of 19 tokens
         return found
 
     def work(self) -> tuple[int, int]:
@@ -98,8 +116,8 @@ class Task:
 
         def predict(model: Any) -> Callable[[], torch.Tensor]:
             given = {name: torch.empty(shape) for name, shape in shapes.items()}
-            times = model.embed_timesteps([TIMESTEP], added_cond_kwargs=conditions(given))
-            context = model.encode_context(given.get("text"))
+            times = model.embed_timesteps([TIMESTEP], **beside_times(given))
+            context = model.encode_context(given.get("text"), **beside_text(given))
             return lambda: model.evaluate(given["sample"], times[0], context)
 
         if self.kind == "vae":
@@ -112,6 +130,16 @@ def conditions(given: dict[str, Any]) -> dict[str, Any] | None:
     """SDXL's added_cond_kwargs; None for other U-Nets."""
     names: tuple[str, ...] = ("text_embeds", "time_ids")
     return {name: given[name] for name in names if name in given} or None
+
+
+def beside_times(given: dict[str, Any]) -> dict[str, Any]:
+    """What our networks are told with the timestep, by its names."""
+    return {"added_cond_kwargs": conditions(given), "class_labels": given.get("labels")}
+
+
+def beside_text(given: dict[str, Any]) -> dict[str, Any]:
+    """What our networks are told with the text, by its names; those without one of nothing."""
+    return {"attention_mask": given["mask"]} if "mask" in given else {}
 
 
 def on_device(inputs: dict[str, np.ndarray], device: str, dtype: torch.dtype) -> dict[str, Any]:

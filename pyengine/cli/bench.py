@@ -139,8 +139,8 @@ def unet(
         str,
         Option(
             metavar="NAME",
-            autocompletion=one_of(("sd15", "sdxl", "ddpm")),
-            help="sd15, sdxl or ddpm.",
+            autocompletion=one_of(("sd15", "sdxl", "ddpm", "unclip")),
+            help="sd15, sdxl, ddpm or unclip.",
         ),
     ] = "sd15",
     latents: Latents = None,
@@ -159,7 +159,8 @@ def unet(
     keep: Keep = None,
     **shared: Any,
 ) -> int:
-    """One call of the U-Net of Stable Diffusion 1.5, XL or google/ddpm-cifar10-32, random weights.
+    """One call of the U-Net of Stable Diffusion 1.5, XL, google/ddpm-cifar10-32 or unCLIP's decoder
+    (Karlo), random weights.
 
     \b
     pyengine bench unet --peers --without torch.compile
@@ -169,8 +170,8 @@ def unet(
 
     Peers: diffusers (eager, channels_last), torch.compile (freezing; on GPUs max-autotune, with
     CUDA graphs) and, on CPUs, openvino (float32, static shapes, latency), each in a process of its
-    own; ddpm without openvino. SDXL's weights are 5.1 GB in float16, and 10.3 GB in a peer that
-    computes in float32; bench/sdxl_unet.py is for machines that cannot hold both.
+    own; ddpm and unclip without openvino. SDXL's weights are 5.1 GB in float16, and 10.3 GB in a
+    peer that computes in float32; bench/sdxl_unet.py is for machines that cannot hold both.
     """
     from ..bench.run import run_model
 

@@ -70,9 +70,25 @@ def test_ddpm_beside_diffusers(run, kept, tmp_path):
     assert row["facts"].keys() == {OURS, "diffusers"}
 
 
+def test_unclip_beside_diffusers(run, kept, tmp_path):
+    status, _, err = run(
+        "bench", "unet", *QUICK, "--model", "unclip", "--peers", "--without",
+        "torch.compile", "--keep", kept, "--save", tmp_path / "m.json",
+    )  # fmt: skip
+    assert status == 0, err
+    [row] = json.loads((tmp_path / "m.json").read_text())["rows"]
+    assert row["shape"] == "unCLIP's decoder, 8x8 pixels x 2"
+    assert row["facts"][OURS]["relative_l2"] <= 1e-5
+    assert row["facts"].keys() == {OURS, "diffusers"}
+
+
 def test_what_a_unet_is_told():
     """diffusers' names; only SDXL takes more than a timestep and text."""
     assert conditions(Task("unet", 8, 2, True).inputs()) is None
+    given = Task("unet", 8, 2, True, model="unclip").inputs()
+    assert given["text"].shape == (2, 81, 24)
+    assert given["mask"].sum(1).tolist() == [23, 23]
+    assert given["labels"].shape == (2, 64)
     given = conditions(Task("unet", 8, 2, True, model="sdxl").inputs())
     assert given["text_embeds"].shape == (2, 32)
     assert given["time_ids"].tolist() == [[64, 64, 0, 0, 64, 64]] * 2

@@ -58,7 +58,9 @@ def _run(call: Any, kind: str, inputs: dict[str, np.ndarray], device: str, dtype
 
     given = on_device(inputs, device, dtype)
     first = given["sample"].contiguous(memory_format=torch.channels_last)
-    more = {"added_cond_kwargs": conditions(given)} if conditions(given) else {}
+    more: dict[str, Any] = {"added_cond_kwargs": conditions(given)} if conditions(given) else {}
+    if "labels" in given:
+        more = {"class_labels": given["labels"], "attention_mask": given["mask"]}
 
     def run() -> Any:
         # no_grad, not inference_mode: freezing asks for it, and eager is as fast with either.
