@@ -6,12 +6,15 @@ from .weights.text import did_you_mean, nearest
 
 #: What a name may hold, and what that is.
 _KINDS = {
-    "ControlNet": "ControlNets are not here yet",
-    "IPAdapter": "IP-Adapters are not here yet",
-    "T2IAdapter": "T2I-Adapters are not here yet",
-    "Lora": "LoRAs are not here yet",
-    "Video": "no video models are here",
-    "Audio": "no audio models are here",
+    "ControlNetModel": "pyengine.models has ControlNets",
+    "ControlNetUnionModel": "pyengine.models has ControlNets",
+    "T2IAdapter": "pyengine.models has T2I-Adapters",
+    "ControlNet": "ControlNets are here beside Stable Diffusion 1.x, 2.x and XL; diffusers has"
+    " others",
+    "IPAdapter": "IP-Adapters are not here yet; diffusers has them",
+    "Lora": "pipe.load_lora(...) loads LoRAs",
+    "Video": "no video models are here; diffusers has them",
+    "Audio": "no audio models are here; diffusers has them",
 }
 
 
@@ -20,7 +23,7 @@ def explain(name: str, names: Iterable[str]) -> str:
     names = list(names)
     for part, what in _KINDS.items():
         if part.casefold() in name.casefold():
-            return f"{what}; diffusers has them"
+            return what
     close = did_you_mean(name, names).removeprefix("; ")
     for ending, kind in (("Pipeline", "pipelines"), ("Scheduler", "schedulers")):
         if name.endswith(ending):

@@ -91,7 +91,9 @@ class Settings(_Asked):
     its weights, hexadecimal. init_image, mask, original_image, prefix, clip_image: SHA-256 of the
     pixels that went in, or None.
     upscaler: the model_hash of what enlarged the picture, or None; height, width: before that.
-    classifier, clip_model: likewise of what guided it.
+    classifier, clip_model: likewise of what guided it; controlnet, t2i_adapter: of what was beside
+    the model. control: SHA-256 of the pixels that these were shown, control_kind: how they were
+    made of a picture (pyengine.preprocess), or None.
     loras: of those that it was drawn with, "name:SHA-256 of the file"; which of them counted how
     much is told by `lora` and by <lora:...> in the prompt.
     weights: "int8" or "fp8" where some were rounded to 8 bits, or None. decoding: where it draws
@@ -118,6 +120,10 @@ class Settings(_Asked):
     clip_model: str | None = None
     clip_image: str | None = None
     loras: tuple[str, ...] | None = None
+    control: str | None = None
+    control_kind: str | None = None
+    controlnet: str | None = None
+    t2i_adapter: str | None = None
     first_seed: int | None = dataclasses.field(default=None, metadata=bounds(0, 2**63 - 1))
     count: int = dataclasses.field(default=1, metadata=bounds(1, 4096))
     index: int | None = dataclasses.field(default=0, metadata=bounds(0, 4095))

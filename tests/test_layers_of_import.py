@@ -13,8 +13,8 @@ MAY_IMPORT = {
     # pyengine/__init__.py: by name, when asked for.
     "": {
         "absent", "engine",
-        "errors", "images", "metadata", "metrics", "models", "ops", "pipelines", "ray", "schedules",
-        "weights",
+        "errors", "images", "metadata", "metrics", "models", "ops", "pipelines", "preprocess",
+        "ray", "schedules", "weights",
     },
     "absent": {"weights"},
     "__main__": {"cli"},
@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "pixels": {"errors", "weights"},
     "images": {"errors", "pixels", "weights"},  # readers that believe nothing in a file
     "clip_pictures": {"errors", "images", "pixels", "weights"},
+    "preprocess": {"errors", "images", "pixels", "weights"},  # pictures for ControlNets
     "tokenizer": {"errors", "weights"},
     # The table of arguments, which imports nothing, says which of them settings hold.
     "metadata": {"", "errors", "images", "pipelines.arguments", "weights"},

@@ -1,4 +1,6 @@
-"""LoRA files and their relatives, read as differences from a loaded model's weights."""
+"""What is loaded beside a checkpoint's own networks: LoRA files and their relatives, read as
+differences from a loaded model's weights; files of ControlNets and of other adapters.
+"""
 
 from ..branches import Row
 from .file import LoraFile, open_lora

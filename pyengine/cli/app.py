@@ -15,6 +15,7 @@ from .serve import serve
 from .training import eval_app, train_app
 from .upscale import upscale
 from .values import (
+    CONTROL_KINDS,
     DEVICES,
     DTYPES,
     MODEL,
@@ -125,6 +126,23 @@ def generate(
             help="8 bits: int8 or fp8 of a token model, fp8 of a U-Net.",
         ),
     ] = None,
+    controlnet: Annotated[
+        str | None,
+        Option(metavar="PLACE", help="A ControlNet's folder or file; what it sees: --control."),
+    ] = None,
+    t2i_adapter: Annotated[
+        str | None,
+        Option(metavar="PLACE", help="A T2I-Adapter's folder or file; what it sees: --control."),
+    ] = None,
+    control_kind: Annotated[
+        str | None,
+        Option(
+            metavar="NAME",
+            autocompletion=one_of(CONTROL_KINDS),
+            show_default="as it is",
+            help=f"What --control is made into: {', '.join(CONTROL_KINDS)}.",
+        ),
+    ] = None,
     json: Json = False,
     from_picture: Annotated[
         Path | None,
@@ -152,6 +170,7 @@ def generate(
     pyengine generate "a fox, oil painting" -m stable-diffusion-v1-5/stable-diffusion-v1-5
     pyengine generate "a fox <lora:ink:0.8>" -m sd15 --lora-dir loras
     pyengine generate "a boat" --init-image sketch.png --strength 0.6
+    pyengine generate "a house" -m sd15 --controlnet canny/ --control photo.jpg --control-kind canny
     pyengine generate "a red heart" -m emoji-ar --preview growing.png
     pyengine generate --from out/a-red-heart.png
     """

@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import __version__, metadata
 from .. import images as pictures
+from ..adapters.places import hash_of
 from ..errors import RequestError
 from ..metadata import Settings
 from ..pipelines import from_pretrained
@@ -21,6 +22,7 @@ from ..pipelines.classifiers import guide_hash
 from ..pipelines.loading import NAMED, SHIPPED
 from ..pipelines.remembered import digest, model_name, of_picture, settings_of
 from ..pipelines.upscaling import find_upscaler
+from ..preprocess import prepare
 from ..schedules import find_name
 from ..weights.text import listing, show
 from . import concepts, files, preview, warn
@@ -43,6 +45,9 @@ class Options:
     device: str | None
     dtype: str | None
     weights: str | None
+    controlnet: str | None
+    t2i_adapter: str | None
+    control_kind: str | None
     json: bool
     from_picture: Path | None
     lora_dir: Path | None
@@ -53,6 +58,8 @@ class Options:
 PICTURES = tuple(row.name for row in OPTIONS if isinstance(row.kind, Picture))
 #: Arguments that name models whose gradients guide.
 GUIDES = ("classifier", "clip_model")
+#: Options that name networks beside the model, and the keywords that load them.
+BESIDE = {"controlnet": "controlnet", "t2i_adapter": "adapter"}
 
 
 def run(o: Options) -> int:
@@ -76,6 +83,7 @@ def run(o: Options) -> int:
         pipe = from_pretrained(
             o.model, device=o.device or "auto", dtype=o.dtype, variant=o.variant,
             weights=o.weights, ignore_config_keys=o.ignore_config_key or (), lora_dir=o.lora_dir,
+            **{keyword: getattr(o, name) for name, keyword in BESIDE.items()},
         )  # fmt: skip
         if pipe.makes != "pictures":
             raise RequestError(
@@ -89,6 +97,10 @@ def run(o: Options) -> int:
         for name in GUIDES:
             if o.call[name] is not None:
                 hashes[name] = guide_hash(o.call[name])
+        for name in BESIDE:
+            if getattr(o, name) is not None:
+                hashes[name] = hash_of(name, getattr(o, name))
+        hashes["control_kind"] = o.control_kind
         if saved is not None:
             compare(saved, pipe, hashes)
         shown = preview.begin(o.preview, pipe, o.json)
@@ -186,6 +198,7 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
         ("original_image", "the picture was made from an original"),
         ("prefix", "the picture was completed from another"),
         ("clip_image", "the picture was guided to another"),
+        ("control_image", "the picture was made beside a ControlNet or T2I-Adapter"),
         ("upscaler", "the picture was enlarged by an upscaler"),
         ("classifier", "the picture was guided by a classifier"),
         ("clip_model", "the picture was guided by a CLIP"),
@@ -197,9 +210,16 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
         names = listing(show(name) for name, _ in saved.files_of_loras)
         raise RequestError(f"from: the picture was drawn with LoRAs, {names}: expected --lora-dir"
                            " with the folder that holds them")  # fmt: skip
+    for name in BESIDE:
+        if getattr(o, name) is None and getattr(saved, name) is not None:
+            option = name.replace("_", "-")
+            raise RequestError(f"from: the picture was made with a network beside the model:"
+                               f" expected it as --{option}")  # fmt: skip
     if o.call["image"] is None and o.call["original_image"] is None:
         call["strength"] = None
     filled: dict[str, Any] = {"prompt": saved.prompt} if o.prompt is None else {}
+    if o.control_kind is None:
+        filled["control_kind"] = saved.control_kind
     if o.model is None and saved.model in NAMED[1:]:
         filled["model"] = saved.model
     elif o.model is None and saved.model != SHIPPED:
@@ -226,7 +246,7 @@ def compare(saved: Settings, pipe: Any, hashes: dict[str, str | None]) -> None:
     """Warns of what makes a repeated picture come out different. hashes: of the models beside the
     pipeline's own, by argument.
     """
-    for name in ("upscaler", *GUIDES):
+    for name in ("upscaler", *GUIDES, *BESIDE):
         before = getattr(saved, name)
         if before is not None and before != hashes.get(name):
             warn(f"{name}: not the one that was used before")
@@ -256,7 +276,12 @@ def read_pictures(
     for name, path in ((n, o.call[n]) for n in PICTURES):
         option = BY_NAME[name].option or ""
         read = pictures.load_mask if name == "mask_image" else pictures.load_image
-        image = found[name] = None if path is None else read(path, option.replace("_", "-"))
+        image = None if path is None else read(path, option.replace("_", "-"))
+        if name == "control_image" and o.control_kind is not None:
+            if image is None:
+                raise RequestError("control-kind: expected --control with it, given none")
+            image = prepare(image, o.control_kind)
+        found[name] = image
         hashes[option] = None if image is None else digest(image)
         before = None if saved is None else getattr(saved, option)
         if before is not None and hashes[option] != before:

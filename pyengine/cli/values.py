@@ -19,6 +19,8 @@ from ..pipelines import arguments
 MODELS = ("emoji", "emoji-ar")
 DTYPES = ("float32", "float16", "bfloat16")
 TIERS = ("int8", "fp8")
+#: Held equal to pyengine.preprocess.KINDS by a test.
+CONTROL_KINDS = ("canny", "gray", "invert", "tile")
 DEVICES = ("auto", "cpu", "cuda", "cuda:0")
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,11 @@ from ..cuda import to_device
 from ..guidance import NEGATIVE, TEXT
 from ..models.unet import TextContext, TimeEmbedding
 from ..schedules import Plan
-from .denoiser import Denoiser
+from .denoiser import Encoder
+from .image_prompts import ImagePrompt
+
+if TYPE_CHECKING:
+    from .controls import Control, Features
 
 #: Timesteps that are embedded together, times rows of conditions: bounds the table's memory. A
 #: network that makes more of each has an `embedded_rows` of its own.
@@ -36,6 +40,8 @@ class Conditions:
     known stays clean at every step (DeepFloyd IF).
     adapters: what the network has beside its weights for each of the N pictures (see
     pyengine.branches), or () for none.
+    image_prompts: pictures that its cross-attentions read beside the text. controls, features: what
+    ControlNets and T2I-Adapters show it of pictures.
     """
 
     text: Tensor | None = None
@@ -52,6 +58,9 @@ class Conditions:
     extra: Tensor | None = None
     adapters: Sequence[Row] = ()
     text_mask: Tensor | None = None
+    image_prompts: tuple[ImagePrompt, ...] = ()
+    controls: tuple["Control", ...] = ()
+    features: "Features | None" = None
     #: Counts the changes: what was made of these conditions before one is no longer theirs.
     version: int = 0
     context: TextContext = field(default_factory=lambda: TextContext(()))
@@ -87,7 +96,7 @@ class Conditions:
         rows = len(self.extra)
         return self.row(name, picture) if rows == self.rows else rows - self.count + picture
 
-    def changed(self, unet: Denoiser) -> None:
+    def changed(self, unet: Encoder) -> None:
         """Computes what depends on the conditions: once they are all there, and when some have
         changed.
         """
@@ -99,12 +108,17 @@ class Conditions:
                 encode: Any = unet.encode_context  # not every network's takes a mask
                 masked = {} if self.text_mask is None else {"attention_mask": self.text_mask}
                 self.context = encode(self.text, **masked)
+        if self.image_prompts:
+            further = tuple(p.attended(self.names) for p in self.image_prompts)
+            self.context = replace(self.context, further=further)
+        for control in self.controls:
+            control.follow(self)
         if self.in_input and self.mask is not None and self.masked is not None:
             rows = max(len(self.mask), len(self.masked))
             both = (_repeated(t, rows) for t in (self.mask, self.masked))
             self.extra = torch.cat(list(both), dim=1)
 
-    def times(self, unet: Denoiser, plan: Plan, i: int) -> TimeEmbedding:
+    def times(self, unet: Encoder, plan: Plan, i: int) -> TimeEmbedding:
         """The embedding of the timestep of evaluation i, for all R rows, or one row where they are
         all alike. As many evaluations as EMBEDDED_ROWS allows are embedded together.
         """
@@ -115,7 +129,7 @@ class Conditions:
             self._times[plan] = first, table
         return table[i - first]
 
-    def _embed(self, unet: Denoiser, plan: Plan, first: int) -> TimeEmbedding:
+    def _embed(self, unet: Encoder, plan: Plan, first: int) -> TimeEmbedding:
         rows = 1 if self.guidance is None else len(self.guidance)
         rows = rows if self.added is None and self.labels is None else self.rows
         most = getattr(unet, "embedded_rows", EMBEDDED_ROWS)

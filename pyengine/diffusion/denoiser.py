@@ -1,7 +1,7 @@
 """What the denoising step asks of a network."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -9,11 +9,9 @@ from torch import Tensor
 from ..models.unet import TextContext, TimeEmbedding
 
 
-class Denoiser(Protocol):
-    """A network that predicts noise, v or the clean sample: UNet2DConditionModel, UNet2DModel.
-
-    What depends on the text alone, or on the schedule alone, is computed once per run and handed to
-    every evaluation. A row of a result does not depend on the other rows.
+class Encoder(Protocol):
+    """A network's part that depends on the text alone, or on the schedule alone: computed once per
+    run and handed to every evaluation.
     """
 
     @property
@@ -34,7 +32,15 @@ class Denoiser(Protocol):
     ) -> TimeEmbedding:
         """The embeddings of timesteps [T], with what is added to them, for R rows or one."""
 
-    def evaluate(self, sample: Tensor, times: TimeEmbedding, context: TextContext) -> Tensor:
+
+class Denoiser(Encoder, Protocol):
+    """A network that predicts noise, v or the clean sample: UNet2DConditionModel, UNet2DModel. A
+    row of a result does not depend on the other rows.
+    """
+
+    def evaluate(
+        self, sample: Tensor, times: TimeEmbedding, context: TextContext, **beside: Any
+    ) -> Tensor:  # fmt: skip
         """[R, ...] from sample [R, C, H, W], one timestep's embedding and the text, which is empty
-        for a network that reads none.
+        for a network that reads none. beside: residuals, of a network that takes them.
         """

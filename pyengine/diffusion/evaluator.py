@@ -1,13 +1,14 @@
 """The U-Net's part of a denoising step."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from ..branches import adapted
 from ..cuda import Graphs, Record, Recorder
-from ..models.unet import TextContext, TimeEmbedding
+from ..models.unet import Residuals, TextContext, TimeEmbedding
 from ..ops import sampler_step
 from ..schedules.plan import Rows, State, scaled, step_rows
 from .denoiser import Denoiser
@@ -33,7 +34,7 @@ class Evaluator:
 
     def __call__(self, x: Tensor, times: TimeEmbedding, context: TextContext) -> Tensor:
         """unet.evaluate(x, times, context); with graphs overwritten by the next call."""
-        if self.graphs is None:
+        if self.graphs is None or context.further:
             return self.unet.evaluate(x, times, context)
         return self.graphs([x, *times.rows], context.tensors())
 
@@ -43,19 +44,21 @@ class Evaluator:
 
     def step(
         self, jobs: Sequence[DenoisingJob], state: State, rows: Rows, told: Told,
-        times: TimeEmbedding, noise: Tensor | None, moves: Moves | None = None,
+        times: TimeEmbedding, residuals: Residuals | None, noise: Tensor | None,
+        moves: Moves | None = None,
     ) -> State:  # fmt: skip
         """The state of the jobs after a model evaluation and the update that `rows` tell.
 
-        told, times: of these jobs. noise: as schedules.plan.step_rows takes it. moves: by gradients
-        that guide some of them.
+        told, times: of these jobs. residuals: of every row, what ControlNets and T2I-Adapters add.
+        noise: as schedules.plan.step_rows takes it. moves: by gradients that guide some of them.
         """
         rescale = [job.guidance_rescale if job.guidance.terms else 0.0 for job in jobs]
-        whole = told.times_each and not told.adapters and not any(rescale)
+        beside = told.adapters or told.context.further or residuals is not None
+        whole = told.times_each and not beside and not any(rescale)
         predicted = any(rows.variances)
         apart = not whole or any(rows.thresholds) or predicted or moves is not None
         if self.steps is None or apart:
-            out = told.outputs(self.output(state, rows, told, times), jobs)
+            out = told.outputs(self.output(state, rows, told, times, residuals), jobs)
             if not predicted:
                 out = without_variance(out, state.x)
             if moves is None:
@@ -71,13 +74,18 @@ class Evaluator:
         # Cloned, since they are overwritten by the next step.
         return rows.next_state(state, *(t.clone() for t in self.steps(given, kept)))
 
-    def output(self, state: State, rows: Rows, told: Told, times: TimeEmbedding) -> Tensor:
+    def output(
+        self, state: State, rows: Rows, told: Told, times: TimeEmbedding,
+        residuals: Residuals | None = None,
+    ) -> Tensor:  # fmt: skip
         """What the U-Net gives at a state, a row for each of told's; arguments as of `step`."""
         given = told.model_input(rows.scale_input(state.x))
-        if not told.adapters:
+        if not told.adapters and residuals is None:
             return self(given, times, told.context)
-        with adapted(told.adapters):  # not recorded: recordings know the weights alone
-            return self.unet.evaluate(given, times, told.context)
+        # Not recorded: recordings know the weights alone.
+        more = {} if residuals is None else {"residuals": residuals}
+        with adapted(told.adapters) if told.adapters else nullcontext():
+            return self.unet.evaluate(given, times, told.context, **more)
 
     def _run_step(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> tuple[Tensor, ...]:
         x, scale, coeffs, d1, d2, d3, base, noise, *rows = changing

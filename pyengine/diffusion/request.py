@@ -22,7 +22,7 @@ class Request:
     the callback may change. guides: pipelines.guides.Guides. guidance_start, guidance_end: shares
     of the steps between which guidance_scale holds. method: how it does. loras:
     pipelines.loras.Uses of each picture.
-    warnings: what was not done as asked, for the report.
+    warnings: what was not done as asked, for the report. control: control.ControlRequest, or None.
     """
 
     texts: Any
@@ -52,6 +52,7 @@ class Request:
     timeout: float | None = None
     return_dict: bool = True
     guides: Any = None
+    control: Any = None
     guidance_start: float = 0.0
     guidance_end: float = 1.0
     method: Method = field(default_factory=Method)

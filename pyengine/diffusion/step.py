@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..jobs.noise import NoiseSource
 from ..schedules.plan import State, stack_rows
+from .controls import residuals_of
 from .evaluator import Evaluator
 from .job import Batch, DenoisingJob
 from .moves import Moves
@@ -36,7 +37,8 @@ def _step(evaluate: Evaluator, jobs: Sequence[DenoisingJob]) -> None:
     scales = [job.scale for job in jobs]
     rows = stack_rows([(job.plan, job.position) for job in jobs], scales)
     times = told.times(unet, jobs)
-    given = batch.state, rows, told, times
+    residuals = residuals_of(jobs, told, rows.scale_input(batch.state.x))
+    given = batch.state, rows, told, times, residuals
     moves = Moves.of(jobs, rows.scale_input(batch.state.x))
     state = evaluate.step(jobs, *given, noise=draw_noise(jobs, batch.state.x), moves=moves)
     batch.state = keep_known(jobs, state)

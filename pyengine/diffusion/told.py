@@ -1,6 +1,7 @@
 """The conditions of pictures that are evaluated together, put together."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor
 
 from ..branches import Adapter, Row
 from ..models.unet import TextContext, TimeEmbedding
-from .conditions import gather
-from .denoiser import Denoiser
+from .conditions import Conditions, gather
+from .denoiser import Denoiser, Encoder
+from .image_prompts import gather_further
 from .job import DenoisingJob
 
 
@@ -68,12 +70,14 @@ class Told:
             for j in jobs
         )  # fmt: skip
 
+    @property
+    def entries(self) -> list[tuple[int, str]]:
+        """Of each row the picture, by its place among the jobs, and the condition."""
+        return self._entries
+
     def _context(self, jobs: Sequence[DenoisingJob]) -> TextContext:
-        sources = [jobs[k].conditions.context.tensors() for k, _ in self._entries]
-        return TextContext.of([
-            gather(list(zip(tensors, self._rows, strict=True)))
-            for tensors in zip(*sources, strict=True)
-        ])  # fmt: skip
+        contexts = [jobs[k].conditions.context for k, _ in self._entries]
+        return gather_contexts(contexts, self._rows)
 
     def _extra(self, jobs: Sequence[DenoisingJob]) -> Tensor | None:
         conditions = [job.conditions for job in jobs]
@@ -121,24 +125,48 @@ class Told:
 
     def times(self, unet: Denoiser, jobs: Sequence[DenoisingJob]) -> TimeEmbedding:
         """The embeddings of every row's timestep; one row where all are alike."""
-        tables: dict[tuple[object, ...], TimeEmbedding] = {}
-        own = []
-        for job in jobs:
-            key = job.conditions, job.plan, job.position
-            if key not in tables:
-                tables[key] = job.conditions.times(unet, job.plan, job.position)
-            own.append(tables[key])
-        alike = len(tables) == 1
-        first = own[0]
-        if not first.rows or (alike and len(first.rows[0]) == 1):
-            return first
-        if alike and self._rows == list(range(len(first.rows[0]))):
-            return first
-        return TimeEmbedding(tuple(
-            gather([(own[k].rows[block], 0 if len(own[k].rows[block]) == 1 else row)
-                    for (k, _), row in zip(self._entries, self._rows, strict=True)])
-            for block in range(len(first.rows))
-        ))  # fmt: skip
+        rows = [(jobs[k].conditions, jobs[k]) for k, _ in self._entries]
+        return gather_times(unet, rows, self._rows)
+
+    def source_rows(self, rows: Sequence[int]) -> list[int]:
+        """Of these rows of the evaluation, those of the conditions that they are made of."""
+        return [self._rows[row] for row in rows]
+
+
+def gather_contexts(contexts: Sequence[TextContext], rows: Sequence[int]) -> TextContext:
+    """One row after the other: row rows[i] of contexts[i]."""
+    sources = [replace(context, further=()).tensors() for context in contexts]
+    text = TextContext.of([
+        gather(list(zip(tensors, rows, strict=True))) for tensors in zip(*sources, strict=True)
+    ])  # fmt: skip
+    further = gather_further([context.further for context in contexts], rows)
+    return replace(text, further=further) if further else text
+
+
+def gather_times(
+    network: Encoder, given: Sequence[tuple[Conditions, DenoisingJob]], rows: Sequence[int]
+) -> TimeEmbedding:
+    """The embeddings of the jobs' timesteps under their conditions, one row after the other: row
+    rows[i] of given[i]; one row where all are alike.
+    """
+    tables: dict[tuple[object, ...], TimeEmbedding] = {}
+    own = []
+    for conditions, job in given:
+        key = conditions, job.plan, job.position
+        if key not in tables:
+            tables[key] = conditions.times(network, job.plan, job.position)
+        own.append(tables[key])
+    alike = len(tables) == 1
+    first = own[0]
+    if not first.rows or (alike and len(first.rows[0]) == 1):
+        return first
+    if alike and list(rows) == list(range(len(first.rows[0]))):
+        return first
+    return TimeEmbedding(tuple(
+        gather([(table.rows[block], 0 if len(table.rows[block]) == 1 else row)
+                for table, row in zip(own, rows, strict=True)])
+        for block in range(len(first.rows))
+    ))  # fmt: skip
 
 
 def _adapters(job: DenoisingJob) -> Row:

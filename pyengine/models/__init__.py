@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from .autoencoder.vq import VQConfig, VQModel
     from .classifier.config import EncoderUNetConfig
     from .classifier.encoder_unet import EncoderUNetModel
+    from .control.config import ControlNetConfig, ControlNetUnionConfig
+    from .control.controlnet import ControlNetModel
+    from .control.t2i import T2IAdapter, T2IAdapterConfig
+    from .control.union import ControlNetUnionModel
     from .gan.biggan import BigGAN
     from .gan.biggan_config import BigGANConfig
     from .gan.dcgan import DCGANConfig, DCGANGenerator
@@ -53,6 +57,10 @@ __all__ = [
     "CLIPVisionConfig",
     "CLIPVisionModelWithProjection",
     "CompactConfig",
+    "ControlNetConfig",
+    "ControlNetModel",
+    "ControlNetUnionConfig",
+    "ControlNetUnionModel",
     "DCGANConfig",
     "DCGANGenerator",
     "DiTConfig",
@@ -73,6 +81,8 @@ __all__ = [
     "RRDBConfig",
     "RRDBNet",
     "SRVGGNetCompact",
+    "T2IAdapter",
+    "T2IAdapterConfig",
     "T5Config",
     "T5EncoderModel",
     "TextContext",
@@ -109,6 +119,10 @@ if not TYPE_CHECKING:
         "CLIPVisionConfig": "vision.clip",
         "CLIPVisionModelWithProjection": "vision.clip",
         "CompactConfig": "upscale.compact",
+        "ControlNetConfig": "control.config",
+        "ControlNetModel": "control.controlnet",
+        "ControlNetUnionConfig": "control.config",
+        "ControlNetUnionModel": "control.union",
         "DCGANConfig": "gan.dcgan",
         "DCGANGenerator": "gan.dcgan",
         "DiTConfig": "transformer.dit_config",
@@ -129,6 +143,8 @@ if not TYPE_CHECKING:
         "RRDBConfig": "upscale.rrdb",
         "RRDBNet": "upscale.rrdb",
         "SRVGGNetCompact": "upscale.compact",
+        "T2IAdapter": "control.t2i",
+        "T2IAdapterConfig": "control.t2i",
         "T5Config": "text.t5",
         "T5EncoderModel": "text.t5",
         "TextContext": "unet.context",

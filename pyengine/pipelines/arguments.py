@@ -350,6 +350,38 @@ ARGUMENTS: tuple[Argument, ...] = (
         "lora", Weighted(-100, 100), own=True, option="lora", setting="lora", asked=True,
         shown="none", help="LoRAs of the folder --lora-dir, separated by commas.",
     ),
+    Argument(
+        "control_image", Picture(), option="control",
+        help="With --controlnet or --t2i-adapter: the picture that is shown to it.",
+    ),
+    Argument(
+        "controlnet_conditioning_scale", Real(-100, 100), own=True, nothing=1,
+        option="control_scale", setting="control_scale", asked=True,
+        help="How much a ControlNet counts.", shown="1",
+    ),
+    Argument(
+        "control_guidance_start", Real(0, 1), own=True, nothing=0, option="control_start",
+        setting="control_start", asked=True, help="Share of the steps before it acts.", shown="0",
+    ),
+    Argument(
+        "control_guidance_end", Real(0, 1), own=True, nothing=1, option="control_end",
+        setting="control_end", asked=True, help="Share of the steps after which it no longer acts.",
+        shown="1",
+    ),
+    Argument(
+        "control_mode", Whole(0, 63), own=True, option="control_mode", setting="control_mode",
+        asked=True, help="Of a ControlNet for several kinds of pictures, the kind.",
+    ),
+    Argument("guess_mode", nothing=False),
+    Argument(
+        "adapter_conditioning_scale", Real(-100, 100), own=True, nothing=1, option="adapter_scale",
+        setting="adapter_scale", asked=True, help="How much a T2I-Adapter counts.", shown="1",
+    ),
+    Argument(
+        "adapter_conditioning_factor", Real(0, 1), own=True, nothing=1, option="adapter_share",
+        setting="adapter_share", asked=True, help="In which share of the steps, from the first on.",
+        shown="1",
+    ),
     Argument("output_type", Choice(OUTPUT_TYPES), everywhere=True),
     *(Argument(name, Data()) for name in (
         "aesthetic_score", "crops_coords_top_left", "denoising_end", "denoising_start",

@@ -21,8 +21,6 @@ ELSEWHERE = {
     "callback_steps": _CALLBACK,
     "clean_caption": "prompts are lowered and stripped, and not cleaned of HTML and addresses;"
     " clean them before, or give clean_caption=False",
-    "control_image": "there are no ControlNets here yet; diffusers has them",
-    "controlnet_conditioning_scale": "there are no ControlNets here yet; diffusers has them",
     "cross_attention_kwargs": "this model takes no LoRAs or attention processors that would read"
     " it",
     "image_guidance_scale": "InstructPix2Pix is not here; diffusers has it",
@@ -59,5 +57,6 @@ def refuse_others(others: dict[str, Any], call: Callable[..., Any]) -> None:
 
 
 def _asks_nothing(value: Any, nothing: Any) -> bool:
-    plain = isinstance(value, int | float | str) and not isinstance(value, bool)
+    plain = isinstance(value, int | float | str)
+    plain = plain and isinstance(value, bool) == isinstance(nothing, bool)
     return value is None or (plain and nothing is not None and value == nothing)

@@ -61,8 +61,9 @@ def from_pretrained(
     few-step model that this is, "lcm", "lightning" and so on (docs/adapters.md).
     options: as pyengine.weights.resolve takes them (revision, cache_dir, token, local_files_only,
     prediction_type, ignore_config_keys...); parts in place of the checkpoint's (vae=..., of
-    pyengine.models); and diffusers' other keywords: torch_dtype, device_map, safety_checker=None
-    and so on (docs/from-diffusers.md).
+    pyengine.models); controlnet= or adapter=, a ControlNet or T2I-Adapter or a list of them, by
+    folder or file (docs/adapters.md); and diffusers' other keywords: torch_dtype, device_map,
+    safety_checker=None and so on (docs/from-diffusers.md).
     Raises CheckpointError or ConfigError for what cannot be loaded, RequestError for a wrong
     argument, UnavailableError for a device that is not there, OutOfMemoryError for one that is too
     small.
@@ -96,7 +97,7 @@ def load(model: Any, keywords: dict[str, Any], wanted: Any = None) -> Any:
     _check_loras(k.loras, wanted or family_of(checkpoint.pipeline_class).pipeline_class)
     pipeline = within_memory(
         lambda: build(
-            Load(checkpoint, source, place, kind, k.weights, wanted, k.parts, k.scheduler)
+            Load(checkpoint, source, place, kind, k.weights, wanted, k.parts, k.scheduler, k.beside)
         ),
         f"{source}: float16, bfloat16 or a larger device would help",
     )
@@ -269,4 +270,8 @@ def build(load: Load) -> Any:
     if not family.takes_parts:
         for name in [*load.given, *(["scheduler"] if load.scheduler is not None else [])]:
             raise RequestError(f"{name}: expected none for a {load.kind}, whose parts are its own")
+    for name in load.beside:
+        if not family.takes_control:
+            raise RequestError(f"{name}: expected none for a {load.kind}; Stable Diffusion's models"
+                               " take one")  # fmt: skip
     return find(family.build)(load)

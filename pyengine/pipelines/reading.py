@@ -33,7 +33,8 @@ class Load:
 
     source: what to call the checkpoint. weights: one of the family's tiers, or None. wanted: the
     pipeline's class, where it is not the family's own. given: parts in place of the checkpoint's,
-    scheduler in place of its own: of families that take them.
+    scheduler in place of its own: of families that take them. beside: ControlNets and adapters, by
+    keyword, of families that take them.
     """
 
     checkpoint: Checkpoint
@@ -44,6 +45,7 @@ class Load:
     wanted: Any = None
     given: dict[str, Any] = field(default_factory=dict)
     scheduler: Any = None
+    beside: dict[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:

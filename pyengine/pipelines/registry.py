@@ -32,7 +32,8 @@ class Family(Layout):
     from. build: makes the pipeline: build(load), see `pyengine.pipelines.reading.Load`. main: the
     part that predicts, whose dtype and 8-bit tiers are the pipeline's. defaults: of a call, where
     they are not the pipeline's `defaults_class`. takes_parts: whether parts may be given to
-    from_pretrained as objects, and a scheduler. tasks: diffusers' class for a task, where the
+    from_pretrained as objects, and a scheduler. takes_control: whether ControlNets and T2I-Adapters
+    may be given. tasks: diffusers' class for a task, where the
     pipeline is not the class for all; others: its further classes over the same models. sampler:
     what `info` calls the scheduler, where it is none of pyengine.schedules. rehearse: what `info
     --plan` runs: rehearse(models, batch, height, width) yields (part, function) in order; models:
@@ -49,6 +50,7 @@ class Family(Layout):
     main: str
     defaults: Reference | None = None
     takes_parts: bool = False
+    takes_control: bool = False
     tasks: Mapping[str, Reference] = field(default_factory=dict)
     others: tuple[Reference, ...] = ()
     sampler: str | None = None

@@ -15,7 +15,8 @@ from ..metadata import ASKED, Settings
 from .loading import SHIPPED
 
 #: Pictures that go into a call, by argument: what Settings calls their digests.
-DIGESTS = {"image": "init_image", "mask_image": "mask", "prefix": "prefix"}
+DIGESTS = {"image": "init_image", "mask_image": "mask", "prefix": "prefix",
+           "control_image": "control"}  # fmt: skip
 
 
 def settings_of(

@@ -20,17 +20,21 @@ NORM_EPS = 1e-6
 class FurtherAttention:
     """Keys and values that a cross-attention attends to apart from the text's (IP-Adapter).
 
-    keys, values: [N, L, width].  scale: [N], what the result counts in each row.
+    keys, values: [N, L, width].  scale: [N], what the result counts in each row. mask: [N, Lq],
+    what it counts in each pixel besides, or None.
     """
 
     keys: Tensor
     values: Tensor
     scale: Tensor
+    mask: Tensor | None = None
 
     def added_to(self, y: Tensor, q: Tensor, heads: int) -> Tensor:
         """y + scale * attention(q, keys, values); a row whose scale is 0 keeps its bits."""
         scale = self.scale[:, None, None]
         other = ops.attention(q, self.keys, self.values, heads)
+        if self.mask is not None:
+            other = other * self.mask[..., None]
         return torch.where(scale == 0, y, (y + scale * other).to(y.dtype))
 
 

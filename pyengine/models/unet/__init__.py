@@ -1,5 +1,6 @@
 """U-Nets that predict noise."""
 
+from .blocks import Residuals
 from .condition import UNet2DConditionModel, UNet2DConditionOutput
 from .config import UNet2DConditionConfig
 from .context import TextContext, TimeEmbedding
@@ -7,6 +8,7 @@ from .unconditional import UNet2DModel, UNet2DOutput
 from .unconditional_config import UNet2DConfig
 
 __all__ = [
+    "Residuals",
     "TextContext",
     "TimeEmbedding",
     "UNet2DConditionConfig",

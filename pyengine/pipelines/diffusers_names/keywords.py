@@ -19,6 +19,8 @@ RESOLVED = tuple(
 )  # fmt: skip
 #: Parts that diffusers' pipelines may have and ours do without.
 NONE = ("safety_checker", "feature_extractor", "image_encoder", "watermark")
+#: Networks beside a checkpoint's own: objects, folders or files, one or a list of them.
+BESIDE = ("controlnet", "adapter")
 #: Settings of model_index.json that change pictures.
 SETTINGS = ("force_zeros_for_empty_prompt", "requires_aesthetics_score")
 #: Cost or change nothing here, whatever they are.
@@ -31,12 +33,9 @@ _NO_CODE = "no code from a checkpoint or the Hub is ever run; diffusers does tha
 _ONE_DEVICE = 'a model lies whole on one device; dtype="float16" or weights="fp8" takes less of it'
 _ONLY_SAFETENSORS = "only safetensors are read; save the model as such with its own library"
 _NO_CHECKER = "pyengine runs no safety checker, so it takes None; check the pictures themselves"
-_NO_CONTROL = "there are no ControlNets or adapters here yet; diffusers has them"
 #: Not here unless None or False: why, and where to go.
 NOT_HERE = {
-    "adapter": _NO_CONTROL,
     "add_watermarker": "pyengine draws no watermark, so it takes None or False",
-    "controlnet": _NO_CONTROL,
     "custom_pipeline": _NO_CODE,
     "custom_revision": _NO_CODE,
     "dduf_file": "DDUF archives are not read; give the folder or the .safetensors file",
@@ -88,7 +87,7 @@ def part_names() -> tuple[str, ...]:
 def known() -> tuple[str, ...]:
     """All keywords that are read, accepted or refused in words of their own."""
     joins = (name for family in families() for name in family.joins)
-    return (*_OWN, *joins, *RESOLVED, *part_names(), *SETTINGS, *ACCEPTED, *NOT_HERE)
+    return (*_OWN, *joins, *RESOLVED, *part_names(), *BESIDE, *SETTINGS, *ACCEPTED, *NOT_HERE)
 
 
 @dataclass
@@ -99,7 +98,7 @@ class Keywords:
     options: for `pyengine.weights.resolve`. parts: objects in place of the checkpoint's.
     settings: over those of model_index.json. scheduler: as `pipe.scheduler = ...` takes it, or
     None for the checkpoint's own. subfolder: below the model's folder, or None. loras: lora_dir and
-    preset, as far as they were given.
+    preset, as far as they were given. beside: of BESIDE what was given.
     """
 
     device: Any = "auto"
@@ -112,6 +111,7 @@ class Keywords:
     parts: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, bool] = field(default_factory=dict)
     loras: dict[str, Any] = field(default_factory=dict)
+    beside: dict[str, Any] = field(default_factory=dict)
 
 
 def read_keywords(given: dict[str, Any], function: str = "from_pretrained") -> Keywords:
@@ -129,6 +129,9 @@ def read_keywords(given: dict[str, Any], function: str = "from_pretrained") -> K
             if value is None:
                 raise RequestError(f"{name}: the model cannot do without; leave it out")
             k.parts[name] = value
+        elif name in BESIDE:
+            if value is not None:
+                k.beside[name] = value
         elif name in SETTINGS:
             if not isinstance(value, bool):
                 raise RequestError(f"{name}: expected True or False, given {show(value)}")

@@ -15,8 +15,9 @@ from ...models.base import Model
 from ...weights.layout import find
 from ...weights.text import did_you_mean, show
 from ..registry import Family, class_name, family_of
+from ..stable_diffusion.beside import load_beside
 from ..stable_diffusion.parts import Parts, check_fits
-from .keywords import NONE, SETTINGS
+from .keywords import BESIDE, NONE, SETTINGS
 from .schedulers import NamedScheduler, choose
 
 
@@ -134,7 +135,8 @@ def parts_of(cls: Any, components: dict[str, Any]) -> Parts:
     )
     check_place(named, parts.unet.device, parts.unet.dtype)
     check_fits(parts)
-    return parts
+    beside = {n: components[n] for n in BESIDE if components.get(n) is not None}
+    return dataclasses.replace(parts, **load_beside(beside, parts.unet, parts.vae))
 
 
 def _from_origin(origin: Origin | None, name: str, part: Any) -> bool:
@@ -144,7 +146,7 @@ def _from_origin(origin: Origin | None, name: str, part: Any) -> bool:
 
 def _check_names(cls: Any, components: dict[str, Any]) -> None:
     settings = ("requires_safety_checker", "add_watermarker", *SETTINGS)
-    known = (*cls.part_names, "scheduler", *NONE, *settings)
+    known = (*cls.part_names, "scheduler", *BESIDE, *NONE, *settings)
     for name, value in components.items():
         if name not in known:
             raise UnknownArgumentError(

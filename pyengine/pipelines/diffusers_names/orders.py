@@ -34,6 +34,41 @@ _COMBINED = (
     " latents output_type"
 )
 _PRIOR_BACK = f"prior_callback_on_step_end prior_callback_on_step_end_tensor_inputs {_BACK}"
+_CONTROL = "controlnet_conditioning_scale guess_mode control_guidance_start control_guidance_end"
+_UNION = f"{_CONTROL} control_mode"
+_SHOWN = "control_image height width strength num_inference_steps"
+_XL_IP_FIRST = f"{_EMBEDS} {_IP} pooled_prompt_embeds negative_pooled_prompt_embeds"
+_OLD_BACK = "callback callback_steps cross_attention_kwargs"
+_CONTROL_INPAINT = (
+    "mask_image control_image height width padding_mask_crop strength num_inference_steps"
+)
+
+
+def _xl_from(control: str) -> str:
+    """Of image-to-image beside SDXL's ControlNets."""
+    return (
+        f"prompt prompt_2 image {_SHOWN} {_XL_NEGATIVE} {_XL_EMBEDS} {_IP} {_OUT} {control}"
+        f" {_XL_SIZES} {_SCORES} clip_skip {_BACK}"
+    )
+
+
+def _xl_within(control: str) -> str:
+    """Of inpainting beside SDXL's ControlNets."""
+    return (
+        f"prompt prompt_2 image {_CONTROL_INPAINT} denoising_start denoising_end {_XL_NEGATIVE}"
+        f" {_XL_IP_FIRST} {_OUT} {control} guidance_rescale original_size crops_coords_top_left"
+        f" target_size {_SCORES} clip_skip {_BACK}"
+    )
+
+
+def _xl_text(shown: str, control: str) -> str:
+    """Of text-to-image beside SDXL's ControlNets."""
+    return (
+        f"prompt prompt_2 {shown} height width {_STEPS} denoising_end {_XL_NEGATIVE} {_XL_EMBEDS}"
+        f" {_IP} {_OUT} {control} {_XL_SIZES} clip_skip {_BACK}"
+    )
+
+
 #: By class: the arguments of its call, in the order in which diffusers 0.42 takes them.
 ORDERS = {
     "StableDiffusionPipeline": f"prompt height width {_STEPS} {_NEGATIVE} latents {_EMBEDS} {_IP}"
@@ -52,6 +87,24 @@ ORDERS = {
     f" original_inference_steps timesteps {_LCM} {_IP} {_OUT} clip_skip {_BACK}",
     "LatentConsistencyModelImg2ImgPipeline": "prompt image num_inference_steps strength"
     f" original_inference_steps timesteps {_LCM} {_IP} {_OUT} clip_skip {_BACK}",
+    "StableDiffusionControlNetPipeline": f"prompt image height width {_STEPS} {_NEGATIVE} latents"
+    f" {_EMBEDS} {_IP} {_OUT} {_CONTROL} clip_skip {_BACK}",
+    "StableDiffusionControlNetImg2ImgPipeline": f"prompt image {_SHOWN} {_NEGATIVE} latents"
+    f" {_EMBEDS} {_IP} {_OUT} {_CONTROL} clip_skip {_BACK}",
+    "StableDiffusionControlNetInpaintPipeline": f"prompt image {_CONTROL_INPAINT} {_NEGATIVE}"
+    f" latents {_EMBEDS} {_IP} {_OUT} {_CONTROL} clip_skip {_BACK}",
+    "StableDiffusionXLControlNetPipeline": _xl_text("image", _CONTROL),
+    "StableDiffusionXLControlNetImg2ImgPipeline": _xl_from(_CONTROL),
+    "StableDiffusionXLControlNetInpaintPipeline": _xl_within(_CONTROL),
+    "StableDiffusionXLControlNetUnionPipeline": _xl_text("control_image", _UNION),
+    "StableDiffusionXLControlNetUnionImg2ImgPipeline": _xl_from(_UNION),
+    "StableDiffusionXLControlNetUnionInpaintPipeline": _xl_within(_UNION),
+    "StableDiffusionAdapterPipeline": f"prompt image height width {_STEPS} {_NEGATIVE} latents"
+    f" {_EMBEDS} output_type return_dict {_OLD_BACK} adapter_conditioning_scale clip_skip",
+    "StableDiffusionXLAdapterPipeline": f"prompt prompt_2 image height width {_STEPS}"
+    f" denoising_end {_XL_NEGATIVE} {_XL_EMBEDS} {_IP} output_type return_dict {_OLD_BACK}"
+    f" guidance_rescale {_XL_SIZES} adapter_conditioning_scale adapter_conditioning_factor"
+    " clip_skip",
     "AmusedPipeline": f"prompt height width {_AMUSED} latents {_AMUSED_REST}",
     "AmusedImg2ImgPipeline": f"prompt image strength {_AMUSED} {_AMUSED_REST}",
     "AmusedInpaintPipeline": f"prompt image mask_image strength {_AMUSED} {_AMUSED_REST}",

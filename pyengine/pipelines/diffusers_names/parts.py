@@ -46,7 +46,18 @@ class PartNames(SchedulerNames, DiffusersNames):
 
     @property
     def _given(self) -> tuple[str, ...]:
-        return self.parts.given
+        names = {"controlnet": self.parts.controlnets, "adapter": self.parts.t2i_adapters}
+        return (*self.parts.given, *(name for name, nets in names.items() if nets))
+
+    @property
+    def controlnet(self) -> Any:
+        """The ControlNet beside the model, a list of several, or None."""
+        return one_or_all(self.parts.controlnets)
+
+    @property
+    def adapter(self) -> Any:
+        """The T2I-Adapter beside the model, a list of several, or None."""
+        return one_or_all(self.parts.t2i_adapters)
 
     @property
     def _class_name(self) -> str:
@@ -152,6 +163,8 @@ class PartNames(SchedulerNames, DiffusersNames):
         """{name: part}, as diffusers' pipelines take them: Cls(**pipe.components)."""
         named = self.parts.named()
         found = {name: named.get(name) for name in self.part_names}
+        beside = {"controlnet": self.controlnet, "adapter": self.adapter}
+        found |= {name: nets for name, nets in beside.items() if nets is not None}
         return found | {"scheduler": self.scheduler} | dict.fromkeys(self.absent_names)
 
     @property
@@ -167,6 +180,11 @@ class PartNames(SchedulerNames, DiffusersNames):
         if name in NONE and value is not None:
             raise RequestError(f"{name}: pyengine runs none, so it takes None")
         super().__setattr__(name, value)
+
+
+def one_or_all(networks: tuple[Any, ...]) -> Any:
+    """The one, a list of several, or None."""
+    return networks[0] if len(networks) == 1 else list(networks) or None
 
 
 class XLPartNames(PartNames):

@@ -6,8 +6,9 @@ from typing import Any
 from ...errors import RequestError
 from ...weights.text import show
 from ..registry import class_name, family_of_pipeline, fits
+from ..stable_diffusion.beside import load_beside
 from .base import DiffusersNames
-from .keywords import read_keywords
+from .keywords import BESIDE, read_keywords
 
 
 def from_pipe(cls: Any, pipeline: Any, keywords: dict[str, Any]) -> Any:
@@ -34,6 +35,14 @@ def from_pipe(cls: Any, pipeline: Any, keywords: dict[str, Any]) -> Any:
         )
     elif type(new.defaults) is not cls.defaults_class:
         new.defaults = cls.defaults_class()
+    has = any(getattr(new, name, None) is not None for name in BESIDE)
+    if has and not k.beside and not hasattr(cls, "beside"):  # as diffusers leaves them out
+        new._take_parts(dataclasses.replace(new.parts, controlnets=(), t2i_adapters=()))
+    if k.beside:
+        if not family_of_pipeline(new).takes_control:
+            raise RequestError(f"from_pipe: a {cls.__name__} takes no {next(iter(k.beside))}")
+        found = load_beside(k.beside, new.parts.unet, new.parts.vae)
+        new._take_parts(dataclasses.replace(new.parts, **found))
     if hasattr(new, "_shared"):
         new._shared()
     for name, part in k.parts.items():

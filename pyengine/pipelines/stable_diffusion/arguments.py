@@ -14,6 +14,7 @@ from ...pixels import is_tensor
 from ...schedules import find_name
 from ..arguments import BY_NAME, check, checked
 from ..guidance_methods import method_of, scale_or_default
+from .control import ControlGiven
 from .crop import Crop, cut
 from .defaults import Defaults
 from .embeddings import Widths
@@ -51,10 +52,10 @@ class Arguments:
         timeout: Any, run: Any, timesteps: Any, sigmas: Any, timestep_spacing: Any,
         original_inference_steps: Any, guidance_method: Any, negative_scale: Any,
         denoising_start: Any = None, denoising_end: Any = None,
-        **others: Any,
+        control: ControlGiven | None = None, **others: Any,
     ) -> Request:  # fmt: skip
-        """The checked Request; arguments as in StableDiffusionPipeline.__call__. others: the texts,
-        and what the table of arguments checks.
+        """The checked Request; arguments as in StableDiffusionPipeline.__call__. control: what is
+        shown to ControlNets. others: the texts, and what the table of arguments checks.
         """
         simple = {name: others.pop(name) for name in [*others] if BY_NAME[name].simple}
         read = self.widths.read(**others)
@@ -62,7 +63,14 @@ class Arguments:
         count = read.batch * per_prompt
         items, masks = self._check_pictures(image, mask_image, count)
         given = latents if self.xl or self.lcm else None
-        height, width = self._check_size(height, width, items, masks is not None, count, given)
+        if control is not None and items is None and None in (height, width):
+            size = control.size(self.factor)
+            height, width = (
+                s if v is None else v for v, s in zip((height, width), size, strict=True)
+            )
+        # With a ControlNet, inpainting has the picture's size, too.
+        masked = masks is not None and control is None
+        height, width = self._check_size(height, width, items, masked, count, given)
         part = None
         if padding_mask_crop is not None:
             output_type = simple["output_type"]
@@ -70,9 +78,11 @@ class Arguments:
             items, masks = [part.image], [part.mask]
         d = self.defaults
         used_strength, default_guidance = d.strength, d.guidance_scale
+        if control is not None and d.control_strength is not None:
+            used_strength = d.control_strength
         if masks is not None:
             used_strength = d.inpaint_strength
-            if d.inpaint_guidance_scale is not None:
+            if d.inpaint_guidance_scale is not None and control is None:
                 default_guidance = d.inpaint_guidance_scale
         scales = checks.guidance_scales(
             "guidance_scale", scale_or_default(guidance_method, guidance_scale, default_guidance),

@@ -8,6 +8,7 @@ from ...errors import RequestError
 from ..autoencoders import located
 from ..diffusers_names.making import check_part, check_place
 from ..reading import Load, read_tokenizer
+from .beside import load_beside
 from .parts import ENCODERS, Parts, check_configs
 
 
@@ -37,6 +38,7 @@ def build(load: Load) -> Any:
         upcast = name == "vae" and configs[name].force_upcast
         models[name] = load.network(name, configs[name], source, upcast)
     checkpoint.hold(sources)
+    beside = load_beside(load.beside, models["unet"], models["vae"])
     return cls(
         Parts(
             unet=models["unet"],
@@ -51,5 +53,6 @@ def build(load: Load) -> Any:
             checkpoint=checkpoint,
             given=tuple(given),
             scheduler=load.scheduler,
+            **beside,
         )
     )

@@ -28,6 +28,17 @@ class Crop:
     whole: Image.Image
     whole_mask: Image.Image
 
+    def of(self, item: Any, field: str) -> Image.Image:
+        """The same part of another picture, in RGB. Raises RequestError where that is no PIL
+        picture of the whole one's size.
+        """
+        if not isinstance(item, Image.Image) or item.size != self.whole.size:
+            given = item.size if isinstance(item, Image.Image) else type(item).__name__
+            expected = f"a PIL picture of the size of image, {self.whole.size}"
+            raise checks.refuse(f"padding_mask_crop: {field}", expected, given)
+        whole = pictures.to_rgb(pictures.decode(item, field), field)
+        return _within(whole.crop(self.region), *self.image.size)
+
     def lay(self, painted: Image.Image) -> Image.Image:
         """The whole picture with what was painted where the mask is white."""
         left, top, right, bottom = self.region

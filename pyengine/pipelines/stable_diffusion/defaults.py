@@ -10,7 +10,8 @@ class Defaults:
     """What a call uses where the caller says nothing; a checkpoint's pyengine.json may say more.
 
     strength: of image-to-image; inpaint_strength, inpaint_guidance_scale (None: guidance_scale):
-    of inpainting.
+    of inpainting. control_strength (None: strength): of image-to-image beside a ControlNet, where
+    guidance_scale is inpainting's, too.
     """
 
     num_inference_steps: int = bounded(50, 1, 1000)
@@ -19,6 +20,7 @@ class Defaults:
     strength: float = 0.8
     inpaint_strength: float = bounded(1.0, 0, 1)
     inpaint_guidance_scale: float | None = bounded(None, 0, 1000)
+    control_strength: float | None = bounded(None, 0, 1)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,12 @@ PARTS = {
 }
 SD_INDEX = {"requires_safety_checker": False}
 
+
+def _beside(*names: str) -> tuple[str, ...]:
+    """Classes for what is loaded beside the model."""
+    return tuple(f"{_HERE}.control_tasks:StableDiffusion{name}Pipeline" for name in names)
+
+
 STABLE_DIFFUSION = Family(
     name="stable_diffusion",
     title="latent diffusion: Stable Diffusion 1.x, 2.x (v-prediction)",
@@ -42,11 +48,13 @@ STABLE_DIFFUSION = Family(
     build=f"{_HERE}.build:build",
     main="unet",
     takes_parts=True,
+    takes_control=True,
     tasks={
         "text": f"{_HERE}.pipeline:StableDiffusionPipeline",
         "image": f"{_HERE}.tasks:StableDiffusionImg2ImgPipeline",
         "inpaint": f"{_HERE}.tasks:StableDiffusionInpaintPipeline",
     },
+    others=_beside("ControlNet", "ControlNetImg2Img", "ControlNetInpaint", "Adapter"),
     rehearse=f"{_HERE}.rehearsal:rehearse",
     rank=10,
 )
@@ -63,6 +71,7 @@ LATENT_CONSISTENCY = Family(
     main="unet",
     defaults=f"{_HERE}.defaults:DistilledDefaults",
     takes_parts=True,
+    takes_control=True,
     tasks={
         "text": f"{_HERE}.tasks:LatentConsistencyModelPipeline",
         "image": f"{_HERE}.tasks:LatentConsistencyModelImg2ImgPipeline",
@@ -94,11 +103,21 @@ STABLE_DIFFUSION_XL = Family(
     build=f"{_HERE}.build:build",
     main="unet",
     takes_parts=True,
+    takes_control=True,
     tasks={
         "text": f"{_HERE}.xl:StableDiffusionXLPipeline",
         "image": f"{_HERE}.tasks:StableDiffusionXLImg2ImgPipeline",
         "inpaint": f"{_HERE}.tasks:StableDiffusionXLInpaintPipeline",
     },
+    others=_beside(
+        "XLControlNet",
+        "XLControlNetImg2Img",
+        "XLControlNetInpaint",
+        "XLControlNetUnion",
+        "XLControlNetUnionImg2Img",
+        "XLControlNetUnionInpaint",
+        "XLAdapter",
+    ),
     rehearse=f"{_HERE}.rehearsal:rehearse",
     rank=12,
 )

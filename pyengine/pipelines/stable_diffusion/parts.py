@@ -10,6 +10,9 @@ from ...models import (
     CLIPTextModelWithProjection,
     UNet2DConditionModel,
 )
+from ...models.base import Model
+from ...models.control.controlnet import ControlNetModel
+from ...models.control.t2i import T2IAdapter
 from ...tokenizer import ClipTokenizer
 from ...weights.text import show
 from ..text import Encoder
@@ -28,6 +31,7 @@ class Parts:
     see
     pyengine.pipelines.reading. given: names of the parts that came as objects, not out of the
     checkpoint. scheduler: in place of the checkpoint's own, as `pipe.scheduler = ...` takes it.
+    controlnets, t2i_adapters: what was loaded beside them.
     """
 
     unet: UNet2DConditionModel
@@ -42,6 +46,18 @@ class Parts:
     checkpoint: Any = None
     given: tuple[str, ...] = ()
     scheduler: Any = None
+    controlnets: tuple[ControlNetModel, ...] = ()
+    t2i_adapters: tuple[T2IAdapter, ...] = ()
+
+    @property
+    def networks(self) -> tuple[Model, ...]:
+        """The checkpoint's own."""
+        return self.unet, self.vae, *self.encoders
+
+    @property
+    def beside(self) -> tuple[Model, ...]:
+        """Those that were loaded beside them."""
+        return *self.controlnets, *self.t2i_adapters
 
     def named(self) -> dict[str, Any]:
         """The models and tokenizers under diffusers' names."""

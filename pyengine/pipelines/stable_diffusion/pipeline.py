@@ -21,6 +21,7 @@ from ...diffusion.prompted import PromptedCall
 from ...diffusion.request import Request
 from ...diffusion.step import step
 from ...diffusion.watch import check_noted
+from ...errors import RequestError
 from ...finite import check_finite
 from ...guard import inference
 from ...guidance import Method
@@ -42,6 +43,7 @@ from ..loras import ADAPTED, LoraArgument, Loras, cross_attention_scale, shown_u
 from ..text import guidance_embedding
 from .arguments import Arguments
 from .callbacks import RunProperties
+from .control import take
 from .defaults import Defaults
 from .embeddings import Widths, joined
 from .parts import Parts
@@ -71,7 +73,7 @@ class StableDiffusionPipeline(LoraNames, PromptEncoding, PartNames, RunPropertie
     def _take_parts(self, parts: Parts) -> None:
         self.parts = parts
         note_origin(parts)
-        for model in (parts.unet, parts.vae, *parts.encoders):
+        for model in (*parts.networks, *parts.beside):
             model.arena = self._arena
         self._evaluate = Evaluator(parts.unet)
         named = parts.named()
@@ -83,7 +85,7 @@ class StableDiffusionPipeline(LoraNames, PromptEncoding, PartNames, RunPropertie
         """Gives the memory of activations back to the system: the models' arenas, which are another
         pipeline's where that was made of the same models later.
         """
-        for model in (self.unet, self.vae, *self.parts.encoders):
+        for model in (*self.parts.networks, *self.parts.beside):
             model.arena.trim()
 
     # --- what it is -------------------------------------------------------------------------------
@@ -172,6 +174,14 @@ class StableDiffusionPipeline(LoraNames, PromptEncoding, PartNames, RunPropertie
         guidance_end: float = 1.0,
         guidance_method: str = "cfg",
         negative_scale: float | None = None,
+        control_image: Any = None,
+        controlnet_conditioning_scale: Any = None,
+        control_guidance_start: Any = 0.0,
+        control_guidance_end: Any = 1.0,
+        guess_mode: Any = False,
+        control_mode: Any = None,
+        adapter_conditioning_scale: Any = 1.0,
+        adapter_conditioning_factor: Any = 1.0,
         clip_model: Any = None,
         clip_guidance_scale: float | None = None,
         clip_prompt: str | Sequence[str] | None = None,
@@ -239,6 +249,20 @@ class StableDiffusionPipeline(LoraNames, PromptEncoding, PartNames, RunPropertie
                 to 1, 0.6 unless told.
             negative_scale: how much the negative prompt counts in "perp-neg" and "composed", 1
                 unless told.
+            control_image: with a ControlNet (from_pretrained(controlnet=...)) the picture that it
+                is shown, or one for each prompt; of several, a list for each. Without mask_image,
+                and alone, it may come as `image`, as in diffusers' text-to-image.
+            controlnet_conditioning_scale: what it adds counts; a number, one for each ControlNet,
+                or a list with one (or one for each) for each picture; so are the next two. Unless
+                told 1, with `image` 0.8, with mask_image 0.5 (SDXL 1), as diffusers' classes.
+            control_guidance_start, control_guidance_end: shares of the steps between which it acts.
+            guess_mode: True leaves the negative rows alone and lets the finer parts count less; or
+                one for each picture.
+            control_mode: of a ControlNet for several kinds of pictures, the kind that it is shown,
+                or a list, with control_image a list of as many.
+            adapter_conditioning_scale, adapter_conditioning_factor: with T2I-Adapters
+                (from_pretrained(adapter=...)), what they add counts, and in which share of the
+                steps, from the first on; given as the ControlNet's.
             clip_model: a folder of a whole CLIP (transformers' CLIPModel): the gradient of a
                 picture's distance to its prompt there guides it, through U-Net and decoder. Slow.
             clip_guidance_scale: how much of the gradient, 100 unless told; 0: none, the same bits.
@@ -294,7 +318,17 @@ class StableDiffusionPipeline(LoraNames, PromptEncoding, PartNames, RunPropertie
         elsewhere = {name: arguments.pop(name) for name in ELSEWHERE if name in arguments}
         refuse_others({**others, **elsewhere}, self.__call__)
         given = {name: arguments.pop(name, None) for name in (*NAMES, "class_labels")}
-        r = self._with_loras(arguments, lora, factor, self._arguments().request)
+        control = take(self.parts, arguments)
+        if control is not None and given.get("clip_model") is not None:
+            raise RequestError("clip_model: expected None beside a ControlNet or T2I-Adapter, which"
+                               " its gradient would leave out")  # fmt: skip
+
+        def request(**arguments: Any) -> Request:
+            r = self._arguments().request(**arguments, control=control)
+            r.control = None if control is None else control.checked(r, not self.stable_diffusion)
+            return r
+
+        r = self._with_loras(arguments, lora, factor, request)
         c = self.vae.config
         shape = c.latent_channels, r.height // c.downscale, r.width // c.downscale
         r.guides = guides_of_prompted(given, self, r, shape)
@@ -322,6 +356,9 @@ class StableDiffusionPipeline(LoraNames, PromptEncoding, PartNames, RunPropertie
         noise = NoiseSource(r.generators, device)
         with report.stage("prepare" if r.images is None else "encode_image", device):
             start = self._start(r, plan, noise, report.warnings)
+        if r.control is not None:
+            with report.stage("control", device):
+                self._show(r, plan, conditions)
         report.warn()  # before what depends on the conditions is computed
         with report.stage("denoise", device):
             guides = partial(self._guides, method=r.method)
@@ -330,6 +367,13 @@ class StableDiffusionPipeline(LoraNames, PromptEncoding, PartNames, RunPropertie
             )
             r.guides.guide(call.jobs, self, scheduler, report.warnings)
             return call
+
+    def _show(self, r: Request, plan: Plan, conditions: Conditions) -> None:
+        """Has the conditions hold what ControlNets or T2I-Adapters are shown."""
+        if self.parts.controlnets:
+            conditions.controls = r.control.controls(r)
+        else:
+            conditions.features = r.control.features(r, plan.num_steps)
 
     def _step(self, jobs: Sequence[Job]) -> None:
         step(self._evaluate, cast(Sequence[DenoisingJob], jobs))

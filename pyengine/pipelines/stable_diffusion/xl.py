@@ -34,6 +34,7 @@ class XLDefaults(Defaults):
     strength: float = 0.3
     inpaint_strength: float = bounded(0.9999, 0, 1)
     inpaint_guidance_scale: float | None = bounded(7.5, 0, 1000)
+    control_strength: float | None = bounded(0.8, 0, 1)
 
 
 @dataclass
@@ -182,6 +183,14 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         guidance_end: float = 1.0,
         guidance_method: str = "cfg",
         negative_scale: float | None = None,
+        control_image: Any = None,
+        controlnet_conditioning_scale: Any = None,
+        control_guidance_start: Any = 0.0,
+        control_guidance_end: Any = 1.0,
+        guess_mode: Any = False,
+        control_mode: Any = None,
+        adapter_conditioning_scale: Any = 1.0,
+        adapter_conditioning_factor: Any = 1.0,
         clip_model: Any = None,
         clip_guidance_scale: float | None = None,
         clip_prompt: str | Sequence[str] | None = None,

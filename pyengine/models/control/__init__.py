@@ -1,0 +1,1 @@
+"""Networks beside a U-Net that show it a picture: ControlNets and T2I-Adapters."""
