@@ -107,6 +107,10 @@ class Costs:
         """Seconds of another stage, such as ("encode", queue), for so many pictures."""
         return _recent(self._stages, key, Curve).at(count) or LEAST_STAGE
 
+    def least_stage(self, key: Hashable, count: int = 1) -> float:
+        """The least seconds of another stage."""
+        return _recent(self._stages, key, Curve).least(count) or LEAST_STAGE
+
     def staged(self, key: Hashable, count: int, seconds: float) -> None:
         _recent(self._stages, key, Curve).add(count, seconds)
 

@@ -61,6 +61,9 @@ class Driver:
         #: Called with (model, pictures, seconds) after every evaluation.
         self.observers: list[Callable[[str, int, float], None]] = []
         self.closing = False
+        #: Set when its thread has nothing left to do. Waited for before the thread is joined: a join
+        #: that Ctrl-C interrupts takes the thread for ended from then on (Python 3.11).
+        self.ended = threading.Event()
         self._fair = DeficitRoundRobin()
         self._serial = 0
 
@@ -152,6 +155,8 @@ class Driver:
             for entry in left:
                 entry.job.fail(UnavailableError(f"engine: it has failed: {type(e).__name__}: {e}"))
             raise
+        finally:
+            self.ended.set()
 
     def turn(self) -> None:
         """One round of stages."""

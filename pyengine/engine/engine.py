@@ -185,8 +185,7 @@ class Engine:
         if os.getpid() != self._process:
             return
         self._driver.close(stop=stop)
-        if self._thread.ident is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        _wait(self._driver, self._thread)
 
     def __enter__(self) -> "Engine":
         return self
@@ -216,5 +215,11 @@ def _stop(driver: Driver, thread: threading.Thread, process: int) -> None:
     if os.getpid() != process:  # a forked child, which has neither the thread nor its jobs
         return
     driver.close(stop=True)
+    _wait(driver, thread)
+
+
+def _wait(driver: Driver, thread: threading.Thread) -> None:
+    """Until the driver's thread has ended."""
     if thread.ident is not None and thread is not threading.current_thread():
+        driver.ended.wait()
         thread.join()

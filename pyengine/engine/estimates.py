@@ -75,7 +75,10 @@ def unfinished(driver: "Driver", share: str) -> float:
 def alone(driver: "Driver", entry: "Entry") -> float:
     """The least seconds that the job takes from here on with nothing beside it."""
     count = min(entry.stages.count, driver.cap(entry.queue))
-    return least_step(driver, entry.queue, count) * entry.stages.left / count
+    seconds = least_step(driver, entry.queue, count) * entry.stages.left / count
+    for stage in ("encode", "decode"):
+        seconds += driver.costs.least_stage((stage, entry.queue), entry.stages.count)
+    return seconds
 
 
 def finish(driver: "Driver", entry: "Entry") -> float:

@@ -13,7 +13,7 @@ from ..bodies import content_type, read_form, read_json
 from ..drawing import Drawing
 from ..server import Server, server_of
 from ..watch import result_of
-from .edits import from_form, from_json, of_variation
+from .edits import decoded, from_form, from_json, of_variation
 from .fields import Asked, read
 from .schema import answers, edit_body, generation_body, variation_body
 from .stream import events_of
@@ -36,7 +36,8 @@ async def edits(request: Request, caller: KnownCaller) -> Response:
     """Pictures that begin from another; where there is a mask, only its transparent part is new."""
     server = admit(request, caller)
     if content_type(request) == "application/json":
-        given = from_json(await read_json(request), server.settings)
+        body = await read_json(request)
+        given = await server.in_thread(from_json, body, server.settings)
     else:
         given = from_form(await read_form(request))
     asked = await server.in_thread(read_edit, given, server)
@@ -56,8 +57,6 @@ async def variations(request: Request, caller: KnownCaller) -> Response:
 
 def read_edit(given: Mapping[str, Any], server: Server) -> Asked:
     """The request with its pictures decoded: that takes time."""
-    from .edits import decoded
-
     return read(decoded(given, server.settings))
 
 

@@ -35,7 +35,7 @@ def _patches(width: int, height: int) -> int:
 def _text_tokens(drawing: Drawing) -> int:
     tokenizer = drawing.pipe.components.get("tokenizer")
     texts = [drawing.call.get(name) for name in ("prompt", "negative_prompt")]
-    if tokenizer is None:
+    if not hasattr(tokenizer, "encode"):  # of a model without texts, or of several encoders
         return 0
     return sum(len(tokenizer.encode(text)) for text in texts if text)
 
