@@ -61,8 +61,8 @@ class Driver:
         #: Called with (model, pictures, seconds) after every evaluation.
         self.observers: list[Callable[[str, int, float], None]] = []
         self.closing = False
-        #: Set when its thread has nothing left to do. Waited for before the thread is joined: a join
-        #: that Ctrl-C interrupts takes the thread for ended from then on (Python 3.11).
+        #: Set when its thread has nothing left to do. Waited for before the thread is joined: after
+        #: a join that Ctrl-C interrupts, Python 3.11 takes the thread for ended.
         self.ended = threading.Event()
         self._fair = DeficitRoundRobin()
         self._serial = 0

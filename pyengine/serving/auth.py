@@ -21,7 +21,7 @@ class Caller:
     name: str
 
 
-def caller_of(request: Request) -> Caller:
+async def caller_of(request: Request) -> Caller:
     """The caller, noted for the log. Raises Refusal: 401 for a missing or wrong key."""
     settings: ServerSettings = request.app.state.server.settings
     if not settings.api_keys:

@@ -1,6 +1,7 @@
 """Jobs that outlive their requests, and are kept for a time once they have ended."""
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections import OrderedDict
@@ -42,7 +43,7 @@ class KeptJob:
         self._count = 0
         self._result: dict[str, Any] | None = None
         self._error: dict[str, Any] | None = None
-        self._news = asyncio.Event()
+        self._news, self._ended = asyncio.Event(), asyncio.Event()
 
     @property
     def ended(self) -> bool:
@@ -51,9 +52,8 @@ class KeptJob:
     async def cancel(self) -> None:
         """Returns when it has ended, or soon."""
         self.drawing.job.cancel()
-        until = time.monotonic() + PATIENCE
-        while not self.ended and time.monotonic() < until:
-            await self._wait(until - time.monotonic())
+        with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), PATIENCE)
 
     def told(self) -> dict[str, Any]:
         """What a client is told of it."""
@@ -77,20 +77,15 @@ class KeptJob:
     async def follow(self, last: int = 0) -> AsyncIterator[tuple[int, str, dict[str, Any]]]:
         """Its events behind the one of that id, as they come; it ends with the job."""
         while True:
-            for number, name, data in [e for e in self.events if e[0] > last]:
+            news = self._news  # of before the look: what comes meanwhile ends the waiting at once
+            fresh = [event for event in self.events if event[0] > last]
+            for number, name, data in fresh:
                 yield number, name, data
                 last = number
-            if self.ended and not (self.events and self.events[-1][0] > last):
-                return
-            await self._wait(None)
-
-    async def _wait(self, seconds: float | None) -> None:
-        """Until something happens."""
-        news = self._news
-        try:
-            await asyncio.wait_for(news.wait(), seconds)
-        except (TimeoutError, asyncio.TimeoutError):
-            return
+            if not fresh:
+                if self.ended:
+                    return
+                await news.wait()
 
     # --- what happens -----------------------------------------------------------------------------
 
@@ -127,6 +122,7 @@ class KeptJob:
         self._now |= {key: value for key, value in data.items() if not isinstance(value, list)}
         if self.ended:
             self.expires = time.time() + keep
+            self._ended.set()
         self._count += 1
         self.events.append((self._count, name, data))
         if len(self.events) > MAX_EVENTS:
