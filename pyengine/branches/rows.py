@@ -35,6 +35,10 @@ class _Scales:
             self._factors[key] = scale, torch.zeros_like(scale)
         return self._factors[key]
 
+    def column(self, y: Tensor) -> Tensor:
+        """[rows, 1...], to multiply y [rows, ...] by."""
+        return self.values.to(y.device).view(-1, *(1,) * (y.dim() - 1))
+
     def of(self, values: Tensor) -> Tensor:
         """[rows, C]: values [C] times each row's scale."""
         return self.values.to(values.device)[:, None] * values
@@ -182,7 +186,7 @@ class Adapted:
                 some = next(t for t in own.norm if t is not None)
                 both = [torch.zeros_like(some) if t is None else t for t in own.norm]
                 more = again(rows, *both)
-                total = [_more(t, m, scales) for t, m in zip(total, more, strict=True)]
+                total = [_more(t, m, scales.column(m)) for t, m in zip(total, more, strict=True)]
             pieces.append(total)
         return tuple(_joined(list(parts)) for parts in zip(*pieces, strict=True))
 
@@ -233,10 +237,13 @@ def _conv2d(
     """As _linear, of a convolution."""
     if own.gain is not None:
         y = _own_conv2d(layer, x, given)
-        total = _more(total, y * scales.of(own.gain)[:, None, None], None)
+        total = _more(total, y, scales.of(own.gain)[:, None, None])
     for branch in own.branches:
         y = ops.conv2d(x, branch.down, out_channels=branch.features, **given)
-        total = _more(total, y, scales) if branch.up is None else _up(y, branch, scales, total)
+        if branch.up is None:
+            total = _more(total, y, scales.column(y))
+        else:
+            total = _up(y, branch, scales, total)
     if own.bias is not None:
         bias = scales.of(own.bias)[:, None, None]
         if total is None:  # of a layer that only gets another bias: its result's shape
@@ -253,12 +260,10 @@ def _own_conv2d(layer: nn.Module, x: Tensor, given: dict[str, Any]) -> Tensor:
     return ops.conv2d(x, out_channels=rows, **product, **given)
 
 
-def _more(total: Tensor | None, more: Tensor, scales: _Scales | None) -> Tensor:
-    """total + more, times the scales of its rows where there are any."""
-    if scales is not None:
-        more = more * scales.values.to(more.device).view(-1, *(1,) * (more.dim() - 1))
-    return (more if total is None else total + more).to(more.dtype if total is None else
-                                                        total.dtype)  # fmt: skip
+def _more(total: Tensor | None, y: Tensor, factor: Tensor) -> Tensor:
+    """total + factor * y in y's dtype; factor: [rows, 1...] or [rows, ..., C]."""
+    more = y * factor
+    return (more if total is None else total + more).to(y.dtype)
 
 
 def _of_rows(around: dict[str, Any], rows: slice) -> dict[str, Any]:
