@@ -38,6 +38,16 @@ class Beside:
     bias: Tensor | None = None
     norm: tuple[Tensor | None, Tensor | None] = (None, None)
 
+    @property
+    def once(self) -> bool:
+        """Whether no column has two branches."""
+        return len({branch.begin for branch in self.branches}) == len(self.branches)
+
+    @property
+    def columns(self) -> int:
+        """Columns that have a branch, where each has one at most."""
+        return sum(branch.width for branch in self.branches)
+
 
 class Adapter:
     """Side branches for layers of one model. It keeps these layers alive.

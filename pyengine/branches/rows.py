@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..errors import RequestError
+from ..ops import _memory
 from ..ops._replay import unrecorded
 from .adapter import Adapter, Beside, Branch
 
@@ -123,14 +124,15 @@ class Adapted:
             return around
         prologue = {k: v for k, v in around.items() if k in ("scale", "shift", "silu")}
         prologue["x2"] = x2
-        pieces = []
+        whole = _Whole((*x.shape[:-1], width), x)
         for run, beside in zip(self._runs, found, strict=True):
             rows = slice(run.begin, run.end)
-            part, given, total = x[rows], _of_rows(prologue, rows), None
+            part, given = x[rows], _of_rows(prologue, rows)
+            total, into = None, whole.part(rows)
             for own, scales in beside:
-                total = _linear(layer, width, part, given, own, scales, total)
-            pieces.append(_nothing(x, (*part.shape[:-1], width)) if total is None else total)
-        return {**around, "addend": _joined(pieces)}
+                total = _linear(layer, width, part, given, own, scales, total, into)
+            whole.take(rows, total)
+        return {**around, "addend": whole.joined()}
 
     def conv2d(
         self,
@@ -191,25 +193,70 @@ class Adapted:
         return tuple(_joined(list(parts)) for parts in zip(*pieces, strict=True))
 
 
+class _Whole:
+    """The rows of a result, computed in parts into one piece of memory: no part is copied that lies
+    where it is to be. Where gradients go through, parts are joined at the end.
+    """
+
+    def __init__(self, shape: tuple[int, ...], x: Tensor):
+        self.shape, self._x = shape, x
+        self._pieces: list[Tensor] | None = [] if x.requires_grad else None
+        self._all = None if x.requires_grad else _new(shape, x)
+
+    def part(self, rows: slice) -> Tensor | None:
+        """Where these rows' result is to be."""
+        return None if self._all is None else self._all[rows]
+
+    def take(self, rows: slice, result: Tensor | None) -> None:
+        """result: of these rows, possibly where `part` said; None: they have nothing."""
+        if self._pieces is not None:
+            shape = (rows.stop - rows.start, *self.shape[1:])
+            self._pieces.append(_nothing(self._x, shape) if result is None else result)
+            return
+        assert self._all is not None
+        place = self._all[rows]
+        if result is None:
+            place.fill_(-0.0)  # what added changes no bit: 0.0 would make 0.0 of -0.0
+        elif result.data_ptr() != place.data_ptr():
+            place.copy_(result)
+
+    def joined(self) -> Tensor:
+        if self._pieces is not None:
+            return _joined(self._pieces)
+        assert self._all is not None
+        return self._all
+
+
+def _new(shape: tuple[int, ...], x: Tensor) -> Tensor:
+    """Undefined contents: from the arena where kernels of ours compute."""
+    ours = x.device.type == "cpu" and x.dtype != torch.float64
+    return _memory.empty(shape, x.dtype) if ours else x.new_empty(shape)
+
+
 def _linear(
     layer: nn.Module, width: int, x: Tensor, given: dict[str, Any], own: Beside, scales: _Scales,
-    total: Tensor | None,
+    total: Tensor | None, into: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """`total`, or nothing, and what one adapter adds to rows of a linear layer's result."""
+    """`total`, or nothing, and what one adapter adds to rows of a linear layer's result.
+
+    into: where it may be, or None.
+    """
     if own.gain is not None:
         product = dict(layer.product())  # type: ignore[operator]
         rows = product.pop("rows")
         total = ops.linear(
             x, out_features=rows, gate=scales.of(own.gain), residual=total, **product, **given
         )
+    fresh = total is None
     for branch in own.branches:
         if branch.width == width:
-            total = _product(x, given, branch, scales, total)
+            total = _product(x, given, branch, scales, total, into)
             continue
         if total is None:
-            total = _nothing(x, (*x.shape[:-1], width))
+            total = _blank(own, x, (*x.shape[:-1], width), into)
         columns = slice(branch.begin, branch.begin + branch.width)
-        total[..., columns] = _product(x, given, branch, scales, total[..., columns])
+        before = None if fresh and own.once else total[..., columns]
+        total[..., columns] = _product(x, given, branch, scales, before, None)
     if own.bias is not None:
         bias = scales.of(own.bias)
         bias = bias.view(len(bias), *(1,) * (x.dim() - 2), width)
@@ -218,15 +265,26 @@ def _linear(
     return total.to(x.dtype)
 
 
+def _blank(own: Beside, x: Tensor, shape: tuple[int, ...], into: Tensor | None) -> Tensor:
+    """Room for the columns of several branches, which add nothing where there is none."""
+    if into is None:
+        return _nothing(x, shape)
+    return into if own.once and own.columns == shape[-1] else into.fill_(-0.0)
+
+
 def _product(
-    x: Tensor, given: dict[str, Any], branch: Branch, scales: _Scales, total: Tensor | None
-) -> Tensor:
+    x: Tensor, given: dict[str, Any], branch: Branch, scales: _Scales, total: Tensor | None,
+    into: Tensor | None,
+) -> Tensor:  # fmt: skip
     if branch.up is None:
         gate = scales.factors(x.device, branch.width, 1.0)[0]
         return ops.linear(
             x, branch.down, out_features=branch.width, gate=gate, residual=total, **given
         )
     low = ops.linear(x, branch.down, out_features=branch.features, **given)
+    if total is None and into is not None and into.device.type == "cpu":
+        with _memory.placed(into):
+            return _up(low, branch, scales, None)
     return _up(low, branch, scales, total)
 
 
@@ -285,7 +343,12 @@ def _nothing(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _joined(pieces: list[Tensor]) -> Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    first = pieces[0]
+    if len(pieces) == 1:
+        return first
+    if any(piece.requires_grad for piece in pieces):
+        return torch.cat(pieces)
+    return torch.cat(pieces, out=_new((sum(map(len, pieces)), *first.shape[1:]), first))
 
 
 _active: ContextVar[Adapted | None] = ContextVar("pyengine_adapted", default=None)

@@ -26,6 +26,7 @@ SPARE_LEAST = 1 << 22
 SPARE_BYTES = 128 << 20
 
 _current: ContextVar["Arena | None"] = ContextVar("pyengine_arena", default=None)
+_place: ContextVar[Tensor | None] = ContextVar("pyengine_place", default=None)
 
 
 class Arena:
@@ -104,6 +105,10 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     Where it is large, from the arena in use, or from a small spare one, if that has room; else from
     torch.
     """
+    place = _place.get()
+    if place is not None and place.dtype == dtype and place.shape == tuple(shape):
+        _place.set(None)
+        return place
     arena = _current.get()
     size = dtype.itemsize
     for n in shape:
@@ -113,6 +118,20 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         if tensor is not None:
             return tensor
     return torch.empty(shape, dtype=dtype)
+
+
+@contextmanager
+def placed(destination: Tensor) -> Iterator[None]:
+    """Within the block the first result of the destination's shape and dtype lies there, where a
+    kernel of ours computes it; who asks has to look where it lies.
+
+    destination: contiguous, on the CPU; a part of a larger tensor, which is not copied together.
+    """
+    token = _place.set(destination)
+    try:
+        yield
+    finally:
+        _place.reset(token)
 
 
 def empty_like(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import warnings
 
 import pytest
 import torch
@@ -242,3 +243,23 @@ def test_weights_of_a_loaded_file_are_its_own(opened, good, tmp_path):
         assert (draw(own, lora={"a": 1.0}) == want).all()
     finally:
         own.unload_lora("a")
+
+
+def test_flipped_bytes(opened, good, tmp_path):
+    """Any byte of a file may be another: it loads, or is refused in words of ours."""
+    own, path = opened("sd1").own, tmp_path / "flipped.safetensors"
+    few = {name: good[name] for name in (DOWN, UP, f"{Q}.alpha")}
+    save_file(few, path)
+    sound = path.read_bytes()
+    refused = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for at in range(0, 420, 3):
+            path.write_bytes(sound[:at] + bytes([sound[at] ^ 0x15]) + sound[at + 1 :])
+            try:
+                own.load_lora(path, "it")
+            except CheckpointError:
+                refused += 1
+            else:
+                own.unload_lora("it")
+    assert refused > 80
