@@ -73,6 +73,16 @@ def serve(
                help="8 bits: int8 or fp8 of token models, fp8 of U-Nets."),
     ] = None,
     variant: Variant = None,
+    ray: Annotated[
+        bool,
+        Option("--ray", help="An engine in each of several processes, on this machine or, with"
+               " RAY_ADDRESS, a cluster (the extra `ray`)."),
+    ] = False,
+    replicas: Annotated[
+        str | None,
+        Option(metavar="N", show_default="1",
+               help="With --ray: how many engines; 1,8: as many as there is work for."),
+    ] = None,
 ) -> int:  # fmt: skip
     """Serve models over HTTP: OpenAI's images API, jobs, health and metrics.
 
@@ -80,11 +90,13 @@ def serve(
     pyengine serve emoji emoji-ar
     pyengine serve ./stable-diffusion-v1-5 --port 8080 --dtype bfloat16
     PYENGINE_API_KEY=secret pyengine serve emoji --host 0.0.0.0
+    pyengine serve emoji --ray --replicas 2
     """
     from .serving import Options, run
 
     return run(Options(
         models=models or ["emoji"], host=host, port=port, max_waiting=max_waiting, memory=memory,
+        ray=ray, replicas=replicas,
         loading={"device": device or "auto", "dtype": dtype, "weights": weights,
                  "variant": variant},
         settings={

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..engine import Engine
+from ..engine.memory import free_memory
 from ..errors import RequestError, UnavailableError
 from ..serving.settings import ServerSettings
 from . import warn
-
-#: Of the free memory, what evaluations may take: decoding and requests need some, too.
-SHARE = 0.8
 
 
 @dataclass
@@ -25,31 +23,53 @@ class Options:
     memory: str | None
     loading: dict[str, Any]
     settings: dict[str, Any]
+    ray: bool = False
+    replicas: str | None = None
 
 
 def run(o: Options) -> int:
     settings = ServerSettings(**o.settings)
     if not 0 <= o.port <= 65_535:
         raise RequestError(f"port: expected a whole number from 0 to 65535, given {o.port}")
+    if o.replicas is not None and not o.ray:
+        raise RequestError("replicas: expected --ray with it")
     try:
-        from ..serving import logs, process
+        from ..serving import create_app, logs, process
     except ImportError as e:
         raise UnavailableError(
             f"serve: needs the package {e.name}: pip install 'pyengine[serve]'"
         ) from None
     if not settings.api_keys and not _local(o.host):
         warn(f"whoever reaches {o.host}:{o.port} may draw: there is no --api-key")
+
+    def tell(url: str) -> None:
+        print(f"serving {', '.join(o.models)} at {url}")
+        sys.stdout.flush()
+
+    if o.ray:
+        from ..ray.local import front
+
+        engine_options = {"memory": o.memory, **o.loading}
+        with front(o.models, replicas=_replicas(o.replicas or "1"), max_waiting=o.max_waiting,
+                   settings=settings, engine=engine_options) as app:  # fmt: skip
+            logs.configure()
+            process.serve(app, app.stop, settings, o.host, o.port, tell)
+        return 0
     engine = Engine(*o.models, max_waiting=o.max_waiting, memory=o.memory, **o.loading)
     if o.memory is None and engine.pipeline().device.type == "cpu":
-        engine.limit_memory(_free())
+        engine.limit_memory(free_memory())
     logs.configure()
-    process.serve(engine, settings, o.host, o.port, lambda url: _tell(url, engine))
+    process.serve(create_app(engine, settings), engine.stop, settings, o.host, o.port, tell)
     return 0
 
 
-def _tell(url: str, engine: Engine) -> None:
-    print(f"serving {', '.join(engine.models)} at {url}")
-    sys.stdout.flush()
+def _replicas(text: str) -> int | tuple[int, int]:
+    """2, or 1,8: the fewest and the most."""
+    parts = text.split(",")
+    if not 1 <= len(parts) <= 2 or not all(part.strip().isdecimal() for part in parts):
+        raise RequestError(f"replicas: expected a number, or two as in 1,8, given {text!r}")
+    numbers = [int(part) for part in parts]
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
 def _local(host: str) -> bool:
@@ -59,13 +79,3 @@ def _local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _free() -> int | None:
-    """Bytes that evaluations may take on this machine's CPU; None where it does not tell."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as f:
-            kilobytes = next(int(line.split()[1]) for line in f if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        return None
-    return int(SHARE * kilobytes * 1024)

@@ -10,6 +10,9 @@ from ..jobs import checks
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
 
+#: Of the free memory, what evaluations may take: decoding and requests need some, too.
+SHARE = 0.8
+
 
 def read_size(field: str, value: Any) -> int:
     """Bytes of "8GB", "512 MiB" or a number. Raises RequestError."""
@@ -22,6 +25,18 @@ def read_size(field: str, value: Any) -> int:
     elif isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
     raise checks.refuse(field, 'bytes above 0, such as "8GB"', value)
+
+
+def free_memory(parts: int = 1) -> int | None:
+    """Bytes that evaluations of one of so many engines may take on this machine's CPU; None where
+    it does not tell.
+    """
+    try:
+        with open("/proc/meminfo", encoding="ascii") as f:
+            kilobytes = next(int(line.split()[1]) for line in f if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return None
+    return int(SHARE * kilobytes * 1024 / parts)
 
 
 def activation_bytes(pipe: Any) -> int:

@@ -64,9 +64,11 @@ def deployment(
 def engines(
     *models: str | os.PathLike[str], replicas: int | tuple[int, int], apart: bool,
     target_seconds: float, max_waiting: int, num_cpus: float, num_gpus: float,
-    settings: ServerSettings, engine: Mapping[str, Any] | None = None,
+    settings: ServerSettings, engine: Mapping[str, Any] | None = None, parts: int = 1,
 ) -> list[tuple[tuple[str, ...], Any]]:  # fmt: skip
-    """(names of models, the deployment of the replicas that serve them, bound) for each group."""
+    """(names of models, the deployment of the replicas that serve them, bound) for each group.
+    parts: replicas that share a machine's memory.
+    """
     if not models or not all(isinstance(model, str | os.PathLike) for model in models):
         raise RequestError("models: expected names or paths, which every replica loads by itself")
     names = [os.fspath(model) for model in models]
@@ -91,7 +93,7 @@ def engines(
     keywords = {**(engine or {}), "max_waiting": max_waiting}
     return [
         (group, need("ray.serve").deployment(Replica, name=f"{ENGINE}-{i}", **options).bind(
-            group, keywords, settings))
+            group, keywords, settings, parts))
         for i, group in enumerate(groups)
     ]  # fmt: skip
 

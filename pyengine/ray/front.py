@@ -1,6 +1,7 @@
 """The app in front of replicas: sends each request to one of them, and to another where it dies."""
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -78,6 +79,14 @@ class Front:
         self.bodies, self.tracing = Budget(settings.max_held), Tracing()
         self.metrics, self._rates = FrontMetrics(), Rates(settings.rate)
         self._gate = Gate(self._inside, self)
+        self._end: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+
+    def stop(self) -> None:
+        """Ends what is being answered, in words; from any thread."""
+        if self._end is not None:
+            loop, end = self._end
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and its requests with it
+                loop.call_soon_threadsafe(end.set)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -92,7 +101,9 @@ class Front:
             request = await self._read(scope, receive)
             if request.begins:
                 self._rates.check(places.caller_of(request))
-            await _unless_left(self._answer(request, out), receive)
+            if self._end is None:
+                self._end = asyncio.get_running_loop(), asyncio.Event()
+            await _unless(self._answer(request, out), out, receive, self._end[1])
         except Exception as e:
             if not out.events:
                 raise
@@ -186,7 +197,7 @@ class Answer:
 
     def __init__(self, scope: Scope, send: Send):
         self._path, self._send = scope["path"], send
-        self.begun = self.events = False
+        self.begun = self.events = self.ended = False
 
     async def begin(self, head: Head) -> None:
         status, headers, _ = head
@@ -195,6 +206,7 @@ class Answer:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def add(self, body: bytes, more: bool = True) -> None:
+        self.ended = not more
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def end(self) -> None:
@@ -231,18 +243,18 @@ class Collected:
         pass
 
 
-async def _unless_left(work: Any, receive: Receive) -> None:
-    """Awaits `work`, or cancels it when the client goes."""
+async def _unless(work: Any, out: Answer, receive: Receive, end: asyncio.Event) -> None:
+    """Awaits `work`, or cancels it when the client goes or the front ends."""
 
     async def left() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    tasks = asyncio.ensure_future(work), asyncio.ensure_future(left())
+    tasks = [asyncio.ensure_future(each) for each in (work, left(), end.wait())]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
-            raise _gone()
+        if not tasks[0].done() and not out.ended:
+            raise _ending() if end.is_set() else _gone()
         await tasks[0]
     finally:
         for task in tasks:
@@ -268,6 +280,10 @@ def lost() -> tuple[type[BaseException], ...]:
 
 def _gone() -> Refusal:
     return Refusal(GONE, "the client has gone", code="client_gone")
+
+
+def _ending() -> Refusal:
+    return Refusal(503, "the server is ending", code="unavailable", retry_after=1.0)
 
 
 def _lost() -> Refusal:

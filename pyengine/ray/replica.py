@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..engine import Engine
+from ..engine.memory import free_memory
 from ..errors import UnavailableError
 from ..serving import ServerSettings, create_app
 from .needs import need
@@ -21,12 +22,16 @@ Head = tuple[int, list[tuple[bytes, bytes]], str]
 
 
 class Replica:
-    """The class behind the deployment. models: as Engine takes them; options: its keywords."""
+    """The class behind the deployment. models: as Engine takes them; options: its keywords. parts:
+    of the machine's free memory, where options tell of none.
+    """
 
-    def __init__(self, models: Sequence[str], options: Mapping[str, Any],
-                 settings: ServerSettings):  # fmt: skip
+    def __init__(self, models: Sequence[str], options: Mapping[str, Any], settings: ServerSettings,
+                 parts: int = 1):  # fmt: skip
         self._name = _name()
         self._engine = Engine(*models, **options)
+        if options.get("memory") is None and self._engine.pipeline().device.type == "cpu":
+            self._engine.limit_memory(free_memory(parts))
         # Once for all replicas, by the front.
         self._app = create_app(self._engine, replace(settings, node=self._name, rate=0.0))
         self._life = AsyncExitStack()
@@ -95,8 +100,11 @@ class Replica:
         """For Scale."""
         return {METRIC: self._engine.remaining}
 
-    def check_health(self) -> None:
-        """Raises where the engine takes no more jobs: Ray starts another replica then."""
+    async def check_health(self) -> None:
+        """Raises where the engine takes no more jobs: Ray starts another replica then. Ray asks
+        before the first request, too: the models have drawn a picture then.
+        """
+        await self._started()
         if self._engine.closed:
             raise UnavailableError("engine: it has been closed and takes no more jobs")
 

@@ -10,10 +10,9 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
-from ..engine import Engine
 from ..errors import UnavailableError
-from .app import create_app
 from .connections import protocol
 from .settings import ServerSettings
 
@@ -25,16 +24,15 @@ MAX_HEADERS = 32_768
 
 
 class Process(uvicorn.Server):
-    """uvicorn's server of an engine's app.
+    """uvicorn's server of an app.
 
     The first SIGTERM or SIGINT drains: no more connections, what was begun is done, for DRAIN
-    seconds. A second one stops.
+    seconds; then `stop` is called, in another thread, which cancels it. A second one stops.
     """
 
-    def __init__(self, engine: Engine, settings: ServerSettings, host: str, port: int,
-                 started: Callable[[str], Any]):  # fmt: skip
-        self.engine, self.told = engine, started
-        app = create_app(engine, settings)
+    def __init__(self, app: ASGIApp, stop: Callable[[], None], settings: ServerSettings, host: str,
+                 port: int, started: Callable[[str], Any]):  # fmt: skip
+        self.stop, self.told = stop, started
         super().__init__(uvicorn.Config(
             app, host=host, port=port, http=protocol(settings), ws="none", lifespan="on",
             log_config=None, access_log=False, server_header=False, proxy_headers=False,
@@ -62,7 +60,7 @@ class Process(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
         cancelling = loop.call_later(
-            0 if self.force_exit else DRAIN, lambda: loop.run_in_executor(None, self.engine.stop)
+            0 if self.force_exit else DRAIN, lambda: loop.run_in_executor(None, self.stop)
         )
         try:
             await super().shutdown(sockets)
@@ -70,14 +68,14 @@ class Process(uvicorn.Server):
             cancelling.cancel()
 
 
-def serve(engine: Engine, settings: ServerSettings, host: str, port: int,
+def serve(app: ASGIApp, stop: Callable[[], None], settings: ServerSettings, host: str, port: int,
           started: Callable[[str], Any]) -> None:  # fmt: skip
-    """Serves until a signal ends it; the engine is stopped then.
+    """Serves until a signal ends it; `stop` is called then, and where draining takes too long.
 
     started: called with the address, once it listens. Raises UnavailableError where it cannot.
     """
     _many_files()
-    process = Process(engine, settings, host, port, started)
+    process = Process(app, stop, settings, host, port, started)
     # uvicorn sends itself the signals again that it was ended by: they have done their work.
     before = {sig: signal.signal(sig, lambda *_: None) for sig in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -86,7 +84,7 @@ def serve(engine: Engine, settings: ServerSettings, host: str, port: int,
         if e.code:
             raise UnavailableError(f"port: {host}:{port} cannot be listened at") from None
     finally:
-        engine.stop()
+        stop()
         for sig, handler in before.items():
             signal.signal(sig, handler)
 

@@ -36,8 +36,8 @@ class ServerSettings:
     ping: seconds between signs of life in a stream.
     node: a name that the ids of jobs begin with, so that who stands in front of several servers
     finds them again; "": none.
-    warm_up: whether each model draws a picture
-    before the first client's: what is too large for the machine is known by it.
+    warm_up: whether each model draws a picture before the first client's: what is too large for the
+    machine is known by it.
     """
 
     api_keys: tuple[str, ...] = ()

@@ -48,10 +48,10 @@ def test_an_answer_is_the_apps_and_ends_with_its_client():
         while replica._engine.running:  # the step that it is in
             await asyncio.sleep(0.01)
         assert replica._engine.remaining == 0
-        replica.check_health()
+        await replica.check_health()
         replica._engine.stop()
         with pytest.raises(pyengine.errors.UnavailableError):
-            replica.check_health()
+            await replica.check_health()
         await replica._life.aclose()
 
     asyncio.run(run())

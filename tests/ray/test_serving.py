@@ -77,8 +77,8 @@ def test_a_replica_that_is_killed_under_load_costs_no_request(address, pipe):
     assert httpx.get(f"{address}/healthz", timeout=60).status_code == 200
     before = replicas()
     assert len(before) == 2
-    calls = [call_of(k, steps=60 + k) for k in range(6)]
-    with concurrent.futures.ThreadPoolExecutor(6) as threads:
+    calls = [call_of(k, steps=40 + k) for k in range(5)]
+    with concurrent.futures.ThreadPoolExecutor(5) as threads:
         answers = [threads.submit(draw, address, **call) for call in calls]
         time.sleep(0.5)
         os.kill(before[0], signal.SIGKILL)
