@@ -96,6 +96,7 @@ class Settings(_Asked):
     made of a picture (pyengine.preprocess), or None.
     loras: of those that it was drawn with, "name:SHA-256 of the file"; which of them counted how
     much is told by `lora` and by <lora:...> in the prompt.
+    embeddings: of textual inversions that the prompts name, "token:SHA-256 of the file".
     weights: "int8" or "fp8" where some were rounded to 8 bits, or None. decoding: where it draws
     other tokens than "sequential" would, or None.
     """
@@ -124,6 +125,7 @@ class Settings(_Asked):
     control_kind: str | None = None
     controlnet: str | None = None
     t2i_adapter: str | None = None
+    embeddings: tuple[str, ...] | None = None
     first_seed: int | None = dataclasses.field(default=None, metadata=bounds(0, 2**63 - 1))
     count: int = dataclasses.field(default=1, metadata=bounds(1, 4096))
     index: int | None = dataclasses.field(default=0, metadata=bounds(0, 4095))
@@ -163,8 +165,12 @@ class Settings(_Asked):
     @property
     def files_of_loras(self) -> list[tuple[str, str]]:
         """(name, SHA-256) of each of `loras`."""
-        found = (text.rpartition(":") for text in self.loras or ())
-        return [(name, sha256) for name, _, sha256 in found]
+        return _names_and_hashes(self.loras)
+
+    @property
+    def files_of_embeddings(self) -> list[tuple[str, str]]:
+        """(token, SHA-256) of each of `embeddings`."""
+        return _names_and_hashes(self.embeddings)
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, ensure_ascii=False)
@@ -184,10 +190,8 @@ class Settings(_Asked):
             "Clip skip": None if self.clip_skip is None else self.clip_skip + 1,
             "Eta": f"{self.eta:g}" if self.eta else None,
             "CFG Rescale": f"{self.guidance_rescale:g}" if self.guidance_rescale else None,
-            "Lora hashes": ", ".join(
-                f"{name}: {sha256[:10]}" for name, sha256 in self.files_of_loras
-            )
-            or None,
+            "Lora hashes": _listed(self.files_of_loras),
+            "TI hashes": _listed(self.files_of_embeddings),
             "Version": f"pyengine {self.version}",
         }
         lines = [self.prompt]
@@ -195,6 +199,15 @@ class Settings(_Asked):
             lines.append(f"Negative prompt: {self.negative_prompt}")
         lines.append(", ".join(f"{k}: {quoted(v)}" for k, v in values.items() if v is not None))
         return "\n".join(lines)
+
+
+def _names_and_hashes(texts: tuple[str, ...] | None) -> list[tuple[str, str]]:
+    found = (text.rpartition(":") for text in texts or ())
+    return [(name, sha256) for name, _, sha256 in found]
+
+
+def _listed(files: list[tuple[str, str]]) -> str | None:
+    return ", ".join(f"{name}: {sha256[:10]}" for name, sha256 in files) or None
 
 
 def quoted(value: Any) -> str:

@@ -4,13 +4,19 @@ Radford et al. 2021, arXiv:2103.00020; Sennrich et al. 2016, arXiv:1508.07909.
 The BPE itself is the `tokenizers` library's; here are the files, the special tokens and padding.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import CheckpointError, ConfigError, RequestError
 from .weights.files import read_small
 from .weights.jsonio import load_json
 from .weights.text import show
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Pieces that BPE works on, one after the other: CLIP's own pattern.
 PIECES = (
@@ -33,16 +39,30 @@ MAX_PROMPT = 100_000  # characters; 77 tokens hold a few hundred
 MAX_LENGTH = 4096
 
 
+@dataclass(frozen=True, eq=False)
+class LearntToken:
+    """A token of textual inversion. vectors: [K, C] float32, on the CPU, which stand for it in the
+    text encoder's table. sha256: of the file that it came from, "" for none.
+    """
+
+    vectors: "Tensor"
+    sha256: str = ""
+
+
 class ClipTokenizer:
     """Text to token ids, as transformers' CLIPTokenizer gives them.
 
     model_max_length: tokens in a padded row, start and end included.
     bos_id, eos_id, pad_id: ids of the start, end and padding tokens.
-    size: one more than the largest id, so the rows that the embedding must have.
+    size: one more than the largest id, so the rows that the embedding must have. Ids from there on
+    are those of learnt tokens (`learn`).
     """
 
     def __init__(self, tokenizer, specials: Mapping[str, str], model_max_length: int):
-        self._tokenizer = tokenizer
+        self._tokenizer = self._own = tokenizer
+        self.learnt: dict[str, LearntToken] = {}
+        #: By the first id of a learnt token all of its ids.
+        self._ids: dict[int, tuple[int, ...]] = {}
         self.model_max_length = model_max_length
         self.bos_id, self.eos_id, self.pad_id = (
             tokenizer.token_to_id(specials[name])
@@ -69,11 +89,65 @@ class ClipTokenizer:
         tokenizer = build(vocab, merges, specials, tokens, where)
         return cls(tokenizer, specials, read_max_length(config, where))
 
+    @property
+    def plain(self) -> "ClipTokenizer":
+        """The same without learnt tokens, which other text encoders do not know."""
+        if not self.learnt:
+            return self
+        found = copy.copy(self)
+        found.learn({})
+        return found
+
+    def learn(self, tokens: Mapping[str, LearntToken]) -> None:
+        """Knows these tokens in place of those before.
+
+        They are found anywhere in a text, in lower and upper case, beside letters too, as tokens
+        are that were added to one of transformers'. Their ids begin at `size`, in this order, one
+        for each vector; where a text names one, all of its ids follow each other.
+        Raises ConfigError where the vocabulary's ids have gaps.
+        """
+        if not tokens:
+            self._tokenizer, self.learnt, self._ids = self._own, {}, {}
+            return
+        from tokenizers import AddedToken, Tokenizer
+
+        tokenizer, ids, next_id = Tokenizer.from_str(self._own.to_str()), {}, self.size
+        for token, learnt in tokens.items():
+            for name in vector_names(token, len(learnt.vectors)):
+                tokenizer.add_tokens([AddedToken(name, normalized=True, special=False)])
+            first = tokenizer.token_to_id(token)
+            if first != next_id:
+                raise ConfigError(
+                    f"tokenizer: {show(token)} got the id {first}, expected {next_id}: the"
+                    " vocabulary's ids have gaps"
+                )
+            next_id += len(learnt.vectors)
+            ids[first] = tuple(range(first, next_id))
+        self._tokenizer, self.learnt, self._ids = tokenizer, dict(tokens), ids
+
+    def knows(self, token: str) -> bool:
+        """Whether a token is in the vocabulary, learnt ones too. A word's own is "word</w>"."""
+        return self._tokenizer.token_to_id(token) is not None
+
+    def learnt_in(self, text: str) -> list[str]:
+        """The learnt tokens that a text names."""
+        if not self.learnt:
+            return []
+        ids = set(self.ids(text))
+        return [token for token, own in zip(self.learnt, self._ids.values(), strict=True)
+                if ids & set(own)]  # fmt: skip
+
+    def ids(self, text: str) -> list[int]:
+        """Ids of `text` alone, without start and end, neither cut nor padded."""
+        check_text(text)
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if not self._ids:
+            return ids
+        return [one for i in ids for one in self._ids.get(i, (i,))]
+
     def encode(self, text: str) -> list[int]:
         """Ids of `text` between the start and the end token; neither cut nor padded."""
-        check_text(text)
-        return [self.bos_id, *self._tokenizer.encode(text, add_special_tokens=False).ids,
-                self.eos_id]  # fmt: skip
+        return [self.bos_id, *self.ids(text), self.eos_id]
 
     def __call__(self, texts: Sequence[str], length: int) -> tuple[list[list[int]], list[str]]:
         """Rows of exactly `length` ids, and what was cut off each text ("" where nothing was)."""
@@ -89,6 +163,11 @@ class ClipTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         text = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text.replace(END_OF_WORD, " ").strip()
+
+
+def vector_names(token: str, count: int) -> list[str]:
+    """The tokens that stand for the vectors of a learnt one, as diffusers names them."""
+    return [token, *(f"{token}_{i}" for i in range(1, count))]
 
 
 def check_text(text: str) -> None:

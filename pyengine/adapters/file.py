@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -111,17 +111,20 @@ def open_lora(
     token: str | bool | None = None,
     local_files_only: bool | None = None,
     force_download: bool | None = None,
+    usual: Sequence[str] = NAMES,
+    what: str = "lora",
 ) -> LoraFile:
-    """The LoRA at `place`.
+    """The LoRA at `place`, or the other file of tensors that `what` says in errors.
 
-    place: a .safetensors file; a folder with one, or with NAMES' among several; a Hub id, out of
-    the cache or downloaded. weight_name: which file of the folder or repository. subfolder: where
-    there. The others: as pyengine.weights.resolve takes them.
+    place: a .safetensors file; a folder with one, or with one of `usual` among several; a Hub id,
+    out of the cache or downloaded, where the file is the first of these. weight_name: which file of
+    the folder or repository. subfolder: where there. The others: as pyengine.weights.resolve takes
+    them.
     Raises CheckpointError for what is not there or no sound file, RequestError for a wrong
     argument.
     """
     if not isinstance(place, str | os.PathLike) or not os.fspath(place):
-        raise RequestError(f"lora: expected a file, a folder or a Hub id, given {show(place)}")
+        raise RequestError(f"{what}: expected a file, a folder or a Hub id, given {show(place)}")
     for name, value in (("weight_name", weight_name), ("subfolder", subfolder)):
         if value is not None and not isinstance(value, str):
             raise RequestError(f"{name}: expected a text, given {show(value)}")
@@ -129,11 +132,11 @@ def open_lora(
     if "\0" in text:
         raise CheckpointError(f"{show(text)} is no path: it holds a NUL")
     if os.path.isdir(text):
-        return _in_folder(Path(text), weight_name, subfolder)
+        return _in_folder(Path(text), weight_name, subfolder, usual)
     refuse_pickle(text)
     if os.path.exists(text) or not is_hub_id(text):
         return LoraFile(Path(text), text)
-    names = [weight_name] if weight_name is not None else list(NAMES[:1])
+    names = [weight_name] if weight_name is not None else list(usual[:1])
     path = download_file(
         text, "/".join(filter(None, (subfolder, names[0]))), revision=revision,
         cache_dir=cache_dir, token=token, local_files_only=local_files_only,
@@ -142,7 +145,9 @@ def open_lora(
     return LoraFile(path, f"{text}: {names[0]}")
 
 
-def _in_folder(folder: Path, weight_name: str | None, subfolder: str | None) -> LoraFile:
+def _in_folder(
+    folder: Path, weight_name: str | None, subfolder: str | None, known: Sequence[str]
+) -> LoraFile:
     roots = allowed_roots(folder)
     inside = folder / subfolder if subfolder else folder
     check_inside(inside, roots)
@@ -152,10 +157,10 @@ def _in_folder(folder: Path, weight_name: str | None, subfolder: str | None) -> 
         check_inside(path, roots)
         return LoraFile(path, str(path), roots)
     names = [n for n in list_folder(inside) if n.endswith(".safetensors")]
-    usual = [n for n in NAMES if n in names]
+    usual = [n for n in known if n in names]
     if not usual and len(names) != 1:
         raise CheckpointError(
-            f"{inside}: expected one .safetensors file or {NAMES[0]}, found"
+            f"{inside}: expected one .safetensors file or {known[0]}, found"
             f" {listing(map(show, names)) or 'none'}; weight_name= says which"
         )
     path = inside / (usual or names)[0]

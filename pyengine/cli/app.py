@@ -160,6 +160,14 @@ def generate(
             help="LoRAs, which --lora and <lora:name:0.8> in the prompt name.",
         ),
     ] = None,
+    embeddings_dir: Annotated[
+        Path | None,
+        Option(
+            metavar="FOLDER",
+            show_default="none",
+            help="Textual inversions, which prompts name as their files are called.",
+        ),
+    ] = None,
     **call: Any,
 ) -> int:
     """Draw pictures of a prompt.

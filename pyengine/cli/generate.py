@@ -51,6 +51,7 @@ class Options:
     json: bool
     from_picture: Path | None
     lora_dir: Path | None
+    embeddings_dir: Path | None
     call: dict[str, Any]
 
 
@@ -84,6 +85,7 @@ def run(o: Options) -> int:
             o.model, device=o.device or "auto", dtype=o.dtype, variant=o.variant,
             weights=o.weights, ignore_config_keys=o.ignore_config_key or (), lora_dir=o.lora_dir,
             **{keyword: getattr(o, name) for name, keyword in BESIDE.items()},
+            embeddings_dir=o.embeddings_dir,
         )  # fmt: skip
         if pipe.makes != "pictures":
             raise RequestError(
@@ -118,7 +120,7 @@ def run(o: Options) -> int:
     result.report.seconds = {"load": loaded, **result.report.seconds}
     settings = describe(o, pipe, result, hashes)
     if saved is not None:
-        compare_loras(saved, settings)
+        compare_adapters(saved, settings)
     only = saved.index if again and saved is not None else None
     written, replaced = write(o, place, result, settings, only)
     tell(o, written, replaced, settings, result.report)
@@ -215,6 +217,10 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
             option = name.replace("_", "-")
             raise RequestError(f"from: the picture was made with a network beside the model:"
                                f" expected it as --{option}")  # fmt: skip
+    if saved.embeddings and o.embeddings_dir is None:
+        names = listing(show(name) for name, _ in saved.files_of_embeddings)
+        raise RequestError(f"from: the picture was drawn with textual inversions, {names}: expected"
+                           " --embeddings-dir with the folder that holds them")  # fmt: skip
     if o.call["image"] is None and o.call["original_image"] is None:
         call["strength"] = None
     filled: dict[str, Any] = {"prompt": saved.prompt} if o.prompt is None else {}
@@ -261,11 +267,12 @@ def compare(saved: Settings, pipe: Any, hashes: dict[str, str | None]) -> None:
         warn(f"the picture was made on {show(saved.device)}, this is {pipe.device.type}")
 
 
-def compare_loras(saved: Settings, now: Settings) -> None:
-    """Warns of LoRAs that are not those that were used before."""
-    before, found = dict(saved.files_of_loras), dict(now.files_of_loras)
-    for name in sorted({n for n in before | found if before.get(n) != found.get(n)}):
-        warn(f"lora: {show(name)} is not the one that was used before")
+def compare_adapters(saved: Settings, now: Settings) -> None:
+    """Warns of LoRAs and textual inversions that are not those that were used before."""
+    for what in ("lora", "embedding"):
+        before, found = (dict(getattr(s, f"files_of_{what}s")) for s in (saved, now))
+        for name in sorted({n for n in before | found if before.get(n) != found.get(n)}):
+            warn(f"{what}: {show(name)} is not the one that was used before")
 
 
 def read_pictures(

@@ -27,6 +27,7 @@ class Report:
     were asked for, of the whole run, or filled in; None for models without.
     loras: of each picture {name: {"weight": of the U-Net, "text": of the text encoders, "sha256":
     of the file}}; [] where none has any.
+    embeddings: {token: SHA-256 of the file} of the learnt tokens that the call's texts name.
     seconds: wall clock by stage: "encode_prompt", "encode_image", "denoise" or "draw", "decode",
     "total".
     kernels: which implementation each op ran, {"conv2d": "torch", ...}.
@@ -49,6 +50,7 @@ class Report:
     num_inference_steps: int | None = None
     eta: float | None = None
     loras: list[dict[str, dict[str, Any]]] = field(default_factory=list)
+    embeddings: dict[str, str] = field(default_factory=dict)
     steps: int = 0
     evaluations: int = 0
     decoding: str | None = None

@@ -58,7 +58,8 @@ def from_pretrained(
     with "fp8" the U-Net's transformer blocks. scheduler: as `pipe.scheduler = ...` takes it.
     prior: Kandinsky 2.2's, beside its decoder as the model: a folder or Hub id.
     lora_dir: a folder of LoRAs, which calls and prompts (<lora:name:0.8>) may name. preset: the
-    few-step model that this is, "lcm", "lightning" and so on (docs/adapters.md).
+    few-step model that this is, "lcm", "lightning" and so on (docs/adapters.md). embeddings_dir: a
+    folder of textual inversions, which prompts may name as their files are called.
     options: as pyengine.weights.resolve takes them (revision, cache_dir, token, local_files_only,
     prediction_type, ignore_config_keys...); parts in place of the checkpoint's (vae=..., of
     pyengine.models); controlnet= or adapter=, a ControlNet or T2I-Adapter or a list of them, by
@@ -132,6 +133,8 @@ def reload(pipeline: Any, device: torch.device, dtype: torch.dtype) -> None:
         )
         if hasattr(pipeline, "_take_parts"):
             old = pipeline.parts
+            for own, before in zip(fresh.parts.tokenizers, old.tokenizers, strict=True):
+                own.learn(before.learnt)
             parts = dataclasses.replace(
                 fresh.parts, options=old.options, pipeline_class=old.pipeline_class
             )

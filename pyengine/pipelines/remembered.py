@@ -55,6 +55,7 @@ def settings_of(
         weights=report.weights,
         device=pipe.device.type,
         version=__version__,
+        embeddings=tuple(f"{t}:{sha256}" for t, sha256 in report.embeddings.items()) or None,
         loras=tuple(f"{name}:{sha256}" for name, sha256 in files_of_loras(report).items()) or None,
         **asked,
         **hashes,

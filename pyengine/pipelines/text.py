@@ -9,6 +9,7 @@ from ..adapters import Row
 from ..diffusion.conditions import beside
 from ..errors import RequestError
 from ..models import CLIPTextModel, CLIPTextModelWithProjection
+from ..models.text.clip import LearntRows
 from ..tokenizer import ClipTokenizer
 from ..weights.text import show
 
@@ -65,11 +66,21 @@ def encode(
     unique = [key for row in dict.fromkeys(rows) for key in dict.fromkeys(keys) if key[0] == row]
     ids = tokenize(tokenizer, encoder, [prompt for _, prompt in unique], warnings, length)
     with beside([row for row, _ in unique]):
-        out = encoder(ids, output_hidden_states=layer is not None)
+        out = encoder(
+            ids, output_hidden_states=layer is not None, learnt=learnt_rows(tokenizer, encoder)
+        )
     hidden = out.last_hidden_state if layer is None else out.hidden_states[layer]
     back = torch.tensor([unique.index(key) for key in keys], device=hidden.device)
     pooled = getattr(out, "text_embeds", None)
     return hidden.index_select(0, back), None if pooled is None else pooled[back]
+
+
+def learnt_rows(tokenizer: ClipTokenizer, encoder: Encoder) -> LearntRows | None:
+    """The vectors of the tokenizer's learnt tokens, as the encoder takes them; None for none."""
+    if not tokenizer.learnt:
+        return None
+    rows = torch.cat([token.vectors for token in tokenizer.learnt.values()])
+    return LearntRows(tokenizer.size, rows.to(encoder.device, encoder.dtype))
 
 
 def token_mask(tokenizer: ClipTokenizer, texts: Sequence[str], length: int) -> Tensor:

@@ -204,6 +204,7 @@ def test_settings_of_before_are_read():
             *("control", "control_kind", "controlnet", "t2i_adapter"),
             *("control_scale", "control_start", "control_end", "control_mode"),
             *("adapter_scale", "adapter_share"),
+            "embeddings",
         )
     )
     assert json.loads(settings.to_json()) == {**json.loads(OLD), **later}

@@ -256,9 +256,15 @@ ACCEPTED = [
     ("delete_adapters", ([],)), ("unload_textual_inversion", ()), ("unload_ip_adapter", ()),
     ("remove_all_hooks", ()), ("maybe_free_model_hooks", ()), ("reset_device_map", ()),
 ]  # fmt: skip
-OF_LORAS = ["load_lora_weights", "fuse_lora", "set_adapters", "enable_lora"]
+OF_LORAS = [
+    "load_lora_weights",
+    "load_textual_inversion",
+    "fuse_lora",
+    "set_adapters",
+    "enable_lora",
+]
 REFUSED = [
-    "enable_freeu", "load_textual_inversion", "load_ip_adapter", "set_ip_adapter_scale",
+    "enable_freeu", "load_ip_adapter", "set_ip_adapter_scale",
     "save_lora_weights", "enable_lora_hotswap", "set_lora_device", "push_to_hub",
 ]  # fmt: skip
 

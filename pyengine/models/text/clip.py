@@ -93,6 +93,17 @@ class CLIPTextProjectionOutput(Output):
     hidden_states: tuple[Tensor, ...] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class LearntRows:
+    """Rows of the table of tokens in place of those from an id on: learnt tokens.
+
+    first: the id of the first. rows: [K, hidden_size].
+    """
+
+    first: int
+    rows: Tensor
+
+
 class _Embeddings(nn.Module):
     def __init__(self, c: CLIPTextConfig):
         super().__init__()
@@ -100,8 +111,15 @@ class _Embeddings(nn.Module):
         # Wide, so that the sum of both tables is in the model's dtype.
         self.position_embedding = WideEmbedding(c.max_position_embeddings, c.hidden_size)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
+    def forward(self, ids: Tensor, learnt: LearntRows | None = None) -> Tensor:
+        if learnt is None:
+            tokens = self.token_embedding(ids)
+        else:
+            behind = ids >= learnt.first
+            tokens = self.token_embedding(ids.masked_fill(behind, 0))
+            rows = torch.nn.functional.embedding((ids - learnt.first).clamp(min=0), learnt.rows)
+            tokens = torch.where(behind[..., None], rows.to(tokens.dtype), tokens)
+        return tokens + self.position_embedding.weight[: ids.shape[1]]
 
 
 class _Transformer(nn.Module):
@@ -117,9 +135,11 @@ class _Transformer(nn.Module):
         self.final_layer_norm = LayerNorm(c.hidden_size, c.layer_norm_eps)
         self.eos_token_id = c.eos_token_id
 
-    def forward(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def forward(
+        self, ids: Tensor, mask: Tensor | None, learnt: LearntRows | None = None
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """(last_hidden_state, pooler_output, hidden_states) of ids [N, L]."""
-        states = self.encoder(self.embeddings(ids), mask)
+        states = self.encoder(self.embeddings(ids, learnt), mask)
         x = self.final_layer_norm(states[-1])
         pooled = x[torch.arange(len(x), device=x.device), self._end_of_text(ids)]
         return x, pooled, states
@@ -144,15 +164,18 @@ class _TextEncoder(Model):
         """The norm that last_hidden_state has had and hidden_states have not; for clip-skip."""
         return self.text_model.final_layer_norm(hidden_state)
 
-    def _encode(self, input_ids: Tensor, attention_mask: Tensor | None):
-        ids = self._checked(input_ids)
+    def _encode(
+        self, input_ids: Tensor, attention_mask: Tensor | None, learnt: LearntRows | None = None
+    ):
+        ids = self._checked(input_ids, learnt)
         mask = None
         if attention_mask is not None:
             mask = hidden_keys(attention_mask, ids, self.dtype)
-        return self.text_model(ids, mask)
+        return self.text_model(ids, mask, learnt)
 
-    def _checked(self, ids: Tensor) -> Tensor:
+    def _checked(self, ids: Tensor, learnt: LearntRows | None = None) -> Tensor:
         most, vocab = self.config.max_position_embeddings, self.config.vocab_size
+        vocab = vocab if learnt is None else learnt.first + len(learnt.rows)
         if ids.dim() != 2 or not 1 <= ids.shape[1] <= most or ids.is_floating_point():
             raise RequestError(
                 f"input_ids: expected integers [N, 1 to {most}], got {ids.dtype} {list(ids.shape)}"
@@ -175,13 +198,15 @@ class CLIPTextModel(_TextEncoder):
         *,
         output_hidden_states: bool = False,
         return_dict: bool = True,
+        learnt: LearntRows | None = None,
     ) -> CLIPTextOutput | tuple:
         """input_ids: [N, L] integers, L at most max_position_embeddings. attention_mask: [N, L],
-        0 hides a token from all later ones; Stable Diffusion passes none.
+        0 hides a token from all later ones; Stable Diffusion passes none. learnt: rows in place of
+        the table's, of learnt tokens.
 
         Raises RequestError for ids that are no row of the vocabulary, or too many of them.
         """
-        last, pooled, states = self._encode(input_ids, attention_mask)
+        last, pooled, states = self._encode(input_ids, attention_mask, learnt)
         out = CLIPTextOutput(last, pooled, tuple(states) if output_hidden_states else None)
         return out if return_dict else out.to_tuple()
 
@@ -203,9 +228,10 @@ class CLIPTextModelWithProjection(_TextEncoder):
         *,
         output_hidden_states: bool = False,
         return_dict: bool = True,
+        learnt: LearntRows | None = None,
     ) -> CLIPTextProjectionOutput | tuple:
         """As CLIPTextModel.forward, with the projected pooled state first."""
-        last, pooled, states = self._encode(input_ids, attention_mask)
+        last, pooled, states = self._encode(input_ids, attention_mask, learnt)
         states = tuple(states) if output_hidden_states else None
         out = CLIPTextProjectionOutput(self.text_projection(pooled), last, states)
         return out if return_dict else out.to_tuple()

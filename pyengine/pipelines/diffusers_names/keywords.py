@@ -64,7 +64,7 @@ ANYWHERE = ("auto", "balanced", "balanced_low_0", "sequential")
 
 _OWN = (
     "device", "dtype", "variant", "weights", "scheduler", "torch_dtype", "device_map", "subfolder",
-    "use_safetensors", "lora_dir", "preset",
+    "use_safetensors", "lora_dir", "embeddings_dir", "preset",
 )  # fmt: skip
 
 
@@ -97,8 +97,8 @@ class Keywords:
     device, dtype: as `loading.find_device` and `find_dtype` take them, dtype also "auto".
     options: for `pyengine.weights.resolve`. parts: objects in place of the checkpoint's.
     settings: over those of model_index.json. scheduler: as `pipe.scheduler = ...` takes it, or
-    None for the checkpoint's own. subfolder: below the model's folder, or None. loras: lora_dir and
-    preset, as far as they were given. beside: of BESIDE what was given.
+    None for the checkpoint's own. subfolder: below the model's folder, or None. loras: lora_dir,
+    embeddings_dir and preset, as far as they were given. beside: of BESIDE what was given.
     """
 
     device: Any = "auto"
@@ -146,7 +146,7 @@ def read_keywords(given: dict[str, Any], function: str = "from_pretrained") -> K
             )
     for name in ("variant", "weights", "scheduler"):
         setattr(k, name, given.get(name))
-    names = ("preset", "lora_dir")
+    names = ("preset", "lora_dir", "embeddings_dir")
     k.loras = {name: given[name] for name in names if given.get(name) is not None}
     k.subfolder = _subfolder(given.get("subfolder"))
     k.dtype = _dtype(given.get("dtype"), given.get("torch_dtype"))

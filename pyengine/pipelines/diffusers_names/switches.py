@@ -13,7 +13,7 @@ from ...errors import RequestError, UnavailableError
 from ...weights.text import show
 
 _LORA = "Stable Diffusion's pipelines take LoRAs, this one does not"
-_INVERSION = "textual inversion is not here yet; diffusers has it"
+_INVERSION = "Stable Diffusion's tokenizers learn tokens, this model's do not"
 _ADAPTER = "IP-Adapters are not here yet; diffusers has them"
 
 

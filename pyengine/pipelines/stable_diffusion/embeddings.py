@@ -64,6 +64,12 @@ class Texts:
         )  # fmt: skip
 
     @property
+    def all(self) -> list[str]:
+        """Every text, of all prompts and of both encoders."""
+        own = self.prompts, self.negatives, self.prompts_2, self.negatives_2
+        return [text for texts in own for text in texts or ()]
+
+    @property
     def has_negative(self) -> bool:
         """Whether there is anything to guide away from but the empty prompt."""
         own = self.negatives, self.negatives_2, self.given.negative

@@ -37,6 +37,7 @@ from ..base import Pipeline
 from ..diffusers_names.lora import LoraNames
 from ..diffusers_names.making import note_origin, parts_of
 from ..diffusers_names.parts import PartNames
+from ..diffusers_names.textual_inversion import TextualInversionNames
 from ..guides import NAMES, guides_of_prompted
 from ..keywords import ELSEWHERE, refuse_others
 from ..loras import ADAPTED, LoraArgument, Loras, cross_attention_scale, shown_uses
@@ -50,7 +51,9 @@ from .parts import Parts
 from .prompts import PromptEncoding
 
 
-class StableDiffusionPipeline(LoraNames, PromptEncoding, PartNames, RunProperties, Pipeline):
+class StableDiffusionPipeline(
+    LoraNames, TextualInversionNames, PromptEncoding, PartNames, RunProperties, Pipeline
+):
     """Text to pictures with a Stable Diffusion 1.x or 2.x checkpoint; see `__call__`.
 
     Made by `pyengine.from_pretrained`. One call runs at a time; others wait. Safety checkers that
@@ -123,7 +126,7 @@ class StableDiffusionPipeline(LoraNames, PromptEncoding, PartNames, RunPropertie
 
     @property
     def clip_tokenizer(self) -> Any:
-        return self.parts.tokenizers[0]
+        return self.parts.tokenizers[0].plain
 
     @property
     def denoiser(self) -> UNet2DConditionModel:
@@ -431,6 +434,7 @@ class StableDiffusionPipeline(LoraNames, PromptEncoding, PartNames, RunPropertie
             num_inference_steps=r.steps,
             eta=r.eta,
             loras=shown_uses(r.loras),
+            embeddings=self._learnt_in(r.texts.all),
         )
 
     def _guides(self, scales: Sequence[float], method: Method) -> bool:
