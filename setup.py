@@ -60,7 +60,11 @@ setup(
     packages=[*find_namespace_packages(include=["pyengine", "pyengine.*"]), "pyengine.kernels"],
     package_dir={"pyengine": "pyengine", "pyengine.kernels": "kernels"},
     include_package_data=False,  # of what MANIFEST.in names, only this is installed:
-    package_data={"pyengine": ["py.typed"], "pyengine.assets": ["**/*"]},
+    package_data={
+        "pyengine": ["py.typed"],
+        "pyengine.assets": ["**/*"],
+        "pyengine.serving.page": ["static/*"],
+    },
     ext_modules=[Extension("pyengine._core", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
 )

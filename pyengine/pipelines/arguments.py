@@ -135,6 +135,7 @@ class Argument:
     a pipeline without the argument for nothing. everywhere: every pipeline has it.
     option: its name on the command line, None where it is not there. help, shown: there, what it
     does, and the default as the help shows it. tokens: only models that draw tokens have it.
+    usual: from what to what people set it, where that is less than it may be: a slider's ends.
     setting: its name in a picture's settings, None where no picture remembers it. asked: whether
     these hold what was asked for, None included; else they hold what the run came to.
     """
@@ -148,6 +149,7 @@ class Argument:
     help: str = ""
     shown: str | None = None
     tokens: bool = False
+    usual: tuple[float, float] | None = None
     setting: str | None = None
     asked: bool = False
 
@@ -178,7 +180,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("num_images_per_prompt", Whole(1, 1024), everywhere=True),
     Argument(
         "num_inference_steps", Whole(1, 100_000), option="steps", setting="steps",
-        help="Denoising steps.", shown="the model's; 20 for emoji",
+        usual=(1, 100), help="Denoising steps.", shown="the model's; 20 for emoji",
     ),
     Argument(
         "seed", Whole(0, 2**63 - 1), own=True, everywhere=True, option="seed", shown="random",
@@ -190,7 +192,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     ),
     Argument(
         "guidance_scale", Real(0, 1000), nothing=1, option="guidance", setting="guidance_scale",
-        help="Guidance scale; 1 turns it off.",
+        usual=(1, 15), help="Guidance scale; 1 turns it off.",
         shown="the model's; 2.5 for emoji, 2 for emoji-ar",
     ),
     Argument(
@@ -245,11 +247,13 @@ ARGUMENTS: tuple[Argument, ...] = (
         help="What the picture does not show.",
     ),
     Argument(
-        "height", _SIDE, own=True, option="height", setting="height", help="Pixels.",
+        "height", _SIDE, own=True, option="height", setting="height", usual=(64, 1024),
+        help="Pixels.",
         shown=_SIZE_SHOWN,
     ),
     Argument(
-        "width", _SIDE, own=True, option="width", setting="width", help="Pixels.",
+        "width", _SIDE, own=True, option="width", setting="width", usual=(64, 1024),
+        help="Pixels.",
         shown=_SIZE_SHOWN,
     ),
     Argument("image", Picture(), option="init_image", help="A picture to begin from."),
@@ -276,7 +280,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     ),
     Argument(
         "clip_skip", Whole(0, 128), own=True, option="clip_skip", setting="clip_skip", asked=True,
-        help="Text encoder layers to leave out.", shown="0",
+        usual=(0, 4), help="Text encoder layers to leave out.", shown="0",
     ),
     Argument(
         "class_labels", Whole(0, 1_000_000), own=True, option="class_label",
@@ -290,12 +294,12 @@ ARGUMENTS: tuple[Argument, ...] = (
     ),
     Argument(
         "temperature", Real(0, 100), tokens=True, option="temperature", setting="temperature",
-        asked=True, help="Token models: 0 draws the likeliest every time.",
+        asked=True, usual=(0, 2), help="Token models: 0 draws the likeliest every time.",
         shown="the model's; 1 for emoji-ar",
     ),
     Argument(
         "top_k", Whole(0, 1 << 20), nothing=0, tokens=True, option="top_k", setting="top_k",
-        asked=True, help="Token models: so many may be drawn; 0: all.",
+        asked=True, usual=(0, 1000), help="Token models: so many may be drawn; 0: all.",
         shown="the model's; 200 for emoji-ar",
     ),
     Argument(
@@ -317,7 +321,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     # Leaves the tokens as they are: no picture remembers it.
     Argument(
         "window", Whole(1, 1 << 16), tokens=True, option="window",
-        help="Tokens that a pass of jacobi reads.", shown="the model's",
+        usual=(1, 64), help="Tokens that a pass of jacobi reads.", shown="the model's",
     ),
     Argument(
         "upscaler", Loaded(), option="upscaler", shown="none",
@@ -329,7 +333,8 @@ ARGUMENTS: tuple[Argument, ...] = (
     ),
     Argument(
         "classifier_scale", Real(0, 1000), own=True, option="classifier_scale",
-        setting="classifier_scale", asked=True, help="How much of that gradient.", shown="1",
+        setting="classifier_scale", asked=True, usual=(0, 20), shown="1",
+        help="How much of that gradient.",
     ),
     Argument(
         "clip_model", Loaded(), option="clip_model", shown="none",
@@ -344,7 +349,8 @@ ARGUMENTS: tuple[Argument, ...] = (
     ),
     Argument(
         "clip_guidance_scale", Real(0, 1_000_000), own=True, option="clip_guidance_scale",
-        setting="clip_guidance_scale", asked=True, help="How much of that gradient.", shown="100",
+        setting="clip_guidance_scale", asked=True, usual=(0, 1000), shown="100",
+        help="How much of that gradient.",
     ),
     Argument(
         "lora", Weighted(-100, 100), own=True, option="lora", setting="lora", asked=True,

@@ -8,7 +8,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from .. import __version__
 from ..engine import Engine
-from . import a1111, errors, health, jobs, metrics, schema
+from . import a1111, errors, health, jobs, metrics, page, schema
 from .a1111.state import Callers
 from .gate import Gate
 from .openai import images as openai_images
@@ -20,7 +20,7 @@ from .warmup import warm_up
 #: The surfaces.
 ROUTERS = (
     health.router, metrics.router, openai_models.router, openai_images.router, jobs.router,
-    a1111.router,
+    a1111.router, page.router,
 )  # fmt: skip
 
 

@@ -11,9 +11,11 @@ from pyengine.serving import ServerSettings, create_app
 
 
 @contextmanager
-def served(*models, max_waiting=64, **settings):
-    """The URL of a server over the models."""
+def served(*models, max_waiting=64, observer=None, **settings):
+    """The URL of a server over the models. observer: see Engine.observe."""
     with pyengine.Engine(*models, max_waiting=max_waiting) as engine:
+        if observer is not None:
+            engine.observe(observer)
         app = create_app(engine, ServerSettings(**settings))
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
         thread = threading.Thread(target=server.run, daemon=True)

@@ -13,13 +13,14 @@ from ..auth import Caller, KnownCaller
 from ..bodies import read_json
 from ..drawing import Drawing, call_parameters
 from ..openai.images import admit
+from ..samplers import takes_sampler
 from ..schema import Answer
 from ..server import Server
 from ..watch import result_of
 from . import schema
 from .fields import PLAIN, Asked, read
 from .inpainting import picture_arguments
-from .samplers import label, sampler_of, takes_sampler
+from .samplers import label, sampler_of
 from .state import FORMATS, Options, callers_of
 
 router = APIRouter()

@@ -6,10 +6,11 @@ from fastapi import APIRouter, Request
 
 from ...schedules import SAMPLER_NAMES
 from ..auth import KnownCaller
+from ..samplers import samplers_of
 from ..schema import Answer
 from ..server import server_of
 from . import schema
-from .samplers import SCHEDULERS, label, samplers_for
+from .samplers import SCHEDULERS, label
 from .state import callers_of
 
 router = APIRouter(responses=schema.refusals())
@@ -68,7 +69,7 @@ async def samplers(request: Request, caller: KnownCaller) -> list[SamplerRow]:
     """Those that draw with the model that the caller has chosen; all, where it has no samplers."""
     models = server_of(request).models
     pipe = models.pipeline(models.find(callers_of(request).options(caller).model))
-    names = samplers_for(pipe) or SAMPLER_NAMES
+    names = samplers_of(pipe) or SAMPLER_NAMES
     return [SamplerRow(name=label(name), aliases=[name], options={}) for name in names]
 
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from ...errors import ConfigError, RequestError
+from ...errors import RequestError
 from ...metadata import A1111_SAMPLERS
-from ...schedules import SAMPLER_NAMES, find_name
+from ...schedules import find_name
 from ...weights.text import did_you_mean, show
-from ..drawing import call_parameters
+from ..samplers import own_sampler
 
 #: Spacings by name: the label, and what follows our sampler's name. That web UI's "uniform" and
 #: "automatic" are the sampler's own spacing.
@@ -55,28 +55,6 @@ def _suffix(scheduler: str) -> str:
     return SCHEDULERS[plain][1]
 
 
-def own_sampler(pipe: Any) -> str | None:
-    """The name of the sampler that a model draws with where none is named; None: it has none."""
-    scheduler = getattr(pipe, "scheduler", None) if takes_sampler(pipe) else None
-    return None if scheduler is None else find_name(scheduler.sampler.name)
-
-
-def takes_sampler(pipe: Any) -> bool:
-    return "scheduler" in call_parameters(pipe)
-
-
 def label(name: str) -> str:
     """That web UI's name for one of our samplers."""
     return A1111_SAMPLERS.get(name, name)
-
-
-def samplers_for(pipe: Any) -> tuple[str, ...]:
-    """Our names of the samplers that draw with a model, without those for models of other kinds."""
-    return tuple(name for name in SAMPLER_NAMES if takes_sampler(pipe) and _fits(pipe, name))
-
-
-def _fits(pipe: Any, name: str) -> bool:
-    try:
-        return not pipe.scheduler.other(name).sampler.warnings
-    except (ConfigError, RequestError):
-        return False
