@@ -131,11 +131,17 @@ class Loras:
                 lora = self.folder.get(name)
             if lora is not None:
                 return lora
-            known = [*self.loaded, *(self.folder.files() if folder and self.folder else ())]
+            known = self.names(folder)
         raise RequestError(
             f"{argument}: no LoRA is named {show(name)}; there are"
             f" {listing(map(show, known), 8) or 'none'}{did_you_mean(name, known)}"
         )
+
+    def names(self, folder: bool = True) -> tuple[str, ...]:
+        """Those that are loaded, and those of the folder."""
+        with self._lock:
+            files = self.folder.files() if folder and self.folder is not None else ()
+            return tuple(dict.fromkeys([*self.loaded, *files]))
 
     # --- fusing -----------------------------------------------------------------------------------
 

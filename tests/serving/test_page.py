@@ -63,6 +63,7 @@ def test_inputs_are_the_tables(told):
             argument = BY_NAME[row["name"]]
             assert row["setting"] == argument.setting
             assert row["help"] == argument.help
+            assert row["name"] != "lora"  # there are none
             if row["kind"] in ("whole", "real"):
                 assert row["low"] == argument.kind.low
                 low, high = row["usual"] or (row["low"], row["high"])
@@ -87,3 +88,15 @@ def test_settings_that_people_use_are_told_by_the_table():
     rows = [row for row in BY_NAME.values() if row.usual is not None]
     assert len(rows) >= 8
     assert all(row.kind.low <= row.usual[0] < row.usual[1] <= row.kind.high for row in rows)
+
+
+def test_loras_of_a_folder_are_told(tmp_path):
+    (tmp_path / "ink.safetensors").touch()
+    pipe = pyengine.from_pretrained("emoji", lora_dir=tmp_path)
+    assert pipe.lora_names == ("ink",)
+    with served(pipe) as url:
+        (model,) = httpx.get(f"{url}/page/models.json").json()["models"]
+        (row,) = [row for row in model["inputs"] if row["name"] == "lora"]
+        assert (row["kind"], row["help"]) == ("text", "Such as name:0.8, of ink.")
+        (lora,) = httpx.get(f"{url}/sdapi/v1/loras").json()
+        assert (lora["name"], lora["path"]) == ("ink", "ink")

@@ -80,6 +80,11 @@ class LoraNames:
         self._loras.folder = find_folder(value, self._loras.models)
 
     @property
+    def lora_names(self) -> tuple[str, ...]:
+        """LoRAs that calls may name: those that are loaded, and those of the folder."""
+        return self._loras.names()
+
+    @property
     def preset(self) -> str | None:
         """The few-step model that calls draw as: see `pyengine.adapters.PRESETS`. Setting it sets
         the scheduler and the defaults of steps and guidance.

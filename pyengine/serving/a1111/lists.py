@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from ...schedules import SAMPLER_NAMES
-from ..auth import KnownCaller
+from ..auth import Caller, KnownCaller
 from ..samplers import samplers_of
 from ..schema import Answer
 from ..server import server_of
@@ -67,10 +67,14 @@ async def checkpoints(request: Request, caller: KnownCaller) -> list[Checkpoint]
 @router.get("/samplers")
 async def samplers(request: Request, caller: KnownCaller) -> list[SamplerRow]:
     """Those that draw with the model that the caller has chosen; all, where it has no samplers."""
-    models = server_of(request).models
-    pipe = models.pipeline(models.find(callers_of(request).options(caller).model))
-    names = samplers_of(pipe) or SAMPLER_NAMES
+    names = samplers_of(chosen_pipeline(request, caller)) or SAMPLER_NAMES
     return [SamplerRow(name=label(name), aliases=[name], options={}) for name in names]
+
+
+def chosen_pipeline(request: Request, caller: Caller) -> Any:
+    """That of the model which the caller has chosen."""
+    models = server_of(request).models
+    return models.pipeline(models.find(callers_of(request).options(caller).model))
 
 
 @router.get("/schedulers")
@@ -88,7 +92,6 @@ async def upscalers(caller: KnownCaller) -> list[Upscaler]:
 @router.get("/sd-vae")
 @router.get("/sd-modules", include_in_schema=False)
 @router.get("/latent-upscale-modes")
-@router.get("/loras", include_in_schema=False)
 @router.get("/hypernetworks", include_in_schema=False)
 @router.get("/face-restorers", include_in_schema=False)
 @router.get("/prompt-styles", include_in_schema=False)
@@ -96,6 +99,22 @@ async def upscalers(caller: KnownCaller) -> list[Upscaler]:
 async def nothing(caller: KnownCaller) -> list[Any]:
     """There is none here."""
     return []
+
+
+class LoraRow(Answer):
+    """path: the name; no path of this machine."""
+
+    name: str
+    alias: str
+    path: str
+    metadata: dict[str, str]
+
+
+@router.get("/loras")
+async def loras(request: Request, caller: KnownCaller) -> list[LoraRow]:
+    """Those that prompts may name, of the model that the caller has chosen."""
+    names = getattr(chosen_pipeline(request, caller), "lora_names", ())
+    return [LoraRow(name=name, alias=name, path=name, metadata={}) for name in names]
 
 
 @router.get("/embeddings")

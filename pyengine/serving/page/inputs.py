@@ -4,7 +4,18 @@ import inspect
 from typing import Any
 
 from ...errors import PyengineError
-from ...pipelines.arguments import OPTIONS, Argument, Choice, Loaded, Picture, Real, Whole, Words
+from ...pipelines.arguments import (
+    OPTIONS,
+    Argument,
+    Choice,
+    Loaded,
+    Picture,
+    Real,
+    Weighted,
+    Whole,
+    Words,
+)
+from ...weights.text import listing
 from ..drawing import call_parameters
 from ..models import ServedModels
 from ..samplers import own_sampler, samplers_of
@@ -20,6 +31,8 @@ MAIN = frozenset({
 })  # fmt: skip
 
 
+#: LoRAs that are told by name.
+MAX_NAMES = 50
 #: Labels that are not the command line's words.
 LABELS = {"guidance_scale": "Guidance scale"}
 #: Of use only beside a model that no request can name.
@@ -89,11 +102,12 @@ def _model(models: ServedModels, name: str) -> PageModel:
     pipe, has = models.pipeline(name), call_parameters(models.pipeline(name))
     size, fixed = _size(pipe, has)
     hidden = AIDS | ({"width", "height"} if fixed else set())
+    hidden |= set() if getattr(pipe, "lora_names", ()) else {"lora"}
     hidden |= {"class_labels"} if "prompt" in has else set()  # there for a classifier
     rows = [
         row for row in OPTIONS
         if row.name in (*has, "seed") and not isinstance(row.kind, Loaded)
-        and row.name not in hidden
+        and row.name not in hidden and type(row.kind) in _KINDS
     ]  # fmt: skip
     return PageModel(
         name=name, hash=pipe.model_hash, prompt="prompt" in has, width=size[0], height=size[1],
@@ -125,6 +139,8 @@ def _input(row: Argument, pipe: Any, size: tuple[int | None, int | None]) -> Inp
     )  # fmt: skip
     if isinstance(kind, Whole | Real):
         found.low, found.high, found.usual = kind.low, min(kind.high, MAX_WHOLE), row.usual
+    elif isinstance(kind, Weighted):
+        found.help = f"Such as name:0.8, of {listing(pipe.lora_names, MAX_NAMES)}."
     elif isinstance(kind, Choice):
         found.choices = list(kind.names)
     elif row.name == "scheduler":
@@ -133,7 +149,8 @@ def _input(row: Argument, pipe: Any, size: tuple[int | None, int | None]) -> Inp
 
 
 _KINDS: dict[type, str] = {
-    Whole: "whole", Real: "real", Choice: "choice", Words: "text", Picture: "picture",
+    Whole: "whole", Real: "real", Choice: "choice", Words: "text", Weighted: "text",
+    Picture: "picture",
 }  # fmt: skip
 
 

@@ -9,14 +9,18 @@ import { showRuns } from "./stage.js";
 
 /** Previews of a job, where the server gives so many. */
 const PREVIEWS = 8;
-/** Shares of the steps at which the state is told: a screen reader would read every step. */
+/** The state is told at such shares of the steps, or after so many milliseconds of silence: a screen
+    reader would read every step. */
 const TOLD = 0.25;
+const SILENCE = 5000;
 
 const form = new Form();
 const history = new History(again);
 let served = { models: [], limits: {} };
 /** The jobs that are drawn: {ids, cancelled}; null at rest. */
 let work = null;
+/** When the state was told, in milliseconds of the page's clock. */
+let told = 0;
 
 // --- models and keys --------------------------------------------------------------------------------
 
@@ -113,7 +117,9 @@ function stepped(index, step, steps) {
   const before = work.steps[index];
   work.steps[index] = share;
   find("progress").value = work.steps.reduce((a, b) => a + b) / work.steps.length;
-  if (Math.floor(share / TOLD) > Math.floor(before / TOLD) && share < 1 && !work.cancelled) {
+  const due = Math.floor(share / TOLD) > Math.floor(before / TOLD)
+    || performance.now() - told > SILENCE;
+  if (due && share < 1 && !work.cancelled) {
     tell(`Drawing: step ${step} of ${steps}`);
   }
 }
@@ -165,6 +171,7 @@ function fill(request) {
 // --- what the page shows of its state -----------------------------------------------------------------
 
 function tell(text, bad = false) {
+  told = performance.now();
   const state = find("state");
   state.classList.toggle("bad", bad);
   if (state.textContent !== text) state.textContent = text;
