@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from PIL import Image
 
+import pyengine
 from pyengine.serving import ServerSettings
 from pyengine.serving.process import Process
 
@@ -45,6 +46,17 @@ def running(engine, **settings):
         process.should_exit = True
         thread.join(30)
         assert not thread.is_alive()
+
+
+@contextmanager
+def serving(*pipes, observer=None, **settings):
+    """The URL of a server of an engine of its own. observer: see Engine.observe."""
+    with pyengine.Engine(*pipes) as engine:
+        if observer is not None:
+            engine.observe(observer)
+        with running(engine, **settings) as found:
+            yield found.url
+        engine.stop()
 
 
 def to_image(text):

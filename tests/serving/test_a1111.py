@@ -10,10 +10,9 @@ import time
 import httpx
 import numpy as np
 import pytest
-from front_server import served
 from PIL import Image, ImageDraw
+from served import serving
 
-import pyengine
 from pyengine.metadata import A1111_CHUNK, CHUNK
 from pyengine.serving.a1111 import infotext
 from pyengine.serving.a1111.inpainting import filled
@@ -24,20 +23,15 @@ MODELS = ("emoji", "emoji-ar")
 
 
 @pytest.fixture(scope="module")
-def pipes():
-    return {name: pyengine.from_pretrained(name) for name in MODELS}
-
-
-@pytest.fixture(scope="module")
 def url(pipes):
-    with served(*pipes.values()) as found:
+    with serving(pipes["emoji"], pipes["emoji-ar"]) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def locked(pipes):
     """A server with keys."""
-    with served(pipes["emoji"], api_keys=KEYS) as found:
+    with serving(pipes["emoji"], api_keys=KEYS) as found:
         yield found
 
 

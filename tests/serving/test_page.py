@@ -4,7 +4,7 @@ import re
 
 import httpx
 import pytest
-from front_server import served
+from served import serving
 
 import pyengine
 from pyengine.pipelines.arguments import BY_NAME
@@ -12,9 +12,8 @@ from pyengine.serving.page.routes import FOLDER
 
 
 @pytest.fixture(scope="module")
-def url():
-    pipes = [pyengine.from_pretrained(name) for name in ("emoji", "emoji-ar")]
-    with served(*pipes, api_keys=("secret",)) as found:
+def url(pipes):
+    with serving(pipes["emoji"], pipes["emoji-ar"], api_keys=("secret",)) as found:
         yield found
 
 
@@ -41,7 +40,7 @@ def test_nothing_may_come_from_elsewhere(url):
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|eval\(|\son\w+=", text)
 
 
-def test_only_its_own_files_are_served(url):
+def test_only_its_own_files_are_serving(url):
     page = httpx.get(url)
     for name in re.findall(r'(?:src|href)="(page/[^"]+)"', page.text):
         answer = httpx.get(f"{url}/{name}")
@@ -94,7 +93,7 @@ def test_loras_of_a_folder_are_told(tmp_path):
     (tmp_path / "ink.safetensors").touch()
     pipe = pyengine.from_pretrained("emoji", lora_dir=tmp_path)
     assert pipe.lora_names == ("ink",)
-    with served(pipe) as url:
+    with serving(pipe) as url:
         (model,) = httpx.get(f"{url}/page/models.json").json()["models"]
         (row,) = [row for row in model["inputs"] if row["name"] == "lora"]
         assert (row["kind"], row["help"]) == ("text", "Such as name:0.8, of ink.")
