@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from PIL import Image
 
 import pyengine
-from pyengine.serving import ServerSettings
+from pyengine.serving import ServerSettings, create_app
 from pyengine.serving.process import Process
 
 #: A call that takes some milliseconds.
@@ -19,9 +19,10 @@ class Running:
     """A server that listens: url, app, engine, and what the app holds."""
 
     def __init__(self, process, url):
-        self.process, self.url, self.engine = process, url, process.engine
+        self.process, self.url = process, url
         self.app = process.config.app
         self.server = self.app.state.server
+        self.engine = self.server.engine
         self.host, port = url.removeprefix("http://").rsplit(":", 1)
         self.port = int(port)
 
@@ -36,7 +37,8 @@ def running(engine, **settings):
         told.set()
 
     settings = ServerSettings(**{"warm_up": False, **settings})
-    process = Process(engine, settings, "127.0.0.1", 0, started)
+    app = create_app(engine, settings)
+    process = Process(app, engine.stop, settings, "127.0.0.1", 0, started)
     thread = threading.Thread(target=process.run)
     thread.start()
     try:
