@@ -11,7 +11,7 @@ _KINDS = {
     "T2IAdapter": "pyengine.models has T2I-Adapters",
     "ControlNet": "ControlNets are here beside Stable Diffusion 1.x, 2.x and XL; diffusers has"
     " others",
-    "IPAdapter": "IP-Adapters are not here yet; diffusers has them",
+    "IPAdapter": "pipe.load_ip_adapter(...) loads IP-Adapters",
     "Lora": "pipe.load_lora(...) loads LoRAs",
     "Video": "no video models are here; diffusers has them",
     "Audio": "no audio models are here; diffusers has them",

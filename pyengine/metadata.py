@@ -88,12 +88,12 @@ class Settings(_Asked):
     seed: of this picture. first_seed, count, index: of the batch that it was made in and its place
     there (index None: all of them, as a grid). sampler: the sampler that ran; scheduler: the one
     that was asked for by name, or None. model: a Hub id, or the last part of a path; model_hash: of
-    its weights, hexadecimal. init_image, mask, original_image, prefix, clip_image: SHA-256 of the
-    pixels that went in, or None.
+    its weights, hexadecimal. init_image, mask, original_image, prefix, clip_image,
+    ip_adapter_image: SHA-256 of the pixels that went in, or None.
     upscaler: the model_hash of what enlarged the picture, or None; height, width: before that.
-    classifier, clip_model: likewise of what guided it; controlnet, t2i_adapter: of what was beside
-    the model. control: SHA-256 of the pixels that these were shown, control_kind: how they were
-    made of a picture (pyengine.preprocess), or None.
+    classifier, clip_model: likewise of what guided it; controlnet, t2i_adapter, ip_adapter: of what
+    was beside the model. control: SHA-256 of the pixels that these were shown, control_kind: how
+    they were made of a picture (pyengine.preprocess), or None.
     loras: of those that it was drawn with, "name:SHA-256 of the file"; which of them counted how
     much is told by `lora` and by <lora:...> in the prompt.
     embeddings: of textual inversions that the prompts name, "token:SHA-256 of the file".
@@ -125,6 +125,8 @@ class Settings(_Asked):
     control_kind: str | None = None
     controlnet: str | None = None
     t2i_adapter: str | None = None
+    ip_adapter: str | None = None
+    ip_adapter_image: str | None = None
     embeddings: tuple[str, ...] | None = None
     first_seed: int | None = dataclasses.field(default=None, metadata=bounds(0, 2**63 - 1))
     count: int = dataclasses.field(default=1, metadata=bounds(1, 4096))

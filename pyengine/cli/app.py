@@ -143,6 +143,21 @@ def generate(
             help=f"What --control is made into: {', '.join(CONTROL_KINDS)}.",
         ),
     ] = None,
+    ip_adapter: Annotated[
+        str | None,
+        Option(
+            metavar="PLACE",
+            help="An IP-Adapter's folder or file; what it reads: --ip-adapter-image.",
+        ),
+    ] = None,
+    image_encoder: Annotated[
+        str | None,
+        Option(
+            metavar="FOLDER",
+            show_default="image_encoder beside it",
+            help="The IP-Adapter's encoder of pictures.",
+        ),
+    ] = None,
     json: Json = False,
     from_picture: Annotated[
         Path | None,

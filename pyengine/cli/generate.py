@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import __version__, metadata
 from .. import images as pictures
+from ..adapters.ip_adapter import find_file
 from ..adapters.places import hash_of
 from ..errors import RequestError
 from ..metadata import Settings
@@ -48,6 +49,8 @@ class Options:
     controlnet: str | None
     t2i_adapter: str | None
     control_kind: str | None
+    ip_adapter: str | None
+    image_encoder: str | None
     json: bool
     from_picture: Path | None
     lora_dir: Path | None
@@ -99,9 +102,10 @@ def run(o: Options) -> int:
         for name in GUIDES:
             if o.call[name] is not None:
                 hashes[name] = guide_hash(o.call[name])
-        for name in BESIDE:
+        load_ip_adapter(o, pipe)
+        for name in (*BESIDE, "ip_adapter"):
             if getattr(o, name) is not None:
-                hashes[name] = hash_of(name, getattr(o, name))
+                hashes[name] = hash_of(name, file_of(name, getattr(o, name)))
         hashes["control_kind"] = o.control_kind
         if saved is not None:
             compare(saved, pipe, hashes)
@@ -125,6 +129,22 @@ def run(o: Options) -> int:
     written, replaced = write(o, place, result, settings, only)
     tell(o, written, replaced, settings, result.report)
     return 0
+
+
+def load_ip_adapter(o: Options, pipe: Any) -> None:
+    """Loads the IP-Adapter that the options name."""
+    if o.ip_adapter is None:
+        if o.image_encoder is not None:
+            raise RequestError("image-encoder: expected --ip-adapter with it, given none")
+        return
+    if o.call["ip_adapter_image"] is None:
+        raise RequestError("ip-adapter: expected --ip-adapter-image with it, given none")
+    pipe.load_ip_adapter(o.ip_adapter, image_encoder=o.image_encoder)
+
+
+def file_of(name: str, place: str) -> str | Path:
+    """What is loaded of a place: of an IP-Adapter's folder the file in it."""
+    return find_file(place) if name == "ip_adapter" else place
 
 
 def ours(caught: Iterable[warnings.WarningMessage]) -> list[str]:
@@ -201,6 +221,7 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
         ("prefix", "the picture was completed from another"),
         ("clip_image", "the picture was guided to another"),
         ("control_image", "the picture was made beside a ControlNet or T2I-Adapter"),
+        ("ip_adapter_image", "the picture had another as a prompt"),
         ("upscaler", "the picture was enlarged by an upscaler"),
         ("classifier", "the picture was guided by a classifier"),
         ("clip_model", "the picture was guided by a CLIP"),
@@ -212,7 +233,7 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
         names = listing(show(name) for name, _ in saved.files_of_loras)
         raise RequestError(f"from: the picture was drawn with LoRAs, {names}: expected --lora-dir"
                            " with the folder that holds them")  # fmt: skip
-    for name in BESIDE:
+    for name in (*BESIDE, "ip_adapter"):
         if getattr(o, name) is None and getattr(saved, name) is not None:
             option = name.replace("_", "-")
             raise RequestError(f"from: the picture was made with a network beside the model:"
@@ -252,7 +273,7 @@ def compare(saved: Settings, pipe: Any, hashes: dict[str, str | None]) -> None:
     """Warns of what makes a repeated picture come out different. hashes: of the models beside the
     pipeline's own, by argument.
     """
-    for name in ("upscaler", *GUIDES, *BESIDE):
+    for name in ("upscaler", *GUIDES, *BESIDE, "ip_adapter"):
         before = getattr(saved, name)
         if before is not None and before != hashes.get(name):
             warn(f"{name}: not the one that was used before")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..guidance import TEXT
+from ..guidance import NEGATIVE, TEXT
 from ..models.blocks.transformer import FurtherAttention
 
 #: Of each layer [N, L, width], the keys and the values of N pictures.
@@ -20,7 +20,7 @@ KeysValues = Sequence[tuple[Tensor, Tensor]]
 class ImagePrompt:
     """What the pictures of a call attend to beside their texts.
 
-    tokens: by condition, of the N pictures; a condition that is not in it has those of the text's.
+    tokens: of the N pictures, under TEXT, and under NEGATIVE for every other condition.
     scales: of each layer [N]. masks: of each layer [N, pixels there], or None.
     """
 
@@ -30,7 +30,7 @@ class ImagePrompt:
 
     def attended(self, names: Sequence[str]) -> tuple[FurtherAttention, ...]:
         """Of each layer, the rows of these conditions one after the other."""
-        own = [self.tokens.get(name, self.tokens[TEXT]) for name in names]
+        own = [self.tokens[TEXT if name == TEXT else NEGATIVE] for name in names]
         made = []
         for layer, scale in enumerate(self.scales):
             keys, values = (torch.cat([rows[layer][i] for rows in own]) for i in (0, 1))

@@ -23,6 +23,7 @@ class Request:
     of the steps between which guidance_scale holds. method: how it does. loras:
     pipelines.loras.Uses of each picture.
     warnings: what was not done as asked, for the report. control: control.ControlRequest, or None.
+    image_prompts: image_prompts.ImageGiven of each IP-Adapter.
     """
 
     texts: Any
@@ -53,6 +54,7 @@ class Request:
     return_dict: bool = True
     guides: Any = None
     control: Any = None
+    image_prompts: tuple[Any, ...] = ()
     guidance_start: float = 0.0
     guidance_end: float = 1.0
     method: Method = field(default_factory=Method)

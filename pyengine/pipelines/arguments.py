@@ -380,6 +380,15 @@ ARGUMENTS: tuple[Argument, ...] = (
     ),
     Argument("guess_mode", nothing=False),
     Argument(
+        "ip_adapter_image", Picture(), option="ip_adapter_image",
+        help="With --ip-adapter: a picture as a prompt beside the text.",
+    ),
+    Argument("ip_adapter_image_embeds", Data()),
+    Argument(
+        "ip_adapter_scale", Real(-100, 100), own=True, option="ip_adapter_scale",
+        setting="ip_adapter_scale", asked=True, help="How much it counts.", shown="1",
+    ),
+    Argument(
         "adapter_conditioning_scale", Real(-100, 100), own=True, nothing=1, option="adapter_scale",
         setting="adapter_scale", asked=True, help="How much a T2I-Adapter counts.", shown="1",
     ),

@@ -11,7 +11,6 @@ from .arguments import ARGUMENTS
 #: Arguments of some pipelines' calls, and the value besides None that asks the others for nothing.
 OTHERS: dict[str, Any] = {row.name: row.nothing for row in ARGUMENTS if not row.everywhere}
 
-_ADAPTERS = "there are no IP-Adapters here yet; diffusers has them"
 _CALLBACK = (
     "diffusers deprecated it; give callback_on_step_end, called as (pipe, step, timestep, tensors)"
 )
@@ -24,8 +23,6 @@ ELSEWHERE = {
     "cross_attention_kwargs": "this model takes no LoRAs or attention processors that would read"
     " it",
     "image_guidance_scale": "InstructPix2Pix is not here; diffusers has it",
-    "ip_adapter_image": _ADAPTERS,
-    "ip_adapter_image_embeds": _ADAPTERS,
     "lora_scale": "a call's LoRAs have their weights in lora={name: weight}",
     "max_sequence_length": "no model here has a text encoder with a length to choose",
 }

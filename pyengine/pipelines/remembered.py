@@ -16,7 +16,7 @@ from .loading import SHIPPED
 
 #: Pictures that go into a call, by argument: what Settings calls their digests.
 DIGESTS = {"image": "init_image", "mask_image": "mask", "prefix": "prefix",
-           "control_image": "control"}  # fmt: skip
+           "control_image": "control", "ip_adapter_image": "ip_adapter_image"}  # fmt: skip
 
 
 def settings_of(

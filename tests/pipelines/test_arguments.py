@@ -204,6 +204,7 @@ def test_settings_of_before_are_read():
             *("control", "control_kind", "controlnet", "t2i_adapter"),
             *("control_scale", "control_start", "control_end", "control_mode"),
             *("adapter_scale", "adapter_share"),
+            *("ip_adapter_scale", "ip_adapter", "ip_adapter_image"),
             "embeddings",
         )
     )

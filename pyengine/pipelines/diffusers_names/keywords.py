@@ -42,7 +42,7 @@ NOT_HERE = {
     "feature_extractor": _NO_CHECKER,
     "from_flax": _ONLY_SAFETENSORS,
     "from_tf": _ONLY_SAFETENSORS,
-    "image_encoder": "there are no IP-Adapters here yet, so it takes None; diffusers has them",
+    "image_encoder": "IP-Adapters bring it: pipe.load_ip_adapter(..., image_encoder=folder)",
     "load_connected_pipeline": "no model here has a second pipeline; load each by itself",
     "max_memory": _ONE_DEVICE,
     "mirror": "the Hub's address is HF_ENDPOINT in the environment; set that",

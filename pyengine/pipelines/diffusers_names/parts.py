@@ -35,7 +35,6 @@ class PartNames(SchedulerNames, DiffusersNames):
     absent_names: tuple[str, ...] = ("safety_checker", "feature_extractor", "image_encoder")
     safety_checker: None = None
     feature_extractor: None = None
-    image_encoder: None = None
     watermark: None = None
     _preview_vae: Any = None
 
@@ -177,7 +176,7 @@ class PartNames(SchedulerNames, DiffusersNames):
         """Accepted: an autoencoder whose config asks for it decodes in float32 already."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in NONE and value is not None:
+        if name in NONE and name != "image_encoder" and value is not None:
             raise RequestError(f"{name}: pyengine runs none, so it takes None")
         super().__setattr__(name, value)
 

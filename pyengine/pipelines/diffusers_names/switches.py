@@ -14,7 +14,7 @@ from ...weights.text import show
 
 _LORA = "Stable Diffusion's pipelines take LoRAs, this one does not"
 _INVERSION = "Stable Diffusion's tokenizers learn tokens, this model's do not"
-_ADAPTER = "IP-Adapters are not here yet; diffusers has them"
+_ADAPTER = "only Stable Diffusion 1.x, 2.x and XL read pictures by an IP-Adapter"
 
 
 class Switches:
@@ -163,11 +163,11 @@ class Switches:
         _absent("load_textual_inversion", _INVERSION)
 
     def load_ip_adapter(self, *_: Any, **__: Any) -> NoReturn:
-        """Refused: not here yet."""
+        """Refused: of Stable Diffusion's pipelines alone."""
         _absent("load_ip_adapter", _ADAPTER)
 
     def set_ip_adapter_scale(self, *_: Any, **__: Any) -> NoReturn:
-        """Refused: not here yet."""
+        """Refused: of Stable Diffusion's pipelines alone."""
         _absent("set_ip_adapter_scale", _ADAPTER)
 
     def push_to_hub(self, *_: Any, **__: Any) -> NoReturn:

@@ -34,6 +34,7 @@ from ...ops import Arena
 from ...schedules import Plan, Scheduler
 from ...schedules.plus_plus import check_plus_plus
 from ..base import Pipeline
+from ..diffusers_names.image_prompts import ImagePromptNames
 from ..diffusers_names.lora import LoraNames
 from ..diffusers_names.making import note_origin, parts_of
 from ..diffusers_names.parts import PartNames
@@ -47,12 +48,19 @@ from .callbacks import RunProperties
 from .control import take
 from .defaults import Defaults
 from .embeddings import Widths, joined
+from .image_prompts import ImageAdapters, check_prompts, image_prompts, take_prompts
 from .parts import Parts
 from .prompts import PromptEncoding
 
 
 class StableDiffusionPipeline(
-    LoraNames, TextualInversionNames, PromptEncoding, PartNames, RunProperties, Pipeline
+    ImagePromptNames,
+    LoraNames,
+    TextualInversionNames,
+    PromptEncoding,
+    PartNames,
+    RunProperties,
+    Pipeline,
 ):
     """Text to pictures with a Stable Diffusion 1.x or 2.x checkpoint; see `__call__`.
 
@@ -82,6 +90,7 @@ class StableDiffusionPipeline(
         named = parts.named()
         models = {name: named[name] for name in ADAPTED if name in named}
         self._loras = Loras.moved(getattr(self, "_loras", None), models)
+        self._images = getattr(self, "_images", ImageAdapters()).moved(parts.unet)
         self._loaded = object()
 
     def _trim(self) -> None:
@@ -152,8 +161,8 @@ class StableDiffusionPipeline(
         latents: Tensor | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
-        ip_adapter_image: None = None,
-        ip_adapter_image_embeds: None = None,
+        ip_adapter_image: Any = None,
+        ip_adapter_image_embeds: Any = None,
         output_type: str = "pil",
         return_dict: bool = True,
         cross_attention_kwargs: Mapping[str, Any] | None = None,
@@ -183,6 +192,7 @@ class StableDiffusionPipeline(
         control_guidance_end: Any = 1.0,
         guess_mode: Any = False,
         control_mode: Any = None,
+        ip_adapter_scale: Any = None,
         adapter_conditioning_scale: Any = 1.0,
         adapter_conditioning_factor: Any = 1.0,
         clip_model: Any = None,
@@ -214,8 +224,13 @@ class StableDiffusionPipeline(
             latents: [N, C, h, w] standard normal noise in place of drawn.
             prompt_embeds, negative_prompt_embeds: [B, L, C] in place of the texts; see
                 `encode_prompt`.
-            ip_adapter_image, ip_adapter_image_embeds: None; what they need is not here yet.
-            cross_attention_kwargs: {"scale": number}, which all LoRAs' weights are multiplied by.
+            ip_adapter_image: with an IP-Adapter (load_ip_adapter) a picture as a prompt beside the
+                text, [[several as one]], or a list with one for each prompt; of several adapters a
+                list with one of the first two for each.
+            ip_adapter_image_embeds: in its place, for each adapter what its encoder makes of them,
+                [2, pictures, ...] with guidance, the negative one first, else [1, pictures, ...].
+            cross_attention_kwargs: "scale", a number that all LoRAs' weights are multiplied by;
+                "ip_adapter_masks", for each IP-Adapter [1, pictures, H, W], where they count.
             output_type: "pil", "np", "pt" or "latent".
             upscaler: a file or folder of one, or an UpscalePipeline, which enlarges the decoded
                 pictures.
@@ -263,6 +278,8 @@ class StableDiffusionPipeline(
                 one for each picture.
             control_mode: of a ControlNet for several kinds of pictures, the kind that it is shown,
                 or a list, with control_image a list of as many.
+            ip_adapter_scale: how much IP-Adapters count, in place of set_ip_adapter_scale's; a
+                number, or given as the ControlNet's scale.
             adapter_conditioning_scale, adapter_conditioning_factor: with T2I-Adapters
                 (from_pretrained(adapter=...)), what they add counts, and in which share of the
                 steps, from the first on; given as the ControlNet's.
@@ -317,18 +334,24 @@ class StableDiffusionPipeline(
     def _checked(self, arguments: dict[str, Any]) -> Request:
         others = arguments.pop("others")
         lora = arguments.pop("lora", None)
-        factor = cross_attention_scale(arguments.pop("cross_attention_kwargs", None))
+        attention = arguments.pop("cross_attention_kwargs", None)
+        attention = dict(attention) if isinstance(attention, Mapping) else attention
+        images = take_prompts(self._images, arguments, attention)
+        factor = cross_attention_scale(attention)
         elsewhere = {name: arguments.pop(name) for name in ELSEWHERE if name in arguments}
         refuse_others({**others, **elsewhere}, self.__call__)
         given = {name: arguments.pop(name, None) for name in (*NAMES, "class_labels")}
         control = take(self.parts, arguments)
-        if control is not None and given.get("clip_model") is not None:
-            raise RequestError("clip_model: expected None beside a ControlNet or T2I-Adapter, which"
-                               " its gradient would leave out")  # fmt: skip
+        if given.get("clip_model") is not None and not control is images is None:
+            raise RequestError("clip_model: expected None beside a ControlNet, T2I-Adapter or"
+                               " IP-Adapter, which its gradient would leave out")  # fmt: skip
 
         def request(**arguments: Any) -> Request:
             r = self._arguments().request(**arguments, control=control)
             r.control = None if control is None else control.checked(r, not self.stable_diffusion)
+            if images is not None:
+                guided = self._guides(r.scales, r.method)
+                r.image_prompts = check_prompts(self._images, images, r, guided)
             return r
 
         r = self._with_loras(arguments, lora, factor, request)
@@ -362,6 +385,10 @@ class StableDiffusionPipeline(
         if r.control is not None:
             with report.stage("control", device):
                 self._show(r, plan, conditions)
+        if r.image_prompts:
+            with report.stage("encode_image_prompt", device):
+                latents = start.state.x.shape[2:]
+                conditions.image_prompts = image_prompts(r.image_prompts, r, self.unet, latents)
         report.warn()  # before what depends on the conditions is computed
         with report.stage("denoise", device):
             guides = partial(self._guides, method=r.method)

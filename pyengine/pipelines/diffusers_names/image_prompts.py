@@ -1,0 +1,136 @@
+"""A pipeline's IP-Adapters, by diffusers' names."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ...adapters.ip_adapter import (
+    below,
+    check_encoder,
+    find_file,
+    load_image_encoder,
+    load_ip_adapter,
+)
+from ...errors import RequestError
+from ...guard import inference
+from ...models import CLIPVisionModelWithProjection
+from ..stable_diffusion.image_prompts import ImageAdapters, read_scale
+from ..stable_diffusion.parts import Parts
+
+#: More of them than anyone has use for.
+MOST = 8
+
+
+class ImagePromptNames:
+    """Pipelines whose U-Nets read pictures beside texts: load_ip_adapter and what belongs to it."""
+
+    parts: Parts
+    _images: ImageAdapters
+    _arena: Any
+    _loaded: object
+
+    @inference
+    def load_ip_adapter(
+        self,
+        place: Any,
+        subfolder: Any = None,
+        weight_name: Any = None,
+        image_encoder_folder: str | None = "image_encoder",
+        *,
+        image_encoder: Any = None,
+        **others: Any,
+    ) -> None:
+        """Loads IP-Adapters (base, plus, full), in place of those that were there.
+
+        place: a .safetensors file, or a folder of them; a list of these for several. subfolder,
+        weight_name: the folder's below it and the file's name, or a list; the one file that there
+        is, unless told. image_encoder: the folder of CLIP's tower for pictures, or a
+        CLIPVisionModelWithProjection; image_encoder_folder: its name below `subfolder`, with a
+        slash below `place`; None: none, for ip_adapter_image_embeds.
+        A picture is drawn by them where a call gives ip_adapter_image; other calls keep their bits.
+        Raises CheckpointError or ConfigError, which names tensors, for what does not fit.
+        """
+        for name, value in others.items():
+            if name not in ("cache_dir", "local_files_only", "low_cpu_mem_usage", "token",
+                            "revision", "force_download", "proxies"):  # fmt: skip
+                raise RequestError(f"load_ip_adapter: unexpected keyword argument {name!r}")
+            if value and name in ("revision", "force_download", "proxies"):
+                raise RequestError(f"{name}: expected None: folders and files alone are read")
+        unet = self.parts.unet
+        files = [find_file(*one) for one in _places(place, subfolder, weight_name)]
+        made = tuple(load_ip_adapter(f, unet, unet.device, unet.dtype) for f in files)
+        encoder = self._images.encoder
+        found = image_encoder
+        if found is None and image_encoder_folder is not None:
+            found = _encoder_place(place, subfolder, image_encoder_folder)
+        if found is not None:
+            encoder = load_image_encoder(found, unet.device, unet.dtype)
+        if encoder is not None:
+            for adapter in made:
+                check_encoder(adapter, encoder)
+        for model in (*made, *([] if encoder is None else [encoder])):
+            model.arena = self._arena
+        self._images = ImageAdapters(made, encoder, (1.0,) * len(made))
+
+    def set_ip_adapter_scale(self, scale: Any) -> None:
+        """How much the loaded IP-Adapters count in calls that follow, 1 unless told: a number, or
+        diffusers' mapping by block ({"up": {"block_0": [0.0, 1.0, 0.0]}}, what is not named counts
+        nothing), or a list with one of these for each adapter, or there a list with a number for
+        each picture of a prompt, with masks. Raises RequestError.
+        """
+        loaded = self._images.adapters
+        if not loaded:
+            raise RequestError("set_ip_adapter_scale: there is no IP-Adapter: load one with"
+                               " load_ip_adapter")  # fmt: skip
+        items = list(scale) if isinstance(scale, list | tuple) else [scale]
+        items = items * len(loaded) if len(items) == 1 else items
+        if len(items) != len(loaded):
+            raise RequestError(f"set_ip_adapter_scale: expected one for each of {len(loaded)}"
+                               f" IP-Adapters, given {len(items)}")  # fmt: skip
+        self._images.scales = tuple(
+            read_scale(item, self.parts.unet, "set_ip_adapter_scale") for item in items
+        )
+
+    def unload_ip_adapter(self) -> None:
+        """Forgets the IP-Adapters and their image encoder; nothing where there are none."""
+        self._images = ImageAdapters()
+
+    @property
+    def image_encoder(self) -> CLIPVisionModelWithProjection | None:
+        """The loaded IP-Adapters', or None."""
+        return self._images.encoder
+
+    @image_encoder.setter
+    def image_encoder(self, value: Any) -> None:
+        unet = self.parts.unet
+        found = None if value is None else load_image_encoder(value, unet.device, unet.dtype)
+        for adapter in self._images.adapters:
+            if found is not None:
+                check_encoder(adapter, found)
+        self._images.encoder = found
+
+
+def _places(place: Any, subfolder: Any, weight_name: Any) -> list[tuple[Any, Any, Any]]:
+    """(place, subfolder, weight_name) of each adapter."""
+    given = [
+        list(v) if isinstance(v, list | tuple) else [v] for v in (place, subfolder, weight_name)
+    ]
+    count = max(map(len, given))
+    if not 1 <= count <= MOST or any(len(own) not in (1, count) for own in given):
+        counts = ", ".join(str(len(own)) for own in given)
+        raise RequestError(f"load_ip_adapter: expected 1 to {MOST}, with as many of each, or one"
+                           f" for all, given {counts}")  # fmt: skip
+    every = [own * count if len(own) == 1 else own for own in given]
+    return list(zip(*every, strict=True))
+
+
+def _encoder_place(place: Any, subfolder: Any, name: Any) -> Path | None:
+    """Where diffusers looks for the image encoder; None where there is none."""
+    first, sub = (v[0] if isinstance(v, list | tuple) else v for v in (place, subfolder))
+    folder = Path(os.path.expanduser(os.fspath(first)))
+    if folder.is_file():
+        folder, sub = folder.parent, None
+    if not isinstance(name, str):
+        raise RequestError("image_encoder_folder: expected a name or None")
+    inner = folder / sub if sub and "/" not in name else folder
+    return below(inner, "image_encoder_folder", name, folder) if (inner / name).exists() else None
