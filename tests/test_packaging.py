@@ -78,6 +78,13 @@ def test_the_archives_hold_the_licence(archives):
         assert (info / "licenses" / name).read_bytes() == (ROOT / name).read_bytes()
 
 
+def test_test_modules_have_names_of_their_own():
+    """pytest imports two files of one name as one module, and refuses the second."""
+    names = [path.name for folder in ("tests", "bench") for path in (ROOT / folder).rglob("*.py")
+             if path.name not in ("conftest.py", "__init__.py")]  # fmt: skip
+    assert sorted(names) == sorted(set(names))
+
+
 def test_the_compiled_modules_carry_no_symbols_but_their_entry():
     """A sanitizer's reports need them; nobody else does."""
     if core().SANITIZERS:

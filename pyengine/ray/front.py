@@ -187,30 +187,38 @@ class Front:
                 await out.begin(head)
                 head = None
             await out.add(item)
+            if out.ended:  # by its length: a client may go now, which is no fault
+                return
         if head is not None:
             await out.begin(head)
         await out.end()
 
 
 class Answer:
-    """An answer on its way to the client. events: whether it is a stream of them."""
+    """An answer on its way to the client. events: whether it is a stream of them. ended: whether
+    the client has all of it.
+    """
 
     def __init__(self, scope: Scope, send: Send):
         self._path, self._send = scope["path"], send
         self.begun = self.events = self.ended = False
+        self._left = -1
 
     async def begin(self, head: Head) -> None:
         status, headers, _ = head
-        self.begun = True
-        self.events = dict(headers).get(b"content-type", b"").startswith(b"text/event-stream")
+        self.begun, found = True, dict(headers)
+        self.events = found.get(b"content-type", b"").startswith(b"text/event-stream")
+        self._left = int(found.get(b"content-length", b"-1"))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def add(self, body: bytes, more: bool = True) -> None:
-        self.ended = not more
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        self._left -= len(body)
+        self.ended = not more or self._left == 0
+        await self._send({"type": "http.response.body", "body": body, "more_body": not self.ended})
 
     async def end(self) -> None:
-        await self.add(b"", more=False)
+        if not self.ended:
+            await self.add(b"", more=False)
 
     async def whole(self, given: places.Whole) -> None:
         await self.begin((given.status, given.headers, given.name))
@@ -225,7 +233,7 @@ class Answer:
 class Collected:
     """An answer that is kept."""
 
-    begun = False  # nobody has seen it: another replica may be asked
+    begun = ended = False  # nobody has seen it: another replica may be asked
 
     def __init__(self) -> None:
         self.status, self.name = 0, ""

@@ -47,7 +47,10 @@ def front(
         *models, replicas=replicas, apart=False, target_seconds=10.0, max_waiting=max_waiting,
         num_cpus=share, num_gpus=0, settings=settings, engine=engine, parts=1 if cluster else most,
     )  # fmt: skip
-    _start(ray, cluster, cores=max(cores, share * most))
+    try:
+        _start(ray, cluster, cores=max(cores, share * most))
+    except Exception as e:  # Ray has no class of its own for this
+        raise UnavailableError(f"ray: it did not start: {e}") from e
     names = [f"pyengine-{os.getpid()}-{i}" for i in range(len(groups))]
     try:
         if not cluster:

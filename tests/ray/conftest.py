@@ -4,8 +4,12 @@ import os
 
 import pytest
 
-#: Of the driver and its workers: no report home, and torch's threads as tests have them.
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+#: Of the driver and its workers: no report home, torch's threads as tests have them, and patience
+#: where other tests keep the machine busy.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1",
+    "RAY_raylet_start_wait_time_s": "180",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")

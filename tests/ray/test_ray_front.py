@@ -150,6 +150,24 @@ def test_a_client_that_goes_ends_the_call():
     assert group.responses[0].cancelled
 
 
+def test_a_client_that_goes_with_its_whole_answer_is_no_fault():
+    class Late(Replicas):
+        def ask(self, request, **where):
+            response = super().ask(request, **where)
+            whole = response.__anext__
+
+            async def slow():
+                if not response._items:
+                    await asyncio.sleep(0.1)
+                return await whole()
+
+            response.__class__ = type("Slow", (Response,), {"__anext__": lambda self: slow()})
+            return response
+
+    sized = [*JSON, (b"content-length", b"2")]
+    assert call([Late([(200, sized, NAME), b"{}"])], leave=0.02)[2] == b"{}"
+
+
 # --- where requests go ----------------------------------------------------------------------------
 
 
