@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .pipelines import from_pretrained
     from .pipelines.amused.pipeline import AmusedPipeline
     from .pipelines.amused.tasks import AmusedImg2ImgPipeline, AmusedInpaintPipeline
+    from .pipelines.cascade.loading import cascade
     from .pipelines.ddpm.pipeline import DDIMPipeline, DDPMPipeline
     from .pipelines.deepfloyd_if.pipeline import IFPipeline
     from .pipelines.deepfloyd_if.super_resolution import IFSuperResolutionPipeline
@@ -179,6 +180,7 @@ __all__ = [
     "UnCLIPPipeline",
     "UniPCMultistepScheduler",
     "__version__",
+    "cascade",
     "engine",
     "errors",
     "from_pretrained",
@@ -202,12 +204,13 @@ if not TYPE_CHECKING:  # or pyengine.nothing would have a type
 
         if name not in __all__:
             raise _absent(name)
-        if name[0].islower() and name != "from_pretrained":
+        if name[0].islower() and name not in ("from_pretrained", "cascade"):
             return importlib.import_module(f"{__name__}.{name}")
         names = f"{__name__}.pipelines.diffusers_names"
         place = (
             f"{names}.scheduler_types" if name.endswith("Scheduler")
             else f"{__name__}.engine" if name == "Engine"
+            else f"{__name__}.pipelines.cascade.loading" if name == "cascade"
             else f"{names}.classes" if name == "DiffusionPipeline" or name.startswith("Auto")
             else f"{__name__}.pipelines"
         )  # fmt: skip

@@ -22,7 +22,7 @@ from .values import (
     TIERS,
     IgnoredKeys,
     Json,
-    Model,
+    Models,
     Variant,
     one_of,
     whole,
@@ -89,7 +89,7 @@ def generate(
         ),
     ] = None,
     grid: Annotated[bool, Option("--grid", help="All pictures on one sheet.")] = False,
-    model: Model = None,
+    model: Models = None,
     variant: Variant = None,
     ignore_config_key: IgnoredKeys = None,
     preview: Annotated[
@@ -195,11 +195,13 @@ def generate(
     pyengine generate "a boat" --init-image sketch.png --strength 0.6
     pyengine generate "a house" -m sd15 --controlnet canny/ --control photo.jpg --control-kind canny
     pyengine generate "a red heart" -m emoji-ar --preview growing.png
+    pyengine generate "a cat" -m IF-I-XL-v1.0 -m IF-II-L-v1.0 -m upscaler.safetensors
     pyengine generate --from out/a-red-heart.png
     """
     from .generate import Options, run
 
     own = {k: v for k, v in locals().items() if k not in ("Options", "run", "call")}
+    own |= {"model": model[0] if model else None, "further": (model or [])[1:]}
     return run(Options(**own, call={row.name: call[str(row.option)] for row in OPTIONS}))
 
 

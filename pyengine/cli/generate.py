@@ -19,6 +19,8 @@ from ..errors import RequestError
 from ..metadata import Settings
 from ..pipelines import from_pretrained
 from ..pipelines.arguments import BY_NAME, OPTIONS, REMEMBERED, Picture
+from ..pipelines.cascade.asked import OF_ALL
+from ..pipelines.cascade.loading import cascade
 from ..pipelines.classifiers import guide_hash
 from ..pipelines.loading import NAMED, SHIPPED
 from ..pipelines.remembered import digest, model_name, of_picture, settings_of
@@ -33,7 +35,9 @@ NO_PROMPT = "prompt: expected a prompt or --from PICTURE, given neither"
 
 @dataclass
 class Options:
-    """The command's options; None is what was not given. call: arguments of the pipeline's call."""
+    """The command's options; None is what was not given. call: arguments of the pipeline's call.
+    further: models whose stages come after `model`'s.
+    """
 
     prompt: str | None
     output: str | None
@@ -56,6 +60,7 @@ class Options:
     lora_dir: Path | None
     embeddings_dir: Path | None
     call: dict[str, Any]
+    further: list[str] = dataclasses.field(default_factory=list)
 
 
 #: Arguments that are pictures.
@@ -84,12 +89,19 @@ def run(o: Options) -> int:
     begin = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        pipe = from_pretrained(
-            o.model, device=o.device or "auto", dtype=o.dtype, variant=o.variant,
-            weights=o.weights, ignore_config_keys=o.ignore_config_key or (), lora_dir=o.lora_dir,
+        loading = {
+            "device": o.device or "auto", "dtype": o.dtype, "variant": o.variant,
+            "weights": o.weights, "ignore_config_keys": o.ignore_config_key or (),
+            "lora_dir": o.lora_dir,
             **{keyword: getattr(o, name) for name, keyword in BESIDE.items()},
-            embeddings_dir=o.embeddings_dir,
-        )  # fmt: skip
+            "embeddings_dir": o.embeddings_dir,
+        }  # fmt: skip
+        pipe: Any
+        if o.further:
+            pipe = cascade([o.model, *o.further], **loading)
+            o = dataclasses.replace(o, call=pipe.folded(o.call))
+        else:
+            pipe = from_pretrained(o.model, **loading)
         if pipe.makes != "pictures":
             raise RequestError(
                 f"--model: a {pipe._class_name} makes {pipe.makes}, not pictures; call it from"
@@ -174,6 +186,8 @@ def sampler(name: str | None) -> str | None:
 
 
 def checkpoint_of(pipe: Any) -> Any:
+    if hasattr(pipe, "stages"):
+        return checkpoint_of(pipe.stages[0])
     return pipe.checkpoint if hasattr(pipe, "checkpoint") else pipe.parts.checkpoint
 
 
@@ -244,6 +258,8 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
                            " --embeddings-dir with the folder that holds them")  # fmt: skip
     if o.call["image"] is None and o.call["original_image"] is None:
         call["strength"] = None
+    if saved.stages is not None:  # which hold all that was asked of a cascade's stages
+        call = {name: call.get(name) for name in call if name in OF_ALL or name == "stages"}
     filled: dict[str, Any] = {"prompt": saved.prompt} if o.prompt is None else {}
     if o.control_kind is None:
         filled["control_kind"] = saved.control_kind
@@ -323,7 +339,8 @@ def read_pictures(
 def describe(o: Options, pipe: Any, result: Any, hashes: dict[str, Any]) -> Settings:
     """The settings of the batch; a picture's own seed and index are filled in by `write`."""
     call = {"prompt": o.prompt, **o.call}
-    return settings_of(pipe, call, result, model=model_name(o.model), hashes=hashes)
+    names = " + ".join(map(model_name, [o.model, *o.further]))
+    return settings_of(pipe, call, result, model=names, hashes=hashes)
 
 
 def write(

@@ -136,6 +136,11 @@ Model = Annotated[
     Option("--model", "-m", metavar="MODEL", autocompletion=models, show_default="emoji",
            help=MODEL),
 ]  # fmt: skip
+Models = Annotated[
+    list[str] | None,
+    Option("--model", "-m", metavar="MODEL", autocompletion=models, show_default="emoji",
+           help=f"{MODEL} Again: a cascade's next stage."),
+]  # fmt: skip
 Device = Annotated[
     str,
     Option(metavar="DEVICE", autocompletion=one_of(DEVICES), help="auto, cpu, cuda or cuda:N."),

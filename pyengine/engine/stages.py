@@ -94,7 +94,8 @@ class Stages(Steps):
         """What decodes the pictures as they are now, whenever it is called."""
         assert self._call is not None
         latents, timestep = self._call.seen()
-        step = Step(self.progress[0], timestep, latents, self.pictures, self._pipe)
+        pipe = self._call.shown_by or self._pipe
+        step = Step(self.progress[0], timestep, latents, self.pictures, pipe)
         return step.preview
 
     def finish(self) -> Any:

@@ -95,6 +95,11 @@ class Call:
         raise NotImplementedError
 
     @property
+    def shown_by(self) -> Any:
+        """The pipeline that makes pictures of what `seen` gives; None: the call's own."""
+        return None
+
+    @property
     def active(self) -> bool:
         return any(job.active for job in self.jobs)
 

@@ -34,7 +34,8 @@ class Report:
     peak_memory: bytes: on CUDA the most this call had allocated there; on the CPU the largest
     resident size that the process has had so far, None where the system does not tell.
     interrupted: whether a callback (or pipe.interrupt) ended it early; the pictures are then what
-    the latents held. warnings: what was not done as asked, such as a prompt that was cut.
+    the latents held. stages: of a cascade, each stage's own report. warnings: what was not done as
+    asked, such as a prompt that was cut.
     """
 
     model: str
@@ -61,6 +62,7 @@ class Report:
     peak_memory: int | None = None
     interrupted: bool = False
     warnings: list[str] = field(default_factory=list)
+    stages: list["Report"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._issued = 0

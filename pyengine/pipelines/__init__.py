@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..jobs.runs import Run
     from .amused.pipeline import AmusedPipeline
     from .biggan.pipeline import BigGANPipeline
+    from .cascade.pipeline import CascadePipeline
     from .dcgan.pipeline import DCGANPipeline
     from .image_gpt.pipeline import ImageGPTPipeline
     from .janus.pipeline import JanusPipeline
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AmusedPipeline",
     "BigGANPipeline",
+    "CascadePipeline",
     "DCGANPipeline",
     "Defaults",
     "Family",
@@ -55,6 +57,7 @@ __all__ = [
 if not TYPE_CHECKING:
     #: Where a name is that is not the pipeline of a family.
     _HOMES = {
+        "CascadePipeline": "pyengine.pipelines.cascade.pipeline",
         "Defaults": "pyengine.pipelines.stable_diffusion.defaults",
         "Family": "pyengine.pipelines.registry",
         "Part": "pyengine.pipelines.registry",

@@ -324,6 +324,11 @@ ARGUMENTS: tuple[Argument, ...] = (
         usual=(1, 64), help="Tokens that a pass of jacobi reads.", shown="the model's",
     ),
     Argument(
+        "stages", Words("JSON"), own=True, option="stages", setting="stages", asked=True,
+        help="Cascades: JSON, a list of each stage's own arguments by their names in Python.",
+        shown="as the options say",
+    ),
+    Argument(
         "upscaler", Loaded(), option="upscaler", shown="none",
         help="An upscaler's folder or .safetensors file: enlarges the pictures.",
     ),

@@ -87,7 +87,8 @@ class Steps:
             raise StopIteration
         latents, timestep = call.seen()
         self._taken += 1
-        return Step(self._taken - 1, timestep, latents, tuple(call.jobs), self._pipe)
+        pipe = call.shown_by or self._pipe
+        return Step(self._taken - 1, timestep, latents, tuple(call.jobs), pipe)
 
     def close(self) -> None:
         """Ends the run where it is; `output` has what it came to."""

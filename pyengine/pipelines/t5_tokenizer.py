@@ -64,6 +64,13 @@ class T5Tokenizer:
             tokenizer, read_max_length({"model_max_length": MAX_LENGTH, **config}, where), where
         )
 
+    def equals(self, other: "T5Tokenizer") -> bool:
+        """Whether the other one is made alike, and so gives the same ids."""
+        return self is other or (
+            self.model_max_length == other.model_max_length
+            and self._tokenizer.to_str() == other._tokenizer.to_str()
+        )
+
     def encode(self, text: str) -> list[int]:
         """Ids of `text` and the end token; neither cut nor padded."""
         check_text(text)

@@ -16,7 +16,7 @@ from pyengine.decoding.request import SAMPLING
 from pyengine.errors import RequestError
 from pyengine.guidance import METHODS
 from pyengine.jobs import checks
-from pyengine.pipelines import arguments, families
+from pyengine.pipelines import CascadePipeline, arguments, families
 from pyengine.pipelines.arguments import ARGUMENTS, BY_NAME, Argument, Choice, Real, Value, Whole
 from pyengine.pipelines.keywords import ELSEWHERE, OTHERS, refuse_others
 
@@ -25,6 +25,7 @@ CALLS = {
     name: inspect.signature(family.pipeline_class.__call__).parameters
     for name, family in ((family.name, family) for family in families())
 }
+CALLS["cascade"] = inspect.signature(CascadePipeline.__call__).parameters
 
 
 # --- signatures -----------------------------------------------------------------------------------
@@ -194,6 +195,7 @@ def test_settings_of_before_are_read():
             "truncation",
             "noise_level",
             "original_image",
+            "stages",
             "prior_steps",
             "decoder_steps",
             "super_res_steps",

@@ -71,6 +71,23 @@ class IFRequest(UnpromptedRequest):
     method: Method = field(default_factory=Method)
 
 
+def same_numbers(one: Model, other: Model) -> bool:
+    """Whether two models compute the same: their configs and all their tensors are equal."""
+    if one is other:
+        return True
+    if type(one) is not type(other) or one.config != other.config or one.device != other.device:
+        return False
+    pairs = [
+        dict(items)
+        for model in (one, other)
+        for items in ([*model.named_parameters(), *model.named_buffers()],)
+    ]
+    return pairs[0].keys() == pairs[1].keys() and all(
+        t.dtype == pairs[1][name].dtype and torch.equal(t, pairs[1][name])
+        for name, t in pairs[0].items()
+    )
+
+
 def side_of(config: UNet2DConditionConfig) -> tuple[int, int]:
     """(height, width) in pixels that the model was trained for; 64 where it does not say."""
     size = config.sample_size or 64
@@ -246,6 +263,27 @@ class IFPipeline(UnpromptedPipeline):
             self._trim()
         assert embeds.text is not None
         return embeds.text, embeds.negative
+
+    def read_texts(
+        self, prompts: Sequence[str], negatives: Sequence[str], guided: bool, warned: list[str]
+    ) -> tuple[Tensor, Tensor | None]:
+        """(embeddings of the prompts, those of as many negative ones or None without guidance),
+        [B, L, C] each. warned: gets what was cut off. In a run of its own.
+        """
+        texts = Texts(len(prompts), prompts=list(prompts), negatives=list(negatives))
+        with self._runs.begin(Run(), self.device):
+            embeds = self._embeds(texts, guided, warned)
+            self._trim()
+        assert embeds.text is not None
+        return embeds.text, embeds.negative
+
+    def reads_as(self, other: "IFPipeline") -> bool:
+        """Whether the other pipeline makes the same embeddings: its tokenizer and text encoder are
+        this one's, or equal number by number.
+        """
+        return self.tokenizer.equals(other.tokenizer) and same_numbers(
+            self.text_encoder, other.text_encoder
+        )
 
     @property
     def _widths(self) -> Widths:

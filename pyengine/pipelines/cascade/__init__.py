@@ -1,0 +1,1 @@
+"""Several pipelines as one: each stage's picture is the next one's."""
