@@ -69,7 +69,7 @@ PYBIND11_MODULE(_core, m) {
 
     // Counted up with every change of a signature or of SAMPLER_COLUMNS, as in
     // pyengine/ops/_core.py.
-    m.attr("INTERFACE") = 2;
+    m.attr("INTERFACE") = 3;
     m.attr("SANITIZERS") = PYENGINE_SANITIZE;
     m.attr("SAMPLER_COLUMNS") = kSamplerColumns;
     m.def("isa", [] { return std::string(table().name); });
@@ -101,8 +101,8 @@ PYBIND11_MODULE(_core, m) {
            uintptr_t y, int64_t pictures, int64_t height, int64_t width, int64_t channels,
            int64_t channels2, int64_t height_out, int64_t width_out, int64_t channels_out,
            int64_t kernel_height, int64_t kernel_width, int64_t stride, int64_t top, int64_t left,
-           int activation, bool upsample, int dtype, int weight_dtype, const std::string& algorithm,
-           int threads) {
+           int activation, bool upsample, bool transposed, int dtype, int weight_dtype,
+           const std::string& algorithm, int threads) {
             conv2d({.x = at<void>(x),
                     .x2 = at<void>(x2),
                     .weight = at<void>(weight),
@@ -128,6 +128,7 @@ PYBIND11_MODULE(_core, m) {
                     .left = left,
                     .activation = static_cast<InputActivation>(activation),
                     .upsample = upsample,
+                    .transposed = transposed,
                     .dtype = dtype_of(dtype),
                     .weight_dtype = dtype_of(weight_dtype)},
                    algorithm_of(algorithm), threads);

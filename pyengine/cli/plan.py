@@ -183,7 +183,9 @@ def operations(op: str, a: dict[str, Any], y: Tensor) -> int:
         channels = a["x"].shape[-1] + (0 if a["x2"] is None else a["x2"].shape[-1])
         return int(2 * y.numel() * channels * (2 if a["activation"] in GATED else 1))
     if op == "conv2d":
-        return int(2 * y.numel() * math.prod(a["weight"].shape[1:4]))
+        taps = math.prod(a["weight"].shape[1:4])
+        # An output of a transposed one takes a quarter of the taps.
+        return int(2 * y.numel() * (taps // 4 if a["transposed"] else taps))
     if op == "attention":
         n, queries, width = a["q"].shape
         return int(2 * n * queries * a["k"].shape[1] * (width + a["v"].shape[2]))

@@ -21,7 +21,7 @@ INPUT_ACTIVATIONS = ("none", "silu", "gelu", "relu")
 def _check_arguments(
     x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), x2=None, scale=None, shift=None,
     silu=False, channel_add=None, residual=None, upsample=False, out_channels=None,
-    input_activation="none", slopes=None,
+    input_activation="none", slopes=None, transposed=False,
 ):  # fmt: skip
     op = "conv2d"
     if x.dim() != 4:
@@ -38,6 +38,8 @@ def _check_arguments(
         raise wrong(op, "stride", "at least 1", stride)
     if len(padding) != 4 or min(padding) < 0:
         raise wrong(op, "padding", "4 sizes (top, bottom, left, right), none negative", padding)
+    if transposed:
+        _check_transposed(op, weight, stride, padding, upsample)
     if (scale is None) != (shift is None):
         raise wrong(op, "scale", "both scale and shift or neither", "one")
     if input_activation not in INPUT_ACTIVATIONS:
@@ -45,7 +47,7 @@ def _check_arguments(
                     input_activation)  # fmt: skip
     if silu and input_activation not in ("none", "silu"):
         raise wrong(op, "input_activation", "silu or none where silu is True", input_activation)
-    shape = _output_shape(x, weight, bias, stride, padding, upsample, out_channels)
+    shape = _output_shape(x, weight, bias, stride, padding, upsample, out_channels, transposed)
     if min(x.shape[1:3]) < 1 or min(shape[1:3]) <= 0:
         raise wrong(op, "x", "a padded picture no smaller than weight", list(x.shape))
     for name, tensor, wanted, same_dtype in (
@@ -59,6 +61,14 @@ def _check_arguments(
         if tensor is not None:
             _check.shape(tensor, wanted, op, name)
             _check.like(tensor, x, op, name, dtype=same_dtype)
+
+
+def _check_transposed(op, weight, stride, padding, upsample):
+    if tuple(weight.shape[1:3]) != (4, 4) or stride != 2 or tuple(padding) != (1, 1, 1, 1):
+        given = f"{list(weight.shape[1:3])}, {stride} and {list(padding)}"
+        raise wrong(op, "transposed", "a kernel of 4x4, stride 2 and padding 1, 1, 1, 1", given)
+    if upsample:
+        raise wrong(op, "upsample", "False where transposed", upsample)
 
 
 def _check_weight(op, x, weight, channels, bias, out_channels):
@@ -88,7 +98,10 @@ def _channels_out(weight, bias, out_channels):
     return weight.shape[0] * PANEL if bias is None else bias.shape[0]
 
 
-def _output_shape(x, weight, bias, stride, padding, upsample, out_channels):
+def _output_shape(x, weight, bias, stride, padding, upsample, out_channels, transposed=False):
+    if transposed:  # of the one kind that there is
+        height, width = (2 * side for side in x.shape[1:3])
+        return x.shape[0], height, width, _channels_out(weight, bias, out_channels)
     height, width = (size * 2 if upsample else size for size in x.shape[1:3])
     top, bottom, left, right = padding
     return (
@@ -100,9 +113,12 @@ def _output_shape(x, weight, bias, stride, padding, upsample, out_channels):
 
 
 def _empty(
-    x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), upsample=False, out_channels=None, **_
-):
-    return x.new_empty(_output_shape(x, weight, bias, stride, padding, upsample, out_channels))
+    x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), upsample=False, out_channels=None,
+    transposed=False, **_,
+):  # fmt: skip
+    return x.new_empty(
+        _output_shape(x, weight, bias, stride, padding, upsample, out_channels, transposed)
+    )
 
 
 def _contiguous(*tensors):
@@ -112,10 +128,11 @@ def _contiguous(*tensors):
 def _cpu(
     x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), x2=None, scale=None, shift=None,
     silu=False, channel_add=None, residual=None, upsample=False, out_channels=None,
-    input_activation="none", slopes=None, algorithm="",
+    input_activation="none", slopes=None, transposed=False, algorithm="",
 ):  # fmt: skip
     """algorithm: "" for the table's choice (csrc/core/conv/algorithm.cc), or one by its name."""
-    shape = _output_shape(x, weight, bias, stride, padding, upsample, out_channels)
+    shape = _output_shape(x, weight, bias, stride, padding, upsample, out_channels, transposed)
+    stride = 1 if transposed else stride  # between the windows of each parity
     y = _memory.empty(shape, x.dtype)
     if weight.dim() == 4:
         weight = pack_weight(weight)
@@ -128,7 +145,7 @@ def _cpu(
         address(channel_add), address(slopes), address(residual), address(y),
         *x.shape, 0 if x2 is None else x2.shape[3],
         *y.shape[1:], *weight.shape[1:3], stride, padding[0], padding[2],
-        INPUT_ACTIVATIONS.index("silu" if silu else input_activation), upsample,
+        INPUT_ACTIVATIONS.index("silu" if silu else input_activation), upsample, transposed,
         DTYPES[x.dtype], DTYPES[weight.dtype], algorithm, torch.get_num_threads(),
     )  # fmt: skip
     return y
@@ -136,13 +153,13 @@ def _cpu(
 
 def algorithm_of(
     x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), x2=None, upsample=False,
-    out_channels=None, **_,
+    out_channels=None, transposed=False, **_,
 ):  # fmt: skip
     """The algorithm that our C++ takes for a call: direct, winograd4 (F(4x4, 3x3)) or winograd2.
 
     A function of one picture's shape, the weight's dtype and the instruction set in use.
     """
-    shape = _output_shape(x, weight, bias, stride, padding, upsample, out_channels)
+    shape = _output_shape(x, weight, bias, stride, padding, upsample, out_channels, transposed)
     return core().conv2d_algorithm(
         *shape[1:3], weight.shape[3], shape[3], *weight.shape[1:3], stride, upsample,
         DTYPES[weight.dtype],
@@ -173,13 +190,14 @@ def _activated(x, activation):
     return x if activation == "none" else {"silu": F.silu, "relu": F.relu}[activation](x)
 
 
-def _convolved(x, weight, bias, stride, padding):
-    """F.conv2d, whatever the caller has set in torch.backends.cudnn: no algorithm is chosen by
-    timing, all are deterministic, and float32 is not multiplied in TF32, which is torch's default.
+def _convolved(x, weight, bias, stride, padding, transposed=False):
+    """F.conv2d or F.conv_transpose2d, whatever the caller has set in torch.backends.cudnn: no
+    algorithm is chosen by timing, all are deterministic, and float32 is not multiplied in TF32,
+    which is torch's default.
     """
     benchmark, deterministic, cudnn, tf32 = False, True, True, False
     return torch.ops.aten._convolution(
-        x, weight, bias, (stride, stride), padding, (1, 1), False, (0, 0), 1,
+        x, weight, bias, (stride, stride), padding, (1, 1), transposed, (0, 0), 1,
         benchmark, deterministic, cudnn, tf32,
     )  # fmt: skip
 
@@ -187,7 +205,7 @@ def _convolved(x, weight, bias, stride, padding):
 def _torch(
     x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), x2=None, scale=None, shift=None,
     silu=False, channel_add=None, residual=None, upsample=False, out_channels=None,
-    input_activation="none", slopes=None, apply=None, add=None,
+    input_activation="none", slopes=None, transposed=False, apply=None, add=None,
 ):  # fmt: skip
     """apply, add: apply_scale_shift and add_epilogue of pyengine.kernels, or None for torch's."""
     if weight.dim() == 5:
@@ -203,11 +221,11 @@ def _torch(
         padding = (top, left)
     else:
         x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
-    weight = weight.permute(0, 3, 1, 2)
+    weight = weight.permute(3, 0, 1, 2) if transposed else weight.permute(0, 3, 1, 2)
     if add is not None:
-        y = _convolved(x, weight, None, stride, padding).permute(0, 2, 3, 1)
+        y = _convolved(x, weight, None, stride, padding, transposed).permute(0, 2, 3, 1)
         return add(y, bias, channel_add, residual, slopes)
-    y = _convolved(x, weight, bias, stride, padding).permute(0, 2, 3, 1)
+    y = _convolved(x, weight, bias, stride, padding, transposed).permute(0, 2, 3, 1)
     if channel_add is not None:
         y.add_(channel_add[:, None, None, :])
     if slopes is not None:
@@ -242,7 +260,8 @@ OP = Op(
     "(Tensor x, Tensor weight, Tensor? bias=None, *, int stride=1, int[4] padding=[0, 0, 0, 0], "
     "Tensor? x2=None, Tensor? scale=None, Tensor? shift=None, bool silu=False, "
     "Tensor? channel_add=None, Tensor? residual=None, bool upsample=False, "
-    'int? out_channels=None, str input_activation="none", Tensor? slopes=None) -> Tensor',
+    'int? out_channels=None, str input_activation="none", Tensor? slopes=None, '
+    "bool transposed=False) -> Tensor",
     check=_check_arguments,
     fake=_empty,
     table={
@@ -270,6 +289,7 @@ def conv2d(
     out_channels: int | None = None,
     input_activation: str = "none",
     slopes: Tensor | None = None,
+    transposed: bool = False,
 ) -> Tensor:
     """Convolution of [N, H, W, C] pictures, with what surrounds it in a residual block.
 
@@ -285,6 +305,8 @@ def conv2d(
     Epilogue: + bias, + channel_add [N, Cout] (the time embedding); with slopes [Cout] a PReLU: v
     where v > 0, v * slopes elsewhere (all equal: leaky ReLU; 0: ReLU); + residual [N, H', W',
     Cout].
+    transposed: the convolution whose gradient is that of one of stride 2: [N, 2 H, 2 W, Cout]; of a
+    4x4 kernel, stride 2 and padding 1 alone, and the weight's taps as torch.nn.ConvTranspose2d's.
     Returns [N, H', W', Cout] in x's dtype.
     Raises RequestError for other shapes and dtypes.
     """
@@ -294,4 +316,5 @@ def conv2d(
         x, weight, bias, stride=stride, padding=padding, x2=x2, scale=scale, shift=shift,
         silu=silu, channel_add=channel_add, residual=residual, upsample=upsample,
         out_channels=out_channels, input_activation=input_activation, slopes=slopes,
+        transposed=transposed,
     )  # fmt: skip

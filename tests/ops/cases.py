@@ -237,6 +237,23 @@ CASES = [
                 _conv(2, 5, 4, 8, 18, leaky=True, upsample=True, padding=(1, 1, 1, 1)),
                 DTYPES,
             ),
+            (
+                "conv2d", "transposed",
+                _conv(3, 5, 7, 36, 35, k=4, leaky=True, stride=2, padding=(1, 1, 1, 1),
+                      transposed=True, packed=True),
+                DTYPES,
+            ),
+            (
+                "conv2d", "transposed-with-all",
+                _conv(2, 4, 3, 9, 18, k=4, c2=4, norm=True, input_activation="silu", epilogue=True,
+                      hw=(8, 6), stride=2, padding=(1, 1, 1, 1), transposed=True),
+                DTYPES,
+            ),
+            (
+                "conv2d", "transposed-few-outputs",
+                _conv(2, 4, 3, 9, 3, k=4, stride=2, padding=(1, 1, 1, 1), transposed=True),
+                DTYPES,
+            ),
             ("conv2d", "slopes-few-outputs", _conv(2, 7, 5, 9, 3, leaky=True), DTYPES),
             ("linear", "plain", _linear(5, 7, 33, cout=20), DTYPES),
             ("linear", "one-row", _linear(16, cout=4, bias=False), DTYPES),

@@ -101,7 +101,7 @@ def test_the_residual_may_be_where_the_result_goes():
     wanted = ops.conv2d(x, weight, padding=PADDED, residual=residual, out_channels=20)
     core().conv2d(
         x.data_ptr(), 0, weight.data_ptr(), *[0] * 5, residual.data_ptr(), residual.data_ptr(),
-        2, 9, 9, 12, 0, 9, 9, 20, 3, 3, 1, 1, 1, False, False, 0, 0, "direct", 2,
+        2, 9, 9, 12, 0, 9, 9, 20, 3, 3, 1, 1, 1, 0, False, False, 0, 0, "direct", 2,
     )  # fmt: skip
     assert torch.equal(residual, wanted)
 
@@ -138,7 +138,7 @@ def test_core_refuses_sizes_that_cannot_be(change):
     x = torch.zeros(4096)
     a = x.data_ptr()
     with pytest.raises(ValueError, match="conv2d: size"):
-        core().conv2d(a, 0, a, *[0] * 6, a, *sizes.values(), 1, 1, 0, False, 0, 0, "", 1)
+        core().conv2d(a, 0, a, *[0] * 6, a, *sizes.values(), 1, 1, 0, False, False, 0, 0, "", 1)
 
 
 def test_gradients_reach_the_weights():
@@ -172,6 +172,10 @@ def test_gradients_reach_the_weights():
         ({"padding": (1, 1)}, "padding: expected 4 sizes"),
         ({"padding": 1}, "padding: expected 4 whole numbers, got 1"),
         ({"padding": (1, 1, -1, 1)}, "padding: expected 4 sizes"),
+        (
+            {"transposed": True},
+            "transposed: expected a kernel of 4x4, stride 2 and padding 1, 1, 1",
+        ),
         ({"slopes": torch.ones(4)}, r"slopes: expected shape \[8\], got \[4\]"),
         ({"input_activation": "tanh"}, "input_activation: expected one of none, silu, gelu, relu"),
         ({"input_activation": "gelu", "silu": True}, "input_activation: expected silu or none"),

@@ -45,7 +45,7 @@ def winograd(
     core().conv2d(
         *(0 if t is None else t.data_ptr() for t in tensors), n, h, w, c,
         0 if x2 is None else x2.shape[3], *shape[1:], 3, 3, 1, top, left,
-        INPUT_ACTIVATIONS.index("silu" if silu else input_activation), upsample,
+        INPUT_ACTIVATIONS.index("silu" if silu else input_activation), upsample, False,
         CODES[x.dtype], CODES[weight.dtype], f"winograd{tile}", threads,
     )  # fmt: skip
     return y
@@ -215,7 +215,7 @@ def test_no_pictures():
 def _good(memory):
     p = memory.data_ptr()
     sizes = [1, 4, 4, 3, 3, 4, 4, 3, 3, 3, 1, 1, 1]
-    return [p, p, p, p, 0, 0, 0, 0, 0, p, *sizes, 0, False, 0, 0, "winograd4", 1]
+    return [p, p, p, p, 0, 0, 0, 0, 0, p, *sizes, 0, False, False, 0, 0, "winograd4", 1]
 
 
 @pytest.mark.parametrize("position", range(10, 18))

@@ -28,6 +28,11 @@ void check_sizes(const Conv2dArgs& a) {
                   a.width_out * a.stride + a.kernel_width, channels);
 }
 
+bool is_doubling(const Conv2dArgs& a) {
+    return a.kernel_height == 4 && a.kernel_width == 4 && a.stride == 1 && a.top == 1 &&
+           a.left == 1 && !a.upsample && a.height_out == 2 * a.height && a.width_out == 2 * a.width;
+}
+
 void check_pointers(const Conv2dArgs& a) {
     require(a.x || a.channels == 0, kOp, "null pointer x");
     require(a.x2 || a.channels2 == 0, kOp, "null pointer x2");
@@ -41,6 +46,7 @@ void conv2d(const Conv2dArgs& args, int algorithm, int threads) {
     check_sizes(args);
     require(args.activation >= InputActivation::none && args.activation <= InputActivation::relu,
             kOp, "no such activation");
+    require(!args.transposed || is_doubling(args), kOp, "no such transposed convolution");
     if (args.pictures == 0 || args.channels_out == 0) return;
     check_pointers(args);
     const ConvShape shape = shape_of(args);

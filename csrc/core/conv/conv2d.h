@@ -32,6 +32,9 @@ struct Conv2dArgs {
     int64_t stride, top, left;  // zeros above and left of the (enlarged) picture
     InputActivation activation;
     bool upsample;
+    // A transposed convolution of stride 2 that crops a pixel on each side: kernel 4x4, twice as
+    // high and wide a result; stride, top and left are 1.
+    bool transposed;
     DType dtype;         // of x, x2, channel_add, residual and y
     DType weight_dtype;  // of weight
 };

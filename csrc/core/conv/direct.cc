@@ -44,9 +44,10 @@ void share(DirectArgs& direct, int threads) {
 
 DirectShape direct_shape(const Conv2dArgs& args) {
     DirectShape shape{};
-    shape.parities = args.upsample && args.stride == 1 && args.kernel_height == 3 &&
-                     args.kernel_width == 3 && args.top == 1 && args.left == 1 &&
-                     args.height_out == 2 * args.height && args.width_out == 2 * args.width;
+    const bool merges = args.upsample && args.stride == 1 && args.kernel_height == 3 &&
+                        args.kernel_width == 3 && args.top == 1 && args.left == 1 &&
+                        args.height_out == 2 * args.height && args.width_out == 2 * args.width;
+    shape.parities = merges || args.transposed;
     shape.narrow = !shape.parities && args.channels_out <= kDirectNarrow;
     const int64_t parts = shape.parities ? 2 : 1;
     shape.kernel_height = shape.parities ? 2 : args.kernel_height;

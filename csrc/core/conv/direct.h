@@ -20,7 +20,8 @@ constexpr int64_t kSlack = 16;
 //
 // A nearest-neighbour enlargement followed by 3x3 (with one zero around) is four convolutions of
 // 2x2 taps, one for each parity of the output's row and column: taps that see the same pixel are
-// added up first. That is 4 products where there were 9.
+// added up first. That is 4 products where there were 9. A transposed convolution of stride 2 with
+// 4x4 taps is four of 2x2, too: each parity has four of the taps.
 struct DirectShape {
     bool narrow;                          // few output channels
     bool parities;                        // the four convolutions; otherwise one

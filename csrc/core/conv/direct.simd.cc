@@ -33,16 +33,28 @@ PYENGINE_INLINE Range merged_taps(int64_t parity, int64_t s) {
     return s == 0 ? Range{0, parity + 1} : Range{parity + 1, 3};
 }
 
-// [depth][16] of a panel from element `from` of its K, summed over the taps that a parity merges.
+// [depth][16] of a panel from element `from` of its K, summed over the taps that a parity merges;
+// of a transposed convolution the taps that are the parity's.
 template <class W>
 void merge_weights(const DirectArgs& direct, int64_t panel, int64_t parity, int64_t from,
                    int64_t depth, float* out) {
     const Conv2dArgs& conv = direct.conv;
     const int64_t channels = conv.channels + conv.channels2;
-    const W* weight = static_cast<const W*>(conv.weight) + panel * 9 * channels * kPanel;
+    const int64_t taps = conv.transposed ? 16 : 9;
+    const W* weight = static_cast<const W*>(conv.weight) + panel * taps * channels * kPanel;
     for (int64_t k = from; k < from + depth;) {
         const int64_t tap = k / channels, channel = k - tap * channels;
         const int64_t count = least(channels - channel, from + depth - k);
+        if (conv.transposed) {
+            // Output row 2m + a is rows m - 1 + a and m + a times the taps' rows 3 - a and 1 - a.
+            const int64_t row = 3 - 2 * (tap / 2) - parity / 2;
+            const int64_t column = 3 - 2 * (tap % 2) - parity % 2;
+            add_weights(weight + ((row * 4 + column) * channels + channel) * kPanel, count * kPanel,
+                        true, out);
+            out += count * kPanel;
+            k += count;
+            continue;
+        }
         const Range rows = merged_taps(parity / 2, tap / 2);
         const Range columns = merged_taps(parity % 2, tap % 2);
         bool first = true;

@@ -28,6 +28,7 @@ def conv2d(
     out_channels: int | None = None,
     input_activation: str = "none",
     slopes: Tensor | None = None,
+    transposed: bool = False,
 ) -> Tensor:
     """Convolution of [N, H, W, C] pictures, with what surrounds it in a residual block.
 
@@ -38,6 +39,7 @@ def conv2d(
     bottom, left, right).  Weights of a wider dtype than x's are used as they are.
     Epilogue: + bias, + channel_add [N, Cout] (the time embedding), PReLU by slopes [Cout] (He et
     al. 2015, arXiv:1502.01852), + residual [N, H', W', Cout].
+    transposed: torch.nn.ConvTranspose2d with a 4x4 kernel, stride 2 and padding 1.
     Returns [N, H', W', Cout] in x's dtype.
     """
     if x2 is not None:
@@ -58,7 +60,9 @@ def conv2d(
     if upsample:
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
     top, bottom, left, right = padding
-    if top == bottom and left == right:
+    if transposed:
+        y = F.conv_transpose2d(x, weight.permute(3, 0, 1, 2), bias, stride=stride, padding=top)
+    elif top == bottom and left == right:
         y = F.conv2d(x, weight.permute(0, 3, 1, 2), bias, stride=stride, padding=(top, left))
     else:
         x = F.pad(x, (left, right, top, bottom))
