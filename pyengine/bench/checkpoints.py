@@ -244,12 +244,49 @@ TINY_UNCLIP_UNET = {
     "norm_num_groups": 8,
 }
 
+#: Of DeepFloyd IF's first stage, in the arrangement and widths of IF-I-M.
+IF_UNET: dict[str, Any] = {
+    "_class_name": "UNet2DConditionModel",
+    "act_fn": "gelu",
+    "addition_embed_type": "text",
+    "addition_embed_type_num_heads": 64,
+    "attention_head_dim": 64,
+    "block_out_channels": [192, 384, 576, 768],
+    "cross_attention_dim": 768,
+    "cross_attention_norm": "group_norm",
+    "down_block_types": ["ResnetDownsampleBlock2D", *["SimpleCrossAttnDownBlock2D"] * 3],
+    "encoder_hid_dim": 4096,
+    "encoder_hid_dim_type": "text_proj",
+    "in_channels": 3,
+    "layers_per_block": 3,
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "norm_num_groups": 32,
+    "out_channels": 6,
+    "resnet_time_scale_shift": "scale_shift",
+    "sample_size": 64,
+    "up_block_types": [*["SimpleCrossAttnUpBlock2D"] * 3, "ResnetUpsampleBlock2D"],
+}
+TINY_IF_UNET = {
+    **IF_UNET,
+    "addition_embed_type_num_heads": 4,
+    "attention_head_dim": 16,
+    "block_out_channels": [32, 64],
+    "cross_attention_dim": 32,
+    "down_block_types": ["ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"],
+    "encoder_hid_dim": 24,
+    "layers_per_block": 1,
+    "norm_num_groups": 16,
+    "sample_size": 16,
+    "up_block_types": ["SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"],
+}
+
 #: The U-Nets that `pyengine bench unet --model` knows, as they are and at a size for --quick.
 UNETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sd15": (UNET, TINY_UNET),
     "sdxl": (SDXL_UNET, TINY_SDXL_UNET),
     "ddpm": (DDPM_UNET, TINY_DDPM_UNET),
     "unclip": (UNCLIP_UNET, TINY_UNCLIP_UNET),
+    "if": (IF_UNET, TINY_IF_UNET),
 }
 #: The sizes that `pyengine bench token --model-size` knows.
 GPTS = {"b": (GPT, TINY_GPT), "xl": (GPT_XL, {**TINY_GPT, "num_hidden_layers": 3})}

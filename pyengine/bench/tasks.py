@@ -13,7 +13,10 @@ from . import checkpoints
 from .flops import model_work
 
 #: Values of `--model`, and the names for the report.
-NAMES = {"sd15": "SD 1.5", "sdxl": "SDXL", "ddpm": "DDPM (CIFAR-10)", "unclip": "unCLIP's decoder"}
+NAMES = {
+    "sd15": "SD 1.5", "sdxl": "SDXL", "ddpm": "DDPM (CIFAR-10)", "unclip": "unCLIP's decoder",
+    "if": "IF-I-M",
+}  # fmt: skip
 TOKENS = 77
 #: Of an embedding, before those of the text (unCLIP).
 EXTRA_TOKENS = 4
@@ -49,7 +52,7 @@ class Task:
     @property
     def of_pixels(self) -> bool:
         """Whether the network works on pixels."""
-        return self.kind == "unet" and self.model in ("ddpm", "unclip")
+        return self.kind == "unet" and self.model in ("ddpm", "unclip", "if")
 
     @property
     def reads_text(self) -> bool:
@@ -90,7 +93,8 @@ class Task:
             found["timestep"] = np.array(TIMESTEP, dtype=np.int64)
         if self.reads_text:
             tokens = TOKENS + (EXTRA_TOKENS if self.model == "unclip" else 0)
-            text = (self.batch, tokens, self.config["cross_attention_dim"])
+            width = self.config.get("encoder_hid_dim", self.config["cross_attention_dim"])
+            text = (self.batch, tokens, width)
             found["text"] = random.standard_normal(text, dtype=np.float32)
         if self.config.get("addition_embed_type") == "text_time":
             width = self.config["projection_class_embeddings_input_dim"]
@@ -116,7 +120,7 @@ class Task:
 
         def predict(model: Any) -> Callable[[], torch.Tensor]:
             given = {name: torch.empty(shape) for name, shape in shapes.items()}
-            times = model.embed_timesteps([TIMESTEP], **beside_times(given))
+            times = model.embed_timesteps([TIMESTEP], **beside_times(given, model.config))
             context = model.encode_context(given.get("text"), **beside_text(given))
             return lambda: model.evaluate(given["sample"], times[0], context)
 
@@ -132,9 +136,14 @@ def conditions(given: dict[str, Any]) -> dict[str, Any] | None:
     return {name: given[name] for name in names if name in given} or None
 
 
-def beside_times(given: dict[str, Any]) -> dict[str, Any]:
-    """What our networks are told with the timestep, by its names."""
-    return {"added_cond_kwargs": conditions(given), "class_labels": given.get("labels")}
+def beside_times(given: dict[str, Any], config: Any) -> dict[str, Any]:
+    """What our network of this config is told with the timestep, by its names; IF's the text, which
+    is a part of the embedding.
+    """
+    added = conditions(given)
+    if getattr(config, "addition_embed_type", None) == "text":
+        added = {"encoder_hidden_states": given["text"]}
+    return {"added_cond_kwargs": added, "class_labels": given.get("labels")}
 
 
 def beside_text(given: dict[str, Any]) -> dict[str, Any]:

@@ -139,8 +139,8 @@ def unet(
         str,
         Option(
             metavar="NAME",
-            autocompletion=one_of(("sd15", "sdxl", "ddpm", "unclip")),
-            help="sd15, sdxl, ddpm or unclip.",
+            autocompletion=one_of(("sd15", "sdxl", "ddpm", "unclip", "if")),
+            help="sd15, sdxl, ddpm, unclip or if.",
         ),
     ] = "sd15",
     latents: Latents = None,

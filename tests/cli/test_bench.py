@@ -104,7 +104,7 @@ def one_conv():
         (("ops", "--peers", "--without", "onnx"), "torch.compile"),
         (("unet", "--latents", "32,x"), "32,x"),
         (("unet", "--latents", "12"), "12"),
-        (("unet", "--model", "sd3"), "sd15, sdxl, ddpm, unclip"),
+        (("unet", "--model", "sd3"), "sd15, sdxl, ddpm, unclip, if"),
         (("unet", "--model", "ddpm", "--weights", "fp8"), "ddpm has no tier of 8 bits"),
         (("unet", "--weights", "int4"), "weights: expected one of fp8, given"),
         (("unet", "--peers", "--without", "ncnn"), "openvino"),

@@ -70,6 +70,18 @@ def test_ddpm_beside_diffusers(run, kept, tmp_path):
     assert row["facts"].keys() == {OURS, "diffusers"}
 
 
+def test_deepfloyd_if_beside_diffusers(run, kept, tmp_path):
+    status, _, err = run(
+        "bench", "unet", *QUICK, "--model", "if", "--peers", "--without", "torch.compile",
+        "--keep", kept, "--save", tmp_path / "m.json",
+    )  # fmt: skip
+    assert status == 0, err
+    [row] = json.loads((tmp_path / "m.json").read_text())["rows"]
+    assert row["shape"] == "IF-I-M, 8x8 pixels x 2"
+    assert row["facts"][OURS]["relative_l2"] <= 1e-5
+    assert row["facts"].keys() == {OURS, "diffusers"}
+
+
 def test_unclip_beside_diffusers(run, kept, tmp_path):
     status, _, err = run(
         "bench", "unet", *QUICK, "--model", "unclip", "--peers", "--without",

@@ -185,7 +185,7 @@ def test_the_defaults_in_the_help_are_the_models():
         (("generate", "x", "--decoding", "j"), {"jacobi", "jacobi-gumbel"}),
         (("generate", "x", "-m", "emo"), {"emoji", "emoji-ar"}),
         (("info", "emoji-"), {"emoji-ar"}),
-        (("bench", "unet", "--model", ""), {"ddpm", "sd15", "sdxl", "unclip"}),
+        (("bench", "unet", "--model", ""), {"ddpm", "if", "sd15", "sdxl", "unclip"}),
         (("bench", "unet", "--dtype", "b"), {"bfloat16"}),
     ],
 )
