@@ -159,8 +159,8 @@ def unet(
     keep: Keep = None,
     **shared: Any,
 ) -> int:
-    """One call of the U-Net of Stable Diffusion 1.5, XL, google/ddpm-cifar10-32 or unCLIP's decoder
-    (Karlo), random weights.
+    """One call of the U-Net of Stable Diffusion 1.5, XL, google/ddpm-cifar10-32, unCLIP's decoder
+    (Karlo) or IF-I-M, random weights.
 
     \b
     pyengine bench unet --peers --without torch.compile
@@ -170,8 +170,8 @@ def unet(
 
     Peers: diffusers (eager, channels_last), torch.compile (freezing; on GPUs max-autotune, with
     CUDA graphs) and, on CPUs, openvino (float32, static shapes, latency), each in a process of its
-    own; ddpm and unclip without openvino. SDXL's weights are 5.1 GB in float16, and 10.3 GB in a
-    peer that computes in float32; bench/sdxl_unet.py is for machines that cannot hold both.
+    own; ddpm, unclip and if without openvino. SDXL's weights are 5.1 GB in float16, and 10.3 GB in
+    a peer that computes in float32; bench/sdxl_unet.py is for machines that cannot hold both.
     """
     from ..bench.run import run_model
 
