@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import CheckpointError, RequestError
 from ..weights.files import allowed_roots, check_inside, list_folder, refuse_pickle
 from ..weights.header import SafetensorsFile
-from ..weights.hub import download_file, is_hub_id
+from ..weights.hub import cached_folder, download_file, is_hub_id
 from ..weights.jsonio import load_json
 from ..weights.load import machine_memory
 from ..weights.source import TensorSource
@@ -136,6 +136,10 @@ def open_lora(
     refuse_pickle(text)
     if os.path.exists(text) or not is_hub_id(text):
         return LoraFile(Path(text), text)
+    kept = cached_folder(text, revision=revision, cache_dir=cache_dir)
+    inside = None if kept is None else kept / (subfolder or "")
+    if kept is not None and not force_download and _has(inside, weight_name, usual):
+        return _in_folder(kept, weight_name, subfolder, usual)
     names = [weight_name] if weight_name is not None else list(usual[:1])
     path = download_file(
         text, "/".join(filter(None, (subfolder, names[0]))), revision=revision,
@@ -143,6 +147,15 @@ def open_lora(
         force_download=force_download,
     )  # fmt: skip
     return LoraFile(path, f"{text}: {names[0]}")
+
+
+def _has(folder: Path | None, weight_name: str | None, known: Sequence[str]) -> bool:
+    """Whether a folder has the file, or one that would be taken where none is named."""
+    if folder is None or not folder.is_dir():
+        return False
+    names = [n for n in list_folder(folder) if n.endswith(".safetensors")]
+    usual = any(n in names for n in known) or len(names) == 1
+    return usual if weight_name is None else weight_name in names
 
 
 def _in_folder(

@@ -82,9 +82,11 @@ class Loras:
             with LoraFile(lora.path, lora.source) as file:
                 new.loaded[name] = read_lora(file, models)
         new.active, new.enabled = old.active, old.enabled
+        again = [(n, s, p) for n, (s, p) in old.fused_names.items() if n in new.loaded]
+        old.unfuse()  # some of the models may be the same
         if old.folder is not None:
             new.folder = LoraFolder(old.folder.path, models)
-        new.fuse([(n, s, parts) for n, (s, parts) in old.fused_names.items() if n in new.loaded])
+        new.fuse(again)
         return new
 
     # --- loading ----------------------------------------------------------------------------------

@@ -8,9 +8,11 @@ import pytest
 import torch
 from adapter_pairs import draw
 from lora_files import make
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_formats import usual
 
+import pyengine
 from pyengine.adapters.names import original_name
 from pyengine.branches import targets
 from pyengine.errors import CheckpointError, RequestError
@@ -263,3 +265,57 @@ def test_flipped_bytes(opened, good, tmp_path):
             else:
                 own.unload_lora("it")
     assert refused > 80
+
+
+def test_out_of_the_hubs_cache(opened, good, tmp_path, monkeypatch):
+    """A Hub id whose file is cached is not asked for; one that is not says so offline."""
+    own, cache = opened("sd1").own, tmp_path / "hub"
+    repo = cache / "models--someone--ink"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("abc")
+    (repo / "blobs").mkdir()
+    save_file(dict(good), repo / "blobs" / "1234")
+    snapshot = repo / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "ink.safetensors").symlink_to(repo / "blobs" / "1234")
+    assert own.load_lora("someone/ink", cache_dir=cache) == "ink"
+    own.unload_lora("ink")
+    with pytest.raises(CheckpointError, match=r"someone/ink: no such file here"):
+        own.load_lora("someone/ink", weight_name="other.safetensors", cache_dir=cache,
+                      local_files_only=True)  # fmt: skip
+
+
+def test_other_parts_while_fused(opened, good, tmp_path):
+    """A pipeline that gets another U-Net reads its LoRAs again for it, and fuses them again."""
+    own = pyengine.from_pretrained(opened("sd1").folder, device="cpu")
+    other = pyengine.from_pretrained(opened("sd1").folder, device="cpu")
+    plain = draw(own)
+    save_file(dict(good), tmp_path / "a.safetensors")
+    own.load_lora(tmp_path / "a.safetensors")
+    own.fuse_lora(adapter_names=["a"])
+    want = draw(own)
+    with pytest.raises(RequestError, match=r"save_pretrained: a LoRA is fused"):
+        own.save_pretrained(tmp_path / "saved")
+    own.unet = other.unet
+    assert (draw(own) == want).all()
+    own.unfuse_lora()
+    assert (draw(own) == plain).all()
+    assert (draw(other) == plain).all()
+
+
+@pytest.mark.parametrize("cls", ["StableDiffusionImg2ImgPipeline", "AutoPipelineForInpainting"])
+def test_classes_by_task(opened, good, tmp_path, cls):
+    """Image-to-image and inpainting over the same models have the same LoRAs."""
+    own = opened("sd1").own
+    save_file(dict(good), tmp_path / "a.safetensors")
+    own.load_lora(tmp_path / "a.safetensors")
+    pipe = getattr(pyengine, cls).from_pipe(own)
+    image = Image.new("RGB", (32, 32), "red")
+    call = {"image": image, "seed": 1, "num_inference_steps": 4, "output_type": "np"}
+    if "Inpaint" in cls:
+        call |= {"mask_image": Image.new("L", (32, 32), 255), "height": 32, "width": 32}
+    try:
+        plain, got = (pipe("a cat", lora=lora, **call).images for lora in (None, {"a": 1.0}))
+        assert (plain != got).any()
+    finally:
+        own.unload_lora("a")

@@ -230,6 +230,15 @@ class LoraNames:
     def num_fused_loras(self) -> int:
         return len(self._loras.fused_names)
 
+    def save_pretrained(self, *args: Any, **keywords: Any) -> None:
+        """As of all pipelines; refused while LoRAs are fused, since the weights as they were stored
+        are what is written.
+        """
+        if self._loras.fused is not None:
+            raise RequestError("save_pretrained: a LoRA is fused into the weights; unfuse_lora()"
+                               " first, or fuse and save it with diffusers")  # fmt: skip
+        super().save_pretrained(*args, **keywords)  # type: ignore[misc]  # the pipeline's
+
     def _changed(self) -> None:
         """The weights are others: what was recorded with them goes, and older jobs are refused."""
         self._release()

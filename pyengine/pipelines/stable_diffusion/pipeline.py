@@ -82,14 +82,15 @@ class StableDiffusionPipeline(
         self.scheduler = self.parts.scheduler
 
     def _take_parts(self, parts: Parts) -> None:
+        named = parts.named()
+        models = {name: named[name] for name in ADAPTED if name in named}
+        # First: a LoRA that does not fit the new parts leaves the old ones in place.
+        self._loras = Loras.moved(getattr(self, "_loras", None), models)
         self.parts = parts
         note_origin(parts)
         for model in (*parts.networks, *parts.beside):
             model.arena = self._arena
         self._evaluate = Evaluator(parts.unet)
-        named = parts.named()
-        models = {name: named[name] for name in ADAPTED if name in named}
-        self._loras = Loras.moved(getattr(self, "_loras", None), models)
         self._images = getattr(self, "_images", ImageAdapters()).moved(parts.unet)
         self._loaded = object()
 
