@@ -31,6 +31,12 @@ MAIN = frozenset({
 })  # fmt: skip
 
 
+#: Of use only with a ControlNet, or with a T2I-Adapter, beside the model.
+CONTROLNET = frozenset({
+    "control_guidance_end", "control_guidance_start", "control_mode",
+    "controlnet_conditioning_scale",
+})  # fmt: skip
+T2I_ADAPTER = frozenset({"adapter_conditioning_factor", "adapter_conditioning_scale"})
 #: LoRAs that are told by name.
 MAX_NAMES = 50
 #: Labels that are not the command line's words.
@@ -101,9 +107,7 @@ def inputs_of(models: ServedModels, settings: ServerSettings) -> PageInputs:
 def _model(models: ServedModels, name: str) -> PageModel:
     pipe, has = models.pipeline(name), call_parameters(models.pipeline(name))
     size, fixed = _size(pipe, has)
-    hidden = AIDS | ({"width", "height"} if fixed else set())
-    hidden |= set() if getattr(pipe, "lora_names", ()) else {"lora"}
-    hidden |= {"class_labels"} if "prompt" in has else set()  # there for a classifier
+    hidden = _useless(pipe, has) | ({"width", "height"} if fixed else set())
     rows = [
         row for row in OPTIONS
         if row.name in (*has, "seed") and not isinstance(row.kind, Loaded)
@@ -113,6 +117,18 @@ def _model(models: ServedModels, name: str) -> PageModel:
         name=name, hash=pipe.model_hash, prompt="prompt" in has, width=size[0], height=size[1],
         inputs=[_input(row, pipe, size) for row in rows],
     )  # fmt: skip
+
+
+def _useless(pipe: Any, has: tuple[str, ...]) -> set[str]:
+    """Arguments that are refused, or do nothing, without what is not loaded beside the model."""
+    parts = getattr(pipe, "parts", None)
+    controlnets, adapters = (getattr(parts, name, ()) for name in ("controlnets", "t2i_adapters"))
+    hidden = set(AIDS)
+    hidden |= set() if controlnets else CONTROLNET
+    hidden |= set() if adapters else T2I_ADAPTER
+    hidden |= set() if controlnets or adapters else {"control_image"}
+    hidden |= set() if getattr(pipe, "lora_names", ()) else {"lora"}
+    return hidden | ({"class_labels"} if "prompt" in has else set())  # there for a classifier
 
 
 def _size(pipe: Any, has: tuple[str, ...]) -> tuple[tuple[int | None, int | None], bool]:

@@ -142,7 +142,7 @@ function number(row, step) {
     id: `input-${row.name}`, type: "number", min: row.low, max: row.high, inputMode: "decimal",
     step: row.kind === "whole" ? 1 : "any", autocomplete: "off",
     placeholder: row.default === null || row.default === undefined
-      ? (row.name.endsWith("seed") ? "random" : "the model's") : tidy(row.default),
+      ? (row.name.endsWith("seed") ? "random" : "auto") : tidy(row.default),
   });
   const between = ends(row);
   const slider = between && make("input", {
