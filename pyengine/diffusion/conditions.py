@@ -32,6 +32,8 @@ class Conditions:
     in all. pictures: N, where there is no text to tell.
     text: [R, L, C], or None; text_mask: [R, L], 1 for a token that is seen, of networks that take
     one, or None. added: SDXL's text_embeds and time_ids, with as many rows, or None.
+    text_lengths: of each of the N pictures the tokens of its text and of the other conditions',
+    where some are shorter than L; () where none is.
     labels: [R] classes or [R, C] vectors, or None. guidance: [1 or N, time_cond_proj_dim] for
     distilled models, or None.
     extra: [N or R, C, h, w], what the network's input has beside the latents, or None; with
@@ -58,6 +60,7 @@ class Conditions:
     extra: Tensor | None = None
     adapters: Sequence[Row] = ()
     text_mask: Tensor | None = None
+    text_lengths: Sequence[int] = ()
     image_prompts: tuple[ImagePrompt, ...] = ()
     controls: tuple["Control", ...] = ()
     features: "Features | None" = None
@@ -83,6 +86,13 @@ class Conditions:
     def adapters_of_rows(self) -> list[Row]:
         """What the network has beside its weights for each of the R rows; [] for nothing."""
         return [*self.adapters] * len(self.names) if any(self.adapters) else []
+
+    def text_shape(self, picture: int) -> tuple[int, ...] | None:
+        """(L, C) of a picture's text; None where there is none."""
+        if self.text is None:
+            return None
+        length = self.text_lengths[picture] if self.text_lengths else self.text.shape[1]
+        return length, *self.text.shape[2:]
 
     def row(self, name: str, picture: int) -> int:
         """Which of the R rows is a picture's under a condition."""

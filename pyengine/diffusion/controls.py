@@ -117,7 +117,9 @@ def _evaluate(
     own = [jobs[k] for k in owners]
     controls = [job.conditions.controls[n] for job in own]
     network, sources = controls[0].network, told.source_rows(rows)
-    context = gather_contexts([c.told.context for c in controls], sources)
+    text = own[0].conditions.text_shape(own[0].place)
+    length = None if text is None else text[0]
+    context = gather_contexts([c.told.context for c in controls], sources, length)
     pairs = [(c.told, job) for c, job in zip(controls, own, strict=True)]
     times = gather_times(network, pairs, sources)
     pictures = [

@@ -79,7 +79,7 @@ class DenoisingJob(Job):
     def shape(self) -> Hashable:
         c, x = self.conditions, self.latents
         extra = None if c.extra is None else c.extra.shape[1]
-        text = None if c.text is None else c.text.shape[1:]
+        text = c.text_shape(self.place)
         return x.shape[1:], x.dtype, text, extra
 
     @property

@@ -147,6 +147,8 @@ class PromptedCall(DenoisingCall):
         free = (1,) if name == "prompt_embeds" else ()  # the text's length
         new = self._fitting(name, new, old, rows, free)
         if name == "prompt_embeds":
+            if c.text is not None and new.shape[1] != c.text.shape[1]:
+                c.text_lengths = ()
             c.text = new
         elif name == "w_embedding":
             c.guidance = new

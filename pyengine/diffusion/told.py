@@ -77,7 +77,8 @@ class Told:
 
     def _context(self, jobs: Sequence[DenoisingJob]) -> TextContext:
         contexts = [jobs[k].conditions.context for k, _ in self._entries]
-        return gather_contexts(contexts, self._rows)
+        text = jobs[0].conditions.text_shape(jobs[0].place)
+        return gather_contexts(contexts, self._rows, None if text is None else text[0])
 
     def _extra(self, jobs: Sequence[DenoisingJob]) -> Tensor | None:
         conditions = [job.conditions for job in jobs]
@@ -133,9 +134,20 @@ class Told:
         return [self._rows[row] for row in rows]
 
 
-def gather_contexts(contexts: Sequence[TextContext], rows: Sequence[int]) -> TextContext:
-    """One row after the other: row rows[i] of contexts[i]."""
-    sources = [replace(context, further=()).tensors() for context in contexts]
+def gather_contexts(
+    contexts: Sequence[TextContext], rows: Sequence[int], length: int | None = None
+) -> TextContext:
+    """One row after the other: row rows[i] of contexts[i]; of texts that were filled up to be put
+    together the first `length` tokens.
+    """
+    own = {
+        id(context): [
+            t if length is None or t.shape[1] <= length else t[:, :length].contiguous()
+            for t in replace(context, further=()).tensors()
+        ]
+        for context in contexts
+    }
+    sources = [own[id(context)] for context in contexts]
     text = TextContext.of([
         gather(list(zip(tensors, rows, strict=True))) for tensors in zip(*sources, strict=True)
     ])  # fmt: skip

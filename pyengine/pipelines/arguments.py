@@ -168,6 +168,8 @@ SAMPLERS = (
 )  # fmt: skip
 #: Held equal to pyengine.guidance.METHODS by a test.
 GUIDANCE_METHODS = ("cfg", "cfg++", "perp-neg", "composed")
+#: Held equal to pyengine.pipelines.prompt_weights.SYNTAXES by a test.
+PROMPT_WEIGHTINGS = ("a1111", "compel")
 #: Held equal to pyengine.decoding.request.DECODINGS by a test.
 DECODINGS = ("sequential", "jacobi", "jacobi-gumbel")
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -245,6 +247,11 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument(
         "negative_prompt", Words(), option="negative", setting="negative_prompt", asked=True,
         help="What the picture does not show.",
+    ),
+    Argument(
+        "prompt_weighting", Choice(PROMPT_WEIGHTINGS), option="prompt_weighting",
+        setting="prompt_weighting", asked=True, shown="none",
+        help="Stable Diffusion: how prompts weigh their words: a1111 or compel.",
     ),
     Argument(
         "height", _SIDE, own=True, option="height", setting="height", usual=(64, 1024),

@@ -1,6 +1,7 @@
 """Prompts to what the U-Net attends to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from ..models import CLIPTextModel, CLIPTextModelWithProjection
 from ..models.text.clip import LearntRows
 from ..tokenizer import ClipTokenizer
 from ..weights.text import show
+from .prompt_weights import Weighted, encode_weighted
 
 Encoder = CLIPTextModel | CLIPTextModelWithProjection
 
@@ -52,14 +54,29 @@ def encode(
     warnings: list[str],
     length: int | None = None,
     adapters: Sequence[Row] = (),
+    weighted: Weighted | None = None,
+    norm: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """([N, L, C] hidden states, [N, P] pooled text where the encoder projects it, else None).
 
     layer: None for the last hidden state; else this index into hidden_states, the last being -1.
     length: L, where it is not the encoder's own.
-    adapters: what the encoder has beside its weights for each prompt; () for nothing.
+    adapters: what the encoder has beside its weights for each prompt; () for nothing. weighted: how
+    words are weighed; L is then of the longest prompt. norm: what hidden states of `layer` go
+    through, before that.
     Equal prompts with equal adapters are encoded once.
     """
+    if weighted is not None:
+        most = token_length(tokenizer, encoder)
+
+        def read(out: Any) -> Tensor:
+            states = out.last_hidden_state if layer is None else out.hidden_states[layer]
+            return states if norm is None else norm(states)
+
+        return encode_weighted(
+            tokenizer, encoder, prompts, weighted, most, read, adapters,
+            learnt=learnt_rows(tokenizer, encoder),
+        )  # fmt: skip
     rows = [tuple(row) for row in adapters] or [()] * len(prompts)
     keys = list(zip(rows, prompts, strict=True))
     # Rows of one adapter side by side.
@@ -70,6 +87,9 @@ def encode(
             ids, output_hidden_states=layer is not None, learnt=learnt_rows(tokenizer, encoder)
         )
     hidden = out.last_hidden_state if layer is None else out.hidden_states[layer]
+    if norm is not None:
+        with beside([row for row, _ in unique]):
+            hidden = norm(hidden)
     back = torch.tensor([unique.index(key) for key in keys], device=hidden.device)
     pooled = getattr(out, "text_embeds", None)
     return hidden.index_select(0, back), None if pooled is None else pooled[back]

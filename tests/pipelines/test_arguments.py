@@ -208,6 +208,7 @@ def test_settings_of_before_are_read():
             *("adapter_scale", "adapter_share"),
             *("ip_adapter_scale", "ip_adapter", "ip_adapter_image"),
             "embeddings",
+            "prompt_weighting",
         )
     )
     assert json.loads(settings.to_json()) == {**json.loads(OLD), **later}

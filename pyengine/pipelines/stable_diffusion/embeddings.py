@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...errors import RequestError
 from ...jobs import checks
+from ..prompt_weights import Weighted
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Texts:
 
     prompts, negatives: [B]; None where embeddings were given, and for negatives where nothing was.
     prompts_2, negatives_2: SDXL's second encoder's; None: as the first's. loras:
-    pipelines.loras.Uses of each, or () for none.
+    pipelines.loras.Uses of each, or () for none. weighted: how words are weighed, and the chunks
+    of each; None: every text is one row of the text encoder.
     """
 
     batch: int
@@ -51,6 +53,7 @@ class Texts:
     negatives_2: list[str] | None = None
     given: Embeds = Embeds()
     loras: tuple[Any, ...] = ()
+    weighted: Weighted | None = None
 
     def repeated(self, times: int) -> "Texts":
         """Each text `times` times."""
@@ -61,6 +64,7 @@ class Texts:
         return Texts(
             self.batch * times, each(self.prompts), each(self.negatives), each(self.prompts_2),
             each(self.negatives_2), self.given.repeated(times), self.loras,
+            None if self.weighted is None else self.weighted.repeated(times),
         )  # fmt: skip
 
     @property
@@ -79,7 +83,8 @@ class Texts:
         """The same prompts, with what they gave, without negative ones: for the empty prompt's."""
         given = Embeds(embeds.text, pooled=embeds.pooled)
         return Texts(
-            self.batch, self.prompts, prompts_2=self.prompts_2, given=given, loras=self.loras
+            self.batch, self.prompts, prompts_2=self.prompts_2, given=given, loras=self.loras,
+            weighted=self.weighted,
         )  # fmt: skip
 
 

@@ -174,6 +174,7 @@ class StableDiffusionPipeline(
         *,
         seed: int | Sequence[int] | None = None,
         lora: LoraArgument = None,
+        prompt_weighting: str | None = None,
         upscaler: Any = None,
         scheduler: str | None = None,
         timestep_spacing: str | None = None,
@@ -250,6 +251,9 @@ class StableDiffusionPipeline(
                 lora_dir; a list with one such mapping or None per prompt or picture; "name:0.8,b"
                 will do. Weights may be negative. None: those of `set_adapters`. Where a folder is
                 given, prompts may say <lora:name:0.8>.
+            prompt_weighting: "a1111" or "compel": prompts weigh words, "(word:1.3)" or
+                "word++", and take as many chunks of 75 tokens as they need (docs/adapters.md has
+                both syntaxes). None: texts are text, and cut at the 77 tokens of one.
             scheduler: a sampler by name (pyengine.schedules.SAMPLER_NAMES), not the checkpoint's.
             timestep_spacing: "leading", "linspace" or "trailing", not the sampler's own.
             original_inference_steps: steps that a consistency model was distilled on.
@@ -334,7 +338,7 @@ class StableDiffusionPipeline(
 
     def _checked(self, arguments: dict[str, Any]) -> Request:
         others = arguments.pop("others")
-        lora = arguments.pop("lora", None)
+        lora, weighting = arguments.pop("lora", None), arguments.pop("prompt_weighting", None)
         attention = arguments.pop("cross_attention_kwargs", None)
         attention = dict(attention) if isinstance(attention, Mapping) else attention
         images = take_prompts(self._images, arguments, attention)
@@ -356,6 +360,7 @@ class StableDiffusionPipeline(
             return r
 
         r = self._with_loras(arguments, lora, factor, request)
+        r.texts = self._weighed(r.texts, weighting)
         c = self.vae.config
         shape = c.latent_channels, r.height // c.downscale, r.width // c.downscale
         r.guides = guides_of_prompted(given, self, r, shape)
@@ -475,7 +480,7 @@ class StableDiffusionPipeline(
         text = joined("prompt_embeds", embeds.negative, embeds.text)
         if empty is not None:
             text = torch.cat([cast(Tensor, empty.negative), text])
-        return Conditions(text, guidance=self._guidance(r))
+        return Conditions(text, guidance=self._guidance(r), text_lengths=self._text_lengths(r))
 
     def _check_text(self, r: Request, conditions: Conditions) -> None:
         """Raises NotFiniteError for NaN or infinity in what the U-Net is told of the text."""

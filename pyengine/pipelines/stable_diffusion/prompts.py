@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from ...cuda import within_memory
-from ...diffusion.conditions import beside
 from ...diffusion.request import Request
 from ...guard import inference
 from ...guidance import Method
 from ...jobs import checks
 from ...jobs.output import issue
 from ...jobs.runs import Run, Runs
+from ..arguments import check
 from ..loras import Loras, lora_factor
-from ..text import encode
+from ..prompt_weights import Weighted, chunk_counts
+from ..text import encode, token_length
 from .arguments import Arguments
 from .embeddings import Embeds, Texts, Widths
 from .parts import Parts
@@ -54,30 +55,36 @@ class PromptEncoding:
         negative_prompt_embeds: Tensor | None = None,
         lora_scale: float | None = None,
         clip_skip: int | None = None,
+        prompt_weighting: str | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """(prompt_embeds, negative_prompt_embeds or None without guidance), [N, L, C] each, as
         diffusers' pipeline has it: a row per picture, those of a prompt together.
 
         device: where they are to be; None: where the model is. What is given as embeddings is
         repeated and converted. LoRAs that set_adapters chose count, times lora_scale.
+        prompt_weighting: as in a call; all rows are as long as the longest.
         """
         texts = self._widths().read(
             prompt=prompt, negative_prompt=negative_prompt, prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
         )  # fmt: skip
         e = self._encode_now(texts, device, num_images_per_prompt, do_classifier_free_guidance,
-                             clip_skip, lora_scale)  # fmt: skip
+                             clip_skip, lora_scale, prompt_weighting)  # fmt: skip
         assert e.text is not None
         return e.text, e.negative
 
     def _encode_now(
         self, texts: Texts, device: Any, per_prompt: Any, guided: Any, clip_skip: Any,
-        lora_scale: Any = None,
+        lora_scale: Any = None, prompt_weighting: Any = None,
     ) -> Embeds:  # fmt: skip
         """What encode_prompt gives, outside of a run."""
         scale = lora_factor("lora_scale", lora_scale)
         uses = tuple(use.scaled(scale) for use in self._loras.by_default())
-        texts = replace(texts, loras=(uses,) * texts.batch)
+        texts = self._weighed(replace(texts, loras=(uses,) * texts.batch), prompt_weighting)
+        if texts.weighted is not None:
+            most = max(texts.weighted.counts)
+            one = replace(texts.weighted, counts=(most,) * texts.batch)
+            texts = replace(texts, weighted=one)
         per_prompt = checks.integer("num_images_per_prompt", per_prompt, 1, checks.MAX_PICTURES)
         clip_skip = self._arguments()._check_clip_skip(clip_skip)
         warned: list[str] = []
@@ -98,17 +105,47 @@ class PromptEncoding:
         tokenizer, encoder = self.parts.tokenizers[0], self.parts.encoders[0]
         layer = None if clip_skip is None else -(clip_skip + 1)
         text, negative = texts.given.text, texts.given.negative
-        adapters = self._loras.rows("text_encoder", texts.loras)
+        adapters, weighted = self._loras.rows("text_encoder", texts.loras), texts.weighted
         if text is None:
-            text, _ = encode(tokenizer, encoder, texts.prompts, layer, warned, adapters=adapters)
-            if layer is not None:
-                with beside(adapters):
-                    text = encoder.final_layer_norm(text)
+            norm = None if layer is None else encoder.final_layer_norm
+            text, _ = encode(tokenizer, encoder, texts.prompts or [], layer, warned, None, adapters,
+                             weighted, norm)  # fmt: skip
         if guided and negative is None:
             negatives = texts.negatives or [""] * texts.batch
             length = None if texts.given.text is None else text.shape[1]
-            negative, _ = encode(tokenizer, encoder, negatives, None, warned, length, adapters)
+            negative, _ = encode(tokenizer, encoder, negatives, None, warned, length, adapters,
+                                 weighted)  # fmt: skip
         return Embeds(text, negative if guided else None)
+
+    def _weighed(self, texts: Texts, syntax: Any) -> Texts:
+        """The texts with how their words are weighed, and the chunks that each takes in the text
+        encoders, prompt and negative prompt alike. Embeddings of several chunks take as many.
+        """
+        syntax = None if syntax is None else check("prompt_weighting", syntax)
+        lengths = [token_length(*own) for own in zip(self.parts.tokenizers, self.parts.encoders,
+                                                     strict=True)]  # fmt: skip
+        given = None if texts.given.text is None else texts.given.text.shape[1]
+        if given is not None:
+            if given == lengths[0] or given % lengths[0] or texts.given.negative is not None:
+                return texts
+            return replace(texts, weighted=Weighted(syntax, (given // lengths[0],) * texts.batch))
+        if syntax is None:
+            return texts
+        own = texts.prompts, texts.negatives, texts.prompts_2, texts.negatives_2
+        counts = [1] * texts.batch
+        for tokenizer, length in zip(self.parts.tokenizers, lengths, strict=True):
+            for each in own:
+                found = chunk_counts(syntax, tokenizer, length, each or [])
+                counts = [max(pair) for pair in zip(counts, found or counts, strict=True)]
+        return replace(texts, weighted=Weighted(syntax, tuple(counts)))
+
+    def _text_lengths(self, r: Request) -> tuple[int, ...]:
+        """Tokens of each picture's text, where they are not all as long; else ()."""
+        weighted = r.texts.weighted
+        if weighted is None or len(set(weighted.counts)) == 1:
+            return ()
+        length = token_length(self.parts.tokenizers[0], self.parts.encoders[0])
+        return tuple(length * n for n in weighted.repeated(r.per_prompt).counts)
 
     def _told(self, r: Request, warned: list[str]) -> tuple[Embeds, Embeds | None]:
         """(embeddings of each picture's prompt and negative prompt, those of the empty prompt as

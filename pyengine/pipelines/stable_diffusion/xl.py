@@ -18,6 +18,7 @@ from ...weights.text import show
 from ..defaults import bounded
 from ..diffusers_names.parts import XLPartNames
 from ..loras import LoraArgument, Uses
+from ..prompt_weights import Weighted
 from ..text import encode
 from .arguments import Arguments
 from .defaults import Defaults
@@ -170,6 +171,7 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         *,
         seed: int | Sequence[int] | None = None,
         lora: LoraArgument = None,
+        prompt_weighting: str | None = None,
         upscaler: Any = None,
         scheduler: str | None = None,
         timestep_spacing: str | None = None,
@@ -257,6 +259,7 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         negative_pooled_prompt_embeds: Tensor | None = None,
         lora_scale: float | None = None,
         clip_skip: int | None = None,
+        prompt_weighting: str | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
         """(prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds,
         negative_pooled_prompt_embeds), the negative ones None without guidance, as diffusers'
@@ -271,7 +274,7 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         )  # fmt: skip
         check_negatives(texts, self.parts.options)
         e = self._encode_now(texts, device, num_images_per_prompt, do_classifier_free_guidance,
-                             clip_skip, lora_scale)  # fmt: skip
+                             clip_skip, lora_scale, prompt_weighting)  # fmt: skip
         assert e.text is not None
         assert e.pooled is not None
         return e.text, e.negative, e.pooled, e.negative_pooled
@@ -284,7 +287,9 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         if text is None:
             both = texts.prompts, texts.prompts_2 or texts.prompts
             layer = -((clip_skip or 0) + 2)
-            text, own = self._encode_both(*both, layer, warned, loras=texts.loras)
+            text, own = self._encode_both(
+                *both, layer, warned, loras=texts.loras, weighted=texts.weighted
+            )
             pooled = own if pooled is None else pooled
         if not guided:
             return Embeds(text, pooled=pooled)
@@ -295,7 +300,9 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
             first = texts.negatives or [""] * texts.batch
             length = None if given.text is None else text.shape[1]
             second = texts.negatives_2 or first
-            negative, own = self._encode_both(first, second, -2, warned, length, texts.loras)
+            negative, own = self._encode_both(
+                first, second, -2, warned, length, texts.loras, texts.weighted
+            )
             negative_pooled = own if negative_pooled is None else negative_pooled
         return Embeds(text, negative, pooled, negative_pooled)
 
@@ -312,11 +319,11 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
             text = torch.cat([empty.negative, text])
             pooled = torch.cat([empty.negative_pooled, pooled])
         added = {"text_embeds": pooled, "time_ids": time_ids}
-        return Conditions(text, added, self._guidance(r))
+        return Conditions(text, added, self._guidance(r), text_lengths=self._text_lengths(r))
 
     def _encode_both(
         self, prompts: list[str], prompts_2: list[str], layer: int, warned: list[str],
-        length: int | None = None, loras: Sequence[Uses] = (),
+        length: int | None = None, loras: Sequence[Uses] = (), weighted: Weighted | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """([B, L, C1 + C2] hidden states side by side, [B, P] the second encoder's pooled text)."""
         parts, hidden, pooled = self.parts, [], None
@@ -325,7 +332,8 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         each = zip(parts.tokenizers, parts.encoders, own, names, strict=True)
         for tokenizer, encoder, texts, name in each:
             adapters = self._loras.rows(name, loras)
-            states, pooled = encode(tokenizer, encoder, texts, layer, warned, length, adapters)
+            states, pooled = encode(tokenizer, encoder, texts, layer, warned, length, adapters,
+                                    weighted)  # fmt: skip
             hidden.append(states)
         return torch.cat(hidden, dim=-1), pooled
 
