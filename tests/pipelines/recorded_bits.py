@@ -77,6 +77,48 @@ def diffusion(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "emoji: picture", case(shipped, "pt")
 
 
+def beside(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(case, function that draws it) of Stable Diffusion beside ControlNets and adapters."""
+    import control_networks
+    import image_prompt_files
+    import numpy as np
+    import tiny
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    import pyengine
+
+    photo = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    photo = Image.fromarray(photo.repeat(8, 0).repeat(8, 1))
+    call = {"seed": [3, 14], "num_images_per_prompt": 2, "num_inference_steps": 4}
+
+    def case(pipe: Any, **own: Any) -> Callable[[], Any]:
+        return lambda: pipe("a red heart", output_type="latent", **{**call, **own}).images
+
+    unet = tiny.make_unet(layers_per_block=1)
+    base = tiny.write_sd1(folder / "beside", unet={"layers_per_block": 1})
+    control_networks.make_controlnet(unet).save_pretrained(folder / "controlnet")
+    pipe = pyengine.from_pretrained(base, controlnet=folder / "controlnet", device="cpu")
+    yield "controlnet: picture", case(pipe, image=photo)
+    yield "controlnet: guess", case(pipe, image=photo, guess_mode=True, control_guidance_end=0.6)
+    xl = tiny.make_unet(**tiny.SDXL_UNET, layers_per_block=1)
+    control_networks.make_union(xl).save_pretrained(folder / "union")
+    place = tiny.write_sdxl(folder / "beside-xl", unet={"layers_per_block": 1})
+    pipe = pyengine.from_pretrained(place, controlnet=folder / "union", device="cpu")
+    yield "union: two kinds", case(pipe, control_image=[photo, photo], control_mode=[0, 3])
+    control_networks.make_adapter().save_pretrained(folder / "adapter")
+    pipe = pyengine.from_pretrained(base, adapter=folder / "adapter", device="cpu")
+    yield "t2i-adapter", case(pipe, image=photo, adapter_conditioning_factor=0.5)
+    encoder = tiny.make_image_encoder(**image_prompt_files.IMAGE)
+    encoder.save_pretrained(folder / "ip" / "image_encoder")
+    for kind in ("base", "plus", "full"):
+        file = folder / "ip" / f"{kind}.safetensors"
+        save_file(image_prompt_files.tensors_of(kind, unet), file)
+        pipe = pyengine.from_pretrained(base, device="cpu")
+        pipe.load_ip_adapter(file, image_encoder=folder / "ip" / "image_encoder")
+        yield f"ip-adapter: {kind}", case(pipe, ip_adapter_image=photo, ip_adapter_scale=0.7)
+
+
 def labelled(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """(case, function that draws it) of the diffusion models that read no text."""
     import diffusers
@@ -199,7 +241,8 @@ def digests() -> dict[str, str]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         cases = [*diffusion(Path(folder)), *labelled(Path(folder)),
-                 *cascades(Path(folder)), *tokens(Path(folder))]  # fmt: skip
+                 *cascades(Path(folder)), *tokens(Path(folder)),
+                 *beside(Path(folder))]  # fmt: skip
         return {name: digest(draw()) for name, draw in cases}
 
 
