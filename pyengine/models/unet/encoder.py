@@ -182,7 +182,7 @@ class ConditionEncoder(Model):
             return None
         embeddings = (self.time_embedding, self.class_embedding, self.add_embedding)
         own = (m for e in embeddings if e is not None for m in e.modules())
-        projections = (m.time_emb_proj for m in self._resnets)
+        projections = (m.time_emb_proj for m in self._resnets if m.time_emb_proj is not None)
         return adapted if adapted.touches([*own, *projections]) else None
 
     def _sinusoids(self, values: Tensor, dim: int) -> Tensor:

@@ -130,19 +130,19 @@ class Switches:
         """Refused: FreeU changes pictures."""
         _absent("enable_freeu", "FreeU is not here; diffusers has it")
 
-    def load_lora_weights(self, *_: Any, **__: Any) -> NoReturn:
+    def load_lora_weights(self, *_: Any, **__: Any) -> Any:
         """Refused but of Stable Diffusion's pipelines: see lora.LoraNames."""
         _absent("load_lora_weights", _LORA)
 
-    def fuse_lora(self, *_: Any, **__: Any) -> NoReturn:
+    def fuse_lora(self, *_: Any, **__: Any) -> Any:
         """Refused but of Stable Diffusion's pipelines: see lora.LoraNames."""
         _absent("fuse_lora", _LORA)
 
-    def set_adapters(self, *_: Any, **__: Any) -> NoReturn:
+    def set_adapters(self, *_: Any, **__: Any) -> Any:
         """Refused but of Stable Diffusion's pipelines: see lora.LoraNames."""
         _absent("set_adapters", _LORA)
 
-    def enable_lora(self, *_: Any, **__: Any) -> NoReturn:
+    def enable_lora(self, *_: Any, **__: Any) -> Any:
         """Refused but of Stable Diffusion's pipelines: see lora.LoraNames."""
         _absent("enable_lora", _LORA)
 
@@ -158,15 +158,15 @@ class Switches:
         """Refused: diffusers writes LoRA files."""
         _absent("save_lora_weights", "diffusers' pipelines write LoRA files")
 
-    def load_textual_inversion(self, *_: Any, **__: Any) -> NoReturn:
+    def load_textual_inversion(self, *_: Any, **__: Any) -> Any:
         """Refused: not here yet."""
         _absent("load_textual_inversion", _INVERSION)
 
-    def load_ip_adapter(self, *_: Any, **__: Any) -> NoReturn:
+    def load_ip_adapter(self, *_: Any, **__: Any) -> Any:
         """Refused: of Stable Diffusion's pipelines alone."""
         _absent("load_ip_adapter", _ADAPTER)
 
-    def set_ip_adapter_scale(self, *_: Any, **__: Any) -> NoReturn:
+    def set_ip_adapter_scale(self, *_: Any, **__: Any) -> Any:
         """Refused: of Stable Diffusion's pipelines alone."""
         _absent("set_ip_adapter_scale", _ADAPTER)
 
