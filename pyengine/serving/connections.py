@@ -52,7 +52,8 @@ def protocol(settings: ServerSettings) -> type[H11Protocol]:
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._unread = self._unread or self.loop.call_later(settings.idle, self.transport.abort)
+            if self._unread is None:
+                self._wait_for_reader()
 
         def resume_writing(self) -> None:
             self._read()
@@ -63,6 +64,18 @@ def protocol(settings: ServerSettings) -> type[H11Protocol]:
 
         def _wait_for_headers(self) -> None:
             self._silence = self.loop.call_later(settings.idle, self.transport.abort)
+
+        def _wait_for_reader(self) -> None:
+            """As long as it takes something now and then: an answer may be megabytes."""
+            left = self.transport.get_write_buffer_size()
+
+            def look() -> None:
+                if self.transport.get_write_buffer_size() >= left:
+                    self.transport.abort()
+                else:
+                    self._wait_for_reader()
+
+            self._unread = self.loop.call_later(settings.idle, look)
 
         def _hear(self) -> None:
             if self._silence is not None:

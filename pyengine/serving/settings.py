@@ -1,6 +1,7 @@
 """What a server goes by: keys, limits, times. Nothing here imports FastAPI or torch."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,6 +11,7 @@ from ..errors import RequestError
 MB = 1 << 20
 #: Characters of an API key.
 KEY_LENGTH = range(1, 1025)
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]{0,20}://[^/\s]{1,255}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,12 @@ class ServerSettings:
                 raise RequestError(
                     f"api_keys: expected {KEY_LENGTH[0]} to {KEY_LENGTH[-1]} printable characters"
                     f" of ASCII each, given one of {len(key)} characters"
+                )
+        for origin in self.cors_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise RequestError(
+                    'cors_origins: expected such as "https://example.com", without a path, or "*",'
+                    f" given {origin!r}"
                 )
         if len(set(self.api_keys)) != len(self.api_keys):
             raise RequestError("api_keys: expected each once")

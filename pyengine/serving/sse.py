@@ -14,6 +14,8 @@ from .watch import until_gone
 
 #: A line that clients skip: proxies do not take the stream for dead.
 PING = b": ping\n\n"
+#: How many times `idle` a client may take for one event, which may be megabytes.
+LONGEST = 10
 
 
 def event(data: Any, name: str | None = None, number: int | None = None) -> bytes:
@@ -26,7 +28,8 @@ def event(data: Any, name: str | None = None, number: int | None = None) -> byte
 class EventStream(Response):
     """Sends what a generator yields; where nothing comes for `ping` seconds, a sign of life.
 
-    The generator is closed when the client goes, or takes nothing for `idle` seconds.
+    The generator is closed when the client goes, or has not taken an event after `longest` seconds:
+    whoever runs the app may close silent connections earlier.
     """
 
     media_type = "text/event-stream"
@@ -34,7 +37,7 @@ class EventStream(Response):
     def __init__(self, events: AsyncGenerator[bytes, None], ping: float, idle: float):
         super().__init__(headers={"x-accel-buffering": "no", "cache-control": "no-store"})
         del self.headers["content-length"]
-        self.events, self.ping, self.idle = events, ping, idle
+        self.events, self.ping, self.longest = events, ping, LONGEST * idle
         self.background: BackgroundTask | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,7 +62,7 @@ class EventStream(Response):
                         break
                     more = asyncio.ensure_future(anext(self.events))
                 body = {"type": "http.response.body", "body": piece, "more_body": True}
-                await asyncio.wait_for(send(body), self.idle)
+                await asyncio.wait_for(send(body), self.longest)
         except (TimeoutError, asyncio.TimeoutError):
             pass  # nobody reads: the connection is closed by whoever runs the app
         finally:

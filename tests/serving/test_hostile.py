@@ -317,6 +317,24 @@ def test_a_reader_that_stops(impatient, lives):
         assert not impatient.process.server_state.tasks
 
 
+def test_a_reader_that_is_slow(impatient, lives):
+    """It takes three times as long as a reader may be silent, and gets everything."""
+    body = json.dumps({"prompt": "a", "n": 10, "size": "128x128", "steps": 1}).encode()
+    listening = impatient.process.servers[0].sockets[0]
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(60)
+        connection.connect((impatient.host, impatient.port))
+        connection.sendall(head(len(body), "connection: close") + body)
+        found, begin = connection.recv(8192), time.monotonic()
+        while piece := connection.recv(8192):
+            found += piece
+            if time.monotonic() - begin < 1.8:
+                time.sleep(0.05)
+    assert len(json.loads(found.partition(b"\r\n\r\n")[2])["data"]) == 10
+
+
 def cancelled(found):
     """Jobs that were."""
     labels = {"model": "emoji", "outcome": "cancelled"}
