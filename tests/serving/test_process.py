@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from pyengine.cli import main, serving
+from pyengine.serving import logs
 
 pytest.importorskip("fastapi", reason="needs the extra `serve`")
 
@@ -124,6 +125,7 @@ def test_a_port_that_is_taken(capsys, monkeypatch, engine):
     """As a whole, but for the model, which is here already."""
     monkeypatch.setattr(serving, "Engine", lambda *_, **__: engine)
     monkeypatch.setattr(engine, "stop", lambda: None)
+    monkeypatch.setattr(logs, "configure", lambda: None)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main(["serve", "emoji", "--port", port, "--no-warm-up"]) == 2
