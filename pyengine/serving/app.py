@@ -41,8 +41,10 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> FastAP
             await server.close()
 
     # No docs_url: FastAPI's pages load scripts from elsewhere.
+    # Nor FastAPI's own spans, which newer versions have: ours, of tracing.py, know jobs too.
     app = FastAPI(title="pyengine", version=__version__, lifespan=lifespan, docs_url=None,
-                  redoc_url=None)  # fmt: skip
+                  redoc_url=None, telemetry={"tracing": False, "operation_spans": False,
+                                             "logs": False})  # fmt: skip
     app.state.server = server
     app.state.a1111 = Callers()
     errors.install(app)
