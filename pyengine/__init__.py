@@ -75,6 +75,7 @@ if TYPE_CHECKING:
         UniPCMultistepScheduler,
     )
     from .pipelines.dit.pipeline import DiTPipeline
+    from .pipelines.instruct_pix2pix.pipeline import StableDiffusionInstructPix2PixPipeline
     from .pipelines.kandinsky.combined import KandinskyV22CombinedPipeline
     from .pipelines.kandinsky.pipeline import KandinskyV22Pipeline
     from .pipelines.kandinsky.prior import KandinskyV22PriorPipeline
@@ -164,6 +165,7 @@ __all__ = [
     "StableDiffusionControlNetPipeline",
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
+    "StableDiffusionInstructPix2PixPipeline",
     "StableDiffusionPipeline",
     "StableDiffusionXLAdapterPipeline",
     "StableDiffusionXLControlNetImg2ImgPipeline",

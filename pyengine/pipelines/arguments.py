@@ -198,6 +198,11 @@ ARGUMENTS: tuple[Argument, ...] = (
         shown="the model's; 2.5 for emoji, 2 for emoji-ar",
     ),
     Argument(
+        "image_guidance_scale", Real(0, 1000), own=True, option="image_guidance",
+        setting="image_guidance_scale", asked=True, shown="the model's; 1.5",
+        help="InstructPix2Pix: how much the picture guides.",
+    ),
+    Argument(
         "guidance_rescale", Real(0, 1), nothing=0, option="guidance_rescale",
         setting="guidance_rescale", help="0 to 1: against overexposure.", shown="0",
     ),

@@ -209,6 +209,7 @@ def test_settings_of_before_are_read():
             *("ip_adapter_scale", "ip_adapter", "ip_adapter_image"),
             "embeddings",
             "prompt_weighting",
+            "image_guidance_scale",
         )
     )
     assert json.loads(settings.to_json()) == {**json.loads(OLD), **later}

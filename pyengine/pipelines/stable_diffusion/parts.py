@@ -70,10 +70,20 @@ class Parts:
         return {"unet": self.unet, "vae": self.vae, **encoders, **tokenizers}
 
 
-def check_channels(unet: Any, vae: Any) -> None:
-    """Raises ConfigError where a U-Net's and an autoencoder's configs do not fit together."""
+def check_channels(unet: Any, vae: Any, pipeline_class: str = "") -> None:
+    """Raises ConfigError where a U-Net's and an autoencoder's configs do not fit together.
+
+    pipeline_class: diffusers' name of it; InstructPix2Pix's U-Nets are shown a picture's latents.
+    """
     latent = vae.latent_channels
-    if unet.in_channels not in (latent, 2 * latent + 1) or unet.out_channels != latent:
+    if "InstructPix2Pix" in pipeline_class:
+        if (unet.in_channels, unet.out_channels) != (2 * latent, latent):
+            raise ConfigError(
+                f"unet: in_channels {unet.in_channels}, out_channels {unet.out_channels} do not"
+                f" fit a {pipeline_class} with an autoencoder of {latent} latent channels: expected"
+                f" {2 * latent} and {latent}"
+            )
+    elif unet.in_channels not in (latent, 2 * latent + 1) or unet.out_channels != latent:
         raise ConfigError(
             f"unet: in_channels {unet.in_channels}, out_channels {unet.out_channels} do not fit an"
             f" autoencoder of {latent} latent channels: expected {latent} or {2 * latent + 1}"
@@ -102,7 +112,7 @@ def check_configs(
     configs: dict[str, Any], source: str, pipeline_class: str, options: dict[str, bool]
 ) -> None:
     """Raises ConfigError where the configs of a pipeline's parts do not fit together."""
-    check_channels(configs["unet"], configs["vae"])
+    check_channels(configs["unet"], configs["vae"], pipeline_class)
     check_text_width(configs, source, pipeline_class, options)
 
 

@@ -1,0 +1,1 @@
+"""InstructPix2Pix: pictures changed as a text says."""
