@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         IFInpaintingPipeline,
         IFInpaintingSuperResolutionPipeline,
     )
+    from .pipelines.depth_to_image.pipeline import StableDiffusionDepth2ImgPipeline
     from .pipelines.diffusers_names.classes import (
         AutoPipelineForImage2Image,
         AutoPipelineForInpainting,
@@ -163,6 +164,7 @@ __all__ = [
     "StableDiffusionControlNetImg2ImgPipeline",
     "StableDiffusionControlNetInpaintPipeline",
     "StableDiffusionControlNetPipeline",
+    "StableDiffusionDepth2ImgPipeline",
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
     "StableDiffusionInstructPix2PixPipeline",

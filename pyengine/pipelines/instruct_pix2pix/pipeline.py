@@ -1,9 +1,7 @@
 """InstructPix2Pix: a picture changed as a text says.  Brooks et al. 2023, arXiv:2211.09800."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -28,6 +26,7 @@ from ..loras import LoraArgument
 from ..stable_diffusion.defaults import Defaults
 from ..stable_diffusion.embeddings import joined
 from ..stable_diffusion.pipeline import StableDiffusionPipeline
+from ..stable_diffusion.unasked import unasked
 from .guidance import PictureAndText
 
 
@@ -98,7 +97,7 @@ class StableDiffusionInstructPix2PixPipeline(StableDiffusionPipeline):
         default = self.defaults.image_guidance_scale
         scale = check("image_guidance_scale", default if given is None else given)
         latents = arguments.pop("latents")
-        r = super()._checked({**_unasked(), **arguments})
+        r = super()._checked({**unasked(), **arguments})
         r.method = PictureAndText(image_scale=scale)
         r.strength = 1.0
         if latents is not None:
@@ -146,15 +145,3 @@ class StableDiffusionInstructPix2PixPipeline(StableDiffusionPipeline):
 
     def _start(self, r: Request, plan: Plan, noise: NoiseSource, warned: list[str]) -> Start:
         return LatentMaker(self.vae, r, noise, self.dtype, False, warned).from_noise(plan)
-
-
-@cache
-def _defaults() -> tuple[tuple[str, Any], ...]:
-    own = inspect.signature(StableDiffusionPipeline.__call__).parameters.values()
-    return tuple((p.name, p.default) for p in own if p.default is not p.empty)
-
-
-def _unasked() -> dict[str, Any]:
-    """Arguments of StableDiffusionPipeline's call that ask for nothing."""
-    left_out = ("progress", "upscaler")
-    return {name: value for name, value in _defaults() if name not in left_out}

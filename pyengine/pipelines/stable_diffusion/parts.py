@@ -73,15 +73,18 @@ class Parts:
 def check_channels(unet: Any, vae: Any, pipeline_class: str = "") -> None:
     """Raises ConfigError where a U-Net's and an autoencoder's configs do not fit together.
 
-    pipeline_class: diffusers' name of it; InstructPix2Pix's U-Nets are shown a picture's latents.
+    pipeline_class: diffusers' name of it; InstructPix2Pix's U-Nets are shown a
+    picture's latents, depth-to-image's its depth.
     """
     latent = vae.latent_channels
-    if "InstructPix2Pix" in pipeline_class:
-        if (unet.in_channels, unet.out_channels) != (2 * latent, latent):
+    shown = {"InstructPix2Pix": latent, "Depth2Img": 1}
+    beside = next((n for name, n in shown.items() if name in pipeline_class), None)
+    if beside is not None:
+        if (unet.in_channels, unet.out_channels) != (latent + beside, latent):
             raise ConfigError(
                 f"unet: in_channels {unet.in_channels}, out_channels {unet.out_channels} do not"
                 f" fit a {pipeline_class} with an autoencoder of {latent} latent channels: expected"
-                f" {2 * latent} and {latent}"
+                f" {latent + beside} and {latent}"
             )
     elif unet.in_channels not in (latent, 2 * latent + 1) or unet.out_channels != latent:
         raise ConfigError(

@@ -1,0 +1,1 @@
+"""Depth to image: pictures from a picture, a text and the picture's depth."""
