@@ -57,6 +57,13 @@ A1111_SAMPLERS = {
     "lcm": "LCM",
     "pndm": "PLMS",
 }
+#: Spacings of a sampler's steps, which follow its name with an underscore, in other tools.
+A1111_SPACINGS = {
+    "karras": "Karras",
+    "exponential": "Exponential",
+    "beta": "Beta",
+    "trailing": "SGM Uniform",
+}
 
 
 def bounds(low: float, high: float) -> dict[str, float]:
@@ -177,11 +184,19 @@ class Settings(_Asked):
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, ensure_ascii=False)
 
+    @property
+    def schedule_type(self) -> str | None:
+        """The spacing of the steps as other tools say it, where the sampler's name does not."""
+        if self.scheduler is None or self.scheduler in A1111_SAMPLERS:
+            return None
+        return A1111_SPACINGS.get(self.scheduler.rpartition("_")[2])
+
     def to_a1111(self) -> str:
         """Prompt, "Negative prompt: ..." and one line of comma-separated settings."""
         values: dict[str, Any] = {
             "Steps": self.steps,
             "Sampler": A1111_SAMPLERS.get(self.sampler, self.sampler),
+            "Schedule type": self.schedule_type,
             "CFG scale": f"{self.guidance_scale:g}",
             "Seed": self.seed,
             "Size": f"{self.width}x{self.height}",

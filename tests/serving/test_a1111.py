@@ -423,6 +423,20 @@ def test_bodies_that_are_none(url):
     assert set(get(url, "no-such-path").json()) == {"error", "detail", "body", "errors"}
 
 
+def test_a_spacing_is_told(url, pipes):
+    body = {"prompt": "a tree", "steps": 5, "seed": 3, "sampler_name": "Euler", "scheduler": "Beta"}
+    answer = post(url, "txt2img", body).json()
+    info = json.loads(answer["info"])
+    assert info["sampler_name"] == "Euler"
+    assert info["extra_generation_params"] == {"Schedule type": "Beta"}
+    assert "Sampler: Euler, Schedule type: Beta, " in info["infotexts"][0]
+    call = {"num_inference_steps": 5, "seed": 3}
+    expected = pipes["emoji"]("a tree", scheduler="euler_beta", **call)
+    assert same(picture(answer["images"][0]), expected.images[0])
+    assert not same(picture(answer["images"][0]), pipes["emoji"]("a tree", scheduler="euler",
+                                                                 **call).images[0])  # fmt: skip
+
+
 def test_other_files_and_options(url):
     body = {"prompt": "a tree", "steps": 2, "override_settings": {"samples_format": "jpg"}}
     answer = post(url, "txt2img", body).json()

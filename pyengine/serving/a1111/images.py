@@ -166,7 +166,7 @@ def info_of(
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
         "denoising_strength": first.strength,
-        "extra_generation_params": {},
+        "extra_generation_params": {"Schedule type": first.schedule_type or "Automatic"},
         "index_of_first_image": 0,
         "infotexts": [one.to_a1111() for one in settings],
         "styles": [],

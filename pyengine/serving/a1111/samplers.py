@@ -3,7 +3,7 @@
 from typing import Any
 
 from ...errors import RequestError
-from ...metadata import A1111_SAMPLERS
+from ...metadata import A1111_SAMPLERS, A1111_SPACINGS
 from ...schedules import find_name
 from ...weights.text import did_you_mean, show
 from ..samplers import own_sampler
@@ -13,10 +13,7 @@ from ..samplers import own_sampler
 SCHEDULERS: dict[str, tuple[str, str]] = {
     "automatic": ("Automatic", ""),
     "uniform": ("Uniform", ""),
-    "karras": ("Karras", "karras"),
-    "exponential": ("Exponential", "exponential"),
-    "sgm_uniform": ("SGM Uniform", "trailing"),
-    "beta": ("Beta", "beta"),
+    **{shown.lower().replace(" ", "_"): (shown, name) for name, shown in A1111_SPACINGS.items()},
 }
 
 
