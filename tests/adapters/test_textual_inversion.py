@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import warnings
 from pathlib import Path
 
@@ -256,6 +257,48 @@ def test_names_that_cannot_be_tokens_are_refused(sd1, tmp_path, token, message):
     path = file_of(tmp_path, {"<s1>": vectors(width(sd1.own))})
     with pytest.raises(RequestError, match=message):
         sd1.own.load_textual_inversion(path, token=token)
+
+
+def saved_as(header, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+HOSTILE = {
+    "empty": b"",
+    "no header": b"\x08",
+    "huge header": struct.pack("<Q", 1 << 60) + b"{}",
+    "no JSON": saved_as(b"{]"),
+    "nothing in it": saved_as({}),
+    "beyond the end": saved_as(
+        {"<s1>": {"dtype": "F32", "shape": [1 << 20, 1 << 20], "data_offsets": [0, 1 << 42]}}
+    ),
+    "other bytes": saved_as(
+        {"<s1>": {"dtype": "F32", "shape": [32], "data_offsets": [0, 4]}}, bytes(4)
+    ),
+    "a pickle": b"PK\x03\x04" + bytes(60),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_files_are_refused(sd1, tmp_path, kind):
+    path = tmp_path / "learned_embeds.safetensors"
+    path.write_bytes(HOSTILE[kind])
+    with pytest.raises(CheckpointError):
+        sd1.own.load_textual_inversion(path)
+    assert sd1.own.parts.tokenizers[0].learnt == {}
+
+
+def test_a_folders_files_lie_in_it(sd1, tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    outside.mkdir()
+    folder.mkdir()
+    file_of(outside, {"emb_params": vectors(width(sd1.own))}, "ink.safetensors")
+    (folder / "ink.safetensors").symlink_to(outside / "ink.safetensors")
+    with pytest.warns(UserWarning, match="embeddings_dir: left out"):
+        sd1.own.embeddings_dir = folder
+    assert sd1.own.parts.tokenizers[0].learnt == {}
+    sd1.own.embeddings_dir = None
 
 
 def test_pickles_are_refused_with_how_to_convert_them(sd1, tmp_path):
