@@ -84,7 +84,7 @@ def serve(
                help="With --ray: how many engines; 1,8: as many as there is work for."),
     ] = None,
 ) -> int:  # fmt: skip
-    """Serve models over HTTP: OpenAI's images API, jobs, health and metrics.
+    """Serve models over HTTP: a page, OpenAI's images API, A1111's, jobs, health and metrics.
 
     \b
     pyengine serve emoji emoji-ar

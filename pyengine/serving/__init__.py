@@ -1,4 +1,6 @@
-"""HTTP over an engine: OpenAI's images API, jobs, health and metrics. Needs the extra `serve`.
+"""HTTP over an engine: OpenAI's images API, A1111's, jobs, a page, health and metrics.
+
+It needs the extra `serve`.
 
 app = create_app(pyengine.Engine("emoji"), ServerSettings(api_keys=("secret",)))   # FastAPI
 
