@@ -18,7 +18,8 @@ from ..adapters.places import hash_of
 from ..errors import RequestError
 from ..metadata import Settings
 from ..pipelines import from_pretrained
-from ..pipelines.arguments import BY_NAME, OPTIONS, REMEMBERED, Picture
+from ..pipelines.argument_kinds import Picture
+from ..pipelines.arguments import BY_NAME, OPTIONS, REMEMBERED
 from ..pipelines.cascade.asked import OF_ALL
 from ..pipelines.cascade.loading import cascade
 from ..pipelines.classifiers import guide_hash
@@ -186,9 +187,10 @@ def sampler(name: str | None) -> str | None:
 
 
 def checkpoint_of(pipe: Any) -> Any:
-    if hasattr(pipe, "stages"):
-        return checkpoint_of(pipe.stages[0])
-    return pipe.checkpoint if hasattr(pipe, "checkpoint") else pipe.parts.checkpoint
+    """The pipeline's, or a cascade's first."""
+    if hasattr(pipe, "checkpoint"):
+        return pipe.checkpoint
+    return pipe.parts.checkpoint if hasattr(pipe, "parts") else checkpoint_of(pipe.stages[0])
 
 
 def arguments(o: Options, pipe: Any, given: dict[str, Any], repeated: bool) -> dict[str, Any]:

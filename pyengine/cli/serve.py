@@ -11,7 +11,7 @@ from .values import DEVICES, DTYPES, TIERS, Variant, one_of, real, whole
 def serve(
     models: Annotated[
         list[str] | None,
-        Argument(metavar="[MODEL...]", autocompletion=values.models, show_default="emoji",
+        Argument(metavar="MODEL...", autocompletion=values.models, show_default="emoji",
                  help="Folders, .safetensors files, Hub ids or models that ship; the first is used"
                  " where a request names none."),
     ] = None,
@@ -33,9 +33,9 @@ def serve(
         Option(metavar="SECONDS", parser=real(0), help="Within which every request is done."),
     ] = 120.0,
     rate: Annotated[
-        float,
-        Option(metavar="N", parser=real(-1), help="Requests a minute of each caller; 0: any."),
-    ] = 0.0,
+        int,
+        Option(metavar="N", parser=whole(0), help="Requests a minute of each caller; 0: any."),
+    ] = 0,
     memory: Annotated[
         str | None,
         Option(metavar="SIZE", show_default="on the CPU four fifths of what is free",
@@ -54,9 +54,9 @@ def serve(
         bool,
         Option("--alias-unknown-models", help="Take an unknown model's name for the first one's."),
     ] = False,
-    warm_up: Annotated[
-        bool, Option("--warm-up/--no-warm-up", help="Draw a picture with each model first.")
-    ] = True,
+    no_warm_up: Annotated[
+        bool, Option("--no-warm-up", help="Take requests without a picture of each model first.")
+    ] = False,
     device: Annotated[
         str | None,
         Option(metavar="DEVICE", autocompletion=one_of(DEVICES), show_default="auto",
@@ -80,7 +80,7 @@ def serve(
     ] = False,
     replicas: Annotated[
         str | None,
-        Option(metavar="N", show_default="1",
+        Option(metavar="COUNT", show_default="1",
                help="With --ray: how many engines; 1,8: as many as there is work for."),
     ] = None,
 ) -> int:  # fmt: skip
@@ -101,7 +101,7 @@ def serve(
                  "variant": variant},
         settings={
             "api_keys": tuple(api_key or ()), "deadline": deadline, "rate": rate, "keep": keep,
-            "cors_origins": tuple(cors_origin or ()), "warm_up": warm_up,
+            "cors_origins": tuple(cors_origin or ()), "warm_up": not no_warm_up,
             "alias_unknown_models": alias_unknown_models,
         },
     ))  # fmt: skip

@@ -13,7 +13,7 @@ import typer
 from typer import Option
 from typer.core import TyperCommand
 
-from ..pipelines import arguments
+from ..pipelines import argument_kinds, arguments
 
 #: Held equal to their lists in pyengine.pipelines by a test too: these must cost no import of it.
 MODELS = ("emoji", "emoji-ar")
@@ -87,19 +87,19 @@ def models(incomplete: str) -> list[str]:
 # --- options of calls -----------------------------------------------------------------------------
 
 
-def call_option(row: arguments.Argument) -> inspect.Parameter:
+def call_option(row: argument_kinds.Argument) -> inspect.Parameter:
     """The parameter of a command that gives an argument of the call; None stands for not given."""
     kind = row.kind
     assert row.option is not None
-    assert not isinstance(kind, arguments.Data | arguments.Value)
+    assert not isinstance(kind, argument_kinds.Data | argument_kinds.Value)
     known: dict[str, Any] = {"metavar": kind.metavar, "help": row.help}
     if row.shown is not None:
         known["show_default"] = row.shown
-    if isinstance(kind, arguments.Whole | arguments.Real):
-        known["parser"] = whole() if isinstance(kind, arguments.Whole) else real()
+    if isinstance(kind, argument_kinds.Whole | argument_kinds.Real):
+        known["parser"] = whole() if isinstance(kind, argument_kinds.Whole) else real()
     elif names := getattr(kind, "names", ()):
         known["autocompletion"] = one_of(names)
-    value = Path if isinstance(kind, arguments.Picture) else kind.type
+    value = Path if isinstance(kind, argument_kinds.Picture) else kind.type
     return inspect.Parameter(
         row.option,
         inspect.Parameter.POSITIONAL_OR_KEYWORD,

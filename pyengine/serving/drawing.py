@@ -16,8 +16,7 @@ from ..errors import DeadlineError, QueueFullError, RequestError, TooLongError
 from ..jobs import checks
 from ..metadata import Settings
 from ..pipelines import remembered
-from ..pipelines.arguments import (
-    BY_NAME,
+from ..pipelines.argument_kinds import (
     Argument,
     Choice,
     Data,
@@ -28,6 +27,7 @@ from ..pipelines.arguments import (
     Whole,
     Words,
 )
+from ..pipelines.arguments import BY_NAME
 from ..schedules import find_name
 from ..weights.text import did_you_mean, show
 from . import pictures

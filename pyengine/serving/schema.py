@@ -6,17 +6,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict
 
-from ..pipelines.arguments import (
-    ARGUMENTS,
-    Argument,
-    Choice,
-    Data,
-    Picture,
-    Real,
-    Weighted,
-    Whole,
-    Words,
-)
+from ..pipelines.argument_kinds import Argument, Choice, Data, Picture, Real, Weighted, Whole, Words
+from ..pipelines.arguments import ARGUMENTS
 from .drawing import ALIASES, MAX_ITEMS, MAX_TEXT, PLAIN
 
 

@@ -116,7 +116,7 @@ def test_help_is_told_in_words(run, path, command):
     status, out, err = run(*path, "--help")
     assert (status, err) == (0, "")
     # No class of Python's, no bounds in brackets: what an option takes is said in its text.
-    assert not re.search(r"<(?!prompt>)|range\]|x>=|list\[", out), out
+    assert not re.search(r"<(?!prompt>|lora:)|range\]|x>=|list\[", out), out
     for param in command.params:
         if param.name == "help":
             continue

@@ -117,7 +117,7 @@ def test_an_epilogue_is_added_in_float32_and_rounded_once(interpreted, names, dt
     sizes = {"bias": (70,), "channel_add": (2, 70), "slopes": (70,), "residual": (2, 3, 5, 70)}
     given = {name: torch.randn(sizes[name]).to(dtype) for name in names}
     y = torch.randn(2, 3, 5, 70).to(dtype)
-    want = y.float()
+    want = y.float().clone()
     for name, part in given.items():
         if name == "slopes":
             want = torch.where(want > 0, want, want * part)

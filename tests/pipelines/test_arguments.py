@@ -17,7 +17,8 @@ from pyengine.errors import RequestError
 from pyengine.guidance import METHODS
 from pyengine.jobs import checks
 from pyengine.pipelines import CascadePipeline, arguments, families
-from pyengine.pipelines.arguments import ARGUMENTS, BY_NAME, Argument, Choice, Real, Value, Whole
+from pyengine.pipelines.argument_kinds import Argument, Choice, Real, Value, Whole
+from pyengine.pipelines.arguments import ARGUMENTS, BY_NAME
 from pyengine.pipelines.keywords import ELSEWHERE, OTHERS, refuse_others
 
 ROOT = Path(__file__).resolve().parents[2]

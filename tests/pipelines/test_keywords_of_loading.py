@@ -85,7 +85,6 @@ def test_a_subfolder(folder, expected, tmp_path):
         ({"max_memory": {0: "1GB"}}, "max_memory: .*one device"),
         ({"proxies": {}}, "proxies: .*HTTPS_PROXY"),
         ({"controlnet": object()}, "controlnet: expected a folder or a file"),
-        ({"adapter": "there/is/none"}, "adapter: no such file or folder"),
         ({"device_map": {"unet": "cpu", "vae": "cuda"}}, "device_map: .*one device, given 2"),
         ({"device_map": "sideways"}, "device: expected auto, cpu"),
         ({"device_map": 1.5}, "device_map: expected"),
@@ -109,6 +108,11 @@ def test_a_subfolder(folder, expected, tmp_path):
 def test_keywords_that_are_refused(folder, given, text):
     with pytest.raises(RequestError, match=text):
         pyengine.from_pretrained(folder, **given)
+
+
+def test_an_adapter_that_is_not_there(folder):
+    with pytest.raises(CheckpointError, match="adapter: no such file or folder"):
+        pyengine.from_pretrained(folder, adapter="there/is/none")
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,7 @@ OF_LORAS = [
     "enable_lora",
 ]
 REFUSED = [
-    "enable_freeu", "load_ip_adapter", "set_ip_adapter_scale",
+    "enable_freeu",
     "save_lora_weights", "enable_lora_hotswap", "set_lora_device", "push_to_hub",
 ]  # fmt: skip
 

@@ -120,7 +120,7 @@ def running(address):
 
 
 def test_a_client_that_goes_ends_its_job(address):
-    assert list(running(address).values()) == [0, 0]
+    assert not any(running(address).values())
     call = call_of(6, 900)
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{address}/v1/images/generations", json=call, timeout=1.0)

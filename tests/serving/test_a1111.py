@@ -110,6 +110,15 @@ def test_open_webui(url, pipes):
     ]
 
 
+def test_words_are_weighed_as_that_web_ui_does(url, pipes):
+    body = {"prompt": "a (red:1.4) [heart]", "steps": 3, "seed": 5}
+    answer = post(url, "txt2img", body).json()
+    drawn = {"seed": 5, "num_inference_steps": 3}
+    weighed = pipes["emoji"](body["prompt"], prompt_weighting="a1111", **drawn).images[0]
+    assert same(picture(answer["images"][0]), weighed)
+    assert not same(weighed, pipes["emoji"]("a red heart", **drawn).images[0])
+
+
 def test_sillytavern(url):
     """Everything that it asks at the beginning, and what it sends for a picture."""
     headers = {"authorization": "Basic"}  # no key: nothing behind it

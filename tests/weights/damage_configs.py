@@ -119,7 +119,7 @@ def part_of_another_class(folder):
     )
 
 
-@case("vae is .* expected AutoencoderKL of diffusers")
+@case("vae is .* expected AutoencoderKL, .* of diffusers")
 def part_from_another_library(folder):
     (folder / "my_vae.py").write_text("raise SystemExit('ran')")
     edit_json(folder / "model_index.json", lambda d: d.update(vae=["my_vae", "AutoencoderKL"]))

@@ -9,7 +9,8 @@ from ...errors import RequestError
 from ...jobs import checks
 from ...weights.jsonio import parse_object
 from ...weights.text import show
-from ..arguments import BY_NAME, Loaded
+from ..argument_kinds import Loaded
+from ..arguments import BY_NAME
 from ..keywords import refuse_others
 
 #: What is one for all stages, and so no stage's own.

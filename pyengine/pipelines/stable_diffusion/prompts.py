@@ -55,6 +55,7 @@ class PromptEncoding:
         negative_prompt_embeds: Tensor | None = None,
         lora_scale: float | None = None,
         clip_skip: int | None = None,
+        *,
         prompt_weighting: str | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """(prompt_embeds, negative_prompt_embeds or None without guidance), [N, L, C] each, as

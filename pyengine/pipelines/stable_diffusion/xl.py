@@ -259,6 +259,7 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         negative_pooled_prompt_embeds: Tensor | None = None,
         lora_scale: float | None = None,
         clip_skip: int | None = None,
+        *,
         prompt_weighting: str | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
         """(prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds,

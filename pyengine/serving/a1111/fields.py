@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import RequestError
 from ...jobs import checks
-from ...pipelines.arguments import Choice, Kind, Real, Whole, Words
+from ...pipelines.argument_kinds import Choice, Kind, Real, Whole, Words
 from ...weights.text import show
 
 #: A switch.

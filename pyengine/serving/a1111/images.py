@@ -104,6 +104,8 @@ def _call(server: Server, asked: Asked, options: Options, pipe: Any) -> dict[str
         call["scheduler"] = sampler_of(asked.sampler, own.get("scheduler") or None, pipe)
     elif asked.sampler:
         asked.ignored.append("sampler_name")
+    if "prompt_weighting" in has:  # as that web UI reads every prompt
+        call["prompt_weighting"] = "a1111"
     if own.get("seed", -1) >= 0:
         call["seed"] = own["seed"]
     if options.CLIP_stop_at_last_layers > 1:

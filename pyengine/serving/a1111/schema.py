@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ...pipelines.arguments import Choice, Kind, Real, Whole
+from ...pipelines.argument_kinds import Choice, Kind, Real, Whole
 from .. import schema
 from ..schema import Answer, body, nullable
 from .fields import FLAG, IDLE, OF_PICTURES, REFUSED, SHARED

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import Request
 
-from ...pipelines.arguments import Choice, Whole
+from ...pipelines.argument_kinds import Choice, Whole
 from ..auth import Caller
 from ..drawing import Drawing
 from ..models import ServedModels

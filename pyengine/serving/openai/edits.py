@@ -6,7 +6,8 @@ from typing import Any
 from PIL import Image
 
 from ...errors import RequestError
-from ...pipelines.arguments import BY_NAME, Data, Kind, Picture, Real, Whole
+from ...pipelines.argument_kinds import Data, Kind, Picture, Real, Whole
+from ...pipelines.arguments import BY_NAME
 from ...weights.text import show
 from .. import pictures
 from ..bodies import Form

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import RequestError
-from ...pipelines.arguments import Choice, Kind, Real, Whole
+from ...pipelines.argument_kinds import Choice, Kind, Real, Whole
 from ...weights.text import show
 from ..errors import Refusal
 from ..pictures import FORMATS

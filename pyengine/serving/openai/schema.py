@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ...pipelines.arguments import Choice, Real, Whole
+from ...pipelines.argument_kinds import Choice, Real, Whole
 from ..schema import Answer, body, call_properties, nullable, refusals
 from .fields import FIELDS
 

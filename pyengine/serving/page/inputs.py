@@ -4,8 +4,7 @@ import inspect
 from typing import Any
 
 from ...errors import PyengineError
-from ...pipelines.arguments import (
-    OPTIONS,
+from ...pipelines.argument_kinds import (
     Argument,
     Choice,
     Loaded,
@@ -15,6 +14,7 @@ from ...pipelines.arguments import (
     Whole,
     Words,
 )
+from ...pipelines.arguments import OPTIONS
 from ...weights.text import listing
 from ..drawing import call_parameters
 from ..models import ServedModels
