@@ -307,6 +307,13 @@ def test_switches_of_loras_are_refused_where_there_are_none(name):
         getattr(pipe, name)("x")
 
 
+def test_switches_of_ip_adapters_are_refused_where_there_can_be_none():
+    pipe = pyengine.from_pretrained("emoji-ar", device="cpu")
+    for name in ("load_ip_adapter", "set_ip_adapter_scale"):
+        with pytest.raises(UnavailableError, match=f"^{name}: ."):
+            getattr(pipe, name)("x")
+
+
 def test_every_switch_of_diffusers_is_here():
     """Public methods of diffusers' pipelines that switch something or load something."""
     stems = ("enable_", "disable_", "fuse_", "unfuse_", "load_", "unload_", "set_")
@@ -318,7 +325,8 @@ def test_every_switch_of_diffusers_is_here():
     theirs -= {"load_config", "load_lora_into_text_encoder", "load_lora_into_unet"}
     assert theirs <= ours, theirs - ours
     listed = {name for name, _ in ACCEPTED} | {*REFUSED, *OF_LORAS}
-    assert ours <= listed | {"enable_vae_tiling", "set_progress_bar_config"}
+    of_ip_adapters = {"load_ip_adapter", "set_ip_adapter_scale"}
+    assert ours <= listed | of_ip_adapters | {"enable_vae_tiling", "set_progress_bar_config"}
 
 
 def test_tiling_tiles(pair):
