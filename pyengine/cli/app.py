@@ -16,10 +16,10 @@ from .training import eval_app, train_app
 from .upscale import upscale
 from .values import (
     CONTROL_KINDS,
-    DEVICES,
-    DTYPES,
     MODEL,
     TIERS,
+    ChosenDevice,
+    Dtype,
     IgnoredKeys,
     Json,
     Models,
@@ -99,24 +99,8 @@ def generate(
             help="Models that draw token by token: a .png of the picture as it grows.",
         ),
     ] = None,
-    device: Annotated[
-        str | None,
-        Option(
-            metavar="DEVICE",
-            autocompletion=one_of(DEVICES),
-            show_default="auto",
-            help="auto, cpu, cuda or cuda:N.",
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        Option(
-            metavar="DTYPE",
-            autocompletion=one_of(DTYPES),
-            show_default="float32",
-            help="float32, float16 (fp16) or bfloat16 (bf16).",
-        ),
-    ] = None,
+    device: ChosenDevice = None,
+    dtype: Dtype = None,
     weights: Annotated[
         str | None,
         Option(

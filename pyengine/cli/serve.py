@@ -5,7 +5,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from . import values
-from .values import DEVICES, DTYPES, TIERS, Variant, one_of, real, whole
+from .values import TIERS, ChosenDevice, Dtype, Variant, one_of, real, whole
 
 
 def serve(
@@ -57,16 +57,8 @@ def serve(
     no_warm_up: Annotated[
         bool, Option("--no-warm-up", help="Take requests without a picture of each model first.")
     ] = False,
-    device: Annotated[
-        str | None,
-        Option(metavar="DEVICE", autocompletion=one_of(DEVICES), show_default="auto",
-               help="auto, cpu, cuda or cuda:N."),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        Option(metavar="DTYPE", autocompletion=one_of(DTYPES), show_default="float32",
-               help="float32, float16 (fp16) or bfloat16 (bf16)."),
-    ] = None,
+    device: ChosenDevice = None,
+    dtype: Dtype = None,
     weights: Annotated[
         str | None,
         Option(metavar="TIER", autocompletion=one_of(TIERS), show_default="as stored",

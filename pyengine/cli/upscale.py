@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from . import values
-from .values import DEVICES, DTYPES, Json, one_of, whole
+from .values import ChosenDevice, Dtype, Json, whole
 
 
 def upscale(
@@ -33,16 +33,8 @@ def upscale(
         Option(metavar="N", parser=whole(0), show_default="the model's",
                help="Pixels around a tile that are read with it."),
     ] = None,
-    device: Annotated[
-        str | None,
-        Option(metavar="DEVICE", autocompletion=one_of(DEVICES), show_default="auto",
-               help="auto, cpu, cuda or cuda:N."),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        Option(metavar="DTYPE", autocompletion=one_of(DTYPES), show_default="float32",
-               help="float32, float16 (fp16) or bfloat16 (bf16)."),
-    ] = None,
+    device: ChosenDevice = None,
+    dtype: Dtype = None,
     json: Json = False,
 ) -> int:  # fmt: skip
     """Enlarge pictures by an upscaler: ESRGAN, Real-ESRGAN or its compact form.

@@ -145,6 +145,17 @@ Device = Annotated[
     str,
     Option(metavar="DEVICE", autocompletion=one_of(DEVICES), help="auto, cpu, cuda or cuda:N."),
 ]
+#: The same, None where it is not given.
+ChosenDevice = Annotated[
+    str | None,
+    Option(metavar="DEVICE", autocompletion=one_of(DEVICES), show_default="auto",
+           help="auto, cpu, cuda or cuda:N."),
+]  # fmt: skip
+Dtype = Annotated[
+    str | None,
+    Option(metavar="DTYPE", autocompletion=one_of(DTYPES), show_default="float32",
+           help="float32, float16 (fp16) or bfloat16 (bf16)."),
+]  # fmt: skip
 Variant = Annotated[str | None, Option(metavar="NAME", help="Weights of a variant, such as fp16.")]
 IgnoredKeys = Annotated[
     list[str] | None,
