@@ -13,6 +13,7 @@ from ..jobs import checks
 from ..jobs.job import Call, Job
 from ..jobs.output import PipelineOutput, Report, peak_memory, reset_peak_memory
 from ..jobs.runs import Run, Running
+from ..models.base import Model
 from ..ops import kernels_used
 from ..progress import progress as progress_bar
 from ..weights.text import show
@@ -253,3 +254,30 @@ class Pipeline(DiffusersNames, Running):
         if job.loaded is not self._loaded:
             raise RequestError(f"{name}: expected jobs prepared since the pipeline was moved or got"
                                " another part; prepare them again")  # fmt: skip
+
+
+class NetworkPipeline(Pipeline):
+    """Base of pipelines of a checkpoint with one network that does most of the work: they compute
+    where it does, in its dtype. A subclass has `network` and sets `checkpoint`.
+    """
+
+    checkpoint: Any
+
+    @property
+    def network(self) -> Model:
+        """The part that predicts."""
+        raise NotImplementedError
+
+    @property
+    def model_hash(self) -> str:
+        """SHA-256 of the weights, hexadecimal."""
+        found: str = self.checkpoint.model_hash
+        return found
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override] # the network's, not set
+        return self.network.device
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        return self.network.dtype

@@ -17,7 +17,7 @@ from ..jobs.noise import NoiseSource
 from ..jobs.output import PipelineOutput, Report
 from ..jobs.runs import Run
 from ..models.base import Model
-from .base import Pipeline
+from .base import NetworkPipeline
 from .keywords import refuse_others
 
 #: What a callback may ask for and give back: the pictures [N, C, H, W] in -1..1.
@@ -116,7 +116,7 @@ class OnePassCall(Call):
                 job.result = row  # type: ignore[attr-defined] # all are OnePassJobs
 
 
-class OnePassPipeline(Pipeline):
+class OnePassPipeline(NetworkPipeline):
     """Base of the pipelines that make a picture in one pass.
 
     Made by `pyengine.from_pretrained`. A subclass has `size`, `latent_shape`, `_draw_latents` where
@@ -157,18 +157,8 @@ class OnePassPipeline(Pipeline):
     # --- what it is -------------------------------------------------------------------------------
 
     @property
-    def model_hash(self) -> str:
-        """SHA-256 of the weights, hexadecimal."""
-        found: str = self.checkpoint.model_hash
-        return found
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override] # the model's, not set
-        return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        return self.model.dtype
+    def network(self) -> Model:
+        return self.model
 
     @property
     def components(self) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from ..diffusion.watch import check_noted
 from ..jobs.job import Call, Job
 from ..jobs.output import PipelineOutput
 from ..models.base import Model
-from .base import Pipeline
+from .base import NetworkPipeline
 
 
-class StagedPipeline(Pipeline):
-    """Base of such pipelines. A subclass has `stages` and `_pixels`."""
+class StagedPipeline(NetworkPipeline):
+    """Base of such pipelines. A subclass has `stages`, `network` and `_pixels`."""
 
     #: What the jobs go through, in order.
     stages: tuple[Stage, ...]

@@ -13,7 +13,7 @@ from ..jobs import checks
 from ..jobs.output import PipelineOutput, Report
 from ..models.base import Model
 from .arguments import check, checked
-from .base import Pipeline
+from .base import NetworkPipeline
 from .keywords import refuse_others
 
 
@@ -28,7 +28,7 @@ class TokenDefaults(Sampling):
     window: int = 8
 
 
-class TokenPipeline(Pipeline):
+class TokenPipeline(NetworkPipeline):
     """Base of the pipelines that draw a picture's tokens and decode them.
 
     Made by `pyengine.from_pretrained`. One call runs at a time; others wait.
@@ -54,19 +54,6 @@ class TokenPipeline(Pipeline):
             self.use_graphs()
 
     @property
-    def model_hash(self) -> str:
-        """SHA-256 of the weights, hexadecimal."""
-        return self.checkpoint.model_hash
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]  # the model's
-        return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]  # the model's
-        return self.model.dtype
-
-    @property
     def default_size(self) -> tuple[int, int]:
         """(height, width) in pixels that the model was trained for."""
         raise NotImplementedError
@@ -76,6 +63,10 @@ class TokenPipeline(Pipeline):
     def __call__(self, *args: Any, **kwargs: Any) -> PipelineOutput:
         """Pictures, one per prompt and num_images_per_prompt; the arguments are the subclass's."""
         raise NotImplementedError
+
+    @property
+    def network(self) -> Model:
+        return self.model
 
     @property
     def components(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from ..models.base import Model
 from ..schedules import Plan, find_name
 from ..schedules.plan import State
 from .arguments import checked
-from .base import Pipeline
+from .base import NetworkPipeline
 from .class_labels import Labels, labels_and_count
 from .classifiers import Classifier, find_classifier, labels_of
 from .defaults import bounded
@@ -77,7 +77,7 @@ class UnpromptedRequest:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-class UnpromptedPipeline(SchedulerNames, Pipeline):
+class UnpromptedPipeline(SchedulerNames, NetworkPipeline):
     """Base of the pipelines that denoise without a text.
 
     Made by `pyengine.from_pretrained`. A subclass has `main_part`, `known_labels`, `factor`,
@@ -178,20 +178,6 @@ class UnpromptedPipeline(SchedulerNames, Pipeline):
     def denoiser(self) -> Any:
         """The network that predicts."""
         return self.network
-
-    @property
-    def model_hash(self) -> str:
-        """SHA-256 of the weights, hexadecimal."""
-        found: str = self.checkpoint.model_hash
-        return found
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override] # the network's, not set
-        return self.network.device
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        return self.network.dtype
 
     @property
     def components(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ...jobs import checks
 from ...jobs.output import PipelineOutput, Report
 from ...jobs.runs import Run
 from ...models import UNet2DConditionModel
+from ...models.base import Model
 from ...schedules import unclip
 from ..defaults import bounded
 from ..diffusers_names.scheduling import SchedulerNames
@@ -78,18 +79,8 @@ class KandinskyV22CombinedPipeline(SchedulerNames, StagedPipeline):
         return dict(self.checkpoint.config("scheduler"))
 
     @property
-    def model_hash(self) -> str:
-        """SHA-256 of the weights, hexadecimal."""
-        found: str = self.checkpoint.model_hash
-        return found
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override] # the network's, not set
-        return self.unet.device
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        return self.unet.dtype
+    def network(self) -> Model:
+        return self.unet
 
     @property
     def components(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from ...schedules import unclip
 from ...schedules.config import UnCLIPConfig
 from ...tokenizer import ClipTokenizer
 from ..arguments import checked
-from ..base import Pipeline
+from ..base import NetworkPipeline
 from ..defaults import bounded
 from ..keywords import refuse_others
 from ..prior_denoiser import PriorConditions, PriorDenoiser
@@ -57,7 +57,7 @@ class PriorDefaults:
     guidance_scale: float = bounded(4.0, 0, 1000)
 
 
-class KandinskyV22PriorPipeline(Pipeline):
+class KandinskyV22PriorPipeline(NetworkPipeline):
     """Embeddings of pictures from texts with a Kandinsky 2.2 prior; see `__call__`."""
 
     defaults_class: ClassVar[type[Any]] = PriorDefaults
@@ -91,18 +91,8 @@ class KandinskyV22PriorPipeline(Pipeline):
         return cast(CLIPTextModelWithProjection, self.models["text_encoder"])
 
     @property
-    def model_hash(self) -> str:
-        """SHA-256 of the weights, hexadecimal."""
-        found: str = self.checkpoint.model_hash
-        return found
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override] # the network's, not set
-        return self.prior.device
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        return self.prior.dtype
+    def network(self) -> Model:
+        return self.prior
 
     @property
     def components(self) -> dict[str, Any]:

@@ -107,18 +107,8 @@ class UnCLIPBase(StagedPipeline):
         return found
 
     @property
-    def model_hash(self) -> str:
-        """SHA-256 of the weights, hexadecimal."""
-        found: str = self.checkpoint.model_hash
-        return found
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override] # the network's, not set
-        return self.decoder.device
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        return self.decoder.dtype
+    def network(self) -> Model:
+        return self.decoder
 
     @property
     def components(self) -> dict[str, Any]:

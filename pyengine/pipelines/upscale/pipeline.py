@@ -15,9 +15,10 @@ from ...jobs import checks
 from ...jobs.job import Call, Job
 from ...jobs.output import PipelineOutput, Report
 from ...jobs.runs import Run
+from ...models.base import Model
 from ...models.upscale.base import Upscaler
 from ...pixels import MAX_PIXELS
-from ..base import Pipeline
+from ..base import NetworkPipeline
 from ..keywords import refuse_others
 from ..one_pass import OnePassDefaults
 from .tiles import Tile, overlap_of, tiles
@@ -117,7 +118,7 @@ class UpscaleCall(Call):
         return torch.stack(same if len(same) == len(made) else made[:1]), 0
 
 
-class UpscalePipeline(Pipeline):
+class UpscalePipeline(NetworkPipeline):
     """Enlarges pictures by an upscaler's network; see `__call__`."""
 
     defaults_class: ClassVar[type[Any]] = OnePassDefaults
@@ -131,23 +132,13 @@ class UpscalePipeline(Pipeline):
         self.source, self.defaults = source, defaults
 
     @property
-    def model_hash(self) -> str:
-        """SHA-256 of the weights, hexadecimal."""
-        found: str = self.checkpoint.model_hash
-        return found
-
-    @property
     def scale(self) -> int:
         """Pixels of a result for each pixel, along each side."""
         return self.model.scale
 
     @property
-    def device(self) -> torch.device:  # type: ignore[override] # the model's, not set
-        return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        return self.model.dtype
+    def network(self) -> Model:
+        return self.model
 
     @property
     def components(self) -> dict[str, Any]:
