@@ -22,6 +22,7 @@ from ..pipelines.argument_kinds import Picture
 from ..pipelines.arguments import BY_NAME, OPTIONS, REMEMBERED
 from ..pipelines.cascade.asked import OF_ALL
 from ..pipelines.cascade.loading import cascade
+from ..pipelines.cascade.pipeline import CascadePipeline
 from ..pipelines.classifiers import guide_hash
 from ..pipelines.loading import NAMED, SHIPPED
 from ..pipelines.remembered import digest, model_name, of_picture, settings_of
@@ -187,10 +188,8 @@ def sampler(name: str | None) -> str | None:
 
 
 def checkpoint_of(pipe: Any) -> Any:
-    """The pipeline's, or a cascade's first."""
-    if hasattr(pipe, "checkpoint"):
-        return pipe.checkpoint
-    return pipe.parts.checkpoint if hasattr(pipe, "parts") else checkpoint_of(pipe.stages[0])
+    """The pipeline's, or that of a cascade's first stage."""
+    return checkpoint_of(pipe.stages[0]) if isinstance(pipe, CascadePipeline) else pipe.checkpoint
 
 
 def arguments(o: Options, pipe: Any, given: dict[str, Any], repeated: bool) -> dict[str, Any]:

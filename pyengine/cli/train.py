@@ -81,8 +81,7 @@ def run_evaluation(
 
 
 def concepts_of(pipe: Any) -> Path:
-    checkpoint = pipe.checkpoint if hasattr(pipe, "checkpoint") else pipe.parts.checkpoint
-    path = labels.file_of(checkpoint)
+    path = labels.file_of(pipe.checkpoint)
     if path is None:
         raise UnavailableError(f"{pipe.source} has no concepts.txt: name one with --concepts")
     return path

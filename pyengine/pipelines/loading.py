@@ -125,7 +125,7 @@ def reload(pipeline: Any, device: torch.device, dtype: torch.dtype) -> None:
     if pipeline._runs.in_progress() is not None:
         raise RequestError("to: a run is in progress; move the pipeline between calls")
     net = pipeline.components[family_of_pipeline(pipeline).main]
-    checkpoint, source = pipeline._checkpoint, pipeline.source
+    checkpoint, source = pipeline.checkpoint, pipeline.source
     with pipeline._runs.begin(Run()):
         fresh = within_memory(
             lambda: build(Load(checkpoint, source, device, dtype, net.weights, type(pipeline))),

@@ -321,6 +321,9 @@ def test_the_hint_and_the_list(run, tmp_path):
     [warning] = json.loads(out)["report"]["warnings"]
     assert warning in err
     assert run("generate", "a red heart", "--steps", "2", "--seed", "1")[2] == ""
+    stages = ("-m", "emoji", "-m", "emoji")  # a cascade's first says what it knows
+    _, _, err = run("generate", "a grand piano", *stages, "--steps", "2", "--seed", "1")
+    assert "knows 319 things and none of them in this prompt" in err
 
 
 def test_a_model_that_lists_nothing(run, model):

@@ -55,10 +55,6 @@ class CascadePipeline(Pipeline):
         return "CascadePipeline"
 
     @property
-    def checkpoint(self) -> None:
-        """None: it is made of pipelines."""
-
-    @property
     def model_hash(self) -> str:
         """SHA-256 of the stages' hashes, hexadecimal."""
         hashes = "".join(stage.model_hash for stage in self.stages)

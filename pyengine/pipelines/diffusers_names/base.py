@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 class DiffusersNames(Switches):
     """Base of all pipelines: from_pretrained, from_pipe, to, save_pretrained, components, config.
 
-    A subclass has `_checkpoint`, `_class_name`, `_given` and `components`.
+    A subclass has `_class_name`, `_given` and `components`.
     """
 
     source: str
     dtype: torch.dtype
+    #: That it was loaded from; None where it was made of parts, or of pipelines.
+    checkpoint: Checkpoint | None = None
 
     # --- loading ----------------------------------------------------------------------------------
 
@@ -103,7 +105,7 @@ class DiffusersNames(Switches):
 
     def _check_own(self, name: str) -> None:
         """Raises RequestError where the checkpoint is not all that the pipeline is made of."""
-        if self._checkpoint is None:
+        if self.checkpoint is None:
             raise RequestError(
                 f"{name}: this pipeline was made of parts, not of a checkpoint; load one with"
                 " pyengine.from_pretrained(..., device=..., dtype=...)"
@@ -123,13 +125,9 @@ class DiffusersNames(Switches):
         return ()
 
     @property
-    def _checkpoint(self) -> Checkpoint | None:
-        return getattr(self, "checkpoint", None)
-
-    @property
     def _class_name(self) -> str:
         """diffusers' name for its kind."""
-        checkpoint = self._checkpoint
+        checkpoint = self.checkpoint
         return type(self).__name__ if checkpoint is None else checkpoint.pipeline_class
 
     @property

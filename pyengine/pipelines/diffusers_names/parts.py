@@ -39,7 +39,7 @@ class PartNames(SchedulerNames, DiffusersNames):
     _preview_vae: Any = None
 
     @property
-    def _checkpoint(self) -> Checkpoint | None:
+    def checkpoint(self) -> Checkpoint | None:  # type: ignore[override] # the parts', not set
         found: Checkpoint | None = self.parts.checkpoint
         return found
 

@@ -74,7 +74,7 @@ def _move(new: Path, folder: Path) -> None:
 
 
 def _write(pipeline: DiffusersNames, folder: Path, variant: str | None) -> None:
-    checkpoint = pipeline._checkpoint
+    checkpoint = pipeline.checkpoint
     assert checkpoint is not None  # _check_own has seen to it
     single = "model" in checkpoint.components  # as transformers saves one model: all in one folder
     for name in checkpoint.components:
@@ -109,7 +109,7 @@ def model_index(pipeline: DiffusersNames) -> dict[str, Any]:
         "_class_name": pipeline._class_name,
         "_diffusers_version": DIFFUSERS_VERSION,
     }
-    checkpoint = pipeline._checkpoint
+    checkpoint = pipeline.checkpoint
     if checkpoint is None or "model" in checkpoint.components:
         return index
     layout = checkpoint.layout

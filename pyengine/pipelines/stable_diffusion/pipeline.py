@@ -347,7 +347,7 @@ class StableDiffusionPipeline(
         refuse_others({**others, **elsewhere}, self.__call__)
         given = {name: arguments.pop(name, None) for name in (*NAMES, "class_labels")}
         control = take(self.parts, arguments)
-        if given.get("clip_model") is not None and not control is images is None:
+        if given.get("clip_model") is not None and (control is not None or images is not None):
             raise RequestError("clip_model: expected None beside a ControlNet, T2I-Adapter or"
                                " IP-Adapter, which its gradient would leave out")  # fmt: skip
 
