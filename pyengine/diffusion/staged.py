@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..cuda import Leash
 from ..errors import NotFiniteError
+from ..finite import all_finite, kind, not_finite
 from ..guidance import NEGATIVE, TEXT, Guidance, Term
 from ..jobs import checks
 from ..jobs.job import Call, Job
@@ -75,6 +76,12 @@ class StagedJob(Job):
         self.evaluations = evaluations + max(job.evaluations for job in self.inner)
         self.steps = steps + max(job.steps for job in self.inner)
         self.error = next((job.error for job in self.inner if job.error is not None), None)
+
+    def check(self, part: str, x: Tensor) -> bool:
+        """Whether x, which that part has made of the picture, is finite; else it has an error."""
+        if not all_finite(x):
+            self.error = not_finite(part, kind(x), f"picture {self.index}", x.dtype)
+        return self.error is None
 
     @property
     def waits(self) -> bool:

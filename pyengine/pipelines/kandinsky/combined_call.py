@@ -11,7 +11,6 @@ from ...diffusion.gradients import GradientGuidance
 from ...diffusion.job import Batch, DenoisingJob
 from ...diffusion.staged import StagedCall, StagedJob, StageNoise
 from ...diffusion.watch import check_start
-from ...finite import all_finite, kind, not_finite
 from ...guidance import classifier_free
 from ...jobs.noise import NoiseSource
 from ...jobs.runs import Run
@@ -200,12 +199,7 @@ class CombinedCourse:
 
     def _check(self, job: StagedJob) -> bool:
         for which in range(len(job.inner)):
-            found = self._embedding(job, which)
-            if not all_finite(found):
-                where = f"picture {job.index}"
-                job.error = not_finite(
-                    f"{self._source}: prior", kind(found), where, found.dtype
-                )  # fmt: skip
+            job.check(f"{self._source}: prior", self._embedding(job, which))
         return job.error is None
 
 

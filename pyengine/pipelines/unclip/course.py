@@ -11,7 +11,6 @@ from ...diffusion.conditions import Conditions, classifier_free_names
 from ...diffusion.job import Batch, DenoisingJob
 from ...diffusion.staged import Stage, StagedJob, StageNoise, end_of, guidance_between
 from ...diffusion.watch import check_start
-from ...finite import all_finite, kind, not_finite
 from ...guidance import Guidance
 from ...models import PriorTransformer, UnCLIPTextProjModel
 from ...schedules import Plan
@@ -83,7 +82,7 @@ class UnCLIPCourse:
 
     def _decoder(self, stage: int, jobs: Sequence[StagedJob]) -> None:
         pairs = [(job, self._embedding(job)) for job in jobs]
-        pairs = [pair for pair in pairs if self._check(*pair)]
+        pairs = [(job, e) for job, e in pairs if job.check(f"{self._source}: prior", e)]
         if not pairs:
             return
         jobs, embeddings = [job for job, _ in pairs], torch.cat([e for _, e in pairs])
@@ -130,14 +129,6 @@ class UnCLIPCourse:
             return self._r.embeddings[job.index : job.index + 1]
         prior = cast(PriorTransformer, cast(Any, self.stages[0].evaluate.unet).prior)
         return prior.post_process_latents(job.latents)
-
-    def _check(self, job: StagedJob, embedding: Tensor) -> bool:
-        if not all_finite(embedding):
-            where = f"picture {job.index}"
-            job.error = not_finite(
-                f"{self._source}: prior", kind(embedding), where, embedding.dtype
-            )  # fmt: skip
-        return job.error is None
 
     def _start(
         self, stage: int, name: str, jobs: Sequence[StagedJob], shape: tuple[int, ...]
