@@ -1,8 +1,9 @@
 """What stages cost, learned as they run, and how many pictures an evaluation may have for it."""
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -55,9 +56,32 @@ class Curve:
         """
         if count in self._least:
             return self._least[count]
-        below = [seconds for n, seconds in self._least.items() if n < count]
-        above = [seconds * count / n for n, seconds in self._least.items() if n > count]
+        known = list(self._least.items())  # at once, as above
+        below = [seconds for n, seconds in known if n < count]
+        above = [seconds * count / n for n, seconds in known if n > count]
         return max(below) if below else min(above, default=None)
+
+
+class _Recent(Generic[T]):
+    """Values by key, made where they are not there; of more than SHAPES those that were not asked
+    for the longest are forgotten. Safe from any thread.
+    """
+
+    def __init__(self, make: Callable[[], T]):
+        self._make, self._known = make, OrderedDict[Hashable, T]()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __getitem__(self, key: Hashable) -> T:
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = self._make()
+                if len(self._known) > SHAPES:
+                    self._known.popitem(last=False)
+            self._known.move_to_end(key)
+            return self._known[key]
 
 
 class _Shape:
@@ -79,11 +103,11 @@ class Costs:
 
     def __init__(self, longest: float, memory: int | None = None, most: int = 64):
         self.longest, self.memory, self.most = longest, memory, most
-        self._shapes: OrderedDict[Hashable, _Shape] = OrderedDict()
-        self._stages: OrderedDict[Hashable, Curve] = OrderedDict()
+        self._shapes = _Recent(_Shape)
+        self._stages = _Recent(Curve)
 
     def _of(self, key: Hashable) -> _Shape:
-        return _recent(self._shapes, key, _Shape)
+        return self._shapes[key]
 
     def step(self, key: Hashable, count: int) -> float:
         """Seconds of an evaluation of so many pictures."""
@@ -105,14 +129,14 @@ class Costs:
 
     def stage(self, key: Hashable, count: int = 1) -> float:
         """Seconds of another stage, such as ("encode", queue), for so many pictures."""
-        return _recent(self._stages, key, Curve).at(count) or LEAST_STAGE
+        return self._stages[key].at(count) or LEAST_STAGE
 
     def least_stage(self, key: Hashable, count: int = 1) -> float:
         """The least seconds of another stage."""
-        return _recent(self._stages, key, Curve).least(count) or LEAST_STAGE
+        return self._stages[key].least(count) or LEAST_STAGE
 
     def staged(self, key: Hashable, count: int, seconds: float) -> None:
-        _recent(self._stages, key, Curve).add(count, seconds)
+        self._stages[key].add(count, seconds)
 
     def out_of_memory(self, key: Hashable, count: int) -> None:
         """An evaluation of so many pictures did not fit: half of them from now on."""
@@ -145,13 +169,3 @@ class Costs:
         while cap > 1 and (shape.steps.at(cap) or 0.0) > self.longest:
             cap -= 1
         return max(cap, 1)
-
-
-def _recent(known: OrderedDict[Hashable, T], key: Hashable, make: Callable[[], T]) -> T:
-    """known[key], made where it is not there, and the last to be forgotten."""
-    if key not in known:
-        known[key] = make()
-        if len(known) > SHAPES:
-            known.popitem(last=False)
-    known.move_to_end(key)
-    return known[key]

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
     from .driver import Driver, Entry
     from .stages import Queue
@@ -32,44 +32,42 @@ def least_step(driver: "Driver", queue: "Queue", count: int) -> float:
     key: Hashable | None = driver.shapes.get(queue)
     if key is not None:
         return driver.costs.least_step(key, count)
-    model, height, width = queue
-    seen = [
-        SHARE_BY_PIXEL * height * width / (h * w) * driver.costs.least_step(known, 1)
-        for (name, h, w), known in list(driver.shapes.items())
-        if name == model and h * w <= height * width
-    ]
-    return count * max(seen, default=0.0) or driver.costs.least_step(queue, count)
+    one = _of_smaller(driver, queue, lambda known: driver.costs.least_step(known, 1))
+    return count * one or driver.costs.least_step(queue, count)
 
 
 def fits(driver: "Driver", queue: "Queue") -> bool:
     """Whether one picture of a queue fits into the memory, as far as is known: of a size that was
     never seen, from the model's sizes that were.
     """
-    costs, (model, height, width) = driver.costs, queue
+    costs = driver.costs
     if costs.memory is None:
         return True
     key = driver.shapes.get(queue)
     if key is not None:
         return costs.fits(key)
+    return _of_smaller(driver, queue, costs.bytes) <= costs.memory
+
+
+def _of_smaller(driver: "Driver", queue: "Queue", cost: "Callable[[Hashable], float]") -> float:
+    """The least that a picture of a size that was never seen is said to cost, from the model's
+    smaller sizes; 0 where none was seen.
+    """
+    model, height, width = queue
     seen = [
-        SHARE_BY_PIXEL * height * width / (h * w) * costs.bytes(known)
+        SHARE_BY_PIXEL * height * width / (h * w) * cost(known)
         for (name, h, w), known in list(driver.shapes.items())
         if name == model and h * w <= height * width
     ]
-    return max(seen, default=0.0) <= costs.memory
+    return max(seen, default=0.0)
 
 
 def unfinished(driver: "Driver", share: str) -> float:
-    """Seconds of work of the jobs of one share that have not ended."""
-    return (
-        sum(
-            step(driver, e.queue, 1) * e.stages.left
-            for e in [*driver.waiting, *driver.running]
-            if e.job.share == share
-        )
-        if share
-        else 0.0
-    )
+    """Seconds of work of the jobs of one share that have not ended; 0 for no share."""
+    if not share:
+        return 0.0
+    jobs = [e for e in [*driver.waiting, *driver.running] if e.job.share == share]
+    return sum(step(driver, e.queue, 1) * e.stages.left for e in jobs)
 
 
 def alone(driver: "Driver", entry: "Entry") -> float:

@@ -1,5 +1,9 @@
 """Who is next, by numbers alone."""
 
+import itertools
+import sys
+import threading
+import time
 from collections import Counter
 
 import pytest
@@ -120,3 +124,38 @@ def test_sizes(text, size):
 def test_what_is_no_size_names_the_field(text):
     with pytest.raises(RequestError, match="memory: expected bytes above 0"):
         read_size("memory", text)
+
+
+def test_costs_are_asked_while_they_are_learned():
+    """By threads that submit, as the engine's own learns: of new numbers, and of new shapes."""
+    costs, went_wrong, until = Costs(1.0), [], time.monotonic() + 0.5
+    interval = sys.getswitchinterval()
+
+    def repeat(work):
+        try:
+            for n in itertools.count(1):
+                if time.monotonic() > until:
+                    return
+                work(n)
+        except Exception as e:
+            went_wrong.append(e)
+
+    def ask(n):
+        costs.least_step("a", n % 40 + 1)
+        costs.step("a", n % 40 + 1)
+        costs.least_stage(n % 300)
+
+    def learn(n):
+        costs.stepped("a", n, 0.1)
+        costs.staged(n, 1, 0.1)
+
+    threads = [threading.Thread(target=repeat, args=(work,)) for work in (ask, ask, learn)]
+    try:
+        sys.setswitchinterval(1e-6)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not went_wrong
