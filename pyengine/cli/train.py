@@ -48,6 +48,17 @@ def run_emoji_ar(
     return 0
 
 
+def run_small(*, name: str, device: str, export: Path | None, **options: Any) -> int:
+    """A recipe of a module that is called as it is, such as one_shot for `one-shot`."""
+    recipe = training(name.replace("-", "_")).RECIPE
+    out = training("small").train(recipe, device=str(find_device(device)), **options)
+    print(out)
+    if export is not None:
+        folder = training("small_folder")
+        print(folder.export(recipe, run=out, to=export, data=options["data"]))
+    return 0
+
+
 def run_data(*, out: Path, packages: list[Path] | None, **options: Any) -> int:
     print(training("data").build(out, packages=packages or None, **options))
     return 0

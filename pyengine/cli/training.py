@@ -136,6 +136,48 @@ def train_emoji_ar(
     return _run("emoji_ar", locals())
 
 
+#: The small models, one of each family: what `pyengine train NAME` calls them, and what they are.
+SMALL = {
+    "one-shot": "text to all pixels at once, by regression",
+}
+
+
+def _train_small(name: str, title: str) -> None:
+    @train_app.command(name)
+    def train(
+        data: Data = None,
+        out: Annotated[
+            Path,
+            Option(
+                "--out", "-o", metavar="FOLDER",
+                help="Folder of the run; it goes on where it stopped.",
+            ),
+        ] = Path(f"{name}-run"),
+        steps: Annotated[
+            int | None, _recipes("N", whole(1), "Steps of the whole training.")
+        ] = None,
+        minutes: Minutes = None,
+        device: Device = "cpu",
+        threads: Threads = None,
+        seed: Annotated[int | None, _recipes("N", whole(0), "Of the run.")] = None,
+        batch: Annotated[int | None, _recipes("N", whole(1), "Pictures a step.")] = None,
+        rate: Annotated[float | None, _recipes("X", real(0), "Learning rate.")] = None,
+        export: Export = None,
+    ) -> int:
+        return _run("small", {"name": name, **locals()})
+
+    train.__doc__ = f"""Train a small model, {title}, or go on where it stopped.
+
+    \b
+    pyengine train data --out emoji64
+    pyengine train {name} --data emoji64 --minutes 10 --export emoji-{name}
+    """
+
+
+for _name, _title in SMALL.items():
+    _train_small(_name, _title)
+
+
 @train_app.command("data")
 def train_data(
     out: Annotated[

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .autoencoder.vq import VQConfig, VQModel
     from .classifier.config import EncoderUNetConfig
     from .classifier.encoder_unet import EncoderUNetModel
+    from .conditional.generator import TextGenerator, TextGeneratorConfig
     from .control.config import ControlNetConfig, ControlNetUnionConfig
     from .control.controlnet import ControlNetModel
     from .control.t2i import T2IAdapter, T2IAdapterConfig
@@ -86,6 +87,8 @@ __all__ = [
     "T5Config",
     "T5EncoderModel",
     "TextContext",
+    "TextGenerator",
+    "TextGeneratorConfig",
     "TimeEmbedding",
     "UNet2DConditionConfig",
     "UNet2DConditionModel",
@@ -148,6 +151,8 @@ if not TYPE_CHECKING:
         "T5Config": "text.t5",
         "T5EncoderModel": "text.t5",
         "TextContext": "unet.context",
+        "TextGenerator": "conditional.generator",
+        "TextGeneratorConfig": "conditional.generator",
         "TimeEmbedding": "unet.context",
         "UNet2DConditionConfig": "unet.config",
         "UNet2DConditionModel": "unet.condition",

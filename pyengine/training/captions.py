@@ -21,9 +21,13 @@ def with_style(text: str, style: str | None) -> str:
     return f"{text}, {style} style" if style else text
 
 
-def random_prompt(pictures: dataset.Pictures, row: int, numbers: np.random.Generator) -> str:
-    """One prompt for a picture: article or not, style or not, sometimes tags, sometimes 'emoji'."""
-    article, emoji, tagged, styled = numbers.random(4)
+def random_prompt(
+    pictures: dataset.Pictures, row: int, numbers: np.random.Generator, styled: float = 0.65
+) -> str:
+    """One prompt for a picture: article or not, sometimes tags, sometimes 'emoji', and the style
+    with the probability `styled`.
+    """
+    article, emoji, tagged, style = numbers.random(4)
     text = pictures.labels[row]
     if article < 0.5:
         text = with_article(text)
@@ -33,7 +37,7 @@ def random_prompt(pictures: dataset.Pictures, row: int, numbers: np.random.Gener
         tags = pictures.tags[row]
         count = min(len(tags), int(numbers.integers(1, 4)))
         text = ", ".join([text, *(tags[i] for i in numbers.permutation(len(tags))[:count])])
-    return with_style(text, pictures.styles[row] if styled < 0.65 else None)
+    return with_style(text, pictures.styles[row] if style < styled else None)
 
 
 def random_prompts(

@@ -26,6 +26,20 @@ README.md and concepts.txt name.  No picture of the sets is in this folder: the 
 drawn by the model, and may come close to those it has seen.
 """
 
+NOTICE_SMALL = f"""The weights in this folder were trained, from random numbers, on pictures and names
+from these sets, of which they have seen only the styles and labels that README.md and concepts.txt
+name:
+
+{SETS}
+
+Twemoji graphics: Copyright 2020 Twitter, Inc and other contributors, licensed under CC-BY 4.0,
+https://creativecommons.org/licenses/by/4.0/. They were rasterised at 64x64 on white.
+
+No picture of the sets is in this folder: the pictures here are drawn by the model, and may come
+close to those it has seen. Its prompts are read by the text encoder of the model `emoji`, which has
+a NOTICE of its own.
+"""
+
 #: Of every card, behind its table.
 REST = """Every number is in [training.json](training.json).
 
@@ -130,6 +144,28 @@ def card_ar(facts: dict[str, Any]) -> str:
     names = ("side", "batch", "views", "dropped", "corrupted", "text", "rate", "warmup", "decay")
     named |= {name: shape[name] for name in names}
     return (CARD_AR + REST).format(**named, **_common(facts, "emoji-ar"))
+
+
+def card_small(small: Any, settings: Any, facts: dict[str, Any]) -> str:
+    """README.md of an exported small model. small: its SmallRecipe; settings: its model's."""
+    common = _common(facts, f"emoji-{small.name}")
+    networks = ", ".join(f"{n} {c:,}" for n, c in facts["parameters"].items())
+    rows = {
+        "parameters": f"{networks}; the text encoder is `emoji`'s, frozen",
+        "pictures": f"{facts['labels']} labels in {common['style_count']} ({common['styles']})",
+        **small.rows(settings),
+        "seen": f"{facts['samples']:,} pictures in {facts['steps']:,} steps of {settings.batch}",
+        "hours": str(facts["hours"]),
+        "seed": str(facts["seed"]),
+        "optimiser": f"AdamW {settings.rate:g}, warm-up {settings.warmup} steps, then constant"
+        + common["cooled"],
+        "changed on the way": common["history"],
+        "average": f"of the weights, decay {settings.decay:g}",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    sheet = "![24 prompts drawn by the model](samples.png)\n\n" if small.draws else ""
+    head = f"{small.card.strip()}\n\n{sheet}## Training\n\n| | |\n| --- | --- |\n{table}\n\n"
+    return head + REST.format(**common)
 
 
 def card(facts: dict[str, Any]) -> str:

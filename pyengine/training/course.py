@@ -24,8 +24,11 @@ class Networks:
 
     #: Names of what `loss` returns, the loss first.
     MEASURES: tuple[str, ...] = ()
-    #: Whether the loss is computed in bfloat16 on a GPU.
+    #: Whether the loss is computed in bfloat16 on a GPU, and on a CPU.
     AUTOCAST = True
+    CPU_AUTOCAST = False
+    #: Largest norm of all gradients together; what exceeds it is scaled down.
+    MAX_GRADIENT = 1.0
 
     settings: Any
     device: str
@@ -153,8 +156,9 @@ def train(
     import torch
 
     settings, networks = run.networks.settings, run.networks
-    on_gpu = networks.device.startswith("cuda")
-    autocast = torch.autocast("cuda", torch.bfloat16, enabled=on_gpu and networks.AUTOCAST)
+    kind = networks.device.partition(":")[0]
+    lower = networks.AUTOCAST if kind == "cuda" else networks.CPU_AUTOCAST
+    autocast = torch.autocast(kind, torch.bfloat16, enabled=lower)
     began = saved = last = time.monotonic()
 
     def out_of_time() -> bool:
@@ -165,12 +169,13 @@ def train(
         for group in run.optimizer.param_groups:
             group["lr"] = rate
         networks.before_step(run.step, batches)
+        batch = batches(run.step)
         with autocast:
-            measures = networks.loss(*batches(run.step))
+            measures = networks.loss(*batch)
         run.optimizer.zero_grad(set_to_none=True)
         measures[0].backward()
         parallel.average_gradients(networks.parameters)
-        norm = torch.nn.utils.clip_grad_norm_(networks.parameters, 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(networks.parameters, networks.MAX_GRADIENT)
         run.optimizer.step()
         networks.after_step(run.step)
         run.average.update(networks.averaged, run.step)

@@ -28,6 +28,18 @@ STAGES = {
     "codes": 6,
     "gpt": 7,
     "views": 8,
+    "texts": 9,
+    "one-shot": 10,
+    "vae": 11,
+    "gan": 12,
+    "flow": 13,
+    "pixels": 14,
+    "ddpm": 15,
+    "cascade": 16,
+    "prior": 17,
+    "masked": 18,
+    "clip": 19,
+    "classifier": 20,
 }
 
 

@@ -68,15 +68,15 @@ def count(module: Any) -> int:
 def write_words(
     folder: Path, run: Path, kind: recipe.Recipe, trained: course.Run, settings: Any,
     evaluation: Evaluation, *, curves: tuple[str, ...], card: Callable[[dict[str, Any]], str],
-    **more: Any,
+    notice: str = NOTICE, **more: Any,
 ) -> None:  # fmt: skip
     """concepts.txt, NOTICE, curves.png, training.json and the card.
 
     evaluation: a file of :func:`.evaluate.write`. curves: measures of the generator that are drawn.
-    card: the text of facts. more: facts of this kind of model.
+    card: the text of facts. notice: the text of NOTICE. more: facts of this kind of model.
     """
     (folder / "concepts.txt").write_text("\n".join(settings.labels) + "\n", encoding="utf-8")
-    (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
+    (folder / "NOTICE").write_text(notice, encoding="utf-8")
     stages = [r for r in log_records(run) if r["stage"] in (kind.generator, kind.cooldown)]
     samples.save_png(folder / "curves.png", samples.curve(stages, curves))
     facts = {

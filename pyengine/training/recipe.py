@@ -88,12 +88,12 @@ def open_run(
 def train(
     opened: Opened, run: course.Run, batches: Any, before: Any, steps: int, *,
     seconds: float | None, log_every: int, echo: Echo, draw: Callable[[Path, course.Run], None],
-    sample_minutes: float,
+    sample_minutes: float, cooldown: int = 0, save_seconds: float = 180.0,
 ) -> None:  # fmt: skip
     """Trains the generator until `steps`, or for `seconds` of this call.
 
     before: the settings of the last call on this run; see `keep_settings`. draw: writes a sheet of
-    samples, called every sample_minutes.
+    samples, called every sample_minutes. cooldown, save_seconds: as of course.train.
     """
     recipe, folder = opened.recipe, opened.folder
     if before is not None and run.step and parallel.first():
@@ -102,8 +102,10 @@ def train(
         run,
         batches,
         steps,
+        cooldown=cooldown,
         seconds=seconds,
         checkpoint=folder / recipe.checkpoint,
+        save_seconds=save_seconds,
         log=opened.log(recipe.generator, log_every, echo),
         every_step=_sampler(folder, draw, sample_minutes),
     )

@@ -1,0 +1,1 @@
+"""Generators of pictures that are told a text by one vector."""

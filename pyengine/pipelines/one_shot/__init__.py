@@ -1,0 +1,1 @@
+"""Text to all pixels at once, by regression: emoji-one-shot."""
