@@ -149,7 +149,9 @@ def _train_small(name: str, title: str) -> None:
         out: Annotated[
             Path,
             Option(
-                "--out", "-o", metavar="FOLDER",
+                "--out",
+                "-o",
+                metavar="FOLDER",
                 help="Folder of the run; it goes on where it stopped.",
             ),
         ] = Path(f"{name}-run"),

@@ -89,4 +89,3 @@ def draw(folder: Path, path: Path, prompts: Sequence[str] = samples.PROMPTS) -> 
 
     pipe = from_pretrained(folder, device="cpu")
     samples.draw(path, samples.generator(pipe, steps=None, guidance=None), prompts)
-

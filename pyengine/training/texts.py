@@ -16,9 +16,9 @@ def shipped_text(name: str, device: str = "cpu") -> Any:
     """The pipelines' ShippedText of a shipped model: training conditions on what sampling does."""
     import torch
 
+    from ..pipelines.loading import shipped_folder
     from ..pipelines.reading import Load
     from ..pipelines.shipped_text import load_shipped_text
-    from ..pipelines.loading import shipped_folder
     from ..weights import resolve
 
     checkpoint = resolve(shipped_folder(name))

@@ -45,7 +45,9 @@ def differences(one, two, path=""):
     if isinstance(one, dict):
         assert one.keys() == two.keys(), path
         skipped = {"seconds"}
-        return [d for k in one if k not in skipped for d in differences(one[k], two[k], f"{path}.{k}")]
+        return [
+            d for k in one if k not in skipped for d in differences(one[k], two[k], f"{path}.{k}")
+        ]
     if isinstance(one, list | tuple):
         assert len(one) == len(two), path
         pairs = enumerate(zip(one, two, strict=True))
