@@ -26,9 +26,9 @@ README.md and concepts.txt name.  No picture of the sets is in this folder: the 
 drawn by the model, and may come close to those it has seen.
 """
 
-NOTICE_SMALL = f"""The weights in this folder were trained, from random numbers, on pictures and names
-from these sets, of which they have seen only the styles and labels that README.md and concepts.txt
-name:
+NOTICE_SMALL = f"""The weights in this folder were trained, from random numbers, on pictures and
+names from these sets, of which they have seen only the styles and labels that README.md and
+concepts.txt name:
 
 {SETS}
 

@@ -5,6 +5,7 @@ The names of the parameters are those of the engine's networks (pyengine.models.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +105,7 @@ class Generator(nn.Module):
         self.condition = Condition(text_width + settings.latent_channels, width)
         self.first = nn.Linear(width, FIRST_SIDE * FIRST_SIDE * channels[0])
         self.blocks = nn.ModuleList(
-            Block(a, b, width, "up") for a, b in zip(channels, channels[1:], strict=False)
+            Block(a, b, width, "up") for a, b in itertools.pairwise(channels)
         )
         self.norm_out = Modulated(width, channels[-1])
         self.conv_out = nn.Conv2d(channels[-1], 3 * PIXELS**2, 3, padding=1)

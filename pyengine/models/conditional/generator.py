@@ -5,6 +5,7 @@ condition scales and moves (FiLM, Perez et al. 2018, arXiv:1709.07871); the last
 2x2 pixels of each (Shi et al. 2016, arXiv:1609.05158).
 """
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -114,7 +115,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.condition = Condition(text + latent, width)
         self.first = Linear(width, FIRST_SIDE * FIRST_SIDE * channels[0])
-        pairs = zip(channels, channels[1:], strict=False)
+        pairs = itertools.pairwise(channels)
         self.blocks = nn.ModuleList(Block(a, b, width, up=True) for a, b in pairs)
         self.norm_out = Modulated(width, channels[-1])
         self.conv_out = Conv2d(channels[-1], 3 * PIXELS**2)
