@@ -51,7 +51,7 @@ def run_emoji_ar(
 def run_small(*, name: str, device: str, export: Path | None, **options: Any) -> int:
     """A recipe of a module that is called as it is, such as one_shot for `one-shot`."""
     recipe = training(name.replace("-", "_")).RECIPE
-    out = training("small").train(recipe, device=str(find_device(device)), **options)
+    out = training("small_training").train(recipe, device=str(find_device(device)), **options)
     print(out)
     if export is not None:
         folder = training("small_folder")

@@ -2,7 +2,7 @@
 
 import torch
 
-from pyengine.training import small, small_folder
+from pyengine.training import small, small_folder, small_training
 
 
 def quiet(line):
@@ -17,7 +17,7 @@ def settings_of(recipe, pictures, **numbers):
 
 
 def train(recipe, pictures, folder, steps, settings, **more):
-    return small.train(
+    return small_training.train(
         recipe, data=pictures, out=folder, steps=steps, settings=settings, sample_minutes=0,
         log_every=2, echo=quiet, **more,
     )  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 import pyengine
 from pyengine.errors import ConfigError, RequestError
 from pyengine.models import TextGenerator
-from pyengine.training import one_shot, small
+from pyengine.training import one_shot, small_training
 from pyengine.training.generator import Generator
 
 SHAPE = {"channels": (16, 8), "condition": 16, "latent_channels": 3}
@@ -102,4 +102,4 @@ def test_what_is_refused(model, pictures, tmp_path):
             pyengine.from_pretrained(folder)
     for numbers, text in (({"steps": 0}, "steps: expected a positive"), ({"rate": -1.0}, "rate")):
         with pytest.raises(RequestError, match=text):
-            small.train(one_shot.RECIPE, data=pictures, out=tmp_path / "no", **numbers)
+            small_training.train(one_shot.RECIPE, data=pictures, out=tmp_path / "no", **numbers)
