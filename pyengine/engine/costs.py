@@ -1,6 +1,7 @@
 """What stages cost, learned as they run, and how many pictures an evaluation may have for it."""
 
 import threading
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
@@ -27,6 +28,12 @@ class Curve:
         self._mean: dict[int, float] = {}
         self._least: dict[int, float] = {}
         self._seen: dict[int, int] = {}
+        #: Numbers that were measured, in order. Made anew rather than changed: other threads read
+        #: it while the engine's learns.
+        self._known: tuple[int, ...] = ()
+        #: Measurements, and what `most_within` was last asked and answered, after how many.
+        self._measured = 0
+        self._within: tuple[tuple[int, float, int], int] | None = None
 
     def add(self, count: int, seconds: float) -> None:
         seen = self._seen.get(count, 0)
@@ -36,30 +43,50 @@ class Curve:
         self._mean[count] = mean + NEWEST * (seconds - mean)
         self._seen[count] = seen + 1
         self._least[count] = min(seconds, self._least.get(count, seconds))
+        if seen == 0:
+            self._known = tuple(sorted(self._mean))
+        self._measured += 1
 
     def at(self, count: int) -> float | None:
         """For a number that was never measured: from the next smaller one in proportion, or the
         next greater one's; both are upper bounds. None where nothing is known.
         """
-        if count in self._mean:
-            return self._mean[count]
-        known = list(self._mean)  # at once: other threads ask while the engine's learns
-        below = [n for n in known if n < count]
-        above = [n for n in known if n > count]
-        bounds = [self._mean[max(below)] * count / max(below)] if below else []
-        bounds += [self._mean[min(above)]] if above else []
-        return min(bounds, default=None)
+        mean = self._mean.get(count)
+        if mean is not None:
+            return mean
+        known = self._known
+        place = bisect_left(known, count)
+        below = self._mean[known[place - 1]] * count / known[place - 1] if place else None
+        above = self._mean[known[place]] if place < len(known) else None
+        if below is None or above is None:
+            return above if below is None else below
+        return min(below, above)
+
+    def most_within(self, seconds: float, most: int) -> int:
+        """The greatest number up to `most` that takes no longer, 1 where none does. The answer is
+        kept until the next measurement: it is asked for every job that waits.
+        """
+        asked = self._measured, seconds, most
+        kept = self._within
+        if kept is not None and kept[0] == asked:
+            return kept[1]
+        count = max(most, 1)
+        while count > 1 and (self.at(count) or 0.0) > seconds:
+            count -= 1
+        self._within = asked, count
+        return count
 
     def least(self, count: int) -> float | None:
         """The least seconds that so many pictures may take: those of a smaller number, or a part of
         a greater one's. None where nothing is known.
         """
-        if count in self._least:
+        known = self._known
+        place = bisect_left(known, count)
+        if place < len(known) and known[place] == count:
             return self._least[count]
-        known = list(self._least.items())  # at once, as above
-        below = [seconds for n, seconds in known if n < count]
-        above = [seconds * count / n for n, seconds in known if n > count]
-        return max(below) if below else min(above, default=None)
+        if place:
+            return max(self._least[n] for n in known[:place])
+        return min((self._least[n] * count / n for n in known), default=None)
 
 
 class _Recent(Generic[T]):
@@ -166,6 +193,4 @@ class Costs:
         cap = self.most if shape.most is None else min(shape.most, self.most)
         if self.memory is not None and shape.bytes:
             cap = min(cap, int(self.memory // shape.bytes))
-        while cap > 1 and (shape.steps.at(cap) or 0.0) > self.longest:
-            cap -= 1
-        return max(cap, 1)
+        return shape.steps.most_within(self.longest, cap)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterable
 
     from .driver import Driver, Entry
     from .stages import Queue
@@ -104,22 +104,28 @@ def remaining(driver: "Driver") -> float:
     """Seconds of work of all jobs that have not ended, where each is in a full batch."""
     with driver.lock:
         waiting, running = list(driver.waiting), list(driver.running)
-    seconds = sum(_stepping(driver, entry) for entry in [*waiting, *running])
+    seconds = _stepping(driver, [*waiting, *running])
     for stage, entries in (("encode", waiting), ("decode", [*waiting, *running])):
         for entry in entries:
             seconds += driver.costs.stage((stage, entry.queue), entry.stages.count)
     return seconds
 
 
-def _stepping(driver: "Driver", entry: "Entry") -> float:
-    """Seconds of the steps that a job has left, as its part of full batches."""
-    cap = driver.cap(entry.queue)
-    return step(driver, entry.queue, cap) * entry.stages.left / cap
+def _stepping(driver: "Driver", entries: "Iterable[Entry]") -> float:
+    """Seconds of the steps that jobs have left, as their parts of full batches."""
+    left: dict[Queue, int] = {}
+    for entry in entries:
+        left[entry.queue] = left.get(entry.queue, 0) + entry.stages.left
+    seconds = 0.0
+    for queue, evaluations in left.items():
+        cap = driver.cap(queue)
+        seconds += step(driver, queue, cap) * evaluations / cap
+    return seconds
 
 
 def next_place(driver: "Driver") -> float:
     """Seconds until the queue is likely to have a place: those in which the running jobs end, one
     after the other.
     """
-    work = sum(_stepping(driver, entry) for entry in driver.running)
+    work = _stepping(driver, driver.running)
     return max(SOONEST, work / max(1, len(driver.running)))

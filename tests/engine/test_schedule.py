@@ -83,6 +83,20 @@ def test_a_batch_is_capped_by_its_seconds():
     assert costs.cap("small") == 60
 
 
+def test_a_cap_is_found_once_between_two_measurements(monkeypatch):
+    """It is asked for every job that waits, at every request that is refused."""
+    costs, asked = Costs(longest=0.25), []
+    real = Curve.at
+    monkeypatch.setattr(Curve, "at", lambda curve, n: (asked.append(n), real(curve, n))[1])
+    for seconds, cap in ((0.02, 12), (0.01, 25), (1.0, 1)):
+        costs.stepped("a", 1, seconds)
+        asked.clear()
+        assert {costs.cap("a") for _ in range(1000)} == {cap}
+        assert len(asked) < 1100
+    costs.longest = 1e6
+    assert costs.cap("a") == 64
+
+
 def test_a_batch_is_capped_by_memory():
     costs = Costs(longest=10.0, memory=1000)
     costs.stepped("a", 1, 0.01)
@@ -144,6 +158,7 @@ def test_costs_are_asked_while_they_are_learned():
         costs.least_step("a", n % 40 + 1)
         costs.step("a", n % 40 + 1)
         costs.least_stage(n % 300)
+        costs.cap("a")
 
     def learn(n):
         costs.stepped("a", n, 0.1)
