@@ -19,6 +19,12 @@ extern const Table kTable;
 namespace isa_avx512 {
 extern const Table kTable;
 }
+namespace isa_avx512_bf16 {
+Table refined();
+}
+namespace isa_amx_bf16 {
+Table refined();
+}
 namespace isa_wide16 {
 extern const Table kTable;
 }
@@ -30,13 +36,21 @@ struct Candidate {
     const Table* table;
     bool runs_here;
     const char* needs;
-    bool for_tests;
+    bool asked_for;  // chosen by its name alone
 };
 
 std::vector<Candidate> candidates() {
     std::vector<Candidate> all;
 #ifdef PYENGINE_X86
     const CpuFeatures cpu = cpu_features();
+    static const Table amx_bf16 = isa_amx_bf16::refined();
+    static const Table avx512_bf16 = isa_avx512_bf16::refined();
+    all.push_back({&amx_bf16, cpu.amx_bf16,
+                   "AVX512_BF16, AMX_TILE and AMX_BF16, and a Linux that lets the process use tiles",
+                   false});
+    // An Intel Xeon's vdpbf16ps multiplies 0.7 times as fast as its float32 instructions; a Zen 5's
+    // twice as fast.
+    all.push_back({&avx512_bf16, cpu.avx512_bf16, "AVX-512 and AVX512_BF16", !cpu.amd});
     all.push_back({&isa_avx512::kTable, cpu.avx512,
                    "AVX-512 F, BW, DQ and VL, and an operating system that saves ZMM registers",
                    false});
@@ -74,7 +88,7 @@ const Table* choose() {
         }
     }
     for (const Candidate& c : candidates())
-        if (c.runs_here && !c.for_tests) return c.table;
+        if (c.runs_here && !c.asked_for) return c.table;
     return &isa_portable::kTable;
 }
 

@@ -115,7 +115,7 @@ def float32(tensor: Tensor) -> Tensor:
 
 
 def isa() -> str:
-    """The instruction set in use: avx512, avx2 or portable; PYENGINE_ISA forces one."""
+    """The instruction set in use: amx_bf16, avx512, portable, ...; PYENGINE_ISA forces one."""
     return core().isa()
 
 

@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 import torch.nn.functional as F
+from instruction_sets import ISAS
 
 from pyengine import ops
 from pyengine.errors import RequestError, UnavailableError
@@ -45,7 +46,6 @@ def test_masked_keys_do_not_count():
 
 
 INFINITY = float("inf")
-ISAS = ("portable", "avx2", "avx512", "wide16")
 
 
 def _bits(x):

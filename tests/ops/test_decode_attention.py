@@ -3,6 +3,7 @@
 import pytest
 import torch
 from gpu_cases import widen
+from instruction_sets import ISAS
 
 from pyengine import ops
 from pyengine.errors import RequestError
@@ -16,7 +17,7 @@ def _inputs(n=3, rows=4, heads=6, kv_heads=2, d=20, most=200, dtype=torch.float3
     return {"q": q, "keys": keys, "values": values, "lengths": lengths, "heads": heads}
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "wide16"])
+@pytest.mark.parametrize("isa", ISAS)
 def test_a_tokens_bits_depend_on_what_it_sees_alone(isa, use_isa, use_threads):
     """Not on what else the cache holds or could, nor on how many tokens come at once."""
     use_isa(isa)

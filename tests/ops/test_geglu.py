@@ -6,6 +6,7 @@ What they make of infinities and of what is near them: test_special_values.py.
 import pytest
 import torch
 import torch.nn.functional as F
+from instruction_sets import ISAS
 
 from pyengine import ops
 from pyengine.errors import RequestError
@@ -16,7 +17,7 @@ def _gelu(gate):
     return ops.geglu(torch.stack([torch.ones_like(gate), gate], dim=-1)).squeeze(-1)
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "wide16"])
+@pytest.mark.parametrize("isa", ISAS)
 def test_gelu_is_accurate_to_the_last_bits_over_its_whole_range(isa, use_isa):
     """Relative to the result, also in the lower tail, where 1 + erf would cancel."""
     use_isa(isa)

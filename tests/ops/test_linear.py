@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from instruction_sets import ISAS
 
 from pyengine import ops
 from pyengine.errors import RequestError
@@ -47,7 +48,7 @@ def test_packed_and_plain_weights_give_the_same_bits(activation, features, dtype
     assert torch.equal(bare, ops.linear(x, weight, activation=activation))
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "wide16"])
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("activation", ["none", "gelu", "geglu", "geglu_tanh"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_addend_of_minus_zero_and_a_gate_of_one_leave_the_bits(activation, dtype, isa, use_isa):
@@ -67,8 +68,8 @@ def _bits(x):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 6, 7, 14, 15, 61, 250, 500])
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "wide16"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int8])
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int8])
 def test_a_rows_bits_do_not_depend_on_its_neighbours(rows, isa, dtype, use_isa, use_threads):
     """Tile heights, blocks, splits over threads and where weights are widened: all follow rows."""
     use_isa(isa)
@@ -78,6 +79,8 @@ def test_a_rows_bits_do_not_depend_on_its_neighbours(rows, isa, dtype, use_isa, 
         weight, scale = ops.quantize_weight(weight)
     else:
         weight = ops.pack_weight(weight.to(dtype))
+    if dtype == torch.bfloat16:  # both, so that it is multiplied in bfloat16 where it can be
+        x = x.bfloat16()
     together = ops.linear(x, weight, weight_scale=scale)
     for threads in (1, 2, 5, 16):
         use_threads(threads)
@@ -86,7 +89,7 @@ def test_a_rows_bits_do_not_depend_on_its_neighbours(rows, isa, dtype, use_isa, 
             assert torch.equal(part, together[first : first + rows]), (threads, first)
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "wide16"])
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("k", [1, 7, 40, 41, 120, 321, 700])
 def test_8_bit_weights_are_whole_numbers_whose_sums_are_scaled(k, isa, use_isa):
     """The same bits as with the same numbers in float32, but for the one product at the end."""
@@ -98,6 +101,20 @@ def test_8_bit_weights_are_whole_numbers_whose_sums_are_scaled(k, isa, use_isa):
         want = ops.linear(x, numbers.float()) * scale
         assert torch.equal(ops.linear(x, panels, weight_scale=scale), want), rows
         assert torch.equal(ops.linear(x, numbers, weight_scale=scale), want), rows
+
+
+@pytest.mark.parametrize("isa", ["avx512_bf16", "amx_bf16"])
+@pytest.mark.parametrize("k", [1, 31, 33, 511, 512, 513, 1100])
+def test_bfloat16_products_are_exact_and_padding_is_zero(k, isa, use_isa):
+    """Sums of small whole numbers have no rounding error, whatever lies beside the rows."""
+    use_isa(isa)
+    for rows, outputs in ((1, 1), (17, 33), (47, 16)):
+        x = torch.randint(-3, 4, (rows + 2, k)).bfloat16()
+        weight = torch.randint(-3, 4, (outputs, k)).bfloat16()
+        x[0], x[-1] = float("nan"), float("inf")
+        inner = x[1:-1]
+        want = (inner.double() @ weight.double().T).bfloat16()
+        assert torch.equal(ops.linear(inner, weight), want), rows
 
 
 def test_weights_are_rounded_to_the_nearest_of_255_numbers():

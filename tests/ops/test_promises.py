@@ -12,6 +12,7 @@ import pytest
 import torch
 from cases import CASES, TORCHS_OWN
 from gpu_cases import tensors, widen
+from instruction_sets import ISAS
 
 from pyengine import ops
 from pyengine.ops import OPS, reference
@@ -22,8 +23,6 @@ WINOGRAD_BOUND = 2e-5
 #: Draws of a case's inputs over which errors are taken where one draw exceeds the bound: of a few
 #: numbers the largest error is luck, torch's too, whose chains of sums depend on the CPU.
 DRAWS = 16
-#: wide16: the code for 16 lanes in AVX2 instructions, so that any x86 tests AVX-512's logic.
-ISAS = ("portable", "avx2", "avx512", "wide16")
 
 
 def _backends(op):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from instruction_sets import ISAS
 
 from pyengine import ops
 from pyengine.errors import RequestError
@@ -43,7 +44,7 @@ def twins(**options):
     return one, Layer(**options)
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "wide16"])
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_same_bits_without_calling_the_function(isa, mode, use_isa):
     use_isa(isa)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from instruction_sets import ISAS
 
 from pyengine import ops
 from pyengine.errors import RequestError
@@ -33,7 +34,7 @@ def _cache(n=3, rows=2, heads=4, kv_heads=2, d=10, most=20, dtype=torch.float32,
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "wide16"])
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("turned", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_cache_gets_what_rotary_makes_of_it_and_nothing_else(isa, turned, dtype, use_isa):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_promises import ISAS
+from instruction_sets import ISAS
 
 from pyengine import ops
 from pyengine.errors import RequestError

@@ -6,6 +6,7 @@ The measure is mathematics (exact.py), not what the installed torch makes of suc
 import exact
 import pytest
 import torch
+from instruction_sets import ISAS
 
 from pyengine import ops
 from pyengine.ops import OPS
@@ -91,7 +92,7 @@ QUICK = "linear, quick_gelu"
 def _runs():
     for way, (_, op, _) in WAYS.items():
         for row in OPS[op].table["cpu"]:
-            for isa in ("portable", "avx2", "avx512", "wide16") if row.name == "cpu" else (None,):
+            for isa in ISAS if row.name == "cpu" else (None,):
                 # oneDNN's convolutions of 16 bits multiply infinities by zeros of their padding.
                 padded = op == "conv2d" and row.name != "cpu"
                 dtypes = (torch.float32,) if padded else HALVES_TOO

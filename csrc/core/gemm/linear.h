@@ -56,7 +56,7 @@ struct LinearShare {
 };
 
 // Throws std::invalid_argument for sizes and pointers that cannot be, std::bad_alloc where memory
-// is short: per thread and call at most 1.5 MB.
+// is short: per thread and call at most 2.1 MB.
 void linear(const LinearArgs& args, int threads);
 
 }  // namespace pyengine

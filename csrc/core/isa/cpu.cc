@@ -3,6 +3,10 @@
 #ifdef PYENGINE_X86
 #include <cpuid.h>
 #include <stdint.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 namespace pyengine {
@@ -19,11 +23,21 @@ uint64_t xcr0() {
     return uint64_t{high} << 32 | low;
 }
 
-}  // namespace
+// Whether this process, threads that it starts and processes that it forks may use AMX's tiles. The
+// kernel refuses where a thread has a signal stack that is too small for them.
+bool may_use_tiles() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    constexpr int kRequestPermission = 0x1023, kTileData = 18;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+    return false;
+#endif
+}
 
-CpuFeatures cpu_features() {
+CpuFeatures find() {
     CpuFeatures found;
     unsigned eax, ebx, ecx, edx;
+    if (__get_cpuid(0, &eax, &ebx, &ecx, &edx)) found.amd = ebx == signature_AMD_ebx;
     if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return found;
     const bool osxsave = ecx >> 27 & 1, avx = ecx >> 28 & 1;
     const bool fma = ecx >> 12 & 1, f16c = ecx >> 29 & 1;
@@ -35,6 +49,18 @@ CpuFeatures cpu_features() {
     found.avx2 = ymm_saved && (ebx >> 5 & 1);
     const bool f = ebx >> 16 & 1, dq = ebx >> 17 & 1, bw = ebx >> 30 & 1, vl = ebx >> 31 & 1;
     found.avx512 = found.avx2 && zmm_saved && f && dq && bw && vl;
+    const bool tiles = (edx >> 22 & 1) && (edx >> 24 & 1);  // AMX_BF16 and AMX_TILE
+    const bool tiles_saved = (saved & 0x60000) == 0x60000;  // XTILECFG, XTILEDATA
+    if (!found.avx512 || !__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) return found;
+    found.avx512_bf16 = eax >> 5 & 1;
+    found.amx_bf16 = found.avx512_bf16 && tiles && tiles_saved && may_use_tiles();
+    return found;
+}
+
+}  // namespace
+
+CpuFeatures cpu_features() {
+    static const CpuFeatures found = find();
     return found;
 }
 

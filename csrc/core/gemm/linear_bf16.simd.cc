@@ -1,0 +1,129 @@
+// linear of bfloat16 activations and bfloat16 weights; every other pair of dtypes is computed as
+// the instruction set beneath does.
+#include "gemm/epilogue.simd.h"
+#include "gemm/linear.h"
+#include "gemm/product_bf16.simd.h"
+#include "isa/bfloat16.simd.h"
+#include "isa/math.simd.h"
+#include "table.h"
+
+namespace pyengine::PYENGINE_BASE {
+extern const Table kTable;
+}
+
+namespace pyengine::PYENGINE_NS {
+
+namespace {
+
+// --- A: rows of x | x2 through the prologue ------------------------------------------------------
+
+// n elements of one tensor; scale and shift at its first.
+template <bool Scaled, bool Silu>
+PYENGINE_INLINE void prologue(const BFloat16* x, int64_t n, const float* scale, const float* shift,
+                              BFloat16* to) {
+    FlushedBFloat16* rounded = reinterpret_cast<FlushedBFloat16*>(to);
+    for_vectors(n, [&](int64_t i, auto lanes) {
+        Floats v = load(x + i, lanes);
+        if (Scaled) v = fma(v, load(scale + i, lanes), load(shift + i, lanes));
+        if (Silu) v = silu(v);
+        store(rounded + i, v, lanes);
+    });
+}
+
+void gather_part(const LinearArgs& args, const BFloat16* x, int64_t n, const float* scale,
+                 const float* shift, BFloat16* to) {
+    if (args.scale)
+        args.silu ? prologue<true, true>(x, n, scale, shift, to)
+                  : prologue<true, false>(x, n, scale, shift, to);
+    else if (args.silu)
+        prologue<false, true>(x, n, scale, shift, to);
+    else
+        __builtin_memcpy(to, x, static_cast<size_t>(n) * sizeof(BFloat16));
+}
+
+// A row's elements, whole steps of them, to their places in a block.
+PYENGINE_INLINE void spread(const BFloat16* from, int64_t n, int64_t row, BFloat16* a) {
+    BFloat16* to = place_of(a, row, 0);
+    int64_t i = 0;
+    for (; i + kStep <= n; i += kStep, to += kTileElements)
+        _mm512_storeu_si512(to, _mm512_loadu_si512(from + i));
+    if (i < n) {
+        const __mmask32 mask = static_cast<__mmask32>((uint64_t{1} << (n - i)) - 1);
+        _mm512_storeu_si512(to, _mm512_maskz_loadu_epi16(mask, from + i));
+    }
+}
+
+struct Rows {
+    const LinearArgs& args;
+
+    void operator()(int64_t row, int64_t rows, int64_t begin, int64_t end, BFloat16* a) const {
+        const int64_t channels = args.channels, channels2 = args.channels2;
+        const BFloat16* x = static_cast<const BFloat16*>(args.x);
+        const BFloat16* x2 = static_cast<const BFloat16*>(args.x2);
+        const int64_t n = end - begin;
+        const int64_t first = begin < channels ? least(end, channels) - begin : 0;  // those of x
+        const bool plain = !args.scale && !args.silu;
+        BFloat16 line[kPass];
+        for (int64_t r = 0; r < rows; ++r) {
+            const BFloat16* of_x = x + (row + r) * channels + begin;
+            const BFloat16* of_x2 = x2 + (row + r) * channels2 + (begin + first - channels);
+            if (plain && first == n) {
+                spread(of_x, n, r, a);
+                continue;
+            }
+            if (plain && first == 0) {
+                spread(of_x2, n, r, a);
+                continue;
+            }
+            const float *scale = nullptr, *shift = nullptr;
+            if (args.scale) {
+                const int64_t at = (row + r) / args.picture_rows * (channels + channels2) + begin;
+                scale = args.scale + at;
+                shift = args.shift + at;
+            }
+            if (first) gather_part(args, of_x, first, scale, shift, line);
+            if (first < n)
+                gather_part(args, of_x2, n - first, scale ? scale + first : nullptr,
+                            shift ? shift + first : nullptr, line + first);
+            spread(line, n, r, a);
+        }
+    }
+};
+
+PanelGroups groups_of(const LinearArgs& args, const LinearShare& share) {
+    PanelGroups groups{};
+    groups.weight = static_cast<const BFloat16*>(args.weight);
+    groups.depth = args.channels + args.channels2;
+    groups.gated = is_gated(args.activation);
+    groups.panels = ceil_divide(args.outputs, kPanel);
+    groups.begin = share.unit_begin;
+    groups.end = share.unit_end;
+    return groups;
+}
+
+bool computes(const LinearArgs& args) {
+    return args.dtype == DType::bfloat16 && args.weight_dtype == DType::bfloat16 &&
+           args.channels + args.channels2 > 0;
+}
+
+}  // namespace
+
+int64_t linear_scratch(const LinearArgs& args, const LinearShare& share) {
+    if (!computes(args)) return PYENGINE_BASE::kTable.linear_scratch(args, share);
+    return ProductCut(groups_of(args, share), share.row_end - share.row_begin).floats();
+}
+
+void linear(const LinearArgs& args, const LinearShare& share, float* scratch) {
+    if (!computes(args)) return PYENGINE_BASE::kTable.linear(args, share, scratch);
+    const PanelGroups groups = groups_of(args, share);
+    const ProductCut cut(groups, share.row_end - share.row_begin);
+    const Finish finish_rows = finish_for<FlushedBFloat16>(args);
+    const auto finish = [&](int64_t row, int64_t rows, int64_t column, int64_t panels,
+                            const float* sums, int64_t stride) {
+        finish_rows(args, row, rows, column, panels, sums, stride);
+    };
+    const Rows rows{args};
+    Product(groups, cut, rows, finish, scratch).run(share.row_begin, share.row_end);
+}
+
+}  // namespace pyengine::PYENGINE_NS

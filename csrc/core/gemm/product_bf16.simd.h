@@ -1,0 +1,190 @@
+// A share of a product of bfloat16 rows and packed panels: how it is cut to stay in the caches, for
+// linear and convolution. Their sums do not depend on the cut: see tile_bf16.simd.h.
+#pragma once
+
+#include "gemm/tile_bf16.simd.h"
+#include "isa/divide.simd.h"
+
+namespace pyengine::PYENGINE_NS {
+
+// The panels of one share: groups of two, multiplied side by side.
+struct PanelGroups {
+    const BFloat16* weight;  // the first panel's [depth][16]
+    int64_t depth;           // K
+    int64_t begin, end;      // groups of the share
+    int64_t panels;          // of the whole product, in pairs where `gated`
+    bool gated;              // a group is a panel of values and one of gates; else two neighbours
+
+    int64_t panel_elements() const { return depth * 16; }
+    int64_t panels_of(int64_t group) const { return gated ? 2 : least(2, panels - group * 2); }
+    int64_t columns() const { return gated ? 16 : 32; }  // of the result, for each group
+    const BFloat16* panel(int64_t group, int64_t which) const {
+        const int64_t at = gated ? which * panels + group : group * 2 + which;
+        return weight + at * panel_elements();
+    }
+};
+
+// Rows of a block: their A of one pass takes 512 KB of the second-level cache.
+constexpr int64_t kRowsOfBlock = 512;
+// Elements of A that are kept for all passes: 1 MB.
+constexpr int64_t kResident = 512 * 1024;
+// Sums of a block that wait for the next pass, 1 MB (of AMX's 2 MB second-level caches) or half.
+#ifdef __AMX_BF16__
+constexpr int64_t kSumsOfBlock = 256 * 1024;
+#else
+constexpr int64_t kSumsOfBlock = 128 * 1024;
+#endif
+// Floats of a row of sums: two panels.
+constexpr int64_t kSumStride = 32;
+
+// A cut of K into passes of at most kPass, and of the rows into blocks.
+struct ProductCut {
+    int64_t depth, steps, passes, block_rows, chunk;
+    bool resident;  // a block's A holds all passes: each group is finished before the next
+
+    ProductCut(const PanelGroups& panels, int64_t rows) {
+        depth = panels.depth;
+        steps = ceil_divide(depth, kStep);
+        passes = steps > kPassSteps ? ceil_divide(steps, kPassSteps) : 1;
+        // Blocks of about one height: each reads all weights.
+        block_rows = ceil_divide(rows, ceil_divide(rows, kRowsOfBlock));
+        block_rows = ceil_divide(block_rows, kTileHeight) * kTileHeight;
+        resident = passes == 1 || block_rows * passes * kPass <= kResident;
+        const int64_t most = kSumsOfBlock / (block_rows * kSumStride);
+        chunk = resident ? 1 : least(most, panels.end - panels.begin);
+    }
+
+    int64_t step_of(int64_t pass) const { return steps * pass / passes; }
+    int64_t steps_of(int64_t pass) const { return step_of(pass + 1) - step_of(pass); }
+    int64_t begin_of(int64_t pass) const { return step_of(pass) * kStep; }
+    int64_t end_of(int64_t pass) const { return least(step_of(pass + 1) * kStep, depth); }
+
+    int64_t block_elements() const { return block_rows * kPass; }  // of A, for a pass
+    // Sums of a group: of a block's rows, or where nothing waits of two pairs of tiles in turn.
+    int64_t strip() const { return (passes > 1 ? block_rows : 4 * kTileHeight) * kSumStride; }
+    // Floats of scratch memory: A, the sums, the pairs of two panels.
+    int64_t a_floats() const { return block_elements() * (resident ? passes : 1) / 2; }
+    int64_t sum_floats() const { return strip() * chunk; }
+    int64_t floats() const {
+        return a_floats() + sum_floats() + pairs_elements(kPassSteps) / 2;
+    }
+};
+
+// Where row r of a block's A has the elements of step s: tiles of kTileHeight rows, each step's
+// next to each other.
+PYENGINE_INLINE BFloat16* place_of(BFloat16* a, int64_t row, int64_t step) {
+    return a + row / kTileHeight * kTileHeight * kPass + step * kTileElements +
+           row % kTileHeight * kStep;
+}
+
+// Gather has gather(row, rows, begin, end, a): elements [begin, end) of K of some rows, by place_of,
+// zeros after the last in its step. Finish has finish(row, rows, column, panels, sums, stride).
+template <class Gather, class Finish>
+struct Product {
+    const PanelGroups& panels;
+    const ProductCut& cut;
+    const Gather& gather;
+    const Finish& finish;
+    BFloat16* a;
+    float* sums;
+    BFloat16* pairs;
+
+    Product(const PanelGroups& panels, const ProductCut& cut, const Gather& gather,
+            const Finish& finish, float* scratch)
+        : panels(panels),
+          cut(cut),
+          gather(gather),
+          finish(finish),
+          a(reinterpret_cast<BFloat16*>(scratch)),
+          sums(scratch + cut.a_floats()),
+          pairs(reinterpret_cast<BFloat16*>(sums + cut.sum_floats())) {}
+
+    // Rows [begin, end).
+    void run(int64_t begin, int64_t end) const {
+        const TileUnit unit;
+        for (int64_t row = begin; row < end; row += cut.block_rows) {
+            const int64_t rows = least(cut.block_rows, end - row);
+            cut.resident ? resident_block(row, rows) : streaming_block(row, rows);
+        }
+    }
+
+ private:
+    // Asks the second-level cache for part `part` of `parts` of a group's weights of a pass.
+    void fetch(int64_t group, int64_t pass, int64_t part, int64_t parts) const {
+        if (group >= panels.end) return;
+        const int64_t first = cut.begin_of(pass) * 16;
+        const int64_t count = cut.end_of(pass) * 16 - first;
+        for (int64_t p = 0; p < panels.panels_of(group); ++p) {
+            const BFloat16* from = panels.panel(group, p) + first;
+            for (int64_t i = count * part / parts / 32 * 32; i < count * (part + 1) / parts; i += 32)
+                __builtin_prefetch(from + i, 0, 2);
+        }
+    }
+
+    // C (+)= A B for a group and a pass; after the last, what finish makes of it.
+    void multiply(int64_t group, int64_t pass, int64_t row, int64_t rows, const BFloat16* from,
+                  float* to, int64_t next_group, int64_t next_pass) const {
+        const int64_t steps = cut.steps_of(pass), begin = cut.begin_of(pass);
+        const int64_t half = pairs_elements(kPassSteps) / 2;
+        const int64_t present = panels.panels_of(group);
+        for (int64_t p = 0; p < 2; ++p) {
+            const int64_t k = p < present ? cut.end_of(pass) - begin : 0;
+            pair_rows(p < present ? panels.panel(group, p) + begin * 16 : nullptr, k, steps,
+                      pairs + p * half);
+        }
+        int64_t offset[kPassSteps];
+        for (int64_t s = 0; s < steps; ++s) offset[s] = s * kTileElements;
+        const int64_t tiles = ceil_divide(rows, kTileHeight);
+        for (int64_t tile = 0; tile < tiles; tile += 2) {
+            fetch(next_group, next_pass, tile / 2, (tiles + 1) / 2);
+            const BFloat16* first = from + tile * kTileHeight * kPass;
+            const TileRows lines{{first, first + kTileHeight * kPass}, kStep, offset};
+            const int64_t place = cut.passes > 1 ? tile : tile & 2;
+            float* c = to + place * kTileHeight * kSumStride;
+            const int64_t count = least(2 * kTileHeight, rows - tile * kTileHeight);
+            multiply_tiles(lines, count, pairs, half, steps, c, kSumStride, pass > 0);
+            if (pass + 1 == cut.passes)
+                finish(row + tile * kTileHeight, count, group * panels.columns(), present, c,
+                       kSumStride);
+        }
+    }
+
+    void gather_pass(int64_t pass, int64_t row, int64_t rows, BFloat16* to) const {
+        gather(row, rows, cut.begin_of(pass), cut.end_of(pass), to);
+        for (int64_t r = rows; r % kTileHeight; ++r)
+            for (int64_t s = 0; s < cut.steps_of(pass); ++s)
+                _mm512_storeu_si512(place_of(to, r, s), _mm512_setzero_si512());
+    }
+
+    void resident_block(int64_t row, int64_t rows) const {
+        for (int64_t pass = 0; pass < cut.passes; ++pass)
+            gather_pass(pass, row, rows, a + pass * cut.block_elements());
+        for (int64_t group = panels.begin; group < panels.end; ++group) {
+            for (int64_t pass = 0; pass < cut.passes; ++pass) {
+                const bool last = pass + 1 == cut.passes;
+                multiply(group, pass, row, rows, a + pass * cut.block_elements(), sums,
+                         last ? group + 1 : group, last ? 0 : pass + 1);
+            }
+        }
+    }
+
+    // One pass is in the block, and the sums of a chunk of groups wait for the next.
+    void streaming_block(int64_t row, int64_t rows) const {
+        for (int64_t begin = panels.begin; begin < panels.end; begin += cut.chunk) {
+            const int64_t end = least(begin + cut.chunk, panels.end);
+            for (int64_t pass = 0; pass < cut.passes; ++pass) {
+                gather_pass(pass, row, rows, a);
+                const bool last = pass + 1 == cut.passes;
+                for (int64_t group = begin; group < end; ++group) {
+                    float* to = sums + (group - begin) * cut.strip();
+                    const bool again = group + 1 == end;
+                    multiply(group, pass, row, rows, a, to,
+                             !again ? group + 1 : last ? end : begin,
+                             !again ? pass : last ? 0 : pass + 1);
+                }
+            }
+        }
+    }
+};
+
+}  // namespace pyengine::PYENGINE_NS

@@ -1,0 +1,4 @@
+"""The instruction sets of our C++ that tests run over, each where the machine has it."""
+
+#: wide16: the code for 16 lanes in AVX2 instructions, so that any x86 tests AVX-512's logic.
+ISAS = ("portable", "avx2", "avx512", "avx512_bf16", "amx_bf16", "wide16")
