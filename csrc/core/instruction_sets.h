@@ -12,8 +12,8 @@ struct InstructionSet {
     std::string unavailable;  // why it does not run here; empty if it does
 };
 
-// Every instruction set of this build, the best first. Never chosen but by name: wide16, which is for
-// tests, and avx512_bf16 on other CPUs than AMD's.
+// Every instruction set of this build, the best first. Never chosen but by name: wide16, which is
+// for tests, and avx512_bf16 on other CPUs than AMD's.
 std::vector<InstructionSet> instruction_sets();
 
 // Makes table() return the named one. Not to be called while kernels run.

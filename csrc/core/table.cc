@@ -45,9 +45,9 @@ std::vector<Candidate> candidates() {
     const CpuFeatures cpu = cpu_features();
     static const Table amx_bf16 = isa_amx_bf16::refined();
     static const Table avx512_bf16 = isa_avx512_bf16::refined();
-    all.push_back({&amx_bf16, cpu.amx_bf16,
-                   "AVX512_BF16, AMX_TILE and AMX_BF16, and a Linux that lets the process use tiles",
-                   false});
+    all.push_back(
+        {&amx_bf16, cpu.amx_bf16,
+         "AVX512_BF16, AMX_TILE and AMX_BF16, and a Linux that lets the process use tiles", false});
     // An Intel Xeon's vdpbf16ps multiplies 0.7 times as fast as its float32 instructions; a Zen 5's
     // twice as fast.
     all.push_back({&avx512_bf16, cpu.avx512_bf16, "AVX-512 and AVX512_BF16", !cpu.amd});

@@ -1,4 +1,5 @@
-// An instruction set that is another one with functions of its own for bfloat16: see CMakeLists.txt.
+// An instruction set that is another one with functions of its own for bfloat16: see
+// CMakeLists.txt.
 #include "table.h"
 
 namespace pyengine {

@@ -65,9 +65,7 @@ struct ProductCut {
     // Floats of scratch memory: A, the sums, the pairs of two panels.
     int64_t a_floats() const { return block_elements() * (resident ? passes : 1) / 2; }
     int64_t sum_floats() const { return strip() * chunk; }
-    int64_t floats() const {
-        return a_floats() + sum_floats() + pairs_elements(kPassSteps) / 2;
-    }
+    int64_t floats() const { return a_floats() + sum_floats() + pairs_elements(kPassSteps) / 2; }
 };
 
 // Where row r of a block's A has the elements of step s: tiles of kTileHeight rows, each step's
@@ -77,8 +75,9 @@ PYENGINE_INLINE BFloat16* place_of(BFloat16* a, int64_t row, int64_t step) {
            row % kTileHeight * kStep;
 }
 
-// Gather has gather(row, rows, begin, end, a): elements [begin, end) of K of some rows, by place_of,
-// zeros after the last in its step. Finish has finish(row, rows, column, panels, sums, stride).
+// Gather has gather(row, rows, begin, end, a): elements [begin, end) of K of some rows, by
+// place_of, zeros after the last in its step. Finish has finish(row, rows, column, panels, sums,
+// stride).
 template <class Gather, class Finish>
 struct Product {
     const PanelGroups& panels;
@@ -116,7 +115,8 @@ struct Product {
         const int64_t count = cut.end_of(pass) * 16 - first;
         for (int64_t p = 0; p < panels.panels_of(group); ++p) {
             const BFloat16* from = panels.panel(group, p) + first;
-            for (int64_t i = count * part / parts / 32 * 32; i < count * (part + 1) / parts; i += 32)
+            for (int64_t i = count * part / parts / 32 * 32; i < count * (part + 1) / parts;
+                 i += 32)
                 __builtin_prefetch(from + i, 0, 2);
         }
     }
@@ -179,8 +179,12 @@ struct Product {
                     float* to = sums + (group - begin) * cut.strip();
                     const bool again = group + 1 == end;
                     multiply(group, pass, row, rows, a, to,
-                             !again ? group + 1 : last ? end : begin,
-                             !again ? pass : last ? 0 : pass + 1);
+                             !again ? group + 1
+                             : last ? end
+                                    : begin,
+                             !again ? pass
+                             : last ? 0
+                                    : pass + 1);
                 }
             }
         }

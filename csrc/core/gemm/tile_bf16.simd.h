@@ -2,9 +2,9 @@
 // products exact, the sums in float32. By AMX's tiles where the instruction set has them, otherwise
 // by vdpbf16ps. Both flush subnormal numbers to zero.
 //
-// K is cut into steps of 32, filled up with zeros. An element of C is one chain over the steps (AMX:
-// of a step's even elements' sum plus its odd elements' sum; vdpbf16ps: of pairs, the odd element
-// first), so its bits depend on its row of A and its column of B alone.
+// K is cut into steps of 32, filled up with zeros. An element of C is one chain over the steps
+// (AMX: of a step's even elements' sum plus its odd elements' sum; vdpbf16ps: of pairs, the odd
+// element first), so its bits depend on its row of A and its column of B alone.
 #pragma once
 
 #include "isa/vector.simd.h"
@@ -137,8 +137,7 @@ PYENGINE_INLINE void multiply_rows(const BFloat16* a, int64_t a_stride, const in
                 const __m512i left = _mm512_set1_epi32(both);
 #pragma GCC unroll 2
                 for (int p = 0; p < 2; ++p)
-                    sums[r][p] =
-                        _mm512_dpbf16_ps(sums[r][p], (__m512bh)left, (__m512bh)weights[p]);
+                    sums[r][p] = _mm512_dpbf16_ps(sums[r][p], (__m512bh)left, (__m512bh)weights[p]);
             }
         }
     }
@@ -181,8 +180,9 @@ constexpr int64_t pairs_elements(int64_t steps) {
 // [k][16] of a panel -> [steps][16][16][2]: elements 2i and 2i + 1 of a column side by side, zeros
 // after the last.
 PYENGINE_INLINE void pair_rows(const BFloat16* from, int64_t k, int64_t steps, BFloat16* to) {
-    const __m512i turn = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
-                                          8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i turn =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     int64_t i = 0;
     for (; i + 2 <= k; i += 2)
         _mm512_storeu_si512(to + i * 16,

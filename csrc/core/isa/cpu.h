@@ -5,14 +5,15 @@
 namespace pyengine {
 
 struct CpuFeatures {
-    bool avx2 = false;    // AVX2, FMA, F16C; YMM state saved
-    bool avx512 = false;  // AVX-512 F, BW, DQ, VL as well; ZMM and mask state saved
+    bool avx2 = false;         // AVX2, FMA, F16C; YMM state saved
+    bool avx512 = false;       // AVX-512 F, BW, DQ, VL as well; ZMM and mask state saved
     bool avx512_bf16 = false;  // AVX512_BF16 as well
     bool amd = false;
-    bool amx_bf16 = false;     // AMX_TILE and AMX_BF16 as well, and Linux lets this process use it
+    bool amx_bf16 = false;  // AMX_TILE and AMX_BF16 as well, and Linux lets this process use it
 };
 
-// The first call asks Linux for AMX's tile registers, which it saves for processes that asked alone.
+// The first call asks Linux for AMX's tile registers, which it saves for processes that asked
+// alone.
 CpuFeatures cpu_features();
 
 }  // namespace pyengine
