@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .tokens.uvit_config import UVit2DConfig
     from .transformer.dit import DiTTransformer2DModel
     from .transformer.dit_config import DiTConfig
+    from .transformer.patches import PatchTransformer, PatchTransformerConfig
     from .unet.condition import UNet2DConditionModel
     from .unet.config import UNet2DConditionConfig
     from .unet.context import TextContext, TimeEmbedding
@@ -74,6 +75,8 @@ __all__ = [
     "JanusConfig",
     "Llama",
     "LlamaConfig",
+    "PatchTransformer",
+    "PatchTransformerConfig",
     "PictureGPT",
     "PictureGPTConfig",
     "PictureTokens",
@@ -138,6 +141,8 @@ if not TYPE_CHECKING:
         "JanusConfig": "tokens.janus",
         "Llama": "tokens.llama",
         "LlamaConfig": "tokens.llama",
+        "PatchTransformer": "transformer.patches",
+        "PatchTransformerConfig": "transformer.patches",
         "PictureGPT": "tokens.picture_gpt",
         "PictureGPTConfig": "tokens.picture_gpt",
         "PictureTokens": "tokens.picture_gpt",

@@ -1,0 +1,1 @@
+"""Pixel diffusion by text: small models of our own."""

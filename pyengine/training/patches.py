@@ -1,0 +1,67 @@
+"""The network of the small pixel models, to be trained: pyengine.models' PatchTransformer, with the
+same names of parameters, in plain torch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CLIPVisionConfig
+from transformers.models.clip.modeling_clip import CLIPEncoder
+
+from ..models.transformer.patches import NORM_EPS, PatchTransformerConfig
+
+
+class _Time(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.width = width
+        self.linear_1, self.linear_2 = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, timesteps: Any) -> Any:
+        """[N] -> [N, width]: cosines and sines (Vaswani et al. 2017), then two layers."""
+        half = self.width // 2
+        falling = torch.exp(-math.log(10000.0) * torch.arange(half) / half).to(timesteps.device)
+        angles = timesteps.float()[:, None] * falling
+        waves = torch.cat([angles.cos(), angles.sin()], dim=1)
+        return self.linear_2(nn.functional.silu(self.linear_1(waves)))
+
+
+class PatchNetwork(nn.Module):
+    """See pyengine.models.transformer.patches."""
+
+    def __init__(self, config: PatchTransformerConfig):
+        super().__init__()
+        c = self.config = config
+        layers = CLIPVisionConfig(
+            hidden_size=c.width, intermediate_size=c.inner, num_hidden_layers=c.layers,
+            num_attention_heads=c.heads, hidden_act="gelu", layer_norm_eps=NORM_EPS,
+        )  # fmt: skip
+        # torch's fused attention has a backward pass in bfloat16 that is many times slower.
+        layers._attn_implementation = "eager"
+        pixels = c.patch_size**2
+        self.patch_in = nn.Linear(pixels * c.in_channels, c.width)
+        self.positions = nn.Embedding(c.side**2, c.width)
+        self.time = _Time(c.width)
+        self.vector = nn.Linear(c.vector_size, c.width)
+        self.encoder = CLIPEncoder(layers)
+        self.norm = nn.LayerNorm(c.width, NORM_EPS)
+        self.patch_out = nn.Linear(c.width, pixels * c.out_channels)
+        nn.init.normal_(self.positions.weight, std=0.02)
+
+    def forward(self, sample: Any, timesteps: Any, vectors: Any) -> Any:
+        """The clean sample [N, out_channels, H, W] of a noisy one [N, in_channels, H, W], timesteps
+        [N] and conditions [N, vector_size].
+        """
+        c = self.config
+        n, p = len(sample), c.patch_size
+        cut = sample.reshape(n, c.in_channels, c.side, p, c.side, p).permute(0, 2, 4, 1, 3, 5)
+        tokens = self.patch_in(cut.reshape(n, c.side**2, -1)) + self.positions.weight
+        told = self.time(timesteps) + self.vector(vectors)
+        states = self.encoder(inputs_embeds=tokens + told[:, None]).last_hidden_state
+        out = self.patch_out(self.norm(states)).view(n, c.side, c.side, c.out_channels, p, p)
+        shape = n, c.out_channels, c.sample_size, c.sample_size
+        return out.permute(0, 3, 1, 4, 2, 5).reshape(shape)
