@@ -139,6 +139,10 @@ def train_emoji_ar(
 #: The small models, one of each family: what `pyengine train NAME` calls them, and what they are.
 SMALL = {
     "one-shot": "text to all pixels at once, by regression",
+    "ddpm": "pixel diffusion",
+    "cascade": "pixel diffusion of a small picture, then of a larger one beside it",
+    "prior": "a text to the embedding of a picture, and that to latents",
+    "clip": "a contrastive encoder of pictures and texts",
 }
 
 

@@ -17,6 +17,7 @@ from ..weights.text import show
 from .arguments import check
 from .class_labels import Labels
 from .kept import Kept
+from .shipped_guides import guide_place
 
 #: What a checkpoint's schedule tells its network where a classifier can read the same pictures.
 _USUAL = convention("DDPMScheduler")
@@ -62,6 +63,7 @@ def find_classifier(value: Any, scale: Any, device: torch.device, kept: Kept) ->
         if value.device != device:
             raise RequestError(f"classifier: expected one on {device}, given one on {value.device}")
         return Classifier(value, scale)
+    value = guide_place(value)
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise RequestError(
             f"classifier: expected a folder or an EncoderUNetModel, given {show(value)}"
@@ -74,7 +76,7 @@ def find_classifier(value: Any, scale: Any, device: torch.device, kept: Kept) ->
 
 def guide_hash(folder: str) -> str:
     """SHA-256 of the weights in a folder of a model that guides, hexadecimal."""
-    with open_weights(folder) as source:
+    with open_weights(guide_place(folder)) as source:
         return model_hash({"guide": source})
 
 

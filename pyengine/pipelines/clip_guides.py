@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -20,8 +20,12 @@ from ..models.base import Model
 from ..tokenizer import ClipTokenizer
 from ..weights import load_json, load_module, open_weights
 from ..weights.files import allowed_roots
+from ..weights.source import TensorSource
 from ..weights.text import show
 from .arguments import check
+from .loading import shipped_folder
+from .shipped_guides import guide_place
+from .shipped_text import TextEncoderName
 from .text import encode
 
 M = TypeVar("M", bound=Model)
@@ -104,7 +108,7 @@ def find_clip(
     clip_prompt nor clip_image says another thing. count: of pictures. Raises RequestError,
     ConfigError or CheckpointError.
     """
-    folder, scale = given.get("clip_model"), given.get("clip_guidance_scale")
+    folder, scale = guide_place(given.get("clip_model")), given.get("clip_guidance_scale")
     asked = scale is not None and check("clip_guidance_scale", scale) > 0
     scale = DEFAULT_SCALE if scale is None else check("clip_guidance_scale", scale)
     if folder is None:
@@ -159,24 +163,50 @@ def _load(folder: str | os.PathLike[str], device: torch.device) -> ClipModels:
         data = {**data, **{h: {**data[h], "projection_dim": data["projection_dim"]}
                            for h in halves}}  # fmt: skip
     files = {path.name: path for path in place.iterdir()}
+    lent = _lent(data, place)
     pixels = files.get("preprocessor_config.json")
     picture = None if pixels is None else ClipPictureConfig.from_dict(
         load_json(pixels, roots=allowed_roots(place)), str(pixels)
     )  # fmt: skip
-    own = "tokenizer.json" in files or "vocab.json" in files
+    words = files
+    if lent is not None:
+        words = {path.name: path for path in (lent / "tokenizer").iterdir()}
+    own = "tokenizer.json" in words or "vocab.json" in words
     return ClipModels(
-        texts=_half(_Texts, data, place, device),
+        texts=_half(_Texts, data, place, device, lent),
         tower=_half(CLIPVisionModelWithProjection, data, place, device),
-        tokenizer=ClipTokenizer.from_files(files, str(place)) if own else None,
+        tokenizer=ClipTokenizer.from_files(words, str(place)) if own else None,
         mean=MEAN if picture is None else picture.image_mean,
         std=STD if picture is None else picture.image_std,
         resample=3 if picture is None else picture.resample,
     )
 
 
-def _half(cls: type[M], data: dict[str, Any], place: Path, device: torch.device) -> M:
+def _lent(data: dict[str, Any], place: Path) -> Path | None:
+    """The folder of the shipped model whose text encoder and tokenizer are this CLIP's, where
+    config.json names one; no other place is taken.
+    """
+    name = data.get("text_encoder")
+    if name is None:
+        return None
+    if name not in get_args(TextEncoderName):
+        known = ", ".join(get_args(TextEncoderName))
+        raise ConfigError(f"{place / 'config.json'}: text_encoder: expected {known}, found"
+                          f" {show(name)}")  # fmt: skip
+    return shipped_folder(str(name))
+
+
+def _half(
+    cls: type[M], data: dict[str, Any], place: Path, device: torch.device,
+    lent: Path | None = None,
+) -> M:  # fmt: skip
     config = cls.config_class.from_dict(data, str(place / "config.json"))  # type: ignore[attr-defined]  # every config class has it
-    with open_weights(place) as source:
-        made = load_module(cls.from_config(config), source, dtype=torch.float32, device=device)
+    with open_weights(place) as own:
+        source = own
+        if lent is not None:
+            other = open_weights(lent, subfolder="text_encoder")
+            source = TensorSource([*own.files, *other.files], own.where)
+        with source:
+            made = load_module(cls.from_config(config), source, dtype=torch.float32, device=device)
     assert isinstance(made, cls)
     return made

@@ -7,7 +7,7 @@ Time and condition are vectors that are added to every patch's token.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +30,15 @@ _SIZES: dict[str, Any] = {"min": 1, "max": 8192}
 class PatchTransformerConfig:
     """config.json of a PatchTransformer.
 
-    sample_size: of the square pictures. in_channels: of the input, what lies beside the noisy
+    text_encoder: the shipped model whose texts the pipeline reads with. sample_size: of the square
+    pictures. in_channels: of the input, what lies beside the noisy
     sample included. out_channels: of the sample. inner: width of the feed-forward. vector_size: of
     the condition.
     """
 
     CLASS_NAMES: ClassVar[tuple[str, ...]] = ("PatchTransformer",)
 
+    text_encoder: Literal["emoji"] = "emoji"
     sample_size: int = field(default=64, metadata=_SIZES)
     patch_size: int = field(default=8, metadata={"min": 1, "max": 64})
     in_channels: int = field(default=3, metadata=_SIZES)

@@ -3,10 +3,10 @@
 from typing import Any
 
 from ...errors import ConfigError
-from ...models import CLIPTextConfig, PatchTransformerConfig
-from ..borrowed import borrowed_texts
+from ...models import PatchTransformerConfig
 from ..diffusers_names.schedulers import choose
 from ..reading import Load
+from ..shipped_text import check_width, load_shipped_text
 
 
 def build(load: Load) -> Any:
@@ -16,29 +16,19 @@ def build(load: Load) -> Any:
     # Reads the scheduler's config now, so that a bad one is refused when the model is loaded.
     scheduler = choose(None, checkpoint.config("scheduler"), load.kind)
     defaults = load.defaults()
-    encoder, tokenizer = borrowed_texts(load)
-    load.compare(check_texts, configs["network"], encoder.config)
-    models = {
-        "network": load.network("network", configs["network"], sources["network"]),
-        "text_encoder": encoder,
-    }
+    config = configs["network"]
+    text = load_shipped_text(config.text_encoder, load)
+    check_width(text, config.vector_size, f"{checkpoint.where('network')}: vector_size")
+    network = load.network("network", config, sources["network"])
     checkpoint.hold(sources)
-    return load.pipeline_class(models, tokenizer, checkpoint, load.source, defaults, scheduler)
+    return load.pipeline_class(network, text, checkpoint, load.source, defaults, scheduler)
 
 
-def check_network(network: PatchTransformerConfig) -> None:
+def check_network(network: PatchTransformerConfig, name: str = "network") -> None:
     """Raises ConfigError where a network does not denoise pictures."""
     if (network.in_channels, network.out_channels) != (3, 3):
         raise ConfigError(
-            f"network: in_channels {network.in_channels}, out_channels {network.out_channels}:"
+            f"{name}: in_channels {network.in_channels}, out_channels {network.out_channels}:"
             " expected 3 and 3"
         )
 
-
-def check_texts(network: PatchTransformerConfig, text: CLIPTextConfig) -> None:
-    """Raises ConfigError where the network is told texts of another width."""
-    if network.vector_size != text.hidden_size:
-        raise ConfigError(
-            f"network: vector_size {network.vector_size}, but the text encoder gives"
-            f" {text.hidden_size}"
-        )

@@ -10,7 +10,7 @@ NETWORK = Part(
     library="pyengine",
     classes=("PatchTransformer",),
     network="pyengine.models:PatchTransformer",
-    summary=("sample_size", "patch_size", "in_channels", "width", "layers", "vector_size"),
+    summary=("sample_size", "patch_size", "in_channels", "width", "layers", "text_encoder"),
 )
 
 PIXEL_DIFFUSION = Family(
@@ -20,11 +20,10 @@ PIXEL_DIFFUSION = Family(
     " and what `pyengine train ddpm` makes",
     classes=("PixelDiffusionPipeline",),
     parts={"network": NETWORK, "scheduler": SCHEDULER},
-    data=("text_encoder",),
     pipeline=f"{_HERE}.pipeline:PixelDiffusionPipeline",
     build=f"{_HERE}.build:build",
     main="network",
     tasks={"text": f"{_HERE}.pipeline:PixelDiffusionPipeline"},
     rehearse=f"{_HERE}.rehearsal:rehearse",
-    rank=18,
+    rank=17,
 )

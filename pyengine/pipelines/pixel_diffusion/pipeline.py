@@ -20,12 +20,12 @@ from ...guidance import Guidance, classifier_free
 from ...jobs import checks
 from ...jobs.output import PipelineOutput, Report
 from ...jobs.runs import Run
-from ...models import CLIPTextModel, PatchTransformer
+from ...models import PatchTransformer
 from ...models.base import Model
 from ...tokenizer import ClipTokenizer
 from ..defaults import bounded
 from ..diffusers_names.schedulers import NamedScheduler
-from ..pooled_text import pooled
+from ..shipped_text import ShippedText
 from ..unprompted import (
     CALLBACK_TENSORS,
     UnpromptedDefaults,
@@ -62,24 +62,20 @@ class PixelDiffusionPipeline(UnpromptedPipeline):
     told_else = True
 
     def __init__(
-        self, models: dict[str, Model], tokenizer: ClipTokenizer, checkpoint: Any, source: str,
+        self, network: PatchTransformer, text: ShippedText, checkpoint: Any, source: str,
         defaults: Any, scheduler: NamedScheduler,
     ):  # fmt: skip
-        """models: "network" and "text_encoder"."""
+        models: dict[str, Model] = {"network": network, "text_encoder": text.encoder}
         super().__init__(models, checkpoint, source, defaults, scheduler)
-        self.tokenizer = tokenizer
-
-    @property
-    def text_encoder(self) -> CLIPTextModel:
-        return cast(CLIPTextModel, self.models["text_encoder"])
+        self.text = text
 
     @property
     def components(self) -> dict[str, Any]:
-        return {**super().components, "tokenizer": self.tokenizer}
+        return {**super().components, "tokenizer": self.text.tokenizer}
 
     @property
     def clip_tokenizer(self) -> ClipTokenizer:  # type: ignore[override]  # read alone
-        return self.tokenizer
+        return self.text.tokenizer
 
     @property
     def channels(self) -> int:
@@ -195,7 +191,7 @@ class PixelDiffusionPipeline(UnpromptedPipeline):
         assert isinstance(r, PixelDiffusionRequest)
         with report.stage("encode_prompt", self.device):
             texts = [*(r.negatives if max(r.guidance_scale) > 1 else ()), *r.prompts]
-            read = pooled(self.tokenizer, self.text_encoder, texts, report.warnings)
+            read = self.text.encode(texts, report.warnings)[1]
             vectors = read.repeat_interleave(r.count // len(r.prompts), dim=0)
             check_finite(f"{self.source}: text encoder", vectors, r.count)
         return super()._begin(replace(r, vectors=vectors), report)

@@ -13,10 +13,11 @@ def rehearse(
     models: Mapping[str, Any], batch: int, height: int | None, width: int | None
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """(part, what runs it) for one call of the network with `batch` pictures of its one size."""
-    yield "network", partial(_network, models["network"], batch)
+    yield "network", partial(run_network, models["network"], batch)
 
 
-def _network(model: PatchTransformer, batch: int) -> None:
+def run_network(model: PatchTransformer, batch: int) -> None:
+    """One call of a network on the meta device."""
     c = model.config
     sample = torch.empty(batch, c.in_channels, c.sample_size, c.sample_size, device="meta")
     model(sample, 0, torch.zeros(batch, c.vector_size))

@@ -1,0 +1,16 @@
+"""Models that ship and guide others, by name."""
+
+import os
+from typing import Any
+
+from .loading import shipped_folder
+
+#: What `clip_model=` and `classifier=` may name besides a folder.
+GUIDES = ("emoji-clip", "emoji-classifier")
+
+
+def guide_place(value: Any) -> Any:
+    """The folder of the guide of that name; anything else as it is, a folder of that name too."""
+    if isinstance(value, str) and value in GUIDES and not os.path.exists(value):
+        return str(shipped_folder(value))
+    return value
