@@ -1,4 +1,4 @@
-"""What the small models share that denoise in two stages: a request, its course and its pictures."""
+"""What the small models share that denoise in two stages: request, course, pictures."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field

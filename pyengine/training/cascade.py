@@ -122,9 +122,10 @@ pipe("a red heart", seed=1).images[0].save("heart.png")
 
 def rows(settings: CascadeSettings) -> dict[str, str]:
     return {
-        "loss": f"squared error of the clean pictures, weighted by min(SNR + 1, {settings.gamma:g})",
+        "loss": "squared error of the clean pictures, weighted by"
+        f" min(SNR + 1, {settings.gamma:g})",
         "noise": "linear betas 0.0001 to 0.02, 1000 timesteps",
-        "noise on the smaller picture": f"a share of 0 to {MOST_NOISE:g}, which the network is told",
+        "noise on the smaller picture": f"a share of 0 to {MOST_NOISE:g}, which is told",
         "empty prompts": f"{settings.dropped:.0%}",
     }
 

@@ -84,8 +84,8 @@ def write(folder: Path, networks: Networks) -> None:
 CARD = """# A small model that denoises pixels
 
 Text to 64x64 pictures by diffusion over the pixels themselves: a transformer over patches of 8x8
-pixels that predicts the clean picture, {steps} evaluations a picture. There is no autoencoder; beside
-`emoji`, which denoises 16x16 latents, this shows what the autoencoder is for.
+pixels that predicts the clean picture, {steps} evaluations a picture. There is no autoencoder;
+beside `emoji`, which denoises 16x16 latents, this shows what the autoencoder is for.
 
 ```python
 import pyengine

@@ -31,4 +31,3 @@ def check_network(network: PatchTransformerConfig, name: str = "network") -> Non
             f"{name}: in_channels {network.in_channels}, out_channels {network.out_channels}:"
             " expected 3 and 3"
         )
-
