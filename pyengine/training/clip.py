@@ -180,17 +180,19 @@ def write(folder: Path, networks: Networks) -> None:
 
     settings = networks.settings
     text = shipped_folder(TEXT_ENCODER) / "text_encoder" / "config.json"
+    shared = {"projection_dim": settings.projection}
     vision = {
         "model_type": "clip_vision_model", "hidden_size": settings.width,
         "intermediate_size": settings.inner, "num_hidden_layers": settings.layers,
         "num_attention_heads": settings.heads, "image_size": settings.size,
         "patch_size": settings.patch, "hidden_act": "quick_gelu",
+        **shared,
     }  # fmt: skip
     config = {
         "model_type": "clip",
         "text_encoder": TEXT_ENCODER,
-        "projection_dim": settings.projection,
-        "text_config": json.loads(text.read_text(encoding="utf-8")),
+        **shared,
+        "text_config": {**json.loads(text.read_text(encoding="utf-8")), **shared},
         "vision_config": vision,
     }
     write_json(folder / "config.json", config)
