@@ -143,6 +143,8 @@ SMALL = {
     "cascade": "pixel diffusion of a small picture, then of a larger one beside it",
     "prior": "a text to the embedding of a picture, and that to latents",
     "clip": "a contrastive encoder of pictures and texts",
+    "pixels": "one pixel after another, in colours of a palette",
+    "masked": "all tokens of a picture at once, refined",
 }
 
 

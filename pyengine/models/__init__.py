@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from .tokens.imagegpt import ImageGPT, ImageGPTConfig
     from .tokens.janus import Janus, JanusConfig
     from .tokens.llama import Llama, LlamaConfig
+    from .tokens.masked_transformer import MaskedTransformer, MaskedTransformerConfig
     from .tokens.picture_gpt import PictureGPT, PictureGPTConfig, PictureTokens
+    from .tokens.pixel_gpt import PixelGPT, PixelGPTConfig
     from .tokens.uvit import UVit2DModel, UVitContext
     from .tokens.uvit_config import UVit2DConfig
     from .transformer.dit import DiTTransformer2DModel
@@ -77,9 +79,13 @@ __all__ = [
     "LlamaConfig",
     "PatchTransformer",
     "PatchTransformerConfig",
+    "MaskedTransformer",
+    "MaskedTransformerConfig",
     "PictureGPT",
     "PictureGPTConfig",
     "PictureTokens",
+    "PixelGPT",
+    "PixelGPTConfig",
     "PriorConfig",
     "PriorTransformer",
     "RRDBConfig",
@@ -143,9 +149,13 @@ if not TYPE_CHECKING:
         "LlamaConfig": "tokens.llama",
         "PatchTransformer": "transformer.patches",
         "PatchTransformerConfig": "transformer.patches",
+        "MaskedTransformer": "tokens.masked_transformer",
+        "MaskedTransformerConfig": "tokens.masked_transformer",
         "PictureGPT": "tokens.picture_gpt",
         "PictureGPTConfig": "tokens.picture_gpt",
         "PictureTokens": "tokens.picture_gpt",
+        "PixelGPT": "tokens.pixel_gpt",
+        "PixelGPTConfig": "tokens.pixel_gpt",
         "PriorConfig": "prior.transformer",
         "PriorTransformer": "prior.transformer",
         "RRDBConfig": "upscale.rrdb",

@@ -33,11 +33,11 @@ STAGES = {
     "vae": 11,
     "gan": 12,
     "flow": 13,
-    "pixels": 14,
+    "pixels": 32,
     "ddpm": 15,
     "cascade": 16,
     "prior": 17,
-    "masked": 18,
+    "masked": 31,
     "clip": 19,
     "classifier": 20,
 }

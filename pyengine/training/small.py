@@ -37,6 +37,7 @@ class SmallSettings(loop.Settings):
     rate: float = 1.5e-3
     warmup: int = 100
     decay: float = 0.998
+    weight_decay: float = 0.01
     steps: int = 2500
     cooldown: int = 800
     variants: int = 16
@@ -163,5 +164,6 @@ class SmallRecipe:
         settings = opened.settings
         data = Data(opened.chosen, settings.model, settings.seed)
         networks = self.networks(settings.model, data, device, settings.seed)
-        run = course.resume(opened.folder / opened.recipe.checkpoint, networks)
+        checkpoint = opened.folder / opened.recipe.checkpoint
+        run = course.resume(checkpoint, networks, settings.model.weight_decay)
         return run, self.batches(data, self.name, device)

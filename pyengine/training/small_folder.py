@@ -76,6 +76,16 @@ def write_model(folder: Path, config: dict[str, Any], modules: dict[str, Any]) -
     save_file(state, folder / "model.safetensors")
 
 
+def write_module(folder: Path, config: dict[str, Any], module: Any) -> None:
+    """The same of one module that has the engine's names itself."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", config)
+    state = {key: value.detach().half().contiguous() for key, value in module.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+
+
 def draw_grid(small: SmallRecipe, path: Path, run: course.Run) -> None:
     """Write a sheet of samples.PROMPTS, drawn by pyengine with the averaged weights."""
     with run.averaged(), tempfile.TemporaryDirectory() as folder:

@@ -221,7 +221,7 @@ class AmusedPipeline(TokenPipeline):
     def _prefix_tokens(self, prefix: Any, r: TokenRequest) -> Tensor:
         return read_prefix(
             prefix, r, self._grid(r), self.vqvae.config.downscale, self.model.config.codebook_size,
-            lambda x: self.vqvae.encode_tokens(x.to(self.device)).flatten(1),
+            lambda x: self._encode(x.to(self.device)).flatten(1),
         ).to(self.device)  # fmt: skip
 
     def _grid(self, r: TokenRequest) -> tuple[int, int]:
@@ -294,7 +294,7 @@ class AmusedPipeline(TokenPipeline):
         first = {id(item): item for item in r.images}
         unit = pictures.to_unit(list(first.values()), r.height, r.width, "image", warned)
         encoded = {
-            key: self.vqvae.encode_tokens(x[None]) for key, x in zip(first, unit, strict=True)
+            key: self._encode(x[None]) for key, x in zip(first, unit, strict=True)
         }
         tokens = torch.cat([encoded[id(item)] for item in r.images])
         if r.masks is not None:
@@ -329,4 +329,12 @@ class AmusedPipeline(TokenPipeline):
     def _decode(self, tokens: Tensor, output_type: str) -> Any:
         # One by one: the decoder takes the most memory of all. A token that was never drawn is 0.
         decoded = torch.cat([self.vqvae.decode_tokens(t[None].clamp(min=0))[0] for t in tokens])
-        return pictures.from_unit(self._pictures(decoded), output_type)
+        return self._shown(self._pictures(decoded), output_type)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        """Tokens [N, h, w] of pictures [N, 3, H, W] in 0..1."""
+        return self.vqvae.encode_tokens(x)
+
+    def _shown(self, decoded: Tensor, output_type: str) -> Any:
+        """What the VQ-VAE decodes, as `output_type` has it: aMUSEd's makes pictures in 0..1."""
+        return pictures.from_unit(decoded, output_type)

@@ -1,0 +1,1 @@
+"""Text to picture, pixel by pixel, with a shipped model's text encoder."""

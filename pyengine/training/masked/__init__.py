@@ -1,0 +1,5 @@
+"""`pyengine train masked`: all tokens of a picture at once, refined."""
+
+from .recipe import RECIPE
+
+__all__ = ["RECIPE"]
