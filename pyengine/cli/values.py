@@ -14,9 +14,10 @@ from typer import Option
 from typer.core import TyperCommand
 
 from ..pipelines import argument_kinds, arguments
+from ..pipelines.shipped_names import shipped_names
 
+MODELS = shipped_names()
 #: Held equal to their lists in pyengine.pipelines by a test too: these must cost no import of it.
-MODELS = ("emoji", "emoji-ar")
 DTYPES = ("float32", "float16", "bfloat16")
 TIERS = ("int8", "fp8")
 #: Held equal to pyengine.preprocess.KINDS by a test.

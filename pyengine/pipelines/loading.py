@@ -21,14 +21,16 @@ from ..weights.text import did_you_mean, nearest, show
 from .diffusers_names.keywords import Keywords, read_keywords
 from .reading import Load
 from .registry import families, family_of, family_of_pipeline, fits
+from .shipped_names import shipped_names
 
 if TYPE_CHECKING:
     from .stable_diffusion.pipeline import StableDiffusionPipeline
     from .tokens import TokenPipeline
 
-#: The model that is loaded where none is named, and all that have a name of their own.
+#: The model that is loaded where none is named, and all that have a name of their own: the folders
+#: of pyengine/assets that hold a pipeline.
 SHIPPED = "emoji"
-NAMED = (SHIPPED, "emoji-ar")
+NAMED = shipped_names()
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 #: Other names that dtypes go by, in checkpoints' variants and in torch.
 DTYPE_SYNONYMS = {

@@ -39,9 +39,7 @@ def names(colours):
 def given():
     """(pixels [2, 8], hidden [2, 5, 20])."""
     numbers = torch.Generator().manual_seed(5)
-    return torch.randint(0, 11, (2, 8), generator=numbers), torch.randn(
-        2, 5, 20, generator=numbers
-    )
+    return torch.randint(0, 11, (2, 8), generator=numbers), torch.randn(2, 5, 20, generator=numbers)
 
 
 def ours_of(model, pixels, hidden, pieces=1):

@@ -53,9 +53,7 @@ class MaskedTransformerConfig:
     rms_norm_eps: float = field(default=1e-6, metadata=_bounds(0, 1))
 
     @classmethod
-    def from_dict(
-        cls, d: dict[str, Any], where: str = "config.json"
-    ) -> "MaskedTransformerConfig":
+    def from_dict(cls, d: dict[str, Any], where: str = "config.json") -> "MaskedTransformerConfig":
         """From the parsed config.json; raises ConfigError that lists every problem."""
         return read_config(cls, d, where)
 

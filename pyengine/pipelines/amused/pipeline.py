@@ -293,9 +293,7 @@ class AmusedPipeline(TokenPipeline):
         # Each distinct picture is encoded by itself.
         first = {id(item): item for item in r.images}
         unit = pictures.to_unit(list(first.values()), r.height, r.width, "image", warned)
-        encoded = {
-            key: self._encode(x[None]) for key, x in zip(first, unit, strict=True)
-        }
+        encoded = {key: self._encode(x[None]) for key, x in zip(first, unit, strict=True)}
         tokens = torch.cat([encoded[id(item)] for item in r.images])
         if r.masks is not None:
             hidden = pictures.to_mask(r.masks, *grid, "mask_image", warned)[:, 0] > 0

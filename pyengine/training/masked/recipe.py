@@ -30,8 +30,7 @@ pipe("a red heart", seed=1, num_inference_steps=4).images[0].save("coarse.png")
 def rows(settings: MaskedSettings) -> dict[str, str]:
     """The card's own rows."""
     return {
-        "loss": "cross entropy of the masked tokens,"
-        f" labels smoothed by {settings.smoothing:g}",
+        "loss": f"cross entropy of the masked tokens, labels smoothed by {settings.smoothing:g}",
         "masked": "a share cos(pi r / 2) of the tokens, r uniform in 0..1",
         "known tokens read as others": f"{settings.corrupted:.0%}",
         "empty prompts": f"{settings.dropped:.0%}",
