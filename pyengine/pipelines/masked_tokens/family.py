@@ -7,8 +7,8 @@ _HERE = "pyengine.pipelines.masked_tokens"
 MASKED_TOKENS = Family(
     name="masked_tokens",
     title="masked tokens, small: MaskGIT",
-    state="from text, image-to-image, inpainting, continuing a prefix; what `pyengine train"
-    " masked` makes",
+    state="from text, image-to-image, inpainting, continuing a prefix; emoji-masked, which ships,"
+    " and what `pyengine train masked` makes",
     classes=("MaskedTokensPipeline",),
     parts={
         "transformer": Part(
