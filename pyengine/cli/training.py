@@ -138,6 +138,8 @@ def train_emoji_ar(
 
 #: The small models, one of each family: what `pyengine train NAME` calls them, and what they are.
 SMALL = {
+    "vae": "a conditional variational autoencoder",
+    "gan": "a conditional GAN",
     "one-shot": "text to all pixels at once, by regression",
     "ddpm": "pixel diffusion",
     "cascade": "pixel diffusion of a small picture, then of a larger one beside it",

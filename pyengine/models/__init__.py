@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .classifier.config import EncoderUNetConfig
     from .classifier.encoder_unet import EncoderUNetModel
     from .conditional.generator import TextGenerator, TextGeneratorConfig
+    from .conditional.vae import ConditionalVAE, ConditionalVAEConfig
     from .control.config import ControlNetConfig, ControlNetUnionConfig
     from .control.controlnet import ControlNetModel
     from .control.t2i import T2IAdapter, T2IAdapterConfig
@@ -61,6 +62,8 @@ __all__ = [
     "CLIPVisionConfig",
     "CLIPVisionModelWithProjection",
     "CompactConfig",
+    "ConditionalVAE",
+    "ConditionalVAEConfig",
     "ControlNetConfig",
     "ControlNetModel",
     "ControlNetUnionConfig",
@@ -131,6 +134,8 @@ if not TYPE_CHECKING:
         "CLIPVisionConfig": "vision.clip",
         "CLIPVisionModelWithProjection": "vision.clip",
         "CompactConfig": "upscale.compact",
+        "ConditionalVAE": "conditional.vae",
+        "ConditionalVAEConfig": "conditional.vae",
         "ControlNetConfig": "control.config",
         "ControlNetModel": "control.controlnet",
         "ControlNetUnionConfig": "control.config",

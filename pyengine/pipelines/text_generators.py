@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from copy import copy
 from typing import Any, ClassVar
+from warnings import warn
 
 import torch
 from torch import Tensor
 
+from ..guard import inference
+from ..images import as_list, to_tensor
 from ..jobs import checks
-from ..jobs.output import Report
+from ..jobs.output import PipelineOutput, Report
+from ..jobs.runs import Run
 from ..models.base import Model
 from .arguments import check
 from .one_pass import OnePassCall, OnePassDefaults, OnePassPipeline, OnePassRequest
@@ -69,6 +73,60 @@ class TextOnePassPipeline(OnePassPipeline):
     def _evaluate(self, latents: Tensor, settings: list[Any]) -> Tensor:
         made: Tensor = self.model(torch.stack(settings), latents)
         return made.clamp(-1, 1)
+
+
+class EncodingPipeline(TextOnePassPipeline):
+    """Base of those whose model also tells of a picture which latents it is made from.
+
+    A subclass has `_encode`.
+    """
+
+    def _encode(self, text: Tensor, images: Tensor) -> Tensor:
+        """[N, C], [N, 3, H, W] in -1..1 -> latents [N, *latent_shape]."""
+        raise NotImplementedError
+
+    @inference
+    def encode(self, images: Any, prompt: str | Sequence[str]) -> Tensor:
+        """The latents that pictures are made from beside their prompts, float32
+        [N, *latent_shape], as `pipe(prompt, latents=...)` takes them.
+
+        images: a PIL picture, an array or a tensor, or a list of them, as `image` of
+        StableDiffusionPipeline; resized to the model's size. prompt: one for all, or one each.
+        Raises RequestError that names the argument.
+        """
+        pictures = to_tensor(as_list(images, "images"), *self.default_size, "images")
+        prompts = checks.texts("prompt", prompt, len(pictures))
+        warnings: list[str] = []
+        with self._runs.begin(Run(), self.device):
+            text = self._vectors(prompts, warnings)
+            made = [
+                self._encode(text[i : i + 1], pictures[i : i + 1].to(self.device))
+                for i in range(len(pictures))
+            ]
+        for message in warnings:
+            warn(message, stacklevel=3)
+        return torch.cat(made).float()
+
+    def interpolate(
+        self, prompt: str, start: Tensor, end: Tensor, count: int = 8, **arguments: Any
+    ) -> PipelineOutput:
+        """`count` pictures of one prompt on the straight line between two latents.
+
+        start, end: [*latent_shape], of `encode` or drawn. arguments: others of the call.
+        Raises RequestError that names the argument.
+        """
+        checks.integer("count", count, 2, checks.MAX_PICTURES)
+        ends = [
+            checks.check_latents(value, self.latent_shape, name).float()
+            for name, value in (("start", start), ("end", end))
+        ]
+        shares = torch.linspace(0, 1, count)
+        line = torch.stack([ends[0] + share * (ends[1] - ends[0]) for share in shares])
+        call: Any = self
+        output: PipelineOutput = call(
+            prompt, latents=line, num_images_per_prompt=count, **arguments
+        )
+        return output
 
 
 def build(load: Load) -> Any:

@@ -16,17 +16,18 @@ from torch.nn import functional
 from .small import SmallSettings
 
 FIRST_SIDE = 4
-#: The last layer makes so many pixels a side of each of its own.
-PIXELS = 2
 
 
 @dataclass(frozen=True)
 class GeneratorSettings(SmallSettings):
-    """channels: of each size, from 4x4 on; condition: width of what the blocks are told."""
+    """channels: of each size, from 4x4 on; patch: pixels a side that the last layer makes of each
+    of its own; condition: width of what the blocks are told.
+    """
 
-    SHAPE = ("size", "channels", "condition", "latent_channels")
+    SHAPE = ("size", "channels", "patch", "condition", "latent_channels")
 
-    channels: tuple[int, ...] = (96, 96, 96, 64)
+    channels: tuple[int, ...] = (96, 96, 96)
+    patch: int = 4
     condition: int = 128
     latent_channels: int = 0
 
@@ -39,6 +40,7 @@ class GeneratorSettings(SmallSettings):
             "latent_channels": self.latent_channels,
             "condition_channels": self.condition,
             "block_out_channels": list(self.channels),
+            "patch_size": self.patch,
         }
 
 
@@ -108,8 +110,8 @@ class Generator(nn.Module):
             Block(a, b, width, "up") for a, b in itertools.pairwise(channels)
         )
         self.norm_out = Modulated(width, channels[-1])
-        self.conv_out = nn.Conv2d(channels[-1], 3 * PIXELS**2, 3, padding=1)
-        self.first_channels = channels[0]
+        self.conv_out = nn.Conv2d(channels[-1], 3 * settings.patch**2, 3, padding=1)
+        self.first_channels, self.patch = channels[0], settings.patch
 
     def forward(self, text: Any, latents: Any) -> Any:
         condition = self.condition(text, latents)
@@ -117,7 +119,7 @@ class Generator(nn.Module):
         x = x.permute(0, 3, 1, 2)  # a view: channels last
         for block in self.blocks:
             x = block(x, condition)
-        return functional.pixel_shuffle(self.conv_out(self.norm_out(x, condition)), PIXELS)
+        return functional.pixel_shuffle(self.conv_out(self.norm_out(x, condition)), self.patch)
 
 
 def seeded(seed: int, make: Any) -> Any:

@@ -28,7 +28,7 @@ class OneShotSettings(GeneratorSettings):
 
     latent_channels: int = 16
     styled: float = 0.5
-    variants: int = 8
+    variants: int = 4
 
 
 class Networks(course.Networks):

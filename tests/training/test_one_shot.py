@@ -14,7 +14,7 @@ from pyengine.models import TextGenerator
 from pyengine.training import one_shot, small_training
 from pyengine.training.generator import Generator
 
-SHAPE = {"channels": (16, 8), "condition": 16, "latent_channels": 3}
+SHAPE = {"channels": (16, 8), "patch": 2, "condition": 16, "latent_channels": 3}
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +57,15 @@ def test_the_folder(model, pictures):
     assert (result.report.sampler, result.report.evaluations) == ("one pass", 1)
 
 
-@pytest.mark.parametrize(("latent", "channels"), [(0, (8,)), (3, (24, 16, 8)), (5, (7, 9))])
-def test_the_engines_network_is_the_trained_one(latent, channels):
+@pytest.mark.parametrize(
+    ("latent", "channels", "patch"),
+    [(0, (8,), 2), (3, (24, 16, 8), 4), (5, (7, 9), 3), (1, (5,), 1)],
+)
+def test_the_engines_network_is_the_trained_one(latent, channels, patch):
     """To 1e-5 of the largest number, in odd widths too."""
-    settings = one_shot.OneShotSettings(channels=channels, condition=11, latent_channels=latent)
+    settings = one_shot.OneShotSettings(
+        channels=channels, condition=11, latent_channels=latent, patch=patch
+    )
     torch.manual_seed(0)
     trained = Generator(settings, 20)
     for parameter in trained.parameters():

@@ -2,7 +2,7 @@
 
 Residual blocks (He et al. 2016, arXiv:1512.03385) from 4x4 pixels up, whose activations the
 condition scales and moves (FiLM, Perez et al. 2018, arXiv:1709.07871); the last convolution makes
-2x2 pixels of each (Shi et al. 2016, arXiv:1609.05158).
+a patch of pixels of each (Shi et al. 2016, arXiv:1609.05158).
 """
 
 import itertools
@@ -19,11 +19,10 @@ from ...weights import read_config
 from ..base import Model
 
 FIRST_SIDE = 4
-#: Pixels along a side that the last convolution makes of one.
-PIXELS = 2
 WIDTH = {"min": 1, "max": 4096}
 WIDTHS = {"min": 1, "max": 4096, "max_items": 8}
 LATENT = {"min": 0, "max": 4096}
+PATCH = {"min": 1, "max": 16}
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,8 @@ class TextGeneratorConfig:
 
     text_encoder: the shipped model whose text encoder it is conditioned on; text_width: of that.
     latent_channels: numbers in a latent; 0: it takes none. condition_channels: of what the blocks
-    are told. block_out_channels: of each size, from 4x4 on.
+    are told. block_out_channels: of each size, from 4x4 on. patch_size: pixels along a side that
+    the last convolution makes of each of its own.
     """
 
     IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset()
@@ -41,7 +41,8 @@ class TextGeneratorConfig:
     text_width: int = field(default=128, metadata=WIDTH)
     latent_channels: int = field(default=0, metadata=LATENT)
     condition_channels: int = field(default=128, metadata=WIDTH)
-    block_out_channels: tuple[int, ...] = field(default=(96, 96, 96, 64), metadata=WIDTHS)
+    block_out_channels: tuple[int, ...] = field(default=(96, 96, 96), metadata=WIDTHS)
+    patch_size: int = field(default=4, metadata=PATCH)
     _class_name: Literal["TextGenerator"] = "TextGenerator"
 
     @classmethod
@@ -52,7 +53,7 @@ class TextGeneratorConfig:
     @property
     def sample_size(self) -> int:
         """Pixels along a side."""
-        return (FIRST_SIDE * PIXELS) << (len(self.block_out_channels) - 1)
+        return (FIRST_SIDE * self.patch_size) << (len(self.block_out_channels) - 1)
 
     def __post_init__(self) -> None:
         if not self.block_out_channels:
@@ -111,14 +112,15 @@ class Condition(nn.Module):
 class Decoder(nn.Module):
     """The generator's layers, which a VAE has as its decoder."""
 
-    def __init__(self, text: int, latent: int, width: int, channels: tuple[int, ...]):
+    def __init__(self, text: int, latent: int, width: int, channels: tuple[int, ...], patch: int):
         super().__init__()
+        self.patch = patch
         self.condition = Condition(text + latent, width)
         self.first = Linear(width, FIRST_SIDE * FIRST_SIDE * channels[0])
         pairs = itertools.pairwise(channels)
         self.blocks = nn.ModuleList(Block(a, b, width, up=True) for a, b in pairs)
         self.norm_out = Modulated(width, channels[-1])
-        self.conv_out = Conv2d(channels[-1], 3 * PIXELS**2)
+        self.conv_out = Conv2d(channels[-1], 3 * patch**2)
 
     def forward(self, text: Tensor, latents: Tensor) -> Tensor:
         """[N, C], [N, Z] -> [N, 3, H, W]."""
@@ -126,7 +128,7 @@ class Decoder(nn.Module):
         x = self.first(condition).view(len(text), FIRST_SIDE, FIRST_SIDE, -1)
         for block in self.blocks:
             x = block(x, condition)
-        return shuffled(self.conv_out(x, **self.norm_out(condition)))
+        return shuffled(self.conv_out(x, **self.norm_out(condition)), self.patch)
 
 
 class TextGenerator(Model):
@@ -141,7 +143,7 @@ class TextGenerator(Model):
         super().__init__(config)
         self.decoder = Decoder(
             config.text_width, config.latent_channels, config.condition_channels,
-            config.block_out_channels,
+            config.block_out_channels, config.patch_size,
         )  # fmt: skip
 
     @inference
@@ -168,8 +170,9 @@ def check_vectors(name: str, x: Tensor, width: int, count: int | None = None) ->
                            f" {list(x.shape)}")  # fmt: skip
 
 
-def shuffled(x: Tensor) -> Tensor:
-    """[N, H, W, 3 * 4] -> [N, 3, 2 H, 2 W]: torch's pixel_shuffle, in memory of its own."""
+def shuffled(x: Tensor, patch: int) -> Tensor:
+    """[N, H, W, 3 * P * P] -> [N, 3, P * H, P * W]: torch's pixel_shuffle, in memory of its own."""
     n, height, width, _ = x.shape
-    x = x.view(n, height, width, 3, PIXELS, PIXELS).permute(0, 3, 1, 4, 2, 5)
-    return x.reshape(n, 3, height * PIXELS, width * PIXELS)
+    x = x.view(n, height, width, 3, patch, patch).permute(0, 3, 1, 4, 2, 5)
+    y = x.clone(memory_format=torch.contiguous_format)
+    return y.view(n, 3, height * patch, width * patch)
