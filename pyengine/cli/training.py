@@ -139,6 +139,7 @@ def train_emoji_ar(
 #: The small models, one of each family: what `pyengine train NAME` calls them, and what they are.
 SMALL = {
     "vae": "a conditional variational autoencoder",
+    "flow": "a conditional normalising flow",
     "gan": "a conditional GAN",
     "one-shot": "text to all pixels at once, by regression",
     "ddpm": "pixel diffusion",

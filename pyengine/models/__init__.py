@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .classifier.config import EncoderUNetConfig
     from .classifier.encoder_unet import EncoderUNetModel
     from .conditional.generator import TextGenerator, TextGeneratorConfig
+    from .conditional.glow import Glow, GlowConfig
     from .conditional.vae import ConditionalVAE, ConditionalVAEConfig
     from .control.config import ControlNetConfig, ControlNetUnionConfig
     from .control.controlnet import ControlNetModel
@@ -74,6 +75,8 @@ __all__ = [
     "DiTTransformer2DModel",
     "EncoderUNetConfig",
     "EncoderUNetModel",
+    "Glow",
+    "GlowConfig",
     "ImageGPT",
     "ImageGPTConfig",
     "Janus",
@@ -146,6 +149,8 @@ if not TYPE_CHECKING:
         "DiTTransformer2DModel": "transformer.dit",
         "EncoderUNetConfig": "classifier.config",
         "EncoderUNetModel": "classifier.encoder_unet",
+        "Glow": "conditional.glow",
+        "GlowConfig": "conditional.glow",
         "ImageGPT": "tokens.imagegpt",
         "ImageGPTConfig": "tokens.imagegpt",
         "Janus": "tokens.janus",

@@ -94,18 +94,24 @@ class EncodingPipeline(TextOnePassPipeline):
         StableDiffusionPipeline; resized to the model's size. prompt: one for all, or one each.
         Raises RequestError that names the argument.
         """
+        pictures, text = self._read(images, prompt)
+        with self._runs.begin(Run(), self.device):
+            made = [
+                self._encode(row[None], picture[None].to(self.device))
+                for row, picture in zip(text, pictures, strict=True)
+            ]
+        return torch.cat(made).float()
+
+    def _read(self, images: Any, prompt: Any) -> tuple[Tensor, Tensor]:
+        """(pictures [N, 3, H, W] in -1..1, their texts' vectors [N, C])."""
         pictures = to_tensor(as_list(images, "images"), *self.default_size, "images")
         prompts = checks.texts("prompt", prompt, len(pictures))
         warnings: list[str] = []
         with self._runs.begin(Run(), self.device):
             text = self._vectors(prompts, warnings)
-            made = [
-                self._encode(text[i : i + 1], pictures[i : i + 1].to(self.device))
-                for i in range(len(pictures))
-            ]
         for message in warnings:
-            warn(message, stacklevel=3)
-        return torch.cat(made).float()
+            warn(message, stacklevel=4)
+        return pictures, text
 
     def interpolate(
         self, prompt: str, start: Tensor, end: Tensor, count: int = 8, **arguments: Any

@@ -170,9 +170,9 @@ def check_vectors(name: str, x: Tensor, width: int, count: int | None = None) ->
                            f" {list(x.shape)}")  # fmt: skip
 
 
-def shuffled(x: Tensor, patch: int) -> Tensor:
-    """[N, H, W, 3 * P * P] -> [N, 3, P * H, P * W]: torch's pixel_shuffle, in memory of its own."""
+def shuffled(x: Tensor, patch: int, channels: int = 3) -> Tensor:
+    """[N, H, W, C * P * P] -> [N, C, P * H, P * W]: torch's pixel_shuffle, in memory of its own."""
     n, height, width, _ = x.shape
-    x = x.view(n, height, width, 3, patch, patch).permute(0, 3, 1, 4, 2, 5)
+    x = x.view(n, height, width, channels, patch, patch).permute(0, 3, 1, 4, 2, 5)
     y = x.clone(memory_format=torch.contiguous_format)
-    return y.view(n, 3, height * patch, width * patch)
+    return y.view(n, channels, height * patch, width * patch)

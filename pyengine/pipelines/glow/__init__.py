@@ -1,0 +1,1 @@
+"""A normalising flow of texts: emoji-flow."""
