@@ -102,15 +102,16 @@ class Driver:
         deadline = entry.job.deadline
         if deadline is None:
             return
-        text = "deadline: expected at least {:.3g} s, as much as the job {}, given {:g}"
-        alone, now = estimates.alone(self, entry), estimates.finish(self, entry)
+        alone = estimates.alone(self, entry)
         if alone > deadline:
-            words = text.format(alone, "takes with nothing beside it", deadline)
-            raise TooLongError(words, max(alone - deadline, 0.1))
-        # With nothing beside it a job may try: else nobody would learn that it has become faster.
-        if now > deadline and (self.waiting or self.running):
-            words = text.format(now, "is likely to take now", deadline)
-            raise DeadlineError(words, max(now - deadline, 0.1))
+            raise TooLongError(_SOONER.format(alone, "takes with nothing beside it", deadline),
+                               max(alone - deadline, 0.1))  # fmt: skip
+        if not (self.waiting or self.running):  # it may try, to learn that it has become faster
+            return
+        now = estimates.MARGIN * estimates.finish(self, entry)
+        if now > deadline:
+            raise DeadlineError(_SOONER.format(now, "is likely to take now", deadline),
+                                max(now - deadline, 0.1))  # fmt: skip
 
     def cancelled(self, job: EngineJob) -> None:
         with self.lock:
@@ -174,11 +175,19 @@ class Driver:
                 self._fail(entry, _cancelled())
             elif entry.late is not None and now >= entry.late:
                 text = f"deadline: passed after {entry.job.deadline:g} s"
-                self._fail(entry, DeadlineError(text, max(self.remaining(entry), 0.1)))
+                self._fail(entry, DeadlineError(text, max(estimates.alone(self, entry), 0.1)))
 
-    def remaining(self, entry: Entry) -> float:
-        """Seconds that the job would take alone from here on, as far as is known."""
-        return estimates.alone(self, entry)
+    def _too_late(self, entry: Entry) -> bool:
+        """Whether a job that waits is not likely to be done by its deadline any more; fails it
+        then: what would be spent on it is others'. As in `_check_deadline`, alone it may try.
+        """
+        if entry.late is None or not self.running:
+            return False
+        seconds, left = estimates.finish(self, entry), entry.late - self.clock()
+        if seconds > left:
+            words = _SOONER.format(seconds, "is likely to take from now on", max(left, 0.0))
+            self._fail(entry, DeadlineError(words, max(seconds - left, 0.1)))
+        return seconds > left
 
     def _fail(self, entry: Entry, error: Exception) -> None:
         self._remove(entry)
@@ -229,7 +238,7 @@ class Driver:
         """Prepares those that have room, the most urgent first."""
         for entry in self._while_a_step_waits(self.admissible()):
             with self.lock:
-                if entry not in self.waiting:  # cancelled meanwhile
+                if entry not in self.waiting or self._too_late(entry):  # or cancelled meanwhile
                     continue
                 self.waiting.remove(entry)
                 self.running.append(entry)
@@ -380,6 +389,10 @@ class Driver:
             _, (done, total), decode = found
             for images in self._timed(entry, "preview", decode):
                 entry.job.events.add(Event("preview", step=done, steps=total, images=images))
+
+
+#: What is said of a deadline that is too soon.
+_SOONER = "deadline: expected at least {:.3g} s, as much as the job {}, given {:g}"
 
 
 def _cancelled() -> CancelledError:

@@ -1,5 +1,6 @@
 """When a job is likely to be done, from what stages cost: what requests are refused by."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,8 +11,10 @@ if TYPE_CHECKING:
 
 #: Seconds after which it is worth to come again, at least.
 SOONEST = 0.1
-
-
+#: How many times what it is likely to take a new job's deadline must be, where others are there.
+#: Under too much load all that are admitted are near this bound: without a margin half of them
+#: would be done a little too late, and what was spent on them would be lost.
+MARGIN = 1.25
 #: Of a size that was never seen, what a pixel is said to cost of what it costs at sizes that were:
 #: a part of an evaluation costs the same at any size, so that in proportion would be too much.
 SHARE_BY_PIXEL = 0.5
@@ -79,53 +82,72 @@ def alone(driver: "Driver", entry: "Entry") -> float:
     return seconds
 
 
+@dataclass
+class _Load:
+    """Jobs of one queue, counted. left: evaluations of one picture; to_encode: jobs that wait."""
+
+    jobs: int = 0
+    pictures: int = 0
+    left: int = 0
+    to_encode: int = 0
+
+    def seconds(self, driver: "Driver", queue: "Queue") -> float:
+        """Of all their work, where each is in a full batch."""
+        cap = driver.cap(queue)
+        return step(driver, queue, cap) * self.left / cap + self.beside(driver, queue)
+
+    def beside(self, driver: "Driver", queue: "Queue") -> float:
+        """Of encoding and decoding, which is one job after the other."""
+        count = -(-self.pictures // self.jobs)
+        encode = driver.costs.stage(("encode", queue), count) * self.to_encode
+        return encode + driver.costs.stage(("decode", queue), count) * self.jobs
+
+
+def _loads(waiting: "Iterable[Entry]", running: "Iterable[Entry]") -> "dict[Queue, _Load]":
+    found: dict[Queue, _Load] = {}
+    for entries, to_encode in ((waiting, 1), (running, 0)):
+        for entry in entries:
+            load = found.get(entry.queue)
+            if load is None:
+                load = found[entry.queue] = _Load()
+            load.jobs += 1
+            load.pictures += entry.stages.count
+            load.left += entry.stages.left
+            load.to_encode += to_encode
+    return found
+
+
 def finish(driver: "Driver", entry: "Entry") -> float:
-    """Seconds until a new job is likely to be done: its steps in a batch with those of its queue
-    that run, after those that wait and are due before it, while other queues get as much time.
+    """Seconds until a job that waits, or is new, is likely to be done: after the work of those of
+    its queue that are due before it, in a batch with as many of them as have room, while every
+    other queue takes as much time, or what its work takes where that is less.
     """
-    costs, queue = driver.costs, entry.queue
-    cap = driver.cap(queue)
-    ahead = [e for e in driver.waiting if e.order < entry.order]
-    before = [e for e in [*driver.running, *ahead] if e.queue == queue]
-    pictures = sum(e.stages.count for e in before)
-    batch = min(cap, pictures + entry.stages.count)
+    queue, count, cap = entry.queue, entry.stages.count, driver.cap(entry.queue)
+    loads = _loads([e for e in driver.waiting if e.order < entry.order], driver.running)
+    own = loads.pop(queue, _Load())
+    batch = min(cap, own.pictures + count)
     # Evaluations of those for which there is no room beside it, then its own.
-    evaluations = entry.stages.left / min(entry.stages.count, batch)
-    if pictures + entry.stages.count > cap:
-        evaluations += sum(e.stages.left for e in before) / cap
+    evaluations = entry.stages.left / min(count, batch)
+    if own.pictures + count > cap:
+        evaluations += own.left / cap
     seconds = step(driver, queue, batch) * evaluations
-    others = len({e.queue for e in [*driver.running, *ahead]} - {queue})
-    own = costs.stage(("encode", queue), entry.stages.count)
-    own += costs.stage(("decode", queue), entry.stages.count)
-    return seconds * (1 + others) + own
+    own.jobs, own.to_encode, own.pictures = own.jobs + 1, own.to_encode + 1, own.pictures + count
+    seconds += own.beside(driver, queue)
+    others = [load.seconds(driver, other) for other, load in loads.items()]
+    return seconds + sum(min(seconds, work) for work in others)
 
 
 def remaining(driver: "Driver") -> float:
     """Seconds of work of all jobs that have not ended, where each is in a full batch."""
     with driver.lock:
-        waiting, running = list(driver.waiting), list(driver.running)
-    seconds = _stepping(driver, [*waiting, *running])
-    for stage, entries in (("encode", waiting), ("decode", [*waiting, *running])):
-        for entry in entries:
-            seconds += driver.costs.stage((stage, entry.queue), entry.stages.count)
-    return seconds
-
-
-def _stepping(driver: "Driver", entries: "Iterable[Entry]") -> float:
-    """Seconds of the steps that jobs have left, as their parts of full batches."""
-    left: dict[Queue, int] = {}
-    for entry in entries:
-        left[entry.queue] = left.get(entry.queue, 0) + entry.stages.left
-    seconds = 0.0
-    for queue, evaluations in left.items():
-        cap = driver.cap(queue)
-        seconds += step(driver, queue, cap) * evaluations / cap
-    return seconds
+        loads = _loads(driver.waiting, driver.running)
+    return sum(load.seconds(driver, queue) for queue, load in loads.items())
 
 
 def next_place(driver: "Driver") -> float:
     """Seconds until the queue is likely to have a place: those in which the running jobs end, one
     after the other.
     """
-    work = _stepping(driver, driver.running)
-    return max(SOONEST, work / max(1, len(driver.running)))
+    running = driver.running
+    work = sum(load.seconds(driver, queue) for queue, load in _loads((), running).items())
+    return max(SOONEST, work / max(1, len(running)))
