@@ -75,8 +75,8 @@ def run_evaluation(
     pipe = from_pretrained(model, device=device)
     if not isinstance(pipe, TokenPipeline):
         d = pipe.defaults
-        steps = d.num_inference_steps if steps is None else steps
-        guidance = d.guidance_scale if guidance is None else guidance
+        steps = getattr(d, "num_inference_steps", None) if steps is None else steps
+        guidance = getattr(d, "guidance_scale", None) if guidance is None else guidance
     result = evaluate.evaluate(
         samples.generator(pipe, steps=steps, guidance=guidance),
         concepts=concepts or concepts_of(pipe),
@@ -84,7 +84,7 @@ def run_evaluation(
         style=style,
         count=count,
         seed=seed,
-        autoencode=autoencoder(pipe),
+        autoencode=autoencoder(pipe) if hasattr(pipe, "vq") or hasattr(pipe, "vae") else None,
         save_images=pictures,
     )
     print(dumps(result) if json else evaluate.report(result))
