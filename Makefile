@@ -26,7 +26,7 @@ help:
 	@printf '%s\n' \
 	  'make test-quick   of every test function a few of its parameter sets (of n half the root, two' \
 	  '                  at least), none marked slow: some of everything, in under three minutes on two cores' \
-	  'make lint         ruff and clang-format, no changes made' \
+	  'make lint         ruff, mypy --strict and clang-format, no changes made' \
 	  'make format       the same, changing files' \
 	  'make bench        the ops against torch, torch.compile and ncnn (pyengine bench --help: more)' \
 	  'make sanitize     op tests under ASan and UBSan' \
@@ -74,6 +74,7 @@ gpu-table: $(VENV)/test.stamp
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	find csrc -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc' | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: $(VENV)/test.stamp

@@ -93,7 +93,7 @@ def _cause(text: str) -> str:
     return first if "memory" in first else f"out of memory{first and f' ({first})'}"
 
 
-def alone(device: torch.device) -> AbstractContextManager:
+def alone(device: torch.device) -> AbstractContextManager[object]:
     """Within the block no other thread is in such a block of that GPU: CUDA records for one at a
     time, and a thread that waits for a GPU spoils another's recording.
     """
@@ -109,7 +109,7 @@ class Leash:
 
     def __init__(self, device: torch.device, steps: int = 2):
         self._device, self._steps = device, steps if device.type == "cuda" else None
-        self._events: deque = deque()
+        self._events: deque[torch.cuda.Event] = deque()
 
     def step(self) -> None:
         """A step has been queued."""
@@ -126,7 +126,7 @@ class Leash:
 class _Recording:
     changing: list[Tensor]
     kept: list[Tensor]
-    copied: tuple[weakref.ref, ...]  # what `kept` holds the values of
+    copied: tuple[weakref.ref[Tensor], ...]  # what `kept` holds the values of
     replay: Callable[[], None]
     result: Any
     kernels: dict[str, list[str]]
@@ -145,12 +145,15 @@ class Graphs:
     """
 
     def __init__(self, function: Function, most: int = 4, record: Record | None = None):
-        # Not a method's owner, who has us: both would live until Python looks for such circles.
+        # Bound methods are held weakly: a cycle with their owner, who holds these graphs, would
+        # keep GPU memory until the collector runs.
         method = inspect.ismethod(function)
-        self._function = weakref.WeakMethod(function) if method else lambda: function
+        self._held: Callable[[], Function | None] = (
+            weakref.WeakMethod(function) if method else lambda: function
+        )
         self._most = most
         self._record = record or Recorder()
-        self._recordings: OrderedDict[tuple, _Recording] = OrderedDict()
+        self._recordings: OrderedDict[tuple[Any, ...], _Recording] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._recordings)
@@ -168,7 +171,7 @@ class Graphs:
         those that it was made with.
         """
         if is_unrecorded():
-            return self._function()(changing, kept)
+            return self._function(changing, kept)
         shapes = tuple((t.shape, t.dtype, t.device) for t in (*changing, *kept))
         key = (shapes, len(changing), forcing())
         found = self._recordings.get(key)
@@ -186,12 +189,15 @@ class Graphs:
         found.replay()
         return found.result
 
-    def _new(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> _Recording:
-        function = self._function()
+    def _function(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> Any:
+        function = self._held()
+        assert function is not None  # its owner calls
+        return function(changing, kept)
 
+    def _new(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> _Recording:
         def blind(changing: Sequence[Tensor], kept: Sequence[Tensor]) -> Any:
             with unseen():
-                return function(changing, kept)
+                return self._function(changing, kept)
 
         own = [t.clone(memory_format=torch.contiguous_format) for t in changing]
         own_kept = [t.clone(memory_format=torch.contiguous_format) for t in kept]
@@ -207,10 +213,13 @@ class Recorder:
     """
 
     def __init__(self) -> None:
-        self._stream = self._pool = None
-        self._graphs: weakref.WeakSet = weakref.WeakSet()
+        self._stream: torch.cuda.Stream | None = None
+        self._pool: Any = None
+        self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
 
-    def __call__(self, function: Function, changing: Sequence[Tensor], kept: Sequence[Tensor]):
+    def __call__(
+        self, function: Function, changing: Sequence[Tensor], kept: Sequence[Tensor]
+    ) -> tuple[Callable[[], None], Any]:
         """See Record. The function runs twice first: it may compile something at its first use."""
         device = changing[0].device
         with alone(device), torch.cuda.device(device):

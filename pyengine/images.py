@@ -53,7 +53,7 @@ READ_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # --- files ----------------------------------------------------------------------------------------
 
 
-def open_image(path: str | os.PathLike, field: str = "image") -> Image.Image:
+def open_image(path: str | os.PathLike[str], field: str = "image") -> Image.Image:
     """A picture file's header and text chunks; pixels are decoded later, and are few enough then.
 
     Raises RequestError if there is no such file, it is no picture of a common format, or it
@@ -95,7 +95,7 @@ def _open(source: Any, name: str, field: str) -> Image.Image:
     return image
 
 
-def load_image(path: str | os.PathLike, field: str = "image") -> Image.Image:
+def load_image(path: str | os.PathLike[str], field: str = "image") -> Image.Image:
     """The decoded RGB picture in a file, turned upright by its EXIF orientation.
 
     A transparent one is laid on white. Raises RequestError; see `open_image`.
@@ -104,7 +104,7 @@ def load_image(path: str | os.PathLike, field: str = "image") -> Image.Image:
         return to_rgb(decode(image, field, upright=True), field)
 
 
-def load_mask(path: str | os.PathLike, field: str = "mask_image") -> Image.Image:
+def load_mask(path: str | os.PathLike[str], field: str = "mask_image") -> Image.Image:
     """The decoded grey picture in a file: white is made anew; black, and what is transparent, is
     kept. Raises RequestError.
     """
@@ -130,7 +130,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of corrupt EXIF
-            method = TURNS.get(image.getexif().get(ORIENTATION))
+            method = TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # whatever a damaged EXIF makes Pillow raise: SyntaxError, struct.error...
         return image
     if method is None:
@@ -150,7 +150,7 @@ def check_size(image: Image.Image, field: str) -> None:
         )
 
 
-def save_atomically(image: Image.Image, path: str | os.PathLike, **options: Any) -> Path:
+def save_atomically(image: Image.Image, path: str | os.PathLike[str], **options: Any) -> Path:
     """Writes `image` so that `path` holds either what it held before or the whole new picture.
 
     options: for PIL's save. Raises RequestError if the folder or file cannot be written.
@@ -159,7 +159,7 @@ def save_atomically(image: Image.Image, path: str | os.PathLike, **options: Any)
     return Path(path)
 
 
-def save_new(image: Image.Image, path: str | os.PathLike, **options: Any) -> bool:
+def save_new(image: Image.Image, path: str | os.PathLike[str], **options: Any) -> bool:
     """Writes `image` where nothing is yet, else returns False: two processes never write one file.
 
     Otherwise as save_atomically.
@@ -227,7 +227,7 @@ def current_umask() -> int:
 # --- into the models ------------------------------------------------------------------------------
 
 
-def as_list(images: Any, field: str, grey: bool = False) -> list:
+def as_list(images: Any, field: str, grey: bool = False) -> list[Any]:
     """The pictures of an `image` argument, one by one: PIL, [H, W(, C)] arrays, [C, H, W] tensors.
 
     A batch is a list, an array [N, H, W, C], a tensor [N, C, H, W], or a list of such. grey: masks,
@@ -255,7 +255,7 @@ def as_list(images: Any, field: str, grey: bool = False) -> list:
     return items
 
 
-def _parts(item: Any, grey: bool) -> list:
+def _parts(item: Any, grey: bool) -> list[Any]:
     """The pictures of one batch, or the one."""
     if not (isinstance(item, np.ndarray) or is_tensor(item)):
         return [item]

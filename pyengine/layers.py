@@ -12,7 +12,7 @@ packs its weight in 8 bits, and may round what it reads.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -34,7 +34,13 @@ def _fixed(weight: Tensor) -> nn.Parameter:
     return nn.Parameter(weight, requires_grad=False)
 
 
-class Linear(nn.Module):
+class Layer(nn.Module):
+    """Whose call gives one tensor."""
+
+    __call__: Callable[..., Tensor]
+
+
+class Linear(Layer):
     """linear(x): ops.linear with this weight; x: [..., in_features], x2 beside it in C."""
 
     WIDENED: ClassVar[tuple[str, ...]] = ("weight",)
@@ -45,6 +51,7 @@ class Linear(nn.Module):
         self.weight = _parameter(*self._saved_shape())
         self.bias = _parameter(out_features) if bias else None
         #: [out_features] where the packed weight has 8 bits.
+        self.weight_scale: Tensor | None
         self.register_buffer("weight_scale", None, persistent=False)
         self.packed = False
         self.quantized: torch.dtype | None = None
@@ -76,7 +83,7 @@ class Linear(nn.Module):
             self.bias = None if bias is None else _fixed(bias.detach())
             self.packed = True
 
-    def forward(self, x: Tensor, x2: Tensor | None = None, **around) -> Tensor:
+    def forward(self, x: Tensor, x2: Tensor | None = None, **around: Any) -> Tensor:
         """around: activation, gate, residual, scale, shift, silu as ops.linear takes them."""
         weight, bias = (self.weight, self.bias) if self.packed else self._arranged()
         adapted = branches.active()
@@ -124,6 +131,8 @@ class Fused(nn.Module):
     results as views of one tensor, which ops.attention reads in place.
     """
 
+    __call__: Callable[..., tuple[Tensor, ...]]
+
     def __init__(self, *parts: Linear, names: Sequence[str] = ()):
         super().__init__()
         #: What the parts were called, so that they can still be told by their names.
@@ -138,6 +147,7 @@ class Fused(nn.Module):
         self.weight = _fixed(_below_each_other([part.weight.detach() for part in parts]))
         bias, scale = (self._joined(parts, name) for name in ("bias", "weight_scale"))
         self.bias = None if bias is None else _fixed(bias)
+        self.weight_scale: Tensor | None
         self.register_buffer("weight_scale", scale, persistent=False)
 
     def _joined(self, parts: tuple[Linear, ...], name: str) -> Tensor | None:
@@ -164,7 +174,7 @@ class Fused(nn.Module):
         for name, begin, width in zip(self.names, begins, self.widths, strict=False):
             yield name, begin, (width, self.in_features)
 
-    def _all(self, x: Tensor, around: dict) -> Tensor:
+    def _all(self, x: Tensor, around: dict[str, Any]) -> Tensor:
         adapted = branches.active()
         if adapted is not None:
             around = adapted.linear(self, sum(self.steps), x, around)
@@ -173,14 +183,14 @@ class Fused(nn.Module):
             weight_scale=self.weight_scale, quantize_x=self.quantize_x, **around,
         )  # fmt: skip
 
-    def forward(self, x: Tensor, **around) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, **around: Any) -> tuple[Tensor, ...]:
         """[..., in_features] -> a [..., out_features] of each part; around: as Linear.forward."""
-        parts = self._all(x, around).split(self.steps, dim=-1)
+        parts: tuple[Tensor, ...] = self._all(x, around).split(self.steps, dim=-1)
         if self.steps == self.widths:
             return parts
         return tuple(part[..., :width] for part, width in zip(parts, self.widths, strict=True))
 
-    def joined(self, x: Tensor, **around) -> Tensor:
+    def joined(self, x: Tensor, **around: Any) -> Tensor:
         """The same side by side in one contiguous tensor."""
         if self.steps == self.widths:
             return self._all(x, around)
@@ -205,7 +215,7 @@ def fuse(owner: nn.Module, *names: str) -> Fused:
     return Fused(*parts, names=names)
 
 
-class Conv2d(nn.Module):
+class Conv2d(Layer):
     """A convolution of [N, H, W, C] pictures; forward takes what ops.conv2d does before and after.
 
     padding: rows and columns of zeros on every side, or (top, bottom, left, right).
@@ -238,7 +248,7 @@ class Conv2d(nn.Module):
             self.weight = _fixed(arranged_filters(weight))
             self.packed = True
 
-    def forward(self, x: Tensor, **around) -> Tensor:
+    def forward(self, x: Tensor, **around: Any) -> Tensor:
         weight = self.weight if self.packed else ohwi(self.weight)
         adapted = branches.active()
         if adapted is not None:
@@ -254,7 +264,7 @@ class Conv2d(nn.Module):
         yield None, 0, (self.out_channels, self.in_channels, *self.kernel_size)
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(Layer):
     """group_norm over [N, H, W, C], handed to the prologue of the layer after it.
 
     affine: whether it has a weight and a bias.
@@ -274,8 +284,8 @@ class GroupNorm(nn.Module):
         if adapted is not None:
             scale, shift = adapted.norm(
                 self, x, (scale, shift),
-                lambda rows, *both: self._scale_shift(
-                    x[rows], None if x2 is None else x2[rows], *both
+                lambda rows, w, b: self._scale_shift(
+                    x[rows], None if x2 is None else x2[rows], w, b
                 ),
             )  # fmt: skip
         return {"scale": scale, "shift": shift}
@@ -297,7 +307,7 @@ class GroupNorm(nn.Module):
             return y
         plain = self._normed(x, self.weight, self.bias, False)
         (other,) = adapted.norm(
-            self, x, (plain,), lambda rows, *both: (self._normed(x[rows], *both, False),)
+            self, x, (plain,), lambda rows, w, b: (self._normed(x[rows], w, b, False),)
         )
         changed = adapted.changed_rows(self, x)[:, None, None, None]
         return torch.where(changed, nn.functional.silu(other) if silu else other, y)
@@ -306,7 +316,7 @@ class GroupNorm(nn.Module):
         return ops.group_norm_silu(x, weight, bias, self.groups, self.eps, silu=silu)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Layer):
     """layer_norm over the last dimension, [..., C].
 
     affine: whether it has a weight, and with `bias` a bias.
@@ -328,12 +338,12 @@ class LayerNorm(nn.Module):
         adapted = branches.active()
         if adapted is not None:
             (y,) = adapted.norm(
-                self, x, (y,), lambda rows, *both: (ops.layer_norm(x[rows], *both, self.eps),)
+                self, x, (y,), lambda rows, w, b: (ops.layer_norm(x[rows], w, b, self.eps),)
             )
         return y
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Layer):
     """rms_norm over the last dimension, [..., C]; affine: whether it has a weight."""
 
     def __init__(self, channels: int, eps: float, affine: bool = True):
@@ -345,7 +355,7 @@ class RMSNorm(nn.Module):
         return ops.rms_norm(x, self.weight, self.eps)
 
 
-class Embedding(nn.Module):
+class Embedding(Layer):
     """Rows of a table: ids [...] int64 in 0..count-1 -> [..., width]."""
 
     WIDENED: ClassVar[tuple[str, ...]] = ("weight",)

@@ -8,7 +8,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import CheckpointError, ConfigError, RequestError
 from .weights.files import read_small
@@ -16,6 +16,7 @@ from .weights.jsonio import load_json
 from .weights.text import show
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from torch import Tensor
 
 #: Pieces that BPE works on, one after the other: CLIP's own pattern.
@@ -39,6 +40,10 @@ MAX_PROMPT = 100_000  # characters; 77 tokens hold a few hundred
 MAX_LENGTH = 4096
 
 
+#: (token -> id, merges, added tokens by id).
+Vocabulary = tuple[dict[str, int], list[tuple[str, str]], dict[int, dict[str, Any]]]
+
+
 @dataclass(frozen=True, eq=False)
 class LearntToken:
     """A token of textual inversion. vectors: [K, C] float32, on the CPU, which stand for it in the
@@ -58,15 +63,14 @@ class ClipTokenizer:
     are those of learnt tokens (`learn`).
     """
 
-    def __init__(self, tokenizer, specials: Mapping[str, str], model_max_length: int):
+    def __init__(self, tokenizer: "Tokenizer", specials: Mapping[str, str], model_max_length: int):
         self._tokenizer = self._own = tokenizer
         self.learnt: dict[str, LearntToken] = {}
         #: By the first id of a learnt token all of its ids.
         self._ids: dict[int, tuple[int, ...]] = {}
         self.model_max_length = model_max_length
         self.bos_id, self.eos_id, self.pad_id = (
-            tokenizer.token_to_id(specials[name])
-            for name in ("bos_token", "eos_token", "pad_token")
+            _known_id(tokenizer, specials[name]) for name in ("bos_token", "eos_token", "pad_token")
         )
         self.size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
 
@@ -111,12 +115,13 @@ class ClipTokenizer:
             return
         from tokenizers import AddedToken, Tokenizer
 
-        tokenizer, ids, next_id = Tokenizer.from_str(self._own.to_str()), {}, self.size
+        tokenizer, next_id = Tokenizer.from_str(self._own.to_str()), self.size
+        ids: dict[int, tuple[int, ...]] = {}
         for token, learnt in tokens.items():
             for name in vector_names(token, len(learnt.vectors)):
                 tokenizer.add_tokens([AddedToken(name, normalized=True, special=False)])
             first = tokenizer.token_to_id(token)
-            if first != next_id:
+            if first is None or first != next_id:
                 raise ConfigError(
                     f"tokenizer: {show(token)} got the id {first}, expected {next_id}: the"
                     " vocabulary's ids have gaps"
@@ -140,7 +145,7 @@ class ClipTokenizer:
     def ids(self, text: str) -> list[int]:
         """Ids of `text` alone, without start and end, neither cut nor padded."""
         check_text(text)
-        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         if not self._ids:
             return ids
         return [one for i in ids for one in self._ids.get(i, (i,))]
@@ -161,8 +166,15 @@ class ClipTokenizer:
         return rows, cut
 
     def decode(self, ids: Sequence[int]) -> str:
-        text = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text.replace(END_OF_WORD, " ").strip()
+
+
+def _known_id(tokenizer: "Tokenizer", token: str) -> int:
+    """The id of one of the special tokens, all of which `build` has added."""
+    found: int | None = tokenizer.token_to_id(token)
+    assert found is not None
+    return found
 
 
 def vector_names(token: str, count: int) -> list[str]:
@@ -191,7 +203,7 @@ def has(files: Mapping[str, Path], kind: str) -> bool:
     return {"config": "tokenizer_config.json", "tokenizer": "tokenizer.json"}[kind] in files
 
 
-def read_max_length(config: dict, where: str) -> int:
+def read_max_length(config: dict[str, Any], where: str) -> int:
     # Absent, or the 1e30 that transformers writes for "no limit": the encoder's positions decide.
     value = config.get("model_max_length", MAX_LENGTH)
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 3:
@@ -201,7 +213,7 @@ def read_max_length(config: dict, where: str) -> int:
     return int(min(value, MAX_LENGTH))
 
 
-def read_vocab_and_merges(files: Mapping[str, Path], where: str):
+def read_vocab_and_merges(files: Mapping[str, Path], where: str) -> Vocabulary:
     missing = [name for name in ("vocab.json", "merges.txt") if name not in files]
     if missing:
         raise CheckpointError(
@@ -224,7 +236,7 @@ def read_vocab_and_merges(files: Mapping[str, Path], where: str):
     return vocab, merges, {i: {"content": token} for token, i in ids.items()}
 
 
-def read_tokenizer_json(path: Path):
+def read_tokenizer_json(path: Path) -> Vocabulary:
     data = load_json(path)
     model = data.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
@@ -272,8 +284,12 @@ def check_merge(parts: object, where: str) -> tuple[str, str]:
 
 
 def read_special_tokens(
-    files: Mapping[str, Path], config: dict, added: dict, where: str, pad_token: str | None
-):
+    files: Mapping[str, Path],
+    config: dict[str, Any],
+    added: dict[int, Any],
+    where: str,
+    pad_token: str | None,
+) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
     """(name -> content of the named special tokens, tokens to add in order of id).
 
     tokenizer_config.json's added_tokens_decoder, where there is one, replaces what the older
@@ -307,7 +323,7 @@ def read_special_tokens(
     return specials, flags
 
 
-def check_token(value: object, where: str, special: bool = False) -> dict:
+def check_token(value: object, where: str, special: bool = False) -> dict[str, Any]:
     """{"content": str, flag: bool...} from a string or an AddedToken's JSON."""
     if isinstance(value, str):
         value = {"content": value, "special": special, "normalized": not special}
@@ -325,7 +341,13 @@ def check_token(value: object, where: str, special: bool = False) -> dict:
 # --- the tokenizers library -----------------------------------------------------------------------
 
 
-def build(vocab: dict, merges: list, specials: Mapping[str, str], flags: dict, where: str):
+def build(
+    vocab: dict[str, int],
+    merges: list[tuple[str, str]],
+    specials: Mapping[str, str],
+    flags: Mapping[str, dict[str, Any]],
+    where: str,
+) -> "Tokenizer":
     """A tokenizers.Tokenizer that does what CLIP's own does before start, end and padding."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
     from tokenizers.models import BPE
@@ -350,6 +372,6 @@ def build(vocab: dict, merges: list, specials: Mapping[str, str], flags: dict, w
         pre_tokenizers.ByteLevel(add_prefix_space=False),
     ])  # fmt: skip
     tokenizer.decoder = decoders.ByteLevel()
-    for content, token in flags.items():
-        tokenizer.add_tokens([AddedToken(content, **token)])
+    for content, own in flags.items():
+        tokenizer.add_tokens([AddedToken(content, **own)])
     return tokenizer

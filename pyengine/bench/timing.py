@@ -149,10 +149,7 @@ def recorded(
 
 def _cuda_seconds(run: Callable[..., Any], chosen: list[dict[str, Any]], device: str) -> float:
     with torch.cuda.device(device):  # whose stream the events are recorded on
-        start, end = (
-            torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch's
-            for _ in range(2)
-        )
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
         start.record()
         for arguments in chosen:

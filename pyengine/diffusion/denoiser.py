@@ -1,12 +1,12 @@
 """What the denoising step asks of a network."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..models.unet import TextContext, TimeEmbedding
+from ..models.unet import Residuals, TextContext, TimeEmbedding
 
 
 class Encoder(Protocol):
@@ -39,8 +39,17 @@ class Denoiser(Encoder, Protocol):
     """
 
     def evaluate(
-        self, sample: Tensor, times: TimeEmbedding, context: TextContext, **beside: Any
+        self, sample: Tensor, times: TimeEmbedding, context: TextContext
     ) -> Tensor:  # fmt: skip
         """[R, ...] from sample [R, C, H, W], one timestep's embedding and the text, which is empty
-        for a network that reads none. beside: residuals, of a network that takes them.
+        for a network that reads none.
         """
+
+
+class ResidualDenoiser(Denoiser, Protocol):
+    """A Denoiser whose activations something may be added to, by ControlNets and T2I-Adapters."""
+
+    def evaluate(
+        self, sample: Tensor, times: TimeEmbedding, context: TextContext,
+        residuals: Residuals | None = None,
+    ) -> Tensor: ...  # fmt: skip

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from ..cuda import Graphs, Record, Recorder
 from ..models.unet import Residuals, TextContext, TimeEmbedding
 from ..ops import sampler_step
 from ..schedules.plan import Rows, State, scaled, step_rows
-from .denoiser import Denoiser
+from .denoiser import Denoiser, ResidualDenoiser
 from .job import DenoisingJob
 from .moves import Moves
 from .told import Told, model_input
@@ -36,7 +37,8 @@ class Evaluator:
         """unet.evaluate(x, times, context); with graphs overwritten by the next call."""
         if self.graphs is None or context.further:
             return self.unet.evaluate(x, times, context)
-        return self.graphs([x, *times.rows], context.tensors())
+        out: Tensor = self.graphs([x, *times.rows], context.tensors())
+        return out
 
     def _run(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
         x, *rows = changing
@@ -83,9 +85,10 @@ class Evaluator:
         if not told.adapters and residuals is None:
             return self(given, times, told.context)
         # Not recorded: recordings know the weights alone.
-        more = {} if residuals is None else {"residuals": residuals}
         with adapted(told.adapters) if told.adapters else nullcontext():
-            return self.unet.evaluate(given, times, told.context, **more)
+            if residuals is None:
+                return self.unet.evaluate(given, times, told.context)
+            return cast(ResidualDenoiser, self.unet).evaluate(given, times, told.context, residuals)
 
     def _run_step(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> tuple[Tensor, ...]:
         x, scale, coeffs, d1, d2, d3, base, noise, *rows = changing

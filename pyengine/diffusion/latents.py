@@ -89,11 +89,12 @@ def shown_to_decoder(vae: Any, r: Request) -> list[dict[str, Tensor]]:
     """What each picture's decoder is told besides its latents: an asymmetric autoencoder's, where a
     picture is painted in, that picture and the mask; as diffusers tells it.
     """
-    known = isinstance(vae, AsymmetricAutoencoderKL) and r.masks is not None
-    if not known or images.is_latents(r.images[0], vae.config.latent_channels):
+    if not isinstance(vae, AsymmetricAutoencoderKL) or r.masks is None:
+        return [{}] * r.count
+    if images.is_latents(r.begun_from[0], vae.config.latent_channels):
         return [{}] * r.count
     said: list[str] = []  # when the run began
-    pictures = tile(images.to_tensor(r.images, r.height, r.width, "image", said), r.count)
+    pictures = tile(images.to_tensor(r.begun_from, r.height, r.width, "image", said), r.count)
     masks = tile(images.to_mask(r.masks, r.height, r.width, "mask_image", said), r.count)
     rows = zip(pictures.split(1), masks.split(1), strict=True)
     return [{"image": picture, "mask": mask} for picture, mask in rows]
@@ -139,18 +140,20 @@ class LatentMaker:
     def from_masked(self, plan: Plan, inpainting_unet: bool) -> Start:
         """For a U-Net with or without channels of its own for the mask and the masked picture."""
         r = self.request
+        assert r.masks is not None
         blend = (r.strength < 1 and r.latents is None) or r.goes_on
-        latents = images.is_latents(r.images[0], self.shape[1])
+        latents = images.is_latents(r.begun_from[0], self.shape[1])
         pictures = None
         if not latents:
-            pictures = images.to_tensor(r.images, r.height, r.width, "image", self.warned)
+            pictures = images.to_tensor(r.begun_from, r.height, r.width, "image", self.warned)
         mask = images.to_mask(r.masks, r.height, r.width, "mask_image", self.warned)
         # Not per channel: diffusers' SDXL inpainting encodes by the scaling factor alone, too.
         known = None
         if blend or not inpainting_unet:
-            known = self._stacked(r.images) if pictures is None else self._encode(pictures)
+            known = self._stacked(r.begun_from) if pictures is None else self._encode(pictures)
         noise = self._noise()
-        state = State(known) if r.goes_on else plan.start(noise, known if blend else None)
+        start = known if blend else None
+        state = State(start) if start is not None and r.goes_on else plan.start(noise, start)
         small = F.interpolate(mask, size=self.shape[2:]).to(noise.device, self.dtype)
         self._warn_of_thin(mask, small)
         small = tile(small, r.count)
@@ -200,9 +203,9 @@ class LatentMaker:
 
     def _image_latents(self) -> Tensor:
         r = self.request
-        if images.is_latents(r.images[0], self.shape[1]):
-            return self._stacked(r.images)
-        pictures = images.to_tensor(r.images, r.height, r.width, "image", self.warned)
+        if images.is_latents(r.begun_from[0], self.shape[1]):
+            return self._stacked(r.begun_from)
+        pictures = images.to_tensor(r.begun_from, r.height, r.width, "image", self.warned)
         return self._encode(pictures, self.per_channel)
 
     def _encode(self, pictures: Tensor, per_channel: bool = False) -> Tensor:
@@ -210,11 +213,11 @@ class LatentMaker:
         a tiny autoencoder, which has none, what it gives.
         """
         if isinstance(self.vae, AutoencoderTiny):
-            latents = torch.cat([self.vae.encode(p[None]).latents for p in pictures])
+            latents = torch.cat([self.vae.encode(p[None], return_dict=False)[0] for p in pictures])
             check_finite("vae: the encoder", latents)
             latents = scale_latents(latents.to(self.dtype), self.vae.config, per_channel)
             return tile(latents, self.request.count)
-        found = [self.vae.encode(p[None]).latent_dist for p in pictures]
+        found = [self.vae.encode(p[None], return_dict=False)[0] for p in pictures]
         mean, std = (torch.cat([getattr(d, name) for d in found]) for name in ("mean", "std"))
         for x in (mean, std):
             check_finite("vae: the encoder", x)

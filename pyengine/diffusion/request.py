@@ -74,4 +74,11 @@ class Request:
 
     @property
     def count(self) -> int:
-        return self.texts.batch * self.per_prompt
+        batch: int = self.texts.batch
+        return batch * self.per_prompt
+
+    @property
+    def begun_from(self) -> list[Any]:
+        """`images`, of a run that begins from some."""
+        assert self.images is not None
+        return self.images

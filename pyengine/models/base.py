@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -39,10 +39,11 @@ TRANSFORMERS_KEYS = frozenset(
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "silu": "silu", "swish": "silu"}
 
 
+@dataclasses.dataclass
 class Output:
     """Base of the dataclasses that models return: fields by name, or by position as in a tuple."""
 
-    def to_tuple(self) -> tuple:
+    def to_tuple(self) -> tuple[Any, ...]:
         """The fields that are not None, in order."""
         values = (getattr(self, f.name) for f in dataclasses.fields(self))
         return tuple(v for v in values if v is not None)
@@ -51,10 +52,18 @@ class Output:
         return self.to_tuple()[index]
 
 
+class Config(Protocol):
+    """A config dataclass of a model."""
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any], where: str = "config.json") -> Any:
+        """From the parsed config.json; raises ConfigError that lists every problem."""
+
+
 class Model(nn.Module):
     """A network for inference, built from a config dataclass and filled from a checkpoint."""
 
-    config_class: ClassVar[type]
+    config_class: ClassVar[type[Config]]
     #: fnmatch patterns of tensors that may come on top of the model's own and take no part in it.
     harmless_extra: ClassVar[tuple[str, ...]] = ()
     #: {other name: name} of tensors that a checkpoint may hold under either name, or under both.
@@ -86,7 +95,7 @@ class Model(nn.Module):
     @inference
     def from_pretrained(
         cls,
-        folder: str | os.PathLike,
+        folder: str | os.PathLike[str],
         *,
         subfolder: str | None = None,
         variant: str | None = None,
@@ -119,8 +128,9 @@ class Model(nn.Module):
     def pack(self) -> None:
         """Arranges all weights for the ops. load_module has done so; again, it does nothing."""
         for module in list(self.modules()):
-            if module is not self and hasattr(module, "pack"):
-                module.pack()
+            pack: Callable[[], None] | None = getattr(module, "pack", None)
+            if module is not self and pack is not None:
+                pack()
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Model":
         """What .to, .half, .cuda and their kin come down to: nothing where all is so already (in
@@ -129,7 +139,7 @@ class Model(nn.Module):
         Raises RequestError for another device or dtype: packed weights fit one.
         """
         if any(p.is_meta for p in self.parameters()):
-            super()._apply(fn, recurse)
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
             return self
         kind = self.dtype
         after = fn(torch.empty(0, dtype=kind, device=self.device))

@@ -72,7 +72,8 @@ def cpu(function: Callable[..., Any]) -> Backend:
 def kernel(op: str, name: str, module: str) -> Callable[..., Any]:
     """A function of pyengine.kernels, for that op; UnavailableError where Triton is missing."""
     try:
-        return getattr(import_module(f"pyengine.kernels.{module}"), name)
+        found: Callable[..., Any] = getattr(import_module(f"pyengine.kernels.{module}"), name)
+        return found
     except ImportError as error:
         raise UnavailableError(
             f"{op} on a GPU needs Triton ({error}); install it with `pip install triton`, or "
@@ -115,8 +116,8 @@ _recorder: ContextVar[dict[str, list[str]] | None] = ContextVar("pyengine_used",
 
 def forced(op: str) -> str | None:
     """The backend that force() asks for, None where it asks for none."""
-    names = _forced.get()
-    return names and (names.get(op) or names.get("*"))
+    names = _forced.get() or {}
+    return names.get(op) or names.get("*")
 
 
 def forcing() -> tuple[tuple[str, str], ...]:

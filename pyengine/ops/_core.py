@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from types import ModuleType
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ INTERFACE = 3
 _stand_in: ContextVar[Any] = ContextVar("pyengine_core", default=None)
 
 
-def core() -> ModuleType:
+def core() -> Any:
     """The module pyengine._core, or what stands in for it in this thread (context).
 
     Raises UnavailableError, with what the import said, if it was not built or cannot be loaded.
@@ -48,14 +48,14 @@ def is_stood_in_for() -> bool:
 
 
 @cache
-def _imported() -> ModuleType:
+def _imported() -> Any:
     """pyengine._core; from then on a fork leaves a child that can compute.
 
     Raises UnavailableError, with what the import said, if it was not built or cannot be loaded, and
     where it was built from other sources, whose functions take other arguments.
     """
     try:
-        from pyengine import _core
+        _core: Any = import_module("pyengine._core")
     except ImportError as error:
         raise UnavailableError(
             f"the compiled CPU kernels cannot be loaded ({error}); "
@@ -116,12 +116,14 @@ def float32(tensor: Tensor) -> Tensor:
 
 def isa() -> str:
     """The instruction set in use: amx_bf16, avx512, portable, ...; PYENGINE_ISA forces one."""
-    return core().isa()
+    name: str = core().isa()
+    return name
 
 
 def isas() -> dict[str, str]:
     """Each instruction set of this build, with why it does not run here ("" where it does)."""
-    return core().isas()
+    found: dict[str, str] = core().isas()
+    return found
 
 
 def openmp_runtimes() -> list[str]:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,8 @@ class Arena:
         """replayed: all results come from here, the smallest too, and kernels that are called again
         write to memory that was given back.
         """
-        self._arena, self._reserve, self._replayed = None, reserve, replayed
+        self._arena: Any = None  # of pyengine._core, made when it is first used
+        self._reserve, self._replayed = reserve, replayed
         self._least = 0 if replayed else LEAST
 
     def __reduce__(self) -> tuple[type["Arena"], tuple[int | None, bool]]:
@@ -79,7 +81,8 @@ class Arena:
         """
         if self._arena is None:
             return dict.fromkeys(("reserved", "used", "blocks", "peak", "touched"), 0)
-        return self._arena.statistics()
+        found: dict[str, int] = self._arena.statistics()
+        return found
 
     def _empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor | None:
         if self._arena is None:

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,10 +17,13 @@ from ._kinds import Kinds, are_flags
 
 LIBRARY = torch.library.Library("pyengine", "DEF")
 
+#: What an op returns: a tensor, or a tuple of them.
+Result = TypeVar("Result")
+
 _PLAIN = (Tensor, Parameter)
 
 #: What a plan collects: (op, its arguments by name, its results) of every call.
-Call = tuple["Op", dict[str, Any], Any]
+Call = tuple["Op[Any]", dict[str, Any], Any]
 _plan: ContextVar[Callable[[Call], None] | None] = ContextVar("pyengine_plan", default=None)
 
 
@@ -38,7 +41,7 @@ def planned(note: Callable[[Call], None]) -> Iterator[None]:
         _plan.reset(token)
 
 
-class Op:
+class Op(Generic[Result]):
     """One operation, registered with torch as pyengine::<name>.
 
     name: as in pyengine.ops and pyengine.ops.reference.
@@ -56,7 +59,7 @@ class Op:
         schema: str,
         *,
         check: Callable[..., None],
-        fake: Callable[..., Any],
+        fake: Callable[..., Result],
         table: Table,
         module: str | None = None,
         decides: int = 0,
@@ -71,10 +74,10 @@ class Op:
         LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         LIBRARY.impl(name, self.run, "CompositeExplicitAutograd")
         torch.library.register_fake(f"pyengine::{name}", self._fake, lib=LIBRARY)
-        self.overload = getattr(torch.ops.pyengine, name).default
+        self.overload: Callable[..., Result] = getattr(torch.ops.pyengine, name).default
         self.kinds = Kinds(self.overload)
 
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Result:
         """Runs the op: directly on plain tensors, through torch's dispatcher on others."""
         if torch.compiler.is_compiling():
             return self.overload(x, *args, **kwargs)
@@ -83,7 +86,7 @@ class Op:
             return self.overload(x, *args, **kwargs)
         return self.run(x, *args, **kwargs)
 
-    def run(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def run(self, x: Tensor, *args: Any, **kwargs: Any) -> Result:
         """Checks the arguments, chooses the backend, notes it and runs it."""
         try:
             return self._run(x, *args, **kwargs)
@@ -94,7 +97,7 @@ class Op:
             self.kinds.check(self.name, (x, *args), kwargs)  # says it better, where it is that
             raise
 
-    def _run(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _run(self, x: Tensor, *args: Any, **kwargs: Any) -> Result:
         lead = (x, *args)[self.decides]
         if not are_flags(self.kinds.flags, (x, *args), kwargs):
             self.kinds.check(self.name, (x, *args), kwargs)
@@ -114,7 +117,7 @@ class Op:
         )  # fmt: skip
         if backend.name != "cpu":  # torch might compute something from what is no dense tensor
             self._look_closer(backend.name, (x, *args), kwargs)
-        function = backend.function
+        function: Callable[..., Result] = backend.function
         _backend.record(self.name, backend.label)
         return function(x, *args, **kwargs)
 
@@ -126,7 +129,7 @@ class Op:
             if isinstance(value, Tensor) and value.is_neg():
                 raise Negated
 
-    def _on_meta(self, *args: Any, **kwargs: Any) -> Any:
+    def _on_meta(self, *args: Any, **kwargs: Any) -> Result:
         results = self._fake(*args, **kwargs)
         note = _plan.get()
         if note is not None:
@@ -135,7 +138,7 @@ class Op:
             note((self, call.arguments, results))
         return results
 
-    def _fake(self, *args: Any, **kwargs: Any) -> Any:
+    def _fake(self, *args: Any, **kwargs: Any) -> Result:
         self.check(*args, **kwargs)
         return self.fake(*args, **kwargs)
 

@@ -77,12 +77,17 @@ class _Recording:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def note(self, function: Callable, x: Tensor, held: Callable) -> Tensor:
+    def note(
+        self,
+        function: Callable[[Tensor], Tensor],
+        x: Tensor,
+        held: Callable[[], Iterable[Any]],
+    ) -> Tensor:
         """Runs the function once, noting."""
-        self.x = x.clone(memory_format=torch.contiguous_format)
+        self.x: Tensor = x.clone(memory_format=torch.contiguous_format)
         self.held, core, torchs = list(held()), _Noting(_core.core()), _Torchs()
         with self.arena.alone(), _core.standing_in(core), torchs, _backend.kernels_used() as used:
-            self.y = function(self.x)
+            self.y: Tensor = function(self.x)
         self.used = used
         self.calls = core.calls
         self.complete = core.complete and not torchs.computed
@@ -104,7 +109,7 @@ class _Noting:
 
     def __init__(self, core: Any):
         self._core = core
-        self.calls: list[tuple[Callable[..., int | None], tuple]] = []
+        self.calls: list[tuple[Callable[..., int | None], tuple[Any, ...]]] = []
         self.complete = True
 
     def __getattr__(self, name: str) -> Any:
@@ -125,13 +130,16 @@ class _Torchs(TorchDispatchMode):
 
     computed = False
 
-    def _see(self, func, types, args=(), kwargs=None):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
+
+    def _see(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         self.computed = self.computed or not func.is_view
         return func(*args, **(kwargs or {}))
 
 
 # Defined under this name in the class, it would be wrapped in what imports torch's compiler: 1.6 s.
-_Torchs.__torch_dispatch__ = _Torchs._see
+setattr(_Torchs, "__torch_dispatch__", _Torchs._see)  # noqa: B010 - a method, to mypy
 
 
 _unrecorded: ContextVar[bool] = ContextVar("pyengine_unrecorded", default=False)

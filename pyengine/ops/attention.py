@@ -17,7 +17,10 @@ from ._core import DTYPES, address, core
 from ._op import Op
 
 
-def _check_arguments(q, k, v, heads, *, mask=None, causal=False, scale=None):
+def _check_arguments(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, *, mask: Tensor | None = None,
+    causal: bool = False, scale: float | None = None,
+) -> None:  # fmt: skip
     op = "attention"
     if q.dim() != 3:
         raise wrong(op, "q", "3 dimensions [N, Lq, heads * D]", list(q.shape))
@@ -44,11 +47,17 @@ def _check_arguments(q, k, v, heads, *, mask=None, causal=False, scale=None):
             raise wrong(op, "mask", f"a shape broadcastable to {list(full)}", list(mask.shape))
 
 
-def _empty(q, k, v, heads, *, mask=None, causal=False, scale=None):
+def _empty(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, *, mask: Tensor | None = None,
+    causal: bool = False, scale: float | None = None,
+) -> Tensor:  # fmt: skip
     return q.new_empty(q.shape[0], q.shape[1], v.shape[2])
 
 
-def _torch(q, k, v, heads, *, mask=None, causal=False, scale=None):
+def _torch(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, *, mask: Tensor | None = None,
+    causal: bool = False, scale: float | None = None,
+) -> Tensor:  # fmt: skip
     n, lq, lk = q.shape[0], q.shape[1], k.shape[1]
     qh, kh, vh = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (q, k, v))
     if mask is not None:
@@ -63,16 +72,19 @@ def _torch(q, k, v, heads, *, mask=None, causal=False, scale=None):
     return y.transpose(1, 2).reshape(n, lq, -1)
 
 
-def _rows(x):
+def _rows(x: Tensor) -> Tensor:
     """The tensor itself where its last dimension is contiguous, as in a slice; else a copy."""
     return x if x.stride(2) == 1 else x.contiguous()
 
 
-def _cpu(q, k, v, heads, *, mask=None, causal=False, scale=None):
+def _cpu(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, *, mask: Tensor | None = None,
+    causal: bool = False, scale: float | None = None,
+) -> Tensor:  # fmt: skip
     q, k, v = _rows(q), _rows(k), _rows(v)
     n, lq, width = q.shape
     lk, values = k.shape[1], v.shape[2]
-    mask_step = (0, 0, 0, 0)
+    mask_step: tuple[int, ...] = (0, 0, 0, 0)
     if mask is not None:
         mask = mask.to(torch.float32).expand(n, heads, lq, lk)
         mask_step = mask.stride()
@@ -87,7 +99,10 @@ def _cpu(q, k, v, heads, *, mask=None, causal=False, scale=None):
     return y
 
 
-def _ours_on_gpus(q, k, v, heads, *, mask=None, causal=False, scale=None):
+def _ours_on_gpus(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, *, mask: Tensor | None = None,
+    causal: bool = False, scale: float | None = None,
+) -> bool:  # fmt: skip
     """Where torch's FlashAttention pads a head by a third more than our kernel, or does not run.
 
     It computes heads in widths of 32, 64, 96, 128, 192 and 256: 40 as 64, where we take 48.
@@ -113,7 +128,10 @@ def _is_hopper(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
 
 
-def _flash_3_serves(q, k, v, heads, *, mask=None, causal=False, scale=None):
+def _flash_3_serves(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, *, mask: Tensor | None = None,
+    causal: bool = False, scale: float | None = None,
+) -> bool:  # fmt: skip
     """Where it computes what we mean, and pads no more than torch's FlashAttention: it takes heads
     in widths of 64, 96, 128, 192 and 256, in multiples of 8, and its causal rows end with the keys
     where ours begin with them.
@@ -126,7 +144,7 @@ def _flash_3_serves(q, k, v, heads, *, mask=None, causal=False, scale=None):
     )
 
 
-def _aligned(x):
+def _aligned(x: Tensor) -> Tensor:
     """The tensor itself where the copy engine can read it, which wants rows at 16-byte boundaries;
     else a copy.
     """
@@ -147,11 +165,15 @@ def _load_flash_3() -> Callable[..., Tensor]:
             f' {FLASH_3}, or choose torch\'s kernels with pyengine.ops.force("torch", "attention")'
         ) from error
 
-    def flash_3(q, k, v, heads, *, mask=None, causal=False, scale=None):
+    def flash_3(
+        q: Tensor, k: Tensor, v: Tensor, heads: int, *, mask: Tensor | None = None,
+        causal: bool = False, scale: float | None = None,
+    ) -> Tensor:  # fmt: skip
         q, k, v = (_aligned(t).unflatten(2, (heads, -1)) for t in (q, k, v))
         # Keys in one part: how many it would choose depends on the batch.
         y = function(q, k, v, softmax_scale=scale, causal=causal, num_splits=1)
-        return (y[0] if isinstance(y, tuple) else y).flatten(2)  # older ones: (y, logsumexp)
+        heads_apart: Tensor = y[0] if isinstance(y, tuple) else y  # older ones: (y, logsumexp)
+        return heads_apart.flatten(2)
 
     return flash_3
 

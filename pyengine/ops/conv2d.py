@@ -1,6 +1,8 @@
 """conv2d with its prologue and epilogue: our C++ on CPUs, torch's convolution elsewhere."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +21,12 @@ INPUT_ACTIVATIONS = ("none", "silu", "gelu", "relu")
 
 
 def _check_arguments(
-    x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), x2=None, scale=None, shift=None,
-    silu=False, channel_add=None, residual=None, upsample=False, out_channels=None,
-    input_activation="none", slopes=None, transposed=False,
-):  # fmt: skip
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1,
+    padding: Sequence[int] = (0, 0, 0, 0), x2: Tensor | None = None, scale: Tensor | None = None,
+    shift: Tensor | None = None, silu: bool = False, channel_add: Tensor | None = None,
+    residual: Tensor | None = None, upsample: bool = False, out_channels: int | None = None,
+    input_activation: str = "none", slopes: Tensor | None = None, transposed: bool = False,
+) -> None:  # fmt: skip
     op = "conv2d"
     if x.dim() != 4:
         raise wrong(op, "x", "4 dimensions [N, H, W, C]", list(x.shape))
@@ -63,7 +67,9 @@ def _check_arguments(
             _check.like(tensor, x, op, name, dtype=same_dtype)
 
 
-def _check_transposed(op, weight, stride, padding, upsample):
+def _check_transposed(
+    op: str, weight: Tensor, stride: int, padding: Sequence[int], upsample: bool
+) -> None:
     if tuple(weight.shape[1:3]) != (4, 4) or stride != 2 or tuple(padding) != (1, 1, 1, 1):
         given = f"{list(weight.shape[1:3])}, {stride} and {list(padding)}"
         raise wrong(op, "transposed", "a kernel of 4x4, stride 2 and padding 1, 1, 1, 1", given)
@@ -71,7 +77,10 @@ def _check_transposed(op, weight, stride, padding, upsample):
         raise wrong(op, "upsample", "False where transposed", upsample)
 
 
-def _check_weight(op, x, weight, channels, bias, out_channels):
+def _check_weight(
+    op: str, x: Tensor, weight: Tensor, channels: int, bias: Tensor | None,
+    out_channels: int | None,
+) -> None:  # fmt: skip
     packed = weight.dim() == 5
     _check.shape(weight, (None, None, None, channels, *([PANEL] if packed else [])), op, "weight")
     _check.like(weight, x, op, "weight", dtype=False)
@@ -89,7 +98,7 @@ def _check_weight(op, x, weight, channels, bias, out_channels):
         raise wrong(op, name, f"{least} to {most} channels, as weight has", count)
 
 
-def _channels_out(weight, bias, out_channels):
+def _channels_out(weight: Tensor, bias: Tensor | None, out_channels: int | None) -> int:
     """Cout: a packed weight alone tells it only up to a multiple of 16."""
     if out_channels is not None:
         return out_channels
@@ -98,7 +107,10 @@ def _channels_out(weight, bias, out_channels):
     return weight.shape[0] * PANEL if bias is None else bias.shape[0]
 
 
-def _output_shape(x, weight, bias, stride, padding, upsample, out_channels, transposed=False):
+def _output_shape(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Sequence[int],
+    upsample: bool, out_channels: int | None, transposed: bool = False,
+) -> tuple[int, int, int, int]:  # fmt: skip
     if transposed:  # of the one kind that there is
         height, width = (2 * side for side in x.shape[1:3])
         return x.shape[0], height, width, _channels_out(weight, bias, out_channels)
@@ -113,30 +125,35 @@ def _output_shape(x, weight, bias, stride, padding, upsample, out_channels, tran
 
 
 def _empty(
-    x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), upsample=False, out_channels=None,
-    transposed=False, **_,
-):  # fmt: skip
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1,
+    padding: Sequence[int] = (0, 0, 0, 0), upsample: bool = False, out_channels: int | None = None,
+    transposed: bool = False, **_: Any,
+) -> Tensor:  # fmt: skip
     return x.new_empty(
         _output_shape(x, weight, bias, stride, padding, upsample, out_channels, transposed)
     )
 
 
-def _contiguous(*tensors):
-    return (t if t is None or t.is_contiguous() else t.contiguous() for t in tensors)
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
 
 
 def _cpu(
-    x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), x2=None, scale=None, shift=None,
-    silu=False, channel_add=None, residual=None, upsample=False, out_channels=None,
-    input_activation="none", slopes=None, transposed=False, algorithm="",
-):  # fmt: skip
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1,
+    padding: Sequence[int] = (0, 0, 0, 0), x2: Tensor | None = None, scale: Tensor | None = None,
+    shift: Tensor | None = None, silu: bool = False, channel_add: Tensor | None = None,
+    residual: Tensor | None = None, upsample: bool = False, out_channels: int | None = None,
+    input_activation: str = "none", slopes: Tensor | None = None, transposed: bool = False,
+    algorithm: str = "",
+) -> Tensor:  # fmt: skip
     """algorithm: "" for the table's choice (csrc/core/conv/algorithm.cc), or one by its name."""
     shape = _output_shape(x, weight, bias, stride, padding, upsample, out_channels, transposed)
     stride = 1 if transposed else stride  # between the windows of each parity
     y = _memory.empty(shape, x.dtype)
     if weight.dim() == 4:
         weight = pack_weight(weight)
-    x, x2, weight, channel_add, residual = _contiguous(x, x2, weight, channel_add, residual)
+    x, weight = x.contiguous(), weight.contiguous()
+    x2, channel_add, residual = (_contiguous(t) for t in (x2, channel_add, residual))
     bias, scale, shift, slopes = (
         None if t is None else float32(t) for t in (bias, scale, shift, slopes)
     )
@@ -152,28 +169,33 @@ def _cpu(
 
 
 def algorithm_of(
-    x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), x2=None, upsample=False,
-    out_channels=None, transposed=False, **_,
-):  # fmt: skip
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1,
+    padding: Sequence[int] = (0, 0, 0, 0), x2: Tensor | None = None, upsample: bool = False,
+    out_channels: int | None = None, transposed: bool = False, **_: Any,
+) -> str:  # fmt: skip
     """The algorithm that our C++ takes for a call: direct, winograd4 (F(4x4, 3x3)) or winograd2.
 
     A function of one picture's shape, the weight's dtype and the instruction set in use.
     """
     shape = _output_shape(x, weight, bias, stride, padding, upsample, out_channels, transposed)
-    return core().conv2d_algorithm(
+    name: str = core().conv2d_algorithm(
         *shape[1:3], weight.shape[3], shape[3], *weight.shape[1:3], stride, upsample,
         DTYPES[weight.dtype],
     )  # fmt: skip
+    return name
 
 
-def _prologue(x, x2, scale, shift, activation, apply):
+def _prologue(
+    x: Tensor, x2: Tensor | None, scale: Tensor | None, shift: Tensor | None, activation: str,
+    apply: Callable[..., Tensor] | None,
+) -> Tensor:  # fmt: skip
     """The input of the convolution: one tensor, in one pass where our kernel runs."""
-    if scale is not None:
-        apply = apply_scale_shift if x.device.type == "cpu" else apply
-        if apply is not None and activation in ("none", "silu"):
-            return apply(x, scale, shift, activation == "silu", x2)
+    if scale is not None and shift is not None:
+        simple = activation in ("none", "silu")
+        if simple and x.device.type == "cpu":
+            return apply_scale_shift(x, scale, shift, activation == "silu", x2)
         if apply is not None and x.device.type != "cpu":
-            return apply(x, scale, shift, activation, x2)
+            return apply(x, scale, shift, activation == "silu" if simple else activation, x2)
         if x2 is not None:
             x = torch.cat([x, x2], dim=-1)
         y = torch.addcmul(shift[:, None, None], x.to(scale.dtype), scale[:, None, None])
@@ -183,30 +205,37 @@ def _prologue(x, x2, scale, shift, activation, apply):
     return _activated(x, activation)
 
 
-def _activated(x, activation):
+def _activated(x: Tensor, activation: str) -> Tensor:
     if activation == "gelu":
         # torch's own is infinite or NaN at the ends of the range where oneDNN computes it.
         return gelu(x)
     return x if activation == "none" else {"silu": F.silu, "relu": F.relu}[activation](x)
 
 
-def _convolved(x, weight, bias, stride, padding, transposed=False):
+def _convolved(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Sequence[int],
+    transposed: bool = False,
+) -> Tensor:  # fmt: skip
     """F.conv2d or F.conv_transpose2d, whatever the caller has set in torch.backends.cudnn: no
     algorithm is chosen by timing, all are deterministic, and float32 is not multiplied in TF32,
     which is torch's default.
     """
     benchmark, deterministic, cudnn, tf32 = False, True, True, False
-    return torch.ops.aten._convolution(
+    y: Tensor = torch.ops.aten._convolution(
         x, weight, bias, (stride, stride), padding, (1, 1), transposed, (0, 0), 1,
         benchmark, deterministic, cudnn, tf32,
     )  # fmt: skip
+    return y
 
 
 def _torch(
-    x, weight, bias=None, *, stride=1, padding=(0, 0, 0, 0), x2=None, scale=None, shift=None,
-    silu=False, channel_add=None, residual=None, upsample=False, out_channels=None,
-    input_activation="none", slopes=None, transposed=False, apply=None, add=None,
-):  # fmt: skip
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1,
+    padding: Sequence[int] = (0, 0, 0, 0), x2: Tensor | None = None, scale: Tensor | None = None,
+    shift: Tensor | None = None, silu: bool = False, channel_add: Tensor | None = None,
+    residual: Tensor | None = None, upsample: bool = False, out_channels: int | None = None,
+    input_activation: str = "none", slopes: Tensor | None = None, transposed: bool = False,
+    apply: Callable[..., Tensor] | None = None, add: Callable[..., Tensor] | None = None,
+) -> Tensor:  # fmt: skip
     """apply, add: apply_scale_shift and add_epilogue of pyengine.kernels, or None for torch's."""
     if weight.dim() == 5:
         weight = unpack_weight(weight, _channels_out(weight, bias, out_channels))
@@ -235,7 +264,7 @@ def _torch(
     return y.contiguous()
 
 
-def _cudnn():
+def _cudnn() -> Callable[..., Tensor]:
     """torch's convolution, which adds a bias in a pass of its own, between kernels of ours."""
     return partial(
         _torch,

@@ -1,5 +1,7 @@
 """decode_attention: new tokens to a cache.  Vaswani et al. 2017, arXiv:1706.03762."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,10 @@ from .rotary import _check_heads, _rows, check_cache, check_room, contiguous, re
 _NAME = "decode_attention"
 
 
-def _check_arguments(q, keys, values, lengths, heads, *, scale=None, slots=None):
+def _check_arguments(
+    q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: int, *,
+    scale: float | None = None, slots: Tensor | None = None,
+) -> None:  # fmt: skip
     width = _check_heads(_NAME, "q", q, heads)
     _check.like(q, q, _NAME, "q")
     kv_heads = check_cache(_NAME, q, width, keys, values, lengths, slots)
@@ -20,11 +25,17 @@ def _check_arguments(q, keys, values, lengths, heads, *, scale=None, slots=None)
         raise wrong(_NAME, "heads", f"a multiple of the keys' {kv_heads}", heads)
 
 
-def _empty(q, keys, values, lengths, heads, *, scale=None, slots=None):
+def _empty(
+    q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: int, *,
+    scale: float | None = None, slots: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     return q.new_empty(q.shape)
 
 
-def _cpu(q, keys, values, lengths, heads, *, scale=None, slots=None):
+def _cpu(
+    q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: int, *,
+    scale: float | None = None, slots: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     q, lengths, slots = _rows(q), lengths.contiguous(), contiguous(slots)
     n, count, width = q.shape
     head = width // heads
@@ -41,10 +52,13 @@ def _cpu(q, keys, values, lengths, heads, *, scale=None, slots=None):
     return y
 
 
-def _checked(function):
+def _checked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A backend that reads the cache itself, behind a look at the lengths and slots."""
 
-    def run(q, keys, values, lengths, heads, *, scale=None, slots=None):
+    def run(
+        q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: int, *,
+        scale: float | None = None, slots: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         check_room(_NAME, lengths, slots, keys, q.shape[1], keys.shape[1])
         return function(q, keys, values, lengths, heads, scale=scale, slots=slots)
 

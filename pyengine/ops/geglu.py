@@ -38,7 +38,7 @@ def _cpu_for(op: str) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def _op(name: str) -> Op:
+def _op(name: str) -> Op[Tensor]:
     specification = _backend.reference(getattr(reference, name))
     return Op(
         name,

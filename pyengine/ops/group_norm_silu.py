@@ -53,19 +53,28 @@ def _pictures(x: Tensor, x2: Tensor | None) -> tuple[int, int, int, int, int, in
 # --- group_norm_silu ---------------------------------------------------------------------------
 
 
-def _check_silu(x, weight, bias, groups, eps=1e-5, x2=None, silu=True):
+def _check_silu(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float = 1e-5,
+    x2: Tensor | None = None, silu: bool = True,
+) -> None:  # fmt: skip
     _check_norm("group_norm_silu", x, weight, bias, groups, eps, x2)
 
 
-def _empty_silu(x, weight, bias, groups, eps=1e-5, x2=None, silu=True):
+def _empty_silu(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float = 1e-5,
+    x2: Tensor | None = None, silu: bool = True,
+) -> Tensor:  # fmt: skip
     return x.new_empty(_empty_shape(x, x2))
 
 
-def _empty_shape(x, x2):
+def _empty_shape(x: Tensor, x2: Tensor | None) -> tuple[int, ...]:
     return (*x.shape[:3], x.shape[3] + (0 if x2 is None else x2.shape[3]))
 
 
-def _cpu_silu(x, weight, bias, groups, eps=1e-5, x2=None, silu=True):
+def _cpu_silu(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float = 1e-5,
+    x2: Tensor | None = None, silu: bool = True,
+) -> Tensor:  # fmt: skip
     x, x2 = x.contiguous(), None if x2 is None else x2.contiguous()
     weight, bias = (None if t is None else float32(t) for t in (weight, bias))
     y = _memory.empty(_empty_shape(x, x2), x.dtype)
@@ -118,17 +127,27 @@ def group_norm_silu(
 # --- group_norm_scale_shift: the statistics ----------------------------------------------------
 
 
-def _check_scale_shift(x, weight, bias, groups, eps=1e-5, x2=None):
+def _check_scale_shift(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float = 1e-5,
+    x2: Tensor | None = None,
+) -> None:  # fmt: skip
     _check_norm("group_norm_scale_shift", x, weight, bias, groups, eps, x2)
 
 
-def _empty_scale_shift(x, weight, bias, groups, eps=1e-5, x2=None):
+def _empty_scale_shift(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float = 1e-5,
+    x2: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     channels = x.shape[3] + (0 if x2 is None else x2.shape[3])
-    return tuple(x.new_empty(x.shape[0], channels, dtype=dtype) for _ in range(2))
+    shape = x.shape[0], channels
+    return x.new_empty(shape, dtype=dtype), x.new_empty(shape, dtype=dtype)
 
 
-def _cpu_scale_shift(x, weight, bias, groups, eps=1e-5, x2=None):
+def _cpu_scale_shift(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float = 1e-5,
+    x2: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     x, x2 = x.contiguous(), None if x2 is None else x2.contiguous()
     weight, bias = (None if t is None else float32(t) for t in (weight, bias))
     scale, shift = _empty_scale_shift(x, weight, bias, groups, eps, x2)

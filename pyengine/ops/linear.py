@@ -2,6 +2,7 @@
 
 import math
 from functools import reduce
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +22,12 @@ _WEIGHTS = {**DTYPES, torch.int8: 3}  # csrc/core/dtype.h
 
 
 def _check_arguments(
-    x, weight, bias=None, *, x2=None, addend=None, activation="none", gate=None, residual=None,
-    scale=None, shift=None, silu=False, out_features=None, weight_scale=None, quantize_x=False,
-):  # fmt: skip
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, x2: Tensor | None = None,
+    addend: Tensor | None = None, activation: str = "none", gate: Tensor | None = None,
+    residual: Tensor | None = None, scale: Tensor | None = None, shift: Tensor | None = None,
+    silu: bool = False, out_features: int | None = None, weight_scale: Tensor | None = None,
+    quantize_x: bool = False,
+) -> None:  # fmt: skip
     op = "linear"
     if x.dim() < 1:
         raise wrong(op, "x", "at least one dimension", "a scalar")
@@ -57,7 +61,7 @@ def _check_arguments(
         _check.like(residual, x, op, "residual")
     if (scale is None) != (shift is None):
         raise wrong(op, "scale", "both scale and shift or neither", "one")
-    if scale is not None:
+    if scale is not None and shift is not None:
         if x.dim() < 2:
             raise wrong(op, "x", "at least two dimensions beside scale", list(x.shape))
         for name, tensor in (("scale", scale), ("shift", shift)):
@@ -65,7 +69,10 @@ def _check_arguments(
             _check.like(tensor, x, op, name, dtype=False)
 
 
-def _check_weight(op, x, weight, bias, channels, out_features, weight_scale):
+def _check_weight(
+    op: str, x: Tensor, weight: Tensor, bias: Tensor | None, channels: int,
+    out_features: int | None, weight_scale: Tensor | None,
+) -> int:  # fmt: skip
     """Checks weight, its scales and bias against each other; returns Cout."""
     whole = weight.dtype in QUANTISED
     if whole and weight.device != x.device:
@@ -102,7 +109,10 @@ def _check_weight(op, x, weight, bias, channels, out_features, weight_scale):
     return features
 
 
-def _features(weight, bias, out_features, weight_scale=None):
+def _features(
+    weight: Tensor, bias: Tensor | None, out_features: int | None,
+    weight_scale: Tensor | None = None,
+) -> int:  # fmt: skip
     """Cout: what a packed weight, whose last panel may be padded, does not tell by itself."""
     if weight.dim() == 2:
         return weight.shape[0]
@@ -114,13 +124,14 @@ def _features(weight, bias, out_features, weight_scale=None):
 
 
 def _empty(
-    x, weight, bias=None, *, activation="none", out_features=None, weight_scale=None, **_
-):  # fmt: skip
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str = "none",
+    out_features: int | None = None, weight_scale: Tensor | None = None, **_: Any,
+) -> Tensor:  # fmt: skip
     features = _features(weight, bias, out_features, weight_scale)
     return x.new_empty(*x.shape[:-1], features // 2 if activation in GATED else features)
 
 
-def _panels(weight, features, activation):
+def _panels(weight: Tensor, features: int, activation: str) -> Tensor:
     """The weight as the kernel reads it; gates of geglu begin with a panel of their own."""
     half = features // 2
     if activation in GATED and half % PANEL:
@@ -132,15 +143,19 @@ def _panels(weight, features, activation):
 
 
 def _cpu(
-    x, weight, bias=None, *, x2=None, addend=None, activation="none", gate=None, residual=None,
-    scale=None, shift=None, silu=False, out_features=None, weight_scale=None, quantize_x=False,
-):  # fmt: skip
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, x2: Tensor | None = None,
+    addend: Tensor | None = None, activation: str = "none", gate: Tensor | None = None,
+    residual: Tensor | None = None, scale: Tensor | None = None, shift: Tensor | None = None,
+    silu: bool = False, out_features: int | None = None, weight_scale: Tensor | None = None,
+    quantize_x: bool = False,
+) -> Tensor:  # fmt: skip
     features = _features(weight, bias, out_features, weight_scale)
     dtype = x.dtype
     if quantize_x:
         x, x2, scale, shift = rounded(prologue(x, x2, scale, shift), dtype), None, None, None
         addend, residual = (None if t is None else t.float() for t in (addend, residual))
-    if weight.dtype == torch.float8_e4m3fn:  # made for GPUs: here widened in every call
+    if weight.dtype == torch.float8_e4m3fn and weight_scale is not None:
+        # Made for GPUs: here widened in every call.
         weight = unpack_weight(weight, features) if weight.dim() == 3 else weight
         weight, weight_scale = dequantised(weight, weight_scale, torch.float32), None
     weight = _panels(weight, features, activation)
@@ -163,9 +178,12 @@ def _cpu(
 
 
 def _torch(
-    x, weight, bias=None, *, x2=None, addend=None, activation="none", gate=None, residual=None,
-    scale=None, shift=None, silu=False, out_features=None, weight_scale=None, quantize_x=False,
-):  # fmt: skip
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, x2: Tensor | None = None,
+    addend: Tensor | None = None, activation: str = "none", gate: Tensor | None = None,
+    residual: Tensor | None = None, scale: Tensor | None = None, shift: Tensor | None = None,
+    silu: bool = False, out_features: int | None = None, weight_scale: Tensor | None = None,
+    quantize_x: bool = False,
+) -> Tensor:  # fmt: skip
     if weight.dim() == 3:
         weight = unpack_weight(weight, _features(weight, bias, out_features, weight_scale))
     if weight_scale is not None:
@@ -183,9 +201,9 @@ def _torch(
         y.view(-1, weight.shape[0]).addmm_(rows, weight[:, first:].T)
     else:  # a sum kept in half precision in between would be rounded twice
         x = x if x2 is None else torch.cat([x, x2], dim=-1)
-        if scale is not None:
-            rows = (x.shape[0], *(1,) * (x.dim() - 2), x.shape[-1])
-            x = torch.addcmul(shift.view(rows), x.to(scale.dtype), scale.view(rows))
+        if scale is not None and shift is not None:
+            each = (x.shape[0], *(1,) * (x.dim() - 2), x.shape[-1])
+            x = torch.addcmul(shift.view(each), x.to(scale.dtype), scale.view(each))
         y = F.linear((F.silu(x) if silu else x).to(wide), weight, bias)
     if addend is not None:
         y = y + addend
@@ -206,7 +224,10 @@ _GELUS = {"gelu": "none", "gelu_tanh": "tanh"}  # torch's names
 FEW_ROWS = 16
 
 
-def _serves(x, weight, bias=None, *, x2=None, scale=None, quantize_x=False, **_):
+def _serves(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, x2: Tensor | None = None,
+    scale: Tensor | None = None, quantize_x: bool = False, **_: Any,
+) -> bool:  # fmt: skip
     """Where reading the weights is all the time there is, and where they have 8 bits and tensor
     cores multiply; [N, C] is one row of every picture.
     """

@@ -1,6 +1,7 @@
 """mask_refine: one step of masked generation."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,7 +16,10 @@ from .sample_token import refuse_faults
 _NAME = "mask_refine"
 
 
-def _check_arguments(logits, tokens, noise, gumbel, masked, temperature, mask_token, guidance=None):
+def _check_arguments(
+    logits: Tensor, tokens: Tensor, noise: Tensor, gumbel: Tensor, masked: Tensor,
+    temperature: Tensor, mask_token: int, guidance: Tensor | None = None,
+) -> None:  # fmt: skip
     if tokens.dim() != 2 or tokens.dtype != torch.int64:
         given = f"{list(tokens.shape)} {tokens.dtype}"
         raise wrong(_NAME, "tokens", "shape [N, L], dtype torch.int64", given)
@@ -25,6 +29,7 @@ def _check_arguments(logits, tokens, noise, gumbel, masked, temperature, mask_to
     if size == 0 or size >= 2**31 - 1:
         raise wrong(_NAME, "logits", "from 1 to 2^31 - 2 tokens", size)
     wanted = (n, length, size) if noise.dim() == 3 else (n, length)
+    named: dict[str, tuple[Tensor | None, tuple[int, ...]]]
     named = {"noise": (noise, wanted), "gumbel": (gumbel, (n, length))}
     named |= {"temperature": (temperature, (n,)), "guidance": (guidance, (n,))}
     for name, (tensor, shape) in named.items():
@@ -39,7 +44,7 @@ def _check_arguments(logits, tokens, noise, gumbel, masked, temperature, mask_to
             raise wrong(_NAME, name, f"logits' device {logits.device}", tensor.device)
 
 
-def _empty(logits, tokens, *others):
+def _empty(logits: Tensor, tokens: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
     return tokens.new_empty(tokens.shape), tokens.new_empty(tokens.shape)
 
 
@@ -49,7 +54,10 @@ def _refuse(tokens: Tensor, predicted: Tensor, mask_token: int) -> None:
     refuse_faults(_NAME, drawn, {"uniform": "noise and gumbel"})
 
 
-def _cpu(logits, tokens, noise, gumbel, masked, temperature, mask_token, guidance=None):
+def _cpu(
+    logits: Tensor, tokens: Tensor, noise: Tensor, gumbel: Tensor, masked: Tensor,
+    temperature: Tensor, mask_token: int, guidance: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     results = _empty(logits, tokens)
     logits, tokens, masked = logits.contiguous(), tokens.contiguous(), masked.contiguous()
     race = noise.dim() == 3
@@ -71,10 +79,15 @@ def _cpu(logits, tokens, noise, gumbel, masked, temperature, mask_token, guidanc
     return results
 
 
-def _checked(function):
+def _checked(
+    function: Callable[..., tuple[Tensor, Tensor]],
+) -> Callable[..., tuple[Tensor, Tensor]]:
     """A kernel behind which its faults become errors: a wait for the GPU."""
 
-    def run(logits, tokens, noise, gumbel, masked, temperature, mask_token, guidance=None):
+    def run(
+        logits: Tensor, tokens: Tensor, noise: Tensor, gumbel: Tensor, masked: Tensor,
+        temperature: Tensor, mask_token: int, guidance: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         results = function(logits, tokens, noise, gumbel, masked, temperature, mask_token, guidance)
         _refuse(tokens, results[1], mask_token)
         return results

@@ -1,5 +1,7 @@
 """rotary positions, alone and on the way into a cache.  Su et al. 2021, arXiv:2104.09864."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,7 +37,9 @@ def _check_tables(op: str, x: Tensor, width: int, cosines: Tensor, sines: Tensor
         _check.like(table, x, op, name, dtype=False)
 
 
-def _check_whole_numbers(op: str, name: str, numbers: Tensor, shape: tuple, x: Tensor) -> None:
+def _check_whole_numbers(
+    op: str, name: str, numbers: Tensor, shape: tuple[int, ...], x: Tensor
+) -> None:
     _check.shape(numbers, shape, op, name)
     if numbers.dtype != torch.int64:
         raise wrong(op, name, "int64", numbers.dtype)
@@ -46,7 +50,7 @@ def _check_whole_numbers(op: str, name: str, numbers: Tensor, shape: tuple, x: T
 # --- rotary ---------------------------------------------------------------------------------------
 
 
-def _check_rotary(x, cosines, sines, positions, heads):
+def _check_rotary(x: Tensor, cosines: Tensor, sines: Tensor, positions: Tensor, heads: int) -> None:
     op = "rotary"
     width = _check_heads(op, "x", x, heads)
     _check.like(x, x, op, "x")
@@ -54,7 +58,7 @@ def _check_rotary(x, cosines, sines, positions, heads):
     _check_whole_numbers(op, "positions", positions, x.shape[:2], x)
 
 
-def _empty(x, cosines, sines, positions, heads):
+def _empty(x: Tensor, cosines: Tensor, sines: Tensor, positions: Tensor, heads: int) -> Tensor:
     return x.new_empty(x.shape)
 
 
@@ -67,7 +71,7 @@ def _outside(position: int, rows: int) -> Exception:
     return wrong("rotary", "positions", f"values from 0 to {rows - 1}", position)
 
 
-def _cpu(x, cosines, sines, positions, heads):
+def _cpu(x: Tensor, cosines: Tensor, sines: Tensor, positions: Tensor, heads: int) -> Tensor:
     x, positions = _rows(x), positions.contiguous()
     cosines, sines = float32(cosines), float32(sines)
     y = _memory.empty(x.shape, x.dtype)
@@ -77,16 +81,16 @@ def _cpu(x, cosines, sines, positions, heads):
         DTYPES[x.dtype], torch.get_num_threads(),
     )  # fmt: skip
     if bad >= 0:
-        raise _outside(positions.view(-1)[bad].item(), len(cosines))
+        raise _outside(int(positions.view(-1)[bad]), len(cosines))
     return y
 
 
-def _checked(function):
+def _checked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A backend that reads the tables itself, behind a look at the positions."""
 
-    def run(x, cosines, sines, positions, heads):
+    def run(x: Tensor, cosines: Tensor, sines: Tensor, positions: Tensor, heads: int) -> Tensor:
         if positions.numel() and _check.visible(positions):
-            low, high = (bound.item() for bound in positions.aminmax())
+            low, high = (int(bound) for bound in positions.aminmax())
             if low < 0 or high >= len(cosines):
                 raise _outside(low if low < 0 else high, len(cosines))
         return function(x, cosines, sines, positions, heads)
@@ -170,8 +174,9 @@ def refused(
 
 
 def _check_rotary_cache(
-    q, k, v, keys, values, lengths, heads, cosines=None, sines=None, slots=None
-):
+    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: int,
+    cosines: Tensor | None = None, sines: Tensor | None = None, slots: Tensor | None = None,
+) -> None:  # fmt: skip
     op = "rotary_cache"
     width = _check_heads(op, "q", q, heads)
     _check.like(q, q, op, "q")
@@ -181,11 +186,14 @@ def _check_rotary_cache(
         _check.like(part, q, op, name)
     if (cosines is None) != (sines is None):
         raise wrong(op, "sines", "both cosines and sines or neither", "one")
-    if cosines is not None:
+    if cosines is not None and sines is not None:
         _check_tables(op, q, width, cosines, sines)
 
 
-def _empty_cache(q, k, v, keys, values, lengths, heads, cosines=None, sines=None, slots=None):
+def _empty_cache(
+    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: int,
+    cosines: Tensor | None = None, sines: Tensor | None = None, slots: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     return q.new_empty(q.shape)
 
 
@@ -198,10 +206,13 @@ def contiguous(slots: Tensor | None) -> Tensor | None:
     return None if slots is None else slots.contiguous()
 
 
-def _cpu_cache(q, k, v, keys, values, lengths, heads, cosines=None, sines=None, slots=None):
+def _cpu_cache(
+    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: int,
+    cosines: Tensor | None = None, sines: Tensor | None = None, slots: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     slots = contiguous(slots)
     q, k, v, lengths = _rows(q), _rows(k), _rows(v), lengths.contiguous()
-    if cosines is not None:
+    if cosines is not None and sines is not None:
         cosines, sines = float32(cosines), float32(sines)
     y = _memory.empty(q.shape, q.dtype)
     n, count, width = q.shape
@@ -220,10 +231,13 @@ def _cpu_cache(q, k, v, keys, values, lengths, heads, cosines=None, sines=None, 
     return y
 
 
-def _room_checked(function):
+def _room_checked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A backend that writes the cache itself, behind a look at the lengths and slots."""
 
-    def run(q, k, v, keys, values, lengths, heads, cosines=None, sines=None, slots=None):
+    def run(
+        q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: int,
+        cosines: Tensor | None = None, sines: Tensor | None = None, slots: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         most = _places(keys, cosines)
         check_room("rotary_cache", lengths, slots, keys, q.shape[1], most)
         return function(q, k, v, keys, values, lengths, heads, cosines, sines, slots)

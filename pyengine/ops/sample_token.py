@@ -1,6 +1,7 @@
 """sample_token: from logits to a token, in one pass."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ FAULTS = {
 }
 
 
-def _check_arguments(logits, uniform, settings):
+def _check_arguments(logits: Tensor, uniform: Tensor, settings: Tensor) -> None:
     op = "sample_token"
     if uniform.dim() != 1:
         raise wrong(op, "uniform", "shape [N]", list(uniform.shape))
@@ -34,7 +35,7 @@ def _check_arguments(logits, uniform, settings):
     _check.like(settings, logits, op, "settings", dtype=False)
 
 
-def _empty(logits, uniform, settings):
+def _empty(logits: Tensor, uniform: Tensor, settings: Tensor) -> Tensor:
     return torch.empty(uniform.shape, dtype=torch.int64, device=logits.device)
 
 
@@ -50,7 +51,7 @@ def refuse_faults(op: str, tokens: Tensor, names: dict[str, str] | None = None) 
         raise wrong(op, argument, expected, f"others in row {row}")
 
 
-def _cpu(logits, uniform, settings):
+def _cpu(logits: Tensor, uniform: Tensor, settings: Tensor) -> Tensor:
     tokens = _empty(logits, uniform, settings)
     logits, settings = logits.contiguous(), float32(settings)
     uniform = uniform.double().contiguous()
@@ -65,10 +66,10 @@ def _cpu(logits, uniform, settings):
     return tokens
 
 
-def _checked(function):
+def _checked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A kernel behind which its faults become errors: a wait for the GPU."""
 
-    def run(logits, uniform, settings):
+    def run(logits: Tensor, uniform: Tensor, settings: Tensor) -> Tensor:
         tokens = function(logits, uniform, settings)
         refuse_faults("sample_token", tokens)
         return tokens

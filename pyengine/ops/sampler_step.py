@@ -41,14 +41,19 @@ def _empty(x: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(x.shape), x.new_empty(x.shape)
 
 
-def _cpu(x, out, coeffs, d1=None, d2=None, d3=None, base=None, noise=None, variance=None):
+def _cpu(
+    x: Tensor, out: Tensor, coeffs: Tensor, d1: Tensor | None = None, d2: Tensor | None = None,
+    d3: Tensor | None = None, base: Tensor | None = None, noise: Tensor | None = None,
+    variance: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     dtype = x.dtype
     wide = out.dtype != dtype or (variance is not None and variance.dtype != dtype)
     if wide and dtype != torch.float32:
         # The samples are narrower than the model's output: in float32, then rounded once.
-        given = (x, out, coeffs, d1, d2, d3, base, noise, variance)
-        widened = [None if t is None else t.float() for t in given]
-        return tuple(y.to(dtype) for y in _cpu(*widened))
+        past = (d1, d2, d3, base, noise, variance)
+        wider = (None if t is None else t.float() for t in past)
+        new, d, y = _cpu(x.float(), out.float(), coeffs.float(), *wider)
+        return new.to(dtype), d.to(dtype), y.to(dtype)
     x, out, coeffs = x.contiguous(), out.to(dtype).contiguous(), float32(coeffs)
     variance = None if variance is None else variance.to(dtype)
     kept = [None if t is None else t.contiguous() for t in (d1, d2, d3, base, noise, variance)]

@@ -1,5 +1,8 @@
 """vq_argmin: the nearest codebook entry, without a matrix of distances."""
 
+from collections.abc import Callable
+from typing import Any, Literal, overload
+
 import torch
 from torch import Tensor
 
@@ -10,7 +13,10 @@ from ._op import Op
 from .reference.vq_argmin import METRICS
 
 
-def _check_arguments(x, codebook, *, metric="l2", residual=False, return_distances=False):
+def _check_arguments(
+    x: Tensor, codebook: Tensor, *, metric: str = "l2", residual: bool = False,
+    return_distances: bool = False,
+) -> None:  # fmt: skip
     op = "vq_argmin"
     if x.dim() < 1:
         raise wrong(op, "x", "at least one dimension", "a scalar")
@@ -31,14 +37,20 @@ def _check_arguments(x, codebook, *, metric="l2", residual=False, return_distanc
         raise wrong(op, "metric", "l2 for residual levels", repr(metric))
 
 
-def _empty(x, codebook, *, metric="l2", residual=False, return_distances=False):
+def _empty(
+    x: Tensor, codebook: Tensor, *, metric: str = "l2", residual: bool = False,
+    return_distances: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     shape = (*x.shape[:-1], *codebook.shape[:-2])
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     index = torch.empty(shape, dtype=torch.int64, device=x.device)
     return index, torch.empty(shape if return_distances else 0, dtype=dtype, device=x.device)
 
 
-def _cpu(x, codebook, *, metric="l2", residual=False, return_distances=False):
+def _cpu(
+    x: Tensor, codebook: Tensor, *, metric: str = "l2", residual: bool = False,
+    return_distances: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     x, codebook = x.contiguous(), float32(codebook)
     index, distances = _empty(x, codebook, return_distances=return_distances)
     levels = codebook.shape[0] if codebook.dim() == 3 else 1
@@ -51,12 +63,15 @@ def _cpu(x, codebook, *, metric="l2", residual=False, return_distances=False):
     return index, distances
 
 
-def _paired(function):
+def _paired(function: Callable[..., Any]) -> Callable[..., tuple[Tensor, Tensor]]:
     """An implementation without distances unless asked, for a schema that always has them."""
 
     @torch.no_grad()
-    def run(x, codebook, *, metric="l2", residual=False, return_distances=False):
-        found = function(
+    def run(
+        x: Tensor, codebook: Tensor, *, metric: str = "l2", residual: bool = False,
+        return_distances: bool = False,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        found: Any = function(
             x, codebook, metric=metric, residual=residual, return_distances=return_distances
         )
         return found if return_distances else (found, _empty(x, codebook)[1])
@@ -80,6 +95,16 @@ OP = Op(
 )
 
 
+@overload
+def vq_argmin(
+    x: Tensor, codebook: Tensor, *, metric: str = "l2", residual: bool = False,
+    return_distances: Literal[False] = False,
+) -> Tensor: ...  # fmt: skip
+@overload
+def vq_argmin(
+    x: Tensor, codebook: Tensor, *, metric: str = "l2", residual: bool = False,
+    return_distances: bool,
+) -> Tensor | tuple[Tensor, Tensor]: ...  # fmt: skip
 def vq_argmin(
     x: Tensor,
     codebook: Tensor,

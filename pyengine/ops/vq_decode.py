@@ -1,5 +1,8 @@
 """vq_decode: codebook entries by index, with the convolution behind them."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,7 +14,10 @@ from ._op import Op
 _NAME = "vq_decode"
 
 
-def _check_arguments(indices, codebook, weight=None, bias=None, *, residual=False):
+def _check_arguments(
+    indices: Tensor, codebook: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *,
+    residual: bool = False,
+) -> None:  # fmt: skip
     if codebook.dim() not in (2, 3) or 0 in codebook.shape:
         raise wrong(_NAME, "codebook", "shape [K, d] or [G, K, d]", list(codebook.shape))
     if indices.dtype != torch.int64:
@@ -29,6 +35,7 @@ def _check_arguments(indices, codebook, weight=None, bias=None, *, residual=Fals
         _check.shape(weight, (None, _inputs(codebook, residual)), _NAME, "weight")
         _check.like(weight, codebook, _NAME, "weight", dtype=False)
     if bias is not None:
+        assert weight is not None
         _check.shape(bias, (weight.shape[0],), _NAME, "bias")
         _check.like(bias, codebook, _NAME, "bias", dtype=False)
 
@@ -39,7 +46,10 @@ def _inputs(codebook: Tensor, residual: bool) -> int:
     return codebook.shape[-1] * (codebook.shape[0] if side_by_side else 1)
 
 
-def _empty(indices, codebook, weight=None, bias=None, *, residual=False):
+def _empty(
+    indices: Tensor, codebook: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *,
+    residual: bool = False,
+) -> Tensor:  # fmt: skip
     places = indices.shape if codebook.dim() == 2 else indices.shape[:-1]
     channels = _inputs(codebook, residual) if weight is None else weight.shape[0]
     return codebook.new_empty(*places, channels)
@@ -49,7 +59,10 @@ def _outside(value: int, entries: int) -> Exception:
     return wrong(_NAME, "indices", f"values from 0 to {entries - 1}", value)
 
 
-def _cpu(indices, codebook, weight=None, bias=None, *, residual=False):
+def _cpu(
+    indices: Tensor, codebook: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *,
+    residual: bool = False,
+) -> Tensor:  # fmt: skip
     y = _empty(indices, codebook, weight, bias, residual=residual)
     indices, codebook = indices.contiguous(), codebook.contiguous()
     weight = None if weight is None else float32(weight.T)
@@ -61,16 +74,16 @@ def _cpu(indices, codebook, weight=None, bias=None, *, residual=False):
         DTYPES[codebook.dtype], torch.get_num_threads(),
     )  # fmt: skip
     if bad >= 0:
-        raise _outside(indices.view(-1)[bad].item(), entries)
+        raise _outside(int(indices.view(-1)[bad]), entries)
     return y
 
 
-def _checked(function):
+def _checked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A backend that reads the codebook itself, behind a look at the indices."""
 
-    def run(indices, codebook, *args, **kwargs):
+    def run(indices: Tensor, codebook: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if indices.numel() and _check.visible(indices):
-            low, high = (bound.item() for bound in indices.aminmax())
+            low, high = (int(bound) for bound in indices.aminmax())
             if low < 0 or high >= codebook.shape[-2]:
                 raise _outside(low if low < 0 else high, codebook.shape[-2])
         return function(indices, codebook, *args, **kwargs)

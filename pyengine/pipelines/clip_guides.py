@@ -200,7 +200,7 @@ def _half(
     cls: type[M], data: dict[str, Any], place: Path, device: torch.device,
     lent: Path | None = None,
 ) -> M:  # fmt: skip
-    config = cls.config_class.from_dict(data, str(place / "config.json"))  # type: ignore[attr-defined]  # every config class has it
+    config = cls.config_class.from_dict(data, str(place / "config.json"))
     with open_weights(place) as own:
         source = own
         if lent is not None:

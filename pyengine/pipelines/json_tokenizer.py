@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError, ConfigError
 from ..tokenizer import check_text, check_vocab
 from ..weights.files import read_small
 from ..weights.jsonio import parse_object
 from ..weights.text import show
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 #: DeepSeek's takes 4.7 MB and 200,000 values.
 MAX_BYTES = 24 << 20
@@ -20,7 +24,7 @@ class JsonTokenizer:
     size: one more than the largest id, so the rows that the embedding must have.
     """
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: "Tokenizer"):
         self._tokenizer = tokenizer
         self.size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
 
@@ -54,4 +58,5 @@ class JsonTokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, with what the file says comes before and after."""
         check_text(text)
-        return self._tokenizer.encode(text).ids
+        ids: list[int] = self._tokenizer.encode(text).ids
+        return ids

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.conditions import Conditions
-from ..diffusion.denoiser import Denoiser
+from ..diffusion.denoiser import Encoder
 from ..errors import RequestError
 from ..models import PriorTransformer
 from ..models.unet import TextContext, TimeEmbedding
@@ -22,7 +22,7 @@ class PriorConditions(Conditions):
     projected: Tensor | None = None
     seen: Tensor | None = None
 
-    def changed(self, unet: Denoiser) -> None:
+    def changed(self, unet: Encoder) -> None:
         assert self.text is not None
         assert self.projected is not None
         assert self.seen is not None

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,13 +18,16 @@ from ..weights.text import listing, show
 from .arguments import bounds
 from .registry import Family, class_name, family_of
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 #: A checkpoint's own defaults for a call; diffusers does not read it.
 DEFAULTS_FILE = "pyengine.json"
 
 #: Tokens of all drafts together.
 MAX_DRAFTED = 1 << 22
 
-D = TypeVar("D")
+D = TypeVar("D", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def read_defaults(checkpoint: Checkpoint, cls: type[D]) -> D:
     if path is None or not path.exists():
         return cls()
     json = load_json(path, max_bytes=1 << 16, roots=allowed_roots(path.parent))
-    names = [f.name for f in fields(cls)]  # type: ignore[arg-type]  # a dataclass
+    names = [f.name for f in fields(cls)]
     return read_config(cls, json, str(path), of_checkpoint=False, bounds=bounds(names))
 
 

@@ -20,7 +20,8 @@ Encoder = CLIPTextModel | CLIPTextModelWithProjection
 
 def token_length(tokenizer: ClipTokenizer, encoder: Encoder) -> int:
     """Tokens per prompt, start and end included: 77 for every published checkpoint."""
-    return min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+    positions: int = encoder.config.max_position_embeddings
+    return min(tokenizer.model_max_length, positions)
 
 
 def tokenize(

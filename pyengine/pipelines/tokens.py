@@ -96,7 +96,9 @@ class TokenPipeline(NetworkPipeline):
         limits = {name: simple.pop(name, None) for name in SAMPLING}
         sampling = Sampling(**checked(limits, self.defaults))
         refuse_others(others, self.__call__)
-        prompts = checks.texts("prompt", prompt) if self.takes_prompt else [None]
+        prompts: list[str | None] = [None]
+        if self.takes_prompt:
+            prompts = [*checks.texts("prompt", prompt)]
         negatives = None
         if negative_prompt is not None:
             negatives = checks.texts("negative_prompt", negative_prompt, len(prompts))
@@ -173,4 +175,5 @@ class TokenPipeline(NetworkPipeline):
             raise checks.refuse("callback_on_step_end: tokens",
                                 f"an integer tensor {list(tokens.shape)} back",
                                 getattr(new, "shape", new))  # fmt: skip
-        return new.to(tokens.device, torch.int64)
+        taken: Tensor = new.to(tokens.device, torch.int64)
+        return taken

@@ -7,6 +7,8 @@ from ..weights import read_config
 
 Prediction = Literal["epsilon", "sample", "v_prediction"]
 Betas = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+#: Those of any sampler; most take only Betas.
+AnyBetas = Betas | Literal["sigmoid", "laplace", "exp"]
 Spacing = Literal["leading", "linspace", "trailing"]
 Final = Literal["zero", "sigma_min"]
 
@@ -57,7 +59,7 @@ class NoiseConfig(SamplerConfig):
 
     beta_start: float = number(0.0001, 1e-9, 0.999999)
     beta_end: float = number(0.02, 1e-9, 0.999999)
-    beta_schedule: Betas = "linear"
+    beta_schedule: AnyBetas = "linear"
     trained_betas: tuple[float, ...] | None = field(
         default=None, metadata={"min": 0, "max": 1, "max_items": MAX_TRAIN_STEPS}
     )
@@ -114,6 +116,11 @@ class SigmaSpacing:
             raise ValueError(f"{' and '.join(chosen)} exclude each other")
 
 
+@dataclass(frozen=True)
+class RespacedConfig(SpacedConfig, SigmaSpacing):
+    """Of those that can also be spread over sigmas."""
+
+
 def refuse_set(config: Any, *names: str) -> None:
     """Raise ValueError where an option that pyengine lacks is set."""
     for name in names:
@@ -125,9 +132,7 @@ def refuse_set(config: Any, *names: str) -> None:
 class DDPMConfig(SpacedConfig, Clipping, Thresholding):
     takes_timesteps: ClassVar[bool] = True
 
-    beta_schedule: Literal[
-        "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"
-    ] = "linear"  # fmt: skip
+    beta_schedule: Betas | Literal["sigmoid", "laplace"] = "linear"
     rescale_betas_zero_snr: bool = False
     # None is what a DPM-Solver config saves; it means fixed_small. The learned ones are for models
     # that predict a variance beside the noise, in as many channels more.
@@ -138,12 +143,14 @@ class DDPMConfig(SpacedConfig, Clipping, Thresholding):
 
 @dataclass(frozen=True)
 class DDIMConfig(SpacedConfig, Clipping, Thresholding):
+    beta_schedule: Betas = "linear"
     set_alpha_to_one: bool = True
     rescale_betas_zero_snr: bool = False
 
 
 @dataclass(frozen=True)
 class PNDMConfig(SpacedConfig):
+    beta_schedule: Betas = "linear"
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
     skip_prk_steps: bool = False
     set_alpha_to_one: bool = False
@@ -171,10 +178,11 @@ class LCMConfig(SpacedConfig, Clipping, Thresholding):
 
 
 @dataclass(frozen=True)
-class EulerConfig(SpacedConfig, SigmaSpacing):
+class EulerConfig(RespacedConfig):
     takes_timesteps: ClassVar[bool] = True
     takes_sigmas: ClassVar[bool] = True
 
+    beta_schedule: Betas = "linear"
     timestep_spacing: Spacing = "linspace"
     interpolation_type: Literal["linear", "log_linear"] = "linear"
     sigma_min: float | None = number(None, 1e-9, 1e9)
@@ -186,30 +194,33 @@ class EulerConfig(SpacedConfig, SigmaSpacing):
 
 @dataclass(frozen=True)
 class EulerAncestralConfig(SpacedConfig):
+    beta_schedule: Betas = "linear"
     timestep_spacing: Spacing = "linspace"
     rescale_betas_zero_snr: bool = False
 
 
 @dataclass(frozen=True)
-class HeunConfig(SpacedConfig, SigmaSpacing, Clipping):
+class HeunConfig(RespacedConfig, Clipping):
     takes_timesteps: ClassVar[bool] = True
 
     beta_start: float = number(0.00085, 1e-9, 0.999999)
     beta_end: float = number(0.012, 1e-9, 0.999999)
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "exp"] = "linear"
+    beta_schedule: Betas | Literal["exp"] = "linear"
     timestep_spacing: Spacing = "linspace"
     clip_sample: bool = False
 
 
 @dataclass(frozen=True)
-class LMSConfig(SpacedConfig, SigmaSpacing):
+class LMSConfig(RespacedConfig):
+    beta_schedule: Betas = "linear"
     timestep_spacing: Spacing = "linspace"
 
 
 @dataclass(frozen=True)
-class KDPM2Config(SpacedConfig, SigmaSpacing):
+class KDPM2Config(RespacedConfig):
     """Of KDPM2 and its ancestral form."""
 
+    beta_schedule: Betas = "linear"
     beta_start: float = number(0.00085, 1e-9, 0.999999)
     beta_end: float = number(0.012, 1e-9, 0.999999)
     timestep_spacing: Spacing = "linspace"

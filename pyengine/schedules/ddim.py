@@ -21,7 +21,7 @@ def plan(config: DDIMConfig, request: Request) -> Plan:
         a_next = a_bar[t - stride] if t >= stride else final
         return _evaluation(config, t, a_bar[t], a_next, request)
 
-    begin = request.begin(steps, config)
+    begin = request.begin(steps.tolist(), config)
     return Plan(
         sampler="ddim",
         evaluations=tuple(evaluation(int(t)) for t in steps[begin:]),

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import torch
 
-from .config import EulerAncestralConfig, EulerConfig
+from .config import EulerAncestralConfig, EulerConfig, SpacedConfig
 from .noise import interpolate, respaced, spaced, timestep_of, training_sigmas
 from .plan import Evaluation, Plan, row
 from .predict import clean_from_scaled, input_scale
@@ -37,7 +37,7 @@ def plan(config: EulerConfig, request: Request) -> Plan:
     )
 
 
-def init_noise_sigma(config, sigma_max: float) -> float:
+def init_noise_sigma(config: SpacedConfig, sigma_max: float) -> float:
     """The spread of a run's first sample."""
     if config.timestep_spacing == "leading":
         return math.sqrt(sigma_max**2 + 1)
@@ -56,8 +56,8 @@ def _schedule(
     if config.interpolation_type == "linear":
         sigmas = interpolate(timesteps, train)
     else:
-        ends = [float(np.log(train[i])) for i in (-1, 0)]
-        sigmas = torch.linspace(*ends, n + 1).exp().numpy()
+        first, last = (float(np.log(train[i])) for i in (-1, 0))
+        sigmas = torch.linspace(first, last, n + 1).exp().numpy()
     low = float(sigmas[-1]) if config.sigma_min is None else config.sigma_min
     high = float(sigmas[0]) if config.sigma_max is None else config.sigma_max
     chosen = respaced(config, low, high, n)
@@ -66,8 +66,8 @@ def _schedule(
         log_sigmas = np.log(train)
         sigmas = chosen
         timesteps = np.array([timestep_of(s, log_sigmas) for s in sigmas])
-    last = train[0] if config.final_sigmas_type == "sigma_min" else 0.0
-    return timesteps, np.concatenate([sigmas, [last]]).astype(np.float32)
+    end = train[0] if config.final_sigmas_type == "sigma_min" else 0.0
+    return timesteps, np.concatenate([sigmas, [end]]).astype(np.float32)
 
 
 def _evaluation(config: EulerConfig, t: float, sigma: float, sigma_next: float) -> Evaluation:
@@ -83,8 +83,8 @@ def _evaluation(config: EulerConfig, t: float, sigma: float, sigma_next: float) 
 
 def plan_ancestral(config: EulerAncestralConfig, request: Request) -> Plan:
     timesteps = spaced(config, request.steps, np.float32)
-    sigmas = interpolate(timesteps, training_sigmas(config)).astype(np.float32)
-    sigmas = [*sigmas.astype(np.float64).tolist(), 0.0]
+    spread = interpolate(timesteps, training_sigmas(config)).astype(np.float32)
+    sigmas = [*spread.astype(np.float64).tolist(), 0.0]
     steps = list(zip(timesteps.tolist(), sigmas, sigmas[1:], strict=False))
     begin = request.begin([t for t, *_ in steps], config)
     return Plan(

@@ -83,18 +83,17 @@ def _evaluation(config: LCMConfig, t: int, a: float, a_next: float | None) -> Ev
     scaled = t * config.timestep_scaling
     c_skip = SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2)
     c_out = scaled / math.sqrt(scaled**2 + SIGMA_DATA**2)
-    last = a_next is None
-    keep = 1.0 if last else math.sqrt(a_next)
+    keep, noise = (1.0, 0.0) if a_next is None else (math.sqrt(a_next), math.sqrt(1 - a_next))
     return Evaluation(
         timestep=t,
         level=(alpha, sigma),
-        draws_noise=not last,
+        draws_noise=a_next is not None,
         row=row(
             p=p,
             q=q,
             limit=limit_of(config),
             x_d=keep * c_out,
             x_x=keep * c_skip,
-            x_noise=0.0 if last else math.sqrt(1 - a_next),
+            x_noise=noise,
         ),
     )

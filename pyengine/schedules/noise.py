@@ -7,12 +7,15 @@ Units: sigma is the noise level relative to the signal, sqrt((1 - a) / a), with 
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError, RequestError
+from .config import NoiseConfig, RespacedConfig, SamplerConfig, SigmaSpacing, SpacedConfig
+from .solver_config import SinglestepConfig
 
 #: The last alpha where its true value would be 0 and sigma infinite (the smallest fp16 subnormal).
 TINY_ALPHA = 2.0**-24
@@ -35,7 +38,7 @@ def _laplace(t: float) -> float:
 _CURVES = {"squaredcos_cap_v2": _cosine, "exp": _exponential, "laplace": _laplace}
 
 
-def betas(config) -> Tensor:
+def betas(config: NoiseConfig) -> Tensor:
     """[num_train_timesteps] float32: the variance added at each training timestep.
 
     linear: Ho et al. 2020, arXiv:2006.11239; scaled_linear: latent diffusion, arXiv:2112.10752;
@@ -55,7 +58,8 @@ def betas(config) -> Tensor:
     if kind == "scaled_linear":
         return torch.linspace(low**0.5, high**0.5, n, dtype=torch.float32) ** 2
     if kind == "sigmoid":
-        return torch.sigmoid(torch.linspace(-6, 6, n)) * (high - low) + low
+        share: Tensor = torch.sigmoid(torch.linspace(-6, 6, n))
+        return share * (high - low) + low
     curve = _CURVES[kind]
     steps = (1 - curve((i + 1) / n) / curve(i / n) for i in range(n))
     return torch.tensor([min(beta, 0.999) for beta in steps], dtype=torch.float32)
@@ -74,7 +78,7 @@ def zero_terminal_snr(beta: Tensor) -> Tensor:
     return 1 - alpha
 
 
-def alphas_cumprod(config, floor: bool = False) -> Tensor:
+def alphas_cumprod(config: NoiseConfig, floor: bool = False) -> Tensor:
     """[num_train_timesteps] float32: the share of signal variance left at each timestep.
 
     floor: give the last one TINY_ALPHA instead of zero after rescaling to zero terminal SNR, for
@@ -96,7 +100,7 @@ def alphas_cumprod(config, floor: bool = False) -> Tensor:
     return alpha_bar
 
 
-def training_sigmas(config) -> np.ndarray:
+def training_sigmas(config: NoiseConfig) -> np.ndarray:
     """[num_train_timesteps] float32, ascending: sigma of each training timestep."""
     alpha_bar = alphas_cumprod(config, floor=True)
     sigmas = (((1 - alpha_bar) / alpha_bar) ** 0.5).numpy()
@@ -109,13 +113,14 @@ def training_sigmas(config) -> np.ndarray:
     return sigmas
 
 
-def spaced(config, n: int, dtype=np.int64) -> np.ndarray:
+def spaced(config: SpacedConfig, n: int, dtype: type[np.number[Any]] = np.int64) -> np.ndarray:
     """[n] timesteps, descending, spread over the training timesteps.
 
     dtype: int64, or a floating one for samplers whose linspace is not rounded.
     Lin et al. 2023, arXiv:2305.08891, table 2.
     """
     train = config.num_train_timesteps
+    steps: np.ndarray
     if config.timestep_spacing == "linspace":
         if dtype != np.int64:
             return np.linspace(0, train - 1, n, dtype=dtype)[::-1].copy()
@@ -127,12 +132,13 @@ def spaced(config, n: int, dtype=np.int64) -> np.ndarray:
     return steps.astype(dtype)
 
 
-def spaced_inner(config, n: int, last: int) -> np.ndarray:
+def spaced_inner(config: SpacedConfig | SinglestepConfig, n: int, last: int) -> np.ndarray:
     """[n] int64 timesteps, descending: n + 1 of them spread, without the lowest.
 
     last: one more than the highest timestep to visit.
     """
     train = config.num_train_timesteps
+    steps: np.ndarray
     if config.timestep_spacing == "linspace":
         steps = np.linspace(0, last - 1, n + 1).round()[:0:-1]
     elif config.timestep_spacing == "leading":
@@ -151,10 +157,13 @@ def _trailing(train: int, last: int, n: int) -> np.ndarray:
 
 def interpolate(timesteps: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
     """float64 sigmas at (fractional) timesteps."""
-    return np.interp(timesteps, np.arange(len(sigmas)), sigmas)
+    found: np.ndarray = np.interp(timesteps, np.arange(len(sigmas)), sigmas)
+    return found
 
 
-def timestep_of(sigma, log_sigmas: np.ndarray, narrow: bool = False) -> float:
+def timestep_of(
+    sigma: float | np.floating[Any] | np.ndarray, log_sigmas: np.ndarray, narrow: bool = False
+) -> float | np.floating[Any]:
     """The fractional training timestep whose sigma this is, linear in log sigma.
 
     sigma: a float or NumPy scalar; its type decides the precision.
@@ -169,13 +178,15 @@ def timestep_of(sigma, log_sigmas: np.ndarray, narrow: bool = False) -> float:
     below, above = log_sigmas[low], log_sigmas[low + 1]
     w = np.clip((below - log_sigma) / (below - above), 0, 1)
     place = w.dtype.type(low) if narrow else np.int64(low)
-    return (1 - w) * place + w * (place + 1)
+    found: np.floating[Any] = (1 - w) * place + w * (place + 1)
+    return found
 
 
 def karras(sigma_min: float, sigma_max: float, n: int) -> np.ndarray:
     """[n] float64 sigmas, descending. Karras et al. 2022, arXiv:2206.00364, eq. 5, rho = 7."""
     low, high = sigma_min ** (1 / 7.0), sigma_max ** (1 / 7.0)
-    return (high + np.linspace(0, 1, n) * (low - high)) ** 7.0
+    sigmas: np.ndarray = (high + np.linspace(0, 1, n) * (low - high)) ** 7.0
+    return sigmas
 
 
 def exponential(sigma_min: float, sigma_max: float, n: int) -> np.ndarray:
@@ -223,7 +234,7 @@ def _beta_series(x: np.ndarray, a: float) -> np.ndarray:
     return total
 
 
-def respaced(config, sigma_min: float, sigma_max: float, n: int) -> np.ndarray | None:
+def respaced(config: SigmaSpacing, sigma_min: float, sigma_max: float, n: int) -> np.ndarray | None:
     """The sigmas that a `use_*_sigmas` option asks for, or None where none does."""
     if config.use_karras_sigmas:
         return karras(sigma_min, sigma_max, n)
@@ -235,7 +246,10 @@ def respaced(config, sigma_min: float, sigma_max: float, n: int) -> np.ndarray |
 
 
 def spaced_sigmas(
-    config, n: int, dtype=np.float32, own: Sequence[float] | None = None
+    config: RespacedConfig,
+    n: int,
+    dtype: type[np.number[Any]] = np.float32,
+    own: Sequence[float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """[n] timesteps in `dtype` (float64 where sigmas are respaced) and their float64 sigmas.
 
@@ -253,7 +267,7 @@ def spaced_sigmas(
 
 
 def inner_sigmas(
-    config, n: int, own: np.ndarray | None = None
+    config: RespacedConfig | SinglestepConfig, n: int, own: np.ndarray | None = None
 ) -> tuple[list[int], np.ndarray, float]:
     """[n] timesteps, their float64 sigmas, and the sigma that is left after the last step.
 
@@ -272,17 +286,18 @@ def inner_sigmas(
     return timesteps.astype(np.int64).tolist(), sigmas, float(sigmas[-1])
 
 
-def clipped_end(config) -> int:
+def clipped_end(config: NoiseConfig) -> int:
     """One more than the highest timestep whose lambda, log(alpha / sigma), is not too small."""
-    if getattr(config, "lambda_min_clipped", None) is None:
+    least: float | None = getattr(config, "lambda_min_clipped", None)
+    if least is None:
         return config.num_train_timesteps
     alpha_bar = alphas_cumprod(config, floor=True)
     lambdas = torch.log(alpha_bar.sqrt()) - torch.log((1 - alpha_bar).sqrt())
-    too_small = torch.searchsorted(lambdas.flip(0), config.lambda_min_clipped)
+    too_small = torch.searchsorted(lambdas.flip(0), least)
     return config.num_train_timesteps - int(too_small)
 
 
-def check_range(timesteps: np.ndarray, config) -> None:
+def check_range(timesteps: np.ndarray, config: SamplerConfig) -> None:
     """Raise RequestError unless every timestep indexes a training timestep."""
     train = config.num_train_timesteps
     if len(timesteps) == 0 or timesteps.min() < 0 or timesteps.max() >= train:

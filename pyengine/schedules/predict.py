@@ -3,6 +3,7 @@
 import math
 
 from ..errors import ConfigError
+from .config import Clipping, Thresholding
 
 
 def clean_from(prediction: str, alpha: float, sigma: float) -> tuple[float, float]:
@@ -54,14 +55,14 @@ def input_scale(sigma: float) -> float:
     return 1 / math.sqrt(sigma * sigma + 1)
 
 
-def limit_of(config) -> float:
+def limit_of(config: Clipping) -> float:
     """How far from 0 the predicted clean sample may be; thresholding sets its own limit."""
     if config.clip_sample and not getattr(config, "thresholding", False):
         return config.clip_sample_range
     return math.inf
 
 
-def threshold_of(config) -> tuple[float, float] | None:
+def threshold_of(config: Thresholding) -> tuple[float, float] | None:
     """(ratio, largest) of dynamic thresholding, or None."""
     if not config.thresholding:
         return None

@@ -49,8 +49,8 @@ class State:
     def pick(self, pictures: Sequence[int]) -> "State":
         """The state of some pictures, in the order given."""
         index = torch.as_tensor(list(pictures), dtype=torch.long, device=self.x.device)
-        tensors = (self.x, self.d1, self.d2, self.d3, self.base)
-        return State(*(None if t is None else t[index] for t in tensors))
+        past = (self.d1, self.d2, self.d3, self.base)
+        return State(self.x[index], *(None if t is None else t[index] for t in past))
 
     @staticmethod
     def join(states: Sequence["State"]) -> "State":
@@ -63,7 +63,9 @@ class State:
             pairs = zip(parts, states, strict=True)
             return torch.cat([torch.zeros_like(s.x) if p is None else p for p, s in pairs])
 
-        return State(*(column(name) for name in ("x", *HISTORY, "base")))
+        return State(
+            torch.cat([s.x for s in states]), *(column(name) for name in (*HISTORY, "base"))
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +102,11 @@ class Rows:
         """(in_scale [N], table) on x's device, as `scaled` and ops.sampler_step take them."""
         if self.there is not None:
             return self.there
-        both = (torch.from_numpy(t).to(accumulator(x)) for t in (self.in_scale, self.table))
-        return tuple(to_device(t, x.device) for t in both)
+        scale, table = (
+            to_device(torch.from_numpy(t).to(accumulator(x)), x.device)
+            for t in (self.in_scale, self.table)
+        )
+        return scale, table
 
     def next_state(self, state: State, new: Tensor, d: Tensor, kept: Tensor) -> State:
         """What follows `state`, given what sampler_step returned."""
@@ -109,7 +114,8 @@ class Rows:
         if not all(self.remembers):
             past = zip((state.d1, state.d2, state.d3), history, strict=True)
             history = [self._held(old, shifted) for old, shifted in past]
-        return State(new, *history[: self.depth], base=kept if self.keeps_base else None)
+        d1, d2, d3 = (t if k < self.depth else None for k, t in enumerate(history))
+        return State(new, d1, d2, d3, kept if self.keeps_base else None)
 
     def _held(self, old: Tensor | None, shifted: Tensor | None) -> Tensor | None:
         """`shifted` for the pictures that remember this evaluation, `old` for the others."""
@@ -180,9 +186,9 @@ def parted(out: Tensor, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor | None]:
         return out, None
     channels = x.shape[1]
     if out.dim() != x.dim() or out.shape[1] != 2 * channels:
-        kind = next(kind for kind in rows.variances if kind)
+        named = next(kind for kind in rows.variances if kind)
         raise ConfigError(
-            f"scheduler config: variance_type {kind!r} is for models that predict a variance too:"
+            f"scheduler config: variance_type {named!r} is for models that predict a variance too:"
             f" expected output of {2 * channels} channels, got {list(out.shape)}"
         )
     variance = out[-len(x) :, channels:].clone(memory_format=torch.contiguous_format)
@@ -228,7 +234,7 @@ def _rescaled(coeffs: Tensor, out: Tensor, rescale: np.ndarray) -> Tensor:
     """
     n = len(coeffs)
     factors = torch.ones_like(coeffs)
-    for k in np.flatnonzero(rescale):
+    for k in np.flatnonzero(rescale).tolist():
         spread = _spread(out[n + k]) / _spread(_guided(coeffs, out, k))
         for name in ("q", "x_m"):
             factors[k, AT[name]] = float(rescale[k]) * spread + 1 - float(rescale[k])

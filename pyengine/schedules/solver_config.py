@@ -5,11 +5,12 @@ from typing import ClassVar, Literal
 
 from .config import (
     MAX_TRAIN_STEPS,
+    Betas,
     Final,
     NoiseConfig,
+    RespacedConfig,
     SamplerConfig,
     SigmaSpacing,
-    SpacedConfig,
     Spacing,
     Thresholding,
     number,
@@ -18,9 +19,10 @@ from .config import (
 
 
 @dataclass(frozen=True)
-class SolverConfig(SpacedConfig, SigmaSpacing):
+class SolverConfig(RespacedConfig):
     """Of those whose respaced sigmas run between the ends of training, not of timesteps."""
 
+    beta_schedule: Betas = "linear"
     timestep_spacing: Spacing = "linspace"
 
     @property
@@ -127,7 +129,7 @@ class DEISConfig(SolverConfig, Thresholding):
 @dataclass(frozen=True)
 class SinglestepConfig(NoiseConfig, SigmaSpacing, Thresholding, Algorithm):
     takes_timesteps: ClassVar[bool] = True
-    timestep_spacing: ClassVar[str] = "linspace"
+    timestep_spacing: ClassVar[Literal["linspace"]] = "linspace"
 
     solver_order: int = number(2, 1, 3)
     algorithm_type: Literal["dpmsolver", "dpmsolver++", "sde-dpmsolver++"] = "dpmsolver++"

@@ -132,4 +132,5 @@ def _weights(config: UniPCConfig, z: float, ratios: list[float], corrects: bool)
     powers = range(1, len(points) + 1)
     matrix = [[r ** (i - 1) for r in points] for i in powers]
     wanted = [z * phi(i + 1, z) * math.factorial(i) / growth for i in powers]
-    return np.linalg.solve(matrix, wanted).tolist()
+    found: list[float] = np.linalg.solve(matrix, wanted).tolist()
+    return found

@@ -5,12 +5,15 @@ import sys
 import types
 import typing
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Literal, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
 
 from ..errors import ConfigError, RequestError
 from .text import listing, show
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 MAX_ITEMS = 64
 MAX_INT = 1 << 31
 MAX_FLOAT = sys.float_info.max
@@ -126,7 +129,7 @@ def how_to_ignore(keys: Iterable[str]) -> str:
     return f"to load it without them: ignore_config_keys={text}"
 
 
-def _convert(value: Any, hint: Any, metadata: typing.Mapping, where: str) -> Any:
+def _convert(value: Any, hint: Any, metadata: Mapping[str, Any], where: str) -> Any:
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
         return _convert_union(value, typing.get_args(hint), hint, metadata, where)
@@ -138,12 +141,14 @@ def _convert(value: Any, hint: Any, metadata: typing.Mapping, where: str) -> Any
         raise _MismatchError(f"is {show(value)}, expected {' or '.join(map(show, choices))}")
     if origin in (tuple, list):
         return _convert_items(value, typing.get_args(hint), hint, metadata, where)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return read_config(hint, value, where)
     return _convert_scalar(value, hint, metadata)
 
 
-def _convert_union(value: Any, args: tuple, hint: Any, metadata: typing.Mapping, where: str) -> Any:
+def _convert_union(
+    value: Any, args: tuple[Any, ...], hint: Any, metadata: Mapping[str, Any], where: str
+) -> Any:
     if isinstance(value, dict):  # only a nested dataclass takes one, and says best what is wrong
         for arg in filter(dataclasses.is_dataclass, args):
             return _convert(value, arg, metadata, where)
@@ -162,7 +167,9 @@ def _convert_union(value: Any, args: tuple, hint: Any, metadata: typing.Mapping,
     raise _MismatchError(f"must be {_name(hint)}, found {show(value)}")
 
 
-def _convert_items(value: Any, args: tuple, hint: Any, metadata: typing.Mapping, where: str) -> Any:
+def _convert_items(
+    value: Any, args: tuple[Any, ...], hint: Any, metadata: Mapping[str, Any], where: str
+) -> Any:
     if not isinstance(value, list | tuple):
         raise _MismatchError(f"must be {_name(hint)}, found {show(value)}")
     most = metadata.get("max_items", MAX_ITEMS)
@@ -183,7 +190,7 @@ def _whole(value: Any) -> Any:
     return int(value) if type(value) is float and value.is_integer() else value
 
 
-def _convert_scalar(value: Any, hint: Any, metadata: typing.Mapping) -> Any:
+def _convert_scalar(value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
     if hint is Any:
         return value
     if hint is None or hint is type(None):

@@ -17,16 +17,16 @@ CONVERT = (
 )
 
 
-def is_pickle_name(name: str | os.PathLike) -> bool:
+def is_pickle_name(name: str | os.PathLike[str]) -> bool:
     return os.fspath(name).lower().endswith(PICKLE_SUFFIXES)
 
 
-def refuse_pickle(path: str | os.PathLike) -> None:
+def refuse_pickle(path: str | os.PathLike[str]) -> None:
     if is_pickle_name(path):
         raise CheckpointError(f"{path}: {CONVERT}")
 
 
-def list_folder(folder: str | os.PathLike) -> list[str]:
+def list_folder(folder: str | os.PathLike[str]) -> list[str]:
     """The names in a folder, sorted; raises CheckpointError if it cannot be listed."""
     try:
         return sorted(os.listdir(folder))
@@ -89,7 +89,7 @@ def link_to_nothing(path: Path) -> str | None:
 
 
 def open_regular(
-    path: str | os.PathLike, roots: tuple[str, ...] | None = None
+    path: str | os.PathLike[str], roots: tuple[str, ...] | None = None
 ) -> tuple[io.FileIO, int]:
     """Opens a regular file for unbuffered reading; returns (file, size in bytes).
 
@@ -121,7 +121,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _check_regular(mode: int, path: str | os.PathLike) -> None:
+def _check_regular(mode: int, path: str | os.PathLike[str]) -> None:
     if not stat.S_ISREG(mode):
         kind = (
             "a folder" if stat.S_ISDIR(mode)
@@ -156,7 +156,7 @@ def _read_at(file: io.FileIO, buffer: memoryview, offset: int) -> int | None:
 
 
 def read_small(
-    path: str | os.PathLike, max_bytes: int, roots: tuple[str, ...] | None = None
+    path: str | os.PathLike[str], max_bytes: int, roots: tuple[str, ...] | None = None
 ) -> bytes:
     """The bytes of a regular file of at most `max_bytes`; raises CheckpointError otherwise."""
     refuse_pickle(path)

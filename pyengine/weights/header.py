@@ -52,7 +52,7 @@ class SafetensorsFile:
     read but the header, and at most 4 MB of it.
     """
 
-    def __init__(self, path: str | os.PathLike, roots: tuple[str, ...] | None = None):
+    def __init__(self, path: str | os.PathLike[str], roots: tuple[str, ...] | None = None):
         refuse_pickle(path)
         self.path = os.fspath(path)
         self.file, self.size = open_regular(path, roots)
@@ -89,8 +89,9 @@ class SafetensorsFile:
 def _read_header(file: io.FileIO, size: int, where: str) -> bytes:
     if size < 10:
         raise CheckpointError(f"{where}: {size} bytes, too short for a safetensors file")
-    start = bytearray(9)
-    read_exactly(file, memoryview(start), 0, where)
+    buffer = bytearray(9)
+    read_exactly(file, memoryview(buffer), 0, where)
+    start = bytes(buffer)
     length = int.from_bytes(start[:8], "little")
     if start[:2] in (b"PK", b"\x80\x02") or start[:7] == b"version":
         raise CheckpointError(f"{where}: not a safetensors file (it begins like a pickle or zip)")

@@ -139,7 +139,8 @@ def download(
 
     where: dict[str, Any] = {"revision": revision, "repo_id": repo}
     where |= {} if token is None else {"token": token}
-    anew = {"force_download": True} if force_download else {}
+    place: dict[str, Any] = {"cache_dir": cache_dir, **where}
+    place |= {"force_download": True} if force_download else {}
     try:
         # The list first: without a network it fails at once, where a download tries for long.
         info = huggingface_hub.HfApi().model_info(**where, timeout=SECONDS)
@@ -149,9 +150,7 @@ def download(
             raise CheckpointError(
                 f"{repo}: no model_index.json: no checkpoint in diffusers' layout"
             )
-        index = load_json(
-            huggingface_hub.hf_hub_download(filename=first, cache_dir=cache_dir, **where, **anew)
-        )
+        index = load_json(huggingface_hub.hf_hub_download(filename=first, **place))
         if first == "config.json":
             wanted = single_model_files(names, index, variant, repo)
         else:
@@ -163,9 +162,7 @@ def download(
             wanted = wanted_files(names, parts, variant, repo, flat)
         # Names are patterns to this function: a bracket in one must not mean more.
         patterns = [re.sub(r"([\[*?])", r"[\1]", name) for name in wanted]
-        folder = huggingface_hub.snapshot_download(
-            allow_patterns=patterns, cache_dir=cache_dir, **where, **anew
-        )
+        folder = huggingface_hub.snapshot_download(allow_patterns=patterns, **place)
     except CheckpointError:
         raise
     except Exception as e:
@@ -194,14 +191,12 @@ def download_file(
     refuse_pickle(Path(name))
     if not name.endswith(".safetensors"):
         raise CheckpointError(f"{repo}: {show(name)} is no .safetensors file")
-    options = {
-        "token": token, "local_files_only": bool(local_files_only) or _is_offline(),
-        "force_download": bool(force_download),
+    options: dict[str, Any] = {
+        "cache_dir": cache_dir, "token": token, "force_download": bool(force_download),
+        "local_files_only": bool(local_files_only) or _is_offline(),
     }  # fmt: skip
     try:
-        path = huggingface_hub.hf_hub_download(
-            repo, name, revision=revision, cache_dir=cache_dir, **options
-        )
+        path: str = huggingface_hub.hf_hub_download(repo, name, revision=revision, **options)
     except Exception as e:  # as in `download`
         reason = " ".join(str(e).split())
         raise CheckpointError(

@@ -5,6 +5,7 @@ attention heads, norm groups (32 everywhere), activations, the autoencoder's sca
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from ..errors import CheckpointError
 from .text import show
@@ -41,7 +42,7 @@ class Shapes:
         return n
 
 
-def unet_config(shapes: Shapes, sample_size: int) -> dict:
+def unet_config(shapes: Shapes, sample_size: int) -> dict[str, Any]:
     """A U-Net's config. Heads: 8 at every level if projections are convolutions (SD 1.x), else
     as many as give 64 channels each (SD 2.x and XL)."""
     levels = _unet_levels(shapes)
@@ -76,7 +77,7 @@ def unet_config(shapes: Shapes, sample_size: int) -> dict:
     }
 
 
-def added_conditioning(shapes: Shapes, pooled: int, sizes: int) -> dict:
+def added_conditioning(shapes: Shapes, pooled: int, sizes: int) -> dict[str, Any]:
     """SDXL's text_time fields: its label embedding takes the pooled text and some numbers: six in
     the base model, five in the refiner."""
     width = shapes.of("label_emb.0.0.weight", 2)[1]
@@ -136,7 +137,7 @@ def _layers_per_block(shapes: Shapes, levels: int) -> int:
     return layers
 
 
-def vae_config(shapes: Shapes, sample_size: int, scaling_factor: float) -> dict:
+def vae_config(shapes: Shapes, sample_size: int, scaling_factor: float) -> dict[str, Any]:
     """An autoencoder's config; `scaling_factor`, which divides latents, is the family's."""
     levels = shapes.count("encoder.down.{}.block.0.conv1.weight")
     if levels == 0:
@@ -156,7 +157,7 @@ def vae_config(shapes: Shapes, sample_size: int, scaling_factor: float) -> dict:
     }
 
 
-def clip_config(shapes: Shapes) -> dict:
+def clip_config(shapes: Shapes) -> dict[str, Any]:
     """OpenAI's CLIP, under transformers' names without `text_model.`: 64 channels a head."""
     vocab, hidden = shapes.of("embeddings.token_embedding.weight", 2)
     return _text_config(
@@ -170,7 +171,7 @@ def clip_config(shapes: Shapes) -> dict:
     )
 
 
-def openclip_config(shapes: Shapes, *, projection: bool) -> dict:
+def openclip_config(shapes: Shapes, *, projection: bool) -> dict[str, Any]:
     """OpenCLIP's text tower, with its projection (SDXL) or without (SD 2.x).
 
     SD 2.x takes the last layer but one, and diffusers does not keep the last: here it is dropped
@@ -198,7 +199,16 @@ def openclip_config(shapes: Shapes, *, projection: bool) -> dict:
     )
 
 
-def _text_config(*, vocab, hidden, positions, inner, layers, activation, projection) -> dict:
+def _text_config(
+    *,
+    vocab: int,
+    hidden: int,
+    positions: int,
+    inner: int,
+    layers: int,
+    activation: str,
+    projection: int,
+) -> dict[str, Any]:
     return {
         "model_type": "clip_text_model",
         "vocab_size": vocab,

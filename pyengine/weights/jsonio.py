@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+from typing import Any
 
 from ..errors import ConfigError, PyengineError
 from .files import read_small
@@ -24,12 +25,12 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def load_json(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     max_bytes: int = MAX_BYTES,
     roots: tuple[str, ...] | None = None,
     unbounded: frozenset[str] = frozenset(),
-) -> dict:
+) -> dict[str, Any]:
     """The JSON object in the file `path`.
 
     path: a regular file of at most `max_bytes` UTF-8 bytes. roots: see files.allowed_roots.
@@ -49,7 +50,7 @@ def parse_object(
     max_values: int = MAX_VALUES,
     error: type[PyengineError] = ConfigError,
     unbounded: frozenset[str] = frozenset(),
-) -> dict:
+) -> dict[str, Any]:
     """The JSON object in `data`, with the limits of `load_json` unless told; raises `error`."""
     try:
         text = data.decode("utf-8")
@@ -76,15 +77,17 @@ def parse_object(
         infinities.append(name)
         return -math.inf
 
-    def pairs(items: list[tuple[str, object]]) -> dict:
+    def pairs(items: list[tuple[str, object]]) -> dict[str, Any]:
         result = dict(items)
         for key, value in items:
             if key in unbounded and value == -math.inf:
                 infinities.pop()
         if len(result) != len(items):
             seen: set[str] = set()
-            twice = next(key for key, _ in items if key in seen or seen.add(key))
-            raise error(f"{where}: the key {show(twice)} comes twice")
+            for key, _ in items:
+                if key in seen:
+                    raise error(f"{where}: the key {show(key)} comes twice")
+                seen.add(key)
         return result
 
     try:

@@ -1,7 +1,9 @@
 """Filling a module built on the meta device: everything is compared before memory is taken."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import torch
 
@@ -11,14 +13,17 @@ from .quantised import FLOATS_8, narrowest
 from .source import MappedSource, TensorSource
 from .text import listing, show
 
+M = TypeVar("M", bound=torch.nn.Module)
+AnySource = TensorSource | MappedSource
+
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 #: The tiers of `weights`, and what they store the weights of linear layers as.
 TIERS = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 
 def load_module(
-    module: torch.nn.Module,
-    source: TensorSource | MappedSource,
+    module: M,
+    source: AnySource,
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
@@ -26,7 +31,7 @@ def load_module(
     rename: Callable[[str], str] | None = None,
     keep_narrow: bool | None = None,
     weights: str | None = None,
-) -> torch.nn.Module:
+) -> M:
     """Fills `module`, built on the meta device, with the tensors of `source`; returns it.
 
     dtype: float32, float16 or bfloat16 for all floating-point tensors; None keeps each as stored
@@ -49,7 +54,7 @@ def load_module(
     if dtype is not None and dtype not in FLOATS:
         raise CheckpointError(f"dtype {dtype} is none of {listing(map(str, FLOATS))}")
     if weights is not None:
-        check_tier(weights, module.tiers, type(module).__name__)
+        check_tier(weights, getattr(module, "tiers", ()), type(module).__name__)
     expected = {k: v for k, v in module.state_dict(keep_vars=True).items() if v is not None}
     found = _match_names(expected, source, rename, getattr(module, "aliases", {}))
     patterns = (*HARMLESS, *getattr(module, "harmless_extra", ()), *harmless)
@@ -90,7 +95,7 @@ def load_module(
         _assign(owner, leaf, tensor)
         packer.filled(name)
         if into is not None:
-            _own(owner, leaf, staging)
+            _own(owner, leaf, into)
     _check_filled(module)
     return module
 
@@ -120,10 +125,11 @@ def check_tier(weights: object, tiers: Iterable[str] = TIERS, model: str = "") -
 
 def _quantize(module: torch.nn.Module, weights: str) -> None:
     """Tells the layers that may be stored in 8 bits to be so when they are packed."""
-    chosen = matcher(module.quantized_layers)
+    chosen = matcher(getattr(module, "quantized_layers", ()))
+    inputs = getattr(module, "quantizes_inputs", False)
     for path, part in module.named_modules():
         if hasattr(part, "quantize") and chosen.fullmatch(path):
-            part.quantize(TIERS[weights], module.quantizes_inputs)
+            part.quantize(TIERS[weights], inputs)
 
 
 class _Packer:
@@ -156,7 +162,7 @@ class _Packer:
 
 def _match_names(
     expected: dict[str, torch.Tensor],
-    source: TensorSource | MappedSource,
+    source: AnySource,
     rename: Callable[[str], str] | None,
     aliases: Mapping[str, str],
 ) -> dict[str, str]:
@@ -177,7 +183,12 @@ def _match_names(
     return found
 
 
-def _compare(expected: dict, found: dict, source, harmless) -> None:
+def _compare(
+    expected: Mapping[str, torch.Tensor],
+    found: Mapping[str, str],
+    source: AnySource,
+    harmless: re.Pattern[str],
+) -> None:
     missing = [show(name) for name in expected if name not in found]
     extra = [show(old) for n, old in found.items() if n not in expected if not harmless.match(old)]
     wrong = []
@@ -212,7 +223,7 @@ def machine_memory() -> int | None:
         return None
 
 
-def _check_memory(specs: list[tuple[torch.dtype, tuple[int, ...]]], source) -> None:
+def _check_memory(specs: list[tuple[torch.dtype, tuple[int, ...]]], source: AnySource) -> None:
     """Refuses a module larger than the machine's memory: a sparse file can claim any size."""
     needed = sum(torch.Size(shape).numel() * dtype.itemsize for dtype, shape in specs)
     memory = machine_memory()

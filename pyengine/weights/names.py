@@ -94,7 +94,7 @@ def modern_names(name: str) -> tuple[str, ...]:
     return (f"text_model.{name}",)
 
 
-def matcher(patterns: Iterable[str]) -> re.Pattern:
+def matcher(patterns: Iterable[str]) -> re.Pattern[str]:
     """A compiled pattern whose fullmatch says whether a name fits any of the fnmatch `patterns`."""
     joined = "|".join(fnmatch.translate(p) for p in patterns)
     return re.compile(joined or r"(?!)")

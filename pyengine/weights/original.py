@@ -11,8 +11,9 @@ github.com/mlfoundations/open_clip, transformer.py.
 
 import re
 from collections.abc import Iterator
+from typing import Literal
 
-Part = None | str | int
+Part = None | Literal["matrix", "transposed"] | int
 Target = tuple[str, Part]
 
 _UNET_ENDS = {

@@ -1,7 +1,8 @@
 """One safetensors file in the original layout of Stable Diffusion 1.x, 2.x or XL."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +20,8 @@ from .infer import (
     vae_config,
 )
 from .names import HARMLESS, ORIGINAL_HARMLESS, matcher, other_kind
-from .original import Target, hf_clip_target, openclip_targets, unet_target, vae_target
-from .source import MappedSource, TensorSource
+from .original import Part, Target, hf_clip_target, openclip_targets, unet_target, vae_target
+from .source import Entry, MappedSource, TensorSource
 from .text import listing, show
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -113,7 +114,7 @@ class SingleFileCheckpoint(Checkpoint):
         self._config = config
         if config is not None:
             self._take_configs(config, prediction_type)
-        self._tables = {name: {} for name in self._prefixes()}
+        self._tables: dict[str, dict[str, Entry]] = {name: {} for name in self._prefixes()}
         self._fill_tables()
 
     def _take_configs(self, config: FolderCheckpoint, prediction_type: str | None) -> None:
@@ -193,7 +194,7 @@ class SingleFileCheckpoint(Checkpoint):
     def _shapes_below(self, prefix: str) -> Shapes:
         return Shapes(self._shapes, prefix, self.source)
 
-    def _infer_configs(self, facts: Original) -> dict[str, dict]:
+    def _infer_configs(self, facts: Original) -> dict[str, dict[str, Any]]:
         picture = facts.picture
         if self.family == "sd2" and self.prediction_type == "epsilon":
             picture = 512  # SD 2 base
@@ -261,14 +262,17 @@ class SingleFileCheckpoint(Checkpoint):
                 continue
             part = next((p for p, prefix in prefixes.items() if name.startswith(prefix)), None)
             targets = [*self._targets(part, name[len(prefixes[part]) :])] if part else []
-            if not targets and not harmless.match(name):
-                extra.append(name)
+            if part is None or not targets:
+                if not harmless.match(name):
+                    extra.append(name)
+                continue
+            table = self._tables[part]
             for new, change in targets:
-                if new in self._tables[part] and harmless.match(name):
+                if new in table and harmless.match(name):
                     continue
-                if new in self._tables[part]:
+                if new in table:
                     raise CheckpointError(f"{self.source}: two tensors are {part}'s {show(new)}")
-                self._tables[part][new] = self._entry(name, change)
+                table[new] = self._entry(name, change)
         if extra:
             kind = other_kind(extra)
             raise CheckpointError(
@@ -287,7 +291,7 @@ class SingleFileCheckpoint(Checkpoint):
             if f"{prefix}text_projection" in self._shapes:
                 yield f"{prefix}text_projection.weight"
 
-    def _entry(self, name: str, change):
+    def _entry(self, name: str, change: Part) -> Entry:
         shape = self._shapes[name]
         problem = f"{self.source}: {show(name)} is {list(shape)}"
         if change is None:
@@ -306,7 +310,8 @@ class SingleFileCheckpoint(Checkpoint):
         return name, (rows, *shape[1:]), _Rows(change * rows, rows)
 
 
-class _Rows(NamedTuple):
+@dataclass(frozen=True)
+class _Rows:
     """Takes `count` rows from `begin` on."""
 
     begin: int
@@ -317,7 +322,7 @@ class _Rows(NamedTuple):
         return tensor[self.begin : self.begin + self.count].clone()
 
 
-def find_family(names, where: str) -> str:
+def find_family(names: Collection[str], where: str) -> str:
     """One of FAMILIES; raises CheckpointError that says what else the file seems to be."""
     prefixes = {
         p: any(n.startswith(p) for n in names)
@@ -343,7 +348,7 @@ def find_family(names, where: str) -> str:
     )
 
 
-def _what_else(names) -> str:
+def _what_else(names: Collection[str]) -> str:
     if any(n.startswith("model_ema.diffusion_model") for n in names):
         return (
             f"only the moving average of training (model_ema.*) is here, no {UNET}*: its names have"

@@ -35,6 +35,8 @@ STORED_DTYPES = {
 }  # fmt: skip
 _DTYPES = {**TORCH_DTYPES, **STORED_DTYPES}
 MAX_SHARDS = 256
+#: Of a MappedSource: (name in its source, shape as read, function applied to the tensor).
+Entry = tuple[str, tuple[int, ...] | None, Callable[[torch.Tensor], torch.Tensor] | None]
 PIECE = 1 << 20  # elements converted at a time
 BASENAMES = ("diffusion_pytorch_model", "model")
 
@@ -176,7 +178,7 @@ class MappedSource:
     def __init__(
         self,
         source: TensorSource,
-        table: Mapping[str, tuple[str, tuple[int, ...] | None, Callable | None]],
+        table: Mapping[str, Entry],
         where: str,
         extra: Iterable[str] = (),
     ):
@@ -236,7 +238,7 @@ class MappedSource:
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
     """The memory of a tensor of one dimension."""
-    return memoryview(tensor.view(torch.uint8).numpy()) if tensor.numel() else memoryview(b"")
+    return tensor.view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
 
 
 def _close_all(files: Iterable[SafetensorsFile]) -> None:
@@ -245,7 +247,7 @@ def _close_all(files: Iterable[SafetensorsFile]) -> None:
 
 
 def open_weights(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     *,
     subfolder: str | None = None,
     variant: str | None = None,

@@ -5,7 +5,7 @@ Zhu et al. 2023, arXiv:2306.04632.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,9 @@ class AsymmetricAutoencoderKLConfig:
     latents_std: ClassVar[None] = None
 
     @classmethod
-    def from_dict(cls, d: dict, where: str = "config.json") -> "AsymmetricAutoencoderKLConfig":  # type: ignore[type-arg] # parsed JSON
+    def from_dict(
+        cls, d: dict[str, Any], where: str = "config.json"
+    ) -> "AsymmetricAutoencoderKLConfig":
         """From the parsed config.json; raises ConfigError that lists every problem."""
         return read_config(cls, d, where)
 

@@ -4,7 +4,7 @@ Esser et al. 2020, arXiv:2012.09841; Sun et al. 2024, arXiv:2406.06525 (LlamaGen
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ GROUPS = 32
 EPS = 1e-6
 
 
-def _bounds(low: float, high: float) -> dict:
+def _bounds(low: float, high: float) -> dict[str, Any]:
     return {"min": low, "max": high}
 
 
@@ -54,7 +54,7 @@ class JanusVQConfig:
     image_token_embed_dim: int = field(default=2048, metadata=_bounds(1, 16384))
     model_type: Literal["janus_vqgan"] = "janus_vqgan"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         problems = []
         if not self.channel_multiplier:
             problems.append("channel_multiplier is empty")
@@ -74,7 +74,7 @@ class JanusVQConfig:
     @property
     def downscale(self) -> int:
         """Pixels per token along each side."""
-        return 2 ** (len(self.channel_multiplier) - 1)
+        return int(2 ** (len(self.channel_multiplier) - 1))
 
 
 # --- network --------------------------------------------------------------------------------------
@@ -156,7 +156,8 @@ class _Mid(nn.Module):
         self.block_2 = _Residual(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))
+        y: Tensor = self.block_2(self.attn_1(self.block_1(x)))
+        return y
 
 
 class _Encoder(nn.Module):
@@ -246,5 +247,5 @@ class JanusVQ(nn.Module):
     def decode_tokens(self, tokens: Tensor) -> Tensor:
         """tokens: [N, h, w] int64 -> [N, 3, h * downscale, w * downscale], about -1..1."""
         table = self._fold() if self._table is None else self._table
-        x = self.decoder(ops.vq_decode(tokens, table))
+        x: Tensor = self.decoder(ops.vq_decode(tokens, table))
         return x.permute(0, 3, 1, 2).contiguous()

@@ -5,7 +5,7 @@ Kingma & Welling 2013, arXiv:1312.6114; Rombach et al. 2022, arXiv:2112.10752.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -86,11 +86,11 @@ class AutoencoderKLConfig:
     )
 
     @classmethod
-    def from_dict(cls, d: dict, where: str = "config.json") -> "AutoencoderKLConfig":
+    def from_dict(cls, d: dict[str, Any], where: str = "config.json") -> "AutoencoderKLConfig":
         """From the parsed config.json; raises ConfigError that lists every problem."""
         return read_config(cls, d, where)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_autoencoder(self)
         given = {n: getattr(self, n) for n in ("latents_mean", "latents_std")}
         for (name, values), other in zip(given.items(), reversed(given), strict=True):
@@ -105,13 +105,32 @@ class AutoencoderKLConfig:
     @property
     def downscale(self) -> int:
         """Pixels per latent pixel along each side."""
-        return 2 ** (len(self.block_out_channels) - 1)
+        return int(2 ** (len(self.block_out_channels) - 1))
+
+
+class Levels(Protocol):
+    """What a config says of encoder and decoder; VQModel's says the same."""
+
+    @property
+    def in_channels(self) -> int: ...
+    @property
+    def out_channels(self) -> int: ...
+    @property
+    def latent_channels(self) -> int: ...
+    @property
+    def block_out_channels(self) -> tuple[int, ...]: ...
+    @property
+    def layers_per_block(self) -> int: ...
+    @property
+    def norm_num_groups(self) -> int: ...
+    @property
+    def mid_block_add_attention(self) -> bool: ...
 
 
 # --- network --------------------------------------------------------------------------------------
 
 
-def _resnets(c: AutoencoderKLConfig, first: int, channels: int, count: int) -> nn.ModuleList:
+def _resnets(c: Levels, first: int, channels: int, count: int) -> nn.ModuleList:
     widths = [first, *[channels] * (count - 1)]
     return nn.ModuleList(
         ResnetBlock2D(width, channels, c.norm_num_groups, EPS, None) for width in widths
@@ -119,7 +138,7 @@ def _resnets(c: AutoencoderKLConfig, first: int, channels: int, count: int) -> n
 
 
 class _DownBlock(nn.Module):
-    def __init__(self, c: AutoencoderKLConfig, level: int):
+    def __init__(self, c: Levels, level: int):
         super().__init__()
         channels = c.block_out_channels[level]
         first = c.block_out_channels[max(level - 1, 0)]
@@ -133,7 +152,7 @@ class _DownBlock(nn.Module):
 
 
 class _UpBlock(nn.Module):
-    def __init__(self, c: AutoencoderKLConfig, level: int):
+    def __init__(self, c: Levels, level: int):
         super().__init__()
         channels = c.block_out_channels[level]
         first = c.block_out_channels[min(level + 1, len(c.block_out_channels) - 1)]
@@ -145,7 +164,7 @@ class _UpBlock(nn.Module):
 
 
 class _MidBlock(nn.Module):
-    def __init__(self, c: AutoencoderKLConfig):
+    def __init__(self, c: Levels):
         super().__init__()
         channels = c.block_out_channels[-1]
         self.resnets = _resnets(c, channels, channels, 2)
@@ -157,18 +176,19 @@ class _MidBlock(nn.Module):
         x = self.resnets[0](x)
         for attention in self.attentions:
             x = attention(x)
-        return self.resnets[1](x)
+        y: Tensor = self.resnets[1](x)
+        return y
 
 
 def _layers(blocks: nn.ModuleList) -> list[nn.Module]:
     """All layers in order. A block's own forward would hold what it was given until it returns:
     268 MB at the end of a decoder to 512x512.
     """
-    return [layer for block in blocks for layer in block.layers()]
+    return [layer for block in blocks for layer in cast("_DownBlock | _UpBlock", block).layers()]
 
 
 class _Encoder(nn.Module):
-    def __init__(self, c: AutoencoderKLConfig):
+    def __init__(self, c: Levels):
         super().__init__()
         channels = c.block_out_channels
         self.conv_in = Conv2d(c.in_channels, channels[0])
@@ -186,7 +206,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    def __init__(self, c: AutoencoderKLConfig):
+    def __init__(self, c: Levels):
         super().__init__()
         channels = c.block_out_channels
         self.conv_in = Conv2d(c.latent_channels, channels[-1])
@@ -310,7 +330,7 @@ class AutoencoderKL(Model):
         self.use_tiling = False
 
     @inference
-    def encode(self, x: Tensor, return_dict: bool = True) -> EncoderOutput | tuple:
+    def encode(self, x: Tensor, return_dict: bool = True) -> EncoderOutput | tuple[Any, ...]:
         """x: [N, in_channels, H, W] in -1..1 -> a distribution over [N, C, h, w], unscaled.
 
         h = H // downscale and w = W // downscale; times `config.scaling_factor` (after
@@ -326,7 +346,7 @@ class AutoencoderKL(Model):
         return out if return_dict else out.to_tuple()
 
     @inference
-    def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple:
+    def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Any, ...]:
         """z: [N, C, h, w], unscaled latents -> [N, out_channels, h * downscale, w * downscale]."""
         z = self._nhwc(z, self.config.latent_channels, "z")
         sizes = self.tile_latent_min_size, self.tile_sample_min_size
@@ -358,7 +378,8 @@ class AutoencoderKL(Model):
         return h if self.quant_conv is None else self.quant_conv(h)
 
     def _decode_one(self, z: Tensor) -> Tensor:
-        return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
+        x: Tensor = self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
+        return x
 
     def _tiled(
         self, run: Callable[[Tensor], Tensor], x: Tensor, size_in: int, size_out: int

@@ -65,7 +65,7 @@ class AutoencoderTinyConfig:
     latents_std: ClassVar[None] = None
 
     @classmethod
-    def from_dict(cls, d: dict, where: str = "config.json") -> "AutoencoderTinyConfig":  # type: ignore[type-arg] # parsed JSON
+    def from_dict(cls, d: dict[str, Any], where: str = "config.json") -> "AutoencoderTinyConfig":
         """From the parsed config.json; raises ConfigError that lists every problem."""
         return read_config(cls, d, where)
 

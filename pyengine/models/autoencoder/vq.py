@@ -4,7 +4,7 @@ van den Oord et al. 2017, arXiv:1711.00937 (VQ-VAE); Esser et al. 2020, arXiv:20
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -60,11 +60,11 @@ class VQConfig:
     force_upcast: bool = False
 
     @classmethod
-    def from_dict(cls, d: dict, where: str = "config.json") -> "VQConfig":
+    def from_dict(cls, d: dict[str, Any], where: str = "config.json") -> "VQConfig":
         """From the parsed config.json; raises ConfigError that lists every problem."""
         return read_config(cls, d, where)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_autoencoder(self)
         if self.norm_type == "spatial":
             raise_problems(self._spatial_problems())
@@ -88,7 +88,7 @@ class VQConfig:
     @property
     def downscale(self) -> int:
         """Pixels per token along each side."""
-        return 2 ** (len(self.block_out_channels) - 1)
+        return int(2 ** (len(self.block_out_channels) - 1))
 
     @property
     def embed_dim(self) -> int:
@@ -103,7 +103,7 @@ def _attentions(c: VQConfig, channels: int, count: int) -> nn.ModuleList:
     return nn.ModuleList(PictureAttention(channels, c.norm_num_groups, EPS) for _ in range(count))
 
 
-def _interleaved(block: nn.Module) -> list[nn.Module]:
+def _interleaved(block: "_AttentionDownBlock | _AttentionUpBlock") -> list[nn.Module]:
     """Every residual block and its attention in turn."""
     pairs = zip(block.resnets, block.attentions, strict=True)
     return [layer for pair in pairs for layer in pair]
@@ -185,7 +185,7 @@ class VQModel(Model):
     @property
     def spatial(self) -> bool:
         """Whether the decoder's norms are told the code: MoVQ's."""
-        return self.config.norm_type == "spatial"
+        return bool(self.config.norm_type == "spatial")
 
     def pack(self) -> None:
         super().pack()
@@ -193,7 +193,7 @@ class VQModel(Model):
             self._table = self._fold()
 
     @inference
-    def encode(self, x: Tensor, return_dict: bool = True) -> VQEncoderOutput | tuple:
+    def encode(self, x: Tensor, return_dict: bool = True) -> VQEncoderOutput | tuple[Any, ...]:
         """x: [N, in_channels, H, W] -> latents [N, vq_embed_dim, h, w], not yet quantised.
 
         h = H // downscale and w = W // downscale. VQGANs take pictures in -1..1, aMUSEd's in 0..1.
@@ -219,7 +219,7 @@ class VQModel(Model):
     @inference
     def decode(
         self, h: Tensor, force_not_quantize: bool = False, return_dict: bool = True
-    ) -> DecoderOutput | tuple:
+    ) -> DecoderOutput | tuple[Any, ...]:
         """h: [N, vq_embed_dim, h, w], latents -> [N, out_channels, h * downscale, w * downscale].
 
         The latents are quantised first, unless `force_not_quantize`. Tokens: see `decode_tokens`.
@@ -229,7 +229,9 @@ class VQModel(Model):
         return self._decode_entries(self.quantize_latents(h), return_dict)
 
     @inference
-    def decode_tokens(self, tokens: Tensor, return_dict: bool = True) -> DecoderOutput | tuple:
+    def decode_tokens(
+        self, tokens: Tensor, return_dict: bool = True
+    ) -> DecoderOutput | tuple[Any, ...]:
         """tokens: [N, h, w] integers -> [N, out_channels, h * downscale, w * downscale].
 
         Raises RequestError for tokens that are no entry of the codebook.
@@ -259,17 +261,17 @@ class VQModel(Model):
         """Tokens to what the decoder begins with."""
         return ops.vq_decode(tokens, self._fold() if self._table is None else self._table)
 
-    def _decode_code(self, code: Tensor, return_dict: bool) -> DecoderOutput | tuple:
+    def _decode_code(self, code: Tensor, return_dict: bool) -> DecoderOutput | tuple[Any, ...]:
         z = self.post_quant_conv(code)
         return self._decode((z, code) if self.spatial else (z,), return_dict)
 
-    def _decode_entries(self, tokens: Tensor, return_dict: bool) -> DecoderOutput | tuple:
+    def _decode_entries(self, tokens: Tensor, return_dict: bool) -> DecoderOutput | tuple[Any, ...]:
         if self.spatial:
             code = ops.vq_decode(tokens, self.quantize.embedding.weight)
             return self._decode_code(code, return_dict)
         return self._decode((self._lookup(tokens),), return_dict)
 
-    def _decode(self, z: tuple[Tensor, ...], return_dict: bool) -> DecoderOutput | tuple:
+    def _decode(self, z: tuple[Tensor, ...], return_dict: bool) -> DecoderOutput | tuple[Any, ...]:
         out = DecoderOutput(self.decoder(*z).permute(0, 3, 1, 2).contiguous())
         return out if return_dict else out.to_tuple()
 

@@ -53,6 +53,7 @@ class TimestepEmbedding(nn.Module):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """x: [..., in_dim], condition: [..., cond_dim], broadcast together -> [..., out_dim]."""
         if condition is not None:
+            assert self.cond_proj is not None
             x = x + self.cond_proj(condition)
         return self.linear_2(self.linear_1(x, activation=self.activation))
 

@@ -46,6 +46,7 @@ class ResnetBlock2D(nn.Module):
 
     def embed_time(self, embedding: Tensor) -> Tensor:
         """What the block is told of a time, [..., Cout] or twice that, from [..., time_dim]."""
+        assert self.time_emb_proj is not None
         return self.time_emb_proj(embedding, silu=True)
 
     def forward(
@@ -55,7 +56,10 @@ class ResnetBlock2D(nn.Module):
         """x: [N, H, W, C], x2: [N, H, W, C2]; time: [N, Cout] per slot, twice as wide with
         time_scale_shift. size: of the result, of a block that enlarges. Returns [N, H', W', Cout].
         """
-        own = None if time is None else time[self.slot]
+        own = None
+        if time is not None:
+            assert self.slot is not None
+            own = time[self.slot]
         channel_add = None if self.time_scale_shift else own
         if self.resample is None:
             h = self.conv1(
@@ -87,8 +91,10 @@ class ResnetBlock2D(nn.Module):
 
         Norm and activation are the same before and after nearest-neighbour enlargement, to the bit.
         """
-        around = {**self.norm1.scale_shift(x), "input_activation": self.activation}
-        around["channel_add"] = channel_add
+        around = {
+            **self.norm1.scale_shift(x), "input_activation": self.activation,
+            "channel_add": channel_add,
+        }  # fmt: skip
         height, width = x.shape[1:3]
         twice = 2 * height, 2 * width
         larger = nearest(x, size or twice)

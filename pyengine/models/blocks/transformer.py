@@ -5,12 +5,13 @@ Vaswani et al. 2017, arXiv:1706.03762; Rombach et al. 2022, arXiv:2112.10752, ap
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ... import ops
-from ...layers import GroupNorm, LayerNorm, Linear, PointwiseConv2d, fuse
+from ...layers import Fused, GroupNorm, LayerNorm, Linear, PointwiseConv2d, fuse
 
 #: What diffusers gives the group norm before a transformer, whatever the config says.
 NORM_EPS = 1e-6
@@ -55,15 +56,15 @@ class SelfAttention(nn.Module):
         self.to_k = Linear(width, width, bias)
         self.to_v = Linear(width, width, bias)
         self.to_out = nn.ModuleList([Linear(width, width)])
-        self.to_qkv = None
+        self.to_qkv: Fused | None = None
 
     def pack(self) -> None:
         if self.to_qkv is None:
             self.to_qkv = fuse(self, "to_q", "to_k", "to_v")
 
-    def _project(self, x: Tensor, **norm) -> tuple[Tensor, ...]:
+    def _project(self, x: Tensor, **norm: Any) -> tuple[Tensor, Tensor, Tensor]:
         if self.to_qkv is not None:
-            return self.to_qkv(x, **norm)
+            return cast(tuple[Tensor, Tensor, Tensor], self.to_qkv(x, **norm))
         return self.to_q(x, **norm), self.to_k(x, **norm), self.to_v(x, **norm)
 
     def forward(
@@ -74,7 +75,8 @@ class SelfAttention(nn.Module):
         """
         y = ops.attention(*self._project(x, **norm), self.heads)
         gated = {} if gate is None else {"gate": gate}
-        return self.to_out[0](y, residual=residual, **gated)
+        out: Tensor = self.to_out[0](y, residual=residual, **gated)
+        return out
 
 
 class CrossAttention(nn.Module):
@@ -90,7 +92,7 @@ class CrossAttention(nn.Module):
         self.to_k = Linear(context_width, width, bias=False)
         self.to_v = Linear(context_width, width, bias=False)
         self.to_out = nn.ModuleList([Linear(width, width)])
-        self.to_kv = None
+        self.to_kv: Fused | None = None
 
     def pack(self) -> None:
         if self.to_kv is None:
@@ -99,16 +101,17 @@ class CrossAttention(nn.Module):
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """The two [N, Lk, width] tensors that `forward` attends to; context: [N, Lk, Cc]."""
         if self.to_kv is not None:
-            return self.to_kv(context)
+            return cast(tuple[Tensor, Tensor], self.to_kv(context))
         return self.to_k(context), self.to_v(context)
 
     def forward(self, x: Tensor, attended: Attended, residual: Tensor) -> Tensor:
         keys, values, *others = attended
         q = self.to_q(x)
-        y = ops.attention(q, keys, values, self.heads)
+        y = ops.attention(q, cast(Tensor, keys), cast(Tensor, values), self.heads)
         for other in others:
-            y = other.added_to(y, q, self.heads)
-        return self.to_out[0](y, residual=residual)
+            y = cast(FurtherAttention, other).added_to(y, q, self.heads)
+        out: Tensor = self.to_out[0](y, residual=residual)
+        return out
 
 
 class _GEGLU(nn.Module):
@@ -129,7 +132,8 @@ class _FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self.net[2](self.net[0](x), residual=residual)
+        y: Tensor = self.net[2](self.net[0](x), residual=residual)
+        return y
 
 
 class BasicTransformerBlock(nn.Module):
@@ -146,8 +150,10 @@ class BasicTransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, context: Sequence[Attended]) -> Tensor:
         x = self.attn1(self.norm1(x), residual=x)
+        assert self.attn2.slot is not None
         x = self.attn2(self.norm2(x), context[self.attn2.slot], residual=x)
-        return self.ff(self.norm3(x), residual=x)
+        y: Tensor = self.ff(self.norm3(x), residual=x)
+        return y
 
 
 class Transformer2DModel(nn.Module):
@@ -189,7 +195,7 @@ class PictureAttention(SelfAttention):
         super().__init__(channels, heads, bias=True)
         self.group_norm = None if groups is None else GroupNorm(groups, channels, eps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # of pictures, not tokens
         """[N, H, W, C] -> [N, H, W, C]."""
         tokens = x.flatten(1, 2)
         norm = {} if self.group_norm is None else self.group_norm.scale_shift(x)

@@ -63,7 +63,7 @@ class ControlNetConfig(UNet2DConditionConfig):
     def __post_init__(self) -> None:
         up = tuple(_UP.get(kind, "UpBlock2D") for kind in reversed(self.down_block_types))
         object.__setattr__(self, "up_block_types", up)
-        super().__post_init__()  # type: ignore[no-untyped-call]  # of an older module
+        super().__post_init__()
         problems = []
         if not self.conditioning_embedding_out_channels:
             problems.append("conditioning_embedding_out_channels is empty")

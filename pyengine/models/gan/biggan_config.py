@@ -1,7 +1,7 @@
 """config.json of BigGAN-deep."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ...weights import read_config
 from ..base import raise_problems
@@ -46,7 +46,7 @@ class BigGANConfig:
     n_stats: int = field(default=51, metadata=_bounds(2, 4096))
 
     @classmethod
-    def from_dict(cls, d: dict, where: str = "config.json") -> "BigGANConfig":  # type: ignore[type-arg] # parsed JSON
+    def from_dict(cls, d: dict[str, Any], where: str = "config.json") -> "BigGANConfig":
         """From the parsed config.json; raises ConfigError that lists every problem."""
         return read_config(cls, d, where)
 

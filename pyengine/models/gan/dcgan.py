@@ -5,7 +5,7 @@ called `main`, of a transposed convolution without bias, batch norm and ReLU in 
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ class DCGANConfig:
     out_channels: Literal[1, 3] = 3
 
     @classmethod
-    def from_dict(cls, d: dict, where: str = "config.json") -> "DCGANConfig":  # type: ignore[type-arg] # parsed JSON
+    def from_dict(cls, d: dict[str, Any], where: str = "config.json") -> "DCGANConfig":
         """From the parsed config.json; raises ConfigError that lists every problem."""
         return read_config(cls, d, where)
 

@@ -4,7 +4,7 @@ Radford et al. 2021, arXiv:2103.00020; Cherti et al. 2022, arXiv:2212.07143 (Ope
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ _TRAINING = {"attention_dropout", "dropout", "initializer_factor", "initializer_
 LEGACY_EOS = 2
 
 
-def _bounds(low: float, high: float) -> dict:
+def _bounds(low: float, high: float) -> dict[str, Any]:
     return {"min": low, "max": high}
 
 
@@ -50,7 +50,7 @@ class CLIPTextConfig:
     use_attention_mask: Literal[False] = False
 
     @classmethod
-    def from_dict(cls, d: dict, where: str = "config.json") -> "CLIPTextConfig":
+    def from_dict(cls, d: dict[str, Any], where: str = "config.json") -> "CLIPTextConfig":
         """From a text model's config, or from a whole CLIP's, which holds it as `text_config`.
 
         Raises ConfigError that lists every problem.
@@ -60,7 +60,7 @@ class CLIPTextConfig:
             return read_config(cls, text, f"{where}: text_config")
         return read_config(cls, d, where)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         problems = []
         if self.hidden_size % self.num_attention_heads:
             problems.append(
@@ -154,7 +154,7 @@ class _Transformer(nn.Module):
 class _TextEncoder(Model):
     config_class = CLIPTextConfig
     # A CLIP that was saved whole comes with the tower for pictures.
-    harmless_extra = ("vision_model.*", "visual_projection.weight")
+    harmless_extra: ClassVar[tuple[str, ...]] = ("vision_model.*", "visual_projection.weight")
 
     def __init__(self, config: CLIPTextConfig):
         super().__init__(config)
@@ -166,12 +166,13 @@ class _TextEncoder(Model):
 
     def _encode(
         self, input_ids: Tensor, attention_mask: Tensor | None, learnt: LearntRows | None = None
-    ):
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         ids = self._checked(input_ids, learnt)
         mask = None
         if attention_mask is not None:
             mask = hidden_keys(attention_mask, ids, self.dtype)
-        return self.text_model(ids, mask, learnt)
+        found: tuple[Tensor, Tensor, list[Tensor]] = self.text_model(ids, mask, learnt)
+        return found
 
     def _checked(self, ids: Tensor, learnt: LearntRows | None = None) -> Tensor:
         most, vocab = self.config.max_position_embeddings, self.config.vocab_size
@@ -199,7 +200,7 @@ class CLIPTextModel(_TextEncoder):
         output_hidden_states: bool = False,
         return_dict: bool = True,
         learnt: LearntRows | None = None,
-    ) -> CLIPTextOutput | tuple:
+    ) -> CLIPTextOutput | tuple[Any, ...]:
         """input_ids: [N, L] integers, L at most max_position_embeddings. attention_mask: [N, L],
         0 hides a token from all later ones; Stable Diffusion passes none. learnt: rows in place of
         the table's, of learnt tokens.
@@ -229,9 +230,9 @@ class CLIPTextModelWithProjection(_TextEncoder):
         output_hidden_states: bool = False,
         return_dict: bool = True,
         learnt: LearntRows | None = None,
-    ) -> CLIPTextProjectionOutput | tuple:
+    ) -> CLIPTextProjectionOutput | tuple[Any, ...]:
         """As CLIPTextModel.forward, with the projected pooled state first."""
         last, pooled, states = self._encode(input_ids, attention_mask, learnt)
-        states = tuple(states) if output_hidden_states else None
-        out = CLIPTextProjectionOutput(self.text_projection(pooled), last, states)
+        kept = tuple(states) if output_hidden_states else None
+        out = CLIPTextProjectionOutput(self.text_projection(pooled), last, kept)
         return out if return_dict else out.to_tuple()

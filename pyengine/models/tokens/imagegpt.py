@@ -4,7 +4,7 @@ Chen et al. 2020, "Generative Pretraining from Pixels".
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -16,7 +16,7 @@ from ..base import ACTIVATIONS, TRANSFORMERS_KEYS, Model, raise_problems
 from .kv_cache import KVCache
 
 
-def _bounds(low: float, high: float) -> dict:
+def _bounds(low: float, high: float) -> dict[str, Any]:
     return {"min": low, "max": high}
 
 
@@ -50,11 +50,11 @@ class ImageGPTConfig:
     tie_word_embeddings: Literal[False] = False
 
     @classmethod
-    def from_dict(cls, d: dict, where: str = "config.json") -> "ImageGPTConfig":
+    def from_dict(cls, d: dict[str, Any], where: str = "config.json") -> "ImageGPTConfig":
         """From the parsed config.json; raises ConfigError that lists every problem."""
         return read_config(cls, d, where)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         problems = []
         if self.n_embd % self.n_head:
             problems.append(f"n_embd {self.n_embd} is no multiple of n_head {self.n_head}")
@@ -115,7 +115,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, cache: KVCache) -> Tensor:
         x = self.attn(self.ln_1(x), cache, residual=x)
-        return self.mlp(self.ln_2(x), residual=x)
+        y: Tensor = self.mlp(self.ln_2(x), residual=x)
+        return y
 
 
 class _Transformer(nn.Module):
@@ -157,7 +158,9 @@ class ImageGPT(Model):
     def cache(self, rows: int, most: int, slots: int | None = None) -> KVCache:
         """An empty cache for `rows` pictures of at most `most` tokens; slots: see KVCache."""
         c = self.config
-        return KVCache(c.n_layer, rows, most, c.n_embd, self.transformer.ln_f.weight, slots=slots)
+        like = self.transformer.ln_f.weight
+        assert like is not None
+        return KVCache(c.n_layer, rows, most, c.n_embd, like, slots=slots)
 
     @inference
     def forward(self, input_ids: Tensor) -> Tensor:

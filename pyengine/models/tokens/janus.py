@@ -4,7 +4,7 @@ Wu et al. 2024, arXiv:2410.13848; Chen et al. 2025, arXiv:2501.17811 (Janus-Pro)
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -49,11 +49,11 @@ class JanusConfig:
     model_type: Literal["janus"] = "janus"
 
     @classmethod
-    def from_dict(cls, d: dict, where: str = "config.json") -> "JanusConfig":
+    def from_dict(cls, d: dict[str, Any], where: str = "config.json") -> "JanusConfig":
         """From the parsed config.json; raises ConfigError that lists every problem."""
         return read_config(cls, d, where)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         problems = []
         text, vision, vq = self.text_config, self.vision_config, self.vq_config
         if vision.num_image_tokens != self.side**2:
@@ -141,4 +141,5 @@ class Janus(Model):
         most = self.config.text_config.max_position_embeddings
         check_length("input_ids", cache.lengths, x.shape[1], "max_position_embeddings", most)
         x = self.model.language_model(x, cache)
-        return self.model.generation_head(x if every else last_of(x, ends))
+        logits: Tensor = self.model.generation_head(x if every else last_of(x, ends))
+        return logits

@@ -26,4 +26,5 @@ class MLP(nn.Module):
         layers = [self.fc1, *self.hidden_layers]
         for layer in layers[:-1]:
             x = layer(x, activation="gelu")
-        return layers[-1](x)
+        y: Tensor = layers[-1](x)
+        return y

@@ -4,7 +4,7 @@ Touvron et al. 2023, arXiv:2302.13971; Su et al. 2021, arXiv:2104.09864 (rotary 
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from ..base import TRANSFORMERS_KEYS, raise_problems
 from .kv_cache import KVCache
 
 
-def _bounds(low: float, high: float) -> dict:
+def _bounds(low: float, high: float) -> dict[str, Any]:
     return {"min": low, "max": high}
 
 
@@ -54,11 +54,11 @@ class LlamaConfig:
     model_type: Literal["llama"] = "llama"
 
     @classmethod
-    def from_dict(cls, d: dict, where: str = "config.json") -> "LlamaConfig":
+    def from_dict(cls, d: dict[str, Any], where: str = "config.json") -> "LlamaConfig":
         """From the parsed config.json; raises ConfigError that lists every problem."""
         return read_config(cls, d, where)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         problems = []
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
             problems.append(
@@ -151,7 +151,8 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor, cache: KVCache) -> Tensor:
         x = self.self_attn(self.input_layernorm(x), cache, residual=x)
-        return self.mlp(self.post_attention_layernorm(x), residual=x)
+        y: Tensor = self.mlp(self.post_attention_layernorm(x), residual=x)
+        return y
 
 
 class Llama(nn.Module):
@@ -169,6 +170,7 @@ class Llama(nn.Module):
         """An empty cache for `rows` sequences of at most `most` tokens; slots: see KVCache."""
         c = self.config
         width, like = c.kv_heads * c.head_width, self.norm.weight
+        assert like is not None
         tables = self._rotary_tables(most, like.device)
         return KVCache(c.num_hidden_layers, rows, most, width, like, tables, slots)
 

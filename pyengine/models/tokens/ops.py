@@ -22,4 +22,5 @@ def global_response_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> 
     """
     size = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
     relative = size / (size.mean(dim=-1, keepdim=True) + eps)
-    return gamma * (x * relative) + beta + x
+    y: Tensor = gamma * (x * relative) + beta + x
+    return y

@@ -5,7 +5,7 @@ Ramesh et al. 2021, arXiv:2102.12092.
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -31,7 +31,7 @@ class PictureGPTConfig(LlamaConfig):
     tie_word_embeddings: Literal[False] = False
 
     @classmethod
-    def from_dict(cls, d: dict, where: str = "config.json") -> "PictureGPTConfig":
+    def from_dict(cls, d: dict[str, Any], where: str = "config.json") -> "PictureGPTConfig":
         """From the parsed config.json; raises ConfigError that lists every problem."""
         return read_config(cls, d, where)
 
@@ -57,11 +57,11 @@ class PictureTokens:
     first_text_token: int = field(default=0, metadata=_ID)
 
     @classmethod
-    def from_dict(cls, d: dict, where: str = "config.json") -> "PictureTokens":
+    def from_dict(cls, d: dict[str, Any], where: str = "config.json") -> "PictureTokens":
         """From the parsed config.json; raises ConfigError that lists every problem."""
         return read_config(cls, d, where)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         ranges = {
             "picture tokens": (self.first_picture_token, self.picture_tokens),
             "text tokens": (self.first_text_token, self.text_tokens),

@@ -6,7 +6,7 @@ Hoogeboom et al. 2023, arXiv:2301.11093 (U-ViT).
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +29,9 @@ class UVitContext:
     Every tensor has a row for each of `rows`.
     """
 
-    down: list
-    layers: list
-    up: list
+    down: list[Any]
+    layers: list[Any]
+    up: list[Any]
     rows: int
 
     def tensors(self) -> list[Tensor]:
@@ -40,8 +40,8 @@ class UVitContext:
 
     def over(self, tensors: Sequence[Tensor]) -> "UVitContext":
         """The context that has these tensors, of any number of rows."""
-        parts = _filled([self.down, self.layers, self.up], iter(tensors))
-        return UVitContext(*parts, len(tensors[0]))
+        down, layers, up = _filled([self.down, self.layers, self.up], iter(tensors))
+        return UVitContext(down, layers, up, len(tensors[0]))
 
     def layout(self) -> "UVitContext":
         """One to call `over` of, without the memory of this one."""
@@ -94,7 +94,10 @@ class UVit2DModel(Model):
         condition = F.silu(self.cond_embed(condition))
         return UVitContext(
             self.down_block.conditions(text, condition),
-            [layer.conditions(text, condition) for layer in self.transformer_layers],
+            [
+                cast(TransformerLayer, layer).conditions(text, condition)
+                for layer in self.transformer_layers
+            ],
             self.up_block.conditions(text, condition),
             n,
         )
@@ -109,7 +112,9 @@ class UVit2DModel(Model):
         for layer, conditions in zip(self.transformer_layers, context.layers, strict=True):
             x = layer(x, conditions)
         x = self.project_from_hidden(self.project_from_hidden_norm(x))
-        return self.mlm_layer(self.up_block(x.view(n, height, width, channels), context.up))
+        x = self.up_block(x.view(n, height, width, channels), context.up)
+        logits: Tensor = self.mlm_layer(x)
+        return logits
 
     def forward(
         self,
@@ -148,7 +153,7 @@ def _filled(part: Any, tensors: Iterator[Tensor]) -> Any:
     return next(tensors)
 
 
-def _check_shape(name: str, tensor: Tensor, shape: tuple) -> None:
+def _check_shape(name: str, tensor: Tensor, shape: tuple[Any, ...]) -> None:
     fits = tensor.dim() == len(shape) and all(
         want in (None, size) for size, want in zip(tensor.shape, shape, strict=True)
     )

@@ -3,7 +3,7 @@
 What a block is told by the text and the condition is made by its `conditions`, once per run.
 """
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,7 +37,8 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], residual: Tensor) -> Tensor:
         y = ops.attention(self.to_q(x), *keys_values, self.heads)
-        return self.to_out[0](y, residual=residual)
+        out: Tensor = self.to_out[0](y, residual=residual)
+        return out
 
 
 class _AdaptiveNorm(nn.Module):
@@ -47,6 +48,7 @@ class _AdaptiveNorm(nn.Module):
         super().__init__()
         self.linear = Linear(c.hidden_size, 2 * c.hidden_size, bias=c.use_bias)
         affine = c.ln_elementwise_affine
+        self.norm: RMSNorm | LayerNorm
         if kind == "rms_norm":
             self.norm = RMSNorm(c.hidden_size, c.layer_norm_eps, affine)
         else:
@@ -80,7 +82,8 @@ class _FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self.net[2](self.net[0](x), residual=residual)
+        y: Tensor = self.net[2](self.net[0](x), residual=residual)
+        return y
 
 
 class TransformerLayer(nn.Module):
@@ -96,17 +99,18 @@ class TransformerLayer(nn.Module):
         self.norm3 = _AdaptiveNorm(c, "layer_norm")
         self.ff = _FeedForward(width, c.intermediate_size, bias)
 
-    def conditions(self, text: Tensor, condition: Tensor) -> tuple:
+    def conditions(self, text: Tensor, condition: Tensor) -> tuple[Any, ...]:
         """What `forward` is told by text [N, L, hidden_size] and condition [N, hidden_size]."""
         norms = (norm.scale_shift(condition) for norm in (self.norm1, self.norm2, self.norm3))
         return *norms, self.attn2.keys_values(text)
 
-    def forward(self, x: Tensor, conditions: tuple) -> Tensor:
+    def forward(self, x: Tensor, conditions: tuple[Any, ...]) -> Tensor:
         first, second, third, keys_values = conditions
         h = self.norm1(x, first)
         x = self.attn1(h, self.attn1.keys_values(h), residual=x)
         x = self.attn2(self.norm2(x, second), keys_values, residual=x)
-        return self.ff(self.norm3(x, third), residual=x)
+        y: Tensor = self.ff(self.norm3(x, third), residual=x)
+        return y
 
 
 class _ResidualBlock(nn.Module):
@@ -166,12 +170,12 @@ class _TextBlock(nn.Module):
         self.norm2 = RMSNorm(width, BLOCK_EPS)
         self.attn2 = _Attention(width, heads, width, bias)
 
-    def conditions(self, text: Tensor, condition: Tensor) -> tuple:
+    def conditions(self, text: Tensor, condition: Tensor) -> tuple[Any, ...]:
         if self.kv_mapper is not None:
             text = self.kv_mapper(F.silu(text))
         return self.attn1.keys_values(text), self.attn2.keys_values(text)
 
-    def forward(self, x: Tensor, conditions: tuple) -> Tensor:
+    def forward(self, x: Tensor, conditions: tuple[Any, ...]) -> Tensor:
         n, height, width, channels = x.shape
         x = x.view(n, height * width, channels)
         x = self.attn1(self.norm1(x), conditions[0], residual=x)
@@ -243,11 +247,15 @@ class Block(nn.Module):
         self.attention_blocks = nn.ModuleList(_TextBlock(c) for _ in range(c.num_res_blocks))
         self.upsample = _Upsample(c) if upsample else None
 
-    def conditions(self, text: Tensor, condition: Tensor) -> list:
+    def conditions(self, text: Tensor, condition: Tensor) -> list[Any]:
         pairs = zip(self.res_blocks, self.attention_blocks, strict=True)
-        return [(r.conditions(text, condition), a.conditions(text, condition)) for r, a in pairs]
+        told = text, condition
+        return [
+            (cast(_ResidualBlock, r).conditions(*told), cast(_TextBlock, a).conditions(*told))
+            for r, a in pairs
+        ]
 
-    def forward(self, x: Tensor, conditions: list) -> Tensor:
+    def forward(self, x: Tensor, conditions: list[Any]) -> Tensor:
         if self.downsample is not None:
             x = self.downsample(x)
         pairs = zip(self.res_blocks, self.attention_blocks, conditions, strict=True)

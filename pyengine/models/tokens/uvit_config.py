@@ -1,7 +1,7 @@
 """transformer/config.json of aMUSEd, checked: see uvit.py."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ...weights import read_config
 from ..base import raise_problems
@@ -10,7 +10,7 @@ from ..base import raise_problems
 MICRO_CONDITIONS = 5
 
 
-def _bounds(low: float, high: float) -> dict:
+def _bounds(low: float, high: float) -> dict[str, Any]:
     return {"min": low, "max": high}
 
 
@@ -46,11 +46,11 @@ class UVit2DConfig:
     sample_size: int = field(default=64, metadata=_bounds(1, 4096))
 
     @classmethod
-    def from_dict(cls, d: dict, where: str = "config.json") -> "UVit2DConfig":
+    def from_dict(cls, d: dict[str, Any], where: str = "config.json") -> "UVit2DConfig":
         """From the parsed config.json; raises ConfigError that lists every problem."""
         return read_config(cls, d, where)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         problems = []
         for width, heads in (
             ("hidden_size", "num_attention_heads"),

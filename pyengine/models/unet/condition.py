@@ -103,7 +103,8 @@ class UNet2DConditionModel(ConditionEncoder):
     ) -> Tensor:  # fmt: skip
         """`forward` with what was computed before: one tensor."""
         beside = {} if residuals is None else {"residuals": residuals}
-        return self(sample, times, context, return_dict=False, **beside)[0]  # with hooks
+        out: Tensor = self(sample, times, context, return_dict=False, **beside)[0]  # with hooks
+        return out
 
     def _residuals(
         self,

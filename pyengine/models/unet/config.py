@@ -1,11 +1,13 @@
 """unet/config.json: its keys, the values that we support, and whether they fit together."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from ...weights import read_config
 from ..base import check_levels, raise_problems
 from .config_simple import simple_problems
+
+T = TypeVar("T")
 
 DownType = Literal[
     "DownBlock2D", "CrossAttnDownBlock2D", "ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"
@@ -107,11 +109,11 @@ class UNet2DConditionConfig:
     class_embeddings_concat: Literal[False] = False
 
     @classmethod
-    def from_dict(cls, d: dict, where: str = "config.json") -> "UNet2DConditionConfig":
+    def from_dict(cls, d: dict[str, Any], where: str = "config.json") -> "UNet2DConditionConfig":
         """From the parsed config.json; raises ConfigError that lists every problem."""
         return read_config(cls, d, where)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         problems: list[str] = []
         check_levels(
             problems,
@@ -165,22 +167,23 @@ class UNet2DConditionConfig:
     def context_dim(self, level: int) -> int:
         return _pick(self.cross_attention_dim, level)
 
+    def _depth(self, level: int) -> Depth:
+        depths = self.transformer_layers_per_block
+        return depths[level] if isinstance(depths, tuple) else depths
+
     def down_depths(self, level: int) -> tuple[int, ...]:
         """Transformer blocks after each residual block on the way down."""
-        return _spread(_pick(self.transformer_layers_per_block, level), self.layers(level))
+        return _spread(self._depth(level), self.layers(level))
 
     def up_depths(self, level: int) -> tuple[int, ...]:
         """The same on the way up, where each level has one layer more."""
         reverse = self.reverse_transformer_layers_per_block
-        if reverse is None:
-            depth = _pick(self.transformer_layers_per_block, level)
-        else:
-            depth = reverse[self.levels - 1 - level]
+        depth = self._depth(level) if reverse is None else reverse[self.levels - 1 - level]
         return _spread(depth, self.layers(level) + 1)
 
     @property
     def mid_depth(self) -> int:
-        return _spread(_pick(self.transformer_layers_per_block, self.levels - 1), 1)[0]
+        return _spread(self._depth(self.levels - 1), 1)[0]
 
     def crosses(self, level: int) -> tuple[bool, bool]:
         """Whether the level has transformers on the way down and on the way up."""
@@ -199,21 +202,23 @@ class UNet2DConditionConfig:
         reverse = self.reverse_transformer_layers_per_block
         for level in range(self.levels):
             want = self.layers(level)
-            if isinstance(per_level, tuple) and isinstance(per_level[level], tuple):
+            nested = per_level[level] if isinstance(per_level, tuple) else None
+            if isinstance(nested, tuple):
                 if reverse is None:
                     problems.append(
                         "transformer_layers_per_block is nested, which needs"
                         " reverse_transformer_layers_per_block"
                     )
-                if len(per_level[level]) != want:
+                if len(nested) != want:
                     problems.append(
-                        f"transformer_layers_per_block[{level}] has {len(per_level[level])} items,"
+                        f"transformer_layers_per_block[{level}] has {len(nested)} items,"
                         f" expected {want}"
                     )
             i = self.levels - 1 - level
-            if reverse and isinstance(reverse[i], tuple) and len(reverse[i]) != want + 1:
+            back = reverse[i] if reverse else None
+            if isinstance(back, tuple) and len(back) != want + 1:
                 problems.append(
-                    f"reverse_transformer_layers_per_block[{i}] has {len(reverse[i])} items,"
+                    f"reverse_transformer_layers_per_block[{i}] has {len(back)} items,"
                     f" expected {want + 1}"
                 )
         if problems:
@@ -274,7 +279,7 @@ class UNet2DConditionConfig:
         return problems
 
 
-def _pick(value, level: int):
+def _pick(value: T | tuple[T, ...], level: int) -> T:
     return value[level] if isinstance(value, tuple) else value
 
 

@@ -4,7 +4,7 @@ Wang et al. 2021, arXiv:2107.10833. Tensors' names are BasicSR's.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class CompactConfig:
     act_type: Literal["prelu"] = "prelu"
 
     @classmethod
-    def from_dict(cls, d: dict, where: str = "config.json") -> "CompactConfig":  # type: ignore[type-arg] # parsed JSON
+    def from_dict(cls, d: dict[str, Any], where: str = "config.json") -> "CompactConfig":
         """From the parsed config.json; raises ConfigError that lists every problem."""
         return read_config(cls, d, where)
 

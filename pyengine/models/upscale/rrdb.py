@@ -45,7 +45,7 @@ class RRDBConfig:
     num_upsample: int = field(default=2, metadata=_bounds(0, 4))
 
     @classmethod
-    def from_dict(cls, d: dict, where: str = "config.json") -> "RRDBConfig":  # type: ignore[type-arg] # parsed JSON
+    def from_dict(cls, d: dict[str, Any], where: str = "config.json") -> "RRDBConfig":
         """From the parsed config.json; raises ConfigError that lists every problem."""
         return read_config(cls, d, where)
 

@@ -45,7 +45,7 @@ def conv2d(
     if x2 is not None:
         x = torch.cat([x, x2], dim=-1)
     dtype = x.dtype
-    if scale is not None:
+    if scale is not None and shift is not None:
         x = x.to(scale.dtype) * scale[:, None, None] + shift[:, None, None]
     activation = _ACTIVATIONS["silu" if silu else input_activation]
     if activation is not None:

@@ -39,4 +39,5 @@ def decode_attention(
     weights = scores.masked_fill(unseen, float("-inf")).softmax(dim=-1)
     # What is not seen may be anything, also no number.
     vh = vh.masked_fill((place >= lengths[:, None] + count)[:, None, :, None], 0)
-    return (weights @ vh).transpose(1, 2).reshape(n, count, width).to(q.dtype)
+    y: Tensor = (weights @ vh).transpose(1, 2)
+    return y.reshape(n, count, width).to(q.dtype)

@@ -34,7 +34,7 @@ def prologue(x: Tensor, x2: Tensor | None, scale: Tensor | None, shift: Tensor |
     """x * scale + shift per picture, of x and x2 side by side."""
     if x2 is not None:
         x = torch.cat([x, x2], dim=-1)
-    if scale is None:
+    if scale is None or shift is None:
         return x
     rows = (x.shape[0], *(1,) * (x.dim() - 2), x.shape[-1])
     return x.to(scale.dtype) * scale.view(rows) + shift.view(rows)

@@ -57,7 +57,7 @@ class DDPMPipeline(UnpromptedPipeline):
         self._given_parts = given
 
     @property
-    def _class_name(self) -> str:  # type: ignore[override]  # read alone
+    def _class_name(self) -> str:
         return "DDPMPipeline"
 
     def _shared(self) -> None:
@@ -206,7 +206,7 @@ class DDIMPipeline(DDPMPipeline):
     sampler_class = "DDIMScheduler"
 
     @property
-    def _class_name(self) -> str:  # type: ignore[override]  # read alone
+    def _class_name(self) -> str:
         return "DDIMPipeline"
 
     @inference

@@ -115,7 +115,7 @@ class IFPipeline(UnpromptedPipeline):
         self.tokenizer = tokenizer
 
     @property
-    def _class_name(self) -> str:  # type: ignore[override]  # read alone
+    def _class_name(self) -> str:
         return class_name(type(self))
 
     @property

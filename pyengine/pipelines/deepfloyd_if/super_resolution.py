@@ -19,6 +19,7 @@ from ...jobs.noise import NoiseSource
 from ...jobs.output import PipelineOutput
 from ...jobs.runs import Run
 from ...models.base import Model
+from ...schedules.config import NoiseConfig
 from ...schedules.noise import alphas_cumprod
 from ..arguments import checked
 from ..defaults import bounded
@@ -186,7 +187,9 @@ class IFSuperResolutionPipeline(IFPipeline):
         assert isinstance(r, SuperResolutionRequest)
         assert r.images is not None
         assert r.noise is not None
-        a = alphas_cumprod(self.image_noising_scheduler.sampler.config)[r.noise_level]
+        config = self.image_noising_scheduler.sampler.config
+        assert isinstance(config, NoiseConfig)
+        a = alphas_cumprod(config)[r.noise_level]
         clean = r.images.to(self.device, self.dtype)
         conditions = super()._conditions(r)
         conditions.extra = float(a**0.5) * clean + float((1 - a) ** 0.5) * r.noise

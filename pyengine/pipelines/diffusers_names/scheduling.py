@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .schedulers import NamedScheduler, choose
 
@@ -15,7 +15,11 @@ class SchedulerNames:
     """
 
     _sampler: NamedScheduler
-    _class_name: str
+
+    if TYPE_CHECKING:
+
+        @property
+        def _class_name(self) -> str: ...
 
     @property
     def _scheduler_keys(self) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ Chen et al. 2020, "Generative Pretraining from Pixels".
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -148,7 +148,7 @@ class ImageGPTPipeline(AutoregressivePipeline):
     def quantise(self, x: Tensor) -> Tensor:
         """[N, h * w] int64: the nearest cluster of every pixel of x [N, 3, h, w] in 0..1."""
         pixels = 2 * x.to(self.device).permute(0, 2, 3, 1).flatten(1, 2) - 1
-        return cast("Tensor", ops.vq_argmin(pixels, self.clusters))
+        return ops.vq_argmin(pixels, self.clusters)
 
     def _decode(self, tokens: Tensor, output_type: str) -> Any:
         # Pixels that were never drawn are mid-grey.

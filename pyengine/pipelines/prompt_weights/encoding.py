@@ -112,11 +112,11 @@ def encode_weighted(
                                f" tokens, expected at most {count}")  # fmt: skip
         found.append(_mixed(weighted.syntax, plan, rows, row, empty, count))
     most = max(len(states) for states, _ in found)
-    hidden = torch.stack([
+    all_states = torch.stack([
         torch.nn.functional.pad(states, (0, 0, 0, most - len(states))) for states, _ in found
     ])  # fmt: skip
     pooled = [p for _, p in found if p is not None]
-    return hidden, torch.stack(pooled) if pooled else None
+    return all_states, torch.stack(pooled) if pooled else None
 
 
 def _hidden(syntax: str | None, chunk: Chunk) -> list[int]:

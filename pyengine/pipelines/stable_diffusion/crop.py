@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from ... import images as pictures
 from ...errors import RequestError
 from ...jobs import checks
+from ...pixels import to_grey, to_rgb
 
 Region = tuple[int, int, int, int]
 
@@ -36,7 +37,7 @@ class Crop:
             given = item.size if isinstance(item, Image.Image) else type(item).__name__
             expected = f"a PIL picture of the size of image, {self.whole.size}"
             raise checks.refuse(f"padding_mask_crop: {field}", expected, given)
-        whole = pictures.to_rgb(pictures.decode(item, field), field)
+        whole = to_rgb(pictures.decode(item, field), field)
         return _within(whole.crop(self.region), *self.image.size)
 
     def lay(self, painted: Image.Image) -> Image.Image:
@@ -66,8 +67,8 @@ def cut(image: Any, mask: Any, size: tuple[int, int], pad: Any) -> Crop:
     if image.size != mask.size:
         raise checks.refuse("padding_mask_crop: mask_image", f"the size of image, {image.size}",
                             mask.size)  # fmt: skip
-    whole = pictures.to_rgb(pictures.decode(image, "image"), "image")
-    grey = pictures.to_grey(pictures.decode(mask, "mask_image"), "mask_image")
+    whole = to_rgb(pictures.decode(image, "image"), "image")
+    grey = to_grey(pictures.decode(mask, "mask_image"), "mask_image")
     region = _widen(_bounds(grey, pad), size, whole.size)
     return Crop(
         image=_within(whole.crop(region), *size),

@@ -177,8 +177,9 @@ def _either(name: str, embeds: Any, **texts: Any) -> None:
             raise RequestError(f"{name}: expected these or {text}, given both")
 
 
-def joined(name: str, negative: Tensor | None, rows: Tensor) -> Tensor:
+def joined(name: str, negative: Tensor | None, rows: Tensor | None) -> Tensor:
     """Negative rows first, where there are any; raises RequestError for texts of two lengths."""
+    assert rows is not None
     if negative is None:
         return rows
     if negative.shape != rows.shape:

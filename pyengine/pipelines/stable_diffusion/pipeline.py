@@ -104,7 +104,7 @@ class StableDiffusionPipeline(
     # --- what it is -------------------------------------------------------------------------------
 
     @property
-    def source(self) -> str:
+    def source(self) -> str:  # type: ignore[override]  # the parts', not set
         """The path or Hub id that it was loaded from."""
         return self.parts.source
 
@@ -115,11 +115,11 @@ class StableDiffusionPipeline(
         return self.parts.checkpoint.model_hash if own else ""
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]
         return self.unet.device
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
         return self.unet.dtype
 
     @property
@@ -132,7 +132,8 @@ class StableDiffusionPipeline(
     @property
     def inpainting_unet(self) -> bool:
         """Whether the U-Net has channels of its own for a mask and a masked picture."""
-        return self.unet.config.in_channels == 2 * self.vae.config.latent_channels + 1
+        channels, latent = self.unet.config.in_channels, self.vae.config.latent_channels
+        return bool(channels == 2 * latent + 1)
 
     @property
     def clip_tokenizer(self) -> Any:
@@ -305,7 +306,8 @@ class StableDiffusionPipeline(
         With seeds, or a generator per picture, a picture does not depend on the others in the
         call. Raises RequestError that names the argument.
         """
-        return self._call(locals())
+        output: PipelineOutput = self._call(locals())
+        return output
 
     def _arguments(self) -> Arguments:
         """What checks a call's arguments for this model."""
@@ -359,7 +361,7 @@ class StableDiffusionPipeline(
                 r.image_prompts = check_prompts(self._images, images, r, guided)
             return r
 
-        r = self._with_loras(arguments, lora, factor, request)
+        r: Request = self._with_loras(arguments, lora, factor, request)
         r.texts = self._weighed(r.texts, weighting)
         c = self.vae.config
         shape = c.latent_channels, r.height // c.downscale, r.width // c.downscale
@@ -385,6 +387,7 @@ class StableDiffusionPipeline(
             conditions = self._conditions(r, report.warnings)
             self._check_text(r, conditions)
         conditions.adapters = self._loras.rows("unet", r.loras or ((),) * r.count)
+        assert r.generators is not None
         noise = NoiseSource(r.generators, device)
         with report.stage("prepare" if r.images is None else "encode_image", device):
             start = self._start(r, plan, noise, report.warnings)

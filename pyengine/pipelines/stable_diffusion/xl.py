@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -78,10 +78,10 @@ class XLArguments(Arguments):
     """As Arguments, with SDXL's second prompts and sizes."""
 
     def request(
-        self, *, original_size=None, crops_coords_top_left=(0, 0), target_size=None,
-        negative_original_size=None, negative_crops_coords_top_left=(0, 0),
-        negative_target_size=None,
-        aesthetic_score=None, negative_aesthetic_score=None, **arguments,
+        self, *, original_size: Any = None, crops_coords_top_left: Any = (0, 0),
+        target_size: Any = None, negative_original_size: Any = None,
+        negative_crops_coords_top_left: Any = (0, 0), negative_target_size: Any = None,
+        aesthetic_score: Any = None, negative_aesthetic_score: Any = None, **arguments: Any,
     ) -> XLRequest:  # fmt: skip
         base = super().request(**arguments)
         if self.scored and base.images is None:
@@ -230,7 +230,8 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
                 image; other models refuse them.
             callback_on_step_end_tensor_inputs: also add_text_embeds and add_time_ids.
         """
-        return self._call(locals())
+        output: PipelineOutput = self._call(locals())
+        return output
 
     def _widths(self) -> Widths:
         projection = self.parts.encoders[-1].config.projection_dim
@@ -286,16 +287,18 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         given = texts.given
         text, pooled = given.text, given.pooled
         if text is None:
-            both = texts.prompts, texts.prompts_2 or texts.prompts
+            assert texts.prompts is not None
+            second = texts.prompts_2 or texts.prompts
             layer = -((clip_skip or 0) + 2)
             text, own = self._encode_both(
-                *both, layer, warned, loras=texts.loras, weighted=texts.weighted
+                texts.prompts, second, layer, warned, loras=texts.loras, weighted=texts.weighted
             )
             pooled = own if pooled is None else pooled
         if not guided:
             return Embeds(text, pooled=pooled)
         negative, negative_pooled = given.negative, given.negative_pooled
         if negative is None and texts.negatives is None and zeros_for_empty(self.parts.options):
+            assert pooled is not None
             negative, negative_pooled = torch.zeros_like(text), torch.zeros_like(pooled)
         elif negative is None:
             first = texts.negatives or [""] * texts.batch
@@ -307,7 +310,8 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
             negative_pooled = own if negative_pooled is None else negative_pooled
         return Embeds(text, negative, pooled, negative_pooled)
 
-    def _conditions(self, r: XLRequest, warned: list[str]) -> Conditions:
+    def _conditions(self, r: Request, warned: list[str]) -> Conditions:
+        assert isinstance(r, XLRequest)
         guided = self._guides(r.scales, r.method)
         e, empty = self._told(r, warned)
         text = joined("prompt_embeds", e.negative, e.text)
@@ -317,8 +321,8 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         time_ids = time_ids.repeat_interleave(r.count, dim=0)
         pooled = joined("pooled_prompt_embeds", e.negative_pooled, e.pooled)
         if empty is not None:
-            text = torch.cat([empty.negative, text])
-            pooled = torch.cat([empty.negative_pooled, pooled])
+            text = torch.cat([cast(Tensor, empty.negative), text])
+            pooled = torch.cat([cast(Tensor, empty.negative_pooled), pooled])
         added = {"text_embeds": pooled, "time_ids": time_ids}
         return Conditions(text, added, self._guidance(r), text_lengths=self._text_lengths(r))
 
@@ -336,6 +340,7 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
             states, pooled = encode(tokenizer, encoder, texts, layer, warned, length, adapters,
                                     weighted)  # fmt: skip
             hidden.append(states)
+        assert pooled is not None
         return torch.cat(hidden, dim=-1), pooled
 
     def _sizes(self, r: XLRequest) -> tuple[list[float], list[float]]:
@@ -347,10 +352,11 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         if self._scored:
             first = r.negative_original or r.original
             return [*r.original, *r.crop, r.score], [*first, *r.negative_crop, r.negative_score]
-        sizes = [*r.original, *r.crop, *r.target]
+        sizes: list[float] = [*r.original, *r.crop, *r.target]
+        negative: list[float] = sizes
         if r.images is not None:
             first, last = r.negative_original or r.original, r.negative_target or r.target
-            return sizes, [*first, *r.crop, *last]
-        if r.negative_original and r.negative_target:
-            return sizes, [*r.negative_original, *r.negative_crop, *r.negative_target]
-        return sizes, sizes
+            negative = [*first, *r.crop, *last]
+        elif r.negative_original and r.negative_target:
+            negative = [*r.negative_original, *r.negative_crop, *r.negative_target]
+        return sizes, negative
