@@ -8,7 +8,7 @@ guidance (Ho & Salimans 2022, arXiv:2207.12598).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..models.transformer.patches import PatchTransformerConfig
 from .small import SmallSettings
@@ -24,7 +24,7 @@ class DiffusionSettings(SmallSettings):
     weighs.
     """
 
-    SHAPE = ("size", "width", "layers", "heads", "inner")
+    SHAPE: ClassVar[tuple[str, ...]] = ("size", "width", "layers", "heads", "inner")
 
     width: int = 128
     layers: int = 4
@@ -37,7 +37,7 @@ class DiffusionSettings(SmallSettings):
 
     def network(self, **own: Any) -> PatchTransformerConfig:
         """The config of a network. own: what differs between a recipe's networks."""
-        shape = {"width": self.width, "layers": self.layers, "heads": self.heads}
+        shape: dict[str, Any] = {"width": self.width, "layers": self.layers, "heads": self.heads}
         return PatchTransformerConfig(**shape, inner=self.inner, **own)
 
 

@@ -5,7 +5,7 @@ same names of parameters, in plain torch.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -47,7 +47,7 @@ class PatchNetwork(nn.Module):
         self.positions = nn.Embedding(c.side**2, c.width)
         self.time = _Time(c.width)
         self.vector = nn.Linear(c.vector_size, c.width)
-        self.encoder = CLIPEncoder(layers)
+        self.encoder = CLIPEncoder(cast(Any, layers))  # its sizes are all that is read
         self.norm = nn.LayerNorm(c.width, NORM_EPS)
         self.patch_out = nn.Linear(c.width, pixels * c.out_channels)
         nn.init.normal_(self.positions.weight, std=0.02)

@@ -74,7 +74,7 @@ class PixelDiffusionPipeline(UnpromptedPipeline):
         return {**super().components, "tokenizer": self.text.tokenizer}
 
     @property
-    def clip_tokenizer(self) -> ClipTokenizer:  # type: ignore[override]  # read alone
+    def clip_tokenizer(self) -> ClipTokenizer:
         return self.text.tokenizer
 
     @property
