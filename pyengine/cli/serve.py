@@ -45,6 +45,12 @@ def serve(
         float,
         Option(metavar="SECONDS", parser=real(0), help="That a job is kept once it has ended."),
     ] = 3600.0,
+    allowed_host: Annotated[
+        list[str] | None,
+        Option("--allowed-host", metavar="NAME", show_default="localhost and addresses",
+               help="That clients may call the server by, such as pictures.example.com; *: any;"
+               " can be repeated."),
+    ] = None,
     cors_origin: Annotated[
         list[str] | None,
         Option("--cors-origin", metavar="ORIGIN", show_default="none",
@@ -93,6 +99,7 @@ def serve(
                  "variant": variant},
         settings={
             "api_keys": tuple(api_key or ()), "deadline": deadline, "rate": rate, "keep": keep,
+            "allowed_hosts": tuple(allowed_host or ()),
             "cors_origins": tuple(cors_origin or ()), "warm_up": not no_warm_up,
             "alias_unknown_models": alias_unknown_models,
         },

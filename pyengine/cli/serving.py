@@ -28,6 +28,8 @@ class Options:
 
 
 def run(o: Options) -> int:
+    if not _is_address(o.host) and o.host != "localhost":  # the name that it is bound by
+        o.settings["allowed_hosts"] = (*o.settings.get("allowed_hosts", ()), o.host)
     settings = ServerSettings(**o.settings)
     if not 0 <= o.port <= 65_535:
         raise RequestError(f"port: expected a whole number from 0 to 65535, given {o.port}")
@@ -73,9 +75,12 @@ def _replicas(text: str) -> int | tuple[int, int]:
 
 
 def _local(host: str) -> bool:
-    if host == "localhost":
-        return True
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def _is_address(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address(host)
     except ValueError:
         return False
+    return True

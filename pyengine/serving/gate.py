@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import PyengineError, UnavailableError
 from .errors import Refusal, answer, refusal_of
+from .hosts import is_known, is_loopback, name_in
 
 if TYPE_CHECKING:
     from .budget import Budget
@@ -129,12 +130,25 @@ class _Passage:
         if self.gate.active > self.settings.max_requests:
             raise Refusal(429, "the server answers as many requests as it may at once",
                           code="busy", retry_after=1.0)  # fmt: skip
+        self._check_host()
         length = self.headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
             raise Refusal(400, "content-length: expected a number", "content-length")
         if int(length[:20]) > self.settings.max_body:
             raise self._too_long()
         self._check_origin()
+
+    def _check_host(self) -> None:
+        """Where everybody on this machine may call, or names were listed: see hosts.py."""
+        allowed, host = self.settings.allowed_hosts, self.headers.get("host")
+        at, _ = self.scope.get("server") or ("", None)
+        if host is None or not (allowed or (is_loopback(at) and not self.settings.api_keys)):
+            return  # browsers always send it
+        name = name_in(host)
+        if not is_known(name, allowed):
+            raise Refusal(403, "host: expected an address, localhost, or a name that this server"
+                          f" was started with (allowed_hosts), given {name[:100]!r}", "host",
+                          "unknown_host")  # fmt: skip
 
     def _too_long(self) -> Refusal:
         text = f"body: expected at most {self.settings.max_body} bytes"

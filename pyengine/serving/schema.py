@@ -36,7 +36,7 @@ class ErrorAnswer(Answer):
 STATUSES = {
     400: "A field cannot be used, or what is asked for is too large for this server.",
     401: "No key, or a wrong one.",
-    403: "A page of another site.",
+    403: "A page of another site, or a name that is none of this server's.",
     404: "There is no such model, job or path.",
     405: "Another method.",
     408: "The deadline has passed, or the body came too slowly.",

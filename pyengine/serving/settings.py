@@ -11,6 +11,7 @@ from ..errors import RequestError
 MB = 1 << 20
 #: Characters of an API key.
 KEY_LENGTH = range(1, 1025)
+_NAME = re.compile(r"[\w.-]{1,253}", re.ASCII)
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]{0,20}://[^/\s]{1,255}", re.ASCII)
 
 
@@ -23,6 +24,10 @@ class ServerSettings:
     deadline: seconds within which a request is done, where it does not say; the most that it may
     say, too. A request that takes longer with nothing beside it is refused.
     alias_unknown_models: an unknown name of a model is the first one's, as Open WebUI's dall-e-2.
+    allowed_hosts: names, such as "pictures.example.com", that clients may call the server by,
+    besides addresses and localhost; "*": any. Where none are listed, names are checked if there are
+    no keys and the connection is this machine's own: that keeps out pages of other sites whose
+    names resolve to it.
     cors_origins: origins, such as "https://example.com", whose pages may call; "*": all.
 
     max_body: bytes of a request. max_file: of one picture as it was sent. max_pixels: of one
@@ -46,6 +51,7 @@ class ServerSettings:
     rate: float = 0.0
     deadline: float = 120.0
     alias_unknown_models: bool = False
+    allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     max_body: int = 64 * MB
     max_file: int = 20 * MB
@@ -74,6 +80,12 @@ class ServerSettings:
                 raise RequestError(
                     f"api_keys: expected {KEY_LENGTH[0]} to {KEY_LENGTH[-1]} printable characters"
                     f" of ASCII each, given one of {len(key)} characters"
+                )
+        for host in self.allowed_hosts:
+            if host != "*" and not _NAME.fullmatch(host):
+                raise RequestError(
+                    'allowed_hosts: expected such as "pictures.example.com", without a port, or'
+                    f' "*", given {host!r}'
                 )
         for origin in self.cors_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):

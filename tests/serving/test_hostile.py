@@ -48,7 +48,7 @@ def connect(found):
 
 
 def head(length, *lines, path=GENERATE, kind="application/json"):
-    fields = [f"POST {path} HTTP/1.1", "host: x", f"content-type: {kind}"]
+    fields = [f"POST {path} HTTP/1.1", "host: localhost", f"content-type: {kind}"]
     if length is not None:
         fields.append(f"content-length: {length}")
     return ("\r\n".join([*fields, *lines]) + "\r\n\r\n").encode()
@@ -90,7 +90,7 @@ def test_half_a_body(impatient, lives):
 
 def test_half_the_headers(impatient, lives):
     with connect(impatient) as connection:
-        connection.sendall(b"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\n")
+        connection.sendall(b"POST /v1/images/generations HTTP/1.1\r\nhost: localhost\r\n")
         assert read_all(connection) == b""
     with connect(impatient) as connection:  # a byte now and then does not help
         begin = time.monotonic()
@@ -453,3 +453,43 @@ def test_a_fault_of_the_server_says_nothing_of_it(serve, engine, monkeypatch):
     assert answer.status_code == 500
     assert answer.json()["error"]["message"] == "the server has made a mistake; its log has it"
     assert "/" not in answer.text
+
+
+# --- names that resolve to this machine -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8000", 200), ("localhost", 200), ("LOCALHOST:80", 200), ("a.localhost", 200),
+        ("[::1]:8000", 200), ("192.168.1.2", 200), ("localhost.", 200),
+        ("evil.example", 403), ("evil.example:8000", 403), ("localhost.evil.example", 403),
+        ("127.0.0.1.evil.example", 403), ("", 403), ("[evil]", 403), ("a@localhost", 403),
+    ],
+)  # fmt: skip
+def test_names_of_a_server_without_keys(server, host, status):
+    answer = httpx.get(f"{server.url}/v1/models", headers={"host": host})
+    assert answer.status_code == status
+    if status == 403:
+        error = answer.json()["error"]
+        assert (error["param"], error["code"]) == ("host", "unknown_host")
+        assert httpx.get(f"{server.url}/healthz", headers={"host": host}).status_code == 403
+        told = httpx.get(f"{server.url}/sdapi/v1/options", headers={"host": host}).json()
+        assert told["error"] == "permission_error"
+        assert told["detail"].startswith("host: expected")
+
+
+def test_names_that_are_allowed(serve):
+    """With keys any name does, unless names are listed."""
+
+    def status(found, host, key="one"):
+        headers = {"host": host, "authorization": f"Bearer {key}"}
+        return httpx.get(f"{found.url}/v1/models", headers=headers).status_code
+
+    with serve(api_keys=("one",)) as found:
+        assert status(found, "evil.example") == 200
+    with serve(api_keys=("one",), allowed_hosts=("Good.example",)) as found:
+        assert status(found, "good.example:443") == status(found, "localhost") == 200
+        assert status(found, "evil.example") == status(found, "a.good.example") == 403
+    with serve(allowed_hosts=("*",)) as found:
+        assert status(found, "evil.example") == 200

@@ -21,6 +21,7 @@ from pyengine.serving.rates import Rates
 @pytest.mark.parametrize("how", [
     {"deadline": 0}, {"deadline": float("nan")}, {"max_body": 1.5}, {"rate": -1}, {"keep": True},
     {"api_keys": ("",)}, {"api_keys": ("a", "a")}, {"api_keys": ("a\n",)}, {"max_pictures": 0},
+    {"allowed_hosts": ("a.example:80",)}, {"allowed_hosts": ("",)},
     {"cors_origins": ("https://a.example/",)}, {"cors_origins": ("a.example",)},
 ])  # fmt: skip
 def test_settings_are_checked(how):
