@@ -7,11 +7,12 @@ closed: a cautionary tale", NSDI).
 
 import asyncio
 import hashlib
+import itertools
 import json
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 #: Statuses of requests that no answer came for: the client's patience was over; the connection was
@@ -49,7 +50,7 @@ class Request:
 class Outcome:
     """What became of a request. seconds: from when it was due to its answer's last byte; late: of
     these, how long the client took to send it. seeds: that the answer names; digest: of its
-    pictures.
+    pictures. why: what was wrong with the connection, where it was cut.
     """
 
     request: Request
@@ -59,6 +60,7 @@ class Outcome:
     retry_after: float | None = None
     seeds: list[int] = field(default_factory=list)
     digest: str = ""
+    why: str = ""
 
     @property
     def done(self) -> bool:
@@ -69,15 +71,28 @@ class Outcome:
         return self.status == 429
 
 
+def mixed(kinds: Sequence[Kind], seed: int) -> Iterator[Request]:
+    """Requests without end, each with its own seed. Kinds come in their shares, spread evenly: next
+    is the one that is furthest behind its share. Drawn at random, a few of the long ones more or
+    less would decide what a run of seconds shows.
+    """
+    whole = sum(kind.share for kind in kinds)
+    behind = [0.0] * len(kinds)
+    for k in itertools.count():
+        for i, kind in enumerate(kinds):
+            behind[i] += kind.share / whole
+        next_one = max(range(len(kinds)), key=behind.__getitem__)
+        behind[next_one] -= 1.0
+        yield Request(kinds[next_one], seed * 1_000_000 + k)
+
+
 def arrivals(kinds: Sequence[Kind], rate: float, seconds: float, seed: int) -> list[Request]:
-    """Poisson arrivals of `rate` requests a second, each of a random kind and with its own seed."""
-    chance = random.Random(seed)
-    shares = [kind.share for kind in kinds]
+    """Poisson arrivals of `rate` requests a second; their kinds: see `mixed`."""
+    chance, requests = random.Random(seed), mixed(kinds, seed)
     found: list[Request] = []
     due = chance.expovariate(rate)
     while due < seconds:
-        (kind,) = chance.choices(kinds, shares)
-        found.append(Request(kind, seed * 1_000_000 + len(found), due))
+        found.append(replace(next(requests), due=due))
         due += chance.expovariate(rate)
     return found
 
@@ -116,8 +131,9 @@ async def ask(port: int, request: Request, patience: float, due: float) -> Outco
         status, headers, body = _parsed(answer)
     except asyncio.TimeoutError:
         return Outcome(request, TIMED_OUT, time.perf_counter() - due, late)
-    except (OSError, ValueError):
-        return Outcome(request, CUT, time.perf_counter() - due, late)
+    except (OSError, ValueError) as e:
+        why = f"{type(e).__name__}: {e}"
+        return Outcome(request, CUT, time.perf_counter() - due, late, why=why)
     outcome = Outcome(request, status, time.perf_counter() - due, late)
     if status == 200:
         pictures = json.loads(body)["data"]

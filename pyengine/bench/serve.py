@@ -5,11 +5,11 @@ import itertools
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 from ..errors import UnavailableError
-from .load import CUT, TIMED_OUT, Kind, Outcome, Request, arrivals, ask, closed, offer
+from .load import CUT, TIMED_OUT, Kind, Outcome, Request, arrivals, ask, closed, mixed, offer
 from .results import OURS
 from .servers import Make, ServerProcess, Usage, of_diffusers, one_at_a_time, ours
 
@@ -144,19 +144,11 @@ def _alone(port: int, kinds: Sequence[Kind], work: Work) -> dict[str, float]:
     return found
 
 
-def _endless(kinds: Sequence[Kind], seed: int) -> Iterator[Request]:
-    chance = random.Random(seed)
-    for k in itertools.count():
-        yield Request(
-            chance.choices(kinds, [kind.share for kind in kinds])[0], seed * 1_000_000 + k
-        )
-
-
 def _capacity(port: int, kinds: Sequence[Kind], work: Work) -> float:
     """Requests a second where there always are some that wait."""
     begin = time.perf_counter()
     outcomes = asyncio.run(
-        closed(port, _endless(kinds, 7), CALLERS, work.patience, begin + work.seconds)
+        closed(port, mixed(kinds, 7), CALLERS, work.patience, begin + work.seconds)
     )
     return sum(outcome.done for outcome in outcomes) / (time.perf_counter() - begin)
 
@@ -184,7 +176,9 @@ def check_answers(outcomes: Sequence[Outcome]) -> None:
         if outcome.refused and not outcome.retry_after:
             raise RuntimeError("a refusal without Retry-After")
         if not outcome.done and not outcome.refused and outcome.status != TIMED_OUT:
-            what = "a cut connection" if outcome.status == CUT else f"status {outcome.status}"
+            what = f"status {outcome.status}"
+            if outcome.status == CUT:
+                what = f"a cut connection ({outcome.why})"
             raise RuntimeError(f"{outcome.request.kind.name}, seed {seed}: {what}")
 
 

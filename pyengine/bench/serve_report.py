@@ -15,7 +15,8 @@ def table(result: Result) -> Any:
     from rich.table import Table
 
     heads = ("server", "load", "requests", "done", "refused", "p50, s", "p95, s", "p99, s",
-             "p50 of short ones, s", "goodput, 1/s", f"within {IN_TIME:g}x alone")  # fmt: skip
+             "p50 of short ones, s", "goodput, 1/s", "of capacity",
+             f"within {IN_TIME:g}x alone")  # fmt: skip
     found = Table(*heads, box=box.MARKDOWN)
     for load in result.loads:
         refused = str(load.refused + load.gave_up)
@@ -24,7 +25,7 @@ def table(result: Result) -> Any:
         times = [_seconds(load.seconds[key]) for key in ("p50", "p95", "p99", "short p50")]
         found.add_row(load.contestant, f"{load.times_capacity:g}x", str(load.offered),
                       str(load.done), refused, *times, f"{load.goodput:.2f}",
-                      f"{load.in_time:.0%}")  # fmt: skip
+                      f"{load.goodput / result.capacity:.0%}", f"{load.in_time:.0%}")  # fmt: skip
     return found
 
 
