@@ -1,17 +1,14 @@
 """Checkpoints with random weights of Stable Diffusion 1.5, XL's U-Net and LlamaGen: their configs.
 
-The names and layout are diffusers', so that the engine and its peers load the same files. No weight
-is 0 or 1: matrices have variance 1 / fan-in, so that activations keep their size through the net.
+The names and layout are diffusers', so that the engine and its peers load the same files.
 """
 
 import json
 import shutil
-import struct
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..models import (
     AutoencoderKL,
@@ -23,9 +20,7 @@ from ..models import (
 )
 from ..models.base import Model
 from ..pipelines.loading import shipped_folder
-
-NAME = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+from .random_weights import write_json, write_model
 
 UNET: dict[str, Any] = {
     "_class_name": "UNet2DConditionModel",
@@ -330,60 +325,10 @@ def write_pipeline(folder: Path, quick: bool = False, dtype: torch.dtype = torch
     write_model(
         folder / "text_encoder", CLIPTextModel, text, dtype, seed=3, weights="model.safetensors"
     )
-    _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
     tokenizer = folder / "tokenizer"
     shutil.copytree(shipped_folder() / "tokenizer", tokenizer, dirs_exist_ok=True)
     config = json.loads((tokenizer / "tokenizer_config.json").read_text())
-    _write_json(tokenizer / "tokenizer_config.json", {**config, "model_max_length": 77})
-    _write_json(folder / "model_index.json", INDEX)
+    write_json(tokenizer / "tokenizer_config.json", {**config, "model_max_length": 77})
+    write_json(folder / "model_index.json", INDEX)
     return folder
-
-
-def write_model(
-    folder: Path, cls: type[Model], config: dict[str, Any], dtype: torch.dtype, seed: int,
-    weights: str = WEIGHTS,
-) -> Path:  # fmt: skip
-    """config.json and the random weights that cls needs, unless the folder has them already."""
-    recipe = {"config": config, "dtype": NAME[dtype], "seed": seed}
-    done = folder / "recipe.json"
-    if done.exists() and json.loads(done.read_text()) == recipe:
-        return folder
-    _write_json(folder / "config.json", config)
-    shapes = {k: v.shape for k, v in cls.from_config(dict(config)).state_dict().items()}
-    _write_safetensors(folder / weights, shapes, dtype, seed)
-    _write_json(done, recipe)  # written last, so that an interrupted run is repeated
-    return folder
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1))
-
-
-def _write_safetensors(
-    path: Path, shapes: dict[str, torch.Size], dtype: torch.dtype, seed: int
-) -> None:
-    """Writes tensor by tensor, so that 3.4 GB are never in memory at once."""
-    header, end = {}, 0
-    for name, shape in shapes.items():
-        begin, end = end, end + shape.numel() * dtype.itemsize
-        header[name] = {"dtype": NAME[dtype], "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    generator = torch.Generator().manual_seed(seed)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name, shape in shapes.items():
-            tensor = _random(name, shape, generator).to(dtype)
-            file.write(tensor.view(torch.uint8).numpy().data)
-
-
-def _random(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(shape, generator=generator)
-    if "embedding.weight" in name or "embed_tokens.weight" in name:
-        return noise.mul_(0.3)
-    if len(shape) >= 2:
-        return noise.div_(shape[1:].numel() ** 0.5)
-    if name.endswith("weight"):
-        return noise.mul_(0.2).add_(1)
-    return noise.mul_(0.1)

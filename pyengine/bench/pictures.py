@@ -19,16 +19,13 @@ AGREEMENT = 40.0
 
 
 def timed(
-    picture: Callable[[Callable[..., Any]], np.ndarray],
-    unet: torch.nn.Module,
-    notes: Notes,
-    begin: float,
+    picture: Callable[..., np.ndarray], network: torch.nn.Module, notes: Notes, begin: float
 ) -> Run:
-    """A Run of picture(callback_on_step_end). Its first call notes the seconds from `begin` to the
-    first step, of the last step, and of what follows it.
+    """A Run of picture(callback_on_step_end=...). Its first call notes the seconds from `begin` to
+    the network's first call, of the last step, and of what follows it.
     """
     moments: list[float] = []
-    hook = unet.register_forward_pre_hook(lambda *_: moments.append(time.perf_counter()))
+    hook = network.register_forward_pre_hook(lambda *_: moments.append(time.perf_counter()))
 
     def after_step(*_: Any) -> dict[str, Any]:
         moments.append(time.perf_counter())
@@ -36,8 +33,8 @@ def timed(
 
     def run() -> np.ndarray:
         if "first_step_begins" in notes:
-            return picture(lambda *_: {})
-        image = picture(after_step)
+            return picture(callback_on_step_end=lambda *_: {})
+        image = picture(callback_on_step_end=after_step)
         hook.remove()
         notes["first_step_begins"] = moments[0] - begin
         notes["step_seconds"] = moments[-1] - moments[-2]

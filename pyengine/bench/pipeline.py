@@ -1,75 +1,106 @@
-"""`pyengine bench pipeline`: a whole picture from a float16 checkpoint of SD 1.5's shape."""
+"""`pyengine bench pipeline`: a call of a pipeline, of any checkpoint or random weights."""
 
-from collections.abc import Callable
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .. import ops
-from . import checkpoints
-from .contest import Contest, Contestants, psnr
-from .peers import diffusers_models
-from .pictures import AGREEMENT, PROMPT, SEED, timed
+from ..pipelines.loading import find_checkpoint
+from ..pipelines.registry import family_of
+from . import arrangements, checkpoints
+from .calls import Asked, Call, call_of
+from .contest import Contest, Contestants, psnr, relative_l2
+from .peers import diffusers_pipelines
+from .pictures import AGREEMENT, timed
 from .results import OURS, Result
 from .tasks import Task
 from .worker import Notes, Run, loading
 
 PEERS = ("diffusers",)
+#: Relative L2 distance of embeddings that stops a benchmark.
+EMBEDDINGS = 1e-3
+#: Pixels a side of a picture of the sd15 arrangement where none are told, also of a --quick run.
+SIDE, QUICK_SIDE = 512, 64
 
 
 def ours(
-    notes: Notes, *, threads: int, folder: Path, prompt: str, seed: int, size: int, steps: int,
+    notes: Notes, *, threads: int, model: str | os.PathLike[str] | None, call: Call,
     backend: str = "",
 ) -> Run:  # fmt: skip
-    """from_pretrained and calls of the pipeline."""
+    """from_pretrained and calls of the pipeline. backend: for pyengine.ops.force; "" leaves the
+    choice to the op tables.
+    """
     from ..pipelines import from_pretrained
 
     with loading(notes, threads) as begin:
-        pipe: Any = from_pretrained(folder, device="cpu")
+        pipe: Any = from_pretrained(model, device="cpu")
 
-    def picture(callback: Callable[..., Any]) -> Any:
-        with ops.force(backend) if backend else ExitStack():
-            result = pipe(
-                prompt, seed=seed, height=size, width=size, num_inference_steps=steps,
-                output_type="np", callback_on_step_end=callback, progress=False,
-            )  # fmt: skip
-        notes["kernels"] = result.report.kernels
-        return result.images
+    def picture(**others: Any) -> np.ndarray:
+        with ops.kernels_used() as used, ops.force(backend) if backend else ExitStack():
+            result = call(pipe, progress=False, **others)
+        notes["kernels"] = used.summary()
+        return result
 
-    return timed(picture, pipe.unet, notes, begin)
+    return timed(picture, pipe.unet, notes, begin) if call.phases else picture
 
 
-def measure(contest: Contest, size: int, steps: int) -> Result:
-    """One picture with guidance."""
-    contest.say("writing a float16 checkpoint")
-    name = f"sd15{'-quick' if contest.quick else ''}"
-    checkpoint = checkpoints.write_pipeline(contest.folder / name, contest.quick)
-    arguments = {"folder": checkpoint, "prompt": PROMPT, "seed": SEED, "size": size, "steps": steps}
+def measure(
+    contest: Contest, model: str | None, arrangement: str, size: int | None, steps: int | None,
+    pictures: int,
+) -> Result:  # fmt: skip
+    """One call. model: as from_pretrained takes it; None: of random weights in the arrangement."""
+    random = model is None
+    if random:
+        contest.say(f"writing random weights: {arrangement}")
+        model = str(arrangements.write(contest.folder, arrangement, contest.quick))
+        if arrangement == "sd15":
+            size = size or (QUICK_SIDE if contest.quick else SIDE)
+    checkpoint, source = find_checkpoint(model)
+    call = call_of(Asked(checkpoint, size, steps, pictures), contest.quick)
+    folder: Path | None = getattr(checkpoint, "folder", None)
     with ExitStack() as stack:
         found = Contestants()
         contest.say("loading")
-        _read(checkpoint)
-        found.load(stack, OURS, ours, contest.threads, **arguments)
-        if "diffusers" in contest.peers:
-            _read(checkpoint)
-            maker = diffusers_models.pipeline
-            found.try_(stack, "diffusers", maker, contest.threads, **arguments)
-        check(found, contest.threads, arguments)
+        _read(folder or Path(source))
+        found.load(stack, OURS, ours, contest.threads, model=model, call=call)
+        if "diffusers" in contest.peers and call.no_peer:
+            found.missing["diffusers"] = call.no_peer
+        elif "diffusers" in contest.peers:
+            maker = diffusers_pipelines.eager
+            found.try_(stack, "diffusers", maker, contest.threads, folder=folder, call=call)
+        check(found, contest.threads, {"model": model, "call": call})
         contest.say(f"measuring {', '.join(found.workers)}")
-        flops, nbytes = _work(size, steps, contest.quick)
+        counted = random and arrangement == "sd15" and size is not None and pictures == 1
+        count = next((v for k, v in call.keywords.items() if k == "num_inference_steps"), 0)
+        flops, nbytes = _work(size, count, contest.quick) if counted and size else (0, 0)
+        name = family_of(checkpoint.pipeline_class).name
         row = contest.row(
-            found.workers, suite="pipeline", name="picture", shape=f"{size}x{size}, {steps} steps",
-            flops=flops, nbytes=nbytes,
+            found.workers, suite="pipeline", name=arrangement if random else name,
+            shape=_shape(found.workers[OURS].result, call), flops=flops, nbytes=nbytes,
         )  # fmt: skip
     return Result([row], found.missing)
 
 
-def _read(checkpoint: Path) -> None:
+def _shape(result: np.ndarray, call: Call) -> str:
+    """What comes out, and how many steps it took."""
+    steps = [v for k, v in call.keywords.items() if k.endswith("num_inference_steps")]
+    counts = f", {'+'.join(map(str, steps))} steps" if steps else ""
+    if call.result != "images":
+        return f"{result.shape[0]} x {result.shape[-1]} numbers{counts}"
+    count, height, width = result.shape[:3]
+    return f"{width}x{height}{f' x {count}' if count > 1 else ''}{counts}"
+
+
+def _read(place: Path) -> None:
     """Reads the checkpoint into the page cache, so that loading does not measure the disk."""
-    for path in checkpoint.rglob("*.safetensors"):
-        with open(path, "rb") as file:
-            while file.read(1 << 24):
-                pass
+    for path in place.rglob("*.safetensors") if place.is_dir() else [place]:
+        if path.is_file():
+            with open(path, "rb") as file:
+                while file.read(1 << 24):
+                    pass
 
 
 def _work(size: int, steps: int, quick: bool) -> tuple[int, int]:
@@ -86,10 +117,19 @@ def check(found: Contestants, threads: int, arguments: dict[str, Any]) -> None:
     """
     truth, expected = found.truth("diffusers", ours, threads, **arguments)
     worker = found.workers[OURS]
-    distance = psnr(worker.result, expected)
-    if not distance >= AGREEMENT:
+    if arguments["call"].result == "images":
+        distance = psnr(worker.result, expected)
+        if not distance >= AGREEMENT:
+            raise RuntimeError(
+                f"pipeline: our picture is {distance:.1f} dB from {truth}'s, expected at least"
+                f" {AGREEMENT:.0f}"
+            )
+        worker.loaded.notes["psnr"] = distance
+        return
+    distance = relative_l2(worker.result, expected)
+    if not distance <= EMBEDDINGS:
         raise RuntimeError(
-            f"pipeline: our picture is {distance:.1f} dB from {truth}'s, expected at least"
-            f" {AGREEMENT:.0f}"
+            f"pipeline: our embeddings are {distance:.1e} away from {truth}'s, expected at most"
+            f" {EMBEDDINGS:.0e}"
         )
-    worker.loaded.notes["psnr"] = distance
+    worker.loaded.notes["relative_l2"] = distance

@@ -27,11 +27,14 @@ def figure_class() -> type:
 
 def roofline(result: Result, path: Path, title: str) -> None:
     """Writes a PNG: work with arithmetic under the roof, the rest as bytes a second beside it."""
-    compute = [row for row in result.rows if row.flops]
-    streams = [row for row in result.rows if not row.flops and row.inputs != "hot"]
+    rows = [row for row in result.rows if row.bound]
+    if not rows:
+        raise UnavailableError("--plot: the operations of this work are not counted")
+    compute = [row for row in rows if row.flops]
+    streams = [row for row in rows if not row.flops and row.inputs != "hot"]
     panels = [p for p in (compute and _roof, streams and _bars) if p]
     if not panels:  # hot inputs alone
-        compute, panels = result.rows, [_roof]
+        compute, panels = rows, [_roof]
     figure = figure_class()(figsize=(8 * len(panels), 6), layout="constrained")
     names = [OURS, *(name for name in result.names() if name != OURS)]
     style = {n: (f"C{i}", _MARKERS[i % len(_MARKERS)]) for i, n in enumerate(names)}

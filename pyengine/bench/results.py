@@ -13,8 +13,9 @@ class Row:
     """One piece of work and each contestant's times for it.
 
     suite: ops | unet | vae | pipeline | token. name: op or model. inputs: "hot", "cold" or "".
-    flops, nbytes: what the definition needs. limits: the machine's, of that minute. kernels: op ->
-    what ran for us. facts: contestant -> load_seconds, first_call_seconds, peak_bytes and others.
+    flops, nbytes: what the definition needs; 0 where it was not counted. limits: the machine's, of
+    that minute. kernels: op -> what ran for us. facts: contestant -> load_seconds,
+    first_call_seconds, peak_bytes and others.
     """
 
     suite: str
@@ -37,8 +38,10 @@ class Row:
         return self.limits.limited_by(self.flops, self.nbytes)
 
     def share(self, name: str) -> float | None:
-        """Bound over time; None where hot inputs are limited by memory, since they are cached."""
-        if self.inputs == "hot" and self.limited_by == "memory":
+        """Bound over time; None where that is not known: of work that was not counted, and of hot
+        inputs limited by memory, since they are cached.
+        """
+        if not self.bound or (self.inputs == "hot" and self.limited_by == "memory"):
             return None
         return self.bound / self.times[name].median
 
@@ -123,7 +126,7 @@ def _cells(row: Row, names: list[str], peers: list[str], hot: bool) -> list[str]
         cells.append("-" if times is None else f"{times.median / ours:.2f}x")
     share = row.share(OURS)
     limit = "GEMM" if row.limited_by == "arithmetic" else row.limits.moved
-    cells.append(f"{_ms(row.bound)} ({limit})")
+    cells.append(f"{_ms(row.bound)} ({limit})" if row.bound else "-")
     cells.append("-" if share is None else f"{share:.0%}")
     return cells
 

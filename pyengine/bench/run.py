@@ -15,6 +15,7 @@ from ..errors import RequestError
 from ..pipelines.loading import NAMED, find_device, find_dtype
 from . import (
     agreement,
+    arrangements,
     checkpoints,
     llamagen,
     machine,
@@ -95,13 +96,23 @@ def run_model(
     return _contest(o, kind, peers, lambda contest: models.measure(contest, chosen))
 
 
-def run_pipeline(o: Options, *, size: int | None, steps: int | None) -> int:
-    side = size or (64 if o.quick else 512)
-    if side % 64:
-        raise RequestError(f"size: expected a multiple of 64, given {side}")
+def run_pipeline(
+    o: Options, *, model: str | None, arrangement: str | None, size: int | None,
+    steps: int | None, pictures: int,
+) -> int:  # fmt: skip
+    if model is not None and arrangement is not None:
+        raise RequestError("arrangement: expected none beside a model")
+    kind = arrangement or arrangements.NAMES[0]
+    _one_of("arrangement", kind, arrangements.NAMES)
+    if size is not None and size % (64 if model is None else 8):
+        raise RequestError(
+            f"size: expected a multiple of {64 if model is None else 8}, given {size}"
+        )
     peers = o.names(pipeline.PEERS)
-    count = steps or (2 if o.quick else 4)
-    return _contest(o, "pipeline", peers, lambda contest: pipeline.measure(contest, side, count))
+    return _contest(
+        o, "pipeline", peers,
+        lambda contest: pipeline.measure(contest, model, kind, size, steps, pictures),
+    )  # fmt: skip
 
 
 def run_token(

@@ -201,27 +201,68 @@ def vae(
 
 @_command()
 def pipeline(
+    model: Annotated[
+        str | None,
+        Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            autocompletion=models,
+            show_default="random weights",
+            help="A folder, a file or a model that ships: of any family.",
+        ),
+    ] = None,
+    arrangement: Annotated[
+        str | None,
+        Option(
+            metavar="NAME",
+            autocompletion=one_of(("sd15", "ddpm", "dit", "biggan", "dcgan")),
+            show_default="sd15",
+            help="Without a model, whose networks to fill with random weights: sd15, ddpm"
+            " (CIFAR-10), dit (XL/2, 256), biggan (deep, 128) or dcgan (64).",
+        ),
+    ] = None,
     size: Annotated[
         int | None,
-        Option(metavar="N", parser=whole(64), show_default="512", help="Pixels a side."),
+        Option(
+            metavar="N",
+            parser=whole(8),
+            show_default="the pipeline's, 512 for sd15",
+            help="Pixels a side.",
+        ),
     ] = None,
     steps: Annotated[
         int | None,
-        Option(metavar="N", parser=whole(2), show_default="4", help="Denoising steps."),
+        Option(
+            metavar="N",
+            parser=whole(2),
+            show_default="4",
+            help="Denoising steps, of each of the pipeline's stages.",
+        ),
     ] = None,
+    pictures: Annotated[
+        int, Option(metavar="N", parser=whole(1), help="In one call, each of a seed of its own.")
+    ] = 1,
     keep: Keep = None,
     **shared: Any,
 ) -> int:
-    """A whole picture from a float16 checkpoint of SD 1.5's shape with random weights.
+    """A call of a pipeline: of a checkpoint that you have, or of one with random weights.
 
     \b
     pyengine bench pipeline --peers --rounds 2
+    pyengine bench pipeline -m kandinsky-2-2-decoder --steps 10 --peers
+    pyengine bench pipeline --arrangement dcgan --pictures 16
 
-    Shows loading, the time to the first step, and the most memory held. Peer: diffusers.
+    Shows loading, the difference of the pictures, the most memory held and, of Stable Diffusion,
+    the time to the first step. Peer: diffusers' pipeline of the same folder, from the same
+    generators; where it has none, that is said.
     """
     from ..bench.run import run_pipeline
 
-    return run_pipeline(_options(keep=keep, **shared), size=size, steps=steps)
+    return run_pipeline(
+        _options(keep=keep, **shared), model=model, arrangement=arrangement, size=size,
+        steps=steps, pictures=pictures,
+    )  # fmt: skip
 
 
 @_command()

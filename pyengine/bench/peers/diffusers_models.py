@@ -1,4 +1,4 @@
-"""diffusers' U-Net, decoder and pipeline on torch, eager and compiled."""
+"""diffusers' U-Net and decoder on torch, eager and compiled."""
 
 import json
 import time
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ..pictures import timed
 from ..tasks import conditions, on_device
 from ..worker import Notes, Run
 from . import compiling
@@ -71,37 +70,3 @@ def _run(call: Any, kind: str, inputs: dict[str, np.ndarray], device: str, dtype
             return call(first, given["timestep"], *text, return_dict=False, **more)[0]
 
     return run
-
-
-def pipeline(notes: Notes, *, threads: int, folder: Path, **call: Any) -> Run:
-    """A picture by StableDiffusionPipeline; see pyengine.bench.pipeline."""
-    import torch
-
-    torch.set_num_threads(threads)
-    # Everything that loading needs, so that imports are not timed.
-    from diffusers import DDIMScheduler, StableDiffusionPipeline  # noqa: F401
-    from diffusers.utils import logging as diffusers_logging
-    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
-    from transformers.utils import logging as transformers_logging
-
-    for log in (diffusers_logging, transformers_logging):
-        log.set_verbosity_error()
-        log.disable_progress_bar()
-    _classes()
-    begin = time.perf_counter()
-    kind: Any = StableDiffusionPipeline
-    pipe = kind.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
-    pipe.unet.to(memory_format=torch.channels_last)
-    pipe.vae.to(memory_format=torch.channels_last)
-    pipe.set_progress_bar_config(disable=True)
-    notes["load_seconds"] = time.perf_counter() - begin
-
-    def picture(callback: Any) -> Any:
-        generator = torch.Generator().manual_seed(call["seed"])
-        return pipe(
-            call["prompt"], height=call["size"], width=call["size"],
-            num_inference_steps=call["steps"], generator=generator, output_type="np",
-            callback_on_step_end=callback,
-        ).images  # fmt: skip
-
-    return timed(picture, pipe.unet, notes, begin)

@@ -1,0 +1,229 @@
+"""How a pipeline of each family is called by `pyengine bench pipeline`, and by which peer."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import RequestError
+from ..pipelines.registry import family_of
+from ..weights import Checkpoint
+from .pictures import PROMPT, SEED
+
+#: Denoising steps where none are told, and of a --quick run.
+STEPS, QUICK_STEPS = 4, 2
+#: A class in the middle of ImageNet's; of fewer, the remainder.
+CLASS_LABEL = 207
+#: Of pictures that a call begins from, where the model tells no size.
+SIDE = 64
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a pipeline, the same for every contestant.
+
+    family: its name. keywords: of the call, besides generators. seeds: a generator's, of each
+    picture. result: the field of the output that is compared: "images" (0..1), or "image_embeds".
+    phases: whether loading and steps can be told apart in all contestants. no_peer: why diffusers
+    has no pipeline for it; "" where it has.
+    """
+
+    family: str
+    keywords: dict[str, Any]
+    seeds: tuple[int, ...]
+    result: str = "images"
+    phases: bool = False
+    no_peer: str = ""
+
+    def generator(self) -> Any:
+        """As pipelines take it: one, or a list of one for each picture."""
+        made = [torch.Generator().manual_seed(seed) for seed in self.seeds]
+        return made if len(made) > 1 else made[0]
+
+    def __call__(self, pipe: Any, **others: Any) -> np.ndarray:
+        """Calls a pipeline, ours or diffusers'. Returns the compared field as an array."""
+        kind = {"output_type": "np" if self.result == "images" else "pt"}
+        output = pipe(generator=self.generator(), **kind, **self.keywords, **others)
+        found = getattr(output, self.result)
+        return found.numpy() if isinstance(found, torch.Tensor) else np.asarray(found)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks of a checkpoint. size and steps: None for the pipeline's own."""
+
+    checkpoint: Checkpoint
+    size: int | None = None
+    steps: int | None = None
+    pictures: int = 1
+
+    def config(self, part: str) -> Mapping[str, Any]:
+        return self.checkpoint.config(part)
+
+    def photo(self, side: int = 0) -> Image.Image:
+        """A smooth picture with edges, square."""
+        side = side or self.size or SIDE
+        y, x = np.mgrid[0:side, 0:side] / side
+        edges = ((x * 5).astype(int) + (y * 5).astype(int)) % 2
+        return Image.fromarray((np.stack([x, y, edges], axis=-1) * 255).astype(np.uint8))
+
+    def classes(self, known: int) -> list[int]:
+        return [(CLASS_LABEL + i) % known for i in range(self.pictures)]
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A family's form of a call.
+
+    keywords: of Asked. sized: whether it takes height and width. steps: its keywords for the number
+    of steps; () where it has none.
+    """
+
+    keywords: Callable[[Asked], dict[str, Any]]
+    sized: bool = False
+    steps: tuple[str, ...] = ("num_inference_steps",)
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+def call_of(asked: Asked, quick: bool = False) -> Call:
+    """The call for a checkpoint. Raises RequestError where its family has no such size or steps."""
+    checkpoint = asked.checkpoint
+    family = family_of(checkpoint.pipeline_class).name
+    form = _FORMS.get(family)
+    if form is None:
+        raise RequestError(f"model: expected one of {', '.join(_FORMS)}, given a {family}")
+    keywords = form.keywords(asked) | _begun(asked)
+    if asked.size is not None:
+        if not form.sized:
+            raise RequestError(f"size: a {checkpoint.pipeline_class} has one of its own: expected"
+                               f" none, given {asked.size}")  # fmt: skip
+        keywords |= {"height": asked.size, "width": asked.size}
+    if asked.steps is not None and not form.steps:
+        raise RequestError(f"steps: a {checkpoint.pipeline_class} has none: expected none, given"
+                           f" {asked.steps}")  # fmt: skip
+    count = asked.steps or (QUICK_STEPS if quick else STEPS)
+    keywords |= dict.fromkeys(form.steps, count)
+    seeds = tuple(SEED + i for i in range(asked.pictures))
+    return Call(family, keywords, seeds, no_peer=_no_peer(family, asked), **form.more)
+
+
+def _begun(asked: Asked) -> dict[str, Any]:
+    """Of a class that begins from a picture, or fills in a part of one."""
+    kind, unet = asked.checkpoint.pipeline_class, "unet" in asked.checkpoint.models
+    if not kind.startswith(("StableDiffusion", "LatentConsistency", "IF", "Kandinsky", "Amused")):
+        return {}
+    if "SuperResolution" in kind or not ("Img2Img" in kind or "Inpaint" in kind):
+        return {}
+    side = int(asked.config("unet").get("sample_size", 8)) if unet else 32
+    side *= 1 if kind.startswith("IF") else 8
+    given = {"image": asked.photo(asked.size or side)}
+    if "Inpaint" in kind:
+        given["mask_image"] = given["image"].convert("L").point(lambda v: 255 * (v > 127))
+    return given
+
+
+def _no_peer(family: str, asked: Asked) -> str:
+    if family in _PEERLESS:
+        return _PEERLESS[family]
+    if not hasattr(asked.checkpoint, "folder"):
+        return "it reads folders; the model is a single file"
+    if family in ("ddpm", "ddim") and asked.config("unet").get("num_class_embeds"):
+        return f"its {asked.checkpoint.pipeline_class} takes no classes"
+    if family == "amused" and asked.pictures > 1:
+        return "it draws all pictures of a call from one generator"
+    return ""
+
+
+_PEERLESS = {
+    "janus": "it has no pipeline for Janus; transformers' is in `pyengine bench token`",
+    "image_gpt": "it has no pipeline for ImageGPT",
+    "picture_gpt": "it has no pipeline for a GPT; transformers' is in `pyengine bench token`",
+    "dcgan": "it has no pipeline for DCGAN",
+    "biggan": "it has no pipeline for BigGAN",
+    "rrdbnet": "it has no pipeline for upscalers",
+    "srvgg_compact": "it has no pipeline for upscalers",
+}
+
+
+# --- the families ---------------------------------------------------------------------------------
+
+
+def _prompted(asked: Asked) -> dict[str, Any]:
+    return {"prompt": PROMPT, "num_images_per_prompt": asked.pictures}
+
+
+def _from_picture(asked: Asked) -> dict[str, Any]:
+    return _prompted(asked) | {"image": asked.photo()}
+
+
+def _from_depth(asked: Asked) -> dict[str, Any]:
+    ramp = torch.linspace(0, 1, asked.size or SIDE)
+    return _from_picture(asked) | {"depth_map": ramp.expand(1, len(ramp), len(ramp)).contiguous()}
+
+
+def _unprompted(asked: Asked) -> dict[str, Any]:
+    known = asked.config("unet").get("num_class_embeds")
+    labels = {"class_labels": asked.classes(known)} if known else {}
+    return {"batch_size": asked.pictures, **labels}
+
+
+def _dit(asked: Asked) -> dict[str, Any]:
+    return {"class_labels": asked.classes(asked.config("transformer")["num_embeds_ada_norm"])}
+
+
+def _biggan(asked: Asked) -> dict[str, Any]:
+    return {"class_labels": asked.classes(asked.config("model").get("num_classes", 1000))}
+
+
+def _super_resolution(asked: Asked) -> dict[str, Any]:
+    side = int(asked.config("unet").get("sample_size") or 4 * SIDE)
+    return _prompted(asked) | {"image": asked.photo(side // 4)}
+
+
+def _embeddings(asked: Asked) -> dict[str, Any]:
+    width = asked.config("unet")["encoder_hid_dim"]
+    both = torch.randn(2, 1, width, generator=torch.Generator().manual_seed(SEED))
+    embeds = {"image_embeds": both[0], "negative_image_embeds": both[1]}
+    return {**embeds, "num_images_per_prompt": asked.pictures}
+
+
+def _joined(asked: Asked) -> dict[str, Any]:
+    return _prompted(asked)
+
+
+def _variation(asked: Asked) -> dict[str, Any]:
+    return {"image": asked.photo(), "num_images_per_prompt": asked.pictures}
+
+
+_UNCLIP_STEPS = ("decoder_num_inference_steps", "super_res_num_inference_steps")
+_PHASED = {"phases": True}
+_FORMS = {
+    "stable_diffusion": _Form(_prompted, sized=True, more=_PHASED),
+    "latent_consistency": _Form(_prompted, sized=True, more=_PHASED),
+    "stable_diffusion_xl": _Form(_prompted, sized=True, more=_PHASED),
+    "depth_to_image": _Form(_from_depth),
+    "instruct_pix2pix": _Form(_from_picture),
+    "dit": _Form(_dit),
+    "ddpm": _Form(_unprompted),
+    "ddim": _Form(_unprompted),
+    "deepfloyd_if": _Form(_prompted, sized=True),
+    "deepfloyd_if_super_resolution": _Form(_super_resolution),
+    "kandinsky_prior": _Form(_prompted, more={"result": "image_embeds"}),
+    "kandinsky": _Form(_embeddings, sized=True),
+    "kandinsky_combined": _Form(
+        _joined, sized=True, steps=("prior_num_inference_steps", "num_inference_steps")
+    ),
+    "unclip": _Form(_prompted, steps=("prior_num_inference_steps", *_UNCLIP_STEPS)),
+    "unclip_image_variation": _Form(_variation, steps=_UNCLIP_STEPS),
+    "amused": _Form(_prompted, sized=True),
+    "janus": _Form(_prompted, steps=()),
+    "image_gpt": _Form(lambda asked: {"num_images_per_prompt": asked.pictures}, steps=()),
+    "picture_gpt": _Form(_prompted, steps=()),
+    "dcgan": _Form(lambda asked: {"num_images": asked.pictures}, steps=()),
+    "biggan": _Form(_biggan, steps=()),
+    "rrdbnet": _Form(lambda asked: {"image": [asked.photo()] * asked.pictures}, steps=()),
+    "srvgg_compact": _Form(lambda asked: {"image": [asked.photo()] * asked.pictures}, steps=()),
+}
