@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from .pipelines.kandinsky.pipeline import KandinskyV22Pipeline
     from .pipelines.kandinsky.prior import KandinskyV22PriorPipeline
     from .pipelines.kandinsky.tasks import (
+        KandinskyV22ControlnetPipeline,
         KandinskyV22Img2ImgCombinedPipeline,
         KandinskyV22Img2ImgPipeline,
         KandinskyV22InpaintCombinedPipeline,
@@ -148,6 +149,7 @@ __all__ = [
     "KDPM2AncestralDiscreteScheduler",
     "KDPM2DiscreteScheduler",
     "KandinskyV22CombinedPipeline",
+    "KandinskyV22ControlnetPipeline",
     "KandinskyV22Img2ImgCombinedPipeline",
     "KandinskyV22Img2ImgPipeline",
     "KandinskyV22InpaintCombinedPipeline",

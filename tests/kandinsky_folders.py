@@ -26,6 +26,7 @@ UNET = {
     "encoder_hid_dim_type": "image_proj",
     "addition_embed_type": "image",
 }
+HINTED = {"in_channels": 8, "addition_embed_type": "image_hint"}
 MOVQ = {
     "norm_type": "spatial",
     "norm_num_groups": 32,
@@ -48,11 +49,12 @@ PRIOR_SCHEDULER = {
 
 def write(folder, *, unet=None, movq=None, scheduler=None, gain: float = 0.1, kind=""):
     """A decoder's folder, of pictures of multiples of 4 pixels. gain: of the U-Net's last layer, at
-    whose full size a random network's outputs are chaotic. kind: "Img2Img" or "Inpaint".
+    whose full size a random network's outputs are chaotic. kind: "Img2Img", "Inpaint" or
+    "Controlnet".
     """
     import diffusers
 
-    own = {"in_channels": 9} if kind == "Inpaint" else {}
+    own = {"Inpaint": {"in_channels": 9}, "Controlnet": HINTED}.get(kind, {})
     net = tiny.make_unet(13, **{**UNET, **own, **(unet or {})})
     for p in net.conv_out.parameters():
         p.data.mul_(gain)

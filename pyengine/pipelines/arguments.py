@@ -284,7 +284,7 @@ ARGUMENTS: tuple[Argument, ...] = (
         "padding_mask_crop", "prompt_2", "sigmas", "target_size", "timestep_spacing", "timesteps",
     )),
     *map(Argument, (
-        "decoder_latents", "depth_map", "image_embeddings", "image_embeds", "latents",
+        "decoder_latents", "depth_map", "hint", "image_embeddings", "image_embeds", "latents",
         "masked_image_latents",
         "negative_image_embeds", "negative_pooled_prompt_embeds", "negative_prompt_embeds",
         "pooled_prompt_embeds", "prior_latents", "prompt_embeds", "super_res_latents",

@@ -42,7 +42,15 @@ class Guides:
         self, jobs: Sequence[DenoisingJob], pipe: Any, sampler: Any, warned: list[str]
     ) -> None:
         """Has the jobs of one call of `pipe` follow what guides them."""
-        parts: list[list[GradientGuidance]] = [[] for _ in jobs]
+        found = self.gradients(len(jobs), pipe, sampler, warned)
+        for job, own in zip(jobs, found, strict=True):
+            job.gradients = own
+
+    def gradients(
+        self, count: int, pipe: Any, sampler: Any, warned: list[str]
+    ) -> list[GradientGuidance | None]:
+        """What guides each of the `count` pictures of a call of `pipe`."""
+        parts: list[list[GradientGuidance]] = [[] for _ in range(count)]
         if self.classifier is not None:
             prediction = sampler.config.prediction_type
             for own, label in zip(parts, self.labels, strict=True):
@@ -51,8 +59,7 @@ class Guides:
             guidance = self.clip.guidance(pipe, sampler, warned)
             for own, one in zip(parts, guidance, strict=True):
                 own.append(one)
-        for job, own in zip(jobs, parts, strict=True):
-            job.gradients = together(own)
+        return [together(own) for own in parts]
 
 
 def guides_of(

@@ -4,7 +4,7 @@ import json
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..calls import Call
 from ..pictures import timed
@@ -24,7 +24,7 @@ def eager(notes: Notes, *, threads: int, folder: Path, call: Call) -> Run:
     pipe.set_progress_bar_config(disable=True)
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
-            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's
+            cast(Any, part).to(memory_format=torch.channels_last)
     notes["load_seconds"] = time.perf_counter() - begin
     if call.phases:
         return timed(partial(call, pipe), pipe.unet, notes, begin)

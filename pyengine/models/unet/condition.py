@@ -76,7 +76,8 @@ class UNet2DConditionModel(ConditionEncoder):
         `embed_timesteps`. encoder_hidden_states: [N, L, cross_attention_dim], or what
         `encode_context` made of it; None for a model that reads pictures' embeddings alone.
         added_cond_kwargs: SDXL's text_embeds [N, C] and time_ids [N, 6], Kandinsky's image_embeds
-        [N, C]. timestep_cond (LCM): [N, time_cond_proj_dim]. class_labels: by config, [N] or
+        [N, C] and its ControlNet's hint [N, 3, 8 H, 8 W], of which the sample's last 4 channels
+        are made. timestep_cond (LCM): [N, time_cond_proj_dim]. class_labels: by config, [N] or
         [N, C]. attention_mask: [N, L], 0 hides a token of the text, of models with added keys.
         down_block_additional_residuals, mid_block_additional_residual (ControlNet): [N, C, H, W]
         each, both or neither, added to the skips and to the middle block's result; a row of -0.0

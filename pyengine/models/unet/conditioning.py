@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ... import ops
 from ...errors import RequestError
-from ...layers import LayerNorm, Linear
+from ...layers import Conv2d, LayerNorm, Linear
 from ..blocks.embeddings import TimestepEmbedding, sinusoids
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: Tokens that a picture's embedding becomes: diffusers' TextImageProjection and ImageProjection.
 TEXT_IMAGE_TOKENS = 10
 IMAGE_TOKENS = 32
+#: Of a hint beside the sample, and its pixels for each of the sample's along a side.
+HINT_CHANNELS, HINT_FACTOR = 4, 8
 
 
 class TextImageProjection(nn.Module):
@@ -120,6 +122,34 @@ class ImageTimeEmbedding(nn.Module):
         return row
 
 
+class ImageHintTimeEmbedding(ImageTimeEmbedding):
+    """The same, and a picture that is put beside the sample (Kandinsky 2.2's ControlNet)."""
+
+    def __init__(self, image_dim: int, time_dim: int):
+        super().__init__(image_dim, time_dim)
+        self.input_hint_block = _HintBlock()
+
+
+class _HintBlock(nn.Module):
+    """diffusers' nn.Sequential: 3x3 convolutions with SiLU between them."""
+
+    #: Output channels and stride of each.
+    LAYERS = ((16, 1), (16, 1), (32, 2), (32, 1), (96, 2), (96, 1), (256, 2), (HINT_CHANNELS, 1))
+
+    def __init__(self) -> None:
+        super().__init__()
+        before = 3
+        for i, (channels, stride) in enumerate(self.LAYERS):
+            self.add_module(str(2 * i), Conv2d(before, channels, stride=stride))
+            before = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 8 h, 8 w, 3] -> [N, h, w, HINT_CHANNELS]."""
+        for i, layer in enumerate(self.children()):
+            x = layer(x, silu=i > 0)
+        return x
+
+
 # --- by config ------------------------------------------------------------------------------------
 
 
@@ -147,17 +177,22 @@ def add_embedding(c: "UNet2DConditionConfig") -> nn.Module | None:
         return TextImageTimeEmbedding(text, text, width)
     if kind == "image" and c.encoder_hid_dim is not None:
         return ImageTimeEmbedding(c.encoder_hid_dim, width)
+    if kind == "image_hint" and c.encoder_hid_dim is not None:
+        return ImageHintTimeEmbedding(c.encoder_hid_dim, width)
     if kind == "text_time" and c.projection_class_embeddings_input_dim is not None:
         return TimestepEmbedding(c.projection_class_embeddings_input_dim, width)
     return None
 
 
+#: Values of addition_embed_type for what encoder_hid_dim tells the width of.
+_PROJECTED = ("text", "image", "image_hint")
 #: What addition_embed_type takes out of added_cond_kwargs.
 _ADDED = {
     "text_time": ("text_embeds", "time_ids"),
     "text": ("encoder_hidden_states",),
     "text_image": ("image_embeds", "text_embeds"),
     "image": ("image_embeds",),
+    "image_hint": ("image_embeds",),
 }
 
 
@@ -179,7 +214,7 @@ def added_rows(
     if isinstance(module, TimestepEmbedding):
         rows = module(_with_sizes(module, c, *given, dtype=dtype))
         return rows
-    width = c.encoder_hid_dim if c.addition_embed_type in ("text", "image") else None
+    width = c.encoder_hid_dim if c.addition_embed_type in _PROJECTED else None
     width = width or c.cross_attention_dim  # type: ignore[assignment] # one: the config checks
     shape = "[N, L, {}]" if c.addition_embed_type == "text" else "[N, {}]"
     for name, tensor in zip(names, given, strict=True):

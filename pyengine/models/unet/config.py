@@ -83,7 +83,9 @@ class UNet2DConditionConfig:
         None
     )
     num_class_embeds: int | None = field(default=None, metadata=_DIM)
-    addition_embed_type: Literal["text_time", "text", "text_image", "image"] | None = None
+    addition_embed_type: (
+        Literal["text_time", "text", "text_image", "image", "image_hint"] | None
+    ) = None
     addition_embed_type_num_heads: int = field(default=64, metadata={"min": 1, "max": 1024})
     addition_time_embed_dim: int | None = field(default=None, metadata={"min": 2, "max": 8192})
     projection_class_embeddings_input_dim: int | None = field(default=None, metadata=_DIM)

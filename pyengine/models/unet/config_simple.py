@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ..blocks.added_kv import TEXT_GROUPS
+from .conditioning import HINT_CHANNELS
 
 if TYPE_CHECKING:
     from .config import UNet2DConditionConfig
@@ -77,8 +78,13 @@ def _projection_problems(c: "UNet2DConditionConfig") -> list[str]:
     kind = c.addition_embed_type
     if kind in ("text", "text_image") and not one:
         problems.append(f'addition_embed_type "{kind}" needs one cross_attention_dim')
-    if kind == "image" and c.encoder_hid_dim is None:
-        problems.append('addition_embed_type "image" needs encoder_hid_dim')
+    if kind in ("image", "image_hint") and c.encoder_hid_dim is None:
+        problems.append(f'addition_embed_type "{kind}" needs encoder_hid_dim')
+    if kind == "image_hint" and c.in_channels <= HINT_CHANNELS:
+        problems.append(
+            f"in_channels is {c.in_channels}, expected more than the {HINT_CHANNELS} that"
+            ' addition_embed_type "image_hint" puts beside the sample'
+        )
     if kind == "text" and one:
         width = c.encoder_hid_dim or c.cross_attention_dim
         if isinstance(width, int) and width % c.addition_embed_type_num_heads:

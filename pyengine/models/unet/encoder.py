@@ -13,7 +13,7 @@ from ... import branches
 from ...errors import RequestError
 from ...guard import inference
 from ...layers import Conv2d, Embedding, Linear
-from ..base import Model
+from ..base import Model, to_nchw
 from ..blocks.added_kv import AddedKVAttention
 from ..blocks.embeddings import TimestepEmbedding, flat_timesteps, sinusoids
 from ..blocks.resnet import ResnetBlock2D
@@ -107,6 +107,26 @@ class ConditionEncoder(Model):
         text = self._projected(encoder_hidden_states, image_embeds)
         mask = self._mask(attention_mask, text)
         return TextContext(tuple(m.keys_values(text) for m in self._crosses), mask=mask)
+
+    @inference
+    def encode_hint(self, hint: Tensor) -> Tensor:
+        """[N, 3, 8 h, 8 w], a picture as the model was trained to be told it (a map of depths,
+        0..1) -> [N, 4, h, w], which lies beside the sample's channels (addition_embed_type
+        "image_hint"). Raises RequestError for another shape and of other models.
+        """
+        if not isinstance(self.add_embedding, conditioning.ImageHintTimeEmbedding):
+            raise RequestError("hint: expected none, since this model reads none")
+        factor = conditioning.HINT_FACTOR
+        if hint.dim() != 4 or hint.shape[1] != 3 or not hint.numel() or any(
+            side % factor for side in hint.shape[2:]
+        ):  # fmt: skip
+            raise RequestError(
+                f"hint: expected [N, 3, H, W], H and W multiples of {factor}, got"
+                f" {list(hint.shape)}"
+            )
+        x = hint.to(device=self.device, dtype=self.dtype).permute(0, 2, 3, 1).contiguous()
+        with self.arena.use():
+            return to_nchw(self.add_embedding.input_hint_block(x))
 
     def _projected(self, text: Tensor | None, image: Tensor | None) -> Tensor:
         """[N, L, cross_attention_dim], what the attentions read."""
@@ -251,6 +271,7 @@ class ConditionEncoder(Model):
         attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, Conditioning]:  # fmt: skip
         """(the sample as [N, H, W, C], what every block is told) of the arguments of `forward`."""
+        sample = self._beside_hint(sample, added_cond_kwargs)
         self._check_sample(sample)
         added_cond_kwargs = self._with_text(added_cond_kwargs, context)
         if not isinstance(context, TextContext):
@@ -285,6 +306,20 @@ class ConditionEncoder(Model):
         if self.config.addition_embed_type != "text" or not isinstance(text, Tensor):
             return added
         return {"encoder_hidden_states": text, **(added or {})}
+
+    def _beside_hint(self, sample: Tensor, added: dict[str, Tensor] | None) -> Tensor:
+        """The sample with what is made of a hint among added_cond_kwargs; without one the sample,
+        which `evaluate` is given with all its channels.
+        """
+        if added is None or added.get("hint") is None:
+            return sample
+        made = self.encode_hint(added["hint"])
+        if sample.dim() != 4 or (len(sample), *sample.shape[2:]) != (len(made), *made.shape[2:]):
+            n, _, h, w = made.shape
+            raise RequestError(
+                f"hint: expected {list(sample.shape)} beside it to be [{n}, C, {h}, {w}]"
+            )
+        return torch.cat([sample.to(made), made], dim=1)
 
     def _check_sample(self, sample: Tensor) -> None:
         channels = self.config.in_channels

@@ -6,6 +6,7 @@ from ...clip_pictures import ClipPictureConfig
 from ...errors import ConfigError
 from ...models import PriorConfig, UNet2DConditionConfig
 from ...models.autoencoder.vq import VQConfig
+from ...models.unet.conditioning import HINT_CHANNELS
 from ...schedules.config import UnCLIPConfig
 from ...weights.text import show
 from ..diffusers_names.schedulers import choose
@@ -98,16 +99,18 @@ def check_fits(unet: UNet2DConditionConfig, movq: VQConfig) -> None:
     if movq.lookup_from_codebook:
         raise ConfigError("movq: lookup_from_codebook is true, expected a decoder of latents")
     # One for inpainting has the known latents and the mask beside those that it denoises.
-    told = (latent, 2 * latent + 1)
+    # A ControlNet has what is made of its hint.
+    hinted = unet.addition_embed_type == "image_hint"
+    told = (latent + HINT_CHANNELS,) * 2 if hinted else (latent, 2 * latent + 1)
     if unet.in_channels not in told or unet.out_channels not in (latent, 2 * latent):
+        wanted = f"{told[0]}" if hinted else f"{told[0]} or {told[1]} (for inpainting)"
         raise ConfigError(
             f"unet: in_channels {unet.in_channels}, out_channels {unet.out_channels} do not fit a"
-            f" movq of {latent} latent channels: expected {told[0]} or {told[1]} (for inpainting),"
-            f" and {latent} or {2 * latent}"
+            f" movq of {latent} latent channels: expected {wanted}, and {latent} or {2 * latent}"
         )
     for name, value, wanted in (
         ("encoder_hid_dim_type", unet.projection, "image_proj"),
-        ("addition_embed_type", unet.addition_embed_type, "image"),
+        ("addition_embed_type", unet.addition_embed_type, "image_hint" if hinted else "image"),
         ("class_embed_type", unet.class_embed_type, None),
         ("num_class_embeds", unet.num_class_embeds, None),
         ("time_cond_proj_dim", unet.time_cond_proj_dim, None),

@@ -41,10 +41,11 @@ PRIOR = Family(
 DECODER = Family(
     name="kandinsky",
     title="prior + decoder (DALL-E 2): Kandinsky 2.2's decoder",
-    state="embeddings of pictures to pictures, image-to-image, inpainting; held to diffusers by"
-    " tests",
+    state="embeddings of pictures to pictures, image-to-image, inpainting, its ControlNet; held to"
+    " diffusers by tests",
     classes=(
-        "KandinskyV22Pipeline", "KandinskyV22Img2ImgPipeline", "KandinskyV22InpaintPipeline"
+        "KandinskyV22Pipeline", "KandinskyV22Img2ImgPipeline", "KandinskyV22InpaintPipeline",
+        "KandinskyV22ControlnetPipeline",
     ),
     parts={"unet": UNET, "scheduler": SCHEDULER, "movq": VQ},
     unused=(),
@@ -55,6 +56,7 @@ DECODER = Family(
         "image": f"{_HERE}.tasks:KandinskyV22Img2ImgPipeline",
         "inpaint": f"{_HERE}.tasks:KandinskyV22InpaintPipeline",
     },
+    others=(f"{_HERE}.tasks:KandinskyV22ControlnetPipeline",),
     rehearse=f"{_HERE}.rehearsal:rehearse",
     joins={"prior": f"{_HERE}.joined:join"},
     rank=19,

@@ -57,10 +57,12 @@ class JoinedCheckpoint(Checkpoint):
 
 
 def join(decoder: Checkpoint, prior: Checkpoint) -> Checkpoint:
-    """The two as one. Raises RequestError where the second is no prior."""
+    """The two as one. Raises RequestError where the second is no prior, or the first takes none."""
     if prior.pipeline_class not in PRIOR.classes:
         raise RequestError(
             f"prior: expected a {PRIOR.classes[0]}'s folder or Hub id, given a"
             f" {prior.pipeline_class}: {prior.source}"
         )
+    if decoder.pipeline_class not in JOINED:
+        raise RequestError(f"prior: a {decoder.pipeline_class} takes none")
     return JoinedCheckpoint(decoder, prior)

@@ -35,6 +35,7 @@ from ..unprompted import (
     UnpromptedPipeline,
     UnpromptedRequest,
 )
+from .hints import hints_of
 
 #: Pixels along a side where a call does not say, as in diffusers.
 SIDE = 512
@@ -54,6 +55,7 @@ class KandinskyRequest(UnpromptedRequest):
     """embeds: [R, D], negative ones first where there is guidance. images: [M, 3, height, width] in
     -1..1, to begin from, each for count / M pictures, or None. strength: the share of the steps
     that runs from them. masks: [M, 1, height, width], 1 where `images` are made anew, or None;
+    hints: [M, 3, 8 h, 8 w] likewise, of a ControlNet, or None.
     known, noise: [N, C, h, w], their latents and the noise of the start, while the request is
     carried out.
     """
@@ -62,6 +64,7 @@ class KandinskyRequest(UnpromptedRequest):
     images: Tensor | None = None
     strength: float | None = None
     masks: Tensor | None = None
+    hints: Tensor | None = None
     known: Tensor | None = None
     noise: Tensor | None = None
 
@@ -112,7 +115,12 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
     @property
     def paints_in(self) -> bool:
         """Whether the U-Net is told a mask and what is known, beside the latents."""
-        return bool(self.unet.config.in_channels != self.channels)
+        return bool(self.unet.config.in_channels == 2 * self.channels + 1)
+
+    @property
+    def reads_hints(self) -> bool:
+        """Whether the U-Net is told a picture beside the embeddings: a ControlNet."""
+        return bool(self.unet.config.addition_embed_type == "image_hint")
 
     @property
     def predicts_variance(self) -> bool:
@@ -140,6 +148,7 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
         image: Any = None,
         strength: float | None = None,
         mask_image: Any = None,
+        hint: Any = None,
         clip_model: Any = None,
         clip_guidance_scale: float | None = None,
         clip_prompt: str | Sequence[str] | None = None,
@@ -161,8 +170,8 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
         **others: Any,
     ) -> PipelineOutput:
         """Pictures of embeddings; names and order are those of diffusers' KandinskyV22Pipeline,
-        with the image and strength of its KandinskyV22Img2ImgPipeline, and the mask_image of its
-        KandinskyV22InpaintPipeline.
+        with the image and strength of its KandinskyV22Img2ImgPipeline, the mask_image of its
+        KandinskyV22InpaintPipeline, and the hint of its KandinskyV22ControlnetPipeline.
 
         Args:
             image_embeds: [B, D], or a list of such: what KandinskyV22PriorPipeline makes of texts,
@@ -183,6 +192,9 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
             strength: 0 to 1, the share of the steps that `image` goes through; 0.3 unless told.
             mask_image: of decoders for inpainting, which need it: white where `image` is made anew,
                 with a border of a latent's pixel; as many as of `image`.
+            hint: of ControlNets, which need it: a tensor [B, 3, 8 h, 8 w] of what the model was
+                trained to be told, beside latents of h x w, a list of such, or pictures, which
+                become 0..1; one for all, one per embedding, or one per picture.
             clip_model, clip_guidance_scale, clip_prompt, clip_image: as of
                 StableDiffusionPipeline's call: a CLIP whose gradient guides, to clip_prompt or
                 clip_image.
@@ -216,6 +228,7 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
         embeds = self._embeds("image_embeds", given["image_embeds"])
         strength = self._strength(given["strength"], given["image"])
         self._check_mask(given["mask_image"], given["image"])
+        hint = arguments.pop("hint", None)
         scale = arguments.pop("guidance_scale")
         scale = self.defaults.guidance_scale if scale is None else scale
         base = self._request(
@@ -233,6 +246,10 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
             **own, embeds=torch.cat([row.repeat_interleave(times, dim=0) for row in rows]),
             images=self._images(given["image"], base, len(embeds)), strength=strength,
             masks=self._masks(given["mask_image"], base, len(embeds)),
+            hints=hints_of(
+                hint, self.reads_hints, base.height // self.factor, base.width // self.factor,
+                {1, len(embeds), base.count},
+            ),
         )  # fmt: skip
 
     def _embeds(self, name: str, value: Any, count: int | None = None) -> Tensor:
@@ -350,6 +367,10 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
             anew = anew.to(self.device, self.dtype).repeat_interleave(r.count // len(anew), dim=0)
             conditions.known, conditions.noise, conditions.mask = r.known, r.noise, anew
             conditions.extra = torch.cat([r.known * (1 - anew), 1 - anew], dim=1)
+        if r.hints is not None:
+            hints = [self.unet.encode_hint(hint[None]) for hint in to_device(r.hints, self.device)]
+            times = r.count // len(hints)
+            conditions.extra = torch.cat(hints).repeat_interleave(times, dim=0)
         return conditions
 
     def pixels_of(self, latents: Tensor) -> Tensor:

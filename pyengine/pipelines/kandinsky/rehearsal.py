@@ -52,6 +52,7 @@ def rehearse_prior(model: PriorTransformer, batch: int) -> None:
 def _unet(model: UNet2DConditionModel, batch: int, height: int, width: int) -> None:
     embeds = torch.empty(batch, model.config.encoder_hid_dim or 1, device="meta")
     sample = torch.empty(batch, model.config.in_channels, height, width, device="meta")
+    # With a hint, which is made of a picture once a call, its channels lie beside the sample's.
     model(sample, 0, None, added_cond_kwargs={"image_embeds": embeds})
 
 

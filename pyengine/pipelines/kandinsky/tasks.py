@@ -17,6 +17,12 @@ class KandinskyV22InpaintPipeline(Task, KandinskyV22Pipeline):
     needs = ("image", "mask_image")
 
 
+class KandinskyV22ControlnetPipeline(Task, KandinskyV22Pipeline):
+    """Pictures like a hint, such as a map of depths: pipe(image_embeds, negative..., hint)."""
+
+    needs = ("hint",)
+
+
 class KandinskyV22Img2ImgCombinedPipeline(Task, KandinskyV22CombinedPipeline):
     """Pictures from a picture and a text: pipe(prompt, image, strength=0.3)."""
 

@@ -24,7 +24,9 @@ from ...schedules import unclip
 from ...schedules.config import UnCLIPConfig
 from ...tokenizer import ClipTokenizer
 from ..arguments import check, checked
+from ..classifiers import find_classifier
 from ..defaults import bounded
+from ..guides import Guides, guides_of, labels_to_follow
 from ..keywords import refuse_others
 from ..prior_denoiser import PriorDenoiser
 from ..staged import StagedPipeline
@@ -41,6 +43,15 @@ class VariationDefaults:
     decoder_num_inference_steps: int = bounded(25, 2, 1000)
     super_res_num_inference_steps: int = bounded(7, 2, 1000)
     decoder_guidance_scale: float = bounded(8.0, 0, 1000)
+
+
+@dataclass(frozen=True)
+class DecoderSampler:
+    """The decoder's sampler, as guides are told it: as schedules.Scheduler says it of others'."""
+
+    config: UnCLIPConfig
+    name: ClassVar[str] = "unclip"
+    class_name: ClassVar[str] = "UnCLIPScheduler"
 
 
 def square(config: Any) -> int:
@@ -65,6 +76,7 @@ class UnCLIPBase(StagedPipeline):
         """
         super().__init__()
         self.models, self.tokenizer, self.checkpoint = models, tokenizer, checkpoint
+        self.clip_tokenizer = tokenizer
         self.schedules, self.source, self.defaults = schedules, source, defaults
         for model in models.values():  # one for all, which work one after the other
             model.arena = self.decoder.arena
@@ -127,14 +139,15 @@ class UnCLIPBase(StagedPipeline):
     # --- arguments --------------------------------------------------------------------------------
 
     def _request(
-        self, a: dict[str, Any], count: int, names: Sequence[str], **own: Any
-    ) -> UnCLIPRequest:
-        """The arguments that both have, checked. names: of stages with steps and latents. count:
-        pictures, without num_images_per_prompt.
+        self, a: dict[str, Any], batch: int, names: Sequence[str],
+        words: Sequence[str] | None = None, **own: Any,
+    ) -> UnCLIPRequest:  # fmt: skip
+        """The arguments that both have, checked. names: of stages with steps and latents. batch:
+        pictures, without num_images_per_prompt. words: the prompts, where they are given in words.
         """
         refuse_others(a["others"], self.__call__)
         simple = checked({"output_type": a["output_type"]}, self.defaults)
-        count *= check("num_images_per_prompt", a["num_images_per_prompt"])
+        count = batch * check("num_images_per_prompt", a["num_images_per_prompt"])
         side = self._shapes.super_res[1]
         checks.check_total(side, side, count)
         shapes = {"prior": self._shapes.prior, "decoder": self._shapes.decoder,
@@ -154,6 +167,7 @@ class UnCLIPBase(StagedPipeline):
             count=count, height=side, width=side,
             steps_of={name: self._steps(name, a[f"{name}_num_inference_steps"]) for name in names},
             latents_of=latents, output_type=simple["output_type"], seeds=seeds,
+            guides=self._guides(a, words, batch, count),
             decoder_scale=self._scales("decoder", a["decoder_guidance_scale"], count),
             generators=generators, callback=callback,
             callback_inputs=checks.check_callback(
@@ -171,6 +185,17 @@ class UnCLIPBase(StagedPipeline):
         name = f"{stage}_guidance_scale"
         value = getattr(self.defaults, name) if value is None else value
         return checks.guidance_scales(name, value, count)
+
+    def _guides(
+        self, a: dict[str, Any], words: Sequence[str] | None, batch: int, count: int
+    ) -> Guides:
+        """What guides the decoder's stage."""
+        c, h, w = self._shapes.decoder
+        own = find_classifier(a["classifier"], a["classifier_scale"], self.device, self._kept)
+        labels = labels_to_follow(own, a["class_labels"], batch, count)
+        found = guides_of(a, self, words, count, (c, h, w), own, labels)
+        found.check_scheduler(DecoderSampler(self.schedules["decoder"]))
+        return found
 
     # --- the run ----------------------------------------------------------------------------------
 
@@ -192,7 +217,10 @@ class UnCLIPBase(StagedPipeline):
             texts, empty = self._texts(r, report.warnings), self._encode([""], report.warnings)
         noise = StageNoise(NoiseSource(r.generators, self.device), r.count, len(self.stages))
         course = UnCLIPCourse(
-            self.stages, r, plans, self._shapes, noise, texts, empty, self.text_proj, self.source
+            self.stages, r, plans, self._shapes, noise, texts, empty, self.text_proj, self.source,
+            r.guides.gradients(
+                r.count, self, DecoderSampler(self.schedules["decoder"]), report.warnings
+            ),
         )  # fmt: skip
         jobs = [StagedJob(r.run, i, seed, course) for i, seed in enumerate(r.seeds)]
         with report.stage("prepare", self.device):
@@ -207,6 +235,15 @@ class UnCLIPBase(StagedPipeline):
         check_finite(f"{self.source}: text encoder", hidden)
         seen = token_mask(self.tokenizer, prompts, hidden.shape[1]).to(self.device)
         return Texts(hidden, projected, seen)
+
+    @property
+    def denoiser(self) -> UNet2DConditionModel:
+        """What makes the picture that a gradient goes through."""
+        return self.decoder
+
+    def pixels_of(self, latents: Tensor) -> Tensor:
+        """[1, 3, h, w] in about -1..1 of what the decoder denoises."""
+        return latents
 
     # --- pictures ---------------------------------------------------------------------------------
 

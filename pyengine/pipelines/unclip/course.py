@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...diffusion.conditions import Conditions, classifier_free_names
+from ...diffusion.gradients import GradientGuidance
 from ...diffusion.job import Batch, DenoisingJob
 from ...diffusion.staged import Stage, StagedJob, StageNoise, end_of, guidance_between
 from ...diffusion.watch import check_start
@@ -50,15 +51,17 @@ class UnCLIPCourse:
     def __init__(
         self, stages: Sequence[Stage], r: UnCLIPRequest, plans: dict[str, Plan], shapes: Shapes,
         noise: StageNoise, texts: Texts, empty: Texts, projection: UnCLIPTextProjModel,
-        source: str,
+        source: str, gradients: Sequence[GradientGuidance | None],
     ):  # fmt: skip
         """plans: by PRIOR, DECODER and "super_res". texts: of each picture; empty: the one row of
-        the empty text. source: what to call the model in errors.
+        the empty text. gradients: what guides the decoder's stage of each picture. source: what to
+        call the model in errors.
         """
         self.stages, self.names = stages, tuple(stage.main_part for stage in stages)
         self._r, self._shapes, self._noise = r, shapes, noise
         self._texts, self._empty = texts, empty
         self._projection, self._source = projection, source
+        self._gradients = gradients
         last = plans.pop("super_res")
         plans |= {FIRST: end_of(last, 0, -1), LAST: end_of(last, -1, None)}
         self._plans = [plans[name] for name in self.names]
@@ -152,6 +155,8 @@ class UnCLIPCourse:
                 self._noise.of(stage, job.index), self._source,
             )  # fmt: skip
             one.place = place
+            if self.names[stage] == DECODER:
+                one.gradients = self._gradients[job.index]
             inner.append(one)
         Batch(inner, plan.start(x) if self.names[stage] != LAST else State(x))
         check_start(self._source, x)

@@ -61,6 +61,13 @@ class UnCLIPPipeline(UnCLIPBase):
         output_type: str = "pil",
         return_dict: bool = True,
         *,
+        clip_model: Any = None,
+        clip_guidance_scale: float | None = None,
+        clip_prompt: str | Sequence[str] | None = None,
+        clip_image: Any = None,
+        classifier: Any = None,
+        classifier_scale: float | None = None,
+        class_labels: Any = None,
         seed: int | Sequence[int] | None = None,
         upscaler: Any = None,
         callback_on_step_end: Callable[..., Any] | None = None,
@@ -88,6 +95,11 @@ class UnCLIPPipeline(UnCLIPBase):
                 picture. 1 or less of both leaves guidance out; else both stages are guided.
             output_type: "pil", "np", "pt" (0 to 1) or "latent", which is what was denoised, -1..1.
             return_dict: False gives a tuple in place of a PipelineOutput.
+            clip_model, clip_guidance_scale, clip_prompt, clip_image: as of
+                StableDiffusionPipeline's call: a CLIP whose gradient guides the decoder's stage, to
+                the prompt unless told otherwise.
+            classifier, classifier_scale, class_labels: likewise a classifier of noised pictures of
+                the decoder's size.
             seed: s gives picture i the seed s + i; a list one each; None random ones, which the
                 result tells.
             upscaler: a file or folder of one, or an UpscalePipeline, which enlarges the pictures.
@@ -109,7 +121,9 @@ class UnCLIPPipeline(UnCLIPBase):
         a = arguments
         prompts, texts = self._asked(a)
         batch = len(prompts) if prompts is not None else len(cast(Texts, texts).hidden)
-        r = self._request(a, batch, ("prior", "decoder", "super_res"), prompts=prompts, texts=texts)
+        r = self._request(
+            a, batch, ("prior", "decoder", "super_res"), words=prompts, texts=texts
+        )  # fmt: skip
         r.prior_scale = self._scales("prior", a["prior_guidance_scale"], r.count)
         times = r.count // batch
         each = [i for i in range(batch) for _ in range(times)]

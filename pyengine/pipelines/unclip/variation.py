@@ -68,6 +68,13 @@ class UnCLIPImageVariationPipeline(UnCLIPBase):
         output_type: str = "pil",
         return_dict: bool = True,
         *,
+        clip_model: Any = None,
+        clip_guidance_scale: float | None = None,
+        clip_prompt: str | Sequence[str] | None = None,
+        clip_image: Any = None,
+        classifier: Any = None,
+        classifier_scale: float | None = None,
+        class_labels: Any = None,
         seed: int | Sequence[int] | None = None,
         upscaler: Any = None,
         callback_on_step_end: Callable[..., Any] | None = None,
@@ -92,6 +99,8 @@ class UnCLIPImageVariationPipeline(UnCLIPBase):
             image_embeddings: [B, D] in place of the pictures; see `embed` and `interpolate`.
             decoder_guidance_scale: for all (8 unless told), or one per picture; 1 or less leaves
                 guidance out.
+            clip_model, clip_guidance_scale, clip_prompt, clip_image, classifier, classifier_scale,
+                class_labels: as of UnCLIPPipeline, with clip_prompt or clip_image.
             output_type, return_dict, seed, upscaler, callback_on_step_end, progress, timeout, run:
                 as of UnCLIPPipeline.
 
