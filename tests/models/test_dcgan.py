@@ -49,7 +49,6 @@ def test_against_torchs_layers(pair):
 @pytest.mark.parametrize(("relu", "out"), [(False, 5), (True, 4), (False, 1), (True, 19)])
 def test_transposed_convolution(n, height, width, relu, out):
     layer = TransposedConv2d(6, out)
-    assert layer.together == (out <= 4)
     weight, bias, x = noise(6, out, 4, 4), noise(out, seed=1), noise(n, 6, height, width, seed=2)
     layer.load_state_dict({"weight": weight, "bias": bias}, assign=True)
     want = torch.nn.functional.conv_transpose2d(

@@ -254,6 +254,13 @@ CASES = [
                 _conv(2, 4, 3, 9, 3, k=4, stride=2, padding=(1, 1, 1, 1), transposed=True),
                 DTYPES,
             ),
+            (
+                "conv2d", "transposed-few-with-all",
+                _conv(3, 5, 4, 21, 4, k=4, c2=4, norm=True, input_activation="relu", leaky=True,
+                      epilogue=True, hw=(10, 8), stride=2, padding=(1, 1, 1, 1), transposed=True,
+                      packed=True),
+                DTYPES,
+            ),
             ("conv2d", "slopes-few-outputs", _conv(2, 7, 5, 9, 3, leaky=True), DTYPES),
             ("linear", "plain", _linear(5, 7, 33, cout=20), DTYPES),
             ("linear", "one-row", _linear(16, cout=4, bias=False), DTYPES),

@@ -47,13 +47,15 @@ DirectShape direct_shape(const Conv2dArgs& args) {
     const bool merges = args.upsample && args.stride == 1 && args.kernel_height == 3 &&
                         args.kernel_width == 3 && args.top == 1 && args.left == 1 &&
                         args.height_out == 2 * args.height && args.width_out == 2 * args.width;
-    shape.parities = merges || args.transposed;
-    shape.narrow = !shape.parities && args.channels_out <= kDirectNarrow;
+    shape.joined = args.transposed && 4 * args.channels_out <= kPanelWidth;
+    shape.parities = !shape.joined && (merges || args.transposed);
+    shape.narrow = !shape.parities && !shape.joined && args.channels_out <= kDirectNarrow;
     const int64_t parts = shape.parities ? 2 : 1;
-    shape.kernel_height = shape.parities ? 2 : args.kernel_height;
-    shape.kernel_width = shape.parities ? 2 : args.kernel_width;
-    shape.height = args.height_out / parts;
-    shape.width = args.width_out / parts;
+    const bool halves = shape.parities || shape.joined;
+    shape.kernel_height = halves ? 2 : args.kernel_height;
+    shape.kernel_width = halves ? 2 : args.kernel_width;
+    shape.height = shape.joined ? args.height + 1 : args.height_out / parts;
+    shape.width = shape.joined ? args.width + 1 : args.width_out / parts;
     shape.rows = (shape.height - 1) * args.stride + shape.kernel_height + parts - 1;
     shape.columns = (shape.width - 1) * args.stride + shape.kernel_width + parts - 1;
     shape.depth = shape.kernel_height * shape.kernel_width * (args.channels + args.channels2);

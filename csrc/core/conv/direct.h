@@ -7,8 +7,9 @@
 namespace pyengine {
 
 // Output pixels multiplied at a time, by all weights of a pass: a multiple of every instruction
-// set's rows of a tile (3, 6, 14). Their A takes 315 KB of the second-level cache.
-constexpr int64_t kDirectBlock = 252;
+// set's rows of a tile (3, 6, 14). Their A takes 188 KB of the second-level cache
+// with 16 lanes, 376 with fewer. Sixteen pictures of 4x4 are one block.
+constexpr int64_t kDirectBlock = 294;
 // The most that kDepth of gemm/tile.simd.h is, which only vector code sees.
 constexpr int64_t kDirectDepth = 320;
 // Up to so many output channels, sums run over a vector's lanes.
@@ -21,10 +22,12 @@ constexpr int64_t kSlack = 16;
 // A nearest-neighbour enlargement followed by 3x3 (with one zero around) is four convolutions of
 // 2x2 taps, one for each parity of the output's row and column: taps that see the same pixel are
 // added up first. That is 4 products where there were 9. A transposed convolution of stride 2 with
-// 4x4 taps is four of 2x2, too: each parity has four of the taps.
+// 4x4 taps is four of 2x2, too: each parity has four of the taps. Where their outputs fit into one
+// panel, it is one convolution of 2x2 taps over windows a row and a column more than the input has.
 struct DirectShape {
     bool narrow;                          // few output channels
     bool parities;                        // the four convolutions; otherwise one
+    bool joined;                          // a transposed convolution, the four in one panel
     int64_t kernel_height, kernel_width;  // taps of each
     int64_t height, width;                // output pixels of each
     int64_t rows, columns;                // padded input of a picture

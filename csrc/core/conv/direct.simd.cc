@@ -1,5 +1,6 @@
 #include "conv/direct.h"
 
+#include "conv/direct_weights.simd.h"
 #include "conv/strip.simd.h"
 #include "gemm/tile.simd.h"
 #include "isa/divide.simd.h"
@@ -12,110 +13,6 @@ namespace {
 static_assert(kDirectDepth >= kDepth && kPanelWidth == kPanel && kDirectBlock % kTileRows == 0);
 
 constexpr int64_t kGroup = kTilePanels * kPanel;  // channels that a tile computes side by side
-
-struct Range {
-    int64_t begin, end;
-};
-
-// --- weights -----------------------------------------------------------------------------------
-
-// Adds `count` weights of one tap to sums, or sets them.
-template <class W>
-PYENGINE_INLINE void add_weights(const W* from, int64_t count, bool first, float* sums) {
-    for (int64_t i = 0; i < count; i += kLanes) {
-        const Floats w = load(from + i);
-        store(sums + i, first ? w : load(sums + i) + w);
-    }
-}
-
-// The taps of 3 that tap s of the 2 stands for, in output rows (or columns) of one parity.
-PYENGINE_INLINE Range merged_taps(int64_t parity, int64_t s) {
-    return s == 0 ? Range{0, parity + 1} : Range{parity + 1, 3};
-}
-
-// [depth][16] of a panel from element `from` of its K, summed over the taps that a parity merges;
-// of a transposed convolution the taps that are the parity's.
-template <class W>
-void merge_weights(const DirectArgs& direct, int64_t panel, int64_t parity, int64_t from,
-                   int64_t depth, float* out) {
-    const Conv2dArgs& conv = direct.conv;
-    const int64_t channels = conv.channels + conv.channels2;
-    const int64_t taps = conv.transposed ? 16 : 9;
-    const W* weight = static_cast<const W*>(conv.weight) + panel * taps * channels * kPanel;
-    for (int64_t k = from; k < from + depth;) {
-        const int64_t tap = k / channels, channel = k - tap * channels;
-        const int64_t count = least(channels - channel, from + depth - k);
-        if (conv.transposed) {
-            // Output row 2m + a is rows m - 1 + a and m + a times the taps' rows 3 - a and 1 - a.
-            const int64_t row = 3 - 2 * (tap / 2) - parity / 2;
-            const int64_t column = 3 - 2 * (tap % 2) - parity % 2;
-            add_weights(weight + ((row * 4 + column) * channels + channel) * kPanel, count * kPanel,
-                        true, out);
-            out += count * kPanel;
-            k += count;
-            continue;
-        }
-        const Range rows = merged_taps(parity / 2, tap / 2);
-        const Range columns = merged_taps(parity % 2, tap % 2);
-        bool first = true;
-        for (int64_t row = rows.begin; row < rows.end; ++row)
-            for (int64_t column = columns.begin; column < columns.end; ++column, first = false)
-                add_weights(weight + ((row * 3 + column) * channels + channel) * kPanel,
-                            count * kPanel, first, out);
-        out += count * kPanel;
-        k += count;
-    }
-}
-
-template <class W>
-void widen_weights(const DirectArgs& direct, int64_t panel, int64_t from, int64_t depth,
-                   float* out) {
-    const W* weight = static_cast<const W*>(direct.conv.weight);
-    add_weights(weight + (panel * direct.shape.depth + from) * kPanel, depth * kPanel, true, out);
-}
-
-struct Weights {
-    const float* first;
-    int64_t stride;  // from panel to panel
-};
-
-// `count` panels' [depth][16] from element `from` of K on: where they are, or made in `scratch`.
-Weights weights_of(const DirectArgs& direct, int64_t panel, int64_t count, int64_t parity,
-                   int64_t from, int64_t depth, float* scratch) {
-    const DType dtype = direct.conv.weight_dtype;
-    const bool parities = direct.shape.parities;
-    if (dtype == DType::float32 && !parities)
-        return {static_cast<const float*>(direct.conv.weight) +
-                    (panel * direct.shape.depth + from) * kPanel,
-                direct.shape.depth * kPanel};
-    for (int64_t i = 0; i < count; ++i) {
-        float* out = scratch + i * kDepth * kPanel;
-        if (dtype == DType::float32)
-            merge_weights<float>(direct, panel + i, parity, from, depth, out);
-        else if (dtype == DType::bfloat16)
-            parities ? merge_weights<BFloat16>(direct, panel + i, parity, from, depth, out)
-                     : widen_weights<BFloat16>(direct, panel + i, from, depth, out);
-        else
-            parities ? merge_weights<Float16>(direct, panel + i, parity, from, depth, out)
-                     : widen_weights<Float16>(direct, panel + i, from, depth, out);
-    }
-    return {scratch, kDepth * kPanel};
-}
-
-// Asks for part `part` of `parts` of what weights_of will read next, while tiles are computed:
-// weights come from memory once, and a tile computes as long as 5 KB take from there.
-void prefetch_weights(const DirectArgs& direct, int64_t panel, int64_t count, int64_t from,
-                      int64_t depth, int64_t part, int64_t parts) {
-    const int64_t size = size_of(direct.conv.weight_dtype);
-    const int64_t bytes = depth * kPanel * size;
-    for (int64_t i = 0; i < count; ++i) {
-        const char* first = static_cast<const char*>(direct.conv.weight) +
-                            ((panel + i) * direct.shape.depth + from) * kPanel * size;
-        const int64_t end = bytes * (part + 1) / parts;
-        for (int64_t at = bytes * part / parts / 64 * 64; at < end; at += 64)
-            __builtin_prefetch(first + at, 0, 2);
-    }
-}
 
 // --- the product -------------------------------------------------------------------------------
 
@@ -176,7 +73,7 @@ void multiply(const DirectArgs& direct, Range panels, int64_t parity, int64_t fr
         const int64_t next = last ? panels.begin : panel + kTilePanels;
         const int64_t next_from = last ? from + depth : from;
         const int64_t next_depth =
-            direct.shape.parities ? 0 : least(depth, direct.shape.depth - next_from);
+            direct.shape.parities || direct.shape.joined ? 0 : least(depth, direct.shape.depth - next_from);
         const int64_t next_count = least(kTilePanels, panels.end - next);
         for (int64_t t = 0; t < tiles; ++t) {
             prefetch_weights(direct, next, next_count, next_from, next_depth, t, tiles);
@@ -308,7 +205,21 @@ void fill_base(const Conv2dArgs& conv, int64_t picture, int64_t first, int64_t c
     });
 }
 
-// y = leak(sums + base) + residual for the channels of some panels.
+// y = leak(sums + base) + residual of some channels of a pixel. at: of the first in y.
+template <class T>
+PYENGINE_INLINE void finish_channels(const Conv2dArgs& conv, int64_t at, int64_t first,
+                                     int64_t count, const float* sums, const float* base) {
+    const T* residual = static_cast<const T*>(conv.residual) + at;
+    T* y = static_cast<T*>(conv.y) + at;
+    for_vectors(count, [&](int64_t c, auto lanes) {
+        Floats v = load(sums + c) + load(base + c);
+        if (conv.slopes) v = leak(v, load(conv.slopes + first + c, lanes));
+        if (conv.residual) v += load(residual + c, lanes);
+        store(y + c, v, lanes);
+    });
+}
+
+// Of the channels of some panels.
 template <class T>
 void finish(const DirectArgs& direct, Range pixels, Range panels, int64_t parity, const float* sums,
             float* base) {
@@ -328,19 +239,40 @@ void finish(const DirectArgs& direct, Range pixels, Range panels, int64_t parity
         const int64_t at =
             ((picture * conv.height_out + row) * conv.width_out + column) * conv.channels_out +
             first;
-        const T* residual = static_cast<const T*>(conv.residual) + at;
-        T* y = static_cast<T*>(conv.y) + at;
-        for (int64_t group = 0; group < channels; group += kGroup) {
-            const float* from = sums + group * kDirectBlock;
-            for_vectors(least(kGroup, channels - group), [&](int64_t c, auto lanes) {
-                Floats v = load(from + c) + load(base + group + c);
-                if (conv.slopes) v = leak(v, load(conv.slopes + first + group + c, lanes));
-                if (conv.residual) v += load(residual + group + c, lanes);
-                store(y + group + c, v, lanes);
-            });
+        for (int64_t group = 0; group < channels; group += kGroup)
+            finish_channels<T>(conv, at + group, first + group, least(kGroup, channels - group),
+                               sums + group * kDirectBlock, base + group);
+    }
+}
+
+// Of windows of a transposed convolution whose four outputs lie in one panel: window (m, n) has
+// rows 2m and 2m - 1 and columns 2n and 2n - 1, but those outside.
+template <class T>
+void finish_joined(const DirectArgs& direct, Range pixels, const float* sums, float* base) {
+    const Conv2dArgs& conv = direct.conv;
+    const int64_t channels = conv.channels_out;
+    Pixel pixel(direct.shape, pixels.begin);
+    int64_t picture = -1;
+    for (int64_t i = pixels.begin; i < pixels.end;
+         ++i, pixel.advance(direct.shape), sums += kGroup) {
+        if (pixel.picture != picture) {
+            picture = pixel.picture;
+            fill_base<T>(conv, picture, 0, channels, base);
+        }
+        for (int64_t parity = 0; parity < 4; ++parity) {
+            const int64_t row = 2 * pixel.row - parity / 2;
+            const int64_t column = 2 * pixel.column - parity % 2;
+            if (row < 0 || row >= conv.height_out || column < 0 || column >= conv.width_out)
+                continue;
+            const int64_t at = ((picture * conv.height_out + row) * conv.width_out + column);
+            finish_channels<T>(conv, at * channels, 0, channels, sums + parity * channels, base);
         }
     }
 }
+
+// A block's sums beside its A, which should stay in the second-level cache: of more panels fewer
+// pixels.
+constexpr int64_t kWidePanels = 32, kWideBlock = 252;
 
 // One share of the pixels by one share of the panels.
 template <class T>
@@ -368,7 +300,8 @@ void convolve(const DirectArgs& direct, Range pixels, Range panels, float* scrat
     const int64_t depth = direct.shape.depth, parities = direct.shape.parities ? 4 : 1;
     const int64_t count = pixels.end - pixels.begin;
     // Blocks of like size: the last would otherwise read all weights for a few pixels.
-    const int64_t blocks = ceil_divide(count, kDirectBlock);
+    const bool wide = panels.end - panels.begin > kWidePanels;
+    const int64_t blocks = ceil_divide(count, wide ? kWideBlock : kDirectBlock);
     const int64_t size = ceil_divide(count, blocks * kTileRows) * kTileRows;
     int64_t filled = 0;
     for (int64_t begin = pixels.begin; begin < pixels.end; begin += size) {
@@ -386,7 +319,10 @@ void convolve(const DirectArgs& direct, Range pixels, Range panels, float* scrat
                 multiply(direct, panels, parity, from, pass, block.end - block.begin, a, sums,
                          weights);
             }
-            finish<T>(direct, block, panels, parity, sums, base);
+            if (direct.shape.joined)
+                finish_joined<T>(direct, block, sums, base);
+            else
+                finish<T>(direct, block, panels, parity, sums, base);
         }
     }
 }

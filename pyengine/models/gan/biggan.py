@@ -28,14 +28,14 @@ class _Generator(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.bn = BatchNorm(c, width, conditional=False)
         # It has as many outputs as inputs, of which three are the picture.
-        self.conv_to_rgb = Spectral(width, width, 3, kept=3)
+        self.conv_to_rgb = Spectral(width, width, 3, kept=3, normed=True)
 
     def forward(self, condition: Tensor, positions: Sequence[Position]) -> Tensor:
         """[N, 2 * z_dim] -> [N, H, W, 3], before tanh."""
         y = self.gen_z(condition).view(len(condition), FIRST_SIDE, FIRST_SIDE, -1)
         for layer in self.layers:
             y = layer(y) if isinstance(layer, Attention) else layer(y, condition, positions)
-        made: Tensor = self.conv_to_rgb(self.bn(y, condition, positions))
+        made: Tensor = self.conv_to_rgb(y, **self.bn(condition, positions))
         return made
 
 

@@ -1,11 +1,13 @@
 """What BigGAN-deep is made of: layers whose spectral norm is folded at load, batch norm with
 statistics for each truncation, attention over pooled keys.
 
-What no op does is plain torch here: batch norm with ReLU, max pooling.
+Batch norm and its ReLU are the prologue of the convolution after them. What no op does is plain
+torch here: max pooling.
 """
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,17 +37,19 @@ class Spectral(nn.Module):
     """A layer whose weight is saved as weight_orig, to be divided by its largest singular value:
     u' W v of the saved weight_u and weight_v. Miyato et al. 2018, arXiv:1802.05957.
 
-    kernel_size 0: of a linear layer. kept: of the outputs, how many are wanted; None: all.
+    kernel_size 0: of a linear layer. kept: of the outputs, how many are wanted; None: all. normed:
+    whether a norm comes before it, which its forward is given.
     """
 
     def __init__(
         self, inputs: int, outputs: int, kernel_size: int = 0, bias: bool = True,
-        kept: int | None = None,
+        kept: int | None = None, normed: bool = False,
     ):  # fmt: skip
         super().__init__()
         kernel = (kernel_size, kernel_size) if kernel_size else ()
         self.inputs, self.outputs, self.kernel_size = inputs, outputs, kernel_size
         self.kept = outputs if kept is None else kept
+        self.normed = normed
         parameters = {"weight_orig": (outputs, inputs, *kernel), "bias": (outputs,)}
         for name, shape in parameters.items():
             empty = torch.empty(shape, device="meta")
@@ -67,11 +71,12 @@ class Spectral(nn.Module):
     def _made(self) -> Linear | Conv2d:
         weight, bias = self.folded()[: self.kept], self.bias
         layer: Linear | Conv2d
-        if self.kernel_size <= 1:  # over C alone, also of pictures
+        if self.kernel_size <= 1 and not self.normed:  # over C alone, also of pictures
             layer = Linear(self.inputs, self.kept, bias=bias is not None)
             weight = weight.flatten(1)
         else:
-            layer = Conv2d(self.inputs, self.kept, self.kernel_size, padding=self.kernel_size // 2)
+            side = self.kernel_size
+            layer = Conv2d(self.inputs, self.kept, side, padding=side // 2)
         layer.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
         if isinstance(bias, Tensor):
             kept = bias.detach()[: self.kept].clone()
@@ -93,8 +98,9 @@ class Spectral(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch norm by statistics that go with a truncation; conditional: its scale and offset are
-    products of the latents and the class. Followed by ReLU.
+    """Batch norm by statistics that go with a truncation, and ReLU: the prologue of a convolution.
+
+    conditional: its scale and offset are products of the latents and the class.
     """
 
     def __init__(self, c: BigGANConfig, channels: int, conditional: bool = True):
@@ -120,8 +126,10 @@ class BatchNorm(nn.Module):
         ]
         return torch.stack(rows)
 
-    def forward(self, x: Tensor, condition: Tensor, positions: Sequence[Position]) -> Tensor:
-        """[N, H, W, C]: max(x * scale + shift, 0)."""
+    def forward(self, condition: Tensor, positions: Sequence[Position]) -> dict[str, Any]:
+        """max(x * scale + shift, 0) of x [N, H, W, C], as ops.conv2d takes it: {"scale", "shift",
+        "input_activation"}, the first two [N, C] float32.
+        """
         mean = self._statistics("running_means", positions)
         inverse = torch.rsqrt(self._statistics("running_vars", positions) + self.eps)
         if self.conditional:
@@ -129,8 +137,8 @@ class BatchNorm(nn.Module):
         else:
             weight, bias = self.get_parameter("weight").float(), self.get_parameter("bias").float()
         scale = inverse * weight
-        shift = (bias - mean * scale).to(x.dtype)
-        return torch.addcmul(shift[:, None, None], x, scale.to(x.dtype)[:, None, None]).relu_()
+        shift = bias - mean * scale
+        return {"scale": scale, "shift": shift, "input_activation": "relu"}
 
 
 class Attention(nn.Module):
@@ -161,22 +169,23 @@ class Block(nn.Module):
         self.up, self.outputs = up, outputs
         inner = inputs // BLOCK_SHARE
         self.bn_0 = BatchNorm(c, inputs)
-        self.conv_0 = Spectral(inputs, inner, 1)
+        self.conv_0 = Spectral(inputs, inner, 1, normed=True)
         self.bn_1 = BatchNorm(c, inner)
-        self.conv_1 = Spectral(inner, inner, 3)
+        self.conv_1 = Spectral(inner, inner, 3, normed=True)
         self.bn_2 = BatchNorm(c, inner)
-        self.conv_2 = Spectral(inner, inner, 3)
+        self.conv_2 = Spectral(inner, inner, 3, normed=True)
         self.bn_3 = BatchNorm(c, inner)
-        self.conv_3 = Spectral(inner, outputs, 1)
+        self.conv_3 = Spectral(inner, outputs, 1, normed=True)
 
     def forward(self, x: Tensor, condition: Tensor, positions: Sequence[Position]) -> Tensor:
-        y = self.conv_0(self.bn_0(x, condition, positions))
-        y = self.conv_1(self.bn_1(y, condition, positions), upsample=self.up)
-        y = self.conv_2(self.bn_2(y, condition, positions))
+        y = self.conv_0(x, **self.bn_0(condition, positions))
+        y = self.conv_1(y, **self.bn_1(condition, positions), upsample=self.up)
+        y = self.conv_2(y, **self.bn_2(condition, positions))
         skip = x[..., : self.outputs]
         if self.up:
             skip = skip.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
-        made: Tensor = self.conv_3(self.bn_3(y, condition, positions), residual=skip.contiguous())
+        norm = self.bn_3(condition, positions)
+        made: Tensor = self.conv_3(y, **norm, residual=skip.contiguous())
         return made
 
 

@@ -14,7 +14,7 @@ from ...errors import RequestError
 from ...guard import inference
 from ...layers import Linear
 from ...weights import read_config
-from ..base import Model, to_nchw
+from ..base import Model
 from .folding import batch_norm_affine
 from .transposed import KERNEL, TransposedConv2d
 
@@ -124,9 +124,10 @@ class _Stack(nn.Module):
         else:
             projection, rest = self.first, [*self.rest]
         # From one pixel to 4x4 of them a transposed convolution is a matrix product.
-        y: Tensor = projection(x).view(len(x), KERNEL, KERNEL, -1).relu_()
+        y: Tensor = projection(x).view(len(x), KERNEL, KERNEL, -1)
         for i, layer in enumerate(rest):
-            y = layer(y, relu=i < len(rest) - 1)
+            before = "none" if i else "relu"
+            y = layer(y, relu=i < len(rest) - 1, input_activation=before)
         return y
 
 
@@ -173,4 +174,10 @@ class DCGANGenerator(Model):
             raise RequestError(f"latents: expected [N, {z}, 1, 1], given {list(latents.shape)}")
         x = latents.to(self.device, self.dtype).flatten(1)
         with self.arena.use():
-            return to_nchw(self.main(x).tanh_())
+            y = self.main(x)
+            out = y.new_empty(len(y), y.shape[3], *y.shape[1:3])
+            # A picture at a time: torch then has no need of its threads, which go on spinning
+            # beside ours.
+            for picture, made in zip(out, y, strict=True):
+                picture.copy_(made.permute(2, 0, 1)).tanh_()
+            return out
