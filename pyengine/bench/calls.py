@@ -1,5 +1,6 @@
 """How a pipeline of each family is called by `pyengine bench pipeline`, and by which peer."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from ..errors import RequestError
-from ..pipelines.registry import family_of
+from ..pipelines.registry import Family, family_of
 from ..weights import Checkpoint
 from .pictures import PROMPT, SEED
 
@@ -75,8 +76,8 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class _Form:
-    """A family's form of a call.
+class Form:
+    """How a family's pipeline is called.
 
     keywords: of Asked. sized: whether it takes height and width. steps: its keywords for the number
     of steps; () where it has none.
@@ -91,10 +92,8 @@ class _Form:
 def call_of(asked: Asked, quick: bool = False) -> Call:
     """The call for a checkpoint. Raises RequestError where its family has no such size or steps."""
     checkpoint = asked.checkpoint
-    family = family_of(checkpoint.pipeline_class).name
-    form = _FORMS.get(family)
-    if form is None:
-        raise RequestError(f"model: expected one of {', '.join(_FORMS)}, given a {family}")
+    family = family_of(checkpoint.pipeline_class)
+    form = form_of(family)
     keywords = form.keywords(asked) | _begun(asked)
     if asked.size is not None:
         if not form.sized:
@@ -107,7 +106,17 @@ def call_of(asked: Asked, quick: bool = False) -> Call:
     count = asked.steps or (QUICK_STEPS if quick else STEPS)
     keywords |= dict.fromkeys(form.steps, count)
     seeds = tuple(SEED + i for i in range(asked.pictures))
-    return Call(family, keywords, seeds, no_peer=_no_peer(family, asked), **form.more)
+    return Call(family.name, keywords, seeds, no_peer=_no_peer(family.name, asked), **form.more)
+
+
+def form_of(family: Family) -> Form:
+    """How a family's pipeline is called; of a layout of our own by what its call takes."""
+    known = FORMS.get(family.name)
+    if known is not None:
+        return known
+    takes = inspect.signature(family.pipeline_class.__call__).parameters
+    steps = tuple(name for name in takes if name.endswith("num_inference_steps"))
+    return Form(_prompted if "prompt" in takes else _counted, steps=steps)
 
 
 def _begun(asked: Asked) -> dict[str, Any]:
@@ -126,8 +135,9 @@ def _begun(asked: Asked) -> dict[str, Any]:
 
 
 def _no_peer(family: str, asked: Asked) -> str:
-    if family in _PEERLESS:
-        return _PEERLESS[family]
+    if family in _PEERLESS or family not in FORMS:
+        kind = asked.checkpoint.pipeline_class
+        return _PEERLESS.get(family, f"it has no pipeline for a {kind}")
     if not hasattr(asked.checkpoint, "folder"):
         return "it reads folders; the model is a single file"
     if family in ("ddpm", "ddim") and asked.config("unet").get("num_class_embeds"):
@@ -187,11 +197,23 @@ def _embeddings(asked: Asked) -> dict[str, Any]:
     width = asked.config("unet")["encoder_hid_dim"]
     both = torch.randn(2, 1, width, generator=torch.Generator().manual_seed(SEED))
     embeds = {"image_embeds": both[0], "negative_image_embeds": both[1]}
-    return {**embeds, "num_images_per_prompt": asked.pictures}
+    return {**embeds, **_hint(asked), "num_images_per_prompt": asked.pictures}
 
 
-def _joined(asked: Asked) -> dict[str, Any]:
-    return _prompted(asked)
+def _hint(asked: Asked) -> dict[str, Any]:
+    """Of Kandinsky's ControlNet, eight pixels a side for each of the latents'."""
+    if asked.config("unet").get("addition_embed_type") != "image_hint":
+        return {}
+    from ..pipelines.kandinsky.pipeline import SIDE as USUAL
+    from ..pipelines.kandinsky.pipeline import rounded
+
+    factor = 2 ** (len(asked.config("movq")["block_out_channels"]) - 1)
+    side = 8 * (rounded(asked.size or USUAL, factor) // factor)
+    return {"hint": torch.linspace(0, 1, side).expand(1, 3, side, side).contiguous()}
+
+
+def _counted(asked: Asked) -> dict[str, Any]:
+    return {"num_images_per_prompt": asked.pictures}
 
 
 def _variation(asked: Asked) -> dict[str, Any]:
@@ -200,30 +222,30 @@ def _variation(asked: Asked) -> dict[str, Any]:
 
 _UNCLIP_STEPS = ("decoder_num_inference_steps", "super_res_num_inference_steps")
 _PHASED = {"phases": True}
-_FORMS = {
-    "stable_diffusion": _Form(_prompted, sized=True, more=_PHASED),
-    "latent_consistency": _Form(_prompted, sized=True, more=_PHASED),
-    "stable_diffusion_xl": _Form(_prompted, sized=True, more=_PHASED),
-    "depth_to_image": _Form(_from_depth),
-    "instruct_pix2pix": _Form(_from_picture),
-    "dit": _Form(_dit),
-    "ddpm": _Form(_unprompted),
-    "ddim": _Form(_unprompted),
-    "deepfloyd_if": _Form(_prompted, sized=True),
-    "deepfloyd_if_super_resolution": _Form(_super_resolution),
-    "kandinsky_prior": _Form(_prompted, more={"result": "image_embeds"}),
-    "kandinsky": _Form(_embeddings, sized=True),
-    "kandinsky_combined": _Form(
-        _joined, sized=True, steps=("prior_num_inference_steps", "num_inference_steps")
+FORMS = {
+    "stable_diffusion": Form(_prompted, sized=True, more=_PHASED),
+    "latent_consistency": Form(_prompted, sized=True, more=_PHASED),
+    "stable_diffusion_xl": Form(_prompted, sized=True, more=_PHASED),
+    "depth_to_image": Form(_from_depth),
+    "instruct_pix2pix": Form(_from_picture),
+    "dit": Form(_dit),
+    "ddpm": Form(_unprompted),
+    "ddim": Form(_unprompted),
+    "deepfloyd_if": Form(_prompted, sized=True),
+    "deepfloyd_if_super_resolution": Form(_super_resolution),
+    "kandinsky_prior": Form(_prompted, more={"result": "image_embeds"}),
+    "kandinsky": Form(_embeddings, sized=True),
+    "kandinsky_combined": Form(
+        _prompted, sized=True, steps=("prior_num_inference_steps", "num_inference_steps")
     ),
-    "unclip": _Form(_prompted, steps=("prior_num_inference_steps", *_UNCLIP_STEPS)),
-    "unclip_image_variation": _Form(_variation, steps=_UNCLIP_STEPS),
-    "amused": _Form(_prompted, sized=True),
-    "janus": _Form(_prompted, steps=()),
-    "image_gpt": _Form(lambda asked: {"num_images_per_prompt": asked.pictures}, steps=()),
-    "picture_gpt": _Form(_prompted, steps=()),
-    "dcgan": _Form(lambda asked: {"num_images": asked.pictures}, steps=()),
-    "biggan": _Form(_biggan, steps=()),
-    "rrdbnet": _Form(lambda asked: {"image": [asked.photo()] * asked.pictures}, steps=()),
-    "srvgg_compact": _Form(lambda asked: {"image": [asked.photo()] * asked.pictures}, steps=()),
+    "unclip": Form(_prompted, steps=("prior_num_inference_steps", *_UNCLIP_STEPS)),
+    "unclip_image_variation": Form(_variation, steps=_UNCLIP_STEPS),
+    "amused": Form(_prompted, sized=True),
+    "janus": Form(_prompted, steps=()),
+    "image_gpt": Form(_counted, steps=()),
+    "picture_gpt": Form(_prompted, steps=()),
+    "dcgan": Form(lambda asked: {"num_images": asked.pictures}, steps=()),
+    "biggan": Form(_biggan, steps=()),
+    "rrdbnet": Form(lambda asked: {"image": [asked.photo()] * asked.pictures}, steps=()),
+    "srvgg_compact": Form(lambda asked: {"image": [asked.photo()] * asked.pictures}, steps=()),
 }

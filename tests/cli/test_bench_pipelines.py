@@ -1,5 +1,6 @@
 """`pyengine bench pipeline`: a tiny folder of every family, beside diffusers where it has one."""
 
+import inspect
 import json
 
 import generators
@@ -13,7 +14,7 @@ import unclip_folders
 from bench_checks import QUICK, check_table
 
 from pyengine.bench import arrangements, contest, pipeline, timing
-from pyengine.bench.calls import _FORMS, Asked, Call, call_of
+from pyengine.bench.calls import Asked, Call, call_of, form_of
 from pyengine.bench.contest import Contestants
 from pyengine.bench.machine import peak_memory
 from pyengine.bench.results import OURS
@@ -76,12 +77,13 @@ SHARED = {
     "deepfloyd_if_super_resolution": if_folders.write_super_resolution,
     "kandinsky_prior": kandinsky_folders.write_prior,
     "kandinsky": kandinsky_folders.write,
+    "kandinsky: ControlNet": lambda place: kandinsky_folders.write(place, kind="Controlnet"),
     "unclip": unclip_folders.write,
     "unclip_image_variation": save_variant,
     "amused": tiny.write_amused,
 }
 #: Where the pipeline's own would be large.
-SIZES = {"kandinsky": ("--size", "64")}
+SIZES = dict.fromkeys(("kandinsky", "kandinsky: ControlNet"), ("--size", "64"))
 #: Those it has no pipeline for.
 OWN = {
     "classes": lambda place: tiny.write_ddpm(place, **CLASSES),
@@ -112,7 +114,7 @@ def measured(run, folder, tmp_path, *options):
 @pytest.mark.parametrize("name", SHARED)
 def test_a_family_beside_diffusers(run, tmp_path, name):
     facts, row, _ = measured(run, SHARED[name](tmp_path / name), tmp_path, *SIZES.get(name, ()))
-    assert row["name"] == name
+    assert row["name"] == name.split(":")[0]
     assert not facts["missing"]
     assert set(row["times"]) == {OURS, "diffusers"}
     if name == "kandinsky_prior":
@@ -159,8 +161,13 @@ def test_random_pictures_are_pictures(tmp_path, name):
 # --- calls ----------------------------------------------------------------------------------------
 
 
-def test_every_family_has_a_call():
-    assert {family.name for family in families()} == set(_FORMS)
+@pytest.mark.parametrize("family", families(), ids=lambda family: family.name)
+def test_every_family_has_a_call(family):
+    takes = set(inspect.signature(family.pipeline_class.__call__).parameters)
+    form = form_of(family)
+    assert set(form.steps) == {name for name in takes if name.endswith("num_inference_steps")}
+    assert {"generator", "output_type"} <= takes
+    assert {"height", "width"} <= takes or not form.sized
 
 
 @pytest.mark.parametrize(
