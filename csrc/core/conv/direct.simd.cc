@@ -72,8 +72,9 @@ void multiply(const DirectArgs& direct, Range panels, int64_t parity, int64_t fr
         const bool last = panel + kTilePanels >= panels.end;
         const int64_t next = last ? panels.begin : panel + kTilePanels;
         const int64_t next_from = last ? from + depth : from;
-        const int64_t next_depth =
-            direct.shape.parities || direct.shape.joined ? 0 : least(depth, direct.shape.depth - next_from);
+        const int64_t next_depth = direct.shape.parities || direct.shape.joined
+                                       ? 0
+                                       : least(depth, direct.shape.depth - next_from);
         const int64_t next_count = least(kTilePanels, panels.end - next);
         for (int64_t t = 0; t < tiles; ++t) {
             prefetch_weights(direct, next, next_count, next_from, next_depth, t, tiles);

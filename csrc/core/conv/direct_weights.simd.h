@@ -25,8 +25,8 @@ PYENGINE_INLINE Range merged_taps(int64_t parity, int64_t s) {
     return s == 0 ? Range{0, parity + 1} : Range{parity + 1, 3};
 }
 
-// Where tap `tap` of a parity's 2x2 lies among the 4x4 of a transposed convolution: output row 2m + a
-// is rows m - 1 + a and m + a times the taps' rows 3 - a and 1 - a.
+// Where tap `tap` of a parity's 2x2 lies among the 4x4 of a transposed convolution: output row 2m +
+// a is rows m - 1 + a and m + a times the taps' rows 3 - a and 1 - a.
 PYENGINE_INLINE int64_t transposed_tap(int64_t tap, int64_t parity) {
     return (3 - 2 * (tap / 2) - parity / 2) * 4 + 3 - 2 * (tap % 2) - parity % 2;
 }
@@ -92,8 +92,7 @@ template <class W>
 void make_weights(const DirectArgs& direct, int64_t panel, int64_t parity, int64_t from,
                   int64_t depth, float* out) {
     if (direct.shape.joined) return join_weights<W>(direct, from, depth, out);
-    if (direct.shape.parities)
-        return merge_weights<W>(direct, panel, parity, from, depth, out);
+    if (direct.shape.parities) return merge_weights<W>(direct, panel, parity, from, depth, out);
     widen_weights<W>(direct, panel, from, depth, out);
 }
 
@@ -121,9 +120,10 @@ PYENGINE_INLINE Weights weights_of(const DirectArgs& direct, int64_t panel, int6
                     direct.shape.depth * kPanel};
         const int64_t channels = direct.conv.channels + direct.conv.channels2;
         const int64_t tap = from / channels, taps = 16;
-        return {weight + ((panel * taps + transposed_tap(tap, parity)) * channels +
-                          from % channels) * kPanel,
-                taps * channels * kPanel};
+        return {
+            weight + ((panel * taps + transposed_tap(tap, parity)) * channels + from % channels) *
+                         kPanel,
+            taps * channels * kPanel};
     }
     for (int64_t i = 0; i < count; ++i) {
         float* out = scratch + i * kDepth * kPanel;
@@ -139,8 +139,8 @@ PYENGINE_INLINE Weights weights_of(const DirectArgs& direct, int64_t panel, int6
 
 // Asks for part `part` of `parts` of what weights_of will read next, while tiles are computed:
 // weights come from memory once, and a tile computes as long as 5 KB take from there.
-PYENGINE_INLINE void prefetch_weights(const DirectArgs& direct, int64_t panel, int64_t count, int64_t from,
-                      int64_t depth, int64_t part, int64_t parts) {
+PYENGINE_INLINE void prefetch_weights(const DirectArgs& direct, int64_t panel, int64_t count,
+                                      int64_t from, int64_t depth, int64_t part, int64_t parts) {
     const int64_t size = size_of(direct.conv.weight_dtype);
     const int64_t bytes = depth * kPanel * size;
     for (int64_t i = 0; i < count; ++i) {
