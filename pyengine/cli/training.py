@@ -148,6 +148,7 @@ SMALL = {
     "clip": "a contrastive encoder of pictures and texts",
     "pixels": "one pixel after another, in colours of a palette",
     "masked": "all tokens of a picture at once, refined",
+    "classifier": "which thing a noised picture shows, for guidance",
 }
 #: Those of them that make no picture of a prompt.
 NOT_DRAWING = ("clip", "classifier")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import course
-from .ddpm import write_network, write_scheduler
+from .ddpm import trained, write_network, write_scheduler
 from .diffusion import DiffusionSettings, denoising_loss
 from .generator import seeded
 from .model_folder import write_json
@@ -42,6 +42,8 @@ class Networks(course.Networks):
     CPU_AUTOCAST = True
 
     def __init__(self, settings: CascadeSettings, data: Data, device: str, seed: int):
+        import torch
+
         from .patches import PatchNetwork
 
         size, patches, text = settings.size, settings.patches, data.text.width
@@ -54,7 +56,11 @@ class Networks(course.Networks):
         self.settings, self.device = settings, device
         self.base = seeded(seed, lambda: PatchNetwork(base)).to(device)
         self.super_res = seeded(seed + 1, lambda: PatchNetwork(beside)).to(device)
-        self.parameters = [*self.base.parameters(), *self.super_res.parameters()]
+        vectors = data.texts.vectors
+        levels = MOST_NOISE * torch.linspace(0, 1, len(vectors))[:, None]
+        self.base.learn_statistics(vectors)
+        self.super_res.learn_statistics(torch.cat([vectors, levels], dim=1))
+        self.parameters = trained(self.base, self.super_res)
 
     @property
     def exported(self) -> dict[str, Any]:

@@ -39,7 +39,8 @@ class Networks(course.Networks):
             sample_size=settings.size, patch_size=settings.patch, vector_size=data.text.width
         )
         self.network = seeded(seed, lambda: PatchNetwork(config)).to(device)
-        self.parameters = list(self.network.parameters())
+        self.network.learn_statistics(data.texts.vectors)
+        self.parameters = trained(self.network)
 
     @property
     def exported(self) -> dict[str, Any]:
@@ -56,6 +57,11 @@ class Networks(course.Networks):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state)
+
+
+def trained(*networks: Any) -> list[Any]:
+    """The parameters of networks that the optimiser changes."""
+    return [p for network in networks for p in network.parameters() if p.requires_grad]
 
 
 def write_network(folder: Path, network: Any) -> None:

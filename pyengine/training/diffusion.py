@@ -27,7 +27,7 @@ class DiffusionSettings(SmallSettings):
     SHAPE: ClassVar[tuple[str, ...]] = ("size", "width", "layers", "heads", "inner")
 
     width: int = 128
-    layers: int = 4
+    layers: int = 3
     heads: int = 4
     inner: int = 384
     gamma: float = 5.0

@@ -46,11 +46,25 @@ class PatchNetwork(nn.Module):
         self.patch_in = nn.Linear(pixels * c.in_channels, c.width)
         self.positions = nn.Embedding(c.side**2, c.width)
         self.time = _Time(c.width)
+        self.statistics = nn.Embedding(2, c.vector_size)
         self.vector = nn.Linear(c.vector_size, c.width)
+        self.layout = nn.Linear(c.vector_size, c.side**2 * c.layout)
+        self.layout_in = nn.Linear(c.layout, c.width)
         self.encoder = CLIPEncoder(cast(Any, layers))  # its sizes are all that is read
         self.norm = nn.LayerNorm(c.width, NORM_EPS)
         self.patch_out = nn.Linear(c.width, pixels * c.out_channels)
         nn.init.normal_(self.positions.weight, std=0.02)
+        self.statistics.requires_grad_(False)
+        self.learn_statistics(torch.zeros(2, c.vector_size))
+
+    def learn_statistics(self, vectors: Any) -> None:
+        """Brings conditions such as these [N, vector_size] to mean 0 and deviation 1, number by
+        number; numbers that are all alike keep theirs.
+        """
+        mean, deviation = vectors.float().mean(dim=0), vectors.float().std(dim=0)
+        flat = deviation < 1e-6
+        rows = [torch.where(flat, 0, mean), torch.where(flat, 1, deviation)]
+        self.statistics.weight.data.copy_(torch.stack(rows))
 
     def forward(self, sample: Any, timesteps: Any, vectors: Any) -> Any:
         """The clean sample [N, out_channels, H, W] of a noisy one [N, in_channels, H, W], timesteps
@@ -59,7 +73,10 @@ class PatchNetwork(nn.Module):
         c = self.config
         n, p = len(sample), c.patch_size
         cut = sample.reshape(n, c.in_channels, c.side, p, c.side, p).permute(0, 2, 4, 1, 3, 5)
-        tokens = self.patch_in(cut.reshape(n, c.side**2, -1)) + self.positions.weight
+        mean, deviation = self.statistics.weight
+        vectors = (vectors.float() - mean) / deviation
+        own = self.layout_in(self.layout(vectors).view(n, c.side**2, c.layout))
+        tokens = self.patch_in(cut.reshape(n, c.side**2, -1)) + own + self.positions.weight
         told = self.time(timesteps) + self.vector(vectors)
         states = self.encoder(inputs_embeds=tokens + told[:, None]).last_hidden_state
         out = self.patch_out(self.norm(states)).view(n, c.side, c.side, c.out_channels, p, p)

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import course, dataset
 from .clip import normalised
-from .ddpm import write_network, write_scheduler
+from .ddpm import trained, write_network, write_scheduler
 from .diffusion import DiffusionSettings, denoising_loss
 from .generator import seeded
 from .model_folder import tidy_config, write_json
@@ -71,7 +71,8 @@ class Networks(course.Networks):
         )  # fmt: skip
         self.prior = seeded(seed, lambda: build_prior(settings, width, length)).to(device)
         self.decoder = seeded(seed + 1, lambda: PatchNetwork(config)).to(device)
-        self.parameters = [*self.prior.parameters(), *self.decoder.parameters()]
+        self.decoder.learn_statistics(self.embeddings.cpu())
+        self.parameters = trained(self.prior, self.decoder)
 
     @property
     def exported(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Li & He 2025, arXiv:2511.13720: a large patch has more numbers than a narrow network can carry as
 noise, but a clean patch has fewer degrees of freedom; so the network predicts the clean sample.
-Time and condition are vectors that are added to every patch's token.
+Time and condition are vectors that are added to every patch's token; the condition also gives each
+patch a few numbers of its own, which is the short way from a text to a layout.
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ class PatchTransformerConfig:
     text_encoder: the shipped model whose texts the pipeline reads with. sample_size: of the square
     pictures. in_channels: of the input, what lies beside the noisy
     sample included. out_channels: of the sample. inner: width of the feed-forward. vector_size: of
-    the condition.
+    the condition. layout: numbers that it gives each patch.
     """
 
     CLASS_NAMES: ClassVar[tuple[str, ...]] = ("PatchTransformer",)
@@ -48,6 +49,7 @@ class PatchTransformerConfig:
     heads: int = field(default=4, metadata={"min": 1, "max": 256})
     inner: int = field(default=384, metadata={"min": 1, "max": 65536})
     vector_size: int = field(default=128, metadata=_SIZES)
+    layout: int = field(default=16, metadata={"min": 1, "max": 1024})
 
     @classmethod
     def from_dict(cls, d: dict[str, Any], where: str = "config.json") -> "PatchTransformerConfig":
@@ -95,7 +97,11 @@ class PatchTransformer(UnpromptedModel):
         self.patch_in = Linear(pixels * c.in_channels, c.width)
         self.positions = WideEmbedding(c.side**2, c.width)
         self.time = TimestepEmbedding(c.width, c.width)
+        # Conditions are brought to mean 0 and deviation 1, number by number.
+        self.statistics = WideEmbedding(2, c.vector_size)
         self.vector = Linear(c.vector_size, c.width)
+        self.layout = Linear(c.vector_size, c.side**2 * c.layout)
+        self.layout_in = Linear(c.layout, c.width)
         self.encoder = CLIPEncoder(
             c.layers, c.width, c.heads, c.inner, "gelu", NORM_EPS, causal=False
         )
@@ -112,7 +118,11 @@ class PatchTransformer(UnpromptedModel):
                 f"class_labels: expected vectors [N, {c.vector_size}], got {list(vectors.shape)}"
             )
         time = self.time(sinusoids(t, c.width, True, 0.0).to(self.dtype))
-        return TimeEmbedding((time + self.vector(vectors.to(self.dtype)),))
+        mean, deviation = self.statistics.weight.float()
+        told = ((vectors.float() - mean) / deviation).to(self.dtype)
+        both = time + self.vector(told)
+        layout = self.layout(told)
+        return TimeEmbedding((both, layout.expand(*both.shape[:-1], -1)))
 
     @inference
     def forward(
@@ -131,14 +141,17 @@ class PatchTransformer(UnpromptedModel):
         if sample.dim() != 4 or tuple(sample.shape[1:]) != wanted or not sample.numel():
             raise RequestError(f"sample: expected [N, {str(list(wanted))[1:]}, got"
                                f" {list(sample.shape)}")  # fmt: skip
-        (told,) = self._told(timestep, class_labels).for_pictures(len(sample))
+        told, layout = self._told(timestep, class_labels).for_pictures(len(sample))
         x = sample.to(device=self.device, dtype=self.dtype)
         with self.arena.use():
-            out = self._run(x, told)
+            out = self._run(x, told, layout)
         return PatchOutput(out) if return_dict else (out,)
 
-    def _run(self, x: Tensor, told: Tensor) -> Tensor:
-        tokens = self.patch_in(self._cut(x)) + self.positions.weight.to(x.dtype)
+    def _run(self, x: Tensor, told: Tensor, layout: Tensor) -> Tensor:
+        c = self.config
+        own = layout.reshape(len(x), c.side**2, c.layout).contiguous()
+        tokens = self.patch_in(self._cut(x)) + self.layout_in(own)
+        tokens = tokens + self.positions.weight.to(x.dtype)
         states: Sequence[Tensor] = self.encoder((tokens + told[:, None]).contiguous())
         return self._joined(self.patch_out(self.norm(states[-1])))
 

@@ -1,0 +1,87 @@
+"""The recipe of the classifier: it trains, resumes, and its folder guides emoji."""
+
+import dataclasses
+import json
+
+import pytest
+import small_runs
+import torch
+
+import pyengine
+from pyengine.models import EncoderUNetModel
+from pyengine.training import classifier
+from pyengine.training.encoder_unet import EncoderUNet
+
+
+@pytest.fixture(scope="module")
+def shown(pictures):
+    """As large as the shipped autoencoder's."""
+    large = pictures.images.repeat(4, axis=1).repeat(4, axis=2)
+    return dataclasses.replace(pictures, images=large)
+
+
+@pytest.fixture(scope="module")
+def settings(shown):
+    return small_runs.settings_of(classifier.RECIPE, shown, size=64)
+
+
+@pytest.fixture(scope="module")
+def run(shown, settings, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classifier") / "run"
+    return small_runs.train(classifier.RECIPE, shown, folder, 30, settings)
+
+
+@pytest.fixture(scope="module")
+def model(shown, run, tmp_path_factory):
+    to = tmp_path_factory.mktemp("to") / "model"
+    return small_runs.export(classifier.RECIPE, shown, run, to)
+
+
+def test_a_run_goes_on_with_the_same_bits(shown, settings, tmp_path):
+    small_runs.same_after_a_stop(classifier.RECIPE, shown, tmp_path, settings, 4)
+
+
+def test_the_loss_falls(run):
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert records[-1]["loss"] < 0.8 * records[0]["loss"]
+
+
+@pytest.mark.parametrize(("channels", "levels", "blocks"), [(32, (1, 2), 2), (64, (1, 1, 2), 1)])
+def test_the_engines_network_is_the_trained_one(channels, levels, blocks):
+    """To 1e-5 of the largest number."""
+    config = {
+        "image_size": 12, "in_channels": 5, "model_channels": channels, "out_channels": 7,
+        "num_res_blocks": blocks, "attention_resolutions": [2], "channel_mult": list(levels),
+        "num_head_channels": 16, "use_scale_shift_norm": True, "resblock_updown": True,
+        "pool": "attention",
+    }  # fmt: skip
+    torch.manual_seed(0)
+    trained = EncoderUNet(config).eval()
+    own = EncoderUNetModel.from_config(config)
+    own.load_state_dict(trained.state_dict(), assign=True)
+    own.pack()
+    x, times = torch.randn(3, 5, 12, 12), torch.tensor([0.0, 40.0, 999.0])
+    with torch.no_grad():
+        want = trained(x, times)
+    got = own(x, times)
+    got = got if isinstance(got, torch.Tensor) else got[0]
+    assert got.shape == want.shape == (3, 7)
+    assert (got - want).abs().max() <= 1e-5 * want.abs().max()
+
+
+def test_the_alphas_are_those_of_emojis_schedule():
+    pipe = pyengine.from_pretrained("emoji", device="cpu")
+    from pyengine.schedules.noise import alphas_cumprod
+
+    want = torch.as_tensor(alphas_cumprod(pipe.scheduler.sampler.config), dtype=torch.float32)
+    assert torch.allclose(classifier.emoji_alphas(), want, rtol=1e-4)
+
+
+def test_the_folder_guides_emoji(model):
+    pipe = pyengine.from_pretrained("emoji", device="cpu")
+    call = {"num_inference_steps": 2, "seed": 1, "output_type": "pt", "classifier": str(model)}
+    plain = pipe("x", num_inference_steps=2, seed=1, output_type="pt").images
+    none = pipe("x", class_labels=1, classifier_scale=0, **call).images
+    guided = pipe("x", class_labels=1, classifier_scale=5.0, **call).images
+    assert torch.equal(plain, none)
+    assert not torch.equal(plain, guided)
