@@ -77,7 +77,9 @@ class Told:
 
     def _context(self, jobs: Sequence[DenoisingJob]) -> TextContext:
         contexts = [jobs[k].conditions.context for k, _ in self._entries]
-        text = jobs[0].conditions.text_shape(jobs[0].place)
+        # Only texts that were filled up are cut: a prior's context holds vectors of other lengths.
+        filled = any(job.conditions.text_lengths for job in jobs)
+        text = jobs[0].conditions.text_shape(jobs[0].place) if filled else None
         return gather_contexts(contexts, self._rows, None if text is None else text[0])
 
     def _extra(self, jobs: Sequence[DenoisingJob]) -> Tensor | None:

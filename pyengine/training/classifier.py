@@ -33,6 +33,8 @@ class ClassifierSettings(SmallSettings):
     batch: int = 64
     rate: float = 2e-3
     variants: int = 1
+    steps: int = 4000
+    cooldown: int = 1200
 
 
 class Networks(course.Networks):

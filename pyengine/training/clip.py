@@ -38,6 +38,8 @@ class ClipSettings(SmallSettings):
     rate: float = 1e-3
     decay: float = 0.98
     variants: int = 4
+    steps: int = 1500
+    cooldown: int = 500
     shift: int = 3
 
 

@@ -34,6 +34,8 @@ class DiffusionSettings(SmallSettings):
     dropped: float = 0.1
     rate: float = 2e-3
     decay: float = 0.995
+    steps: int = 12000
+    cooldown: int = 4000
 
     def network(self, **own: Any) -> PatchTransformerConfig:
         """The config of a network. own: what differs between a recipe's networks."""
