@@ -219,7 +219,7 @@ CARD = """# A small CLIP for emoji
 
 A tower for 64x64 pictures and a projection of texts into one space (Radford et al. 2021). Texts are
 read by `emoji`'s text encoder, which is not copied: config.json names it. It guides other models,
-scores pictures against prompts, and is the space of `emoji-prior`.
+scores pictures against prompts, and is the space in which `pyengine train prior` works.
 
 ```python
 import pyengine

@@ -9,8 +9,7 @@ _HERE = "pyengine.pipelines.small_prior"
 SMALL_PRIOR = Family(
     name="small_prior",
     title="prior and decoder by text: a small unCLIP",
-    state="from text, by way of an embedding; emoji-prior, which ships, and what `pyengine train"
-    " prior` makes",
+    state="from text, by way of an embedding; what `pyengine train prior` makes",
     classes=("SmallPriorPipeline",),
     parts={"prior": PRIOR_TRANSFORMER, "decoder": NETWORK, "scheduler": SCHEDULER},
     data=("autoencoder",),
