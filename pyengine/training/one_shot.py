@@ -19,7 +19,7 @@ from .model_folder import write_json
 from .small import Batch, Data, SmallRecipe
 from .small_folder import write_model
 
-STYLES = ("fluent-3d", "fluent", "fluent-flat", "noto", "noto-v1", "twemoji")
+STYLES = ("fluent-3d", "noto", "twemoji")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ CARD = """# A small model that draws all pixels at once, by regression
 
 Text to 64x64 pictures in one evaluation of a convolutional network that minimises the squared error
 of the pixels. It is here to show what that gives: asked for a thing in a style it draws that
-picture, softly; asked for a thing without a style it draws the mean of its six styles, a blur, and
+picture, softly; asked for a thing without a style it draws the mean of its three styles, a blur, and
 another seed changes next to nothing. The other small models are what families of models do about
 it.
 

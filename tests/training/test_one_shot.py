@@ -4,11 +4,15 @@ torch network.
 
 import json
 
+import numpy as np
 import pytest
 import small_runs
 import torch
+from PIL import Image
 
 import pyengine
+from pyengine import metadata
+from pyengine.cli import main
 from pyengine.errors import ConfigError, RequestError
 from pyengine.models import TextGenerator
 from pyengine.training import one_shot, small_training
@@ -79,6 +83,27 @@ def test_the_engines_network_is_the_trained_one(latent, channels, patch):
     got = own(text, latents)
     assert got.shape == want.shape == (3, 3, *(own.config.sample_size,) * 2)
     assert (got - want).abs().max() <= 1e-5 * want.abs().max()
+
+
+def test_the_command_line_draws_and_repeats(model, tmp_path, capsys):
+    first, second = tmp_path / "first.png", tmp_path / "second.png"
+    told = ["generate", "-m", str(model), "--device", "cpu"]
+    assert main([*told, "a red thing", "--seed", "3", "-o", str(first)]) == 0
+    saved = metadata.read(first)
+    assert (saved.prompt, saved.seed, saved.scheduler) == ("a red thing", 3, "one pass")
+    assert main([*told, "--from", str(first), "-o", str(second)]) == 0
+    one, two = (np.asarray(Image.open(path)) for path in (first, second))
+    assert np.array_equal(one, two)
+    pipe = pyengine.from_pretrained(model, device="cpu")
+    assert np.array_equal(one, np.asarray(pipe("a red thing", seed=3).images[0]))
+    capsys.readouterr()
+    for name in ("one-shot", "vae", "gan", "flow"):
+        assert main(["train", name, "--data", str(tmp_path / "none")]) == 2
+        assert "data: expected an existing folder" in capsys.readouterr().err
+        assert (
+            main(["eval", f"emoji-{name}", "-m", str(model), "--data", str(tmp_path / "no")]) == 2
+        )
+        assert "data: expected an existing folder" in capsys.readouterr().err
 
 
 def test_what_is_refused(model, pictures, tmp_path):
