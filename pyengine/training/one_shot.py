@@ -75,9 +75,9 @@ CARD = """# A small model that draws all pixels at once, by regression
 
 Text to 64x64 pictures in one evaluation of a convolutional network that minimises the squared error
 of the pixels. It is here to show what that gives: asked for a thing in a style it draws that
-picture, softly; asked for a thing without a style it draws the mean of its three styles, a blur, and
-another seed changes next to nothing. The other small models are what families of models do about
-it.
+picture, softly; asked for a thing without a style it draws the mean of its three styles, a blur,
+and another seed changes next to nothing. The other small models are what families of models do
+about it.
 
 ```python
 import pyengine
