@@ -151,7 +151,8 @@ def train(
     """Train until `steps`, or for `seconds` of this call, whichever comes first.
 
     The rate is constant after the warm-up and descends to zero over the last `cooldown` steps. A
-    cooled run is for export; training continues from the one before.
+    cooled run is for export; training continues from the one before. A run that is stopped before
+    `steps` is not cooled.
     """
     import torch
 
@@ -192,7 +193,7 @@ def train(
             saved = now
         if every_step is not None:
             every_step(run)
-    run.cooled = cooldown
+    run.cooled = cooldown if run.step >= steps else 0
     if checkpoint is not None:
         run.save(checkpoint, batches.seed)
     return run
