@@ -202,10 +202,11 @@ def write(folder: Path, networks: Networks) -> None:
 
 CARD = """# A small GAN that draws emoji
 
-Text and noise to 64x64 pictures in one evaluation of a convolutional generator, trained against a
-discriminator. It is sharp where a regression is soft. What it lacks is variety: other seeds draw
-next to the same picture, since the L1 distance that keeps it stable asks for the one picture of
-each prompt that it has seen.
+Text and noise to 64x64 pictures in one evaluation of a convolutional generator, which begins as a
+regression and is then trained against a discriminator, for as many steps as the table says: the
+discriminator asks for sharper pictures than a regression's. What it lacks is variety: other seeds
+draw next to the same picture, since the L1 distance that keeps it stable asks for the one picture
+of each prompt that it has seen.
 
 ```python
 import pyengine
