@@ -102,8 +102,10 @@ class Settings(_Asked):
     was beside the model. control: SHA-256 of the pixels that these were shown, control_kind: how
     they were made of a picture (pyengine.preprocess), or None.
     loras: of those that it was drawn with, "name:SHA-256 of the file"; which of them counted how
-    much is told by `lora` and by <lora:...> in the prompt.
+    much is told by `lora`, those that were fused into the weights among them, and by <lora:...> in
+    the prompt.
     embeddings: of textual inversions that the prompts name, "token:SHA-256 of the file".
+    preset: the few-step model that the pipeline drew as, or None.
     weights: "int8" or "fp8" where some were rounded to 8 bits, or None. decoding: where it draws
     other tokens than "sequential" would, or None.
     """
@@ -142,6 +144,7 @@ class Settings(_Asked):
     model_hash: str = ""
     dtype: str = "float32"
     weights: str | None = None
+    preset: str | None = None
     device: str = "cpu"
     version: str = ""
 

@@ -23,6 +23,7 @@ from .values import (
     IgnoredKeys,
     Json,
     Models,
+    Preset,
     Variant,
     one_of,
     whole,
@@ -167,6 +168,7 @@ def generate(
             help="Textual inversions, which prompts name as their files are called.",
         ),
     ] = None,
+    preset: Preset = None,
     **call: Any,
 ) -> int:
     """Draw pictures of a prompt.

@@ -61,6 +61,7 @@ class Options:
     from_picture: Path | None
     lora_dir: Path | None
     embeddings_dir: Path | None
+    preset: str | None
     call: dict[str, Any]
     further: list[str] = dataclasses.field(default_factory=list)
 
@@ -96,7 +97,7 @@ def run(o: Options) -> int:
             "weights": o.weights, "ignore_config_keys": o.ignore_config_key or (),
             "lora_dir": o.lora_dir,
             **{keyword: getattr(o, name) for name, keyword in BESIDE.items()},
-            "embeddings_dir": o.embeddings_dir,
+            "embeddings_dir": o.embeddings_dir, "preset": o.preset,
         }  # fmt: skip
         pipe: Any
         if o.further:
@@ -281,6 +282,8 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
         filled["dtype"] = saved.dtype
     if o.weights is None:
         filled["weights"] = saved.weights
+    if o.preset is None:
+        filled["preset"] = saved.preset
     if o.device is None and saved.device == "cpu":
         filled["device"] = "cpu"
     return dataclasses.replace(o, call=o.call | call, **filled)

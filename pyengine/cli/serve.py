@@ -5,7 +5,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from . import values
-from .values import TIERS, ChosenDevice, Dtype, Variant, one_of, real, whole
+from .values import TIERS, ChosenDevice, Dtype, Preset, Variant, one_of, real, whole
 
 
 def serve(
@@ -71,6 +71,7 @@ def serve(
                help="8 bits: int8 or fp8 of token models, fp8 of U-Nets."),
     ] = None,
     variant: Variant = None,
+    preset: Preset = None,
     ray: Annotated[
         bool,
         Option("--ray", help="An engine in each of several processes, on this machine or, with"
@@ -96,7 +97,7 @@ def serve(
         models=models or ["emoji"], host=host, port=port, max_waiting=max_waiting, memory=memory,
         ray=ray, replicas=replicas,
         loading={"device": device or "auto", "dtype": dtype, "weights": weights,
-                 "variant": variant},
+                 "variant": variant} | ({} if preset is None else {"preset": preset}),
         settings={
             "api_keys": tuple(api_key or ()), "deadline": deadline, "rate": rate, "keep": keep,
             "allowed_hosts": tuple(allowed_host or ()),

@@ -22,6 +22,8 @@ DTYPES = ("float32", "float16", "bfloat16")
 TIERS = ("int8", "fp8")
 #: Held equal to pyengine.preprocess.KINDS by a test.
 CONTROL_KINDS = ("canny", "gray", "invert", "tile")
+#: Held equal to pyengine.adapters.PRESETS by a test.
+PRESETS = ("lcm", "tcd", "hyper-sd", "hyper-sd-unified", "lightning", "turbo")
 DEVICES = ("auto", "cpu", "cuda", "cuda:0")
 
 
@@ -156,6 +158,12 @@ Dtype = Annotated[
     str | None,
     Option(metavar="DTYPE", autocompletion=one_of(DTYPES), show_default="float32",
            help="float32, float16 (fp16) or bfloat16 (bf16)."),
+]  # fmt: skip
+Preset = Annotated[
+    str | None,
+    Option(metavar="NAME", autocompletion=one_of(PRESETS), show_default="none",
+           help="The few-step model that it is, whose sampler, steps and guidance are used: "
+           + ", ".join(PRESETS) + "."),
 ]  # fmt: skip
 Variant = Annotated[str | None, Option(metavar="NAME", help="Weights of a variant, such as fp16.")]
 IgnoredKeys = Annotated[

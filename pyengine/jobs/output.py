@@ -26,7 +26,7 @@ class Report:
     height, width: pixels. guidance_scale, strength: that were used. num_inference_steps, eta: that
     were asked for, of the whole run, or filled in; None for models without.
     loras: of each picture {name: {"weight": of the U-Net, "text": of the text encoders, "sha256":
-    of the file}}; [] where none has any.
+    of the file, "fused": True where it is merged into the weights}}; [] where none has any.
     embeddings: {token: SHA-256 of the file} of the learnt tokens that the call's texts name.
     seconds: wall clock by stage: "encode_prompt", "encode_image", "denoise" or "draw", "decode",
     "total".

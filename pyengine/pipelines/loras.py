@@ -27,20 +27,26 @@ MAX_LORAS = 64
 
 @dataclass(frozen=True)
 class Use:
-    """A LoRA in a picture: what it counts in each part."""
+    """A LoRA in a picture: what it counts in each part. text_2: in SDXL's second text encoder;
+    None: as `text`.
+    """
 
     name: str
     lora: Lora
     unet: float
     text: float
+    text_2: float | None = None
 
     def scale(self, part: str) -> float:
+        if part == "text_encoder_2" and self.text_2 is not None:
+            return self.text_2
         return self.unet if part == "unet" else self.text
 
     def scaled(self, factor: float) -> "Use":
-        return self if factor == 1 else replace(
-            self, unet=factor * self.unet, text=factor * self.text
-        )  # fmt: skip
+        if factor == 1:
+            return self
+        second = None if self.text_2 is None else factor * self.text_2
+        return replace(self, unet=factor * self.unet, text=factor * self.text, text_2=second)
 
 
 #: The LoRAs of one picture, or of one prompt.
@@ -64,8 +70,8 @@ class Loras:
         self.active: dict[str, dict[str, float]] = {}
         self.enabled = True
         self.fused: Fused | None = None
-        #: What was fused: by name the scale, and the parts.
-        self.fused_names: dict[str, tuple[float, tuple[str, ...]]] = {}
+        #: What was fused: by name the scale of each part.
+        self.fused_names: dict[str, dict[str, float]] = {}
         self.folder: LoraFolder | None = None
         self._lock = threading.RLock()
 
@@ -82,7 +88,8 @@ class Loras:
             with LoraFile(lora.path, lora.source) as file:
                 new.loaded[name] = read_lora(file, models)
         new.active, new.enabled = old.active, old.enabled
-        again = [(n, s, p) for n, (s, p) in old.fused_names.items() if n in new.loaded]
+        fused = ((n, own) for n, own in old.fused_names.items() if n in new.loaded)
+        again = [(n, scale, (part,)) for n, own in fused for part, scale in own.items()]
         old.unfuse()  # some of the models may be the same
         if old.folder is not None:
             new.folder = LoraFolder(old.folder.path, models)
@@ -157,7 +164,7 @@ class Loras:
                     if part in lora.adapters:
                         own = self.models[part].dtype
                         self.fused.add(lora.adapters[part], scale, own)
-                self.fused_names[name] = scale, parts
+                self.fused_names.setdefault(name, {}).update(dict.fromkeys(parts, scale))
 
     def unfuse(self) -> None:
         with self._lock:
@@ -165,6 +172,20 @@ class Loras:
                 self.fused.undo()
             self.fused = None
             self.fused_names.clear()
+
+    def shown_fused(self) -> dict[str, dict[str, Any]]:
+        """What reports say of the LoRAs that are fused: their scales, the file's hash."""
+        with self._lock:
+            return {
+                name: {
+                    "weight": own.get("unet", 0.0),
+                    "text": own.get("text_encoder", 0.0),
+                    "sha256": self.loaded[name].sha256,
+                    "fused": True,
+                }
+                for name, own in self.fused_names.items()
+                if name in self.loaded
+            }
 
     # --- what calls ask ---------------------------------------------------------------------------
 
@@ -174,7 +195,7 @@ class Loras:
             if not self.enabled:
                 return ()
             return tuple(
-                Use(name, self.loaded[name], s["unet"], s["text_encoder"])
+                Use(name, self.loaded[name], s["unet"], s["text_encoder"], s["text_encoder_2"])
                 for name, s in self.active.items()
                 if name not in self.fused_names
             )
@@ -288,11 +309,18 @@ def cross_attention_scale(value: Any) -> float:
     return lora_factor("cross_attention_kwargs: scale", value.get("scale"))
 
 
-def shown_uses(pictures: Sequence[Uses]) -> list[dict[str, dict[str, Any]]]:
-    """What a report says of each picture's LoRAs; [] where none has any."""
+def shown_uses(
+    pictures: Sequence[Uses], count: int, fused: Mapping[str, dict[str, Any]]
+) -> list[dict[str, dict[str, Any]]]:
+    """What a report says of the LoRAs of each of `count` pictures; [] where none has any. pictures:
+    () for none. fused: see Loras.shown_fused.
+    """
     shown = [
-        {u.name: {"weight": u.unet, "text": u.text, "sha256": u.lora.sha256} for u in uses}
-        for uses in pictures
+        {
+            **fused,
+            **{u.name: {"weight": u.unet, "text": u.text, "sha256": u.lora.sha256} for u in uses},
+        }
+        for uses in pictures or ((),) * count
     ]
     return shown if any(shown) else []
 

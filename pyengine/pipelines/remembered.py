@@ -34,6 +34,8 @@ def settings_of(
     steps = steps if report.num_inference_steps is None else report.num_inference_steps
     rescale = call.get("guidance_rescale")
     asked = {row.setting: as_text(call.get(row.name)) for row in ASKED if row.setting}
+    if (fused := fused_loras(report)) and isinstance(asked["lora"], str | None):
+        asked["lora"] = ",".join(filter(None, (fused, asked["lora"])))
     return Settings(
         prompt=call.get("prompt") or "",
         steps=steps if call.get("num_inference_steps") is None else call["num_inference_steps"],
@@ -53,6 +55,7 @@ def settings_of(
         model_hash=pipe.model_hash,
         dtype=report.dtype,
         weights=report.weights,
+        preset=getattr(pipe, "preset", None),
         device=pipe.device.type,
         version=__version__,
         embeddings=tuple(f"{t}:{sha256}" for t, sha256 in report.embeddings.items()) or None,
@@ -72,6 +75,12 @@ def as_text(value: Any) -> Any:
 def files_of_loras(report: Report) -> dict[str, str]:
     """{name: SHA-256 of the file} of the LoRAs of a call's pictures."""
     return {name: own["sha256"] for picture in report.loras for name, own in picture.items()}
+
+
+def fused_loras(report: Report) -> str:
+    """The LoRAs that were fused into the weights, as the text that `lora` takes."""
+    own = report.loras[0] if report.loras else {}
+    return ",".join(f"{name}:{told['weight']}" for name, told in own.items() if told.get("fused"))
 
 
 def of_picture(settings: Settings, output: PipelineOutput, index: int) -> Settings:

@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+import torch
 from adapter_pairs import CALL, draw
 from lora_files import make
 from safetensors.torch import load_file, save_file
@@ -199,6 +200,79 @@ def test_generate_and_again(opened, folder, tmp_path):
     (other / "oil paint.safetensors").write_bytes((folder / "ink.safetensors").read_bytes())
     done = command("generate", "--from", first, "-m", model, "--lora-dir", other, "-o", again)
     assert "'ink' is not the one that was used before" in done.output + done.stderr
+
+
+def test_generate_with_a_preset_and_again(opened, tmp_path):
+    model, first, again = opened("sd1").folder, tmp_path / "a.png", tmp_path / "b.png"
+    done = command("generate", "a fox", "-m", model, "--preset", "lightning", "--seed", 3,
+                   "--height", 32, "--width", 32, "--device", "cpu", "-o", first)  # fmt: skip
+    assert done.exception is None, done.exception
+    settings = pyengine.metadata.read(first)
+    assert (settings.preset, settings.steps, settings.sampler) == ("lightning", 4, "euler")
+    done = command("generate", "--from", first, "-m", model, "-o", again)
+    assert done.exception is None, done.exception
+    images = [pyengine.images.load_image(p, "x").tobytes() for p in (first, again)]
+    assert images[0] == images[1]
+    done = command("generate", "a fox", "-m", model, "--preset", "warp", "-o", again)
+    assert "preset: expected one of lcm" in str(done.exception)
+
+
+def test_presets_of_the_command_line():
+    from pyengine.cli.values import PRESETS as NAMES
+
+    assert tuple(PRESETS) == NAMES
+
+
+def test_pictures_tell_what_was_fused(opened, folder):
+    """Settings name a fused LoRA as one that the call asks for, so that it is drawn again."""
+    from pyengine.pipelines.remembered import settings_of
+
+    own, call = opened("sd1").own, {"prompt": "a fox", "lora": {"oil paint": -0.5}}
+    for name in ("ink", "oil paint"):
+        own.load_lora(folder / f"{name}.safetensors")
+    how = {**CALL, "num_inference_steps": 2, "seed": 3}
+    try:
+        own.set_adapters("ink", 0.75)
+        own.fuse_lora()
+        output = own(**call, **how)
+        told = output.report.loras[0]
+        assert told["ink"]["fused"]
+        assert told["ink"]["weight"] == 0.75
+        assert "fused" not in told["oil paint"]
+        settings = settings_of(own, call, output, model="m", hashes={})
+        assert settings.lora == "ink:0.75,oil paint:-0.5"
+        assert [name for name, _ in settings.files_of_loras] == ["ink", "oil paint"]
+        own.unfuse_lora()
+        again = own("a fox", lora=settings.lora, **how).images
+        assert abs(again - output.images).max() < 1e-3
+        assert abs(again - own("a fox", lora="oil paint:-0.5", **how).images).max() > 1e-2
+    finally:
+        own.unfuse_lora()
+        own.unload_lora_weights()
+    assert own("a fox", **how).report.loras == []
+
+
+def test_a_scale_for_each_text_encoder(opened, tmp_path):
+    """As diffusers' set_adapters: what a mapping leaves out is 1."""
+    xl = opened("sdxl")
+    path = make(xl.own, xl.folder, "lora", 1, usual).save(tmp_path / "xl.safetensors")
+    xl.own.load_lora(path, "a")
+
+    def encoded(**scales):
+        xl.own.set_adapters("a", scales)
+        return xl.own.encode_prompt("a fox", do_classifier_free_guidance=False)[0]
+
+    try:
+        first = xl.own.parts.encoders[0].config.hidden_size
+        both = encoded(text_encoder=0.25, text_encoder_2=-0.5)
+        assert torch.equal(both[..., :first], encoded(text_encoder=0.25)[..., :first])
+        assert torch.equal(both[..., first:], encoded(text_encoder_2=-0.5)[..., first:])
+        assert not torch.equal(both[..., first:], encoded()[..., first:])
+        assert torch.equal(encoded(), encoded(text_encoder=1.0, text_encoder_2=1.0))
+        with pytest.raises(RequestError, match="adapter_weights: expected a number, or"):
+            xl.own.set_adapters("a", {"vae": 1.0})
+    finally:
+        xl.own.unload_lora_weights()
 
 
 def test_info(folder):

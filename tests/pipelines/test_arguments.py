@@ -211,6 +211,7 @@ def test_settings_of_before_are_read():
             "embeddings",
             "prompt_weighting",
             "image_guidance_scale",
+            "preset",
         )
     )
     assert json.loads(settings.to_json()) == {**json.loads(OLD), **later}

@@ -128,7 +128,7 @@ class LoraNames:
         """The LoRAs that calls without lora= use, in place of those before.
 
         adapter_names: one or a list. adapter_weights: a number for all, or one for each; a number
-        may be {"unet": x, "text_encoder": y}, where what is left out is 1.
+        may be {"unet": x, "text_encoder": y, "text_encoder_2": z}, where what is left out is 1.
         """
         names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
         if not isinstance(names, list | tuple):
@@ -204,9 +204,8 @@ class LoraNames:
         for name in names:
             self._loras.get(name, "adapter_names", folder=False)
             own = active.get(name, _by_part(None))
-            for scale in {own[part if part == "unet" else "text_encoder"] for part in parts}:
-                which = tuple(p for p in parts if own["unet" if p == "unet" else "text_encoder"]
-                              == scale)  # fmt: skip
+            for scale in {own[part] for part in parts}:
+                which = tuple(p for p in parts if own[p] == scale)
                 wanted.append((name, factor * scale, which))
         with self._runs.begin(Run(), self.device):
             within_memory(lambda: self._loras.fuse(wanted), "float16 or bfloat16 would help")
@@ -216,7 +215,7 @@ class LoraNames:
         """The weights of before fuse_lora, to the bit."""
         if components is not None and set(components) != set(self._loras.models):
             parts = [components] if isinstance(components, str) else list(components)
-            fused = {p for _, own in self._loras.fused_names.values() for p in own}
+            fused = {part for own in self._loras.fused_names.values() for part in own}
             if not fused & set(self._loras.models) <= set(parts):
                 raise RequestError("components: expected all parts that were fused:"
                                    f" {', '.join(sorted(fused))}")  # fmt: skip
@@ -287,19 +286,13 @@ class LoraNames:
 
 
 def _by_part(weight: Any) -> dict[str, float]:
-    """{"unet": x, "text_encoder": y} of what set_adapters is given for one LoRA."""
+    """{part: scale} for all of ADAPTED, of what set_adapters is given for one LoRA."""
     if not isinstance(weight, Mapping):
-        scale = lora_factor("adapter_weights", weight)
-        return {"unet": scale, "text_encoder": scale}
-    given = dict(weight)
-    second = given.pop("text_encoder_2", None)
-    unknown = sorted(map(str, set(given) - {"unet", "text_encoder"}))
-    if unknown or (second is not None and second != given.get("text_encoder", second)):
-        raise checks.refuse("adapter_weights", 'a number, or {"unet": x, "text_encoder": y}, the'
-                            " same for both text encoders", weight)  # fmt: skip
-    if second is not None:
-        given["text_encoder"] = second
+        return dict.fromkeys(ADAPTED, lora_factor("adapter_weights", weight))
+    if set(weight) - set(ADAPTED):
+        raise checks.refuse("adapter_weights", 'a number, or {"unet": x, "text_encoder": y,'
+                            ' "text_encoder_2": z}', weight)  # fmt: skip
     return {
-        part: checks.real(f"adapter_weights: {part}", given.get(part, 1.0), -MAX_SCALE, MAX_SCALE)
-        for part in ("unet", "text_encoder")
+        part: checks.real(f"adapter_weights: {part}", weight.get(part, 1.0), -MAX_SCALE, MAX_SCALE)
+        for part in ADAPTED
     }

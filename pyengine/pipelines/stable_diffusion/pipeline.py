@@ -389,6 +389,7 @@ class StableDiffusionPipeline(
         conditions.adapters = self._loras.rows("unet", r.loras or ((),) * r.count)
         assert r.generators is not None
         noise = NoiseSource(r.generators, device)
+        self._noise_conditions(r, conditions, noise)
         with report.stage("prepare" if r.images is None else "encode_image", device):
             start = self._start(r, plan, noise, report.warnings)
         if r.control is not None:
@@ -469,7 +470,7 @@ class StableDiffusionPipeline(
             weights=self.unet.weights,
             num_inference_steps=r.steps,
             eta=r.eta,
-            loras=shown_uses(r.loras),
+            loras=shown_uses(r.loras, r.count, self._loras.shown_fused()),
             embeddings=self._learnt_in(r.texts.all),
         )
 
@@ -484,6 +485,9 @@ class StableDiffusionPipeline(
         if empty is not None:
             text = torch.cat([cast(Tensor, empty.negative), text])
         return Conditions(text, guidance=self._guidance(r), text_lengths=self._text_lengths(r))
+
+    def _noise_conditions(self, r: Request, conditions: Conditions, noise: NoiseSource) -> None:
+        """Adds noise to what the U-Net is told, where a model wants it: before the start's."""
 
     def _check_text(self, r: Request, conditions: Conditions) -> None:
         """Raises NotFiniteError for NaN or infinity in what the U-Net is told of the text."""
