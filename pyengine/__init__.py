@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     )
     from .pipelines.dit.pipeline import DiTPipeline
     from .pipelines.instruct_pix2pix.pipeline import StableDiffusionInstructPix2PixPipeline
+    from .pipelines.instruct_pix2pix.xl import StableDiffusionXLInstructPix2PixPipeline
     from .pipelines.kandinsky.combined import KandinskyV22CombinedPipeline
     from .pipelines.kandinsky.pipeline import KandinskyV22Pipeline
     from .pipelines.kandinsky.prior import KandinskyV22PriorPipeline
@@ -110,6 +111,7 @@ if TYPE_CHECKING:
         StableDiffusionXLInpaintPipeline,
     )
     from .pipelines.stable_diffusion.xl import StableDiffusionXLPipeline
+    from .pipelines.stable_diffusion_upscale.pipeline import StableDiffusionUpscalePipeline
     from .pipelines.unclip.pipeline import UnCLIPPipeline
     from .pipelines.unclip.variation import UnCLIPImageVariationPipeline
 
@@ -171,6 +173,7 @@ __all__ = [
     "StableDiffusionInpaintPipeline",
     "StableDiffusionInstructPix2PixPipeline",
     "StableDiffusionPipeline",
+    "StableDiffusionUpscalePipeline",
     "StableDiffusionXLAdapterPipeline",
     "StableDiffusionXLControlNetImg2ImgPipeline",
     "StableDiffusionXLControlNetInpaintPipeline",
@@ -180,6 +183,7 @@ __all__ = [
     "StableDiffusionXLControlNetUnionPipeline",
     "StableDiffusionXLImg2ImgPipeline",
     "StableDiffusionXLInpaintPipeline",
+    "StableDiffusionXLInstructPix2PixPipeline",
     "StableDiffusionXLPipeline",
     "TCDScheduler",
     "UnCLIPImageVariationPipeline",

@@ -7,27 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import images as pictures
 from ...diffusion.conditions import Conditions
-from ...diffusion.latents import LatentMaker, Start, tile
 from ...diffusion.request import Request
-from ...errors import RequestError
-from ...finite import check_finite
 from ...guard import inference
-from ...jobs import checks
-from ...jobs.noise import NoiseSource
-from ...jobs.output import PipelineOutput, Report
+from ...jobs.output import PipelineOutput
 from ...jobs.runs import Run
-from ...models import AutoencoderTiny
-from ...schedules import Plan
-from ..arguments import check
 from ..defaults import bounded
 from ..loras import LoraArgument
 from ..stable_diffusion.defaults import Defaults
 from ..stable_diffusion.embeddings import joined
-from ..stable_diffusion.pipeline import StableDiffusionPipeline
-from ..stable_diffusion.unasked import unasked
-from .guidance import PictureAndText
+from .instructed import Instructed
 
 
 @dataclass(frozen=True)
@@ -38,7 +27,7 @@ class InstructDefaults(Defaults):
     image_guidance_scale: float = bounded(1.5, 0, 1000)
 
 
-class StableDiffusionInstructPix2PixPipeline(StableDiffusionPipeline):
+class StableDiffusionInstructPix2PixPipeline(Instructed):
     """Pictures changed as a text says, by an InstructPix2Pix checkpoint; see `__call__`."""
 
     defaults_class = InstructDefaults
@@ -90,27 +79,6 @@ class StableDiffusionInstructPix2PixPipeline(StableDiffusionPipeline):
         made: PipelineOutput = self._call(locals())
         return made
 
-    def _checked(self, arguments: dict[str, Any]) -> Request:
-        given = arguments.pop("image_guidance_scale")
-        if arguments["image"] is None:
-            raise RequestError(f"image: a {type(self).__name__} needs one, given none")
-        default = self.defaults.image_guidance_scale
-        scale = check("image_guidance_scale", default if given is None else given)
-        latents = arguments.pop("latents")
-        r = super()._checked({**unasked(), **arguments})
-        r.method = PictureAndText(image_scale=scale)
-        r.strength = 1.0
-        if latents is not None:
-            c = self.vae.config
-            shape = r.count, c.latent_channels, r.height // c.downscale, r.width // c.downscale
-            r.latents = checks.check_latents(latents, shape)
-        return r
-
-    def _report(self, r: Request) -> Report:
-        report = super()._report(r)
-        report.strength = None
-        return report
-
     def _conditions(self, r: Request, warned: list[str]) -> Conditions:
         """Rows without prompt and picture first, then those with the picture, then with both."""
         embeds = self._embeds(r.texts, self._guides(r.scales, r.method), r.clip_skip, warned)
@@ -122,26 +90,3 @@ class StableDiffusionInstructPix2PixPipeline(StableDiffusionPipeline):
             text = torch.cat([embeds.negative, both])
             shown = torch.cat([torch.zeros_like(shown), shown, shown])
         return Conditions(text, extra=shown, text_lengths=self._text_lengths(r))
-
-    def _image_latents(self, r: Request, warned: list[str]) -> Tensor:
-        """[N, C, h, w]: the pictures' most likely latents, as the autoencoder gives them: they are
-        not scaled.
-        """
-        assert r.images is not None
-        if pictures.is_latents(r.images[0], self.vae.config.latent_channels):
-            found = torch.stack(r.images)
-        else:
-            pixels = pictures.to_tensor(r.images, r.height, r.width, "image", warned)
-            found = torch.cat([self._most_likely(p[None]) for p in pixels])
-            check_finite("vae: the encoder", found)
-        return tile(found.to(self.device, self.dtype), r.count)
-
-    def _most_likely(self, pixels: Tensor) -> Tensor:
-        encoded: Any = self.vae.encode(pixels)
-        found: Tensor = encoded.latents if isinstance(self.vae, AutoencoderTiny) else (
-            encoded.latent_dist.mean
-        )  # fmt: skip
-        return found
-
-    def _start(self, r: Request, plan: Plan, noise: NoiseSource, warned: list[str]) -> Start:
-        return LatentMaker(self.vae, r, noise, self.dtype, False, warned).from_noise(plan)

@@ -74,10 +74,10 @@ def check_channels(unet: Any, vae: Any, pipeline_class: str = "") -> None:
     """Raises ConfigError where a U-Net's and an autoencoder's configs do not fit together.
 
     pipeline_class: diffusers' name of it; InstructPix2Pix's U-Nets are shown a
-    picture's latents, depth-to-image's its depth.
+    picture's latents, depth-to-image's its depth, an upscaler's its pixels.
     """
     latent = vae.latent_channels
-    shown = {"InstructPix2Pix": latent, "Depth2Img": 1}
+    shown = {"InstructPix2Pix": latent, "Depth2Img": 1, "Upscale": vae.in_channels}
     beside = next((n for name, n in shown.items() if name in pipeline_class), None)
     if beside is not None:
         if (unet.in_channels, unet.out_channels) != (latent + beside, latent):
