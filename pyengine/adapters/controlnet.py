@@ -23,7 +23,7 @@ from ..weights.names import HARMLESS, matcher, other_kind
 from ..weights.original import unet_target
 from ..weights.source import MappedSource, TensorSource
 from ..weights.text import listing, show
-from .places import Place, find_place, folder_config
+from .places import Hub, Place, find_place, folder_config
 
 Shapes = Mapping[str, tuple[int, ...]]
 #: By which a network is known to be one for several kinds of pictures.
@@ -41,14 +41,15 @@ _MIDDLE = re.compile(r"middle_block_out\.0\.(weight|bias)")
 
 
 def load_controlnet(
-    place: Place, unet: UNet2DConditionConfig, device: torch.device, dtype: torch.dtype
-) -> ControlNetModel:
-    """The ControlNet in a folder of diffusers', or in a .safetensors file of either layout, whose
-    config follows that of the U-Net beside it.
+    place: Place, unet: UNet2DConditionConfig, device: torch.device, dtype: torch.dtype,
+    hub: Hub | None = None,
+) -> ControlNetModel:  # fmt: skip
+    """The ControlNet in a folder of diffusers' or under a Hub id, or in a .safetensors file of
+    either layout, whose config follows that of the U-Net beside it.
 
     Raises CheckpointError or ConfigError, which names tensors or keys, for anything else.
     """
-    path = find_place("controlnet", place)
+    path = find_place("controlnet", place, hub)
     if path.is_dir():
         return _of_folder(path, device, dtype)
     with TensorSource([SafetensorsFile(path)], f"controlnet: {path}") as source:

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,10 @@ def open_lora(
 ) -> LoraFile:
     """The LoRA at `place`, or the other file of tensors that `what` says in errors.
 
-    place: a .safetensors file; a folder with one, or with one of `usual` among several; a Hub id,
-    out of the cache or downloaded, where the file is the first of these. weight_name: which file of
-    the folder or repository. subfolder: where there. The others: as pyengine.weights.resolve takes
-    them.
+    place: a .safetensors file; a folder with one, or with one of `usual` among several; the name of
+    a LoRA that ships; a Hub id, out of the cache or downloaded, where the file is the first of
+    these. weight_name: which file of the folder or repository. subfolder: where there. The others:
+    as pyengine.weights.resolve takes them.
     Raises CheckpointError for what is not there or no sound file, RequestError for a wrong
     argument.
     """
@@ -133,6 +134,8 @@ def open_lora(
         raise CheckpointError(f"{show(text)} is no path: it holds a NUL")
     if os.path.isdir(text):
         return _in_folder(Path(text), weight_name, subfolder, usual)
+    if what == "lora" and text in shipped_loras() and not os.path.exists(text):
+        return _in_folder(_shipped() / text, weight_name, subfolder, usual)
     refuse_pickle(text)
     if os.path.exists(text) or not is_hub_id(text):
         return LoraFile(Path(text), text)
@@ -147,6 +150,16 @@ def open_lora(
         force_download=force_download,
     )  # fmt: skip
     return LoraFile(path, f"{text}: {names[0]}")
+
+
+def shipped_loras() -> tuple[str, ...]:
+    """The names of the LoRAs that ship."""
+    place = _shipped()
+    return tuple(n for n in list_folder(place) if (place / n).is_dir()) if place.is_dir() else ()
+
+
+def _shipped() -> Path:
+    return Path(str(package_files("pyengine"))) / "assets" / "loras"
 
 
 def _has(folder: Path | None, weight_name: str | None, known: Sequence[str]) -> bool:

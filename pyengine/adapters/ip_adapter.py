@@ -1,5 +1,6 @@
 """IP-Adapters from files: base, plus and full, for Stable Diffusion 1.x, 2.x and XL."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from ..models.image_prompts.ip_adapter import HEAD, IPAdapter, IPAdapterConfig
 from ..weights import load_module
 from ..weights.files import allowed_roots, check_inside, list_folder
 from ..weights.header import SafetensorsFile
+from ..weights.hub import is_hub_id
 from ..weights.names import other_kind
 from ..weights.source import TensorSource
 from ..weights.text import listing, show
-from .places import Place, find_place, folder_config
+from .places import ENCODER_FILES, Hub, Place, find_place, folder_config
 
 Shapes = Mapping[str, tuple[int, ...]]
 #: Marks of IP-Adapters that read a face by a network of another kind.
@@ -34,8 +36,16 @@ def file_order(unet: UNet2DConditionModel) -> list[str]:
             if n.startswith(part)]  # fmt: skip
 
 
-def find_file(place: Place, subfolder: Any = None, weight_name: Any = None) -> Path:
-    """The .safetensors file of a folder, or the file itself. Raises CheckpointError."""
+def find_file(
+    place: Place, subfolder: Any = None, weight_name: Any = None, hub: Hub | None = None
+) -> Path:
+    """The .safetensors file of a folder or of a Hub id, or the file itself. Raises
+    CheckpointError.
+    """
+    if is_elsewhere(place):
+        inside = _inside(subfolder, weight_name)
+        folder = find_place("ip_adapter", place, hub, [inside])
+        return folder / inside
     path = find_place("ip_adapter", place)
     if path.is_file():
         if subfolder or weight_name:
@@ -52,6 +62,23 @@ def find_file(place: Place, subfolder: Any = None, weight_name: Any = None) -> P
             f" {listing(map(show, found)) or 'none'}: name it by weight_name="
         )
     return below(folder, "weight_name", found[0], path)
+
+
+def is_elsewhere(place: Any) -> bool:
+    """Whether a place is a Hub id, and no folder or file here."""
+    text = os.fspath(place) if isinstance(place, str | os.PathLike) else ""
+    return "/" in text and is_hub_id(text) and not os.path.exists(text)
+
+
+def _inside(subfolder: Any, weight_name: Any) -> str:
+    """The name of a file in a repository, checked."""
+    if not isinstance(weight_name, str):
+        raise RequestError("weight_name: expected the name of a .safetensors file of the Hub id,"
+                           f" given {show(weight_name)}")  # fmt: skip
+    name = "/".join(filter(None, (subfolder, weight_name)))
+    if name.startswith(("/", "~")) or ".." in name.split("/"):
+        raise RequestError(f"weight_name: expected a name within the folder, given {show(name)}")
+    return name
 
 
 def below(folder: Path, field: str, name: Any, root: Path | None = None) -> Path:
@@ -143,9 +170,11 @@ def _sides(shapes: Shapes, name: str, where: str) -> tuple[int, int]:
 
 
 def load_image_encoder(
-    place: Any, device: torch.device, dtype: torch.dtype
+    place: Any, device: torch.device, dtype: torch.dtype, hub: Hub | None = None
 ) -> CLIPVisionModelWithProjection:
-    """CLIP's tower for pictures in a folder of transformers', or the given one itself."""
+    """CLIP's tower for pictures in a folder of transformers' or under a Hub id, or the given one
+    itself.
+    """
     if isinstance(place, CLIPVisionModelWithProjection):
         if place.device.type != device.type or place.dtype != dtype:
             raise RequestError(
@@ -153,7 +182,7 @@ def load_image_encoder(
                 f" in {place.dtype}"
             )
         return place
-    folder = find_place("image_encoder", place)
+    folder = find_place("image_encoder", place, hub, ENCODER_FILES)
     folder_config("image_encoder", folder)
     made = CLIPVisionModelWithProjection.from_pretrained(folder, device=device, dtype=dtype)
     assert isinstance(made, CLIPVisionModelWithProjection)

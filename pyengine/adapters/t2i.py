@@ -17,7 +17,7 @@ from ..weights.header import SafetensorsFile
 from ..weights.names import other_kind
 from ..weights.source import MappedSource, TensorSource
 from ..weights.text import listing, show
-from .places import Place, find_place, folder_config
+from .places import Hub, Place, find_place, folder_config
 
 Shapes = Mapping[str, tuple[int, ...]]
 _FULL = re.compile(r"body\.(\d+)\.(in_conv|block1|block2)\.(weight|bias)")
@@ -25,12 +25,15 @@ _LIGHT = re.compile(r"body\.(\d+)\.body\.(\d+)\.(block1|block2)\.(weight|bias)")
 _OWN = "adapter."
 
 
-def load_t2i_adapter(place: Place, device: torch.device, dtype: torch.dtype) -> T2IAdapter:
-    """The T2I-Adapter in a folder of diffusers', or in a .safetensors file of either layout.
+def load_t2i_adapter(
+    place: Place, device: torch.device, dtype: torch.dtype, hub: Hub | None = None
+) -> T2IAdapter:
+    """The T2I-Adapter in a folder of diffusers' or under a Hub id, or in a .safetensors file of
+    either layout.
 
     Raises CheckpointError or ConfigError, which names tensors or keys, for anything else.
     """
-    path = find_place("adapter", place)
+    path = find_place("adapter", place, hub)
     if path.is_dir():
         folder_config("adapter", path)
         made = T2IAdapter.from_pretrained(path, device=device, dtype=dtype)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..adapters import find_preset
+from ..adapters.places import hub_options
 from ..cuda import OLDEST, check_capability, within_memory
 from ..errors import CheckpointError, RequestError, UnavailableError
 from ..guard import inference
@@ -65,8 +66,8 @@ def from_pretrained(
     options: as pyengine.weights.resolve takes them (revision, cache_dir, token, local_files_only,
     prediction_type, ignore_config_keys...); parts in place of the checkpoint's (vae=..., of
     pyengine.models); controlnet= or adapter=, a ControlNet or T2I-Adapter or a list of them, by
-    folder or file (docs/adapters.md); and diffusers' other keywords: torch_dtype, device_map,
-    safety_checker=None and so on (docs/from-diffusers.md).
+    folder, file or Hub id (docs/adapters.md); and diffusers' other keywords: torch_dtype,
+    device_map, safety_checker=None and so on (docs/from-diffusers.md).
     Raises CheckpointError or ConfigError for what cannot be loaded, RequestError for a wrong
     argument, UnavailableError for a device that is not there, OutOfMemoryError for one that is too
     small.
@@ -96,11 +97,23 @@ def load(model: Any, keywords: dict[str, Any], wanted: Any = None) -> Any:
         wanted = wanted if isinstance(wanted, type) else wanted(checkpoint.pipeline_class)
         _check_class(wanted, checkpoint)
     checkpoint.options = checkpoint.options | k.settings
+    beside = k.beside or {name: list(folders) for name, folders in checkpoint.beside.items()}
     kind = stored_dtype(checkpoint) if kind is None else kind
     _check_loras(k.loras, wanted or family_of(checkpoint.pipeline_class).pipeline_class)
     pipeline = within_memory(
         lambda: build(
-            Load(checkpoint, source, place, kind, k.weights, wanted, k.parts, k.scheduler, k.beside)
+            Load(
+                checkpoint,
+                source,
+                place,
+                kind,
+                k.weights,
+                wanted,
+                k.parts,
+                k.scheduler,
+                beside,
+                hub_options(k.options),
+            )
         ),
         f"{source}: float16, bfloat16 or a larger device would help",
     )

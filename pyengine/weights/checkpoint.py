@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError
@@ -16,7 +17,7 @@ from .files import (
     list_folder,
 )
 from .jsonio import load_json
-from .layout import Layout, Part, layout_of, why_not_class
+from .layout import BESIDE, Layout, Part, layout_of, why_not_class, without_beside
 from .source import (
     MappedSource,
     TensorSource,
@@ -37,6 +38,9 @@ TOKENIZER_FILES = (
     "spiece.model",
 )
 
+#: ControlNets or adapters of one checkpoint.
+MOST_BESIDE = 16
+
 #: A tokenizer has one of these.
 VOCABULARIES = ("vocab.json", "tokenizer.json", "spiece.model")
 
@@ -49,6 +53,7 @@ class Checkpoint:
     options: the pipeline's own settings, {"force_zeros_for_empty_prompt": True, ...}.
     ignored: keys of configs that may be left unread although pyengine does not know them.
     data: what model_index.json says under the names of the layout's `data`, unchecked.
+    beside: {name of layout.BESIDE: folders}: ControlNets and adapters that it has.
     """
 
     source: str
@@ -57,6 +62,7 @@ class Checkpoint:
     options: dict[str, bool]
     ignored: tuple[str, ...] = ()
     data: dict[str, Any]
+    beside: Mapping[str, tuple[Path, ...]] = MappingProxyType({})
     _held: dict[str, TensorSource | MappedSource] | None = None
     _hash: str | None = None
 
@@ -155,10 +161,31 @@ class FolderCheckpoint(Checkpoint):
                 f"{self._index}: _class_name {show(name)} is a custom pipeline, which would run"
                 " code from the checkpoint"
             )
-        layout = layout_of(name)
-        if not isinstance(name, str) or layout is None or layout.signature is not None:
+        own = without_beside(name)
+        layout = layout_of(own)
+        if not isinstance(own, str) or layout is None or layout.signature is not None:
             raise CheckpointError(f"{self._index}: {why_not_class(name)}")
-        return name
+        if own != name:
+            given = {part: index.pop(part) for part in BESIDE if part in index}
+            self.beside = {part: self._beside(part, value) for part, value in given.items()}
+            if not given:
+                names = listing(BESIDE)
+                raise CheckpointError(f"{self._index}: {name} needs one of {names}, found neither")
+        return own
+
+    def _beside(self, name: str, value: Any) -> tuple[Path, ...]:
+        """The folders of a network beside the model's, or of several: name, name_1 and so on."""
+        if not _is_class(value):
+            raise CheckpointError(
+                f"{self._index}: {name} should be [library, class], found {show(value)}"
+            )
+        folders = [model_folder(self.folder, name)]
+        while value[1] == BESIDE[name] and len(folders) < MOST_BESIDE:
+            following = f"{name}_{len(folders)}"
+            if not os.path.isdir(self.folder / following):
+                break
+            folders.append(model_folder(self.folder, following))
+        return tuple(folders)
 
     def _read_parts(self, index: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, bool]]:
         parts, options, problems, unknown = [], {}, [], []

@@ -11,9 +11,16 @@ from ..errors import CheckpointError
 from .checkpoint import TOKENIZER_FILES, VOCABULARIES, Checkpoint, FolderCheckpoint, is_absent
 from .files import CONVERT, is_pickle_name, refuse_pickle
 from .jsonio import load_json
-from .layout import Part, expected_model_types, layout_of, layout_of_model
+from .layout import (
+    BESIDE,
+    Part,
+    expected_model_types,
+    layout_of,
+    layout_of_model,
+    without_beside,
+)
 from .single_model import SingleModelCheckpoint, holds_single_model
-from .source import BASENAMES
+from .source import BASENAMES, open_weights
 from .text import listing, show
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
@@ -122,6 +129,13 @@ def missing_files(checkpoint: FolderCheckpoint | SingleModelCheckpoint) -> list[
                 checkpoint.tensors(name).close()
             except CheckpointError as e:
                 missing.append(str(e))
+    for folder in (f for folders in checkpoint.beside.values() for f in folders):
+        if not os.path.exists(folder / "config.json"):
+            missing.append(f"{folder.name}/config.json")
+        try:
+            open_weights(folder, variant=checkpoint.variant).close()
+        except CheckpointError as e:
+            missing.append(str(e))
     return missing
 
 
@@ -154,12 +168,14 @@ def download(
         if first == "config.json":
             wanted = single_model_files(names, index, variant, repo)
         else:
-            layout = layout_of(index.get("_class_name"))
+            layout = layout_of(without_beside(index.get("_class_name")))
             # Of another class nothing more is fetched; opening the folder then refuses it.
             known = {} if layout is None else layout.parts
             parts = {n: known[n] for n, v in index.items() if n in known and not is_absent(v)}
             flat = layout is not None and layout.flat
             wanted = wanted_files(names, parts, variant, repo, flat)
+            if layout is not None and index["_class_name"] in layout.beside:
+                wanted += beside_files(names, index, variant, repo)
         # Names are patterns to this function: a bracket in one must not mean more.
         patterns = [re.sub(r"([\[*?])", r"[\1]", name) for name in wanted]
         folder = huggingface_hub.snapshot_download(allow_patterns=patterns, **place)
@@ -184,13 +200,16 @@ def download_file(
     token: str | bool | None = None,
     local_files_only: bool | None = None,
     force_download: bool | None = None,
+    ends: tuple[str, ...] = (".safetensors",),
 ) -> Path:
-    """The path of one .safetensors file of a repository, out of the Hub's cache or downloaded."""
+    """The path of one file of a repository, out of the Hub's cache or downloaded. ends: what its
+    name may end in.
+    """
     import huggingface_hub
 
     refuse_pickle(Path(name))
-    if not name.endswith(".safetensors"):
-        raise CheckpointError(f"{repo}: {show(name)} is no .safetensors file")
+    if not name.endswith(ends):
+        raise CheckpointError(f"{repo}: {show(name)} is no {ends[-1]} file")
     options: dict[str, Any] = {
         "cache_dir": cache_dir, "token": token, "force_download": bool(force_download),
         "local_files_only": bool(local_files_only) or _is_offline(),
@@ -204,6 +223,27 @@ def download_file(
             f" {type(e).__name__}: {show(reason, 300)}"
         ) from e
     return Path(path)
+
+
+def fetch(
+    repo: str, names: Iterable[str], *, revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None, force_download: bool | None = None,
+    **how: Any,
+) -> Path:  # fmt: skip
+    """The folder of a repository's snapshot that holds these files, JSON or safetensors: out of
+    the Hub's cache where all are there, without asking the network, else each is downloaded.
+    how: token, local_files_only.
+    """
+    names = list(names)
+    folder = cached_folder(repo, revision=revision, cache_dir=cache_dir)
+    if folder is not None and not force_download and all((folder / n).is_file() for n in names):
+        return folder
+    for name in names:
+        path = download_file(
+            repo, name, revision=revision, cache_dir=cache_dir, force_download=force_download,
+            ends=(".json", ".safetensors"), **how,
+        )  # fmt: skip
+    return path.parents[name.count("/")]
 
 
 def wanted_files(
@@ -230,6 +270,19 @@ def wanted_files(
             wanted += _weights(below, variant, f"{repo}: {name}")
         elif part.kind == "settings":  # drafts may lie beside them
             wanted += [n for n in below if n == f"{name}/model.safetensors"]
+    return wanted
+
+
+def beside_files(
+    names: list[str], index: Mapping[str, Any], variant: str | None, repo: str
+) -> list[str]:
+    """The same of the ControlNets and adapters that model_index.json names beside the model."""
+    wanted = []
+    for name in BESIDE:
+        folders = {n.split("/")[0] for n in names if re.fullmatch(rf"{name}(_\d+)?/[^/]+", n)}
+        for folder in sorted(folders) if name in index else ():
+            below = [n for n in names if n.startswith(f"{folder}/") and n.count("/") == 1]
+            wanted += [f"{folder}/config.json", *_weights(below, variant, f"{repo}: {folder}")]
     return wanted
 
 

@@ -13,6 +13,8 @@ from .text import listing, nearest, show
 
 #: A class or function: itself, or "module:name", which is imported when it is asked for.
 Reference = Any
+#: What model_index.json calls networks beside a model's own, and diffusers' class of several.
+BESIDE = {"controlnet": "MultiControlNetModel", "adapter": "MultiAdapter"}
 #: Parts that diffusers' pipelines may have and pyengine's do without.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 
@@ -80,7 +82,8 @@ class Layout:
     config.json stands for. parts: by name. optional: parts that may be missing, but only all of
     them. unused: parts that are left unread. index: what model_index.json is written with besides
     parts and options. refused: {class: one of `classes`}: diffusers' pipelines of the same parts
-    that sample in ways of their own. data: other values of model_index.json, which its builder
+    that sample in ways of their own. beside: {class: one of `classes`}: diffusers' pipelines of the
+    same parts and BESIDE's. data: other values of model_index.json, which its builder
     checks. flat: whether files of a part may lie beside
     model_index.json instead of in a folder of the part's name, as google/ddpm-* has them; of a
     family with one model.
@@ -99,6 +102,7 @@ class Layout:
     unused: tuple[str, ...] = UNUSED
     index: Mapping[str, Any] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
+    beside: Mapping[str, str] = field(default_factory=dict)
     data: tuple[str, ...] = ()
     flat: bool = False
     signature: Mapping[str, str | None] | None = None
@@ -132,6 +136,12 @@ def layouts() -> tuple[Layout, ...]:
 def layout_of(pipeline_class: object) -> Layout | None:
     """The layout of the checkpoints of a class; None where no family has that class."""
     return next((found for found in layouts() if pipeline_class in found.classes), None)
+
+
+def without_beside(pipeline_class: object) -> object:
+    """The class of the same parts without BESIDE's; the class itself where it has none."""
+    own = (found.beside for found in layouts() if isinstance(pipeline_class, str))
+    return next((b[pipeline_class] for b in own if pipeline_class in b), pipeline_class)
 
 
 def layout_of_model(config: Mapping[str, Any]) -> Layout | None:

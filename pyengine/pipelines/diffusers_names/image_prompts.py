@@ -8,12 +8,15 @@ from ...adapters.ip_adapter import (
     below,
     check_encoder,
     find_file,
+    is_elsewhere,
     load_image_encoder,
     load_ip_adapter,
 )
+from ...adapters.places import ENCODER_FILES, find_place, hub_options
 from ...errors import RequestError
 from ...guard import inference
 from ...models import CLIPVisionModelWithProjection
+from ...weights.text import show
 from ..stable_diffusion.image_prompts import ImageAdapters, read_scale
 from ..stable_diffusion.parts import Parts
 
@@ -42,29 +45,30 @@ class ImagePromptNames:
     ) -> None:
         """Loads IP-Adapters (base, plus, full), in place of those that were there.
 
-        place: a .safetensors file, or a folder of them; a list of these for several. subfolder,
-        weight_name: the folder's below it and the file's name, or a list; the one file that there
-        is, unless told. image_encoder: the folder of CLIP's tower for pictures, or a
-        CLIPVisionModelWithProjection; image_encoder_folder: its name below `subfolder`, with a
-        slash below `place`; None: none, for ip_adapter_image_embeds.
+        place: a .safetensors file, a folder of them, or a Hub id; a list of these for several.
+        subfolder, weight_name: the folder's below it and the file's name, or a list; the one file
+        that a folder has, unless told. image_encoder: the folder or Hub id of CLIP's tower for
+        pictures, or a CLIPVisionModelWithProjection; image_encoder_folder: its name below
+        `subfolder`, with a slash below `place`; None: none, for ip_adapter_image_embeds. others:
+        revision, cache_dir, token, local_files_only, force_download, for Hub ids.
         A picture is drawn by them where a call gives ip_adapter_image; other calls keep their bits.
         Raises CheckpointError or ConfigError, which names tensors, for what does not fit.
         """
-        for name, value in others.items():
+        for name in others:
             if name not in ("cache_dir", "local_files_only", "low_cpu_mem_usage", "token",
                             "revision", "force_download", "proxies"):  # fmt: skip
                 raise RequestError(f"load_ip_adapter: unexpected keyword argument {name!r}")
-            if value and name in ("revision", "force_download", "proxies"):
-                raise RequestError(f"{name}: expected None: folders and files alone are read")
-        unet = self.parts.unet
-        files = [find_file(*one) for one in _places(place, subfolder, weight_name)]
+        if others.get("proxies"):
+            raise RequestError("proxies: expected None: set HTTPS_PROXY")
+        unet, hub = self.parts.unet, hub_options(others)
+        files = [find_file(*one, hub) for one in _places(place, subfolder, weight_name)]
         made = tuple(load_ip_adapter(f, unet, unet.device, unet.dtype) for f in files)
         encoder = self._images.encoder
         found = image_encoder
         if found is None and image_encoder_folder is not None:
-            found = _encoder_place(place, subfolder, image_encoder_folder)
+            found = _encoder_place(place, subfolder, image_encoder_folder, hub)
         if found is not None:
-            encoder = load_image_encoder(found, unet.device, unet.dtype)
+            encoder = load_image_encoder(found, unet.device, unet.dtype, hub)
         if encoder is not None:
             for adapter in made:
                 check_encoder(adapter, encoder)
@@ -124,9 +128,17 @@ def _places(place: Any, subfolder: Any, weight_name: Any) -> list[tuple[Any, Any
     return list(zip(*every, strict=True))
 
 
-def _encoder_place(place: Any, subfolder: Any, name: Any) -> Path | None:
+def _encoder_place(place: Any, subfolder: Any, name: Any, hub: dict[str, Any]) -> Path | None:
     """Where diffusers looks for the image encoder; None where there is none."""
     first, sub = (v[0] if isinstance(v, list | tuple) else v for v in (place, subfolder))
+    if is_elsewhere(first):
+        inner = name if not sub or "/" in str(name) else f"{sub}/{name}"
+        if not isinstance(name, str) or ".." in inner.split("/") or inner.startswith(("/", "~")):
+            raise RequestError(
+                f"image_encoder_folder: expected a name within the folder, given {show(name)}"
+            )
+        files = [f"{inner}/{file}" for file in ENCODER_FILES]
+        return find_place("image_encoder", first, hub, files) / inner
     folder = Path(os.path.expanduser(os.fspath(first)))
     if folder.is_file():
         folder, sub = folder.parent, None

@@ -1,5 +1,6 @@
 """`controlnet=` and `adapter=`: networks beside a checkpoint's own, loaded and checked with it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,9 +16,11 @@ from ...weights.text import show
 MOST = 16
 
 
-def load_beside(given: dict[str, Any], unet: Any, vae: Any) -> dict[str, Any]:
-    """The fields of Parts for what was given as controlnet and adapter: objects of ours, folders or
-    files, one or a list.
+def load_beside(
+    given: dict[str, Any], unet: Any, vae: Any, hub: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The fields of Parts for what was given as controlnet and adapter: objects of ours, folders,
+    files or Hub ids, one or a list. hub: places.HUB_OPTIONS.
 
     Raises RequestError, CheckpointError or ConfigError.
     """
@@ -32,9 +35,9 @@ def load_beside(given: dict[str, Any], unet: Any, vae: Any) -> dict[str, Any]:
             if isinstance(item, kind):
                 _check_place(name, item, device, dtype)
             elif name == "controlnet":
-                item = load_controlnet(item, unet.config, device, dtype)
+                item = load_controlnet(item, unet.config, device, dtype, hub)
             else:
-                item = load_t2i_adapter(item, device, dtype)
+                item = load_t2i_adapter(item, device, dtype, hub)
             check: Any = check_beside if name == "controlnet" else check_adapter
             check(item, unet.config, factor)
             made.append(item)

@@ -38,7 +38,7 @@ def build(load: Load) -> Any:
         upcast = name == "vae" and configs[name].force_upcast
         models[name] = load.network(name, configs[name], source, upcast)
     checkpoint.hold(sources)
-    beside = load_beside(load.beside, models["unet"], models["vae"])
+    beside = load_beside(load.beside, models["unet"], models["vae"], load.hub)
     return cls(
         Parts(
             unet=models["unet"],

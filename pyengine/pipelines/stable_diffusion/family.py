@@ -20,6 +20,15 @@ def _beside(*names: str) -> tuple[str, ...]:
     return tuple(f"{_HERE}.control_tasks:StableDiffusion{name}Pipeline" for name in names)
 
 
+def _beside_classes(model: str) -> dict[str, str]:
+    """diffusers' classes beside ControlNets and adapters: the class of the same parts without."""
+    found = {f"{model}AdapterPipeline": f"{model}Pipeline"}
+    for kind in ("ControlNet", "ControlNetUnion"):
+        for task in ("", "Img2Img", "Inpaint"):
+            found[f"{model}{kind}{task}Pipeline"] = f"{model}{task}Pipeline"
+    return found
+
+
 STABLE_DIFFUSION = Family(
     name="stable_diffusion",
     title="latent diffusion: Stable Diffusion 1.x, 2.x (v-prediction)",
@@ -32,6 +41,7 @@ STABLE_DIFFUSION = Family(
     ),
     parts=PARTS,
     index=SD_INDEX,
+    beside=_beside_classes("StableDiffusion"),
     # diffusers' pipelines of the same parts that guide in ways of their own, which pyengine lacks.
     refused={
         "StableDiffusionPipelineSafe": "StableDiffusionPipeline",
@@ -93,6 +103,7 @@ STABLE_DIFFUSION_XL = Family(
     parts={**PARTS, "text_encoder_2": CLIP_PROJECTION, "tokenizer_2": CLIP_TOKENIZER},
     # The first text encoder and its tokenizer, which the refiner does without.
     optional=("text_encoder", "tokenizer"),
+    beside=_beside_classes("StableDiffusionXL"),
     refused={
         "StableDiffusionXLKDiffusionPipeline": "StableDiffusionXLPipeline",
         "StableDiffusionXLPAGPipeline": "StableDiffusionXLPipeline",
