@@ -59,6 +59,14 @@ def run_small(*, name: str, device: str, export: Path | None, **options: Any) ->
     return 0
 
 
+def run_lora(*, device: str, export: Path | None, **options: Any) -> int:
+    out = training("lora").train(device=str(find_device(device)), **options)
+    print(out)
+    if export is not None:
+        print(training("lora_export").export(run=out, to=export, data=options["data"]))
+    return 0
+
+
 def run_data(*, out: Path, packages: list[Path] | None, **options: Any) -> int:
     print(training("data").build(out, packages=packages or None, **options))
     return 0

@@ -192,6 +192,48 @@ for _name, _title in SMALL.items():
     _train_small(_name, _title)
 
 
+@train_app.command("lora")
+def train_lora(
+    style: Annotated[str, Option(metavar="NAME", help="The pictures of the data to learn.")],
+    data: Data = None,
+    out: Out = Path("lora-run"),
+    model: Annotated[
+        str,
+        Option(
+            "--model", "-m", metavar="MODEL",
+            help="A model that ships, or a folder of one of v-prediction.",
+        ),
+    ] = "emoji",
+    rank: Annotated[int | None, _recipes("N", whole(1), "Of the products.")] = None,
+    alpha: Annotated[
+        float | None,
+        Option(metavar="X", parser=real(0), show_default="the rank", help="They count alpha/rank."),
+    ] = None,
+    text_encoder: Annotated[
+        bool, Option("--text-encoder", help="Change the text encoder, too.")
+    ] = False,
+    steps: Annotated[int | None, _recipes("N", whole(1), "Steps of the whole run.")] = None,
+    minutes: Minutes = None,
+    batch: Annotated[int | None, _recipes("N", whole(1), "Pictures a step.")] = None,
+    rate: Annotated[float | None, _recipes("X", real(0), "Learning rate.")] = None,
+    seed: Seed = 1,
+    device: Device = "cpu",
+    threads: Threads = None,
+    export: Annotated[
+        Path | None,
+        Option(metavar="FOLDER", help="Write the LoRA here when done, with a sheet and a card."),
+    ] = None,
+) -> int:  # fmt: skip
+    """Teach a model another style of the pictures, as a LoRA, or go on where it stopped.
+
+    \b
+    pyengine train data --out emoji64
+    pyengine train lora --style fluent-flat --data emoji64 --out lora-run --export emoji-flat
+    pyengine generate "a fox" --lora-dir emoji-flat --lora emoji-flat -o fox.png
+    """
+    return _run("lora", locals())
+
+
 @train_app.command("data")
 def train_data(
     out: Annotated[

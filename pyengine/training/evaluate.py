@@ -60,6 +60,31 @@ def score(images: np.ndarray, labels: Sequence[str], known: dataset.Pictures) ->
     }
 
 
+def style_share(
+    images: np.ndarray, labels: Sequence[str], known: dataset.Pictures, style: str,
+    others: Sequence[str],
+) -> dict[str, float]:  # fmt: skip
+    """How many pictures are nearer to their label's picture of `style` than to those of `others`,
+    and the median of the distances to the former. Labels without a picture of each are left out.
+    """
+    rows = {
+        (s, label): i for i, (s, label) in enumerate(zip(known.styles, known.labels, strict=True))
+    }
+    asked, drawn, real = [], features(images), features(known.images)
+    for place, label in enumerate(labels):
+        found = [rows[s, label] for s in (style, *others) if (s, label) in rows]
+        if len(found) == 1 + len(others):
+            asked.append(distances(drawn[place : place + 1], real[found])[0])
+    if not asked:
+        raise dataset.DataError(f"style: expected pictures of the labels, given {style!r}")
+    table = np.stack(asked)
+    return {
+        "counted": len(table),
+        "share": round(float((table.argmin(axis=1) == 0).mean()), 4),
+        "median_distance": round(float(np.median(table[:, 0])), 4),
+    }
+
+
 def choose(labels: Sequence[str], count: int, seed: int) -> list[str]:
     """`count` different labels (or all there are), the same for the same seed."""
     order = np.random.default_rng([seed, 7]).permutation(len(labels))
