@@ -57,7 +57,7 @@ def _read(shapes: Shapes, where: str) -> tuple[dict[str, str], T2IAdapterConfig]
             f"{where}: expected a T2I-Adapter, with body.0.*, found"
             f" {listing(map(show, sorted(shapes)))}" + (f" (as of {kind})" if kind else "")
         )
-    if all(name.startswith(_OWN) for name in shapes):
+    if any(name.startswith(_OWN) for name in shapes):
         table = {name: name for name in shapes}
     else:
         table = _original(shapes, where)

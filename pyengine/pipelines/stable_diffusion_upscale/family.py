@@ -21,5 +21,5 @@ STABLE_DIFFUSION_UPSCALE = Family(
     main="unet",
     tasks={"image": f"{_HERE}.pipeline:StableDiffusionUpscalePipeline"},
     rehearse=f"{_BASE}.rehearsal:rehearse",
-    rank=14,
+    rank=13,
 )
