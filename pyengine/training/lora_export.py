@@ -16,7 +16,7 @@ from .lora import CHECKPOINT, LoraSettings, find_model
 from .lora_card import LORA_NOTICE, lora_card
 
 #: Pictures of the sheet; they are the first of those that are counted.
-COLUMNS, COUNTED = 12, 48
+COLUMNS, COUNTED = 12, 24
 
 
 def export(
