@@ -88,4 +88,5 @@ def _random(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 def _signs(count: int) -> Tensor:
     """A vector of length 1: alternating signs, so that numbers of one sign add up to little."""
-    return torch.tensor([1.0, -1.0]).repeat(count // 2 + 1)[:count] / count**0.5
+    signs: Tensor = torch.tensor([1.0, -1.0]).repeat(count // 2 + 1)[:count] / count**0.5
+    return signs

@@ -174,7 +174,7 @@ class DCGANGenerator(Model):
             raise RequestError(f"latents: expected [N, {z}, 1, 1], given {list(latents.shape)}")
         x = latents.to(self.device, self.dtype).flatten(1)
         with self.arena.use():
-            y = self.main(x)
+            y: Tensor = self.main(x)
             out = y.new_empty(len(y), y.shape[3], *y.shape[1:3])
             # A picture at a time: torch then has no need of its threads, which go on spinning
             # beside ours.

@@ -41,10 +41,11 @@ class TransposedConv2d(nn.Module):
 
     def forward(self, x: Tensor, relu: bool = False, input_activation: str = "none") -> Tensor:
         """relu: max(y, 0) of the result. input_activation: of x, as ops.conv2d has it."""
-        weight = self.packed
-        if weight is None:
-            assert self.weight is not None  # until it is packed
+        if self.weight is not None:
             weight = ohwi(self.weight.detach().transpose(0, 1).contiguous())
+        else:
+            assert self.packed is not None  # by then
+            weight = self.packed
         slopes = torch.zeros(self.channels, device=x.device) if relu else None
         return ops.conv2d(
             x, weight, self.bias, stride=STRIDE, padding=(1, 1, 1, 1), slopes=slopes,

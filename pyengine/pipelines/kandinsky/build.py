@@ -103,10 +103,10 @@ def check_fits(unet: UNet2DConditionConfig, movq: VQConfig) -> None:
     hinted = unet.addition_embed_type == "image_hint"
     told = (latent + HINT_CHANNELS,) * 2 if hinted else (latent, 2 * latent + 1)
     if unet.in_channels not in told or unet.out_channels not in (latent, 2 * latent):
-        wanted = f"{told[0]}" if hinted else f"{told[0]} or {told[1]} (for inpainting)"
+        channels = f"{told[0]}" if hinted else f"{told[0]} or {told[1]} (for inpainting)"
         raise ConfigError(
             f"unet: in_channels {unet.in_channels}, out_channels {unet.out_channels} do not fit a"
-            f" movq of {latent} latent channels: expected {wanted}, and {latent} or {2 * latent}"
+            f" movq of {latent} latent channels: expected {channels}, and {latent} or {2 * latent}"
         )
     for name, value, wanted in (
         ("encoder_hid_dim_type", unet.projection, "image_proj"),
