@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 import pyengine
+from pyengine.pipelines import unregister
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -152,6 +153,65 @@ def answer_of(port, body, server):
             assert server.poll() is None, server.stderr.read()
             assert time.monotonic() < until
             time.sleep(0.2)
+
+
+# --- single scripts -------------------------------------------------------------------------------
+
+#: What each leaves in the folder that it is given.
+SCRIPTS = {
+    "image_to_image.py": {"first.png", *(f"strength-{s}.png" for s in (0.25, 0.5, 1.0))},
+    "inpainting.py": {"first.png", "mask.png", "painted.png"},
+    "tokens_and_a_prefix.py": {"whole.png", "continued.png"},
+    "watching_a_run.py": {"left.png", *(f"step-{k}.png" for k in range(5))},
+    "threads.py": {f"{k}.png" for k in range(4)},
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_that_fills_a_folder(name, tmp_path, monkeypatch):
+    run_script(name, monkeypatch, tmp_path)
+    assert {f.name for f in tmp_path.iterdir()} == SCRIPTS[name]
+
+
+@pytest.mark.parametrize("name", ["first_picture.py", "own_sampler.py"])
+def test_a_script_that_makes_one_picture(name, tmp_path, monkeypatch):
+    run_script(name, monkeypatch, tmp_path / "made.png")
+    pixels = np.asarray(Image.open(tmp_path / "made.png"))
+    assert pixels.shape == (64, 64, 3)
+    assert pixels.std() > 1
+
+
+def test_a_family_of_ones_own(tmp_path, monkeypatch):
+    run_script("own_family.py", monkeypatch, tmp_path / "made.png")
+    unregister("by_class")
+    assert Image.open(tmp_path / "made.png").size == (8, 8)
+
+
+def test_what_a_watched_run_shows_last_is_what_it_leaves(tmp_path, monkeypatch):
+    run_script("watching_a_run.py", monkeypatch, tmp_path)
+    last, left = (np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("step-4", "left"))
+    assert np.array_equal(last, left)
+
+
+def test_inpainting_keeps_what_is_black(tmp_path, monkeypatch):
+    run_script("inpainting.py", monkeypatch, tmp_path)
+    first, painted = (np.asarray(Image.open(tmp_path / f"{n}.png")).astype(float)
+                      for n in ("first", "painted"))  # fmt: skip
+    half = first.shape[1] // 2
+    changed = np.abs(first - painted).mean(axis=(0, 2))
+    assert changed[:half].mean() > 2 * changed[half + 8 :].mean()
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler", "heun", "dpmpp_2m"])
+def test_a_sampler_is_its_equations(name):
+    assert module("samplers_as_equations").largest_difference(name) < 1e-12
+
+
+def test_the_kernels_of_the_benchmark_agree_with_torchs():
+    bench = module("bench_kernels")
+    for case in (bench.linear, bench.group_norm_silu, bench.attention):
+        for whose in ("pyengine", "torch"):
+            bench.test_kernel(lambda function: function(), case, whose)
 
 
 # --- files that other programs read ---------------------------------------------------------------
