@@ -189,8 +189,9 @@ def group_norm_scale_shift(
 ) -> tuple[Tensor, Tensor]:
     """The (scale, shift) with which group_norm(x) = x * scale + shift, per picture and channel.
 
-    Arguments as group_norm_silu's.  Returns two [N, C + C2] tensors, float32 (float64 for float64):
-    what conv2d takes as its prologue.
+    x, weight, bias, groups, eps, x2: as group_norm_silu's.
+    Returns two [N, C + C2] tensors, float32 (float64 for float64): what conv2d takes as its
+    prologue.
     Raises RequestError if C + C2 is not divisible by groups, and for other shapes.
     """
     return SCALE_SHIFT(x, weight, bias, groups, eps, x2)

@@ -161,9 +161,9 @@ def places_to_mask(
 
 
 def share_to_mask(step: int, steps: int, schedule: str) -> Tensor:
-    """places_to_mask's formula: [] float32, of which a rounding decides at whole numbers; so it is
-    computed as diffusers does. cos(pi / 3) is less than a half there, and one place fewer is
-    masked.
+    """places_to_mask's formula (step, steps, schedule: as there): [] float32, of which a rounding
+    decides at whole numbers; so it is computed as diffusers does. cos(pi / 3) is less than a half
+    there, and one place fewer is masked.
     """
     ratio = torch.tensor((step + 1) / steps)
     return torch.cos(ratio * math.pi / 2) if schedule == "cosine" else 1 - ratio

@@ -319,7 +319,8 @@ def rotary_table(positions: Tensor, width: int, theta: float = 1e4) -> tuple[Ten
 
     positions: [P], or [P, 2] for places in a picture: then the first half of the pairs turns by the
     row and the second by the column (width divisible by 4), as LlamaGen's (Sun et al. 2024,
-    arXiv:2406.06525).  A position's bits do not depend on what stands beside it.
+    arXiv:2406.06525).  theta: the base of the frequencies.  A position's bits do not depend on what
+    stands beside it.
     """
     axes = positions.shape[1] if positions.dim() == 2 else 1
     if positions.dim() not in (1, 2) or axes > 2 or width <= 0 or width % (2 * axes):

@@ -123,15 +123,20 @@ def sampling_settings(
     top_p: float = 1.0,
     min_p: float = 0.0,
 ) -> Tensor:
-    """n equal rows of settings for sample_token, [n, len(SAMPLING_COLUMNS)] float32."""
+    """n equal rows of settings for sample_token, [n, len(SAMPLING_COLUMNS)] float32.
+
+    guidance, temperature, top_k, top_p, min_p: what each is, pyengine.ops.reference.sample_token
+    says; unless told, none has an effect.
+    """
     return torch.tensor([[guidance, temperature, float(top_k), top_p, min_p]]).repeat(n, 1)
 
 
 def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> Tensor:
     """What sample_token's limits leave of logits, for draws of another kind, as mask_refine's.
 
-    logits: [..., V] floating-point.  Returns them with minus infinity where a token is not to be
-    drawn, by the rules of pyengine.ops.reference.sample_token; in plain torch.
+    logits: [..., V] floating-point.  top_k, top_p, min_p: one of each for all; 0, 1 and 0 leave
+    every token.  Returns the logits with minus infinity where a token is not to be drawn, by the
+    rules of pyengine.ops.reference.sample_token; in plain torch.
     """
     low = float("-inf")
     if 0 < top_k < logits.shape[-1]:

@@ -52,25 +52,38 @@ def from_pretrained(
 ) -> "StableDiffusionPipeline | TokenPipeline":
     """The pipeline for a checkpoint, of the kind that its model_index.json names.
 
-    model: a folder in diffusers' layout, a single .safetensors file, a Hub id, the name of a model
-    that ships (NAMED), or None for the first of them. device: "auto" (CUDA where there is a
-    GPU of compute capability 8.0 or newer, else the CPU), "cpu", "cuda", "cuda:1". dtype: "float32"
-    (unless told), "float16", "bfloat16", or "auto", as most of the model is stored. variant: "fp16"
-    reads *.fp16.safetensors. weights: "int8" or "fp8" round those of linear layers to 8 bits, which
-    gives other pictures (docs/numerics.md): a token model's transformer (Janus, PictureGPT), or
-    with "fp8" the U-Net's transformer blocks. scheduler: as `pipe.scheduler = ...` takes it.
-    prior: Kandinsky 2.2's, beside its decoder as the model: a folder or Hub id.
-    lora_dir: a folder of LoRAs, which calls and prompts (<lora:name:0.8>) may name. preset: the
-    few-step model that this is, "lcm", "lightning" and so on (docs/adapters.md). embeddings_dir: a
-    folder of textual inversions, which prompts may name as their files are called.
-    options: as pyengine.weights.resolve takes them (revision, cache_dir, token, local_files_only,
-    prediction_type, ignore_config_keys...); parts in place of the checkpoint's (vae=..., of
-    pyengine.models); controlnet= or adapter=, a ControlNet or T2I-Adapter or a list of them, by
-    folder, file or Hub id (docs/adapters.md); and diffusers' other keywords: torch_dtype,
-    device_map, safety_checker=None and so on (docs/from-diffusers.md).
-    Raises CheckpointError or ConfigError for what cannot be loaded, RequestError for a wrong
-    argument, UnavailableError for a device that is not there, OutOfMemoryError for one that is too
-    small.
+    Args:
+        model: a folder in diffusers' layout, a single .safetensors file, a Hub id, the name of a
+            model that ships (NAMED), or None for the first of them.
+        device: "auto" (CUDA where there is a GPU of compute capability 8.0 or newer, else the CPU),
+            "cpu", "cuda", "cuda:1".
+        dtype: "float32" (unless told), "float16", "bfloat16", or "auto", as most of the model is
+            stored.
+        variant: "fp16" reads *.fp16.safetensors.
+        weights: "int8" or "fp8" round those of linear layers to 8 bits, which gives other pictures
+            (docs/numerics.md): a token model's transformer (Janus, PictureGPT), or with "fp8" the
+            U-Net's transformer blocks.
+        scheduler: as `pipe.scheduler = ...` takes it.
+        prior: Kandinsky 2.2's, beside its decoder as the model: a folder or Hub id.
+        lora_dir: a folder of LoRAs, which calls and prompts (<lora:name:0.8>) may name.
+        preset: the few-step model that this is, "lcm", "lightning" and so on (docs/adapters.md).
+        embeddings_dir: a folder of textual inversions, which prompts may name as their files are
+            called.
+        options: as pyengine.weights.resolve takes them (revision, cache_dir, token,
+            local_files_only, prediction_type, ignore_config_keys...); parts in place of the
+            checkpoint's (vae=..., of pyengine.models); controlnet= or adapter=, a ControlNet or
+            T2I-Adapter or a list of them, by folder, file or Hub id (docs/adapters.md); and
+            diffusers' other keywords: torch_dtype, device_map, safety_checker=None and so on
+            (docs/from-diffusers.md).
+
+    Returns:
+        The pipeline: a StableDiffusionPipeline, a TokenPipeline or another family's.
+
+    Raises:
+        CheckpointError, ConfigError: for what cannot be loaded.
+        RequestError: for a wrong argument.
+        UnavailableError: for a device that is not there.
+        OutOfMemoryError: for one that is too small.
     """
     given = {
         "device": device, "dtype": dtype, "variant": variant, "weights": weights,

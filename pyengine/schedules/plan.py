@@ -187,7 +187,11 @@ class Plan:
         noise: Tensor | None = None,
         guidance_rescale: float | Sequence[float] = 0.0,
     ) -> State:
-        """The state after evaluation i, whose model output is `out`; see `step_rows`."""
+        """The state after evaluation i, whose model output is `out`.
+
+        state: before it.  guidance_scale: one number, or one per picture; of no effect where `out`
+        has no unconditional rows.  noise, guidance_rescale, errors: as `step_rows`'.
+        """
         rows = stack_rows([(self, i)] * state.x.shape[0], guidance_scale)
         return step_rows(state, out, rows, noise, guidance_rescale)
 

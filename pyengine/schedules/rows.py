@@ -137,6 +137,7 @@ def step_rows(
 ) -> State:
     """One update of N pictures, each by its own row.
 
+    state: of the N pictures, before the update.  rows: of the same pictures.
     out: the model's output, [N, ...], or [2 N, ...] with the N unconditional rows first. Where a
     picture's plan has a `variance`, twice as many channels, the second half its variance (of
     guided pictures that of their conditional rows counts, as in diffusers' IFPipeline).
