@@ -25,6 +25,10 @@ def serve(
                help="A key that callers need; can be repeated (in the variable: with spaces"
                " between)."),
     ] = None,
+    api_key_file: Annotated[
+        str | None,
+        Option("--api-key-file", metavar="FILE", help="More keys, one a line."),
+    ] = None,
     max_waiting: Annotated[
         int, Option(metavar="N", parser=whole(1), help="Jobs that may wait; more are refused.")
     ] = 64,
@@ -91,7 +95,7 @@ def serve(
     PYENGINE_API_KEY=secret pyengine serve emoji --host 0.0.0.0
     pyengine serve emoji --ray --replicas 2
     """
-    from .serving import Options, run
+    from .serving import Options, keys_in, run
 
     return run(Options(
         models=models or ["emoji"], host=host, port=port, max_waiting=max_waiting, memory=memory,
@@ -99,7 +103,8 @@ def serve(
         loading={"device": device or "auto", "dtype": dtype, "weights": weights,
                  "variant": variant} | ({} if preset is None else {"preset": preset}),
         settings={
-            "api_keys": tuple(api_key or ()), "deadline": deadline, "rate": rate, "keep": keep,
+            "api_keys": (*(api_key or ()), *keys_in(api_key_file)),
+            "deadline": deadline, "rate": rate, "keep": keep,
             "allowed_hosts": tuple(allowed_host or ()),
             "cors_origins": tuple(cors_origin or ()), "warm_up": not no_warm_up,
             "alias_unknown_models": alias_unknown_models,

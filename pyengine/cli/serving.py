@@ -11,6 +11,9 @@ from ..errors import RequestError, UnavailableError
 from ..serving.settings import ServerSettings
 from . import warn
 
+#: Bytes of a file of API keys.
+MAX_KEYS = 1 << 20
+
 
 @dataclass
 class Options:
@@ -63,6 +66,22 @@ def run(o: Options) -> int:
     logs.configure()
     process.serve(create_app(engine, settings), engine.stop, settings, o.host, o.port, tell)
     return 0
+
+
+def keys_in(path: str | None) -> tuple[str, ...]:
+    """API keys of a file, one a line; none of no file. Raises RequestError."""
+    if path is None:
+        return ()
+    try:
+        with open(path, "rb") as f:
+            text = f.read(MAX_KEYS + 1).decode()
+    except (OSError, ValueError) as e:
+        why = e.strerror if isinstance(e, OSError) else "it is no text"
+        raise RequestError(f"api_key_file: expected a file of keys: {why}") from None
+    keys = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not keys or len(text) > MAX_KEYS:
+        raise RequestError(f"api_key_file: expected keys, one a line, in at most {MAX_KEYS} bytes")
+    return keys
 
 
 def _replicas(text: str) -> int | tuple[int, int]:

@@ -112,6 +112,9 @@ def test_at_rest_it_ends_at_once(serve):
 @pytest.mark.parametrize(("arguments", "words"), [
     (("--port", "70000"), "--port: expected a whole number from 0 to 65535"),
     (("--api-key", "é"), "api_keys: expected"),
+    (("--api-key-file", "nothing/there"), "--api-key-file: expected a file of keys: No such file"),
+    (("--api-key-file", os.devnull), "--api-key-file: expected keys, one a line"),
+    (("--api-key-file", sys.executable), "--api-key-file: expected a file of keys: it is no text"),
     (("nothing/there",), "nothing/there"),
 ])  # fmt: skip
 def test_what_cannot_be_served_is_refused(capsys, arguments, words):
@@ -119,6 +122,13 @@ def test_what_cannot_be_served_is_refused(capsys, arguments, words):
     errors = capsys.readouterr().err
     assert words in errors
     assert errors.count("\n") == 1
+
+
+def test_keys_of_a_file(tmp_path):
+    """It is not read as one empty key, which everybody has."""
+    (tmp_path / "keys").write_text("one\n\n  two \r\n")
+    assert serving.keys_in(str(tmp_path / "keys")) == ("one", "two")
+    assert serving.keys_in(None) == ()
 
 
 def test_a_port_that_is_taken(capsys, monkeypatch, engine):
