@@ -74,16 +74,15 @@ def write(folder: Path, networks: Networks) -> None:
 CARD = """# A small model that draws all pixels at once, by regression
 
 Text to 64x64 pictures in one evaluation of a convolutional network that minimises the squared error
-of the pixels. It is here to show what that gives: asked for a thing in a style it draws that
-picture, softly; asked for a thing without a style it draws the mean of its three styles, a blur,
-and another seed changes next to nothing. The other small models are what families of models do
-about it.
+of the pixels. It is here to show what that gives: asked for a thing it draws the mean of the
+pictures that the prompt may mean, here of three styles, a blur, and another seed changes next to
+nothing. The words that name a style count for little after so short a training: with them it draws
+nearly the same. The other small models are what families of models do about it.
 
 ```python
 import pyengine
 pipe = pyengine.from_pretrained("emoji-one-shot")
 pipe("a red heart", seed=1).images[0].save("blur.png")
-pipe("a red heart, noto style", seed=1).images[0].save("heart.png")
 ```
 """
 
