@@ -66,6 +66,7 @@ MAY_IMPORT = {
     # Of pictures, whoever drew them.
     "metrics": {"errors", "weights"},
     "adapters": {"branches", "errors", "layers", "models", "ops", "weights"},
+    "compare": {"errors", "images", "pipelines", "weights"},  # every family at one prompt
     "training": None,  # recipes at the very top: anything
     "bench": None,  # measures anything; nothing but the command line imports it
     "doctor": None,

@@ -11,8 +11,9 @@ from ..pipelines.arguments import OPTIONS
 from . import values
 from .bench import app as bench_app
 from .bench_serve import serve as _  # noqa: F401 - a command of bench_app
+from .compare import compare
 from .serve import serve
-from .training import eval_app, train_app
+from .training import evaluate, train_app
 from .upscale import upscale
 from .values import (
     CONTROL_KINDS,
@@ -39,7 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(train_app, name="train", rich_help_panel=None)
-app.add_typer(eval_app, name="eval", rich_help_panel=None)
+app.command("eval", cls=values.Command)(evaluate)
 app.add_typer(bench_app, name="bench", rich_help_panel=None)
 
 
@@ -260,6 +261,7 @@ def info(
 
 
 app.command(cls=values.Command)(upscale)
+app.command(cls=values.Command)(compare)
 app.command(cls=values.Command)(serve)
 
 

@@ -73,15 +73,21 @@ def run_data(*, out: Path, packages: list[Path] | None, **options: Any) -> int:
 
 
 def run_evaluation(
-    *, model: str | None, data: Path | None, concepts: Path | None, style: str, count: int,
-    seed: int, guidance: float | None, device: str, pictures: Path | None, json: bool,
-    steps: int | None = None,
+    *, model: str, data: Path | None, concepts: Path | None, style: str, count: int, seed: int,
+    guidance: float | None, device: str, pictures: Path | None, json: bool, features: str,
+    save: Path | None, steps: int | None,
 ) -> int:  # fmt: skip
-    from ..pipelines import TokenPipeline, from_pretrained
+    from ..pipelines import from_pretrained
+    from ..pipelines.stable_diffusion.pipeline import StableDiffusionPipeline
 
-    evaluate, samples = training("evaluate"), training("samples")
+    evaluate, samples, measures = (
+        training(name) for name in ("evaluate", "samples", "set_measures")
+    )
+    sets = None
+    if features != "none":
+        sets = measures.sets_over(measures.load_features(features))
     pipe = from_pretrained(model, device=device)
-    if not isinstance(pipe, TokenPipeline):
+    if isinstance(pipe, StableDiffusionPipeline):
         d = pipe.defaults
         steps = getattr(d, "num_inference_steps", None) if steps is None else steps
         guidance = getattr(d, "guidance_scale", None) if guidance is None else guidance
@@ -94,7 +100,10 @@ def run_evaluation(
         seed=seed,
         autoencode=autoencoder(pipe) if hasattr(pipe, "vq") or hasattr(pipe, "vae") else None,
         save_images=pictures,
+        sets=sets,
     )
+    if save is not None:
+        measures.merge(save, Path(model).name, result)
     print(dumps(result) if json else evaluate.report(result))
     return 0
 
@@ -106,16 +115,21 @@ def concepts_of(pipe: Any) -> Path:
     return path
 
 
-def autoencoder(pipe: Any, batch: int = 32) -> Callable[[Any], Any]:
-    """uint8 pictures [N, H, W, 3] through the model's autoencoder, or VQ-VAE, and back."""
+def autoencoder(pipe: Any, batch: int = 32) -> Callable[[Any], Any] | None:
+    """uint8 pictures [N, H, W, 3] through the model's autoencoder, or VQ-VAE, and back; None for a
+    model without.
+    """
+    vq = getattr(pipe, "vq", getattr(pipe, "vqvae", None))
+    if vq is None and not hasattr(pipe, "vae"):
+        return None
     import numpy as np
     import torch
 
     from ..images import from_tensor
 
     def through(x: torch.Tensor) -> Any:
-        if hasattr(pipe, "vq"):
-            return pipe.vq.decode_tokens(pipe.vq.encode_tokens(x)).sample
+        if vq is not None:
+            return vq.decode_tokens(vq.encode_tokens(x)).sample
         return pipe.vae.decode(pipe.vae.encode(x).latent_dist.mode()).sample
 
     def run(images: np.ndarray) -> np.ndarray:

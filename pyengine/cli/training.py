@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
 from . import values
-from .values import MODEL, Device, Json, Model, real, whole
+from .values import MODEL, Device, Json, real, whole
 
 train_app = typer.Typer(help="Train the models that ship (needs the extra `train`).")
-eval_app = typer.Typer(help="Measure a model (needs the extra `train`).")
 
 Data = Annotated[
     Path | None,
@@ -257,9 +256,11 @@ def train_data(
     return _run("data", locals())
 
 
-@eval_app.command("emoji")
-def eval_emoji(
-    model: Model = None,
+def evaluate(
+    model: Annotated[
+        str,
+        Argument(metavar="NAME", autocompletion=values.models, help=MODEL, show_default=False),
+    ],
     data: Data = None,
     concepts: Concepts = None,
     style: Style = "fluent-3d",
@@ -267,34 +268,32 @@ def eval_emoji(
     seed: Seed = 0,
     steps: Annotated[
         int | None,
-        Option(metavar="N", parser=whole(1), show_default="the model's", help="Denoising steps."),
+        Option(metavar="N", parser=whole(1), show_default="the model's", help="Its steps."),
     ] = None,
     guidance: Guidance = None,
-    device: Device = "auto",
-    pictures: Pictures = None,
-    json: Json = False,
-) -> int:
-    """How often the model's pictures are recognised: nearest training pictures, in 16x16 RGB."""
-    return _run("evaluation", locals())
-
-
-@eval_app.command("emoji-ar")
-def eval_emoji_ar(
-    model: Annotated[
+    features: Annotated[
         str,
-        Option("--model", "-m", metavar="MODEL", autocompletion=values.models, help=MODEL),
-    ] = "emoji-ar",
-    data: Data = None,
-    concepts: Concepts = None,
-    style: Style = "fluent-3d",
-    count: Count = 200,
-    seed: Seed = 0,
-    guidance: Guidance = None,
+        Option(
+            metavar="PLACE",
+            help="What distances are over: emoji-clip, a CLIP's folder, InceptionV3's file, none.",
+        ),
+    ] = "emoji-clip",
     device: Device = "auto",
     pictures: Pictures = None,
+    save: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="A JSON file of evaluations that this one goes into."),
+    ] = None,
     json: Json = False,
 ) -> int:
-    """How often the token model's pictures are recognised: the same figures as `eval emoji`."""
+    """Measure a model that ships or any other (needs the extra `train`).
+
+    How often its pictures are recognised: the nearest training pictures in 16x16 RGB; Frechet
+    distance, precision and recall over a feature network, and CLIP's score.
+
+    \b
+    pyengine eval emoji-masked --data emoji64
+    """
     return _run("evaluation", locals())
 
 

@@ -16,6 +16,7 @@ FID.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .clip_score import CLIPScore
     from .density import bits_per_dimension
     from .frechet import FrechetDistance, frechet_distance
     from .inception import InceptionV3
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .neighbours import DensityCoverage, PrecisionRecall
 
 _HOME = {
+    "CLIPScore": "clip_score",
     "DensityCoverage": "neighbours",
     "FrechetDistance": "frechet",
     "InceptionV3": "inception",
@@ -36,6 +38,7 @@ _HOME = {
 }
 
 __all__ = [
+    "CLIPScore",
     "DensityCoverage",
     "FrechetDistance",
     "InceptionV3",

@@ -1,4 +1,4 @@
-"""`pyengine eval emoji`: how often a generated picture is recognised as that of its label.
+"""`pyengine eval NAME`: how often a generated picture is recognised as that of its label.
 
 Each picture is compared with the training pictures in a plain feature space: 16x16 RGB averages,
 root-mean-square distance with white at 1.  Two figures bound the result: real pictures through the
@@ -115,6 +115,7 @@ def evaluate(
     seed: int = 0,
     autoencode: Callable[[np.ndarray], np.ndarray] | None = None,
     save_images: str | os.PathLike[str] | None = None,
+    sets: Callable[[np.ndarray, np.ndarray, Sequence[str]], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Ask for `count` labels of `concepts` in `style` and say how often they are recognised.
 
@@ -123,11 +124,14 @@ def evaluate(
     data: the data set (folder, .npz or pictures); default $PYENGINE_DATA.
     styles: the styles trained on; the search is over pictures of the concepts in these.
     autoencode: pictures through the model's autoencoder, for the ceiling.
+    sets: measures of all that was drawn together: called with the real pictures of the labels that
+    were asked for, uint8 [M, H, W, 3], what was drawn, uint8 [N, H, W, 3], and the prompts.
     save_images: a .png for one sheet of what was drawn, or an .npz with the prompts.
 
     Returns a table of plain values: ``model``, ``model_all_pictures`` (the search
     widened to every picture of the data), ``ceiling``, ``floor``, each with top1,
-    top5, median_distance and copies (the share nearer than COPY_DISTANCE).
+    top5, median_distance and copies (the share nearer than COPY_DISTANCE); ``sets``, what that
+    function gives.
     """
     pictures = data if isinstance(data, dataset.Pictures) else dataset.load(data)
     labels = read_concepts(concepts) if isinstance(concepts, (str, os.PathLike)) else list(concepts)
@@ -146,14 +150,17 @@ def evaluate(
         save_drawn(Path(save_images), images, prompts)
     result = {
         "asked": len(asked),
+        "seed": seed,
         "style": style,
         "searched": len(known),
         "model": score(images, asked, known),
         "model_all_pictures": score(images, asked, pictures),
         "floor": score(images, np.roll(asked, max(1, len(asked) // 2)).tolist(), known),
     }
+    real = known.select(asked, {style})
+    if sets is not None:
+        result["sets"] = sets(real.images, images, prompts)
     if autoencode is not None:
-        real = known.select(asked, {style})
         result["ceiling"] = score(autoencode(real.images), real.labels, known)
     return result
 
@@ -183,6 +190,13 @@ def report(result: dict[str, Any]) -> str:
                 f"{name.replace('_', ' '):20}{row['top1']:>8.1%}{row['top5']:>8.1%}"
                 f"{row['median_distance']:>10.4f}{row['copies']:>8.1%}"
             )
+    if "sets" in result:
+        row = result["sets"]
+        lines.append(
+            f"over {row['features']}: Frechet distance {row['frechet_distance']:.2f}, precision"
+            f" {row['precision']:.1%}, recall {row['recall']:.1%}"
+            + (f", CLIP score {row['clip_score']:.2f}" if "clip_score" in row else "")
+        )
     return "\n".join(lines)
 
 

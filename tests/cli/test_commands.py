@@ -74,7 +74,7 @@ def test_as_a_module(command):
 @pytest.mark.parametrize(
     "arguments",
     [[], ["generate"], ["info"], ["doctor"], ["train"], ["train", "emoji"], ["train", "data"],
-     ["eval"], ["eval", "emoji"], ["bench"], ["bench", "ops"], ["bench", "unet"], ["bench", "vae"],
+     ["eval"], ["compare"], ["bench"], ["bench", "ops"], ["bench", "unet"], ["bench", "vae"],
      ["bench", "pipeline"]],
     ids=" ".join,
 )  # fmt: skip

@@ -34,9 +34,11 @@ def learn(
     background = flat[[counts.argmax()]]
     flat, weights = np.delete(flat, counts.argmax(), 0), np.delete(counts, counts.argmax())
     centres = background
+    nearest = _squares(flat, centres)[:, 0]
     for _ in range(colours - 1):
-        far = _squares(flat, centres).min(axis=1) * weights
+        far = nearest * weights
         centres = np.vstack([centres, flat[int(numbers.choice(len(flat), p=far / far.sum()))]])
+        nearest = np.minimum(nearest, _squares(flat, centres[-1:])[:, 0])
     for _ in range(rounds):
         owner = _squares(flat, centres).argmin(axis=1)
         for k in range(1, colours):

@@ -1,0 +1,1 @@
+"""One prompt drawn by every family that ships, side by side: `pyengine compare`."""

@@ -1,0 +1,72 @@
+"""`pyengine compare`: its sheet, its table, ways to a picture, what it refuses."""
+
+import json
+import re
+
+import pytest
+from PIL import Image
+
+from pyengine.compare import families, guidance
+from pyengine.pipelines.loading import NAMED
+
+
+def test_a_sheet_a_table_and_the_way_there(run, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    status, out, err = run(
+        "compare", "a red heart", "-o", str(sheet), "--families", "masked", "-n", "2",
+        "--trajectory", "--json", "--device", "cpu",
+    )  # fmt: skip
+    assert status == 0, err
+    answer = json.loads(out)
+    (row,) = answer["rows"]
+    assert (row["family"], row["model"]) == ("masked_tokens", "emoji-masked")
+    assert (row["evaluations"], row["parameters"]) == (12, 846_144)
+    assert row["seconds"] > 0
+    assert [name.rpartition("/")[2] for name in answer["files"]] == [
+        "sheet.png", "sheet-trajectory.png", "sheet-trajectory.webp",
+    ]  # fmt: skip
+    width, height = Image.open(sheet).size
+    assert height > 2 * 128 > width > 128
+    assert Image.open(tmp_path / "sheet-trajectory.png").size[0] > 10 * 128
+    assert Image.open(tmp_path / "sheet-trajectory.webp").n_frames == 10
+
+
+def test_models_are_chosen_by_their_names():
+    assert families.chosen(None) == list(NAMED)
+    assert families.chosen(["ar", "emoji-masked", "ar"]) == ["emoji-ar", "emoji-masked"]
+
+
+def test_figures_are_those_of_the_committed_evaluation(tmp_path, monkeypatch):
+    file = tmp_path / "evaluation.json"
+    monkeypatch.setattr(families, "EVALUATION", file)
+    assert families.figures_of("emoji") == {}
+    entry = {"model": {"top1": 0.5, "top5": 1.0, "copies": 0.1}, "sets": {"recall": 0.25}}
+    file.write_text(json.dumps({"emoji": entry}))
+    assert families.figures_of("emoji") == {"top1": 0.5, "top5": 1.0, "recall": 0.25}
+    assert families.figures_of("emoji-ar") == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--families", "maskd"], "families: expected some of emoji, .*given 'maskd'"),
+        (["--families", ","], "families: expected at least one"),
+        (["-o", "sheet.jpg"], "output: expected a .png file, given 'sheet.jpg'"),
+        (["--guidance", "-n", "2"], "guidance: expected without"),
+        (["--guidance", "-m", "emoji-masked"], "guidance: expected a diffusion model"),
+    ],
+)
+def test_what_is_refused(run, tmp_path, monkeypatch, options, problem):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run("compare", "a red heart", *options)
+    assert (status != 0, out) == (True, "")
+    assert re.search(problem, err), err
+
+
+def test_ways_of_guiding_take_what_a_call_takes():
+    ways = guidance.ways()
+    assert [way.name for way in ways[:2]] == ["no guidance", "classifier-free"]
+    assert {way.name for way in ways[2:]} <= {"classifier", "CLIP"}
+    for way in ways:
+        for scale in way.scales:
+            assert scale in way.given(scale).values()
