@@ -78,7 +78,6 @@ def run_evaluation(
     save: Path | None, steps: int | None,
 ) -> int:  # fmt: skip
     from ..pipelines import from_pretrained
-    from ..pipelines.stable_diffusion.pipeline import StableDiffusionPipeline
 
     evaluate, samples, measures = (
         training(name) for name in ("evaluate", "samples", "set_measures")
@@ -87,10 +86,6 @@ def run_evaluation(
     if features != "none":
         sets = measures.sets_over(measures.load_features(features))
     pipe = from_pretrained(model, device=device)
-    if isinstance(pipe, StableDiffusionPipeline):
-        d = pipe.defaults
-        steps = getattr(d, "num_inference_steps", None) if steps is None else steps
-        guidance = getattr(d, "guidance_scale", None) if guidance is None else guidance
     result = evaluate.evaluate(
         samples.generator(pipe, steps=steps, guidance=guidance),
         concepts=concepts or concepts_of(pipe),
@@ -98,7 +93,7 @@ def run_evaluation(
         style=style,
         count=count,
         seed=seed,
-        autoencode=autoencoder(pipe) if hasattr(pipe, "vq") or hasattr(pipe, "vae") else None,
+        autoencode=autoencoder(pipe),
         save_images=pictures,
         sets=sets,
     )

@@ -149,8 +149,6 @@ SMALL = {
     "masked": "all tokens of a picture at once, refined",
     "classifier": "which thing a noised picture shows, for guidance",
 }
-#: Those of them that make no picture of a prompt.
-NOT_DRAWING = ("clip", "classifier")
 
 
 def _train_small(name: str, title: str) -> None:
@@ -295,32 +293,3 @@ def evaluate(
     pyengine eval emoji-masked --data emoji64
     """
     return _run("evaluation", locals())
-
-
-def _eval_small(name: str) -> None:
-    @eval_app.command(name)
-    def evaluate(
-        model: Annotated[
-            str,
-            Option("--model", "-m", metavar="MODEL", autocompletion=values.models, help=MODEL),
-        ] = name,
-        data: Data = None,
-        concepts: Concepts = None,
-        style: Style = "fluent-3d",
-        count: Count = 200,
-        seed: Seed = 0,
-        guidance: Guidance = None,
-        device: Device = "auto",
-        pictures: Pictures = None,
-        json: Json = False,
-    ) -> int:
-        """How often a small model's pictures are recognised: the same figures as `eval emoji`."""
-        options = ("model", "data", "concepts", "style", "count", "seed", "guidance", "device",
-                   "pictures", "json")  # fmt: skip
-        given = locals()
-        return _run("evaluation", {option: given[option] for option in options})
-
-
-for _name in SMALL:
-    if _name not in NOT_DRAWING:
-        _eval_small(f"emoji-{_name}")

@@ -1,6 +1,6 @@
 """README's table of the models that ship, made from docs/evaluation.json.
 
-    python -m pyengine.training.evaluation_table README.md docs/evaluation.json
+python -m pyengine.training.evaluation_table README.md docs/evaluation.json
 """
 
 from __future__ import annotations

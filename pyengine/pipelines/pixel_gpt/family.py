@@ -7,7 +7,8 @@ _HERE = "pyengine.pipelines.pixel_gpt"
 PIXEL_GPT = Family(
     name="pixel_gpt",
     title="pixel autoregressive, from text: colours of a palette one after another",
-    state="from text, continuing a prefix; what `pyengine train pixels` makes",
+    state="from text, continuing a prefix; emoji-pixels, which ships and is weak, and what"
+    " `pyengine train pixels` makes",
     classes=("PixelGPTPipeline",),
     parts={
         "transformer": Part(

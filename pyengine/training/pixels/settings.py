@@ -35,7 +35,7 @@ class PixelSettings(SmallSettings):
     rate: float = 2e-3
     decay: float = 0.99
     weight_decay: float = 0.02
-    steps: int = 800
+    steps: int = 857
     cooldown: int = 150
     dropped: float = 0.1
     corrupted: float = 0.05
