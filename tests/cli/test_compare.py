@@ -28,7 +28,8 @@ def test_a_sheet_a_table_and_the_way_there(run, tmp_path):
     width, height = Image.open(sheet).size
     assert height > 2 * 128 > width > 128
     assert Image.open(tmp_path / "sheet-trajectory.png").size[0] > 10 * 128
-    assert Image.open(tmp_path / "sheet-trajectory.webp").n_frames == 10
+    # Frames that are the same become one.
+    assert 2 <= Image.open(tmp_path / "sheet-trajectory.webp").n_frames <= 10
 
 
 def test_models_are_chosen_by_their_names():
