@@ -69,7 +69,7 @@ PYBIND11_MODULE(_core, m) {
 
     // Counted up with every change of a signature or of SAMPLER_COLUMNS, as in
     // pyengine/ops/_core.py.
-    m.attr("INTERFACE") = 3;
+    m.attr("INTERFACE") = 4;
     m.attr("SANITIZERS") = PYENGINE_SANITIZE;
     m.attr("SAMPLER_COLUMNS") = kSamplerColumns;
     m.def("isa", [] { return std::string(table().name); });
@@ -136,11 +136,11 @@ PYBIND11_MODULE(_core, m) {
         Release());
     m.def("conv2d_algorithm", [](int64_t height_out, int64_t width_out, int64_t channels,
                                  int64_t channels_out, int64_t kernel_height, int64_t kernel_width,
-                                 int64_t stride, bool upsample, int weight_dtype) {
-        const ConvShape shape{height_out,   width_out,     channels,
-                              channels_out, kernel_height, kernel_width,
-                              stride,       upsample,      dtype_of(weight_dtype)};
-        return kConvAlgorithms[static_cast<int>(choose_algorithm(shape, table().lanes))];
+                                 int64_t stride, bool upsample, int weight_dtype, int dtype) {
+        const ConvShape shape{
+            height_out,   width_out, channels, channels_out,           kernel_height,
+            kernel_width, stride,    upsample, dtype_of(weight_dtype), dtype_of(dtype)};
+        return kConvAlgorithms[static_cast<int>(choose_algorithm(shape, table().conv2d_bf16))];
     });
     m.def(
         "attention",  // steps: of q, k and v between pictures and between rows; then the mask's

@@ -10,7 +10,10 @@
 
 namespace pyengine {
 
+struct AttentionArgs;
+struct AttentionSizes;
 struct DirectArgs;
+struct DirectBf16Args;
 struct AttentionWork;
 struct DecodeAttentionArgs;
 struct DecodeAttentionShare;
@@ -63,6 +66,12 @@ struct Table {
     // On float32 alone.
     RangeFunction<RaceArgs> token_race;
     RangeFunction<VqPackArgs> vq_pack;
+    // Null but where attention multiplies bfloat16.
+    AttentionSizes (*attention_bf16_sizes)(const AttentionArgs&);
+    // Null but where bfloat16 is multiplied in tiles.
+    RangeFunction<DirectBf16Args> conv2d_bf16_strip;
+    RangeFunction<DirectBf16Args> conv2d_bf16;
+    int64_t (*conv2d_bf16_scratch)(const DirectBf16Args&);  // floats of an item
 };
 
 // The table in use: PYENGINE_ISA's when that is set, otherwise the best that this CPU and its

@@ -82,6 +82,10 @@ const Table kTable = {
     PYENGINE_ROW(vq_decode),
     token_race,
     vq_pack,
+    nullptr,
+    nullptr,
+    nullptr,
+    nullptr,
 };
 
 }  // namespace pyengine::PYENGINE_NS

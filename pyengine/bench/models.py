@@ -125,7 +125,8 @@ def _load_openvino(
         converting = {name: w.loaded.notes for name, w in first.workers.items()}
     if not converting:
         return
-    given = {"inputs": arguments["inputs"], "converted": to}
+    precision = {torch.bfloat16: "bf16", torch.float16: "f16"}.get(task.dtype, "f32")
+    given = {"inputs": arguments["inputs"], "converted": to, "precision": precision}
     found.try_(stack, "openvino", openvino_models.static, threads, **given)
     if "openvino" in found.workers:
         found.workers["openvino"].loaded.notes |= converting["openvino"]

@@ -169,7 +169,7 @@ def unet(
     pyengine bench unet --model sdxl --device cuda --dtype bfloat16 --latents 128 --weights fp8
 
     Peers: diffusers (eager, channels_last), torch.compile (freezing; on GPUs max-autotune, with
-    CUDA graphs) and, on CPUs, openvino (float32, static shapes, latency), each in a process of its
+    CUDA graphs) and, on CPUs, openvino (static shapes, latency), each in a process of its
     own; ddpm, unclip and if without openvino. SDXL's weights are 5.1 GB in float16, and 10.3 GB in
     a peer that computes in float32; bench/sdxl_unet.py is for machines that cannot hold both.
     """

@@ -197,6 +197,6 @@ def conv_algorithm(a: dict[str, Any], y: Tensor) -> str:
     weight = a["weight"]
     chosen: str = core().conv2d_algorithm(
         *y.shape[1:3], weight.shape[3], y.shape[3], *weight.shape[1:3], a["stride"],
-        a["upsample"], DTYPES[weight.dtype],
+        a["upsample"], DTYPES[weight.dtype], DTYPES[a["x"].dtype],
     )  # fmt: skip
     return chosen

@@ -173,14 +173,15 @@ def algorithm_of(
     padding: Sequence[int] = (0, 0, 0, 0), x2: Tensor | None = None, upsample: bool = False,
     out_channels: int | None = None, transposed: bool = False, **_: Any,
 ) -> str:  # fmt: skip
-    """The algorithm that our C++ takes for a call: direct, winograd4 (F(4x4, 3x3)) or winograd2.
+    """The algorithm that our C++ takes for a call: direct, winograd4 (F(4x4, 3x3)), winograd2
+    or direct_bf16.
 
-    A function of one picture's shape, the weight's dtype and the instruction set in use.
+    A function of one picture's shape, the dtypes and the instruction set in use.
     """
     shape = _output_shape(x, weight, bias, stride, padding, upsample, out_channels, transposed)
     name: str = core().conv2d_algorithm(
         *shape[1:3], weight.shape[3], shape[3], *weight.shape[1:3], stride, upsample,
-        DTYPES[weight.dtype],
+        DTYPES[weight.dtype], DTYPES[x.dtype],
     )  # fmt: skip
     return name
 

@@ -52,7 +52,7 @@ def test_a_convolutions_numbers_are_those_of_its_shape(run, tmp_path):
     assert told["isa"] == core().isa()
     step = next(s for s in told["steps"] if s["part"] == "unet" and s["layer"] == "conv_in")
     assert (step["op"], step["shape"]) == ("conv2d", [2, 8, 8, 16])
-    assert step["algorithm"] == core().conv2d_algorithm(8, 8, 4, 16, 3, 3, 1, False, 0)
+    assert step["algorithm"] == core().conv2d_algorithm(8, 8, 4, 16, 3, 3, 1, False, 0, 0)
     assert step["gflop"] == 2 * (2 * 8 * 8 * 16) * 9 * 4 / 1e9
     # The weight is packed: 16 channels are one panel.
     assert step["mbytes"] == 4 * (2 * 8 * 8 * (4 + 16) + 16 * 9 * 4 + 16) / 1e6

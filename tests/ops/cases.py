@@ -218,6 +218,25 @@ CASES = [
                       padding=(1, 1, 1, 1)),
                 DTYPES,
             ),
+            (
+                "conv2d", "tiles",
+                _conv(2, 9, 16, 32, 37, c2=64, norm=True, silu=True, epilogue=True, hw=(9, 16),
+                      leaky=True, packed=True, padding=(1, 1, 1, 1)),
+                DTYPES,
+            ),
+            ("conv2d", "tiles-copied", _conv(3, 7, 9, 160, 48, padding=(1, 1, 1, 1)), DTYPES),
+            ("conv2d", "tiles-down", _conv(2, 9, 35, 64, 20, stride=2, padding=(0, 1, 0, 1)), DTYPES),
+            (
+                "conv2d", "tiles-up",
+                _conv(2, 5, 8, 32, 16, norm=True, input_activation="gelu", epilogue=True,
+                      hw=(10, 16), upsample=True, padding=(1, 1, 1, 1)),
+                DTYPES,
+            ),
+            (
+                "conv2d", "tiles-up-uneven",
+                _conv(2, 5, 4, 32, 18, upsample=True, padding=(0, 2, 1, 2)),
+                DTYPES,
+            ),
             ("conv2d", "silu-alone", _conv(1, 6, 6, 4, 8, silu=True), DTYPES),
             (
                 "conv2d", "gelu",
@@ -341,9 +360,9 @@ CASES = [
             # The shipped head sizes and others; keys of one block, of a full one and of several.
             ("attention", "text", _attention(2, 50, 77, 2, 40), DTYPES),
             ("attention", "several-blocks", _attention(2, 70, 257, 2, 40), DTYPES),
-            ("attention", "one-key", _attention(3, 19, 1, 2, 72, dv=9), FLOAT32),
-            ("attention", "one-query", _attention(3, 1, 257, 2, 64), FLOAT32),
-            ("attention", "one-channel", _attention(2, 35, 130, 3, 1), FLOAT32),
+            ("attention", "one-key", _attention(3, 19, 1, 2, 72, dv=9), DTYPES),
+            ("attention", "one-query", _attention(3, 1, 257, 2, 64), DTYPES),
+            ("attention", "one-channel", _attention(2, 35, 130, 3, 1), DTYPES),
             ("attention", "seven-channels", _attention(2, 35, 121, 3, 7), DTYPES),
             ("attention", "slices", _attention(2, 65, 65, 2, 80, fused=True), DTYPES),
             ("attention", "head-160", _attention(2, 40, 125, 2, 160), FLOAT32),

@@ -49,15 +49,16 @@ INFINITY = float("inf")
 
 
 def _bits(x):
-    return x.contiguous().view(torch.int32)
+    return x.contiguous().view(torch.int32 if x.dtype == torch.float32 else torch.int16)
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_rows_bits_do_not_depend_on_the_rows_beside_it(isa, causal, use_isa):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_rows_bits_do_not_depend_on_the_rows_beside_it(isa, causal, dtype, use_isa):
     """Nor on how many there are: rows are computed in groups, of which the last is not full."""
     use_isa(isa)
-    q, k, v = torch.randn(1, 150, 2 * 40), torch.randn(1, 250, 2 * 40), torch.randn(1, 250, 2 * 7)
+    q, k, v = (torch.randn(1, n, 2 * d).to(dtype) for n, d in ((150, 40), (290, 40), (290, 7)))
     whole = ops.attention(q, k, v, 2, causal=causal)
     for first, last in ((0, 1), (0, 37), (0, 149)) if causal else ((0, 1), (33, 34), (5, 150)):
         part = ops.attention(q[:, first:last], k, v, 2, causal=causal)

@@ -77,6 +77,44 @@ def test_every_algorithm_can_be_asked_for(algorithm, use_isa):
             torch.testing.assert_close(got.double(), wanted, atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("stride", "upsample"), [(1, False), (2, False), (1, True)])
+def test_bfloat16_tiles_multiply_exactly(stride, upsample, use_isa):
+    """Sums of small whole numbers have no rounding error; zeros around are zero."""
+    use_isa("amx_bf16")
+    for height, width, channels, outputs in ((5, 16, 64, 40), (3, 7, 32, 16), (1, 1, 96, 33)):
+        x = torch.randint(-2, 3, (2, height, width, channels)).bfloat16()
+        weight = torch.randint(-2, 3, (outputs, 3, 3, channels)).bfloat16()
+        more = {"stride": stride, "upsample": upsample, "padding": PADDED}
+        assert algorithm_of(x, weight, **more) == "direct_bf16"
+        want = reference.conv2d(x.double(), weight.double(), **more)
+        assert torch.equal(ops.conv2d(x, weight, **more), want.bfloat16())
+
+
+def test_bfloat16_tiles_are_for_whole_steps_of_channels(use_isa):
+    x, weight = torch.randn(1, 8, 8, 32).bfloat16(), torch.randn(16, 3, 3, 32).bfloat16()
+    for isa in ("avx512", "avx512_bf16"):
+        use_isa(isa)
+        assert algorithm_of(x, weight, padding=PADDED) == "winograd4"
+        with pytest.raises(ValueError, match="direct_bf16 is for"):
+            _cpu(x, weight, padding=PADDED, algorithm="direct_bf16")
+    use_isa("amx_bf16")
+    for a, b in ((x.float(), weight), (x, weight.float()), (x, weight[:15]),
+                 (x[..., :24], weight[..., :24])):  # fmt: skip
+        assert algorithm_of(a, b, padding=PADDED) != "direct_bf16"
+        with pytest.raises(ValueError, match="direct_bf16 is for"):
+            _cpu(a, b, padding=PADDED, algorithm="direct_bf16")
+
+
+def test_bands_of_a_large_picture_are_the_whole(use_isa):
+    """A strip holds 8 MB: this picture is computed in two bands, its halves in one each."""
+    use_isa("amx_bf16")
+    x, weight = torch.randn(1, 80, 250, 256).bfloat16(), torch.randn(16, 3, 3, 256).bfloat16() / 48
+    whole = ops.conv2d(x, weight, padding=PADDED)
+    upper = ops.conv2d(x[:, :31], weight, padding=(1, 0, 1, 1))
+    lower = ops.conv2d(x[:, 29:], weight, padding=(0, 1, 1, 1))
+    assert torch.equal(whole, torch.cat([upper, lower], dim=1))
+
+
 def test_an_algorithm_that_cannot_be_is_refused():
     x, weight = torch.randn(1, 4, 4, 8), torch.randn(8, 3, 3, 8)
     with pytest.raises(ValueError, match="3x3 with stride 1"):

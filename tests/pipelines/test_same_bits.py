@@ -1,5 +1,5 @@
-"""Whole pictures on the CPU in float32 have the same bits in every run, alone and at every place
-in batches of 1 to 8, on one thread and on two, for every sampler.
+"""Whole pictures on the CPU, in float32 unless said, have the same bits in every run, alone and at
+every place in batches of 1 to 8, on one thread and on two, for every sampler.
 """
 
 import pytest
@@ -7,6 +7,7 @@ import tiny
 import torch
 
 import pyengine
+from pyengine.ops._core import core
 from pyengine.pipelines.loading import shipped_folder
 from pyengine.schedules import SAMPLER_NAMES
 
@@ -96,6 +97,25 @@ def test_other_prompts_beside_it(pair, threads):
 def test_weights_of_16_bits(tmp_path, threads, stored):
     folder = tiny.write_sd1(tmp_path / "half", unet={"layers_per_block": 1}, dtype=stored)
     check(pyengine.from_pretrained(folder, device="cpu"), threads, (2, 3), num_inference_steps=2)
+
+
+@pytest.fixture(params=["avx512", "avx512_bf16", "amx_bf16"])
+def isa(request):
+    """An instruction set that computes in bfloat16 in its own way, for one test."""
+    reason = pyengine.ops.isas().get(request.param, "is not in this build")
+    if reason:
+        pytest.skip(f"{request.param} {reason}")
+    before = pyengine.ops.isa()
+    core().set_isa(request.param)
+    yield request.param
+    core().set_isa(before)
+
+
+@pytest.mark.parametrize("write", [tiny.write_sd1, tiny.write_sdxl])
+def test_activations_in_bfloat16(tmp_path, threads, isa, write):
+    folder = write(tmp_path / "model")
+    pipe = pyengine.from_pretrained(folder, device="cpu", dtype=torch.bfloat16)
+    check(pipe, threads, (2, 3), num_inference_steps=2)
 
 
 @pytest.mark.parametrize("write", [tiny.write_sd1, tiny.write_sdxl])

@@ -38,6 +38,13 @@ int64_t block_of(const AttentionArgs& a) {
     return round_up(ceil_divide(a.keys, ceil_divide(a.keys, most)), kTiles);
 }
 
+// Of float32 products.
+AttentionSizes sizes_of(const AttentionArgs& a, int64_t group) {
+    const int64_t block = block_of(a);
+    return {block, round_up(block * (a.width + a.value_width), kLine),
+            group * (a.width + a.value_width + 2), group * block};
+}
+
 void check(const AttentionArgs& a) {
     require(a.width > 0, kOp, "a head without channels");
     require(a.keys > 0, kOp, "no keys");
@@ -83,11 +90,13 @@ void attention(const AttentionArgs& a, DType dtype, int threads) {
 
     AttentionWork work{};
     work.args = a;
-    work.block = block_of(a);
-    work.blocks = ceil_divide(a.keys, work.block);
-    work.block_floats = round_up(work.block * (a.width + a.value_width), kLine);
-    const int64_t per_head = checked_count(kOp, work.blocks, work.block_floats);
     const int64_t group = kGroupVectors * table().lanes;
+    const bool rounded = dtype == DType::bfloat16 && table().attention_bf16_sizes;
+    const AttentionSizes sizes = rounded ? table().attention_bf16_sizes(a) : sizes_of(a, group);
+    work.block = sizes.block;
+    work.blocks = ceil_divide(a.keys, work.block);
+    work.block_floats = sizes.block_floats;
+    const int64_t per_head = checked_count(kOp, work.blocks, work.block_floats);
     threads = std::max(threads, 1);
     // Fewer queries an item where the threads would not all have four.
     work.groups = ceil_divide(std::min(kQueries, a.queries), group);
@@ -99,8 +108,7 @@ void attention(const AttentionArgs& a, DType dtype, int threads) {
     const int64_t wave = ceil_divide(all, waves);
     const bool few = wave == all && a.heads * per_head <= kSideFloats;
     work.heads_beside = few ? a.heads : 1;
-    const int64_t scratch_floats =
-        round_up(group * (work.groups * (a.width + a.value_width + 2) + work.block), kLine);
+    const int64_t scratch_floats = round_up(work.groups * sizes.group_floats + sizes.floats, kLine);
     const int64_t packed = checked_count(kOp, wave, per_head);
     work.packed = scratch(packed + checked_count(kOp, threads, scratch_floats));
     for (int64_t head = 0; head < all; head += wave) {

@@ -23,12 +23,22 @@ struct AttentionArgs {
     bool causal;  // row i sees keys 0..i
 };
 
+// What keys, values and working memory take; a function of one head's shape alone, since the bits
+// depend on `block`.
+struct AttentionSizes {
+    int64_t block;         // keys
+    int64_t block_floats;  // of the packed keys and values of a block
+    int64_t group_floats;  // of a thread's scratch memory, for each group of queries
+    int64_t floats;        // and for all of them
+};
+
 // What attention() hands to the vector code: the arguments, and how the work is cut.
 struct AttentionWork {
     AttentionArgs args;
-    // Keys and values of one head are packed in blocks of `block` keys (the last may have fewer):
-    // for n keys the keys, [n, width], then the values, cut into panels [n, m] of m channels. All
-    // in float32, so that both products read them as one stream.
+    // Keys and values of one head are packed in blocks of `block` keys (the last may have fewer),
+    // bfloat16 ones in tiles where they are multiplied as such. Otherwise for n keys the keys, [n,
+    // width], then the values, cut into panels [n, m] of m channels. All in float32, so that both
+    // products read them as one stream.
     int64_t block, blocks, block_floats;
     float* packed;       // [heads packed, blocks, block_floats]
     int64_t first_head;  // of pictures * heads, the one that is packed first

@@ -1,5 +1,6 @@
 #include "attention/attention.h"
 
+#include "attention/group.simd.h"
 #include "isa/divide.simd.h"
 #include "isa/math.simd.h"
 #include "isa/transpose.simd.h"
@@ -14,12 +15,6 @@ namespace {
 // is the same at any place in a group. Both products are tiles of kTile broadcast values (keys, or
 // channels of the values) by kGroupVectors vectors of queries; AVX2 has registers for 6 rows.
 constexpr int kTile = kLanes == 16 ? 8 : 6;
-constexpr int kVectors = kGroupVectors;
-constexpr int kGroup = kVectors * kLanes;
-
-constexpr float kInfinity = __builtin_inff();
-constexpr float kLog2E = 0x1.715476p0f;
-
 template <int M>
 struct Rows {
     static constexpr int count = M;
@@ -107,38 +102,6 @@ void scores(const float* keys, int64_t n, const float* q, int64_t width, float* 
     for (int j = 0; j < kVectors; ++j) largest[j] = most[j];
 }
 
-// Adds the mask, hides from each query the keys after it, and finds the largest scores anew.
-void hide(const AttentionArgs& args, const float* mask, int64_t query, int64_t key, int64_t n,
-          float* s, Floats (&most)[kVectors]) {
-    Ints lane_of[kVectors];
-    for (int j = 0; j < kVectors; ++j) {
-        for (int lane = 0; lane < kLanes; ++lane) lane_of[j][lane] = j * kLanes + lane;
-        most[j] = splat(-kInfinity);
-    }
-    for (int64_t i = 0; i < n; ++i) {
-        float add[kGroup] = {};
-        if (mask) {
-            const float* column = mask + (key + i) * args.mask_step[3];
-            for (int lane = 0; lane < kGroup; ++lane) {
-                const int64_t row = query + lane < args.queries ? query + lane : args.queries - 1;
-                add[lane] = column[row * args.mask_step[2]];
-            }
-        }
-        // The first lanes, of queries before this key. Set, not added: a hidden score may be NaN.
-        const int64_t before = args.causal ? key + i - query : 0;
-        const Ints hidden = Ints{} + static_cast<int32_t>(before < 0        ? 0
-                                                          : before < kGroup ? before
-                                                                            : kGroup);
-        for (int j = 0; j < kVectors; ++j) {
-            float* at = s + i * kGroup + j * kLanes;
-            const Floats sum = load(at) + load(add + j * kLanes);
-            const Floats score = select(lane_of[j] < hidden, splat(-kInfinity), sum);
-            store(at, score);
-            most[j] = at_least(score, most[j]);
-        }
-    }
-}
-
 // weights = exp(score - base) for Keys keys, in place and added to sum.
 template <int Keys>
 PYENGINE_INLINE void weigh(float* s, const Floats (&base)[kVectors], Floats unit,
@@ -205,23 +168,6 @@ void load_columns(const T* x, int64_t step, int64_t rows, int64_t width, Floats 
             const int64_t left = width - c;
             for (int i = 0; i < kLanes && i < left; ++i)
                 store(to + (c + i) * kGroup + j * kLanes, block[i]);
-        });
-}
-
-// The way back: columns [width, kGroup], times factor, into rows of y.
-template <class T>
-void store_columns(const float* from, const Floats (&factor)[kVectors], int64_t width, T* y,
-                   int64_t step, int64_t rows) {
-    for (int j = 0; j < kVectors; ++j)
-        for_vectors(width, [&](int64_t c, auto lanes) {
-            Floats block[kLanes];
-            const int64_t left = width - c;
-            for (int i = 0; i < kLanes; ++i)
-                block[i] =
-                    i < left ? load(from + (c + i) * kGroup + j * kLanes) * factor[j] : Floats{};
-            transpose(block);
-            for (int i = 0; i < kLanes; ++i)
-                if (j * kLanes + i < rows) store(y + (j * kLanes + i) * step + c, block[i], lanes);
         });
 }
 

@@ -5,16 +5,26 @@ namespace pyengine {
 ConvShape shape_of(const Conv2dArgs& args) {
     return {args.height_out,   args.width_out,     args.channels + args.channels2,
             args.channels_out, args.kernel_height, args.kernel_width,
-            args.stride,       args.upsample,      args.weight_dtype};
+            args.stride,       args.upsample,      args.weight_dtype,
+            args.dtype};
 }
 
 bool winograd_applies(const ConvShape& shape) {
     return shape.kernel_height == 3 && shape.kernel_width == 3 && shape.stride == 1;
 }
 
-// The times behind each row are in docs/performance.md. Where an enlargement comes first, F(4x4)
-// needs 2.25 products an output and the direct way's four 2x2 convolutions 4: the same rows hold.
-ConvAlgorithm choose_algorithm(const ConvShape& shape, int) {
+// The times behind each of the other rows are in docs/performance.md. Where an enlargement comes
+// first, F(4x4) needs 2.25 products an output and the direct way's four 2x2 convolutions 4: the
+// same rows hold.
+bool direct_bf16_applies(const ConvShape& shape) {
+    const bool bf16 = shape.dtype == DType::bfloat16 && shape.weight_dtype == DType::bfloat16;
+    // Whole steps of K in each tap, and a panel of outputs at least.
+    return bf16 && shape.kernel_height == 3 && shape.kernel_width == 3 &&
+           shape.channels % 32 == 0 && shape.channels_out >= 16;
+}
+
+ConvAlgorithm choose_algorithm(const ConvShape& shape, bool tiles) {
+    if (tiles && direct_bf16_applies(shape)) return ConvAlgorithm::direct_bf16;
     if (!winograd_applies(shape)) return ConvAlgorithm::direct;
     // Transforms are paid per input and per output channel, and save products of both.
     if (shape.channels < 32 || shape.channels_out < 32) return ConvAlgorithm::direct;

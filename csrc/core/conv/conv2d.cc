@@ -3,6 +3,7 @@
 #include "check.h"
 #include "conv/algorithm.h"
 #include "conv/direct.h"
+#include "conv/direct_bf16.h"
 #include "conv/winograd.h"
 #include "table.h"
 
@@ -50,13 +51,21 @@ void conv2d(const Conv2dArgs& args, int algorithm, int threads) {
     if (args.pictures == 0 || args.channels_out == 0) return;
     check_pointers(args);
     const ConvShape shape = shape_of(args);
-    const ConvAlgorithm chosen = algorithm < 0 ? choose_algorithm(shape, table().lanes)
-                                               : static_cast<ConvAlgorithm>(algorithm);
-    require(chosen == ConvAlgorithm::direct || winograd_applies(shape), kOp,
+    const bool tiles = table().conv2d_bf16 != nullptr;
+    const ConvAlgorithm chosen =
+        algorithm < 0 ? choose_algorithm(shape, tiles) : static_cast<ConvAlgorithm>(algorithm);
+    const bool winograd = chosen == ConvAlgorithm::winograd4 || chosen == ConvAlgorithm::winograd2;
+    require(!winograd || winograd_applies(shape), kOp,
             "Winograd's algorithm is for 3x3 with stride 1");
+    require(
+        chosen != ConvAlgorithm::direct_bf16 || (tiles && direct_bf16_applies(shape)), kOp,
+        "direct_bf16 is for bfloat16, 3x3, channels in multiples of 32, 16 outputs or more, and "
+        "an instruction set with tiles");
     switch (chosen) {
         case ConvAlgorithm::direct:
             return conv2d_direct(args, threads);
+        case ConvAlgorithm::direct_bf16:
+            return conv2d_direct_bf16(args, threads);
         case ConvAlgorithm::winograd4:
             return conv2d_winograd(args, 4, threads);
         case ConvAlgorithm::winograd2:

@@ -41,22 +41,15 @@ void gather_part(const LinearArgs& args, const BFloat16* x, int64_t n, const flo
         __builtin_memcpy(to, x, static_cast<size_t>(n) * sizeof(BFloat16));
 }
 
-// A row's elements, whole steps of them, to their places in a block.
-PYENGINE_INLINE void spread(const BFloat16* from, int64_t n, int64_t row, BFloat16* a) {
-    BFloat16* to = place_of(a, row, 0);
-    int64_t i = 0;
-    for (; i + kStep <= n; i += kStep, to += kTileElements)
-        _mm512_storeu_si512(to, _mm512_loadu_si512(from + i));
-    if (i < n) {
-        const __mmask32 mask = static_cast<__mmask32>((uint64_t{1} << (n - i)) - 1);
-        _mm512_storeu_si512(to, _mm512_maskz_loadu_epi16(mask, from + i));
-    }
-}
-
 struct Rows {
     const LinearArgs& args;
 
-    void operator()(int64_t row, int64_t rows, int64_t begin, int64_t end, BFloat16* a) const {
+    // Tiles are copied: loaded from x itself, 16 lines of the cache far apart, they take longer.
+    const BFloat16* tile_at(int64_t) const { return nullptr; }
+    int64_t stride() const { return 0; }
+    int64_t offset_of(int64_t) const { return 0; }
+
+    void gather(int64_t row, int64_t rows, int64_t begin, int64_t end, BFloat16* a) const {
         const int64_t channels = args.channels, channels2 = args.channels2;
         const BFloat16* x = static_cast<const BFloat16*>(args.x);
         const BFloat16* x2 = static_cast<const BFloat16*>(args.x2);
@@ -68,11 +61,11 @@ struct Rows {
             const BFloat16* of_x = x + (row + r) * channels + begin;
             const BFloat16* of_x2 = x2 + (row + r) * channels2 + (begin + first - channels);
             if (plain && first == n) {
-                spread(of_x, n, r, a);
+                spread_row(of_x, n, place_of(a, r, 0));
                 continue;
             }
             if (plain && first == 0) {
-                spread(of_x2, n, r, a);
+                spread_row(of_x2, n, place_of(a, r, 0));
                 continue;
             }
             const float *scale = nullptr, *shift = nullptr;
@@ -85,7 +78,7 @@ struct Rows {
             if (first < n)
                 gather_part(args, of_x2, n - first, scale ? scale + first : nullptr,
                             shift ? shift + first : nullptr, line + first);
-            spread(line, n, r, a);
+            spread_row(line, n, place_of(a, r, 0));
         }
     }
 };
@@ -101,6 +94,12 @@ PanelGroups groups_of(const LinearArgs& args, const LinearShare& share) {
     return groups;
 }
 
+ProductCut cut_of(const LinearArgs& args, const LinearShare& share) {
+    const PanelGroups groups = groups_of(args, share);
+    return ProductCut(groups, share.row_end - share.row_begin,
+                      ceil_divide(groups.depth, kStep) * kStep, true);
+}
+
 bool computes(const LinearArgs& args) {
     return args.dtype == DType::bfloat16 && args.weight_dtype == DType::bfloat16 &&
            args.channels + args.channels2 > 0;
@@ -110,13 +109,13 @@ bool computes(const LinearArgs& args) {
 
 int64_t linear_scratch(const LinearArgs& args, const LinearShare& share) {
     if (!computes(args)) return PYENGINE_BASE::kTable.linear_scratch(args, share);
-    return ProductCut(groups_of(args, share), share.row_end - share.row_begin).floats();
+    return cut_of(args, share).floats();
 }
 
 void linear(const LinearArgs& args, const LinearShare& share, float* scratch) {
     if (!computes(args)) return PYENGINE_BASE::kTable.linear(args, share, scratch);
     const PanelGroups groups = groups_of(args, share);
-    const ProductCut cut(groups, share.row_end - share.row_begin);
+    const ProductCut cut = cut_of(args, share);
     const Finish finish_rows = finish_for<FlushedBFloat16>(args);
     const auto finish = [&](int64_t row, int64_t rows, int64_t column, int64_t panels,
                             const float* sums, int64_t stride) {

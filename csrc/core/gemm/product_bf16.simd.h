@@ -24,10 +24,8 @@ struct PanelGroups {
     }
 };
 
-// Rows of a block: their A of one pass takes 512 KB of the second-level cache.
-constexpr int64_t kRowsOfBlock = 512;
-// Elements of A that are kept for all passes: 1 MB.
-constexpr int64_t kResident = 512 * 1024;
+// Rows of a block, and elements of its A that stay in the second-level cache: 640 KB.
+constexpr int64_t kRowsOfBlock = 512, kBlockElements = 320 * 1024;
 // Sums of a block that wait for the next pass, 1 MB (of AMX's 2 MB second-level caches) or half.
 #ifdef __AMX_BF16__
 constexpr int64_t kSumsOfBlock = 256 * 1024;
@@ -41,15 +39,22 @@ constexpr int64_t kSumStride = 32;
 struct ProductCut {
     int64_t depth, steps, passes, block_rows, chunk;
     bool resident;  // a block's A holds all passes: each group is finished before the next
+    bool copied;    // A is gathered into scratch memory, but for a last tile always
 
-    ProductCut(const PanelGroups& panels, int64_t rows) {
+    // row_elements: of A that a row adds to what a block reads of it in all passes.
+    ProductCut(const PanelGroups& panels, int64_t rows, int64_t row_elements, bool copied)
+        : copied(copied) {
         depth = panels.depth;
         steps = ceil_divide(depth, kStep);
         passes = steps > kPassSteps ? ceil_divide(steps, kPassSteps) : 1;
-        // Blocks of about one height: each reads all weights.
-        block_rows = ceil_divide(rows, ceil_divide(rows, kRowsOfBlock));
+        const int64_t deepest = ceil_divide(steps, passes) * kStep;
+        // A block of a few rows would read all weights for them.
+        resident = row_elements * least(rows, kRowsOfBlock / 2) <= kBlockElements;
+        const int64_t fits = kBlockElements / (resident ? row_elements : deepest);
+        block_rows = least(kRowsOfBlock, fits);
+        // Blocks of about one height.
+        block_rows = ceil_divide(rows, ceil_divide(rows, block_rows));
         block_rows = ceil_divide(block_rows, kTileHeight) * kTileHeight;
-        resident = passes == 1 || block_rows * passes * kPass <= kResident;
         const int64_t most = kSumsOfBlock / (block_rows * kSumStride);
         chunk = resident ? 1 : least(most, panels.end - panels.begin);
     }
@@ -59,11 +64,12 @@ struct ProductCut {
     int64_t begin_of(int64_t pass) const { return step_of(pass) * kStep; }
     int64_t end_of(int64_t pass) const { return least(step_of(pass + 1) * kStep, depth); }
 
-    int64_t block_elements() const { return block_rows * kPass; }  // of A, for a pass
+    // Of A, for a pass.
+    int64_t block_elements() const { return (copied ? block_rows : kTileHeight) * kPass; }
     // Sums of a group: of a block's rows, or where nothing waits of two pairs of tiles in turn.
     int64_t strip() const { return (passes > 1 ? block_rows : 4 * kTileHeight) * kSumStride; }
     // Floats of scratch memory: A, the sums, the pairs of two panels.
-    int64_t a_floats() const { return block_elements() * (resident ? passes : 1) / 2; }
+    int64_t a_floats() const { return block_elements() * (copied && resident ? passes : 1) / 2; }
     int64_t sum_floats() const { return strip() * chunk; }
     int64_t floats() const { return a_floats() + sum_floats() + pairs_elements(kPassSteps) / 2; }
 };
@@ -75,24 +81,25 @@ PYENGINE_INLINE BFloat16* place_of(BFloat16* a, int64_t row, int64_t step) {
            row % kTileHeight * kStep;
 }
 
-// Gather has gather(row, rows, begin, end, a): elements [begin, end) of K of some rows, by
-// place_of, zeros after the last in its step. Finish has finish(row, rows, column, panels, sums,
-// stride).
-template <class Gather, class Finish>
+// Source has, of A: gather(row, rows, begin, end, a), which writes elements [begin, end) of K of
+// some rows by place_of, zeros after the last in its step; and where the cut does not copy, of
+// whole tiles, tile_at(row), stride() and offset_of(step) as in TileRows. Finish has finish(row,
+// rows, column, panels, sums, stride).
+template <class Source, class Finish>
 struct Product {
     const PanelGroups& panels;
     const ProductCut& cut;
-    const Gather& gather;
+    const Source& source;
     const Finish& finish;
     BFloat16* a;
     float* sums;
     BFloat16* pairs;
 
-    Product(const PanelGroups& panels, const ProductCut& cut, const Gather& gather,
+    Product(const PanelGroups& panels, const ProductCut& cut, const Source& source,
             const Finish& finish, float* scratch)
         : panels(panels),
           cut(cut),
-          gather(gather),
+          source(source),
           finish(finish),
           a(reinterpret_cast<BFloat16*>(scratch)),
           sums(scratch + cut.a_floats()),
@@ -121,49 +128,77 @@ struct Product {
         }
     }
 
-    // C (+)= A B for a group and a pass; after the last, what finish makes of it.
-    void multiply(int64_t group, int64_t pass, int64_t row, int64_t rows, const BFloat16* from,
-                  float* to, int64_t next_group, int64_t next_pass) const {
-        const int64_t steps = cut.steps_of(pass), begin = cut.begin_of(pass);
-        const int64_t half = pairs_elements(kPassSteps) / 2;
-        const int64_t present = panels.panels_of(group);
+    void pair_panels(int64_t group, int64_t pass) const {
+        const int64_t begin = cut.begin_of(pass), k = cut.end_of(pass) - begin;
         for (int64_t p = 0; p < 2; ++p) {
-            const int64_t k = p < present ? cut.end_of(pass) - begin : 0;
-            pair_rows(p < present ? panels.panel(group, p) + begin * 16 : nullptr, k, steps,
-                      pairs + p * half);
-        }
-        int64_t offset[kPassSteps];
-        for (int64_t s = 0; s < steps; ++s) offset[s] = s * kTileElements;
-        const int64_t tiles = ceil_divide(rows, kTileHeight);
-        for (int64_t tile = 0; tile < tiles; tile += 2) {
-            fetch(next_group, next_pass, tile / 2, (tiles + 1) / 2);
-            const BFloat16* first = from + tile * kTileHeight * kPass;
-            const TileRows lines{{first, first + kTileHeight * kPass}, kStep, offset};
-            const int64_t place = cut.passes > 1 ? tile : tile & 2;
-            float* c = to + place * kTileHeight * kSumStride;
-            const int64_t count = least(2 * kTileHeight, rows - tile * kTileHeight);
-            multiply_tiles(lines, count, pairs, half, steps, c, kSumStride, pass > 0);
-            if (pass + 1 == cut.passes)
-                finish(row + tile * kTileHeight, count, group * panels.columns(), present, c,
-                       kSumStride);
+            BFloat16* to = pairs + p * pairs_elements(kPassSteps) / 2;
+            if (p < panels.panels_of(group))
+                pair_rows(panels.panel(group, p) + begin * 16, k, cut.steps_of(pass), to);
+            else
+                pair_rows(nullptr, 0, cut.steps_of(pass), to);
         }
     }
 
+    // C (+)= A B for a group and a pass; after the last, what finish makes of it.
+    void multiply(int64_t group, int64_t pass, int64_t row, int64_t rows, const BFloat16* copy,
+                  float* to, int64_t next_group, int64_t next_pass) const {
+        pair_panels(group, pass);
+        const int64_t steps = cut.steps_of(pass), first_step = cut.step_of(pass);
+        int64_t copied[kPassSteps], in_place[kPassSteps];
+        for (int64_t s = 0; s < steps; ++s) {
+            copied[s] = s * kTileElements;
+            in_place[s] = cut.copied ? 0 : source.offset_of(first_step + s);
+        }
+        const int64_t tiles = ceil_divide(rows, kTileHeight);
+        const int64_t whole = cut.copied ? 0 : rows / kTileHeight;  // tiles that are read in place
+        for (int64_t tile = 0; tile < tiles;) {
+            fetch(next_group, next_pass, tile / 2, (tiles + 1) / 2);
+            // Two tiles, but never one in place and one copied.
+            const int64_t most = (tile < whole ? whole : tiles) - tile;
+            const int64_t count = least(least(2, most) * kTileHeight, rows - tile * kTileHeight);
+            TileRows lines{};
+            if (tile < whole) {
+                const int64_t at = row + tile * kTileHeight;
+                lines = {
+                    {source.tile_at(at), most > 1 ? source.tile_at(at + kTileHeight) : nullptr},
+                    source.stride(),
+                    in_place};
+            } else {
+                const BFloat16* from = copy + (tile - whole) * kTileHeight * kPass;
+                lines = {{from, from + kTileHeight * kPass}, kStep, copied};
+            }
+            const int64_t place = cut.passes > 1 ? tile : tile & 2;
+            float* c = to + place * kTileHeight * kSumStride;
+            multiply_tiles(lines, count, pairs, pairs_elements(kPassSteps) / 2, steps, c,
+                           kSumStride, pass > 0);
+            if (pass + 1 == cut.passes)
+                finish(row + tile * kTileHeight, count, group * panels.columns(),
+                       panels.panels_of(group), c, kSumStride);
+            tile += least(2, most);
+        }
+    }
+
+    // The rows of a block that are not read in place.
     void gather_pass(int64_t pass, int64_t row, int64_t rows, BFloat16* to) const {
-        gather(row, rows, cut.begin_of(pass), cut.end_of(pass), to);
-        for (int64_t r = rows; r % kTileHeight; ++r)
+        const int64_t whole = cut.copied ? 0 : rows / kTileHeight * kTileHeight;
+        if (whole == rows) return;
+        source.gather(row + whole, rows - whole, cut.begin_of(pass), cut.end_of(pass), to);
+        for (int64_t r = rows - whole; r % kTileHeight; ++r)
             for (int64_t s = 0; s < cut.steps_of(pass); ++s)
                 _mm512_storeu_si512(place_of(to, r, s), _mm512_setzero_si512());
     }
 
     void resident_block(int64_t row, int64_t rows) const {
-        for (int64_t pass = 0; pass < cut.passes; ++pass)
-            gather_pass(pass, row, rows, a + pass * cut.block_elements());
+        const int64_t apart = cut.copied ? cut.block_elements() : 0;
+        if (cut.copied)
+            for (int64_t pass = 0; pass < cut.passes; ++pass)
+                gather_pass(pass, row, rows, a + pass * apart);
         for (int64_t group = panels.begin; group < panels.end; ++group) {
             for (int64_t pass = 0; pass < cut.passes; ++pass) {
                 const bool last = pass + 1 == cut.passes;
-                multiply(group, pass, row, rows, a + pass * cut.block_elements(), sums,
-                         last ? group + 1 : group, last ? 0 : pass + 1);
+                if (!cut.copied) gather_pass(pass, row, rows, a);
+                multiply(group, pass, row, rows, a + pass * apart, sums, last ? group + 1 : group,
+                         last ? 0 : pass + 1);
             }
         }
     }

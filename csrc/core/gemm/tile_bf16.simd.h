@@ -17,8 +17,10 @@ constexpr int kTileHeight = 16;  // rows of A
 // Elements of a tile of A and of one of B.
 constexpr int kTileElements = kTileHeight * kStep;
 
-// Most elements of K in one pass: two panels of B take 32 KB of the first-level cache.
-constexpr int kPassSteps = 16;
+// Most steps and elements of K in one pass: two panels of B then take 80 KB of the second-level
+// cache. With passes of 512, which stay in the first-level cache, sums were read and written so
+// often that K of 1280 and more took 1.4 times as long.
+constexpr int kPassSteps = 40;
 constexpr int kPass = kPassSteps * kStep;
 
 // Rows of A, by tiles of kTileHeight: row r of tile t has the elements of step s at
@@ -170,6 +172,20 @@ PYENGINE_INLINE void multiply_tiles(const TileRows& a, int64_t rows, const BFloa
 
 #endif
 
+// --- A
+// ----------------------------------------------------------------------------------------------
+
+// n elements of a row to its places in the tiles of its steps, zeros after the last in its step.
+PYENGINE_INLINE void spread_row(const BFloat16* from, int64_t n, BFloat16* to) {
+    int64_t i = 0;
+    for (; i + kStep <= n; i += kStep, to += kTileElements)
+        _mm512_storeu_si512(to, _mm512_loadu_si512(from + i));
+    if (i < n) {
+        const __mmask32 mask = static_cast<__mmask32>((uint64_t{1} << (n - i)) - 1);
+        _mm512_storeu_si512(to, _mm512_maskz_loadu_epi16(mask, from + i));
+    }
+}
+
 // --- B -------------------------------------------------------------------------------------------
 
 // What holds the pairs of two panels for `steps` steps, in elements.
@@ -177,12 +193,16 @@ constexpr int64_t pairs_elements(int64_t steps) {
     return 2 * steps * kTileElements;
 }
 
+// Of 16 elements and 16 others, each beside its partner.
+PYENGINE_INLINE __m512i pair_order() {
+    return _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
+                            6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+}
+
 // [k][16] of a panel -> [steps][16][16][2]: elements 2i and 2i + 1 of a column side by side, zeros
 // after the last.
 PYENGINE_INLINE void pair_rows(const BFloat16* from, int64_t k, int64_t steps, BFloat16* to) {
-    const __m512i turn =
-        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i turn = pair_order();
     int64_t i = 0;
     for (; i + 2 <= k; i += 2)
         _mm512_storeu_si512(to + i * 16,

@@ -1,4 +1,4 @@
-"""diffusers' U-Net and decoder converted to OpenVINO, in float32 and with static shapes."""
+"""diffusers' U-Net and decoder converted to OpenVINO, with static shapes."""
 
 import time
 from pathlib import Path
@@ -67,8 +67,13 @@ def _wrap(model: Any, kind: str) -> Any:
     return UNet() if kind == "unet" else Decoder()
 
 
-def static(notes: Notes, *, threads: int, inputs: dict[str, Any], converted: Path) -> Run:
-    """One request at a time on all threads, float32 throughout; tensors are shared, not copied."""
+def static(
+    notes: Notes, *, threads: int, inputs: dict[str, Any], converted: Path, precision: str = "f32"
+) -> Run:
+    """One request at a time on all threads; tensors are shared, not copied.
+
+    precision: f32, throughout, or bf16 or f16, where OpenVINO computes in them on this CPU.
+    """
     import openvino  # type: ignore[import-not-found,unused-ignore]  # optional
 
     if not converted.exists():
@@ -77,7 +82,7 @@ def static(notes: Notes, *, threads: int, inputs: dict[str, Any], converted: Pat
     core = openvino.Core()
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
     }
     model = core.compile_model(core.read_model(converted), "CPU", settings)
