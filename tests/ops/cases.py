@@ -225,7 +225,11 @@ CASES = [
                 DTYPES,
             ),
             ("conv2d", "tiles-copied", _conv(3, 7, 9, 160, 48, padding=(1, 1, 1, 1)), DTYPES),
-            ("conv2d", "tiles-down", _conv(2, 9, 35, 64, 20, stride=2, padding=(0, 1, 0, 1)), DTYPES),
+            (
+                "conv2d", "tiles-down",
+                _conv(2, 9, 35, 64, 20, stride=2, padding=(0, 1, 0, 1)),
+                DTYPES,
+            ),
             (
                 "conv2d", "tiles-up",
                 _conv(2, 5, 8, 32, 16, norm=True, input_activation="gelu", epilogue=True,
