@@ -61,6 +61,7 @@ def write(file: Path, state: dict[str, Any], settings: LoraSettings) -> None:
             tensors[f"{part}.{name}"] = value.to(torch.float16).contiguous()
     metadata = {"format": "pt", "ss_sd_model_name": Path(settings.model).name}
     save_file(tensors, file, metadata=metadata)
+    file.chmod(0o644)
 
 
 def _facts(state: dict[str, Any], settings: LoraSettings, folder: Path) -> dict[str, Any]:
