@@ -45,7 +45,7 @@ def learn(
             mine = owner == k
             if mine.any():
                 centres[k] = np.average(flat[mine], axis=0, weights=weights[mine])
-    return np.rint(centres).astype(np.uint8)
+    return np.asarray(np.rint(centres), np.uint8)
 
 
 def quantise(pixels: np.ndarray, palette: np.ndarray) -> np.ndarray:
