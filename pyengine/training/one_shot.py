@@ -1,10 +1,10 @@
 """`pyengine train one-shot`: text to all pixels at once, by regression.
 
 The squared error has one best answer, the mean of all pictures that a prompt may mean (Bishop 2006,
-Pattern Recognition and Machine Learning, 1.5.5). A prompt that does not name its style means a
-picture of each style: what is drawn is their blur, and noise as a further input changes nothing,
-since any dependence on it only adds to the error. Families with an objective over distributions are
-the way out; this one is here to show what they are for.
+Pattern Recognition and Machine Learning, 1.5.5). Here a prompt means a picture in each of three
+styles, which the frozen text encoder does not tell apart: what is drawn is their blur, and noise as
+a further input changes nothing, since any dependence on it only adds to the error. Families with an
+objective over distributions are the way out; this one is here to show what they are for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STYLES = ("fluent-3d", "noto", "twemoji")
 
 @dataclass(frozen=True)
 class OneShotSettings(GeneratorSettings):
-    """styled: half of the prompts, so that the other half mean all styles at once."""
+    """styled: the share of the prompts that names a style."""
 
     latent_channels: int = 16
     styled: float = 0.5
@@ -76,8 +76,8 @@ CARD = """# A small model that draws all pixels at once, by regression
 Text to 64x64 pictures in one evaluation of a convolutional network that minimises the squared error
 of the pixels. It is here to show what that gives: asked for a thing it draws the mean of the
 pictures that the prompt may mean, here of three styles, a blur, and another seed changes next to
-nothing. The words that name a style count for little after so short a training: with them it draws
-nearly the same. The other small models are what families of models do about it.
+nothing. Nor do the words that name a style: the text encoder, `emoji`'s, has learnt one style only.
+The other small models are what families of models do about it.
 
 ```python
 import pyengine
@@ -91,7 +91,7 @@ def rows(settings: OneShotSettings) -> dict[str, str]:
     return {
         "loss": "mean squared error of the pixels",
         "noise": f"{settings.latent_channels} normal numbers beside the text",
-        "prompts without a style": f"{1 - settings.styled:.0%}",
+        "prompts that name no style": f"{1 - settings.styled:.0%}",
     }
 
 
