@@ -139,10 +139,10 @@ def write(folder: Path, networks: Networks) -> None:
 CARD = """# A small variational autoencoder that draws emoji
 
 Text to 64x64 pictures in one evaluation: normal numbers z are decoded beside the text. The encoder
-is here too: `encode` pictures, draw what it gives by `latents=`, and `interpolate` between two. What
-the text does not say is z's to tell, here the style (the text encoder, `emoji`'s, has learnt one
-style only, and naming another changes nothing): other seeds draw other pictures of a thing. They
-are soft: the likelihood is that of independent pixels, whose best guess is a mean.
+is here too: `encode` pictures, draw what it gives by `latents=`, and `interpolate` between two.
+What the text does not say is z's to tell, here the style (the text encoder, `emoji`'s, has learnt
+one style only, and naming another changes nothing): other seeds draw other pictures of a thing.
+They are soft: the likelihood is that of independent pixels, whose best guess is a mean.
 
 ```python
 import pyengine
