@@ -1,1 +1,1 @@
-"""A normalising flow of texts: emoji-flow."""
+"""A normalising flow of texts."""

@@ -7,7 +7,7 @@ _HERE = "pyengine.pipelines.glow"
 GLOW = Family(
     name="glow",
     title="normalising flow: Glow, of texts",
-    state="emoji-flow, and what `pyengine train flow` makes: with temperature, exact latents of any"
+    state="what `pyengine train flow` makes: with temperature, exact latents of any"
     " picture, bits per dimension",
     classes=("GlowPipeline",),
     parts={
