@@ -66,3 +66,16 @@ def test_the_token_model_and_its_halves_draw_the_same():
 @pytest.mark.parametrize("name", NAMED)
 def test_they_are_small(name):
     assert sum(p.stat().st_size for p in shipped_folder(name).rglob("*") if p.is_file()) <= LARGEST
+
+
+@pytest.mark.parametrize("name", ["emoji-one-shot", "emoji-vae", "emoji-gan"])
+def test_those_in_one_pass_draw_what_is_asked_for(name):
+    pipe = pyengine.from_pretrained(name, device="cpu")
+    assert pipe.source == name
+    prompts = ["a red heart", "a blue heart"]
+    images = pipe(prompts, seed=1, output_type="pt").images
+    assert images.shape == (2, 3, 64, 64)
+    red, blue = images[:, :, 24:40, 24:40].mean(dim=(2, 3))
+    assert red[0] - red[2] > 0.3
+    assert blue[2] - blue[0] > 0.3
+    assert pipe(prompts[1], seed=2, output_type="pt").images[0].equal(images[1])
