@@ -86,7 +86,7 @@ def _show(rows: Sequence[dict[str, Any]]) -> None:
 
     table = Table(box=None, pad_edge=False)
     columns = {
-        "model": "{}", "seconds": "{:.2f}", "evaluations": "{}", "parameters": "{:,}",
+        "model": "{}", "seconds": "{:.3f}", "evaluations": "{}", "parameters": "{:,}",
         "top1": "{:.1%}", "top5": "{:.1%}", "frechet_distance": "{:.1f}", "clip_score": "{:.1f}",
         "precision": "{:.1%}", "recall": "{:.1%}",
     }  # fmt: skip

@@ -47,7 +47,7 @@ def sheet_of(drawn: Sequence[Drawn]) -> Image.Image:
     heads = []
     for d in drawn:
         lines = [
-            d.model, f"{d.seconds:.2f} s, {d.evaluations} ev.",
+            d.model, f"{d.seconds:.3f} s, {d.evaluations} ev.",
             f"{d.parameters / 1e6:.2f} M parameters",
         ]  # fmt: skip
         if "top1" in d.figures:
