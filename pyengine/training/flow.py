@@ -94,8 +94,8 @@ class Step(nn.Module):
         self.conv2 = nn.Conv2d(hidden, hidden, 1)
         self.norm2 = Modulated(condition, hidden)
         self.conv3 = nn.Conv2d(hidden, channels, 3, padding=1)
-        nn.init.zeros_(self.conv3.weight)
-        nn.init.zeros_(self.conv3.bias)
+        for parameter in self.conv3.parameters():
+            nn.init.zeros_(parameter)
 
     def coupling(self, kept: Any, condition: Any) -> tuple[Any, Any]:
         """(log scale, shift) of the half that changes, from the half that is kept."""
@@ -143,6 +143,7 @@ class Flow(nn.Module):
         for place, (scale, prior) in enumerate(zip(self.scales, self.priors, strict=True)):
             if place:
                 x = functional.pixel_unshuffle(x, 2)
+            assert isinstance(scale, nn.ModuleList)
             for step in scale:
                 if begin:
                     step.affine.begin(x)

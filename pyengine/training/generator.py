@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -24,7 +24,9 @@ class GeneratorSettings(SmallSettings):
     of its own; condition: width of what the blocks are told.
     """
 
-    SHAPE = ("size", "channels", "patch", "condition", "latent_channels")
+    SHAPE: ClassVar[tuple[str, ...]] = (
+        "size", "channels", "patch", "condition", "latent_channels",
+    )  # fmt: skip
 
     channels: tuple[int, ...] = (96, 96, 96)
     patch: int = 4

@@ -126,9 +126,9 @@ class FlowStep(nn.Module):
 
     def __init__(self, channels: int, hidden: int, condition: int):
         super().__init__()
-        self.half = channels // 2
+        self.kept = channels // 2
         self.affine = Affine(channels)
-        self.conv1 = Conv2d(self.half, hidden)
+        self.conv1 = Conv2d(self.kept, hidden)
         self.norm1 = Modulated(condition, hidden)
         self.conv2 = PointwiseConv2d(hidden, hidden)
         self.norm2 = Modulated(condition, hidden)
@@ -143,14 +143,14 @@ class FlowStep(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """x [N, H, W, C] -> (y, log |det dy/dx|, float64 [N])."""
         x = self.affine(x)
-        kept, changed = x[..., : self.half], x[..., self.half :]
+        kept, changed = x[..., : self.kept], x[..., self.kept :]
         log_scale, shift = self.coupling(kept, condition)
         y = torch.cat([kept, changed * log_scale.exp() + shift], dim=-1)
         fixed = self.affine.log_volume * x.shape[1] * x.shape[2]
         return y, fixed + torch.stack([row.double().sum() for row in log_scale])
 
     def inverse(self, y: Tensor, condition: Tensor) -> Tensor:
-        kept, changed = y[..., : self.half], y[..., self.half :]
+        kept, changed = y[..., : self.kept], y[..., self.kept :]
         log_scale, shift = self.coupling(kept, condition)
         x = torch.cat([kept, (changed - shift) * (-log_scale).exp()], dim=-1)
         made: Tensor = self.affine(x, back=True)
@@ -185,6 +185,7 @@ class Flow(nn.Module):
         for place, steps in enumerate(self.scales):
             if place:
                 x = unshuffled(x.permute(0, 3, 1, 2), 2)
+            assert isinstance(steps, nn.ModuleList)
             for step in steps:
                 x, own = step(x, condition)
                 logdet = logdet + own
@@ -207,7 +208,10 @@ class Flow(nn.Module):
             mean, log_scale = self._prior(place, condition)
             z = parts[place].reshape(-1, side, side, out) * log_scale.exp() + mean
             x = z if x is None else torch.cat([x, z], dim=-1)
-            for step in reversed(list(self.scales[place])):  # type: ignore[arg-type] # a ModuleList
+            steps = self.scales[place]
+            assert isinstance(steps, nn.ModuleList)
+            for step in reversed(steps):
+                assert isinstance(step, FlowStep)
                 x = step.inverse(x, condition)
             if place:
                 x = shuffled(x, 2, x.shape[3] // 4).permute(0, 2, 3, 1)

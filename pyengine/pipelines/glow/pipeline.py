@@ -109,4 +109,5 @@ class GlowPipeline(EncodingPipeline):
             square = latents.double().square().sum()
             nats.append(logdet[0] - 0.5 * (square + latents.numel() * math.log(2 * math.pi)))
         size = self.model.config.latent_size
-        return (-torch.stack(nats) / (size * math.log(2)) + math.log2(128)).cpu()
+        bits: Tensor = (-torch.stack(nats) / (size * math.log(2)) + math.log2(128)).cpu()
+        return bits
