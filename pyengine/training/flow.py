@@ -145,6 +145,7 @@ class Flow(nn.Module):
                 x = functional.pixel_unshuffle(x, 2)
             assert isinstance(scale, nn.ModuleList)
             for step in scale:
+                assert isinstance(step, Step)
                 if begin:
                     step.affine.begin(x)
                 x, own = step(x, condition)
