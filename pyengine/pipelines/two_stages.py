@@ -178,7 +178,7 @@ class TwoStagePipeline(StagedPipeline):
         return {**self.models, "tokenizer": self.text.tokenizer, "scheduler": self.scheduler}
 
     @property
-    def clip_tokenizer(self) -> Any:  # type: ignore[override]  # read alone
+    def clip_tokenizer(self) -> Any:
         return self.text.tokenizer
 
     @property

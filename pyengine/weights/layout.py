@@ -140,7 +140,9 @@ def layout_of(pipeline_class: object) -> Layout | None:
 
 def without_beside(pipeline_class: object) -> object:
     """The class of the same parts without BESIDE's; the class itself where it has none."""
-    own = (found.beside for found in layouts() if isinstance(pipeline_class, str))
+    if not isinstance(pipeline_class, str):
+        return pipeline_class
+    own = (found.beside for found in layouts())
     return next((b[pipeline_class] for b in own if pipeline_class in b), pipeline_class)
 
 

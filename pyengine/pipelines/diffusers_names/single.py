@@ -48,7 +48,7 @@ def _fetch(address: str, keywords: dict[str, Any]) -> Path:
         )
     repo, revision, name = found.groups()
     names = ("cache_dir", "token", "local_files_only", "force_download")
-    options = {name: keywords.get(name) for name in names}
+    options: dict[str, Any] = {name: keywords.get(name) for name in names}
     return download_file(repo, name, revision=keywords.get("revision") or revision, **options)
 
 

@@ -28,7 +28,7 @@ class Instructed(StableDiffusionPipeline):
         given = arguments.pop("image_guidance_scale")
         if arguments["image"] is None:
             raise RequestError(f"image: a {type(self).__name__} needs one, given none")
-        default = self.defaults.image_guidance_scale  # type: ignore[attr-defined]  # their defaults
+        default = self.defaults.image_guidance_scale
         scale = check("image_guidance_scale", default if given is None else given)
         latents = arguments.pop("latents")
         r = super()._checked({**unasked(not self.stable_diffusion), **arguments})

@@ -118,7 +118,7 @@ class PixelGPTPipeline(AutoregressivePipeline):
         """
         means = torch.nn.functional.avg_pool2d(x.to(self.device), ENLARGED)
         pixels = 2 * means.permute(0, 2, 3, 1).flatten(1, 2) - 1
-        return cast("Tensor", ops.vq_argmin(pixels, self.palette))
+        return ops.vq_argmin(pixels, self.palette)
 
     def _texts(self, r: TokenRequest) -> list[list[int]]:
         """Ids of every row: each prompt's, then, with guidance, of what it is compared with; all

@@ -20,6 +20,7 @@ from ...jobs import checks
 from ...jobs.noise import NoiseSource
 from ...jobs.output import PipelineOutput
 from ...jobs.runs import Run
+from ...schedules.config import NoiseConfig
 from ...schedules.noise import alphas_cumprod
 from ..arguments import checked
 from ..defaults import bounded
@@ -156,6 +157,8 @@ class StableDiffusionUpscalePipeline(StableDiffusionPipeline):
         assert isinstance(r, UpscaleRequest)
         clean = conditions.extra
         assert clean is not None
-        a = alphas_cumprod(self.low_res_scheduler.sampler.config)[r.noise_level]
+        config = self.low_res_scheduler.sampler.config
+        assert isinstance(config, NoiseConfig)
+        a = alphas_cumprod(config)[r.noise_level]
         drawn = noise.draw(clean.shape, self.dtype)
         conditions.extra = float(a**0.5) * clean + float((1 - a) ** 0.5) * drawn
