@@ -100,10 +100,6 @@ def test_the_command_line_draws_and_repeats(model, tmp_path, capsys):
     for name in ("one-shot", "vae", "gan", "flow"):
         assert main(["train", name, "--data", str(tmp_path / "none")]) == 2
         assert "data: expected an existing folder" in capsys.readouterr().err
-        assert (
-            main(["eval", f"emoji-{name}", "-m", str(model), "--data", str(tmp_path / "no")]) == 2
-        )
-        assert "data: expected an existing folder" in capsys.readouterr().err
 
 
 def test_what_is_refused(model, pictures, tmp_path):
