@@ -88,7 +88,7 @@ class AttentionPool(nn.Module):
 class Told(nn.Sequential):
     """Layers, of which the residual blocks are told the time."""
 
-    def forward(self, x: Any, told: Any) -> Any:
+    def forward(self, x: Any, told: Any) -> Any:  # type: ignore[override]  # told besides
         for layer in self:
             x = layer(x, told) if isinstance(layer, ResBlock) else layer(x)
         return x
