@@ -291,7 +291,6 @@ def test_places(beside, tmp_path, photo):
         ((tmp_path / "a.safetensors",), {}, CheckpointError, "expected an IP-Adapter"),
         ((tmp_path / "xl.safetensors",), {}, ConfigError, "cross_attention_dim 72, this has 32"),
         ((file,), {"image_encoder": pair.folder / "vae"}, ConfigError, "config.json"),
-        ((file,), {"revision": "main"}, RequestError, "revision: expected None"),
         (([],), {}, RequestError, "expected 1 to 8"),
     ]
     for args, named, kind, text in cases:
