@@ -35,8 +35,9 @@ def digest(tensor: Any) -> str:
     return hashlib.sha256(f"{data.shape}{data.dtype}".encode() + data.tobytes()).hexdigest()[:16]
 
 
-#: torch's functions of float32 that are MKL's on a CPU. Its code for each kind of CPU has other last
-#: bits: of an Intel CPU's sines 5% are not the float32 numbers nearest to them, of an AMD CPU's others.
+#: torch's functions of float32 that are MKL's on a CPU. Its code for each kind of CPU has other
+#: last bits: of the sines of an embedding 5% are not the float32 numbers nearest to them on an Intel
+#: CPU, and not the same 5% on an AMD CPU.
 OF_MKL = frozenset(
     f"aten.{name}"
     for name in (
