@@ -36,7 +36,7 @@ def digest(tensor: Any) -> str:
 
 
 #: torch's functions of float32 that are MKL's on a CPU. Its code for each kind of CPU has other
-#: last bits: of the sines of an embedding 5% are not the float32 numbers nearest to them on an Intel
+#: last bits: of an embedding's sines 5% are not the float32 numbers nearest to them on an Intel
 #: CPU, and not the same 5% on an AMD CPU.
 OF_MKL = frozenset(
     f"aten.{name}"
