@@ -3,14 +3,13 @@
 Triton's backends have theirs in test_triton.py (interpreted) and test_cuda_device.py (on a GPU).
 """
 
-import math
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 
 import pytest
 import torch
 from cases import CASES, TORCHS_OWN
+from errors_beside_torch import DRAWS, Errors
 from gpu_cases import tensors, widen
 from instruction_sets import ISAS
 
@@ -20,9 +19,6 @@ from pyengine.ops.conv2d import algorithm_of
 
 #: Largest error of Winograd's convolution in float32, in standard deviations of the result.
 WINOGRAD_BOUND = 2e-5
-#: Draws of a case's inputs over which errors are taken where one draw exceeds the bound: of a few
-#: numbers the largest error is luck, torch's too, whose chains of sums depend on the CPU.
-DRAWS = 16
 
 
 def _backends(op):
@@ -82,31 +78,6 @@ def test_every_op_has_cases():
     assert set(TORCHS_OWN) == set(OPS)
 
 
-@dataclass(frozen=True)
-class Errors:
-    """Largest and root-sum-square errors of one result: ours, torch's, and rounding's."""
-
-    largest: tuple[float, float, float]
-    norms: tuple[float, float, float]
-    spread: float
-    """The exact result's standard deviation."""
-
-    @classmethod
-    def of_all(cls, draws):
-        """Over several draws."""
-        largest, norms = (zip(*rows, strict=True) for rows in zip(
-            *((one.largest, one.norms) for one in draws), strict=True))  # fmt: skip
-        spread = min(one.spread for one in draws)
-        return cls(tuple(map(max, largest)), tuple(math.hypot(*n) for n in norms), spread)
-
-    def within(self, declared):
-        """Whether twice torch's error holds ours, or what is declared for Winograd's largest."""
-        ours, torchs, rounding = self.largest
-        if declared:
-            return ours <= max(2 * max(torchs, rounding), rounding + declared * self.spread)
-        return ours <= 2 * max(torchs, rounding) and self.norms[0] <= 2 * max(self.norms[1:])
-
-
 def _errors(case, dtype, row, draw=0):
     """Errors of each result, whose dtype, shape and layout are seen to be as specified."""
     results = _run(case, row, case.inputs(dtype, draw))
@@ -114,11 +85,7 @@ def _errors(case, dtype, row, draw=0):
     for got, (exact, own, specified) in zip(results, _expected(case, dtype, draw), strict=True):
         assert (got.dtype, got.shape) == (specified.dtype, specified.shape)
         assert got.is_contiguous()
-        exact = exact.double()  # indices are whole numbers
-        off = [(y.double() - exact).abs() for y in (got, own, exact.to(got.dtype))]
-        assert off[0].isfinite().all()
-        largest, norms = zip(*((float(e.max()), float(e.norm())) for e in off), strict=True)
-        found.append(Errors(largest, norms, float(exact.std())))
+        found.append(Errors.between(got, own, exact))
     return found
 
 

@@ -9,6 +9,7 @@ from functools import cache
 import pytest
 import torch
 from cases import CASES, TORCHS_OWN
+from errors_beside_torch import DRAWS, Errors
 from gpu_cases import tensors, widen
 from interpreted import linear_on_sm_80, quantize_rows
 
@@ -54,20 +55,32 @@ def first_run(interpreted):
 
 
 @pytest.mark.parametrize(("case", "dtype"), [*RUNS, *AROUND])
-def test_error_is_at_most_twice_torchs(first_run, case, dtype):
-    """As test_promises.py has it of the CPU's kernels."""
-    inputs = case.inputs(dtype)
+def test_error_is_at_most_twice_torchs(first_run, interpreted, case, dtype):
+    """As test_promises.py has it of the CPU's kernels: over several draws where torch's own error
+    on one is small by luck.
+    """
+    errors = _errors(case, dtype, first_run(case, dtype))
+    if not all(one.within(0.0) for one in errors):
+        more = [
+            _errors(case, dtype, tensors(interpreted(case.op, **case.inputs(dtype, draw))), draw)
+            for draw in range(1, DRAWS)
+        ]
+        errors = [Errors.of_all(same) for same in zip(errors, *more, strict=True)]
+    for one in errors:
+        assert one.within(0.0), one
+
+
+def _errors(case, dtype, results, draw=0):
+    """Errors of each result, whose dtype and shape are seen to be as specified."""
+    inputs = case.inputs(dtype, draw)
     exact = tensors(getattr(reference, case.op)(**widen(inputs)))
     specified = tensors(getattr(reference, case.op)(**inputs))
     torchs = tensors(TORCHS_OWN[case.op](**inputs))
-    runs = zip(first_run(case, dtype), torchs, specified, exact, strict=True)
-    for got, own, like, want in runs:
+    found = []
+    for got, own, like, want in zip(results, torchs, specified, exact, strict=True):
         assert (got.dtype, got.shape) == (like.dtype, like.shape)
-        rounding = (want.to(got.dtype).double() - want).abs()
-        error, torchs_error = (got.double() - want).abs(), (own.double() - want).abs()
-        assert error.isfinite().all()
-        assert error.max() <= 2 * max(torchs_error.max(), rounding.max())
-        assert error.norm() <= 2 * max(torchs_error.norm(), rounding.norm())
+        found.append(Errors.between(got, own, want))
+    return found
 
 
 @pytest.mark.parametrize(

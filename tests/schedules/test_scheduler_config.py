@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -146,7 +147,10 @@ def test_another_sampler_with_the_saved_keys(saved, name, stable_diffusion):
     assert ours.name == name
     agree(ours.config, scheduler)
     scheduler.set_timesteps(10)
-    assert ours.plan(10).timesteps == scheduler.timesteps.tolist()
+    pairs = zip(ours.plan(10).timesteps, scheduler.timesteps.tolist(), strict=True)
+    # On some CPUs dpm2_ancestral's middle between very unlike sigmas is diffusers' root of a
+    # rounding error below 0.
+    assert [t for t, other in pairs if not (t == other or (math.isnan(other) and t > 0))] == []
 
 
 def test_configs_that_diffusers_writes_can_be_read(tmp_path):

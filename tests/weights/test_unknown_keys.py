@@ -121,7 +121,7 @@ def test_amuseds_image_to_image(tmp_path):
     ("name", "message"),
     [
         ("StableDiffusionPipelin", "; the nearest is StableDiffusionPipeline$"),
-        ("StableDiffusionXLControlNetPipeline", "; the nearest is StableDiffusionXL"),
+        ("StableDiffusionXLPipelines", "; the nearest is StableDiffusionXLPipeline$"),
         ("StableDiffusionPipelineSafe", "change _class_name to that to draw without it"),
         ("StableDiffusionXLPAGPipeline", "its parts are StableDiffusionXLPipeline's"),
         ("FluxPipeline", "_class_name is 'FluxPipeline', expected StableDiffusionPipeline, "),
