@@ -31,6 +31,9 @@ AGREEMENT = {
     "if": {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2},
 }
 FP8_AGREEMENT = {"sd15": 0.18, "sdxl": 0.4}
+#: OpenVINO rounds more to bfloat16 than the others: it is 0.055 from diffusers for
+#: SD 1.5 at its full width, on a Xeon with AMX.
+OPENVINO_BFLOAT16 = 0.1
 PEERS = ("diffusers", "torch.compile", "openvino")
 #: openvino runs on CPUs.
 CUDA_PEERS = PEERS[:2]
@@ -133,8 +136,8 @@ def _load_openvino(
 
 
 def check(found: Contestants, task: Task, threads: int, arguments: dict[str, Any]) -> None:
-    """Raises RuntimeError where a contestant is not within AGREEMENT of diffusers, or we, with our
-    weights in e4m3, not within FP8_AGREEMENT.
+    """Raises RuntimeError where a contestant is not within AGREEMENT of diffusers, we, with our
+    weights in e4m3, not within FP8_AGREEMENT, or OpenVINO in bfloat16 not within OPENVINO_BFLOAT16.
 
     arguments: of our maker. Without diffusers the specifications, in float32, take its place.
     """
@@ -146,6 +149,8 @@ def check(found: Contestants, task: Task, threads: int, arguments: dict[str, Any
         distance, most = relative_l2(worker.result, expected), AGREEMENT[task.model][task.dtype]
         if name == OURS and task.weights == "fp8":
             most = FP8_AGREEMENT[task.model]
+        if name == "openvino" and task.dtype == torch.bfloat16:
+            most = OPENVINO_BFLOAT16
         if not distance <= most:
             raise RuntimeError(
                 f"{task.kind}, {task.label}: {name} is {distance:.1e} away from {truth},"
