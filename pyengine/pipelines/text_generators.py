@@ -1,6 +1,6 @@
 """What the pipelines share that make a picture from a text's vector and a latent in one pass."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, ClassVar
 from warnings import warn
@@ -15,7 +15,13 @@ from ..jobs.output import PipelineOutput, Report
 from ..jobs.runs import Run
 from ..models.base import Model
 from .arguments import check
-from .one_pass import OnePassCall, OnePassDefaults, OnePassPipeline, OnePassRequest
+from .one_pass import (
+    CALLBACK_TENSORS,
+    OnePassCall,
+    OnePassDefaults,
+    OnePassPipeline,
+    OnePassRequest,
+)
 from .reading import Load
 from .shipped_text import ShippedText, check_width, load_shipped_text
 
@@ -23,7 +29,7 @@ from .shipped_text import ShippedText, check_width, load_shipped_text
 class TextOnePassPipeline(OnePassPipeline):
     """Base of the pipelines that are told a prompt by the mean of a text encoder's hidden states.
 
-    A subclass has `part`, what OnePassPipeline's has, and `__call__`.
+    A subclass has `part` and what OnePassPipeline's has.
     """
 
     takes_prompt: ClassVar[bool] = True
@@ -35,6 +41,38 @@ class TextOnePassPipeline(OnePassPipeline):
                  defaults: Any):  # fmt: skip
         super().__init__(model, checkpoint, source, defaults)
         self.text = text
+
+    @inference
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        latents: Tensor | None = None,
+        *,
+        num_images_per_prompt: int = 1,
+        height: int | None = None,
+        width: int | None = None,
+        seed: int | Sequence[int] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "pil",
+        upscaler: Any = None,
+        callback_on_step_end: Callable[..., Any] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = CALLBACK_TENSORS,
+        progress: bool | None = None,
+        return_dict: bool = True,
+        timeout: float | None = None,
+        run: Run | None = None,
+        **others: Any,
+    ) -> PipelineOutput:
+        """Pictures for one prompt or a list of them.
+
+        latents: [N, latent_channels], standard normal; without it, each picture's come from its own
+        generator. height, width: the model's own, or nothing. callback_on_step_end is called once,
+        with {"images": [N, 3, H, W]} in -1..1, which it may change. output_type "latent": the
+        latents. Others: as of StableDiffusionPipeline.
+        Raises RequestError that names the argument.
+        """
+        output: PipelineOutput = self._call(locals())
+        return output
 
     @property
     def default_size(self) -> tuple[int, int]:
@@ -128,8 +166,7 @@ class EncodingPipeline(TextOnePassPipeline):
         ]
         shares = torch.linspace(0, 1, count)
         line = torch.stack([ends[0] + share * (ends[1] - ends[0]) for share in shares])
-        call: Any = self
-        output: PipelineOutput = call(
+        output: PipelineOutput = self(
             prompt, latents=line, num_images_per_prompt=count, **arguments
         )
         return output
