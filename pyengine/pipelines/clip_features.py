@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import RequestError
 from ..guard import inference
-from . import clip_guides
+from .clip_guides import load_clip
 from .shipped_guides import guide_place
 from .text import encode
 
@@ -24,7 +24,7 @@ class ClipFeatures:
     """
 
     def __init__(self, model: str | os.PathLike[str] = "emoji-clip", device: str = "cpu"):
-        self.models = clip_guides._load(guide_place(model), torch.device(device))
+        self.models = load_clip(guide_place(model), torch.device(device))
         self.name = Path(model).name
 
     @inference

@@ -130,7 +130,9 @@ def find_clip(
                 " given neither"
             )
         texts = tuple(checks.spread("prompt", prompts, count, batch, "texts"))
-    models = pipe._kept.get("clip_model", folder, pipe.device, partial(_load, folder, pipe.device))
+    models = pipe._kept.get(
+        "clip_model", folder, pipe.device, partial(load_clip, folder, pipe.device)
+    )
     if texts and models.tokenizer is None and pipe.clip_tokenizer is None:
         raise RequestError(
             "clip_model: expected a folder with a tokenizer, since the pipeline has none of CLIP's"
@@ -151,7 +153,7 @@ def _images(value: Any, batch: int, count: int) -> tuple[Any, ...]:
     return tuple(checks.spread("clip_image", pictures.as_list(value, "clip_image"), count, batch))
 
 
-def _load(folder: str | os.PathLike[str], device: torch.device) -> ClipModels:
+def load_clip(folder: str | os.PathLike[str], device: torch.device) -> ClipModels:
     place = Path(folder)
     data = load_json(place / "config.json", roots=allowed_roots(place))
     halves = ("text_config", "vision_config")

@@ -310,8 +310,8 @@ def test_models_are_loaded_once(systems, clip, monkeypatch, tmp_path):
 
     pipe, _, call, *_ = systems(ddpm)
     loads = []
-    load = clip_guides._load
-    monkeypatch.setattr(clip_guides, "_load", lambda *a: loads.append(a) or load(*a))
+    load = clip_guides.load_clip
+    monkeypatch.setattr(clip_guides, "load_clip", lambda *a: loads.append(a) or load(*a))
     given = {"clip_prompt": "a tree", "clip_guidance_scale": 300}
     places = []
     for k in range(3):

@@ -9,7 +9,7 @@ import torch
 
 import pyengine
 from pyengine.errors import ConfigError
-from pyengine.pipelines.clip_guides import _load
+from pyengine.pipelines.clip_guides import load_clip
 from pyengine.pipelines.loading import shipped_folder
 from pyengine.training import clip, recipe
 from pyengine.training.small import Data
@@ -68,7 +68,7 @@ def test_the_loss_is_that_of_the_paper(settings, pictures):
 
 def test_the_folder_is_a_whole_clip(model, run, pictures, settings):
     """The engine's two halves give what the trained networks give, to the weights' float16."""
-    models = _load(model, torch.device("cpu"))
+    models = load_clip(model, torch.device("cpu"))
     opened = recipe.open_run(clip.RECIPE.kind, run, pictures, None, settings)
     trained, _ = clip.RECIPE.load(opened, "cpu")
     trained.networks.load_average(trained.average.values)
@@ -94,7 +94,7 @@ def test_a_text_encoder_of_anything_else_is_refused(model, tmp_path):
     for name in ("../emoji", "emoji-ar", 3):
         (tmp_path / "config.json").write_text(json.dumps({**config, "text_encoder": name}))
         with pytest.raises(ConfigError, match="text_encoder: expected emoji"):
-            _load(tmp_path, torch.device("cpu"))
+            load_clip(tmp_path, torch.device("cpu"))
 
 
 def test_the_shipped_clip_tells_things_apart_and_guides():
@@ -107,7 +107,7 @@ def test_the_shipped_clip_tells_things_apart_and_guides():
     guided = pipe("a picture", clip_model="emoji-clip", clip_prompt=things[0], **pipe_call).images
     assert torch.equal(plain, none)
     assert not torch.equal(plain, guided)
-    models = _load(shipped_folder("emoji-clip"), torch.device("cpu"))
+    models = load_clip(shipped_folder("emoji-clip"), torch.device("cpu"))
     rows = torch.nn.functional.normalize(models.embedded(pictures), dim=1)
     ids = torch.tensor(models.tokenizer(things, 24)[0])
     texts = torch.nn.functional.normalize(models.texts(ids).text_embeds, dim=1)
