@@ -76,6 +76,7 @@ if TYPE_CHECKING:
         UniPCMultistepScheduler,
     )
     from .pipelines.dit.pipeline import DiTPipeline
+    from .pipelines.image_variation.pipeline import StableDiffusionImageVariationPipeline
     from .pipelines.instruct_pix2pix.pipeline import StableDiffusionInstructPix2PixPipeline
     from .pipelines.instruct_pix2pix.xl import StableDiffusionXLInstructPix2PixPipeline
     from .pipelines.kandinsky.combined import KandinskyV22CombinedPipeline
@@ -169,6 +170,7 @@ __all__ = [
     "StableDiffusionControlNetInpaintPipeline",
     "StableDiffusionControlNetPipeline",
     "StableDiffusionDepth2ImgPipeline",
+    "StableDiffusionImageVariationPipeline",
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
     "StableDiffusionInstructPix2PixPipeline",

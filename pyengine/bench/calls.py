@@ -228,6 +228,8 @@ FORMS = {
     "stable_diffusion_xl": Form(_prompted, sized=True, more=_PHASED),
     "depth_to_image": Form(_from_depth),
     "instruct_pix2pix": Form(_from_picture),
+    "image_variation": Form(_variation, sized=True),
+    "stable_diffusion_upscale": Form(_from_picture),
     "dit": Form(_dit),
     "ddpm": Form(_unprompted),
     "ddim": Form(_unprompted),

@@ -83,7 +83,10 @@ CLIP_VISION = Part(
 CLIP_PICTURES = Part(
     kind="settings",
     library="transformers",
-    classes=("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil"),
+    classes=(
+        *("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil"),
+        "CLIPFeatureExtractor",  # its name until transformers 4.26
+    ),
     config="pyengine.clip_pictures:ClipPictureConfig",
     file="preprocessor_config.json",
 )

@@ -7,6 +7,7 @@ import generators
 import if_folders
 import kandinsky_folders
 import numpy as np
+import picture_folders
 import pytest
 import tiny
 import torch
@@ -70,6 +71,7 @@ SHARED = {
     "stable_diffusion": tiny.write_sd1,
     "stable_diffusion_xl": tiny.write_sdxl,
     "instruct_pix2pix": save_instructed,
+    "image_variation": picture_folders.write_variation,
     "dit": tiny.write_dit,
     "ddpm": lambda place: tiny.write_ddpm(place, flat=True),
     "ddim": lambda place: tiny.write_ddpm(place, kind="DDIMPipeline"),

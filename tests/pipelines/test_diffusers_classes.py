@@ -47,7 +47,8 @@ def test_the_names_at_the_top():
     assert {n for n in pyengine.__all__ if n.endswith("Scheduler")} == set(CLASSES)
     others = {
         "DiffusionPipeline", "StableDiffusionDepth2ImgPipeline",
-        "StableDiffusionInstructPix2PixPipeline", "StableDiffusionUpscalePipeline",
+        "StableDiffusionImageVariationPipeline", "StableDiffusionInstructPix2PixPipeline",
+        "StableDiffusionUpscalePipeline",
         "StableDiffusionXLInstructPix2PixPipeline",
     }  # fmt: skip
     assert {n for n in pyengine.__all__ if n.endswith("Pipeline")} == {*NAMES, *others}

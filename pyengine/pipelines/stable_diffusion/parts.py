@@ -20,6 +20,8 @@ from .defaults import Defaults
 
 #: Text encoders by diffusers' names; a tokenizer goes with each.
 ENCODERS = ("text_encoder", "text_encoder_2")
+#: Read in place of texts by models that draw variations of pictures.
+PICTURES = "image_encoder"
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,9 @@ def check_channels(unet: Any, vae: Any, pipeline_class: str = "") -> None:
 def check_fits(parts: Parts) -> None:
     """As `check_configs`, for parts that are loaded, and their tokenizers."""
     named = parts.named()
-    configs = {n: part.config for n, part in named.items() if n in ("unet", "vae", *ENCODERS)}
+    configs = {
+        n: part.config for n, part in named.items() if n in ("unet", "vae", *ENCODERS, PICTURES)
+    }
     check_configs(configs, parts.source, parts.pipeline_class, parts.options)
     for name in (n for n in ENCODERS if n in named):
         tokenizer = named[name.replace("text_encoder", "tokenizer")]
@@ -125,16 +129,18 @@ def check_text_width(
     """Raises ConfigError where the U-Net expects other text than the encoders give."""
     xl = pipeline_class.startswith("StableDiffusionXL")
     unet = configs["unet"]
-    encoders = [configs[name] for name in ENCODERS if name in configs]
-    if not encoders:
+    widths = [configs[name].hidden_size for name in ENCODERS if name in configs]
+    if PICTURES in configs:
+        widths = [configs[PICTURES].projection_dim]
+    if not widths:
         raise CheckpointError(f"{source}: expected a text_encoder, found none")
-    width = sum(c.hidden_size for c in encoders)
+    width = sum(widths)
     wanted = unet.cross_attention_dim
     wanted = set(wanted) if isinstance(wanted, tuple) else {wanted}
     if wanted != {width}:
         raise ConfigError(
             f"{source}: unet: cross_attention_dim {unet.cross_attention_dim}, but the"
-            f" text encoders give {width}"
+            f" {'image encoder gives' if PICTURES in configs else 'text encoders give'} {width}"
         )
     if unet.projection is not None:
         raise ConfigError(

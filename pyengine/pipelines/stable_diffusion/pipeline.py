@@ -312,7 +312,7 @@ class StableDiffusionPipeline(
     def _arguments(self) -> Arguments:
         """What checks a call's arguments for this model."""
         latent, factor = self.vae.config.latent_channels, self.vae.config.downscale
-        layers = min(e.config.num_hidden_layers for e in self.parts.encoders)
+        layers = min((e.config.num_hidden_layers for e in self.parts.encoders), default=0)
         return self.arguments_class(
             latent_channels=latent,
             factor=factor,

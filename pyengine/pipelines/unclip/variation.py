@@ -8,11 +8,9 @@ from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ... import images as pictures
-from ...clip_pictures import ClipPictureConfig, clip_pixels
+from ...clip_pictures import ClipPictureConfig
 from ...errors import RequestError
 from ...finite import check_finite
 from ...guard import inference
@@ -24,6 +22,7 @@ from ...models.base import Model
 from ...schedules.config import UnCLIPConfig
 from ...tokenizer import ClipTokenizer
 from ..arguments import check
+from ..clip_features import encoder_pixels
 from ..unprompted import CALLBACK_TENSORS
 from .base import UnCLIPBase, VariationDefaults
 from .course import DECODER, FIRST, LAST
@@ -150,16 +149,7 @@ class UnCLIPImageVariationPipeline(UnCLIPBase):
 
     def _pixel_values(self, image: Any) -> Tensor:
         """[B, 3, S, S], what the image encoder takes."""
-        side = self.image_encoder.config.image_size
-        if isinstance(image, Tensor):
-            rows = len(image) if image.dim() == 4 else 1
-            return checks.check_latents(image, (max(1, rows), 3, side, side), "image")
-        items = pictures.as_list(image, "image")
-        checks.check_total(side, side, len(items))
-        if any(isinstance(item, Tensor) for item in items):
-            raise checks.refuse("image", "PIL pictures or arrays, or one tensor of them all",
-                                "a list with tensors")  # fmt: skip
-        return clip_pixels(cast(list[Image.Image], items), self.feature_extractor, "image")
+        return encoder_pixels(image, self.image_encoder, self.feature_extractor)
 
     # --- the run ----------------------------------------------------------------------------------
 
