@@ -9,7 +9,8 @@ from typing import Any
 from ..errors import RequestError
 from ..images import save_atomically
 from ..pipelines.loading import from_pretrained
-from . import files
+from ..pipelines.shipped_guides import CLASSIFIER
+from . import concepts, files
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def _guided(o: Options) -> int:
     if o.families is not None or o.trajectory or o.number > 1:
         raise RequestError("guidance: expected without --families, --trajectory and --number")
     pipe = from_pretrained(o.model, device=o.device)
-    ways = guidance.ways()
+    ways = guidance.ways(concepts.named(o.prompt, concepts.of_guide(CLASSIFIER)))
     rows = guidance.draw(pipe, o.prompt, o.seed, ways)
     written = save_atomically(guidance.sheet_of(rows, ways), o.output)
     if o.json:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import RequestError
 from ..pipelines.loading import find_checkpoint
+from ..pipelines.shipped_names import ASSETS
 
 #: How many things a hint names.
 NAMED = 5
@@ -42,6 +43,12 @@ def of(checkpoint: Any) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
+def of_guide(name: str) -> list[str]:
+    """The labels of a model that ships and guides others; none where it does not ship."""
+    path = ASSETS / name / "concepts.txt"
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
 def hint(prompt: str, labels: Sequence[str], model: str) -> str | None:
     """A hint for a prompt without any of the labels; None where one is in it."""
     if not labels or knows(prompt, labels):
@@ -55,8 +62,16 @@ def hint(prompt: str, labels: Sequence[str], model: str) -> str | None:
 
 def knows(prompt: str, labels: Sequence[str]) -> bool:
     """Whether all words of some label follow each other in the prompt."""
+    return named(prompt, labels) is not None
+
+
+def named(prompt: str, labels: Sequence[str]) -> int | None:
+    """The place of the label whose words follow each other in the prompt, the longest where there
+    are several; None where there is none.
+    """
     text = f" {' '.join(_words(prompt))} "
-    return any(f" {' '.join(_words(label))} " in text for label in labels)
+    found = [i for i, label in enumerate(labels) if f" {' '.join(_words(label))} " in text]
+    return max(found, key=lambda i: len(_words(labels[i])), default=None)
 
 
 def nearest(prompt: str, labels: Sequence[str], count: int = NAMED) -> list[str]:

@@ -75,7 +75,7 @@ def run_data(*, out: Path, packages: list[Path] | None, **options: Any) -> int:
 def run_evaluation(
     *, model: str, data: Path | None, concepts: Path | None, style: str, count: int, seed: int,
     guidance: float | None, device: str, pictures: Path | None, json: bool, features: str,
-    save: Path | None, steps: int | None,
+    save: Path | None, steps: int | None, repeats: int,
 ) -> int:  # fmt: skip
     from ..pipelines import from_pretrained
 
@@ -93,6 +93,7 @@ def run_evaluation(
         style=style,
         count=count,
         seed=seed,
+        repeats=repeats,
         autoencode=autoencoder(pipe),
         save_images=pictures,
         sets=sets,

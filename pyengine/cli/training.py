@@ -264,6 +264,9 @@ def evaluate(
     style: Style = "fluent-3d",
     count: Count = 200,
     seed: Seed = 0,
+    repeats: Annotated[
+        int, Option(metavar="N", parser=whole(1), help="Draw all so often, for the spread.")
+    ] = 1,
     steps: Annotated[
         int | None,
         Option(metavar="N", parser=whole(1), show_default="the model's", help="Its steps."),
@@ -286,8 +289,9 @@ def evaluate(
 ) -> int:
     """Measure a model that ships or any other (needs the extra `train`).
 
-    How often its pictures are recognised: the nearest training pictures in 16x16 RGB; Frechet
-    distance, precision and recall over a feature network, and CLIP's score.
+    How often its pictures are recognised: the nearest training pictures in 16x16 RGB; Frechet and
+    kernel distance, precision, recall, density and coverage over a feature network, and CLIP's
+    score.
 
     \b
     pyengine eval emoji-masked --data emoji64

@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from ..errors import RequestError
-from ..pipelines.shipped_guides import GUIDES
+from ..pipelines.shipped_guides import CLASSIFIER, CLIP
 from ..pipelines.shipped_names import ASSETS
 from .sheet import grid
 
@@ -21,23 +21,25 @@ class Way:
     given: Any
 
 
-def ways() -> list[Way]:
-    """None, classifier-free, and those of the guides that ship: a classifier's gradient, CLIP's."""
+def ways(label: int | None = None) -> list[Way]:
+    """None, classifier-free, and those of the guides that ship: a classifier's gradient towards the
+    class `label`, where there is one, and CLIP's towards the prompt.
+    """
     found = [
         Way("no guidance", (1.0,), lambda scale: {"guidance_scale": scale}),
         Way("classifier-free", (1.5, 2.5, 4.0, 8.0), lambda scale: {"guidance_scale": scale}),
     ]
-    clip, classifier = GUIDES
-    if (ASSETS / classifier / "config.json").exists():
+    if label is not None and (ASSETS / CLASSIFIER / "config.json").exists():
         found.append(
             Way("classifier", (0.5, 1.0, 2.0, 5.0), lambda scale: {
-                "guidance_scale": 1.0, "classifier": classifier, "classifier_scale": scale,
+                "guidance_scale": 1.0, "classifier": CLASSIFIER, "classifier_scale": scale,
+                "class_labels": label,
             })
         )  # fmt: skip
-    if (ASSETS / clip / "config.json").exists():
+    if (ASSETS / CLIP / "config.json").exists():
         found.append(
             Way("CLIP", (10.0, 30.0, 100.0, 300.0), lambda scale: {
-                "guidance_scale": 1.0, "clip_model": clip, "clip_guidance_scale": scale,
+                "guidance_scale": 1.0, "clip_model": CLIP, "clip_guidance_scale": scale,
             })
         )  # fmt: skip
     return found

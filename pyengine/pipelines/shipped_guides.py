@@ -6,7 +6,8 @@ from typing import Any
 from .loading import shipped_folder
 
 #: What `clip_model=` and `classifier=` may name besides a folder.
-GUIDES = ("emoji-clip", "emoji-classifier")
+CLIP, CLASSIFIER = "emoji-clip", "emoji-classifier"
+GUIDES = (CLIP, CLASSIFIER)
 
 
 def guide_place(value: Any) -> Any:

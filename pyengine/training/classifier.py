@@ -49,14 +49,12 @@ class Networks(course.Networks):
         from .encoder_unet import EncoderUNet
 
         self.settings, self.device = settings, device
-        names = list(dict.fromkeys(data.pictures.labels))
-        numbers = {name: number for number, name in enumerate(names)}
-        self.names = names
+        numbers = {name: number for number, name in enumerate(data.labels)}
         self.labels = torch.tensor([numbers[name] for name in data.pictures.labels]).to(device)
         self.latents = encoded(data.pictures).to(device)
         config = {
             "image_size": self.latents.shape[-1], "in_channels": self.latents.shape[1],
-            "model_channels": settings.channels, "out_channels": len(names),
+            "model_channels": settings.channels, "out_channels": len(data.labels),
             "num_res_blocks": settings.blocks, "attention_resolutions": [2],
             "channel_mult": list(settings.levels), "num_head_channels": 32,
             "use_scale_shift_norm": True, "resblock_updown": True, "pool": "attention",

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -144,12 +144,21 @@ class Networks(Trained):
         self.unet.load_state_dict(state["unet"])
 
 
+class BatchSettings(Protocol):
+    """What is read of a run's settings. dropped: the share of prompts that are empty."""
+
+    @property
+    def batch(self) -> int: ...
+    @property
+    def dropped(self) -> float: ...
+
+
 class Batches:
     """The batch of a step, a function of its number."""
 
     def __init__(
         self, pictures: dataset.Pictures, latents: Any, tokens_of: Callable[[list[str]], Any],
-        settings: DenoiserSettings, seed: int, device: str,
+        settings: BatchSettings, seed: int, device: str,
     ):  # fmt: skip
         self.pictures, self.latents, self.tokens_of = pictures, latents, tokens_of
         self.settings, self.seed, self.device = settings, seed, device

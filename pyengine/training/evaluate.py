@@ -113,6 +113,7 @@ def evaluate(
     styles: Sequence[str] = ("fluent-3d",),
     count: int = 200,
     seed: int = 0,
+    repeats: int = 1,
     autoencode: Callable[[np.ndarray], np.ndarray] | None = None,
     save_images: str | os.PathLike[str] | None = None,
     sets: Callable[[np.ndarray, np.ndarray, Sequence[str]], dict[str, Any]] | None = None,
@@ -123,6 +124,8 @@ def evaluate(
     concepts: labels, or a concepts.txt.
     data: the data set (folder, .npz or pictures); default $PYENGINE_DATA.
     styles: the styles trained on; the search is over pictures of the concepts in these.
+    seed: of the choice of labels, and the first of the pictures' seeds. repeats: how often all are
+    drawn, from other seeds, for the spread.
     autoencode: pictures through the model's autoencoder, for the ceiling.
     sets: measures of all that was drawn together: called with the real pictures of the labels that
     were asked for, uint8 [M, H, W, 3], what was drawn, uint8 [N, H, W, 3], and the prompts.
@@ -131,8 +134,11 @@ def evaluate(
     Returns a table of plain values: ``model``, ``model_all_pictures`` (the search
     widened to every picture of the data), ``ceiling``, ``floor``, each with top1,
     top5, median_distance and copies (the share nearer than COPY_DISTANCE); ``sets``, what that
-    function gives.
+    function gives; with repeats, ``spread``: see :func:`spread`. All but the latter is of the first
+    drawing.
     """
+    if repeats < 1:
+        raise dataset.DataError(f"repeats: expected 1 or more, given {repeats}")
     pictures = data if isinstance(data, dataset.Pictures) else dataset.load(data)
     labels = read_concepts(concepts) if isinstance(concepts, (str, os.PathLike)) else list(concepts)
     known = pictures.select(labels, {*styles, style})
@@ -143,9 +149,20 @@ def evaluate(
         )
     asked = choose(drawn, count, seed)
     prompts = [captions.with_style(captions.with_article(label), style) for label in asked]
-    images = np.asarray(generate(prompts, [seed * 100003 + i for i in range(len(prompts))]))
-    if len(images) != len(prompts):
-        raise dataset.DataError(f"generate: expected {len(prompts)} pictures, given {len(images)}")
+    real = known.select(asked, {style})
+    found, images = [], np.empty(0)
+    for turn in range(repeats):
+        first = (seed + turn) * 100003
+        drawing = np.asarray(generate(prompts, list(range(first, first + len(prompts)))))
+        if len(drawing) != len(prompts):
+            raise dataset.DataError(
+                f"generate: expected {len(prompts)} pictures, given {len(drawing)}"
+            )
+        measured: dict[str, Any] = {"model": score(drawing, asked, known)}
+        if sets is not None:
+            measured["sets"] = sets(real.images, drawing, prompts)
+        found.append(measured)
+        images = images if turn else drawing
     if save_images is not None:
         save_drawn(Path(save_images), images, prompts)
     result = {
@@ -153,15 +170,29 @@ def evaluate(
         "seed": seed,
         "style": style,
         "searched": len(known),
-        "model": score(images, asked, known),
+        "model": found[0]["model"],
         "model_all_pictures": score(images, asked, pictures),
         "floor": score(images, np.roll(asked, max(1, len(asked) // 2)).tolist(), known),
     }
-    real = known.select(asked, {style})
     if sets is not None:
-        result["sets"] = sets(real.images, images, prompts)
+        result["sets"] = found[0]["sets"]
+    if repeats > 1:
+        result["spread"] = spread(found)
     if autoencode is not None:
         result["ceiling"] = score(autoencode(real.images), real.labels, known)
+    return result
+
+
+def spread(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Over several drawings: ``drawings``, how many; of every number of ``model`` and ``sets`` the
+    mean and the sample's standard deviation.
+    """
+    rows = [{**one["model"], **one.get("sets", {})} for one in found]
+    result: dict[str, Any] = {"drawings": len(rows)}
+    for name in (n for n, value in rows[0].items() if isinstance(value, float)):
+        values = np.array([row[name] for row in rows])
+        mean, deviation = float(values.mean()), float(values.std(ddof=1))
+        result[name] = {"mean": round(mean, 4), "deviation": round(deviation, 4)}
     return result
 
 
@@ -193,10 +224,20 @@ def report(result: dict[str, Any]) -> str:
     if "sets" in result:
         row = result["sets"]
         lines.append(
-            f"over {row['features']}: Frechet distance {row['frechet_distance']:.2f}, precision"
-            f" {row['precision']:.1%}, recall {row['recall']:.1%}"
+            f"over {row['features']}: Frechet distance {row['frechet_distance']:.2f}, kernel"
+            f" distance {row['kernel_distance']:.4f} (deviation {row['kernel_deviation']:.4f}),"
+            f" precision {row['precision']:.1%}, recall {row['recall']:.1%}, density {row['density']:.2f},"
+            f" coverage {row['coverage']:.1%}"
             + (f", CLIP score {row['clip_score']:.2f}" if "clip_score" in row else "")
         )
+    if "spread" in result:
+        row = result["spread"]
+        told = (
+            f"{name.replace('_', ' ')} {row[name]['mean']:.4g} +- {row[name]['deviation']:.2g}"
+            for name in ("top1", "top5", "frechet_distance", "clip_score")
+            if name in row
+        )
+        lines.append(f"over {row['drawings']} drawings: {', '.join(told)}")
     return "\n".join(lines)
 
 

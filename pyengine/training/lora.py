@@ -79,7 +79,8 @@ class Networks(denoiser.Networks):
             raise RequestError(f"model: expected one of v_prediction, given {predicts!r}")
         unet = UNet2DConditionModel.from_pretrained(model / "unet").float()  # type: ignore[no-untyped-call]  # no types in diffusers
         unet.set_attn_processor(AttnProcessor())  # torch's own has a slow backward pass on CPUs
-        text_encoder: Any = CLIPTextModel.from_pretrained(str(model / "text_encoder")).float()
+        text_encoder: Any = CLIPTextModel.from_pretrained(str(model / "text_encoder"))
+        text_encoder = text_encoder.float()
         self.settings, self.device = settings, device
         # Several times as fast where the CPU multiplies matrices of bfloat16, slower elsewhere.
         self.CPU_AUTOCAST = torch.cpu._is_amx_tile_supported()
@@ -162,7 +163,9 @@ def train(
         text_layers=TEXT_LAYERS if text_encoder else (),
     )  # fmt: skip
     rank = rank or settings.rank
-    given = {"rank": rank, "alpha": alpha or rank, "steps": steps, "batch": batch, "rate": rate}
+    given: dict[str, Any] = {
+        "rank": rank, "alpha": alpha or rank, "steps": steps, "batch": batch, "rate": rate,
+    }  # fmt: skip
     settings = replace(settings, **{k: v for k, v in given.items() if v is not None})
     run, batches = prepare(folder, place, settings, data, device)
     recipe.save_settings(folder, settings)

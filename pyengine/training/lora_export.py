@@ -90,7 +90,7 @@ def _draw(
     from ..pipelines import from_pretrained
 
     model = find_model(settings.model)
-    pipe = from_pretrained(model)
+    pipe: Any = from_pretrained(model)  # of Stable Diffusion: the one whose U-Net was trained
     name = pipe.load_lora(file)
     asked = evaluate.choose(settings.labels, COUNTED, settings.seed)
     prompts = [captions.with_article(label) for label in asked]

@@ -14,6 +14,8 @@ from ..errors import RequestError
 
 #: Whose features they are over unless told: the shipped CLIP's.
 FEATURES = "emoji-clip"
+#: Pictures in a subset of the kernel distance, or as many as there are.
+SUBSET = 100
 
 
 def load_features(place: str | os.PathLike[str] = FEATURES) -> Any:
@@ -32,29 +34,44 @@ def load_features(place: str | os.PathLike[str] = FEATURES) -> Any:
 def sets_over(features: Any) -> Callable[[np.ndarray, np.ndarray, Sequence[str]], dict[str, Any]]:
     """`sets` of :func:`.evaluate.evaluate` over a feature network.
 
-    The measures: ``features`` (its name), ``frechet_distance``, ``precision`` and ``recall`` (k =
-    3), and of a CLIP ``clip_score``. A few hundred pictures are few: figures compare with those of
-    as many only.
+    The measures: ``features`` (its name), ``frechet_distance``, ``kernel_distance`` and its
+    ``kernel_deviation`` over 100 subsets of up to 100 pictures, ``precision`` and ``recall`` (k =
+    3), ``density`` and ``coverage`` (k = 5), and of a CLIP ``clip_score``. A few hundred pictures
+    are few: figures compare with those of as many only.
     """
     import torch
 
-    from ..metrics import CLIPScore, FrechetDistance, PrecisionRecall
+    from ..metrics import (
+        CLIPScore,
+        DensityCoverage,
+        FrechetDistance,
+        KernelDistance,
+        PrecisionRecall,
+    )  # fmt: skip
 
     def rows_of(images: np.ndarray) -> Any:
         return features(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2))
 
     def measure(real: np.ndarray, drawn: np.ndarray, prompts: Sequence[str]) -> dict[str, Any]:
-        distance, covered = FrechetDistance(features), PrecisionRecall(features)
         known, made = rows_of(real), rows_of(drawn)
-        for metric in (distance, covered):
+        fewest = min(len(known), len(made))
+        distance, covered = FrechetDistance(features), PrecisionRecall(features)
+        kernel = KernelDistance(features, subset_size=min(SUBSET, fewest), seed=0)
+        dense = DensityCoverage(features, k=min(5, fewest - 1))
+        for metric in (distance, covered, kernel, dense):
             metric.update_features(known, True)
             metric.update_features(made, False)
-        found = covered.compute()
+        found, densities = covered.compute(), dense.compute()
+        mean, deviation = kernel.compute()
         result = {
             "features": features.name,
             "frechet_distance": round(float(distance.compute()), 4),
+            "kernel_distance": round(float(mean), 6),
+            "kernel_deviation": round(float(deviation), 6),
             "precision": round(float(found.precision), 4),
             "recall": round(float(found.recall), 4),
+            "density": round(float(densities.density), 4),
+            "coverage": round(float(densities.coverage), 4),
         }
         if hasattr(features, "texts"):
             score = CLIPScore(features)

@@ -7,7 +7,7 @@ The frame has what they share: pictures and the cached features of their prompts
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,10 +58,16 @@ class RunSettings:
 
 
 class Data:
-    """The pictures of a run, and the features of their prompts."""
+    """The pictures of a run, and the features of their prompts. labels: all of the run's, in the
+    order of concepts.txt.
+    """
 
-    def __init__(self, pictures: dataset.Pictures, settings: SmallSettings, seed: int):
+    def __init__(
+        self, pictures: dataset.Pictures, settings: SmallSettings, seed: int,
+        labels: Sequence[str] = (),
+    ):  # fmt: skip
         self.pictures, self.settings, self.seed = pictures, settings, seed
+        self.labels = tuple(labels) or tuple(dict.fromkeys(pictures.labels))
 
     @cached_property
     def text(self) -> Any:
@@ -162,7 +168,7 @@ class SmallRecipe:
     def load(self, opened: recipe.Opened, device: str) -> tuple[course.Run, Any]:
         """The run of a folder, or a new one, and its batches."""
         settings = opened.settings
-        data = Data(opened.chosen, settings.model, settings.seed)
+        data = Data(opened.chosen, settings.model, settings.seed, settings.labels)
         networks = self.networks(settings.model, data, device, settings.seed)
         checkpoint = opened.folder / opened.recipe.checkpoint
         run = course.resume(checkpoint, networks, settings.model.weight_decay)

@@ -65,9 +65,11 @@ def test_what_is_refused(run, tmp_path, monkeypatch, options, problem):
 
 
 def test_ways_of_guiding_take_what_a_call_takes():
-    ways = guidance.ways()
+    ways = guidance.ways(5)
     assert [way.name for way in ways[:2]] == ["no guidance", "classifier-free"]
     assert {way.name for way in ways[2:]} <= {"classifier", "CLIP"}
     for way in ways:
         for scale in way.scales:
             assert scale in way.given(scale).values()
+        assert way.given(1.0).get("class_labels") == (5 if way.name == "classifier" else None)
+    assert "classifier" not in {way.name for way in guidance.ways(None)}

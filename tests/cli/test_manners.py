@@ -287,6 +287,13 @@ def test_known_prompts(prompt):
     assert concepts.hint(prompt, LABELS, "emoji") is None
 
 
+def test_the_longest_label_of_a_prompt_is_named():
+    labels = ["heart", "red heart", "taxi"]
+    assert concepts.named("a Red Heart, flat style", labels) == 1
+    assert concepts.named("a blue heart", labels) == 0
+    assert concepts.named("a dog", labels) is None
+
+
 @pytest.mark.parametrize(
     ("prompt", "first"),
     [("a cat", "cat face"), ("a heart that is blue", "blue heart"), ("broken hart", "broken heart"),

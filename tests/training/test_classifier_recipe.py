@@ -9,7 +9,7 @@ import torch
 
 import pyengine
 from pyengine.models import EncoderUNetModel
-from pyengine.training import classifier
+from pyengine.training import classifier, small
 from pyengine.training.encoder_unet import EncoderUNet
 
 
@@ -39,6 +39,15 @@ def model(shown, run, tmp_path_factory):
 
 def test_a_run_goes_on_with_the_same_bits(shown, settings, tmp_path):
     small_runs.same_after_a_stop(classifier.RECIPE, shown, tmp_path, settings, 4)
+
+
+def test_class_k_is_line_k_of_concepts(shown, settings):
+    """In the order of the run's labels, not of the pictures; one without a picture counts too."""
+    labels = ("nothing", *reversed(settings.labels))
+    data = small.Data(shown, settings.model, 1, labels)
+    networks = classifier.Networks(settings.model, data, "cpu", 1)
+    assert [labels[k] for k in networks.labels] == list(shown.labels)
+    assert networks.network.config["out_channels"] == len(labels)
 
 
 def test_the_loss_falls(run):

@@ -107,3 +107,53 @@ def test_generators_that_return_the_wrong_thing(pictures):
         measure(pictures, lambda prompts, seeds: pictures.images[:1])
     with pytest.raises(RequestError, match="images: expected uint8"):
         measure(pictures, lambda prompts, seeds: pictures.images[:4] / 255.0)
+
+
+def test_the_spread_is_over_drawings_from_other_seeds(pictures):
+    """The first drawing is right, the second half, the third not at all."""
+    drawings = []
+
+    def generate(prompts, seeds):
+        drawings.append(list(seeds))
+        right = artist(pictures, "flat")(prompts, seeds)
+        wrong = artist(pictures, "flat", shift=1)(prompts, seeds)
+        count = (4, 2, 0)[len(drawings) - 1]
+        return np.concatenate([right[:count], wrong[count:]])
+
+    result = measure(pictures, generate, repeats=3, seed=2)
+    assert drawings == [[turn * 100003 + i for i in range(4)] for turn in (2, 3, 4)]
+    assert result["model"]["top1"] == 1.0
+    assert result["spread"]["drawings"] == 3
+    assert result["spread"]["top1"] == {"mean": 0.5, "deviation": 0.5}
+    assert "over 3 drawings: top1 0.5 +- 0.5" in evaluate.report(result)
+    with pytest.raises(RequestError, match="repeats: expected 1 or more"):
+        measure(pictures, generate, repeats=0)
+
+
+def test_measures_of_sets_are_those_of_the_metrics(pictures):
+    """Over features that are the pictures' mean colours, of few pictures."""
+    import torch
+
+    from pyengine.metrics import DensityCoverage, KernelDistance
+    from pyengine.training import set_measures
+
+    class Colours:
+        name, size = "colours", 3
+
+        def __call__(self, images):
+            return images.float().mean(dim=(2, 3)) / 255
+
+    real, drawn = pictures.images[:6], pictures.images[2:8]
+    found = set_measures.sets_over(Colours())(real, drawn, [""] * 6)
+    rows = [torch.from_numpy(x).permute(0, 3, 1, 2) for x in (real, drawn)]
+    kernel = KernelDistance(Colours(), subset_size=6, seed=0)
+    dense = DensityCoverage(Colours(), k=5)
+    for metric in (kernel, dense):
+        metric.update(rows[0], real=True)
+        metric.update(rows[1], real=False)
+    mean, deviation = kernel.compute()
+    assert found["kernel_distance"] == pytest.approx(float(mean), abs=1e-6)
+    assert found["kernel_deviation"] == pytest.approx(float(deviation), abs=1e-6)
+    assert found["density"] == pytest.approx(float(dense.compute().density), abs=1e-4)
+    assert found["coverage"] == pytest.approx(float(dense.compute().coverage), abs=1e-4)
+    assert set_measures.sets_over(Colours())(real, real, [""] * 6)["coverage"] == 1.0

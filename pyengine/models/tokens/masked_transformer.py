@@ -177,7 +177,10 @@ class MaskedTransformer(Model):
             if not fits or not x.numel():
                 raise RequestError(f"{name}: expected {list(shape)}, got {list(x.shape)}")
         words = self.text_norm(self.text(hidden.to(self.device, self.dtype)))
-        layers = [layer.attention.queries_keys_values(words)[1:] for layer in self.layers]
+        layers = []
+        for layer in self.layers:
+            assert isinstance(layer, _Layer)
+            layers.append(layer.attention.queries_keys_values(words)[1:])
         return UVitContext([], layers, [self.pooled(pooled.to(self.device, self.dtype))], n)
 
     @inference

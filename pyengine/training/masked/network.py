@@ -95,7 +95,8 @@ class MaskedTransformer(nn.Module):
     def states(self, ids: Tensor, text: Tensor, pooled: Tensor) -> Tensor:
         """[N, L, width] after the last layer, for the arguments of `forward`."""
         words = self.text_norm(self.text(text))
-        x = self.project_in(self.embed(ids)) + self.positions.weight + self.pooled(pooled)[:, None]
+        x: Tensor = self.project_in(self.embed(ids))
+        x = x + self.positions.weight + self.pooled(pooled)[:, None]
         for layer in self.layers:
             x = layer(x, words)
         return x

@@ -9,7 +9,7 @@ y, and a share of them gamma(r) = cos(pi r / 2), r uniform in 0..1:
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from .network import MaskedTransformer
 from .settings import MaskedSettings
 
 #: The shipped model whose VQ-VAE makes the tokens.
-VQVAE = "emoji-ar"
+VQVAE: Final = "emoji-ar"
 
 
 @lru_cache(maxsize=1)
@@ -101,8 +101,8 @@ class Batches:
         ids = self.codes[rows]
         given = mask(corrupt(ids, s, numbers), s.codes, numbers)
         text, pooled = self.texts(parallel.share(prompts))
-        ids, given = (torch.from_numpy(parallel.share(part)).long() for part in (ids, given))
-        return tuple(part.to(self.device) for part in (ids, given, text, pooled))
+        tokens = (torch.from_numpy(parallel.share(part)).long() for part in (ids, given))
+        return tuple(part.to(self.device) for part in (*tokens, text, pooled))
 
 
 def corrupt(ids: np.ndarray, s: MaskedSettings, numbers: np.random.Generator) -> np.ndarray:

@@ -90,8 +90,8 @@ class Batches:
         pixels = self.codes[rows]
         given = corrupt(pixels, s.corrupted, numbers)[:, :-1]
         text, _ = self.texts(parallel.share(prompts))
-        pixels, given = (torch.from_numpy(parallel.share(part)).long() for part in (pixels, given))
-        return tuple(part.to(self.device) for part in (pixels, given, text))
+        tokens = (torch.from_numpy(parallel.share(part)).long() for part in (pixels, given))
+        return tuple(part.to(self.device) for part in (*tokens, text))
 
 
 def corrupt(pixels: np.ndarray, share: float, numbers: np.random.Generator) -> np.ndarray:
