@@ -33,16 +33,19 @@ LEVELS = 256
 class FlowSettings(SmallSettings):
     """patch: pixels a side that become channels first; steps_of: flow steps of each scale, the
     sides half as long from one to the next; hidden: channels of a scale's coupling networks; told:
-    width of what they are told of the text.
+    width of what they are told of the text, layout: channels of what they are told of each place.
     """
 
-    SHAPE = ("size", "patch", "steps_of", "hidden", "told")
+    SHAPE = ("size", "patch", "steps_of", "hidden", "told", "layout")
 
     patch: int = 4
     steps_of: tuple[int, ...] = (4, 3, 2)
-    hidden: tuple[int, ...] = (64, 64, 32)
+    hidden: tuple[int, ...] = (64, 48, 16)
     told: int = 64
+    layout: int = 4
     rate: float = 1e-3
+    steps: int = 6000
+    cooldown: int = 3000
 
     def config(self, text_width: int) -> dict[str, Any]:
         """config.json of the engine's Glow."""
@@ -55,6 +58,7 @@ class FlowSettings(SmallSettings):
             "flow_steps": list(self.steps_of),
             "hidden_channels": list(self.hidden),
             "condition_channels": self.told,
+            "layout_channels": self.layout,
         }
 
 
@@ -86,10 +90,10 @@ class Affine(nn.Module):
 class Step(nn.Module):
     """Activation norm, an invertible 1x1 convolution and an affine coupling."""
 
-    def __init__(self, channels: int, hidden: int, condition: int):
+    def __init__(self, channels: int, hidden: int, condition: int, layout: int):
         super().__init__()
         self.affine = Affine(channels)
-        self.conv1 = nn.Conv2d(channels // 2, hidden, 3, padding=1)
+        self.conv1 = nn.Conv2d(channels // 2 + layout, hidden, 3, padding=1)
         self.norm1 = Modulated(condition, hidden)
         self.conv2 = nn.Conv2d(hidden, hidden, 1)
         self.norm2 = Modulated(condition, hidden)
@@ -97,17 +101,18 @@ class Step(nn.Module):
         for parameter in self.conv3.parameters():
             nn.init.zeros_(parameter)
 
-    def coupling(self, kept: Any, condition: Any) -> tuple[Any, Any]:
+    def coupling(self, kept: Any, condition: Any, layout: Any) -> tuple[Any, Any]:
         """(log scale, shift) of the half that changes, from the half that is kept."""
-        h = self.conv2(self.norm1(self.conv1(kept), condition))
+        h = self.conv1(torch.cat([kept, layout], dim=1))
+        h = self.conv2(self.norm1(h, condition))
         raw, shift = self.conv3(self.norm2(h, condition)).float().chunk(2, dim=1)
         return MOST_LOG_SCALE * torch.tanh(raw / MOST_LOG_SCALE), shift
 
-    def forward(self, x: Any, condition: Any) -> tuple[Any, Any]:
+    def forward(self, x: Any, condition: Any, layout: Any) -> tuple[Any, Any]:
         """x [N, C, H, W] -> (y, log |det dy/dx| [N])."""
         x, fixed = self.affine(x)
         kept, changed = x.chunk(2, dim=1)
-        log_scale, shift = self.coupling(kept, condition)
+        log_scale, shift = self.coupling(kept, condition, layout)
         y = torch.cat([kept, changed * log_scale.exp() + shift], dim=1)
         return y, fixed + log_scale.sum(dim=(1, 2, 3))
 
@@ -117,18 +122,19 @@ class Flow(nn.Module):
 
     def __init__(self, settings: FlowSettings, text_width: int):
         super().__init__()
-        self.patch = settings.patch
-        self.condition = Condition(text_width, settings.told)
-        self.scales, self.priors = nn.ModuleList(), nn.ModuleList()
+        self.patch, told, layout = settings.patch, settings.told, settings.layout
+        self.condition = Condition(text_width, told)
+        self.scales, self.priors, self.layouts = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         channels, last = 3 * settings.patch**2, len(settings.steps_of) - 1
         for place, (count, hidden) in enumerate(
             zip(settings.steps_of, settings.hidden, strict=True)
         ):
-            self.scales.append(
-                nn.ModuleList(Step(channels, hidden, settings.told) for _ in range(count))
-            )
+            side = settings.size // settings.patch >> place
+            steps = (Step(channels, hidden, told, layout) for _ in range(count))
+            self.scales.append(nn.ModuleList(steps))
+            self.layouts.append(nn.Linear(told, side * side * layout))
             out = channels if place == last else channels // 2
-            prior = nn.Linear(settings.told, 2 * out)
+            prior = nn.Linear(told, 2 * out)
             nn.init.zeros_(prior.weight)
             nn.init.zeros_(prior.bias)
             self.priors.append(prior)
@@ -143,12 +149,14 @@ class Flow(nn.Module):
         for place, (scale, prior) in enumerate(zip(self.scales, self.priors, strict=True)):
             if place:
                 x = functional.pixel_unshuffle(x, 2)
+            told = self.layouts[place](condition).view(len(x), *x.shape[2:], -1)
+            layout = told.permute(0, 3, 1, 2)
             assert isinstance(scale, nn.ModuleList)
             for step in scale:
                 assert isinstance(step, Step)
                 if begin:
                     step.affine.begin(x)
-                x, own = step(x, condition)
+                x, own = step(x, condition, layout)
                 logdet = logdet + own
             z = x
             if place < len(self.scales) - 1:

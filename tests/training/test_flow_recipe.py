@@ -15,12 +15,13 @@ from pyengine.models import Glow
 from pyengine.models.conditional import glow
 from pyengine.training import flow
 
-SHAPE = {"patch": 2, "steps_of": (2, 1), "hidden": (8, 12), "told": 9}
+SHAPE = {"patch": 2, "steps_of": (2, 1), "hidden": (8, 12), "told": 9, "layout": 3}
 
 
 def random_pair(size, patch=2, steps_of=(2, 1), hidden=(8, 5)):
     """(torch's flow, the engine's) with the same random weights."""
-    settings = flow.FlowSettings(size=size, patch=patch, steps_of=steps_of, hidden=hidden, told=7)
+    shape = {"steps_of": steps_of, "hidden": hidden, "told": 7, "layout": 3}
+    settings = flow.FlowSettings(size=size, patch=patch, **shape)
     torch.manual_seed(0)
     trained = flow.Flow(settings, 20)
     for name, parameter in trained.named_parameters():

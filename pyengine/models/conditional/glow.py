@@ -31,7 +31,8 @@ class GlowConfig:
     text_encoder: the shipped model whose text encoder it is conditioned on; text_width: of that.
     sample_size: pixels along a side. patch_size: pixels a side that become channels first.
     flow_steps: of each scale, the sides half as long from one to the next; hidden_channels: of the
-    coupling networks. condition_channels: of what they are told.
+    coupling networks. condition_channels: of what they are told of the text; layout_channels: of
+    what it tells them of each place.
     """
 
     IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset()
@@ -43,6 +44,7 @@ class GlowConfig:
     flow_steps: tuple[int, ...] = field(default=(4, 3, 2), metadata=STEPS)
     hidden_channels: tuple[int, ...] = field(default=(64, 64, 32), metadata=WIDTHS)
     condition_channels: int = field(default=64, metadata=WIDTH)
+    layout_channels: int = field(default=4, metadata=WIDTH)
     _class_name: Literal["Glow"] = "Glow"
 
     @classmethod
@@ -124,58 +126,69 @@ class Affine(nn.Module):
 class FlowStep(nn.Module):
     """An Affine and an affine coupling of the halves of the channels."""
 
-    def __init__(self, channels: int, hidden: int, condition: int):
+    def __init__(self, channels: int, hidden: int, condition: int, layout: int):
         super().__init__()
         self.kept = channels // 2
         self.affine = Affine(channels)
-        self.conv1 = Conv2d(self.kept, hidden)
+        self.conv1 = Conv2d(self.kept + layout, hidden)
         self.norm1 = Modulated(condition, hidden)
         self.conv2 = PointwiseConv2d(hidden, hidden)
         self.norm2 = Modulated(condition, hidden)
         self.conv3 = Conv2d(hidden, channels)
 
-    def coupling(self, kept: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+    def coupling(self, kept: Tensor, condition: Tensor, layout: Tensor) -> tuple[Tensor, Tensor]:
         """(log scale, shift) of the half that changes, from the half that is kept."""
-        h = self.conv2(self.conv1(kept.contiguous()), **self.norm1(condition))
+        h = self.conv1(torch.cat([kept, layout], dim=-1))
+        h = self.conv2(h, **self.norm1(condition))
         raw, shift = self.conv3(h, **self.norm2(condition)).chunk(2, dim=-1)
         return MOST_LOG_SCALE * torch.tanh(raw / MOST_LOG_SCALE), shift
 
-    def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """x [N, H, W, C] -> (y, log |det dy/dx|, float64 [N])."""
+    def forward(self, x: Tensor, condition: Tensor, layout: Tensor) -> tuple[Tensor, Tensor]:
+        """x [N, H, W, C] -> (y, log |det dy/dx|, float64 [N]). layout: [N, H, W, L]."""
         x = self.affine(x)
         kept, changed = x[..., : self.kept], x[..., self.kept :]
-        log_scale, shift = self.coupling(kept, condition)
+        log_scale, shift = self.coupling(kept, condition, layout)
         y = torch.cat([kept, changed * log_scale.exp() + shift], dim=-1)
         fixed = self.affine.log_volume * x.shape[1] * x.shape[2]
         return y, fixed + torch.stack([row.double().sum() for row in log_scale])
 
-    def inverse(self, y: Tensor, condition: Tensor) -> Tensor:
+    def inverse(self, y: Tensor, condition: Tensor, layout: Tensor) -> Tensor:
         kept, changed = y[..., : self.kept], y[..., self.kept :]
-        log_scale, shift = self.coupling(kept, condition)
+        log_scale, shift = self.coupling(kept, condition, layout)
         x = torch.cat([kept, (changed - shift) * (-log_scale).exp()], dim=-1)
         made: Tensor = self.affine(x, back=True)
         return made
 
 
 class Flow(nn.Module):
-    """All steps of all scales, and the text's prior of the latents of each."""
+    """All steps of all scales, and what the text says of each: the prior of its latents, and the
+    layout that its couplings are told.
+    """
 
     def __init__(self, c: GlowConfig):
         super().__init__()
         self.patch, self.sizes = c.patch_size, c.scales
         self.condition = Condition(c.text_width, c.condition_channels)
+        told, layout = c.condition_channels, c.layout_channels
         self.scales = nn.ModuleList(
-            nn.ModuleList(FlowStep(channels, hidden, c.condition_channels) for _ in range(count))
+            nn.ModuleList(FlowStep(channels, hidden, told, layout) for _ in range(count))
             for count, hidden, (_, channels, _) in zip(
                 c.flow_steps, c.hidden_channels, self.sizes, strict=True
             )
         )
-        self.priors = nn.ModuleList(Linear(c.condition_channels, 2 * out) for *_, out in self.sizes)
+        self.priors = nn.ModuleList(Linear(told, 2 * out) for *_, out in self.sizes)
+        self.layouts = nn.ModuleList(Linear(told, side**2 * layout) for side, *_ in self.sizes)
 
     def _prior(self, place: int, condition: Tensor) -> tuple[Tensor, Tensor]:
         """(mean, log scale) of a scale's latents, [N, 1, 1, C] each."""
         mean, log_scale = self.priors[place](condition)[:, None, None].chunk(2, dim=-1)
         return mean, log_scale
+
+    def _layout(self, place: int, condition: Tensor) -> Tensor:
+        """What the text says of each place of a scale, [N, side, side, L]."""
+        side = self.sizes[place][0]
+        told: Tensor = self.layouts[place](condition)
+        return told.view(len(condition), side, side, -1)
 
     def forward(self, text: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """[N, C], [N, 3, H, W] -> (latents [N, D], log |det of them by the pictures|, float64)."""
@@ -186,8 +199,9 @@ class Flow(nn.Module):
             if place:
                 x = unshuffled(x.permute(0, 3, 1, 2), 2)
             assert isinstance(steps, nn.ModuleList)
+            layout = self._layout(place, condition)
             for step in steps:
-                x, own = step(x, condition)
+                x, own = step(x, condition, layout)
                 logdet = logdet + own
             side, channels, out = self.sizes[place]
             mean, log_scale = self._prior(place, condition)
@@ -210,9 +224,10 @@ class Flow(nn.Module):
             x = z if x is None else torch.cat([x, z], dim=-1)
             steps = self.scales[place]
             assert isinstance(steps, nn.ModuleList)
+            layout = self._layout(place, condition)
             for step in reversed(steps):
                 assert isinstance(step, FlowStep)
-                x = step.inverse(x, condition)
+                x = step.inverse(x, condition, layout)
             if place:
                 x = shuffled(x, 2, x.shape[3] // 4).permute(0, 2, 3, 1)
         assert x is not None  # there is at least one scale
