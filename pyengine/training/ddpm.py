@@ -23,6 +23,8 @@ class DDPMSettings(DiffusionSettings):
     SHAPE = (*DiffusionSettings.SHAPE, "patch")
 
     patch: int = 8
+    steps: int = 16000
+    cooldown: int = 8000
 
 
 class Networks(course.Networks):

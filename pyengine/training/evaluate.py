@@ -226,8 +226,8 @@ def report(result: dict[str, Any]) -> str:
         lines.append(
             f"over {row['features']}: Frechet distance {row['frechet_distance']:.2f}, kernel"
             f" distance {row['kernel_distance']:.4f} (deviation {row['kernel_deviation']:.4f}),"
-            f" precision {row['precision']:.1%}, recall {row['recall']:.1%}, density {row['density']:.2f},"
-            f" coverage {row['coverage']:.1%}"
+            f" precision {row['precision']:.1%}, recall {row['recall']:.1%},"
+            f" density {row['density']:.2f}, coverage {row['coverage']:.1%}"
             + (f", CLIP score {row['clip_score']:.2f}" if "clip_score" in row else "")
         )
     if "spread" in result:

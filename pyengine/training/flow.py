@@ -44,8 +44,8 @@ class FlowSettings(SmallSettings):
     told: int = 64
     layout: int = 4
     rate: float = 1e-3
-    steps: int = 6000
-    cooldown: int = 3000
+    steps: int = 9000
+    cooldown: int = 4500
 
     def config(self, text_width: int) -> dict[str, Any]:
         """config.json of the engine's Glow."""
