@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..models.unet import Residuals, TextContext, TimeEmbedding
+from ..models.unet import DeepFeatures, Residuals, TextContext, TimeEmbedding
 
 
 class Encoder(Protocol):
@@ -47,9 +47,11 @@ class Denoiser(Encoder, Protocol):
 
 
 class ResidualDenoiser(Denoiser, Protocol):
-    """A Denoiser whose activations something may be added to, by ControlNets and T2I-Adapters."""
+    """A Denoiser whose activations something may be added to, by ControlNets and T2I-Adapters, and
+    whose deep layers' results may be kept from one evaluation for the next ones.
+    """
 
     def evaluate(
         self, sample: Tensor, times: TimeEmbedding, context: TextContext,
-        residuals: Residuals | None = None,
+        residuals: Residuals | None = None, deep: DeepFeatures | None = None,
     ) -> Tensor: ...  # fmt: skip

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..branches import adapted
 from ..cuda import Graphs, Record, Recorder
-from ..models.unet import Residuals, TextContext, TimeEmbedding
+from ..models.unet import DeepFeatures, Residuals, TextContext, TimeEmbedding
 from ..ops import sampler_step
 from ..schedules.plan import Rows, State, scaled, step_rows
 from .denoiser import Denoiser, ResidualDenoiser
@@ -46,21 +46,22 @@ class Evaluator:
 
     def step(
         self, jobs: Sequence[DenoisingJob], state: State, rows: Rows, told: Told,
-        times: TimeEmbedding, residuals: Residuals | None, noise: Tensor | None,
-        moves: Moves | None = None,
+        times: TimeEmbedding, residuals: Residuals | None, deep: DeepFeatures | None,
+        noise: Tensor | None, moves: Moves | None = None,
     ) -> State:  # fmt: skip
         """The state of the jobs after a model evaluation and the update that `rows` tell.
 
         told, times: of these jobs. residuals: of every row, what ControlNets and T2I-Adapters add.
+        deep: of every row, what the deep layers gave before, or what is to be set to that.
         noise: as schedules.plan.step_rows takes it. moves: by gradients that guide some of them.
         """
         rescale = [job.guidance_rescale if job.guidance.terms else 0.0 for job in jobs]
         beside = told.adapters or told.context.further or residuals is not None
-        whole = told.times_each and not beside and not any(rescale)
+        whole = told.times_each and not beside and deep is None and not any(rescale)
         predicted = any(rows.variances)
         apart = not whole or any(rows.thresholds) or predicted or moves is not None
         if self.steps is None or apart:
-            out = told.outputs(self.output(state, rows, told, times, residuals), jobs)
+            out = told.outputs(self.output(state, rows, told, times, residuals, deep), jobs)
             if not predicted:
                 out = without_variance(out, state.x)
             if moves is None:
@@ -78,17 +79,18 @@ class Evaluator:
 
     def output(
         self, state: State, rows: Rows, told: Told, times: TimeEmbedding,
-        residuals: Residuals | None = None,
+        residuals: Residuals | None = None, deep: DeepFeatures | None = None,
     ) -> Tensor:  # fmt: skip
         """What the U-Net gives at a state, a row for each of told's; arguments as of `step`."""
         given = told.model_input(rows.scale_input(state.x))
-        if not told.adapters and residuals is None:
+        if not told.adapters and residuals is None and deep is None:
             return self(given, times, told.context)
         # Not recorded: recordings know the weights alone.
         with adapted(told.adapters) if told.adapters else nullcontext():
-            if residuals is None:
+            if residuals is None and deep is None:
                 return self.unet.evaluate(given, times, told.context)
-            return cast(ResidualDenoiser, self.unet).evaluate(given, times, told.context, residuals)
+            network = cast(ResidualDenoiser, self.unet)
+            return network.evaluate(given, times, told.context, residuals, deep)
 
     def _run_step(self, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> tuple[Tensor, ...]:
         x, scale, coeffs, d1, d2, d3, base, noise, *rows = changing

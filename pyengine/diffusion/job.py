@@ -14,6 +14,7 @@ from ..schedules import Plan, State
 from ..schedules.plus_plus import plus_plus_factor
 from .conditions import Conditions
 from .gradients import GradientGuidance
+from .step_caching import KeptFeatures, StepCaching
 
 
 class DenoisingJob(Job):
@@ -25,6 +26,8 @@ class DenoisingJob(Job):
     guidance_rescale: 0 to 1, see schedules.plan.step_rows. noise: the random numbers of its
     sampler. source: what to call its model in errors. gradients: what moves it besides.
     interval: shares of the steps between which it is guided by other conditions than its last.
+    caching: which evaluations read kept_features, what the deep layers gave in an earlier one, or
+    None.
     """
 
     def __init__(
@@ -37,6 +40,8 @@ class DenoisingJob(Job):
         self.guidance_rescale, self.noise, self.source = guidance_rescale, noise, source
         self.position, self.place = 0, index
         self.gradients: GradientGuidance | None = None
+        self.caching: StepCaching | None = None
+        self.kept_features: KeptFeatures | None = None
         #: Where its state lies, and in which row.
         self.batch: Batch
         self.row = 0
@@ -80,7 +85,7 @@ class DenoisingJob(Job):
         c, x = self.conditions, self.latents
         extra = None if c.extra is None else c.extra.shape[1]
         text = c.text_shape(self.place)
-        return x.shape[1:], x.dtype, text, extra
+        return x.shape[1:], x.dtype, text, extra, self.caching
 
     @property
     def latents(self) -> Tensor:

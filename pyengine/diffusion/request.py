@@ -8,6 +8,7 @@ import torch
 
 from ..guidance import Method
 from ..jobs.runs import Run
+from .step_caching import StepCaching
 
 
 @dataclass
@@ -20,8 +21,8 @@ class Request:
     where they were given. part: crop.Crop where only a part of the picture is painted. plan: what
     schedules.Scheduler.plan is told besides steps, strength and eta. callback_known: tensors that
     the callback may change. guides: pipelines.guides.Guides. guidance_start, guidance_end: shares
-    of the steps between which guidance_scale holds. method: how it does. loras:
-    pipelines.loras.Uses of each picture.
+    of the steps between which guidance_scale holds. method: how it does. cache_interval,
+    cache_branch_id: of step_caching.StepCaching. loras: pipelines.loras.Uses of each picture.
     warnings: what was not done as asked, for the report. control: control.ControlRequest, or None.
     image_prompts: image_prompts.ImageGiven of each IP-Adapter.
     """
@@ -57,6 +58,8 @@ class Request:
     image_prompts: tuple[Any, ...] = ()
     guidance_start: float = 0.0
     guidance_end: float = 1.0
+    cache_interval: int = 1
+    cache_branch_id: int = 0
     method: Method = field(default_factory=Method)
     loras: tuple[Any, ...] = ()
     warnings: list[str] = field(default_factory=list)
@@ -65,6 +68,13 @@ class Request:
     def goes_on(self) -> bool:
         """Whether the run goes on with noisy latents of another: nothing is added to them."""
         return "denoising_start" in self.plan
+
+    @property
+    def caching(self) -> StepCaching | None:
+        """None where every evaluation computes all of the network."""
+        if self.cache_interval == 1:
+            return None
+        return StepCaching(self.cache_interval, self.cache_branch_id)
 
     @property
     def scales(self) -> tuple[float, ...]:

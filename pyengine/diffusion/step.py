@@ -12,6 +12,7 @@ from .controls import residuals_of
 from .evaluator import Evaluator
 from .job import Batch, DenoisingJob
 from .moves import Moves
+from .step_caching import deep_features, is_whole, keep_features
 from .told import Told
 from .watch import note, set_errors
 
@@ -20,11 +21,12 @@ def step(evaluate: Evaluator, jobs: Sequence[DenoisingJob]) -> None:
     """Takes every job, all active, one evaluation further.
 
     Jobs whose latents differ in shape or dtype, or their texts in length, are evaluated apart: a
-    row of the evaluation does not depend on the others, so this changes no picture.
+    row of the evaluation does not depend on the others, so this changes no picture. So are those
+    that compute all of the network and those that read what they have kept of it.
     """
     groups: dict[object, list[DenoisingJob]] = {}
     for job in jobs:
-        groups.setdefault(job.shape, []).append(job)
+        groups.setdefault((job.shape, is_whole(job)), []).append(job)
     for group in groups.values():
         _step(evaluate, group)
 
@@ -38,9 +40,11 @@ def _step(evaluate: Evaluator, jobs: Sequence[DenoisingJob]) -> None:
     rows = stack_rows([(job.plan, job.position) for job in jobs], scales)
     times = told.times(unet, jobs)
     residuals = residuals_of(jobs, told, rows.scale_input(batch.state.x))
-    given = batch.state, rows, told, times, residuals
+    deep = deep_features(jobs, told)
+    given = batch.state, rows, told, times, residuals, deep
     moves = Moves.of(jobs, rows.scale_input(batch.state.x))
     state = evaluate.step(jobs, *given, noise=draw_noise(jobs, batch.state.x), moves=moves)
+    keep_features(jobs, told, deep)
     batch.state = keep_known(jobs, state)
     if unet.device.type == "cuda":
         note(batch, jobs, [2 * job.position for job in jobs])

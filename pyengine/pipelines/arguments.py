@@ -77,6 +77,16 @@ ARGUMENTS: tuple[Argument, ...] = (
         asked=True, help="Share of the steps after which it no longer guides.", shown="1",
     ),
     Argument(
+        "cache_interval", Whole(1, 1000), nothing=1, option="cache_interval",
+        setting="cache_interval", asked=True, usual=(1, 10), shown="1",
+        help="Stable Diffusion: every so many evaluations compute the whole U-Net.",
+    ),
+    Argument(
+        "cache_branch_id", Whole(0, 1000), nothing=0, option="cache_branch_id",
+        setting="cache_branch_id", asked=True, usual=(0, 11), shown="0",
+        help="The others its outermost layers, one more each way for each more.",
+    ),
+    Argument(
         "prior_num_inference_steps", Whole(2, 100_000), own=True, option="prior_steps",
         setting="prior_steps", asked=True, help="unCLIP, Kandinsky: of the prior.",
         shown="the model's; 25",

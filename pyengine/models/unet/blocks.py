@@ -185,6 +185,19 @@ class DownBlock2D(Block):
             skips[-1] = x = added(x, residual, name)
         return x
 
+    def begin(self, x: Tensor, given: Conditioning, skips: list[Tensor], count: int) -> Tensor:
+        """The same without residuals, until there are `count` skips."""
+        for i in range(len(self.resnets)):
+            if len(skips) < count:
+                x = self._layer(i, x, None, given)
+                skips.append(x)
+        for downsampler in self.downsamplers:
+            if len(skips) < count:
+                resnet = isinstance(downsampler, ResnetBlock2D)
+                x = downsampler(x, time=given.time) if resnet else downsampler(x)
+                skips.append(x)
+        return x
+
 
 class CrossAttnDownBlock2D(DownBlock2D):
     attends = "cross"
@@ -256,13 +269,19 @@ class UpBlock2D(Block):
     def _upsampler(self, config: Any, channels: int) -> nn.Module:
         return Upsample2D(channels)
 
-    def forward(self, x: Tensor, given: Conditioning, skips: list[Tensor]) -> Tensor:
+    def forward(
+        self, x: Tensor, given: Conditioning, skips: list[Tensor], first: int = 0,
+        end: int | None = None,
+    ) -> Tensor:  # fmt: skip
         """x: [N, H, W, C]. Takes its skips from the end of `skips`.
 
         The result has the size of the next skip, which is odd where the picture's was.
+        first, end: layers before the first are left out, and all that comes from the end on.
         """
-        for i in range(len(self.resnets)):
+        for i in range(first, len(self.resnets) if end is None else end):
             x = self._layer(i, x, skips.pop(), given)
+        if end is not None:
+            return x
         for upsampler in self.upsamplers:
             size = tuple(skips[-1].shape[1:3])
             resnet = isinstance(upsampler, ResnetBlock2D)

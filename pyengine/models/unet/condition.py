@@ -6,6 +6,7 @@ Rombach et al. 2022, arXiv:2112.10752; Podell et al. 2023, arXiv:2307.01952 (SDX
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -13,9 +14,10 @@ from ...errors import RequestError
 from ...guard import inference
 from ...layers import Conv2d, GroupNorm
 from ..base import Output, to_nchw
-from .blocks import UP_BLOCKS, Conditioning, Residuals, added
+from .blocks import UP_BLOCKS, Conditioning, DownBlock2D, Residuals, UpBlock2D, added
 from .config import UNet2DConditionConfig
 from .context import TextContext, TimeEmbedding
+from .deep import DeepFeatures
 from .encoder import ConditionEncoder
 
 
@@ -69,6 +71,7 @@ class UNet2DConditionModel(ConditionEncoder):
         mid_block_additional_residual: Tensor | None = None,
         down_intrablock_additional_residuals: Sequence[Tensor] | None = None,
         residuals: Residuals | None = None,
+        deep: DeepFeatures | None = None,
     ) -> UNet2DConditionOutput | tuple[Tensor]:
         """One evaluation of the network, in its dtype.
 
@@ -83,7 +86,9 @@ class UNet2DConditionModel(ConditionEncoder):
         each, both or neither, added to the skips and to the middle block's result; a row of -0.0
         keeps its bits. down_intrablock_additional_residuals (T2I-Adapter): one per block on the way
         down, as diffusers adds them. residuals: all of these in one, [N, H, W, C] in the model's
-        dtype, in their place. Raises RequestError for what does not fit the config.
+        dtype, in their place. deep: with features, only the layers outside of these are evaluated;
+        without, it is given them; there are no residuals beside it. Raises RequestError for what
+        does not fit the config.
         """
         x, given = self._prepared(
             sample, timestep, encoder_hidden_states, added_cond_kwargs, class_labels,
@@ -95,15 +100,19 @@ class UNet2DConditionModel(ConditionEncoder):
                 down_intrablock_additional_residuals,
             )  # fmt: skip
         with self.arena.use():
-            out = to_nchw(self._run(x, given, residuals))
+            if deep is None:
+                out = to_nchw(self._run(x, given, residuals))
+            else:
+                out = to_nchw(self._run_beside_deep(x, given, residuals, deep))
         return UNet2DConditionOutput(out) if return_dict else (out,)
 
     def evaluate(
         self, sample: Tensor, times: TimeEmbedding, context: TextContext,
-        residuals: Residuals | None = None,
+        residuals: Residuals | None = None, deep: DeepFeatures | None = None,
     ) -> Tensor:  # fmt: skip
         """`forward` with what was computed before: one tensor."""
-        beside = {} if residuals is None else {"residuals": residuals}
+        told = {"residuals": residuals, "deep": deep}
+        beside: Any = {name: value for name, value in told.items() if value is not None}
         out: Tensor = self(sample, times, context, return_dict=False, **beside)[0]  # with hooks
         return out
 
@@ -143,5 +152,60 @@ class UNet2DConditionModel(ConditionEncoder):
         x = added(x, residuals.mid, "mid_block_additional_residual")
         for block in self.up_blocks:
             x = block(x, given, skips)
+        return self._out(x)
+
+    def _out(self, x: Tensor) -> Tensor:
         around = self.conv_norm_out.scale_shift(x)
         return self.conv_out(x, **around, input_activation=self._activation)
+
+    # --- layers whose results are kept ------------------------------------------------------------
+
+    @property
+    def _ups(self) -> Sequence[UpBlock2D]:
+        return cast(Sequence[UpBlock2D], self.up_blocks)
+
+    @property
+    def branches(self) -> int:
+        """How many values DeepFeatures.branch may have, from 0 on: as many as there are skips."""
+        return sum(len(block.resnets) for block in self._ups)
+
+    def _outermost(self, branch: int) -> tuple[int, int]:
+        """The block on the way up, and the layer in it, that reads the skip `branch`."""
+        if not 0 <= branch < self.branches:
+            raise RequestError(
+                f"deep: expected a branch from 0 to {self.branches - 1}, got {branch}"
+            )
+        i, left = len(self._ups) - 1, branch + 1
+        while left > len(self._ups[i].resnets):
+            left -= len(self._ups[i].resnets)
+            i -= 1
+        return i, len(self._ups[i].resnets) - left
+
+    def _run_beside_deep(
+        self, x: Tensor, given: Conditioning, residuals: Residuals, deep: DeepFeatures
+    ) -> Tensor:
+        """`_run`, which sets deep.features where there are none, else reads them in place of all
+        that lies below.
+        """
+        if residuals != Residuals():
+            raise RequestError("deep: expected no additional residuals beside it")
+        at, first = self._outermost(deep.branch)
+        x = self.conv_in(x)
+        skips = [x]
+        if deep.features is None:
+            for block in self.down_blocks:
+                x = block(x, given, skips)
+            if self.mid_block is not None:
+                x = self.mid_block(x, given)
+            for block in self.up_blocks[:at]:
+                x = block(x, given, skips)
+            x = self.up_blocks[at](x, given, skips, end=first)
+            deep.features = x.clone()  # out of the arena, whose memory the next evaluation takes
+        else:
+            for block in cast(Sequence[DownBlock2D], self.down_blocks):
+                x = block.begin(x, given, skips, deep.branch + 1)
+            x = deep.features
+        x = self.up_blocks[at](x, given, skips, first)
+        for block in self.up_blocks[at + 1 :]:
+            x = block(x, given, skips)
+        return self._out(x)

@@ -187,6 +187,8 @@ class StableDiffusionPipeline(
         padding_mask_crop: int | None = None,
         guidance_start: float = 0.0,
         guidance_end: float = 1.0,
+        cache_interval: int = 1,
+        cache_branch_id: int = 0,
         guidance_method: str = "cfg",
         negative_scale: float | None = None,
         control_image: Any = None,
@@ -268,6 +270,10 @@ class StableDiffusionPipeline(
                 enlarged to height and width, and laid back into the whole picture.
             guidance_start, guidance_end: shares of the steps between which guidance_scale holds, 0
                 to 1; the others are without guidance, and take one row.
+            cache_interval: every so many evaluations compute the whole U-Net, those between its
+                outermost layers, on what the deep ones gave last (DeepCache); 1: all do.
+            cache_branch_id: how many layers each way these are besides the last one on the way up,
+                0 to one less than there are skips.
             guidance_method: how the prompts guide: "cfg", "cfg++", "perp-neg" or "composed"
                 (pyengine.guidance.Method has their equations). "cfg++" takes a guidance_scale of 0
                 to 1, 0.6 unless told.
@@ -356,6 +362,8 @@ class StableDiffusionPipeline(
         def request(**arguments: Any) -> Request:
             r = self._arguments().request(**arguments, control=control)
             r.control = None if control is None else control.checked(r, not self.stable_diffusion)
+            if r.caching is not None:
+                r.caching.check(self.unet.branches, controlled=control is not None)
             if images is not None:
                 guided = self._guides(r.scales, r.method)
                 r.image_prompts = check_prompts(self._images, images, r, guided)

@@ -183,6 +183,8 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         padding_mask_crop: int | None = None,
         guidance_start: float = 0.0,
         guidance_end: float = 1.0,
+        cache_interval: int = 1,
+        cache_branch_id: int = 0,
         guidance_method: str = "cfg",
         negative_scale: float | None = None,
         control_image: Any = None,
