@@ -10,6 +10,7 @@ from ._check import unseen, visible
 from ._core import isa, isas, openmp_runtimes
 from ._memory import Arena, release_free_memory
 from ._pack import PANEL, pack_filters, pack_weight, quantize_weight, unpack_weight
+from ._recordings import Recordings
 from ._registry import OPS, backends
 from ._replay import Replays
 from .attention import attention
@@ -33,6 +34,7 @@ __all__ = [
     "PANEL",
     "SAMPLING_COLUMNS",
     "Arena",
+    "Recordings",
     "Replays",
     "attention",
     "backends",

@@ -26,7 +26,10 @@ KEPT = 64
 RESERVED = 256 << 20
 #: What depends on nothing but its arguments and the memory that they point to.
 KERNELS = frozenset(
-    {"decode_attention", "geglu", "layer_norm", "linear", "rms_norm", "rotary_cache", "swiglu"}
+    """
+    attention conv2d decode_attention geglu group_norm_apply group_norm_scale_shift group_norm_silu
+    layer_norm linear rms_norm rotary_cache swiglu
+    """.split()  # noqa: SIM905
 )
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -53,7 +56,7 @@ class Replays:
         It is called itself where x is large or not on a CPU, where gradients may be wanted or a
         backend is forced, and where torch computes anything in it.
         """
-        if not _suits(x):
+        if not suits(x, MOST):
             return function(x)
         key = (same, x.shape, x.dtype, torch.get_num_threads(), _core.isa())
         if key not in self._known:  # once is not often
@@ -85,7 +88,7 @@ class _Recording:
     ) -> Tensor:
         """Runs the function once, noting."""
         self.x: Tensor = x.clone(memory_format=torch.contiguous_format)
-        self.held, core, torchs = list(held()), _Noting(_core.core()), _Torchs()
+        self.held, core, torchs = list(held()), Noting(_core.core()), TorchSeen()
         with self.arena.alone(), _core.standing_in(core), torchs, _backend.kernels_used() as used:
             self.y: Tensor = function(self.x)
         self.used = used
@@ -104,7 +107,7 @@ class _Recording:
         return self.y.clone()
 
 
-class _Noting:
+class Noting:
     """Stands for pyengine._core and notes the calls of its functions."""
 
     def __init__(self, core: Any):
@@ -125,7 +128,7 @@ class _Noting:
         return noted
 
 
-class _Torchs(TorchDispatchMode):
+class TorchSeen(TorchDispatchMode):
     """Sees whether torch computes anything, or makes tensors of its own."""
 
     computed = False
@@ -139,7 +142,7 @@ class _Torchs(TorchDispatchMode):
 
 
 # Defined under this name in the class, it would be wrapped in what imports torch's compiler: 1.6 s.
-setattr(_Torchs, "__torch_dispatch__", _Torchs._see)  # noqa: B010 - a method, to mypy
+setattr(TorchSeen, "__torch_dispatch__", TorchSeen._see)  # noqa: B010 - a method, to mypy
 
 
 _unrecorded: ContextVar[bool] = ContextVar("pyengine_unrecorded", default=False)
@@ -162,9 +165,10 @@ def is_unrecorded() -> bool:
     return _unrecorded.get()
 
 
-def _suits(x: Tensor) -> bool:
+def suits(x: Tensor, most: int) -> bool:
+    """Whether what is computed of x may be recorded, where it has at most so many elements."""
     return (
-        x.numel() <= MOST
+        x.numel() <= most
         and type(x) in _PLAIN
         and x.device.type == "cpu"
         and x.dtype in _core.DTYPES

@@ -150,7 +150,8 @@ def _cpu_scale_shift(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     x, x2 = x.contiguous(), None if x2 is None else x2.contiguous()
     weight, bias = (None if t is None else float32(t) for t in (weight, bias))
-    scale, shift = _empty_scale_shift(x, weight, bias, groups, eps, x2)
+    shape = x.shape[0], x.shape[3] + (0 if x2 is None else x2.shape[3])
+    scale, shift = (_memory.empty(shape, torch.float32) for _ in range(2))
     core().group_norm_scale_shift(
         *_pictures(x, x2), address(weight), address(bias), groups, eps,
         address(scale), address(shift), DTYPES[x.dtype], torch.get_num_threads(),

@@ -3,6 +3,7 @@
 Ho et al. 2020, arXiv:2006.11239; Nichol & Dhariwal 2021, arXiv:2102.09672.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from ...errors import RequestError
 from ...guard import inference
 from ...layers import Conv2d, Embedding, GroupNorm
+from ...ops import Recordings
 from ..base import Output, to_nchw
 from ..blocks.embeddings import TimestepEmbedding, sinusoids
 from ..blocks.resnet import ResnetBlock2D
@@ -72,6 +74,7 @@ class UNet2DModel(UnpromptedModel):
         )
         self.conv_norm_out = GroupNorm(c.norm_num_groups, channels[0], c.norm_eps)
         self.conv_out = Conv2d(channels[0], c.out_channels)
+        self._recordings = Recordings()
         self._resnets = tuple(m for m in self.modules() if isinstance(m, ResnetBlock2D))
         for slot, resnet in enumerate(self._resnets):
             resnet.slot = slot
@@ -151,7 +154,8 @@ class UNet2DModel(UnpromptedModel):
         if self.config.center_input_sample:
             sample = 2 * sample - 1
         with self.arena.use():
-            out = to_nchw(self._run(sample.permute(0, 2, 3, 1).contiguous(), given))
+            x = sample.permute(0, 2, 3, 1).contiguous()
+            out = to_nchw(self._recordings(self, self._recorded, x, given.time))
         return UNet2DOutput(out) if return_dict else (out,)
 
     def _check_sample(self, sample: Tensor) -> None:
@@ -166,6 +170,9 @@ class UNet2DModel(UnpromptedModel):
             raise RequestError(
                 f"sample: expected at least {least}x{least}, got {list(sample.shape[2:])}"
             )
+
+    def _recorded(self, x: Tensor, time: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
+        return self._run(x, Conditioning(time, ()))
 
     def _run(self, x: Tensor, given: Conditioning) -> Tensor:
         x = self.conv_in(x)
