@@ -18,6 +18,7 @@
 #include "gemm/linear.h"
 #include "instruction_sets.h"
 #include "memory/pack_weight.h"
+#include "moves.h"
 #include "norm/group_norm_silu.h"
 #include "norm/layer_norm.h"
 #include "parallel.h"
@@ -69,7 +70,7 @@ PYBIND11_MODULE(_core, m) {
 
     // Counted up with every change of a signature or of SAMPLER_COLUMNS, as in
     // pyengine/ops/_core.py.
-    m.attr("INTERFACE") = 4;
+    m.attr("INTERFACE") = 5;
     m.attr("SANITIZERS") = PYENGINE_SANITIZE;
     m.attr("SAMPLER_COLUMNS") = kSamplerColumns;
     m.def("isa", [] { return std::string(table().name); });
@@ -85,6 +86,7 @@ PYBIND11_MODULE(_core, m) {
     m.def("openmp_lost_its_threads", &openmp_lost_its_threads);
     bind_arena(m);
     bind_tokens(m);
+    bind_moves(m);
     m.def(
         "pack_weight",
         [](uintptr_t weight, uintptr_t packed, int64_t channels_out, int64_t channels, int64_t taps,

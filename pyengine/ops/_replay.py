@@ -27,8 +27,8 @@ RESERVED = 256 << 20
 #: What depends on nothing but its arguments and the memory that they point to.
 KERNELS = frozenset(
     """
-    attention conv2d decode_attention geglu group_norm_apply group_norm_scale_shift group_norm_silu
-    layer_norm linear rms_norm rotary_cache swiglu
+    attention conv2d decode_attention divide enlarge geglu group_norm_apply group_norm_scale_shift
+    group_norm_silu halve join_rows layer_norm linear modulate rms_norm rotary_cache swiglu
     """.split()  # noqa: SIM905
 )
 

@@ -80,7 +80,7 @@ def test_every_shape_and_number_of_threads_has_its_own(tmp_path):
         for _ in range(3):
             for threads in (1, 2):
                 torch.set_num_threads(threads)
-                for n, side, tokens in [(1, 8, 7), (3, 8, 7), (3, 10, 7), (1, 8, 9)]:
+                for n, side, tokens in [(1, 8, 7), (3, 8, 7), (3, 9, 7), (1, 8, 9)]:
                     given = inputs(1, n, side, tokens)
                     assert torch.equal(model(*given).sample, plainly(model, *given))
     finally:

@@ -4,11 +4,11 @@ The text's keys and values, of projections of their own, lie before the picture'
 Nichol et al. 2021, arXiv:2112.10741, section 3.1 (GLIDE).
 """
 
-import torch
 from torch import Tensor, nn
 
 from ... import ops
 from ...layers import Fused, GroupNorm, Linear, fuse
+from ...ops._moves import joined, padded
 
 EPS = 1e-5
 #: Groups of the norm over a text, whatever the config says of others.
@@ -73,10 +73,9 @@ class AddedKVAttention(nn.Module):
         if self.to_qkv is not None or self.to_k is not None:
             if self.to_qkv is None and self.to_k is not None and self.to_v is not None:
                 own_keys, own_values = self.to_k(tokens, **norm), self.to_v(tokens, **norm)
-            keys = torch.cat([keys, own_keys], dim=1)
-            values = torch.cat([values, own_values], dim=1)
+            keys, values = joined(keys, own_keys), joined(values, own_values)
         if mask is not None:
-            mask = nn.functional.pad(mask, (0, keys.shape[1] - mask.shape[1]))[:, None, None]
+            mask = padded(mask, keys.shape[1])[:, None, None]
         y: Tensor = self.to_out[0](
             ops.attention(q, keys, values, self.heads, mask=mask), residual=tokens
         )

@@ -6,11 +6,11 @@ Pictures are [N, H, W, C]. He et al. 2016, arXiv:1512.03385; Ho et al. 2020, arX
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from ...layers import Conv2d, GroupNorm, Linear, PointwiseConv2d
-from .pooling import halved
+from ...ops._moves import enlarged, halved
+from ...ops._moves import modulated as _modulated
 
 
 class ResnetBlock2D(nn.Module):
@@ -97,7 +97,7 @@ class ResnetBlock2D(nn.Module):
         }  # fmt: skip
         height, width = x.shape[1:3]
         twice = 2 * height, 2 * width
-        larger = nearest(x, size or twice)
+        larger = enlarged(x, size or twice)
         if size in (None, twice):
             return larger, self.conv1(x, upsample=True, **around)
         return larger, self.conv1(larger, **around)
@@ -105,8 +105,8 @@ class ResnetBlock2D(nn.Module):
 
 def modulated(norm: dict[str, Tensor], time: Tensor) -> dict[str, Tensor]:
     """norm(h) * (1 + scale) + shift as one scale and shift; time: [N, 2 C], scale beside shift."""
-    scale, shift = (t.to(norm["scale"].dtype) for t in time.chunk(2, dim=1))
-    return {"scale": norm["scale"] * (1 + scale), "shift": norm["shift"] * (1 + scale) + shift}
+    scale, shift = _modulated(norm["scale"], norm["shift"], time)
+    return {"scale": scale, "shift": shift}
 
 
 class Downsample2D(nn.Module):
@@ -133,13 +133,4 @@ class Upsample2D(nn.Module):
         height, width = x.shape[1:3]
         if size is None or size == (2 * height, 2 * width):
             return self.conv(x, upsample=True)
-        return self.conv(nearest(x, size))
-
-
-def nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """[N, H, W, C] -> [N, *size, C], each pixel from the source pixel that it falls into."""
-    rows, columns = (
-        torch.arange(new, device=x.device) * old // new
-        for old, new in zip(x.shape[1:3], size, strict=True)
-    )
-    return x[:, rows][:, :, columns]
+        return self.conv(enlarged(x, size))

@@ -6,10 +6,10 @@ GELU: Hendrycks & Gimpel 2016, arXiv:1606.08415.
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from ... import ops
+from ...ops._moves import beside_ones, divide_
 from .resnet import ResnetBlock2D
 
 
@@ -18,14 +18,14 @@ def gelu(x: Tensor) -> Tensor:
 
     Not torch's, whose last bits depend on where its vectors end, and so on the batch.
     """
-    return ops.geglu(torch.cat([torch.ones_like(x), x], dim=-1))
+    return ops.geglu(beside_ones(x))
 
 
 def activation(x: Tensor, name: str) -> Tensor:
     """SiLU or GELU of [..., C] by diffusers' names, of the same bits in any batch."""
     if name == "gelu":
         return gelu(x)
-    return ops.swiglu(torch.cat([torch.ones_like(x), x], dim=-1))
+    return ops.swiglu(beside_ones(x))
 
 
 class VariantResnetBlock2D(ResnetBlock2D):
@@ -61,7 +61,7 @@ class VariantResnetBlock2D(ResnetBlock2D):
         size: tuple[int, int] | None = None,
     ) -> Tensor:  # fmt: skip
         y = super().forward(x, x2, time=time, size=size)
-        return y if self.out_scale == 1 else y.div_(self.out_scale)
+        return y if self.out_scale == 1 else divide_(y, self.out_scale)
 
     def _activated(self, x: Tensor) -> Tensor:
         return gelu(self.norm1(x)) if self.activation == "gelu" else super()._activated(x)

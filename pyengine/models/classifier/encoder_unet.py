@@ -10,9 +10,9 @@ from ... import ops
 from ...errors import RequestError
 from ...guard import inference
 from ...layers import Conv2d, GroupNorm, Linear, PointwiseConv2d
+from ...ops._moves import halved
 from ..base import Model
 from ..blocks.embeddings import sinusoids
-from ..blocks.pooling import halved
 from ..blocks.resnet import modulated
 from .config import GROUPS, EncoderUNetConfig
 from .pooling import mean_of_pixels, relu

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ...errors import RequestError
 from ...guard import inference
 from ...layers import Conv2d, Linear
+from ...ops._moves import halved
 from ...weights import read_config
 from ..base import Model
-from ..blocks.pooling import halved
 from .generator import (
     FIRST_SIDE,
     WIDTH,

@@ -32,12 +32,16 @@ class TransposedConv2d(nn.Module):
         )
         self.bias = nn.Parameter(torch.empty(out_channels, device="meta"), requires_grad=False)
         self.packed: nn.Parameter | None = None
+        #: Of a PReLU that is a ReLU.
+        self.zeros: Tensor | None
+        self.register_buffer("zeros", None, persistent=False)
 
     def pack(self) -> None:
         if self.weight is not None:
             arranged = arranged_filters(self.weight.detach().transpose(0, 1).contiguous())
             self.packed = nn.Parameter(arranged, requires_grad=False)
             self.weight = None
+            self.zeros = torch.zeros(self.channels, device=arranged.device)
 
     def forward(self, x: Tensor, relu: bool = False, input_activation: str = "none") -> Tensor:
         """relu: max(y, 0) of the result. input_activation: of x, as ops.conv2d has it."""
@@ -46,8 +50,10 @@ class TransposedConv2d(nn.Module):
         else:
             assert self.packed is not None  # by then
             weight = self.packed
-        slopes = torch.zeros(self.channels, device=x.device) if relu else None
+        slopes = self.zeros
+        if slopes is None:
+            slopes = torch.zeros(self.channels, device=x.device)
         return ops.conv2d(
-            x, weight, self.bias, stride=STRIDE, padding=(1, 1, 1, 1), slopes=slopes,
-            input_activation=input_activation, transposed=True,
+            x, weight, self.bias, stride=STRIDE, padding=(1, 1, 1, 1),
+            slopes=slopes if relu else None, input_activation=input_activation, transposed=True,
         )  # fmt: skip
