@@ -98,6 +98,12 @@ def run_evaluation(
         save_images=pictures,
         sets=sets,
     )
+    if hasattr(pipe, "bits_per_dimension"):
+        everything = training("dataset").load(data)
+        known = evaluate.read_concepts(concepts or concepts_of(pipe))
+        result["bits_per_dimension"] = training("likelihood").bits(
+            pipe, everything, known, style, count, seed
+        )
     if save is not None:
         measures.merge(save, Path(model).name, result)
     print(dumps(result) if json else evaluate.report(result))

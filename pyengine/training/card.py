@@ -219,4 +219,23 @@ def _evaluation(result: dict[str, Any] | None, model: str) -> str:
             row = result[key]
             shares = f"{row['top1']:.1%} | {row['top5']:.1%} | {row['median_distance']:.3f}"
             lines.append(f"| {name} | {shares} | {row['copies']:.1%} |")
+    if "bits_per_dimension" in result:
+        row = result["bits_per_dimension"]
+        lines += [
+            "",
+            f"Bits per dimension, with uniform dequantisation: {row['known']:.2f} over"
+            f" {row['known_pictures']} of the",
+            f"pictures that it was trained on, {row['held_out']:.2f} over"
+            f" {row['held_out_pictures']} of the same style that show other things, which",
+            "it has never seen. A published Glow has 3.81 on ImageNet at 64x64 (Kingma & Dhariwal",
+            "2018, table 2): other data, so a figure of its kind and no comparison. Emoji on white",
+            "take fewer bits than photographs.",
+        ]
+    if "spread" in result:
+        row = result["spread"]
+        shares = " and ".join(
+            f"{row[name]['mean']:.1%} (deviation {row[name]['deviation']:.1%}) {text}"
+            for name, text in (("top1", "top 1"), ("top5", "top 5"))
+        )
+        lines += ["", f"Over {row['drawings']} drawings from other seeds: {shares}."]
     return "\n".join(lines)

@@ -230,6 +230,12 @@ def report(result: dict[str, Any]) -> str:
             f" density {row['density']:.2f}, coverage {row['coverage']:.1%}"
             + (f", CLIP score {row['clip_score']:.2f}" if "clip_score" in row else "")
         )
+    if "bits_per_dimension" in result:
+        row = result["bits_per_dimension"]
+        lines.append(
+            f"bits per dimension: {row['known']:.3f} over {row['known_pictures']} pictures of these"
+            f" things, {row['held_out']:.3f} over {row['held_out_pictures']} of others"
+        )
     if "spread" in result:
         row = result["spread"]
         told = (

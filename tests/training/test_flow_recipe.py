@@ -8,12 +8,13 @@ import math
 import pytest
 import small_runs
 import torch
+from safetensors.torch import load_file
 
 import pyengine
 from pyengine.errors import ConfigError, RequestError
 from pyengine.models import Glow
 from pyengine.models.conditional import glow
-from pyengine.training import flow
+from pyengine.training import dataset, flow, likelihood, texts
 
 SHAPE = {"patch": 2, "steps_of": (2, 1), "hidden": (8, 12), "told": 9, "layout": 3}
 
@@ -124,6 +125,29 @@ def test_the_folder_draws_and_encodes(model, pictures):
     assert torch.equal(hot * 0.5, cold)
     default = pipe("x", seed=1, output_type="latent").images
     assert torch.equal(hot * 0.7, default)
+
+
+def test_bits_are_those_of_the_objective(model, pictures):
+    """With noise, of the torch network with the folder's weights; of pictures known and others."""
+    pipe = pyengine.from_pretrained(model, device="cpu")
+    settings = flow.FlowSettings(size=16, **SHAPE)
+    trained = flow.Flow(settings, pipe.text.width)
+    state = load_file(model / "flow" / "model.safetensors")
+    trained.load_state_dict({k.removeprefix("flow."): v.float() for k, v in state.items()})
+    images, prompts = pictures.images[:3], [f"a {label}" for label in pictures.labels[:3]]
+    spread = flow.spread(dataset.to_float(images), torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        latents, logdet = trained(texts.encode(pipe.text, prompts)[1], spread)
+    want = flow.bits_per_dimension(flow.log_likelihood(latents, logdet), latents.shape[1])
+    found = pipe.bits_per_dimension(list(images), prompts, torch.Generator().manual_seed(5))
+    assert torch.allclose(found.float(), want, atol=1e-3)
+    known, style = pictures.labels[:2], pictures.styles[0]
+    row = likelihood.bits(pipe, pictures, known, style, 5, 0)
+    others = {x for x, s in zip(pictures.labels, pictures.styles, strict=True) if s == style}
+    assert row["held_out_pictures"] == len(others - set(known))
+    assert 0 < row["known"] < 8
+    with pytest.raises(RequestError, match="expected held_out pictures"):
+        likelihood.bits(pipe, pictures, pictures.labels, style, 5, 0)
 
 
 def test_what_is_refused(model):
