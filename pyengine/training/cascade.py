@@ -33,8 +33,8 @@ class CascadeSettings(DiffusionSettings):
     layers: int = 3
     inner: int = 288
     patches: int = 8
-    steps: int = 12000
-    cooldown: int = 6000
+    steps: int = 8000
+    cooldown: int = 5000
 
 
 class Networks(course.Networks):

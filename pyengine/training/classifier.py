@@ -33,7 +33,7 @@ class ClassifierSettings(SmallSettings):
     batch: int = 64
     rate: float = 2e-3
     variants: int = 1
-    steps: int = 4000
+    steps: int = 2500
     cooldown: int = 1200
 
 
