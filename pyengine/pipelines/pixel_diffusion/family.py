@@ -16,8 +16,8 @@ NETWORK = Part(
 PIXEL_DIFFUSION = Family(
     name="pixel_diffusion",
     title="pixel diffusion by text: a transformer over patches",
-    state="from text, every sampler, guidance by a classifier and by CLIP; what `pyengine train"
-    " ddpm` makes",
+    state="from text, every sampler, guidance by a classifier and by CLIP; emoji-ddpm, and what"
+    " `pyengine train ddpm` makes",
     classes=("PixelDiffusionPipeline",),
     parts={"network": NETWORK, "scheduler": SCHEDULER},
     pipeline=f"{_HERE}.pipeline:PixelDiffusionPipeline",
