@@ -189,7 +189,7 @@ def run_neighbours(o: Options, *, model: list[str], busy: int | None, pictures: 
 
 def run_serve(
     o: Options, *, model: list[str], load: str, seconds: float, patience: float, max_waiting: int,
-    requests: int,
+    requests: int, only: str, others: bool,
 ) -> int:  # fmt: skip
     _check_files(o)
     names = o.names(serve.PEERS)
@@ -197,7 +197,7 @@ def run_serve(
         models=tuple(model) or (NAMED[:1] if names else NAMED),
         loads=(4.0,) if o.quick else _loads(load), seconds=1.0 if o.quick else seconds,
         patience=patience, max_waiting=max_waiting, threads=o.threads or machine.cores(),
-        requests=requests, quick=o.quick,
+        requests=requests, only=only, others=others, quick=o.quick,
     )  # fmt: skip
     found = serve.measure(work, names, _say)
     facts = _facts("serve", o, work.threads)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
-from ..errors import UnavailableError
+from ..errors import RequestError, UnavailableError
 from .load import CUT, TIMED_OUT, Kind, Outcome, Request, arrivals, ask, closed, mixed, offer
 from .results import OURS
 from .servers import Make, ServerProcess, Usage, of_diffusers, one_at_a_time, ours
@@ -35,7 +35,9 @@ SORTS = (
 
 @dataclass(frozen=True)
 class Work:
-    """What is measured. seconds: of each load; patience: seconds until a client gives up."""
+    """What is measured. seconds: of each load; patience: seconds until a client gives up; only: of
+    the kinds of requests those with this in their names; others: whether others than ours are.
+    """
 
     models: Sequence[str]
     loads: Sequence[float] = (0.5, 0.8, 1.2, 10.0)
@@ -44,12 +46,16 @@ class Work:
     max_waiting: int = 64
     threads: int = 1
     requests: int = 0
+    only: str = ""
+    others: bool = True
     quick: bool = False
 
 
 @dataclass
 class Load:
-    """A contestant under a load: seconds from when requests were due, of those that were done."""
+    """A contestant under a load: seconds from when requests were due, of those that were done.
+    client_cpu: seconds of CPU that the client took, a part of the machine that the server lacked.
+    """
 
     contestant: str
     times_capacity: float
@@ -62,6 +68,7 @@ class Load:
     in_time: float = 0.0
     refused_within: float | None = None
     client_late: float = 0.0
+    client_cpu: float = 0.0
     before: Usage | None = None
     after: Usage | None = None
 
@@ -100,7 +107,10 @@ def measure(work: Work, peers: Sequence[str], say: Callable[[str], None]) -> Res
     """Ours first, which tells what capacity is; then the others under the same arrivals."""
     with ServerProcess(OURS, ours, work.models, work.max_waiting, work.threads) as server:
         say("each kind of request alone")
-        kinds = kinds_of(server.sides)
+        kinds = [kind for kind in kinds_of(server.sides) if work.only in kind.name]
+        if not kinds:
+            names = ", ".join(kind.name for kind in kinds_of(server.sides))
+            raise RequestError(f"only: expected a part of one of {names}, given {work.only!r}")
         if work.quick:
             kinds = kinds[:2]
         alone = _alone(server.port, kinds, work)
@@ -112,7 +122,7 @@ def measure(work: Work, peers: Sequence[str], say: Callable[[str], None]) -> Res
         if work.requests:
             say(f"{work.requests} small requests")
             result.soak = soak(server, kinds, work)
-    for name in (ALONE, *peers):
+    for name in (ALONE, *peers) if work.others else ():
         try:
             _others(name, result, work, say)
         except UnavailableError as e:
@@ -155,10 +165,11 @@ def _capacity(port: int, kinds: Sequence[Kind], work: Work) -> float:
 
 def _under(server: ServerProcess, result: Result, times: float, work: Work, check: bool) -> Load:
     requests = arrivals(result.kinds, times * result.capacity, work.seconds, seed=3)
-    before = server.usage()
+    before, cpu = server.usage(), time.process_time()
     outcomes = asyncio.run(offer(server.port, requests, work.patience))
+    cpu = time.process_time() - cpu
     load = summary(server.name, times, outcomes, result.alone, work.seconds)
-    load.before, load.after = before, server.usage()
+    load.before, load.after, load.client_cpu = before, server.usage(), cpu
     if check:
         check_answers(outcomes)
         _draw_again(server.port, outcomes, work)

@@ -51,7 +51,8 @@ def _held(load: Load) -> str:
     assert load.after is not None
     return (f"{load.contestant} at {load.times_capacity:g}x: {load.before.memory / 1e6:.0f} MB"
             f" before, {load.after.memory / 1e6:.0f} MB after; {load.after.threads} threads,"
-            f" {load.after.files} files; the client sent 99% within"
+            f" {load.after.files} files; {load.after.cpu - load.before.cpu:.1f} s of CPU, and"
+            f" {load.client_cpu:.1f} s of the client, which sent 99% within"
             f" {load.client_late * 1e3:.0f} ms")  # fmt: skip
 
 

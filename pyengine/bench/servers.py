@@ -26,11 +26,14 @@ Make = Callable[[Sequence[str], int], Any]
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process holds; 0 where the system does not tell. memory: resident bytes."""
+    """What a process holds; 0 where the system does not tell. memory: resident bytes. cpu: seconds
+    of all its threads since it began.
+    """
 
     memory: int
     threads: int
     files: int
+    cpu: float
 
 
 class ServerProcess:
@@ -64,9 +67,13 @@ class ServerProcess:
         try:
             with open(f"{folder}/statm", encoding="ascii") as f:
                 memory = int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-            return Usage(memory, len(os.listdir(f"{folder}/task")), len(os.listdir(f"{folder}/fd")))
+            with open(f"{folder}/stat", encoding="utf-8") as f:
+                ticks = f.read().rpartition(")")[2].split()[11:13]
+            cpu = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+            threads, files = (len(os.listdir(f"{folder}/{name}")) for name in ("task", "fd"))
+            return Usage(memory, threads, files, cpu)
         except OSError:
-            return Usage(0, 0, 0)
+            return Usage(0, 0, 0, 0.0)
 
     def close(self) -> None:
         self._process.terminate()
@@ -84,29 +91,37 @@ class ServerProcess:
 
 def _serve(pipe: Any, make: Make, models: Sequence[str], max_waiting: int, threads: int) -> None:
     try:
-        import uvicorn
+        from ..serving.process import Process, many_files
 
         set_up("cpu")
         torch.set_num_threads(threads)
+        many_files()
         app, sides = make(models, max_waiting)
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical")
-        socket = config.bind_socket()
-        socket.listen(4096)  # who comes before the loop runs waits
-        pipe.send(("port", (socket.getsockname()[1], sides)))
-        uvicorn.Server(config).run(sockets=[socket])
+
+        def listens(url: str) -> None:
+            pipe.send(("port", (int(url.rpartition(":")[2]), sides)))
+
+        # All are served as `pyengine serve` does it: the same parser of requests.
+        Process(app, lambda: None, _settings(), "127.0.0.1", 0, listens).run()
     except ModuleNotFoundError as e:
         pipe.send(("unavailable", f"{e.name} is not installed"))
     except Exception as e:
         pipe.send(("error", f"{type(e).__name__}: {e}"))
 
 
+def _settings() -> Any:
+    from ..serving import ServerSettings
+
+    return ServerSettings(deadline=3600.0, max_requests=100_000, max_connections=100_000)
+
+
 def ours(models: Sequence[str], max_waiting: int) -> tuple[Any, dict[str, int]]:
     """`pyengine serve`'s app over an engine."""
     from ..engine import Engine
-    from ..serving import ServerSettings, create_app
+    from ..serving import create_app
 
     engine = Engine(*models, max_waiting=max_waiting, device="cpu")
-    app = create_app(engine, ServerSettings(deadline=3600.0, max_requests=100_000))
+    app = create_app(engine, _settings())
     return app, {name: _side(engine.pipeline(name)) for name in models}
 
 

@@ -33,6 +33,12 @@ def serve(
         Option(metavar="N", parser=whole(0),
                help="Then so many small requests: what the process holds by and by."),
     ] = 0,
+    only: Annotated[
+        str, Option(metavar="TEXT", help="Of the kinds of requests those with this in their names.")
+    ] = "",
+    others: Annotated[
+        bool, Option("--others/--no-others", help="Whether others than our server are measured.")
+    ] = True,
     peers: Peers = False,
     without: Without = None,
     threads: Threads = None,
@@ -47,6 +53,7 @@ def serve(
     pyengine bench serve
     pyengine bench serve --peers --plot load.png
     pyengine bench serve --load 10 --seconds 60
+    pyengine bench serve -m emoji --only "4 steps" --load 10 --no-others
     pyengine bench serve --load 0.5 --seconds 1 --requests 20000
 
     Requests come at random times (Poisson), of several models, sizes and steps; one in fifty is
@@ -58,5 +65,7 @@ def serve(
 
     given = _options(peers=peers, without=without, threads=threads, quick=quick, json=json,
                      save=save, plot=plot)  # fmt: skip
-    return run_serve(given, model=model or [], load=load, seconds=seconds, patience=patience,
-                     max_waiting=max_waiting, requests=requests)  # fmt: skip
+    return run_serve(
+        given, model=model or [], load=load, seconds=seconds, patience=patience,
+        max_waiting=max_waiting, requests=requests, only=only, others=others,
+    )  # fmt: skip

@@ -13,14 +13,12 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from ..errors import UnavailableError
-from .connections import protocol
+from .connections import MAX_HEADERS, protocol
 from .settings import ServerSettings
 
 #: Seconds after a signal to end: jobs are let go on for so long, then they are cancelled; what has
 #: not ended by itself then is ended.
 DRAIN, CANCEL, LAST = 5.0, 7.0, 8.0
-#: Bytes of a request's line and headers.
-MAX_HEADERS = 32_768
 
 
 class Process(uvicorn.Server):
@@ -36,7 +34,8 @@ class Process(uvicorn.Server):
         super().__init__(uvicorn.Config(
             app, host=host, port=port, http=protocol(settings), ws="none", lifespan="on",
             log_config=None, access_log=False, server_header=False, proxy_headers=False,
-            timeout_keep_alive=max(1, int(settings.idle)), timeout_graceful_shutdown=int(CANCEL),
+            timeout_keep_alive=max(1, int(settings.keep_alive)),
+            timeout_graceful_shutdown=int(CANCEL),
             h11_max_incomplete_event_size=MAX_HEADERS,
         ))  # fmt: skip
         self._last: threading.Timer | None = None
@@ -74,7 +73,7 @@ def serve(app: ASGIApp, stop: Callable[[], None], settings: ServerSettings, host
 
     started: called with the address, once it listens. Raises UnavailableError where it cannot.
     """
-    _many_files()
+    many_files()
     process = Process(app, stop, settings, host, port, started)
     # uvicorn sends itself the signals again that it was ended by: they have done their work.
     before = {sig: signal.signal(sig, lambda *_: None) for sig in (signal.SIGTERM, signal.SIGINT)}
@@ -89,7 +88,7 @@ def serve(app: ASGIApp, stop: Callable[[], None], settings: ServerSettings, host
             signal.signal(sig, handler)
 
 
-def _many_files() -> None:
+def many_files() -> None:
     """As many open files as the system lets the process have: a connection is one."""
     try:
         import resource
