@@ -10,6 +10,7 @@ from .. import __version__
 from ..engine import Engine
 from . import a1111, errors, health, jobs, metrics, page, schema
 from .a1111.state import Callers
+from .admission import Admission
 from .gate import Gate
 from .openai import images as openai_images
 from .openai import models as openai_models
@@ -57,5 +58,5 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> FastAP
             allow_methods=["*"], allow_headers=["*"], expose_headers=["x-request-id"],
         )  # fmt: skip
     # The middleware that is added last is the outermost.
-    app.add_middleware(Gate, server=server)
+    app.add_middleware(Gate, server=server, admit=Admission(server))
     return app

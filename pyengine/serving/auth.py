@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from .errors import Refusal
 from .settings import ServerSettings
@@ -23,13 +25,17 @@ class Caller:
 
 async def caller_of(request: Request) -> Caller:
     """The caller, noted for the log. Raises Refusal: 401 for a missing or wrong key."""
-    settings: ServerSettings = request.app.state.server.settings
+    return identified(request.scope, request.headers, request.app.state.server.settings)
+
+
+def identified(scope: Scope, headers: Headers, settings: ServerSettings) -> Caller:
+    """As `caller_of`."""
     if not settings.api_keys:
-        host = request.client.host if request.client is not None else "somebody"
-        found = Caller(host)
+        client = scope.get("client")
+        found = Caller(client[0] if client is not None else "somebody")
     else:
-        found = _by_key(request.headers.get("authorization", ""), settings.api_keys)
-    request.state.caller = found.name
+        found = _by_key(headers.get("authorization", ""), settings.api_keys)
+    scope.setdefault("state", {})["caller"] = found.name
     return found
 
 

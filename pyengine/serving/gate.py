@@ -9,10 +9,11 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import PyengineError, UnavailableError
@@ -39,6 +40,7 @@ HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",
 }
+RAW_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 class Counting(Protocol):
@@ -63,10 +65,13 @@ class Gated(Protocol):
 
 
 class Gate:
-    """Middleware around all of an app's routes."""
+    """Middleware around all of an app's routes. admit: is asked last of what every request is asked
+    before it is routed; what it raises is the answer.
+    """
 
-    def __init__(self, app: ASGIApp, server: Gated):
-        self.app, self.server, self.active = app, server, 0
+    def __init__(self, app: ASGIApp, server: Gated,
+                 admit: Callable[[Scope, Headers], None] = lambda *_: None):  # fmt: skip
+        self.app, self.server, self.admit, self.active = app, server, admit, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -137,6 +142,7 @@ class _Passage:
         if int(length[:20]) > self.settings.max_body:
             raise self._too_long()
         self._check_origin()
+        self.gate.admit(self.scope, self.headers)
 
     def _check_host(self) -> None:
         """Where everybody on this machine may call, or names were listed: see hosts.py."""
@@ -199,15 +205,15 @@ class _Passage:
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            for name, value in HEADERS.items():
-                headers.setdefault(name, value)
-            headers["x-request-id"] = self.id
+            headers = message["headers"] = list(message.get("headers", ()))
+            given = {name for name, _ in headers}
+            headers += [pair for pair in RAW_HEADERS if pair[0] not in given]
+            headers.append((b"x-request-id", self.id.encode()))
         await self.send(message)
 
     def _note(self) -> None:
         seconds = time.monotonic() - self.begin
-        route = getattr(self.scope.get("route"), "path", "none")
+        route = str(self.state.get("route") or getattr(self.scope.get("route"), "path", "none"))
         refusal: Refusal | None = self.state.get("refusal")
         self.server.metrics.request(self.scope["method"], route, self.status, seconds, refusal)
         fields = {

@@ -8,10 +8,12 @@ header tells.
 import ipaddress
 import re
 from collections.abc import Collection
+from functools import lru_cache
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[^\s\[\]/@:]{1,253})(?::\d{0,5})?", re.ASCII)
 
 
+@lru_cache(1024)
 def name_in(header: str) -> str:
     """The name or address of a Host header, in lower case, without port and final dot; "" where it
     is none.
@@ -20,6 +22,7 @@ def name_in(header: str) -> str:
     return found[1].strip("[]").removesuffix(".").lower() if found else ""
 
 
+@lru_cache(1024)
 def is_loopback(address: str) -> bool:
     """Whether it is an address that only this machine reaches."""
     try:
@@ -36,8 +39,13 @@ def is_known(name: str, allowed: Collection[str]) -> bool:
     """
     if "*" in allowed or name == "localhost" or name.endswith(".localhost"):
         return True
+    return _is_address(name) or name in {other.lower() for other in allowed}
+
+
+@lru_cache(1024)
+def _is_address(text: str) -> bool:
     try:
-        ipaddress.ip_address(name)
+        ipaddress.ip_address(text)
     except ValueError:
-        return name in {other.lower() for other in allowed}
+        return False
     return True

@@ -37,7 +37,9 @@ class ServerSettings:
     max_pictures: of one request. max_previews: of a job.
     max_connections: that are open at once; max_requests: that are answered at once.
     idle: seconds that a connection may be silent: before a request is whole, and while an answer
-    is not taken.
+    is not taken. keep_alive: between two requests; longer than a proxy in front keeps connections
+    open (nginx, and load balancers of AWS: 60), which would send a request on one that is being
+    closed.
     keep: seconds that a job is kept once it has ended; max_kept, max_kept_bytes: jobs that are
     kept, and their results together: the oldest go first.
     ping: seconds between signs of life in a stream.
@@ -63,6 +65,7 @@ class ServerSettings:
     max_connections: int = 2000
     max_requests: int = 512
     idle: float = 30.0
+    keep_alive: float = 75.0
     keep: float = 3600.0
     max_kept: int = 1000
     max_kept_bytes: int = 256 * MB
@@ -128,6 +131,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "max_connections": _whole(1, 1_000_000),
     "max_requests": _whole(1, 1_000_000),
     "idle": _real(0.01, 3600),
+    "keep_alive": _real(1, 3600),
     "keep": _real(0.01, 30 * 86_400),
     "max_kept": _whole(1, 1_000_000),
     "max_kept_bytes": _whole(1024, 1 << 40),

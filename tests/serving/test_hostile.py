@@ -16,6 +16,9 @@ import pytest
 from PIL import Image
 from served import SHORT, to_image, to_png
 
+import pyengine
+from pyengine.serving import admission
+
 GENERATE = "/v1/images/generations"
 
 
@@ -273,9 +276,6 @@ def test_idle_connections_hold_nobody_up(impatient, lives):
         answer = httpx.post(impatient.url + GENERATE, json=SHORT, timeout=60)
         assert answer.status_code == 200
         more = [connect(impatient) for _ in range(20)]
-        for connection in more[-5:]:
-            assert read_all(connection).startswith(b"HTTP/1.1 429") or True
-            connection.close()
         until = time.monotonic() + 10
         while len(impatient.process.server_state.connections) > 5 and time.monotonic() < until:
             time.sleep(0.05)
@@ -285,16 +285,96 @@ def test_idle_connections_hold_nobody_up(impatient, lives):
             connection.close()
 
 
-def test_more_requests_at_once_than_may_be(impatient, lives):
-    waiting = [connect(impatient) for _ in range(40)]
-    for connection in waiting:
-        connection.sendall(head(1000) + b"{")
-    time.sleep(0.2)
-    answer = httpx.get(impatient.url + "/v1/models")
-    assert answer.status_code == 429
-    assert answer.headers["retry-after"] == "1"
-    for connection in waiting:
-        connection.close()
+def test_connections_beyond_those_that_may_be_open_are_told_so(serve):
+    """Also where a request is on its way already: it is not reset before it has read why."""
+    with serve(max_connections=10) as found:
+        idle = [connect(found) for _ in range(10)]
+        until = time.monotonic() + 20
+        while len(found.process.server_state.connections) < 10 and time.monotonic() < until:
+            time.sleep(0.01)
+        with connect(found) as connection:
+            connection.sendall(head(100_000) + b" " * 100_000)
+            data = read_all(connection)
+        assert error_of(data)[0] == 429
+        assert b"retry-after: 1" in data
+        for connection in idle:
+            connection.close()
+
+
+def test_an_answer_before_the_body_was_sent_is_read(serve):
+    """Of a connection that is closed while something comes, the answer would be lost."""
+    with serve(max_body=1024) as found, connect(found) as connection:
+        connection.sendall(head(4_000_000))
+        for _ in range(40):
+            connection.sendall(b" " * 100_000)
+        assert error_of(read_all(connection))[0] == 413
+
+
+def test_a_full_queue_answers_before_it_reads(serve, pipes):
+    """The connection is the next request's then."""
+    body = json.dumps({**SHORT, "prompt": "a" * 200}).encode()
+    with pyengine.Engine(pipes["emoji"], max_waiting=1, _thread=False) as engine:
+        engine.submit(prompt="a")  # nobody runs it
+        with serve(engine=engine, api_keys=("secret",)) as found:
+            for path in admission.MAKE_JOBS:
+                assert path in {route["path"] for route in routes_of(found.app)}
+                with connect(found) as connection:
+                    connection.sendall(head(len(body), path=path))
+                    assert b" 401 " in connection.recv(65_536).splitlines()[0]
+                with connect(found) as connection:
+                    key = "authorization: Bearer secret"
+                    connection.sendall(head(len(body), key, path=path))
+                    first = connection.recv(65_536)
+                    assert first.startswith(b"HTTP/1.1 429 ")
+                    assert b"retry-after: " in first
+                    connection.sendall(body)
+                    connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+                    assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+            label = {"method": "POST", "route": path, "status": "429"}
+            count = found.server.metrics.registry.get_sample_value
+            assert count("pyengine_http_requests_total", label) == 1
+        engine.stop()
+
+
+def routes_of(app):
+    return [{"path": path} for path in app.openapi()["paths"]]
+
+
+@pytest.mark.parametrize(("data", "status"), [
+    (b"nonsense\r\n\r\n", 400),
+    (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\ncontent-length: x\r\n\r\n", 400),
+    (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: " + b"y" * 200_000, 400),
+])  # fmt: skip
+def test_what_is_no_request(serve, data, status):
+    with serve() as found, connect(found) as connection:
+        connection.sendall(data)
+        answer, error = error_of(read_all(connection))
+    assert answer == status
+    assert error["type"] == "invalid_request_error"
+
+
+def test_a_request_that_would_go_on_in_another_protocol(serve):
+    """Java's client and `curl --http2` ask so; the body is that of a request all the same."""
+    body = json.dumps(SHORT).encode()
+    with serve() as found, connect(found) as connection:
+        upgrade = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMA")
+        connection.sendall(head(len(body), *upgrade) + body)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_more_requests_at_once_than_may_be(serve):
+    with serve(max_requests=40) as found:
+        waiting = [connect(found) for _ in range(40)]
+        for connection in waiting:
+            connection.sendall(head(1000) + b"{")
+        until = time.monotonic() + 20
+        while len(found.process.server_state.tasks) < 40 and time.monotonic() < until:
+            time.sleep(0.01)
+        answer = httpx.get(found.url + "/v1/models")
+        assert answer.status_code == 429
+        assert answer.headers["retry-after"] == "1"
+        for connection in waiting:
+            connection.close()
 
 
 def test_a_reader_that_stops(impatient, lives):
