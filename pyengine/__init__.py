@@ -89,6 +89,7 @@ if TYPE_CHECKING:
         KandinskyV22InpaintCombinedPipeline,
         KandinskyV22InpaintPipeline,
     )
+    from .pipelines.latent_upscale.pipeline import StableDiffusionLatentUpscalePipeline
     from .pipelines.stable_diffusion.control_tasks import (
         StableDiffusionAdapterPipeline,
         StableDiffusionControlNetImg2ImgPipeline,
@@ -174,6 +175,7 @@ __all__ = [
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
     "StableDiffusionInstructPix2PixPipeline",
+    "StableDiffusionLatentUpscalePipeline",
     "StableDiffusionPipeline",
     "StableDiffusionUpscalePipeline",
     "StableDiffusionXLAdapterPipeline",

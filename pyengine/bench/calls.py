@@ -220,6 +220,11 @@ def _variation(asked: Asked) -> dict[str, Any]:
     return {"image": asked.photo(), "num_images_per_prompt": asked.pictures}
 
 
+def _upscaled(asked: Asked) -> dict[str, Any]:
+    """Of a pipeline that draws one picture for each text."""
+    return {"prompt": [PROMPT] * asked.pictures, "image": [asked.photo()] * asked.pictures}
+
+
 _UNCLIP_STEPS = ("decoder_num_inference_steps", "super_res_num_inference_steps")
 _PHASED = {"phases": True}
 FORMS = {
@@ -230,6 +235,7 @@ FORMS = {
     "instruct_pix2pix": Form(_from_picture),
     "image_variation": Form(_variation, sized=True),
     "stable_diffusion_upscale": Form(_from_picture),
+    "latent_upscale": Form(_upscaled),
     "dit": Form(_dit),
     "ddpm": Form(_unprompted),
     "ddim": Form(_unprompted),

@@ -34,8 +34,9 @@ class Conditions:
     one, or None. added: SDXL's text_embeds and time_ids, with as many rows, or None.
     text_lengths: of each of the N pictures the tokens of its text and of the other conditions',
     where some are shorter than L; () where none is.
-    labels: [R] classes or [R, C] vectors, or None. guidance: [1 or N, time_cond_proj_dim] for
-    distilled models, or None.
+    labels: [R] classes or [R, C] vectors, or None. guidance: [1, N or R,
+    time_cond_proj_dim], which distilled models are told of it (and the latent upscaler of the
+    pooled text), or None.
     extra: [N or R, C, h, w], what the network's input has beside the latents, or None; with
     in_input it is mask and masked: [N or R, 1, h, w] and [N or R, C, h, w], as
     diffusion.latents.Start has them. known, noise: likewise [N, C, h, w]; without noise what is
@@ -139,11 +140,15 @@ class Conditions:
             self._times[plan] = first, table
         return table[i - first]
 
+    def told_times(self, plan: Plan) -> Sequence[float]:
+        """What the network is told of the time at each of a plan's evaluations."""
+        return plan.timesteps
+
     def _embed(self, unet: Encoder, plan: Plan, first: int) -> TimeEmbedding:
         rows = 1 if self.guidance is None else len(self.guidance)
         rows = rows if self.added is None and self.labels is None else self.rows
         most = getattr(unet, "embedded_rows", EMBEDDED_ROWS)
-        timesteps = torch.tensor(plan.timesteps[first : first + max(1, most // rows)])
+        timesteps = torch.tensor(self.told_times(plan)[first : first + max(1, most // rows)])
         with beside(self.adapters_of_rows):
             return unet.embed_timesteps(
                 to_device(timesteps, unet.device),

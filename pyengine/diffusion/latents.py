@@ -132,7 +132,7 @@ class LatentMaker:
         r = self.request
         if r.latents is not None:  # what SDXL and LCM begin with in the picture's place
             return Start(State(self._given(r.latents)))
-        clean = self._image_latents()
+        clean = self.image_latents()
         if r.goes_on:
             return Start(State(clean))
         return Start(plan.start(self._noise(), clean))
@@ -201,7 +201,8 @@ class LatentMaker:
             return self._given(self.request.latents)
         return self.noise.draw(self.shape, self.dtype)
 
-    def _image_latents(self) -> Tensor:
+    def image_latents(self) -> Tensor:
+        """[N, C, h, w]: scaled latents of the request's pictures, or those that came in place."""
         r = self.request
         if images.is_latents(r.begun_from[0], self.shape[1]):
             return self._stacked(r.begun_from)

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from .unet.condition import UNet2DConditionModel
     from .unet.config import UNet2DConditionConfig
     from .unet.context import TextContext, TimeEmbedding
+    from .unet.latent_upscaler import LatentUpscalerUNet
+    from .unet.latent_upscaler_config import LatentUpscalerUNetConfig
     from .unet.unconditional import UNet2DModel
     from .unet.unconditional_config import UNet2DConfig
     from .upscale.compact import CompactConfig, SRVGGNetCompact
@@ -81,6 +83,8 @@ __all__ = [
     "ImageGPTConfig",
     "Janus",
     "JanusConfig",
+    "LatentUpscalerUNet",
+    "LatentUpscalerUNetConfig",
     "Llama",
     "LlamaConfig",
     "MaskedTransformer",
@@ -155,6 +159,8 @@ if not TYPE_CHECKING:
         "ImageGPTConfig": "tokens.imagegpt",
         "Janus": "tokens.janus",
         "JanusConfig": "tokens.janus",
+        "LatentUpscalerUNet": "unet.latent_upscaler",
+        "LatentUpscalerUNetConfig": "unet.latent_upscaler_config",
         "Llama": "tokens.llama",
         "LlamaConfig": "tokens.llama",
         "PatchTransformer": "transformer.patches",

@@ -28,6 +28,8 @@ _SYNONYMS: dict[str, dict[str, dict[str, str]]] = {
         "solver_type": _SOLVER_TYPES,
         "algorithm_type": _DATA | dict.fromkeys(("dpmsolver", "noise_prediction"), "dpmsolver++"),
     },
+    # Its old word, which the x2 latent upscaler's folder has.
+    "EulerDiscreteScheduler": {"prediction_type": {"original_sample": "sample"}},
     "UniPCMultistepScheduler": {
         "solver_type": {"midpoint": "bh2", "heun": "bh2", "logrho": "bh2"},
     },

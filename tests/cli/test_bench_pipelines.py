@@ -72,6 +72,7 @@ SHARED = {
     "stable_diffusion_xl": tiny.write_sdxl,
     "instruct_pix2pix": save_instructed,
     "image_variation": picture_folders.write_variation,
+    "latent_upscale": picture_folders.write_latent_upscaler,
     "dit": tiny.write_dit,
     "ddpm": lambda place: tiny.write_ddpm(place, flat=True),
     "ddim": lambda place: tiny.write_ddpm(place, kind="DDIMPipeline"),

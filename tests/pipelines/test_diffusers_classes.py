@@ -48,7 +48,7 @@ def test_the_names_at_the_top():
     others = {
         "DiffusionPipeline", "StableDiffusionDepth2ImgPipeline",
         "StableDiffusionImageVariationPipeline", "StableDiffusionInstructPix2PixPipeline",
-        "StableDiffusionUpscalePipeline",
+        "StableDiffusionLatentUpscalePipeline", "StableDiffusionUpscalePipeline",
         "StableDiffusionXLInstructPix2PixPipeline",
     }  # fmt: skip
     assert {n for n in pyengine.__all__ if n.endswith("Pipeline")} == {*NAMES, *others}

@@ -76,17 +76,20 @@ def check_channels(unet: Any, vae: Any, pipeline_class: str = "") -> None:
     """Raises ConfigError where a U-Net's and an autoencoder's configs do not fit together.
 
     pipeline_class: diffusers' name of it; InstructPix2Pix's U-Nets are shown a
-    picture's latents, depth-to-image's its depth, an upscaler's its pixels.
+    picture's latents, depth-to-image's its depth, an upscaler's its pixels; the latent upscaler's
+    are shown latents, and predict a channel more, which is not used.
     """
     latent = vae.latent_channels
-    shown = {"InstructPix2Pix": latent, "Depth2Img": 1, "Upscale": vae.in_channels}
+    shown = {"InstructPix2Pix": latent, "Depth2Img": 1, "LatentUpscale": latent,
+             "Upscale": vae.in_channels}  # fmt: skip
     beside = next((n for name, n in shown.items() if name in pipeline_class), None)
     if beside is not None:
-        if (unet.in_channels, unet.out_channels) != (latent + beside, latent):
+        out = latent + 1 if "LatentUpscale" in pipeline_class else latent
+        if (unet.in_channels, unet.out_channels) != (latent + beside, out):
             raise ConfigError(
                 f"unet: in_channels {unet.in_channels}, out_channels {unet.out_channels} do not"
                 f" fit a {pipeline_class} with an autoencoder of {latent} latent channels: expected"
-                f" {latent + beside} and {latent}"
+                f" {latent + beside} and {out}"
             )
     elif unet.in_channels not in (latent, 2 * latent + 1) or unet.out_channels != latent:
         raise ConfigError(
