@@ -86,13 +86,18 @@ class Linear(Layer):
     def forward(self, x: Tensor, x2: Tensor | None = None, **around: Any) -> Tensor:
         """around: activation, gate, residual, scale, shift, silu as ops.linear takes them."""
         weight, bias = (self.weight, self.bias) if self.packed else self._arranged()
+
+        def product(x: Tensor, x2: Tensor | None, around: dict[str, Any]) -> Tensor:
+            return ops.linear(
+                x, weight, bias, x2=x2, out_features=self.out_features,
+                weight_scale=self.weight_scale, quantize_x=self.packed and self.quantize_x,
+                **around,
+            )  # fmt: skip
+
         adapted = branches.active()
-        if adapted is not None:
-            around = adapted.linear(self, self.out_features, x, around, x2)
-        return ops.linear(
-            x, weight, bias, x2=x2, out_features=self.out_features,
-            weight_scale=self.weight_scale, quantize_x=self.packed and self.quantize_x, **around,
-        )  # fmt: skip
+        if adapted is None:
+            return product(x, x2, around)
+        return adapted.linear(self, self.out_features, x, around, x2, product)
 
     def product(self) -> dict[str, Any]:
         """The product without the bias, as ops.linear takes it, and `rows`, its outputs."""
@@ -175,13 +180,17 @@ class Fused(nn.Module):
             yield name, begin, (width, self.in_features)
 
     def _all(self, x: Tensor, around: dict[str, Any]) -> Tensor:
+
+        def product(x: Tensor, x2: Tensor | None, around: dict[str, Any]) -> Tensor:
+            return ops.linear(
+                x, self.weight, self.bias, x2=x2, out_features=sum(self.steps),
+                weight_scale=self.weight_scale, quantize_x=self.quantize_x, **around,
+            )  # fmt: skip
+
         adapted = branches.active()
-        if adapted is not None:
-            around = adapted.linear(self, sum(self.steps), x, around)
-        return ops.linear(
-            x, self.weight, self.bias, out_features=sum(self.steps),
-            weight_scale=self.weight_scale, quantize_x=self.quantize_x, **around,
-        )  # fmt: skip
+        if adapted is None:
+            return product(x, None, around)
+        return adapted.linear(self, sum(self.steps), x, around, None, product)
 
     def forward(self, x: Tensor, **around: Any) -> tuple[Tensor, ...]:
         """[..., in_features] -> a [..., out_features] of each part; around: as Linear.forward."""

@@ -99,7 +99,8 @@ def _merged(layer: nn.Module, weight: Tensor, beside: Beside, scale: float) -> T
             more = down
         else:
             up = _plain(branch.up, branch.width)
-            more = branch.ratio * (up @ down.flatten(1))
+            ratios = [ratio for rank, ratio in branch.ratios for _ in range(rank)]
+            more = (up * up.new_tensor(ratios)) @ down.flatten(1)
         columns = slice(branch.begin, branch.begin + branch.width)
         total[columns] += (scale * more).view(branch.width, *wide.shape[1:])
     return total

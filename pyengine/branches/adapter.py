@@ -1,5 +1,6 @@
 """An adapter's tensors, arranged for the kernels, by the layers that they lie beside."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,18 +12,39 @@ from ..errors import RequestError
 from ..ops._pack import arranged, arranged_filters
 from .difference import Difference, Target, norm_targets, targets
 
+#: Ranks together up to which the branches of a Fused layer's targets are one.
+JOINED_RANKS = 96
+
 
 @dataclass(frozen=True)
 class Branch:
-    """A target's product of its own, arranged: with `up` after `down`, or with `down` alone."""
+    """A target's product of its own, arranged: with `up` after `down`, or with `down` alone.
+
+    features: of down's product. ratios: (how many of these, what they are multiplied by), in order.
+    """
 
     down: Tensor
     up: Tensor | None
-    #: Of down's product.
     features: int
-    ratio: float
+    ratios: tuple[tuple[int, float], ...]
     begin: int
     width: int
+
+
+@dataclass(frozen=True)
+class _LowRank:
+    """A target's factors, [rank, in...] and [out, rank], on the layer's device, not arranged."""
+
+    down: Tensor
+    up: Tensor
+    ratio: float
+    begin: int
+
+    def branch(self) -> Branch:
+        rank, width = len(self.down), len(self.up)
+        return Branch(
+            _arranged(self.down), arranged(self.up), rank, ((rank, self.ratio),), self.begin, width
+        )
 
 
 @dataclass
@@ -68,6 +90,7 @@ class Adapter:
             )
         self.names = tuple(weights)
         self._beside: dict[nn.Module, Beside] = {}
+        low: dict[nn.Module, list[_LowRank]] = {}
         for name, given in weights.items():
             change = given if isinstance(given, Difference) else Difference(*given)
             if change.empty:
@@ -75,7 +98,9 @@ class Adapter:
             if name in norms:
                 self._add_norm(name, norms[name], change)
             else:
-                self._add(name, known[name], change)
+                self._add(name, known[name], change, low.setdefault(known[name].layer, []))
+        for layer, factors in low.items():
+            self._beside[layer].branches[:0] = _joined(layer, factors)
 
     def beside(self, layer: nn.Module) -> Beside | None:
         """What lies beside a layer."""
@@ -103,12 +128,12 @@ class Adapter:
         )  # fmt: skip
         return sum(t.numel() * t.element_size() for t in held)
 
-    def _add(self, name: str, target: Target, change: Difference) -> None:
+    def _add(
+        self, name: str, target: Target, change: Difference, low: list[_LowRank]
+    ) -> None:  # fmt: skip
         beside = self._beside.setdefault(target.layer, Beside())
         if change.down is not None and change.up is not None:
-            beside.branches.append(
-                _low_rank(name, target, change.down, change.up, float(change.ratio))
-            )
+            low.append(_low_rank(name, target, change.down, change.up, float(change.ratio)))
         if change.dense is not None:
             beside.branches.append(_dense(name, target, change.dense))
         if change.gain is not None:
@@ -124,7 +149,7 @@ class Adapter:
         self._beside[target.layer] = Beside(norm=both)
 
 
-def _low_rank(name: str, target: Target, down: Tensor, up: Tensor, ratio: float) -> Branch:
+def _low_rank(name: str, target: Target, down: Tensor, up: Tensor, ratio: float) -> _LowRank:
     if down.dim() == 4 and len(target.shape) == 2 and down.shape[2:] == (1, 1):
         down = down.flatten(1)  # a 1x1 convolution that is computed as a matrix product
     rank = down.shape[0] if down.dim() else 0
@@ -138,7 +163,27 @@ def _low_rank(name: str, target: Target, down: Tensor, up: Tensor, ratio: float)
         _check_floating(name, which, tensor)
     device = _device(target)
     down, up = down.detach().to(device), up.detach().flatten(1).to(device)
-    return Branch(_arranged(down), arranged(up), rank, ratio, target.begin, target.width)
+    return _LowRank(down, up, ratio, target.begin)
+
+
+def _joined(layer: nn.Module, low: list[_LowRank]) -> list[Branch]:
+    """The branches of a layer's targets: where these are all the columns of a linear layer, one,
+    whose down is theirs below each other and whose up has them on its diagonal. So the input is
+    read once, and what is added is written where it is to be.
+    """
+    if len(low) > 1 and low[0].down.dim() == 2:
+        low = sorted(low, key=lambda own: own.begin)
+        begins = [0, *itertools.accumulate(len(own.up) for own in low)]
+        whole = layer.product()["rows"]  # type: ignore[operator]
+        ranks = tuple((len(own.down), own.ratio) for own in low)
+        rank = sum(n for n, _ in ranks)
+        alike = len({(own.down.dtype, own.up.dtype) for own in low}) == 1
+        tiled = [own.begin for own in low] == begins[:-1] and begins[-1] == whole
+        if alike and tiled and rank <= JOINED_RANKS:
+            down = torch.cat([own.down for own in low])
+            up = torch.block_diag(*(own.up for own in low))
+            return [Branch(_arranged(down), arranged(up), rank, ranks, 0, whole)]
+    return [own.branch() for own in low]
 
 
 def _dense(name: str, target: Target, dense: Tensor) -> Branch:
@@ -148,7 +193,8 @@ def _dense(name: str, target: Target, dense: Tensor) -> Branch:
         raise _wrong(name, "dense", [*target.shape], dense)
     _check_floating(name, "dense", dense)
     dense = dense.detach().to(_device(target))
-    return Branch(_arranged(dense), None, target.width, 1.0, target.begin, target.width)
+    ratios = ((target.width, 1.0),)
+    return Branch(_arranged(dense), None, target.width, ratios, target.begin, target.width)
 
 
 def _placed(name: str, which: str, target: Target, values: Tensor, before: Tensor | None) -> Tensor:

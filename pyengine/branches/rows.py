@@ -1,7 +1,7 @@
 """Which rows of a batch have which adapters, and what these add to a layer's result."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,10 +14,16 @@ from .. import ops
 from ..errors import RequestError
 from ..ops import _memory
 from ..ops._replay import unrecorded
+from ..ops.reference.linear import GATED
 from .adapter import Adapter, Beside, Branch
 
 #: Adapters of one row, each with its scale.
 Row = Sequence[tuple[Adapter, float]]
+#: A Branch's.
+Ratios = tuple[tuple[int, float], ...]
+#: Bytes of what is added to a run's result from which each run is a product of its own, so that
+#: these are in a cache when it reads them.
+LARGE = 2 << 20
 
 
 class _Scales:
@@ -25,14 +31,15 @@ class _Scales:
 
     def __init__(self, values: Tensor):
         self.values = values
-        self._factors: dict[tuple[torch.device, int, float], tuple[Tensor, Tensor]] = {}
+        self._factors: dict[tuple[torch.device, Ratios], tuple[Tensor, Tensor]] = {}
 
-    def factors(self, device: torch.device, rank: int, ratio: float) -> tuple[Tensor, Tensor]:
+    def factors(self, device: torch.device, ratios: Ratios) -> tuple[Tensor, Tensor]:
         """(scale, shift) [rows, rank] as ops.linear takes them; copied to a device once."""
-        key = (device, rank, ratio)
+        key = (device, ratios)
         if key not in self._factors:
-            own = (self.values.double() * ratio).to(self.values.dtype)
-            scale = own[:, None].expand(-1, rank).contiguous().to(device)
+            wide = self.values.double()[:, None]
+            parts = [(wide * ratio).expand(-1, rank) for rank, ratio in ratios]
+            scale = torch.cat(parts, dim=1).to(self.values.dtype).to(device)
             self._factors[key] = scale, torch.zeros_like(scale)
         return self._factors[key]
 
@@ -55,6 +62,8 @@ class _Run:
     scales: tuple[_Scales, ...]
 
 
+#: A layer's own product, of inputs, the second of them and what ops.linear is told besides.
+Product = Callable[[Tensor, Tensor | None, dict[str, Any]], Tensor]
 #: What one adapter has beside a layer, and its scales in the rows of a run.
 _Own = tuple[Beside, _Scales]
 
@@ -116,23 +125,58 @@ class Adapted:
         width: int,
         x: Tensor,
         around: dict[str, Any],
-        x2: Tensor | None = None,
-    ) -> dict[str, Any]:
-        """`around` with the addend of ops.linear(x, ..., x2=x2, **around) to `width` outputs."""
+        x2: Tensor | None,
+        product: Product,
+    ) -> Tensor:
+        """product(x, x2, around), ops.linear to `width` outputs, with what the rows have beside the
+        layer as its addend.
+        """
         found = self._beside(layer, x)
         if found is None:
-            return around
-        prologue = {k: v for k, v in around.items() if k in ("scale", "shift", "silu")}
-        prologue["x2"] = x2
+            return product(x, x2, around)
+        pairs = list(zip(self._runs, found, strict=True))
+        if self._apart(x, width, around):
+            halved = around.get("activation") in GATED
+            result = _Whole((*x.shape[:-1], width // 2 if halved else width), x)
+            for run, beside in pairs:
+                rows = slice(run.begin, run.end)
+                given = {**_of_rows(around, rows)}
+                second = None if x2 is None else x2[rows]
+                if beside:
+                    given["addend"] = self._addend(
+                        layer, width, x[rows], given, second, beside, None
+                    )
+                place = result.part(rows)
+                with nullcontext() if place is None else _memory.placed(place):
+                    result.take(rows, product(x[rows], second, given))
+            return result.joined()
         whole = _Whole((*x.shape[:-1], width), x)
-        for run, beside in zip(self._runs, found, strict=True):
+        for run, beside in pairs:
             rows = slice(run.begin, run.end)
-            part, given = x[rows], _of_rows(prologue, rows)
-            total, into = None, whole.part(rows)
-            for own, scales in beside:
-                total = _linear(layer, width, part, given, own, scales, total, into)
+            given, into = _of_rows(around, rows), whole.part(rows)
+            second = None if x2 is None else x2[rows]
+            total = self._addend(layer, width, x[rows], given, second, beside, into)
             whole.take(rows, total)
-        return {**around, "addend": whole.joined()}
+        return product(x, x2, {**around, "addend": whole.joined()})
+
+    def _apart(self, x: Tensor, width: int, around: dict[str, Any]) -> bool:
+        """Whether each run is a product of its own: see LARGE."""
+        if len(self._runs) < 2 or x.device.type != "cpu":
+            return False
+        return x[0].numel() // x.shape[-1] * width * x.element_size() >= LARGE
+
+    @staticmethod
+    def _addend(
+        layer: nn.Module, width: int, x: Tensor, around: dict[str, Any], x2: Tensor | None,
+        beside: Sequence[_Own], into: Tensor | None,
+    ) -> Tensor | None:  # fmt: skip
+        """What is added to a run's rows; None: nothing. around: of these rows."""
+        given = {k: v for k, v in around.items() if k in ("scale", "shift", "silu")}
+        given["x2"] = x2
+        total = None
+        for own, scales in beside:
+            total = _linear(layer, width, x, given, own, scales, total, into)
+        return total
 
     def conv2d(
         self,
@@ -277,7 +321,7 @@ def _product(
     into: Tensor | None,
 ) -> Tensor:  # fmt: skip
     if branch.up is None:
-        gate = scales.factors(x.device, branch.width, 1.0)[0]
+        gate = scales.factors(x.device, branch.ratios)[0]
         return ops.linear(
             x, branch.down, out_features=branch.width, gate=gate, residual=total, **given
         )
@@ -331,7 +375,7 @@ def _of_rows(around: dict[str, Any], rows: slice) -> dict[str, Any]:
 def _up(low: Tensor, branch: Branch, scales: _Scales, before: Tensor | None) -> Tensor:
     """before + (low * scale) B^T."""
     assert branch.up is not None
-    scale, shift = scales.factors(low.device, branch.features, branch.ratio)
+    scale, shift = scales.factors(low.device, branch.ratios)
     return ops.linear(
         low, branch.up, residual=before, scale=scale, shift=shift, out_features=branch.width
     )

@@ -106,6 +106,57 @@ def test_each_row_has_its_own_and_its_bits_alone(pair):
     assert not torch.equal(together[2], run(ours, [[], [], [(first, 0.2)]])[2])
 
 
+@pytest.mark.parametrize("activation", ["none", "geglu"])
+def test_a_large_sum_is_computed_run_by_run_to_the_same_bits(monkeypatch, activation):
+    torch.manual_seed(0)
+    layer = Linear(48, 64)
+    layer.weight, layer.bias = (
+        torch.nn.Parameter(t, requires_grad=False) for t in (noise(64, 48) / 7, noise(64, seed=1))
+    )
+    layer.pack()
+    whole = torch.nn.ModuleDict({"it": layer})
+    first, second = (
+        Adapter(whole, {"it": (noise(n, 48, seed=n), noise(64, n, seed=2) / 9)}) for n in (3, 5)
+    )
+    rows = [[(first, SCALE)], [], [(second, -1.0), (first, 0.2)], [(second, 0.5)]]
+    x, scale, shift = noise(4, 30, 48, seed=3), noise(4, 48, seed=4), noise(4, 48, seed=5)
+    around = {"activation": activation, "scale": scale, "shift": shift, "silu": True}
+    if activation == "none":
+        around["residual"] = noise(4, 30, 64, seed=6)
+
+    def found():
+        with adapted(rows):
+            return layer(x, **around)
+
+    at_once = found()
+    monkeypatch.setattr("pyengine.branches.rows.LARGE", 1)
+    assert torch.equal(found(), at_once)
+    plain = layer(x, **around)
+    assert torch.equal(at_once[1], plain[1])
+    assert not torch.equal(at_once[0], plain[0])
+
+
+def test_branches_of_a_fused_layer_are_one_product(pair, monkeypatch):
+    """Of other ranks and ratios each, beside every projection of a self-attention's input."""
+    _, ours, _ = pair
+    place = "mid_block.attentions.0.transformer_blocks.0.attn1"
+    known, changes = targets(ours), {}
+    for i, name in enumerate(("to_q", "to_k", "to_v")):
+        out, width = known[f"{place}.{name}"].shape
+        down, up = noise(2 + i, width, seed=i) / 5, noise(out, 2 + i, seed=9 + i) / 3
+        changes[f"{place}.{name}"] = Difference(down, up, 0.5 + i)
+    layer = known[f"{place}.to_q"].layer
+    joined = Adapter(ours, changes)
+    monkeypatch.setattr("pyengine.branches.adapter.JOINED_RANKS", 0)
+    apart = Adapter(ours, changes)
+    assert [len(own.beside(layer).branches) for own in (joined, apart)] == [1, 3]
+    one, three = (run(ours, [[(own, SCALE)]] * 3) for own in (joined, apart))
+    assert relative_l2(one, three) < 1e-5
+    assert relative_l2(run(ours, []), three) > 1e-3
+    part = Adapter(ours, dict([*changes.items()][:2]))  # not all of it: to_v stays as it is
+    assert len(part.beside(layer).branches) == 2
+
+
 def test_what_is_computed_once_knows_the_rows(pair):
     _, ours, _ = pair
     rows = [[(Adapter(ours, lora(ours, 5)), SCALE)], []]
