@@ -33,8 +33,8 @@ class CascadeSettings(DiffusionSettings):
     layers: int = 3
     inner: int = 288
     patches: int = 8
-    steps: int = 8000
-    cooldown: int = 5000
+    steps: int = 5500
+    cooldown: int = 3500
 
 
 class Networks(course.Networks):
