@@ -235,9 +235,9 @@ def write(folder: Path, networks: Networks) -> None:
 CARD = """# A small normalising flow that draws emoji
 
 Text and normal numbers to 64x64 pictures by an invertible network, a Glow of {count} steps, trained
-on the exact likelihood. `encode` gives the latents of any picture, and these draw it again exactly.
-Its samples are the weakest of the small models: a flow spends what it learns on every pixel's
-exact value, and this one is shallow.
+on the exact likelihood. `encode` gives the latents of a picture, and these draw it again.
+Its samples are the weakest of the small models, blobs in the right colours: a flow spends what it
+learns on every pixel's exact value, and this one is shallow.
 
 ```python
 import pyengine

@@ -7,8 +7,8 @@ _HERE = "pyengine.pipelines.glow"
 GLOW = Family(
     name="glow",
     title="normalising flow: Glow, of texts",
-    state="what `pyengine train flow` makes: with temperature, exact latents of any"
-    " picture, bits per dimension",
+    state="emoji-flow, which is weak, and what `pyengine train flow` makes: with temperature, exact"
+    " latents of pictures, bits per dimension",
     classes=("GlowPipeline",),
     parts={
         "flow": Part(
