@@ -45,8 +45,9 @@ def activation_bytes(pipe: Any) -> int:
     """
     if pipe.device.type == "cuda":
         return torch.cuda.max_memory_allocated(pipe.device)
-    arenas = {id(part.arena): part.arena for part in pipe.components.values()
-              if hasattr(part, "arena")}  # fmt: skip
+    parts = list(pipe.components.values())
+    parts += [part.recordings for part in parts if hasattr(part, "recordings")]
+    arenas = {id(part.arena): part.arena for part in parts if hasattr(part, "arena")}
     return sum(arena.statistics()["touched"] for arena in arenas.values())
 
 

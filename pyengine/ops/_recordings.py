@@ -35,7 +35,7 @@ class Recordings:
 
     def __init__(self) -> None:
         self._known: dict[Any, _Recording | None] = {}
-        self._arena = _memory.Arena(replayed=True)
+        self.arena = _memory.Arena(replayed=True)
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type["Recordings"], tuple[()]]:
@@ -77,7 +77,7 @@ class Recordings:
         if recording is None or not recording.holds():
             if _has_hooks(network):
                 return function(x, changing, kept)
-            recording = self._known[key] = _Recording(self._arena, network)
+            recording = self._known[key] = _Recording(self.arena, network)
             return recording.note(function, x, changing, kept)
         y = recording.repeat(x, changing, kept) if recording.complete else None
         return function(x, changing, kept) if y is None else y

@@ -11,8 +11,8 @@ import torch
 import pyengine
 from pyengine import ops
 from pyengine.errors import CancelledError, NotFiniteError, OutOfMemoryError, RequestError
-from pyengine.ops import _memory
-from pyengine.pipelines import Run, StopSampling
+from pyengine.ops import _memory, _replay
+from pyengine.pipelines import Run, StopSampling, steps
 
 KINDS = ("sd1", "amused", "image_gpt", "janus")
 
@@ -57,7 +57,9 @@ def test_a_step_that_memory_did_not_suffice_for_may_be_taken_again(made, shared,
         with monkeypatch.context() as patch:
             patch.setattr(_memory, "empty", fail)
             patch.setattr(torch, "empty", fail)
-            with pytest.raises(OutOfMemoryError, match="fewer jobs in a step would help"):
+            words = "fewer jobs in a step would help"
+            # What was recorded has its memory.
+            with _replay.unrecorded(), pytest.raises(OutOfMemoryError, match=words):
                 pipe.step(jobs)
         pipe.step(jobs[1:])
         pipe.step(jobs[:1])
@@ -113,21 +115,14 @@ def test_a_callback_finishes_a_picture_that_it_has_cancelled(made):
 def test_a_picture_that_is_cancelled_between_a_look_and_a_step(made, monkeypatch):
     """By another thread, just after its call has seen that it is active."""
     pipe, call = made
-    begin = type(pipe)._begin
+    advance = steps.advance
 
-    def begun(*given):
-        made = begin(*given)
-        tick = made.tick
+    def late(pipe, call):
+        if call.jobs[0].steps == 2:
+            call.jobs[0].cancel()
+        return advance(pipe, call)
 
-        def late():
-            if made.jobs[0].steps == 2:
-                made.jobs[0].cancel()
-            return tick()
-
-        made.tick = late
-        return made
-
-    monkeypatch.setattr(type(pipe), "_begin", begun)
+    monkeypatch.setattr(steps, "advance", late)
     result = pipe(**call)
     assert (result.report.steps, result.report.interrupted) == (2, True)
     assert [step.step for step in pipe.steps(**call)] == [0, 1]

@@ -166,7 +166,7 @@ class DCGANGenerator(Model):
     def __init__(self, config: DCGANConfig):
         super().__init__(config)
         self.main = _Stack(config)
-        self._recordings = Recordings()
+        self.recordings = Recordings()
 
     @inference
     def forward(self, latents: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ class DCGANGenerator(Model):
         x = latents.to(self.device, self.dtype).flatten(1)
         with self.arena.use():
             if len(x) <= MOST_RECORDED:
-                y = self._recordings(self, self._recorded, x[:, None, None], ())
+                y = self.recordings(self, self._recorded, x[:, None, None], ())
             else:
                 y = self.main(x)
             out = y.new_empty(len(y), y.shape[3], *y.shape[1:3])

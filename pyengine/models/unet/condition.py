@@ -52,7 +52,7 @@ class UNet2DConditionModel(ConditionEncoder):
         self.conv_out = Conv2d(
             channels[0], c.out_channels, c.conv_out_kernel, padding=c.conv_out_kernel // 2
         )
-        self._recordings = Recordings()
+        self.recordings = Recordings()
         self._number()
 
     # --- one evaluation ---------------------------------------------------------------------------
@@ -151,7 +151,7 @@ class UNet2DConditionModel(ConditionEncoder):
             return self._run(x, given, residuals)
         tensors = [cast(Tensor, t) for pair in pairs for t in pair]
         kept = tensors if given.mask is None else [*tensors, given.mask]
-        return self._recordings(self, self._recorded, x, given.time, kept)
+        return self.recordings(self, self._recorded, x, given.time, kept)
 
     def _recorded(self, x: Tensor, time: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
         context = TextContext.of(kept)

@@ -74,7 +74,7 @@ class UNet2DModel(UnpromptedModel):
         )
         self.conv_norm_out = GroupNorm(c.norm_num_groups, channels[0], c.norm_eps)
         self.conv_out = Conv2d(channels[0], c.out_channels)
-        self._recordings = Recordings()
+        self.recordings = Recordings()
         self._resnets = tuple(m for m in self.modules() if isinstance(m, ResnetBlock2D))
         for slot, resnet in enumerate(self._resnets):
             resnet.slot = slot
@@ -155,7 +155,7 @@ class UNet2DModel(UnpromptedModel):
             sample = 2 * sample - 1
         with self.arena.use():
             x = sample.permute(0, 2, 3, 1).contiguous()
-            out = to_nchw(self._recordings(self, self._recorded, x, given.time))
+            out = to_nchw(self.recordings(self, self._recorded, x, given.time))
         return UNet2DOutput(out) if return_dict else (out,)
 
     def _check_sample(self, sample: Tensor) -> None:
