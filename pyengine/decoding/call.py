@@ -37,23 +37,18 @@ class TokenCall(Call):
     def total(self) -> int:
         return self.decoder.length - self.jobs[0].begin
 
-    def tick(self) -> int:
-        active = [job for job in self.jobs if job.active]
-        if not active:  # cancelled from another thread since the loop looked
-            return 0
-        try:
-            self.decoder.step(active)
-            self.report.evaluations += 1
-            self.raise_error()
-            if self.request.callback is not None:
-                self._show([job for job in active if not job.ended])
-        except BaseException:  # whose traceback may keep the jobs for long
-            for job in self.jobs:
-                job.cancel()
-                job.release()
-            raise
+    def stepped(self, jobs: Sequence[TokenJob]) -> int:
+        self.report.evaluations += 1
+        self.raise_error()
+        if self.request.callback is not None:
+            self._show([job for job in jobs if not job.ended])
         before, self._done = self._done, self._slowest()
         return self._done - before
+
+    def abandon(self) -> None:
+        for job in self.jobs:  # which a traceback may keep for long
+            job.cancel()
+            job.release()
 
     def _slowest(self) -> int:
         """Tokens of the picture that has fewest and goes on; of a whole one if none does."""

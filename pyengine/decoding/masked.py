@@ -361,13 +361,10 @@ class MaskedCall(Call):
     def total(self) -> int:
         return max(len(job.plan.timesteps) for job in self._jobs)
 
-    def tick(self) -> int:
-        active = [job for job in self._jobs if job.active]
-        if not active:  # cancelled from another thread since the loop looked
-            return 0
-        self._timestep = active[-1].timestep
-        self._pipe._step(active)
+    def stepped(self, jobs: Sequence[MaskedJob]) -> int:
         self.raise_error()
+        last = jobs[-1]
+        self._timestep = last.plan.timesteps[last.steps - 1]
         self.report.steps += 1
         self.report.evaluations += 1
         if self.request.callback is not None:

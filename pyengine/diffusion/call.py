@@ -18,7 +18,6 @@ from ..schedules import Plan, State
 from .conditions import Conditions
 from .evaluator import Evaluator
 from .job import Batch, DenoisingJob
-from .step import step
 from .watch import check_answer, check_noted, check_start, note
 
 
@@ -38,7 +37,7 @@ class DenoisingCall(Call):
         guidance: Sequence[Guidance] | None = None,
     ):  # fmt: skip
         """r: has run, seeds and the callback's fields; see pyengine.diffusion.request.Request."""
-        self.pipe, self.evaluate, self.r, self.plan = pipe, evaluate, r, plan
+        self.pipe, self.r, self.plan = pipe, r, plan
         self.unet, self.conditions, self.count = evaluate.unet, conditions, len(state.x)
         self.leash = Leash(self.unet.device)
         own = PictureNoise.of_call(noise, self.count)
@@ -57,13 +56,9 @@ class DenoisingCall(Call):
     def total(self) -> int:
         return sum(self.plan.ends_step)
 
-    def tick(self) -> int:
-        jobs = [job for job in self.jobs if job.active]
-        if not jobs:  # cancelled from another thread since the loop looked
-            return 0
-        i = jobs[0].position
-        step(self.evaluate, jobs)
+    def stepped(self, jobs: Sequence[DenoisingJob]) -> int:
         self.raise_error()
+        i = jobs[0].position - 1
         self.report.evaluations += 1
         self.report.steps += self.plan.ends_step[i]
         self.leash.step()

@@ -161,11 +161,7 @@ class StagedCall(Call):
     def total(self) -> int:
         return sum(self.jobs[0].course.lengths)
 
-    def tick(self) -> int:
-        jobs = [job for job in self.jobs if job.active]
-        if not jobs:  # cancelled from another thread since the loop looked
-            return 0
-        take_step(self.pipe.stages, jobs)
+    def stepped(self, jobs: Sequence[StagedJob]) -> int:
         self.raise_error()
         self.report.evaluations += 1
         self.report.steps = max(job.steps for job in jobs)

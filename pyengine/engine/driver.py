@@ -191,6 +191,7 @@ class Driver:
 
     def _fail(self, entry: Entry, error: Exception) -> None:
         self._remove(entry)
+        entry.stages.abandon()
         entry.job.fail(error)
 
     def _remove(self, entry: Entry) -> None:
@@ -327,8 +328,11 @@ class Driver:
             self._learn(key, pipe, pictures, seconds, before)
             for observer in self.observers:
                 observer(chosen[0][0].job.model, len(pictures), seconds)
-        for entry in dict.fromkeys(entry for entry, _ in chosen):
-            self._stepped(entry, self.clock() - begin, used)
+        taken: dict[Entry, list[Job]] = {}
+        for entry, picture in chosen:
+            taken.setdefault(entry, []).append(picture)
+        for entry, own in taken.items():
+            self._stepped(entry, own, self.clock() - begin, used)
 
     def _learn(
         self, key: Hashable, pipe: Any, pictures: Sequence[Job], seconds: float, before: int
@@ -360,14 +364,14 @@ class Driver:
                 self._fail(entry, e)
         return used
 
-    def _stepped(self, entry: Entry, seconds: float, used: KernelsUsed) -> None:
-        """A job's pictures have taken a step."""
+    def _stepped(self, entry: Entry, pictures: Sequence[Job], seconds: float,
+                 used: KernelsUsed) -> None:  # fmt: skip
+        """These of a job's pictures have taken a step."""
         if entry not in self.running:
             return
         stages: Stages = entry.stages
         try:
-            stages.stepped(seconds, used)
-            stages.raise_error()
+            stages.stepped(pictures, seconds, used)
             done, total = stages.progress
             entry.job.events.add(Event("step", step=done, steps=total))
             if stages.due_preview():

@@ -66,19 +66,20 @@ class Stages(Steps):
         """Equal for pictures that share an evaluation."""
         return self.model, picture.shape
 
-    def stepped(self, seconds: float, used: KernelsUsed) -> None:
-        """Takes note of a step that its pictures took part in."""
+    def stepped(self, pictures: Sequence[Job], seconds: float, used: KernelsUsed) -> None:
+        """Takes note of a step that these of its pictures took part in. Raises the error of a
+        picture that the step ended.
+        """
         assert self._call is not None
         spent, stage = self._report.seconds, self._call.stage
         spent[stage] = spent.get(stage, 0.0) + seconds
-        for op, labels in used.items():
-            known = self._used.setdefault(op, [])
-            known += [label for label in labels if label not in known]
+        self._note(used)
+        self._call.stepped(pictures)
 
-    def raise_error(self) -> None:
-        """Raises the error of a picture, if one has any."""
+    def abandon(self) -> None:
+        """Gives back what its pictures hold: the request has failed."""
         if self._call is not None:
-            self._call.raise_error()
+            self._call.abandon()
 
     def due_preview(self) -> bool:
         """Whether the step that was just taken is one to be shown."""
@@ -103,7 +104,6 @@ class Stages(Steps):
         assert self._call is not None
         self._call.tally()
         output = self._finish(self._call)
-        self._report.kernels = self._used.summary()
         return output if self.request.return_dict else self.pipe._tuple(output)
 
 

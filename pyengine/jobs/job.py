@@ -73,9 +73,10 @@ class Job:
 
 
 class Call:
-    """The jobs of one call, driven together to the end: what `pipe(...)` does with them.
+    """The jobs of one call on their way, whoever steps them: `pipe(...)`, a loop over `pipe.steps`,
+    or an engine, with jobs of other calls.
 
-    A subclass has `tick`, and what a caller's callback sees and changes between two steps.
+    A subclass has `stepped`: what a step means to the report and the caller's callback.
     """
 
     #: What the report calls the time that the steps take, and the title of a progress bar.
@@ -103,27 +104,30 @@ class Call:
     def active(self) -> bool:
         return any(job.active for job in self.jobs)
 
-    def tick(self) -> int:
-        """One step of the active jobs, and the caller's callback; returns units of progress. Where
-        no job is active, since another thread has just cancelled the last one, nothing.
+    def stepped(self, jobs: Sequence[Any]) -> int:
+        """Takes note of an evaluation that these of its jobs, active before, took part in, and
+        calls the caller's callback; returns units of progress.
 
         Raises the error of a job that the step ended.
         """
         raise NotImplementedError
 
+    def abandon(self) -> None:
+        """Its jobs go no further, since a step has failed: what they hold is given back."""
+
     def seen(self) -> tuple[Tensor, Any]:
-        """(latents or tokens of all jobs, a copy; the timestep of the last tick): see Step."""
+        """(latents or tokens of all jobs, a copy; the timestep of the last step): see Step."""
         raise NotImplementedError
 
     def tally(self) -> None:
-        """Fills in the report's steps and evaluations where the jobs were stepped without `tick`,
-        with jobs of other calls.
+        """Fills in the report's steps and evaluations where not all of the jobs took part in each
+        evaluation, beside those of other calls.
         """
         self.report.steps = max(job.steps for job in self.jobs)
         self.report.evaluations = max(job.evaluations for job in self.jobs)
 
     def end(self) -> None:
-        """After the last tick: checks that no step waited for, and the rest of the report.
+        """After the last step: checks that no step waited for, and the rest of the report.
 
         Also called where the jobs are left before they are complete.
         """

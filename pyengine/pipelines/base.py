@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -11,11 +12,9 @@ from ..errors import RequestError
 from ..guard import inference
 from ..jobs import checks
 from ..jobs.job import Call, Job
-from ..jobs.output import PipelineOutput, Report, peak_memory, reset_peak_memory
+from ..jobs.output import PipelineOutput, Report
 from ..jobs.runs import Run, Running
 from ..models.base import Model
-from ..ops import kernels_used
-from ..progress import progress as progress_bar
 from ..weights.text import show
 from .diffusers_names.base import DiffusersNames
 from .kept import Kept
@@ -199,28 +198,12 @@ class Pipeline(DiffusersNames, Running):
         show_progress = self._shows(show_progress)
         with self._runs.begin(r.run, self.device, r.timeout):
             try:
-                output = self._within_memory(lambda: self._run(r, show_progress), r)
+                run = partial(Steps(self, r).run, show_progress)
+                output = self._within_memory(run, r)
             finally:
                 self._trim()
         output.report.warn(finished=True)
         return output if r.return_dict else self._tuple(output)
-
-    def _run(self, r: Any, show_progress: bool | None) -> PipelineOutput:
-        report = self._report(r)
-        reset_peak_memory(self.device)
-        with kernels_used() as used, report.stage("total", self.device):
-            call = self._begun(r, report)
-            report.warn()
-            with report.stage(call.stage, self.device):
-                with progress_bar(call.title, call.total, show_progress) as advance:
-                    while call.active:
-                        for _ in range(call.tick()):
-                            advance()
-                call.end()
-            output = self._finished(call)
-        report.peak_memory = peak_memory(self.device)
-        report.kernels = used.summary()
-        return output
 
     def _finished(self, call: Call) -> PipelineOutput:
         """`_output`, and what the request's upscaler makes of its pictures."""

@@ -92,8 +92,7 @@ class OnePassCall(Call):
     def total(self) -> int:
         return 1
 
-    def tick(self) -> int:
-        self._pipe._step([job for job in self.jobs if job.active])
+    def stepped(self, jobs: Sequence[Job]) -> int:
         self.raise_error()
         self.report.steps = self.report.evaluations = 1
         if self.request.callback is not None:

@@ -18,6 +18,7 @@ from ..jobs.output import PipelineOutput, peak_memory, reset_peak_memory
 from ..jobs.runs import Run
 from ..ops import kernels_used
 from ..ops._backend import KernelsUsed
+from ..progress import progress as progress_bar
 
 #: What a preview can be: decoded.
 PREVIEWS = tuple(kind for kind in checks.OUTPUT_TYPES if kind != "latent")
@@ -55,6 +56,24 @@ class Step:
                 pipe._trim()
 
 
+def advance(pipe: Any, call: Call) -> int:
+    """One evaluation for the call's active jobs, and what it means to the call; units of progress.
+    Where no job is active, since another thread has just cancelled the last one, nothing.
+
+    An engine does the same for jobs of several calls: `pipe.step`, then each call's `stepped`.
+    Raises the error of a job that the step ended.
+    """
+    jobs = [job for job in call.jobs if job.active]
+    if not jobs:
+        return 0
+    try:
+        pipe._step(jobs)
+        return call.stepped(jobs)
+    except BaseException:
+        call.abandon()
+        raise
+
+
 class Steps:
     """An iterator over the steps of a run; see Pipeline.steps. It may be iterated once.
 
@@ -82,7 +101,7 @@ class Steps:
             self._report.warn()
             self._closed = False
         call = self._call
-        if not call.active or not self._tick(call):
+        if not call.active or not self._advance(call):
             self._closed = True
             raise StopIteration
         latents, timestep = call.seen()
@@ -110,16 +129,42 @@ class Steps:
             self._output.report.warn(finished=True)
         return self._output
 
+    def run(self, show_progress: bool | None) -> PipelineOutput:
+        """All of it in one turn of the pipeline, which the caller has: what `pipe(...)` does."""
+        pipe, report = self._pipe, self._report
+        with self._kernels(), report.stage("total", pipe.device):
+            call = self._begun()
+            report.warn()
+            with (
+                report.stage(call.stage, pipe.device),
+                progress_bar(call.title, call.total, show_progress) as bar,
+            ):
+                while call.active:
+                    for _ in range(advance(pipe, call)):
+                        bar()
+            output = self._ended(call)
+        report.peak_memory = peak_memory(pipe.device)
+        return output
+
+    def _begun(self) -> Call:
+        reset_peak_memory(self._pipe.device)
+        call: Call = self._pipe._begun(self._request, self._report)
+        return call
+
+    def _ended(self, call: Call) -> PipelineOutput:
+        call.end()
+        output: PipelineOutput = self._pipe._finished(call)
+        return output
+
     @inference
     def _begin(self) -> Call:
         pipe, r = self._pipe, self._request
         with pipe._runs.begin(r.run, pipe.device, r.timeout), self._kernels():
-            reset_peak_memory(pipe.device)
-            call: Call = pipe._within_memory(lambda: pipe._begun(r, self._report), r)
+            call: Call = pipe._within_memory(self._begun, r)
         return call
 
     @inference
-    def _tick(self, call: Call) -> bool:
+    def _advance(self, call: Call) -> bool:
         """One step; whether there was one before the run was ended."""
         pipe, r = self._pipe, self._request
         before = [job.evaluations for job in call.jobs]
@@ -129,7 +174,7 @@ class Steps:
                 self._kernels(),
                 self._report.stage(call.stage, pipe.device),
             ):
-                pipe._within_memory(call.tick, r)
+                pipe._within_memory(lambda: advance(pipe, call), r)
         except CancelledError:
             return False
         return before != [job.evaluations for job in call.jobs]
@@ -139,9 +184,8 @@ class Steps:
         pipe, report = self._pipe, self._report
         with pipe._runs.begin(Run(), pipe.device), self._kernels():
             try:
-                call.end()
                 output: PipelineOutput = pipe._within_memory(
-                    lambda: pipe._finished(call), self._request
+                    lambda: self._ended(call), self._request
                 )
             finally:
                 pipe._trim()
@@ -154,6 +198,9 @@ class Steps:
         """Notes in the report which kernels the body runs."""
         with kernels_used() as used:
             yield
+        self._note(used)
+
+    def _note(self, used: KernelsUsed) -> None:
         for op, labels in used.items():
             known = self._used.setdefault(op, [])
             known += [label for label in labels if label not in known]

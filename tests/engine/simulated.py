@@ -77,10 +77,10 @@ class FakeStages:
         self.pictures = (Picture(self.kind),)
         self.pictures[0].stages = self
 
-    def stepped(self, seconds, used):
+    def stepped(self, pictures, seconds, used):
         pass
 
-    def raise_error(self):
+    def abandon(self):
         pass
 
     def due_preview(self):

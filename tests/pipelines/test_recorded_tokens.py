@@ -14,7 +14,6 @@ from test_jacobi import PROMPTS, SETTINGS, WRITERS, draw
 import pyengine
 from pyengine import ops
 from pyengine.decoding.checks import check_drawn
-from pyengine.decoding.masked import MaskedCall
 from pyengine.decoding.recorded import TokenGraphs
 from pyengine.errors import CheckpointError, OutOfMemoryError, RequestError
 from pyengine.pipelines import StopSampling
@@ -338,13 +337,13 @@ def test_a_masked_step_looks_at_no_value(amused, monkeypatch):
         mode.over = True
         return check_drawn(*given)
 
-    def strict(call):
+    def strict(pipe, jobs):
         with mode:
-            return tick(call)
+            return step(pipe, jobs)
 
-    tick = MaskedCall.tick
+    step = type(amused)._step
     monkeypatch.setattr(MaskedPlan, "masked", on_the_host)
     monkeypatch.setattr("pyengine.decoding.masked.check_drawn", at_the_end)
-    monkeypatch.setattr(MaskedCall, "tick", strict)
+    monkeypatch.setattr(type(amused), "_step", strict)
     assert torch.equal(amused(PROMPTS, **given).tokens, want.tokens)
     assert mode.over

@@ -140,24 +140,21 @@ class CascadeCall(Call):
     ):
         super().__init__(r, report, jobs)
         self._pipe = pipe
+        self._evaluations = 0  # that progress was told of
 
     @property
     def total(self) -> int:
         return max(job.evaluations + job.left for job in self.jobs)
 
-    def tick(self) -> int:
-        jobs = [job for job in self.jobs if job.active]
-        if not jobs:  # cancelled from another thread since the loop looked
-            return 0
-        before = max(job.evaluations for job in self.jobs)
-        self._pipe._step(jobs)
+    def stepped(self, jobs: Sequence[CascadeJob]) -> int:
         self.raise_error()
         self.tally()
         if self.request.callback is not None:
             latents, timestep = self.seen()
             step = self.report.evaluations - 1
             checks.call_back(self._pipe, self.request, step, timestep, {"latents": latents})
-        return max(job.evaluations for job in self.jobs) - before
+        before, self._evaluations = self._evaluations, max(job.evaluations for job in self.jobs)
+        return self._evaluations - before
 
     @property
     def shown(self) -> list[CascadeJob]:

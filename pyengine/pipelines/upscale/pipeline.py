@@ -96,16 +96,14 @@ class UpscaleCall(Call):
     def total(self) -> int:
         return sum(len(job.tiles) for job in self.jobs if isinstance(job, UpscaleJob))
 
-    def tick(self) -> int:
-        active = [job for job in self.jobs if job.active]
-        self._pipe._step(active)
+    def stepped(self, jobs: Sequence[Job]) -> int:
         self.raise_error()
         self.report.steps = max(job.steps for job in self.jobs)
-        self.report.evaluations += len(active)
+        self.report.evaluations += len(jobs)
         if self.request.callback is not None:
             images, _ = self.seen()
             checks.call_back(self._pipe, self.request, self.report.steps - 1, 0, {"images": images})
-        return len(active)
+        return len(jobs)
 
     def tally(self) -> None:
         super().tally()
