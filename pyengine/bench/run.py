@@ -28,6 +28,7 @@ from . import (
     serve,
     serve_report,
     tasks,
+    tiers,
     timing,
     token,
 )
@@ -184,6 +185,23 @@ def run_neighbours(o: Options, *, model: list[str], busy: int | None, pictures: 
     )  # fmt: skip
     facts = _facts("neighbours", o, threads)
     _tell(o, facts, neighbours.plain(found, facts), lambda: neighbours.table(found))
+    return 0
+
+
+def run_tiers(o: Options, *, model: str, data: Path | None, count: int, seed: int) -> int:
+    _check_files(o)
+    threads = o.threads or machine.cores()
+    torch.set_num_threads(threads)
+    pipe = tiers.load(model)
+    chosen = tiers.ways(pipe, o.quick)
+    peer = tiers.peer_of(pipe) if o.names((tiers.PEER,)) else None
+    tiers.count_evaluations(pipe, chosen)
+    seconds = tiers.time_them(pipe, chosen, 1 if o.quick else o.rounds, peer, _say)
+    tiers.as_long_as(chosen)
+    if count:
+        tiers.look_at_them(pipe, chosen, data, count, seed, _say)
+    facts = _facts("tiers", o, threads)
+    _tell(o, facts, tiers.plain(chosen, seconds, facts), lambda: tiers.table(chosen, seconds))
     return 0
 
 

@@ -11,6 +11,7 @@ from ..pipelines.arguments import OPTIONS
 from . import values
 from .bench import app as bench_app
 from .bench_serve import serve as _  # noqa: F401 - a command of bench_app
+from .bench_tiers import tiers as _tiers  # noqa: F401 - likewise
 from .compare import compare
 from .serve import serve
 from .training import evaluate, train_app
@@ -170,12 +171,14 @@ def generate(
         ),
     ] = None,
     preset: Preset = None,
+    fast: Annotated[bool, Option("--fast", help="The same as --effort fast.")] = False,
     **call: Any,
 ) -> int:
     """Draw pictures of a prompt.
 
     \b
     pyengine generate "a red heart"
+    pyengine generate "a red heart" --fast
     pyengine generate "a cat" -n 4 --grid --seed 7 -o cats.png
     pyengine generate "a fox, oil painting" -m stable-diffusion-v1-5/stable-diffusion-v1-5
     pyengine generate "a fox <lora:ink:0.8>" -m sd15 --lora-dir loras
@@ -187,7 +190,9 @@ def generate(
     """
     from .generate import Options, run
 
-    own = {k: v for k, v in locals().items() if k not in ("Options", "run", "call")}
+    if fast:
+        call["effort"] = call["effort"] or "fast"
+    own = {k: v for k, v in locals().items() if k not in ("Options", "run", "call", "fast")}
     own |= {"model": model[0] if model else None, "further": (model or [])[1:]}
     return run(Options(**own, call={row.name: call[str(row.option)] for row in OPTIONS}))
 

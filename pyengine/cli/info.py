@@ -9,7 +9,10 @@ from typing import Any
 
 from ..adapters import open_lora, summary
 from ..pipelines.loading import find_checkpoint
+from ..pipelines.reading import read_defaults
 from ..pipelines.registry import family_of
+from ..pipelines.stable_diffusion.defaults import Defaults
+from ..pipelines.stable_diffusion.effort import described
 from ..schedules import from_config
 from ..weights import Checkpoint, TensorSource
 from ..weights.source import MappedSource
@@ -42,6 +45,8 @@ def run(
             print(f"  {name}: {scheduler['sampler']}: {keys}")
     if facts["tokens"] is not None:
         print(f"  tokens: {', '.join(f'{k} {v}' for k, v in facts['tokens'].items())}")
+    if facts["fast"] is not None:
+        print(f"  fast: {', '.join(f'{k} {show_plain(v)}' for k, v in facts['fast'].items())}")
     print(f"  hash: {facts['hash']}")
     return 0
 
@@ -71,6 +76,7 @@ def describe(checkpoint: Checkpoint, source: str) -> dict[str, Any]:
             if name != "scheduler"
         },
         "tokens": describe_tokens(checkpoint),
+        "fast": describe_fast(checkpoint),
         "hash": checkpoint.model_hash,
     }
 
@@ -81,6 +87,12 @@ def describe_tokens(checkpoint: Checkpoint) -> dict[str, Any] | None:
         return None
     read = family_of(checkpoint.pipeline_class).parts["tokens"].config_class().from_dict
     return dataclasses.asdict(read(checkpoint.config("tokens"), checkpoint.where("tokens")))
+
+
+def describe_fast(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """What effort="fast" comes to, by the call's arguments; None for models without."""
+    defaults = read_defaults(checkpoint, family_of(checkpoint.pipeline_class).defaults_class)
+    return {**described(defaults)} if isinstance(defaults, Defaults) else None
 
 
 def describe_scheduler(checkpoint: Checkpoint, name: str) -> dict[str, Any] | None:

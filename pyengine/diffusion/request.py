@@ -22,7 +22,8 @@ class Request:
     schedules.Scheduler.plan is told besides steps, strength and eta. callback_known: tensors that
     the callback may change. guides: pipelines.guides.Guides. guidance_start, guidance_end: shares
     of the steps between which guidance_scale holds. method: how it does. cache_interval,
-    cache_branch_id: of step_caching.StepCaching. loras: pipelines.loras.Uses of each picture.
+    cache_branch_id: of step_caching.StepCaching. effort: what was filled in where nothing was said.
+    loras: pipelines.loras.Uses of each picture.
     warnings: what was not done as asked, for the report. control: control.ControlRequest, or None.
     image_prompts: image_prompts.ImageGiven of each IP-Adapter.
     """
@@ -60,6 +61,7 @@ class Request:
     guidance_end: float = 1.0
     cache_interval: int = 1
     cache_branch_id: int = 0
+    effort: str = "full"
     method: Method = field(default_factory=Method)
     loras: tuple[Any, ...] = ()
     warnings: list[str] = field(default_factory=list)

@@ -34,6 +34,7 @@ GUIDANCE_METHODS = ("cfg", "cfg++", "perp-neg", "composed")
 PROMPT_WEIGHTINGS = ("a1111", "compel")
 #: Held equal to pyengine.decoding.request.DECODINGS by a test.
 DECODINGS = ("sequential", "jacobi", "jacobi-gumbel")
+EFFORTS = ("full", "fast")
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 _SIDE = Whole(1, 8192)
 _SIZE_SHOWN = "the model's; 64 for emoji"
@@ -75,6 +76,11 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument(
         "guidance_end", Real(0, 1), nothing=1, option="guidance_end", setting="guidance_end",
         asked=True, help="Share of the steps after which it no longer guides.", shown="1",
+    ),
+    Argument(
+        "effort", Choice(EFFORTS), nothing="full", option="effort", setting="effort", asked=True,
+        help="Stable Diffusion: fast takes fewer steps where nothing else says how many.",
+        shown="full",
     ),
     Argument(
         "cache_interval", Whole(1, 1000), nothing=1, option="cache_interval",

@@ -15,7 +15,10 @@ from .model_folder import choose_weights, replacing, tidy_config, write_json
 from .recipe import Data
 
 # What pyengine uses where a call says nothing; diffusers does not read it.
-DEFAULTS = {"num_inference_steps": samples.STEPS, "guidance_scale": samples.GUIDANCE}
+DEFAULTS = {
+    "num_inference_steps": samples.STEPS, "guidance_scale": samples.GUIDANCE,
+    "fast_num_inference_steps": 6, "fast_scheduler": "dpmpp_2m",
+}  # fmt: skip
 
 
 def export(

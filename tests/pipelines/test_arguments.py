@@ -212,7 +212,7 @@ def test_settings_of_before_are_read():
             "prompt_weighting",
             "image_guidance_scale",
             "preset",
-            *("cache_interval", "cache_branch_id"),
+            *("cache_interval", "cache_branch_id", "effort"),
         )
     )
     assert json.loads(settings.to_json()) == {**json.loads(OLD), **later}

@@ -47,6 +47,7 @@ from .arguments import Arguments
 from .callbacks import RunProperties
 from .control import take
 from .defaults import Defaults
+from .effort import fill
 from .embeddings import Widths, joined
 from .image_prompts import ImageAdapters, check_prompts, image_prompts, take_prompts
 from .parts import Parts
@@ -187,8 +188,9 @@ class StableDiffusionPipeline(
         padding_mask_crop: int | None = None,
         guidance_start: float = 0.0,
         guidance_end: float = 1.0,
-        cache_interval: int = 1,
-        cache_branch_id: int = 0,
+        effort: str = "full",
+        cache_interval: int | None = None,
+        cache_branch_id: int | None = None,
         guidance_method: str = "cfg",
         negative_scale: float | None = None,
         control_image: Any = None,
@@ -270,8 +272,10 @@ class StableDiffusionPipeline(
                 enlarged to height and width, and laid back into the whole picture.
             guidance_start, guidance_end: shares of the steps between which guidance_scale holds, 0
                 to 1; the others are without guidance, and take one row.
+            effort: "fast" takes fewer steps, another sampler and cache_interval, as far as the call
+                leaves them to the model (docs/fast.md).
             cache_interval: every so many evaluations compute the whole U-Net, those between its
-                outermost layers, on what the deep ones gave last (DeepCache); 1: all do.
+                outermost layers, on what the deep ones gave last (DeepCache); 1, unless told: all.
             cache_branch_id: how many layers each way these are besides the last one on the way up,
                 0 to one less than there are skips.
             guidance_method: how the prompts guide: "cfg", "cfg++", "perp-neg" or "composed"
@@ -360,8 +364,10 @@ class StableDiffusionPipeline(
                                " IP-Adapter, which its gradient would leave out")  # fmt: skip
 
         def request(**arguments: Any) -> Request:
+            warned = fill(arguments, self.defaults, self.scheduler.name, control is not None)
             r = self._arguments().request(**arguments, control=control)
             r.control = None if control is None else control.checked(r, not self.stable_diffusion)
+            r.warnings += warned
             if r.caching is not None:
                 r.caching.check(self.unet.branches, controlled=control is not None)
             if images is not None:
