@@ -4,8 +4,9 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ def time_them(
 ) -> float | None:  # fmt: skip
     """Fills in seconds, all ways in turn; gives those of a peer's call."""
     runs: list[Callable[[], Any]] = [
-        lambda way=way: pipe(PROMPT, seed=SEED, progress=False, **way.call) for way in chosen
+        partial(pipe, PROMPT, seed=SEED, progress=False, **way.call) for way in chosen
     ]
     runs += [] if peer is None else [peer]
     samples: list[list[float]] = [[] for _ in runs]
@@ -181,7 +182,7 @@ def peer_of(pipe: Any) -> Callable[[], Any]:
     theirs.set_progress_bar_config(disable=True)
     for part in theirs.components.values():
         if isinstance(part, torch.nn.Module):
-            part.to(memory_format=torch.channels_last)
+            cast(Any, part).to(memory_format=torch.channels_last)
     d = pipe.defaults
     return lambda: theirs(
         PROMPT, num_inference_steps=d.num_inference_steps, guidance_scale=d.guidance_scale,

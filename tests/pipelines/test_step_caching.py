@@ -5,13 +5,22 @@ import pytest
 import tiny
 import torch
 from pairs import generators
+from torch.utils.flop_counter import FlopCounterMode
 
 import pyengine
+from pyengine import ops
 from pyengine.errors import RequestError
+from pyengine.models import UNet2DConditionModel
 from pyengine.models.unet import DeepFeatures, Residuals
 
 PROMPTS = ["a red heart", "two cats"]
 STEPS = 5
+SD15 = {
+    "sample_size": 64, "in_channels": 4, "out_channels": 4, "layers_per_block": 2,
+    "block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 768,
+    "attention_head_dim": 8, "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}  # fmt: skip
 #: Skips of the tiny U-Net: two levels of one layer, the first convolution and a halving.
 BRANCHES = 4
 
@@ -210,3 +219,25 @@ def test_refusals(pipe):
     mid = Residuals((), torch.zeros(1, 4, 4, 8))
     with pytest.raises(RequestError, match="deep: expected no additional residuals"):
         pipe.unet.evaluate(x, times, context, mid, DeepFeatures(0))
+
+
+def operations(call):
+    """Multiplications and additions of a call's products."""
+    with torch.device("meta"), ops.force("reference"), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def test_what_the_outermost_layers_take_of_stable_diffusions_operations():
+    """As docs/samplers.md has it."""
+    unet = UNet2DConditionModel.from_config(SD15)
+    x, text = torch.empty(2, 4, 64, 64, device="meta"), torch.empty(2, 77, 768, device="meta")
+    context = unet.encode_context(text)
+    times = unet.embed_timesteps(torch.empty(1, device="meta"))[0]
+    whole = operations(lambda: unet.evaluate(x, times, context))
+    assert whole == pytest.approx(1.59e12, rel=0.01)
+    for branch, share in enumerate((0.08, 0.22, 0.38, 0.47)):
+        deep = DeepFeatures(branch)
+        unet.evaluate(x, times, context, deep=deep)
+        outer = operations(lambda deep=deep: unet.evaluate(x, times, context, deep=deep))
+        assert outer / whole == pytest.approx(share, abs=0.005)
