@@ -87,15 +87,17 @@ def choice(field: str, value: Any, choices: Sequence[str]) -> str:
     return value
 
 
-def texts(field: str, value: Any, count: int | None = None) -> list[str]:
-    """A list of texts from one or several; one stands for `count` of them."""
+def texts(field: str, value: Any, count: int | None = None, of: str = "prompts") -> list[str]:
+    """A list of texts from one or several; one stands for `count` of them. of: what there are so
+    many of, for the error.
+    """
     items = [value] * (count or 1) if isinstance(value, str) else value
     if not isinstance(items, list | tuple):
         raise refuse(field, "a text or a list of texts", value)
     if not 1 <= len(items) <= MAX_PICTURES:
         raise refuse(field, f"1 to {MAX_PICTURES} texts", f"{len(items)} texts")
     if count is not None and len(items) != count:
-        raise refuse(field, f"one text, or as many as prompts: {count}", f"{len(items)} texts")
+        raise refuse(field, f"one text, or as many as {of}: {count}", f"{len(items)} texts")
     for item in items:
         if not isinstance(item, str):
             raise refuse(field, "texts", item)

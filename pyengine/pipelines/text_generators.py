@@ -143,7 +143,7 @@ class EncodingPipeline(TextOnePassPipeline):
     def _read(self, images: Any, prompt: Any) -> tuple[Tensor, Tensor]:
         """(pictures [N, 3, H, W] in -1..1, their texts' vectors [N, C])."""
         pictures = to_tensor(as_list(images, "images"), *self.default_size, "images")
-        prompts = checks.texts("prompt", prompt, len(pictures))
+        prompts = checks.texts("prompt", prompt, len(pictures), of="pictures")
         warnings: list[str] = []
         with self._runs.begin(Run(), self.device):
             text = self._vectors(prompts, warnings)

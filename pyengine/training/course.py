@@ -39,6 +39,11 @@ class Networks:
         """The parameters whose moving average is kept."""
         return self.parameters
 
+    @property
+    def exported(self) -> dict[str, Any]:
+        """{name: module}, what a small model's folder holds."""
+        raise NotImplementedError
+
     def loss(self, *batch: Any) -> tuple[Any, ...]:
         """The loss of a batch, and other measures for the log."""
         raise NotImplementedError

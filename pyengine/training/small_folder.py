@@ -48,9 +48,8 @@ def export(
 
 
 def parameters(networks: course.Networks) -> dict[str, int]:
-    """How many the exported networks have, by name. `networks.exported`: {name: module}."""
-    modules: dict[str, Any] = getattr(networks, "exported")  # noqa: B009 - of small models only
-    return {name: count(module) for name, module in modules.items()}
+    """How many the exported networks have, by name."""
+    return {name: count(module) for name, module in networks.exported.items()}
 
 
 def write_parts(small: SmallRecipe, folder: Path, networks: Any) -> None:

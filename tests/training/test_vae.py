@@ -98,7 +98,7 @@ def test_what_is_refused(model):
     assert pipe.encode(image, "x").shape == (1, 3), "resized"
     for images, prompt, text in (
         ("x.png", "x", "images"),
-        ([image, image, image], ["x", "y"], "prompt: expected one text, or as many"),
+        ([image, image, image], ["x", "y"], "prompt: expected one text, or as many as pictures: 3"),
         ([image], 3, "prompt"),
         (torch.full((1, 3, 16, 16), float("nan")), "x", "images"),
     ):
