@@ -269,6 +269,36 @@ def tokens(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "emoji-ar: int8", case(eight)
 
 
+def small(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(case, function that draws it) of the small models that ship, one of each family."""
+    import numpy as np
+
+    import pyengine
+
+    y, x = np.mgrid[0:64, 0:64]
+    photo = np.stack((x * 4, y * 4, (x // 8 + y // 8) % 2 * 255), axis=-1).astype(np.uint8)
+
+    def case(pipe: Any, output: str = "pt", **call: Any) -> Callable[[], Any]:
+        call = {"seed": [3, 14], "num_images_per_prompt": 2, **call}
+        return lambda: pipe("a red heart", output_type=output, **call).images
+
+    def coded(pipe: Any) -> Callable[[], Any]:
+        return lambda: pipe.encode(photo, "a red heart")
+
+    few = {"num_inference_steps": 4}
+    calls: dict[str, list[dict[str, Any]]] = {
+        "one-shot": [{}], "vae": [{}], "gan": [{}], "flow": [{"temperature": 0.9}],
+        "pixels": [{"output": "latent"}], "masked": [few],
+        "ddpm": [few, {"guidance_scale": 1.0, "scheduler": "euler_ancestral", **few}],
+    }  # fmt: skip
+    for name, own in calls.items():
+        pipe = pyengine.from_pretrained(f"emoji-{name}", device="cpu")
+        for number, call in enumerate(own):
+            yield f"emoji-{name}: picture {number}", case(pipe, **call)
+        if hasattr(pipe, "encode"):
+            yield f"emoji-{name}: encode", coded(pipe)
+
+
 def digests() -> dict[str, str]:
     """Every case's, by the instruction set of this process."""
     import torch
@@ -277,7 +307,7 @@ def digests() -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         cases = [*diffusion(Path(folder)), *labelled(Path(folder)),
                  *cascades(Path(folder)), *tokens(Path(folder)),
-                 *beside(Path(folder))]  # fmt: skip
+                 *beside(Path(folder)), *small(Path(folder))]  # fmt: skip
         with rounded_functions():
             return {name: digest(draw()) for name, draw in cases}
 
