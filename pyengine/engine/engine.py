@@ -101,16 +101,18 @@ class Engine:
 
     def submit(
         self, model: Any = None, *, priority: int = 0, deadline: float | None = None,
-        previews: int = 0, share: str = "", check: Callable[[Any], None] | None = None, **call: Any,
+        previews: int = 0, quick_previews: bool = False, share: str = "",
+        check: Callable[[Any], None] | None = None, **call: Any,
     ) -> EngineJob:  # fmt: skip
         """A job for a call of the model, at once.
 
         call: arguments of the pipeline's call; a callback is not among them, since events say what
         it would. priority: -10 to 10; one more is as good as ten seconds earlier. deadline: seconds
         from now within which the job must be done. previews: how many times the pictures are shown
-        on the way. share: on whose behalf; a job goes behind those of others by as many seconds as
-        its own share has work that is not done. check: is called with the checked request before
-        there is a job; what it raises is raised.
+        on the way, decoded; quick_previews: coarsely instead, for next to nothing, where the model
+        has latents (see pipelines/linear_preview.py). share: on whose behalf; a job goes behind
+        those of others by as many seconds as its own share has work that is not done. check: is
+        called with the checked request before there is a job; what it raises is raised.
 
         Raises RequestError for an argument that cannot be used, QueueFullError where `max_waiting`
         jobs wait, DeadlineError where the deadline is sooner than the job is likely to be done,
@@ -123,6 +125,8 @@ class Engine:
         name, pipe = self._find(model)
         priority = checks.integer("priority", priority, -MAX_PRIORITY, MAX_PRIORITY)
         previews = checks.integer("previews", previews, 0, MAX_PREVIEWS)
+        if not isinstance(quick_previews, bool):
+            raise checks.refuse("quick_previews", "True or False", quick_previews)
         if deadline is not None:
             deadline = checks.real("deadline", deadline, 1e-9, 1e9)
         if call.get("callback_on_step_end") is not None:
@@ -131,6 +135,7 @@ class Engine:
         if check is not None:
             check(request)
         stages = Stages(name, pipe, request)
+        stages.quick = quick_previews
         job = EngineJob(self._driver, name, stages, priority=priority, deadline=deadline,
                         previews=previews, share=share)  # fmt: skip
         self._driver.submit(job)

@@ -76,13 +76,13 @@ class EngineJob:
         if not self.done:
             self._owner.interrupted(self)
 
-    def ask_preview(self) -> None:
+    def ask_preview(self, quick: bool = False) -> None:
         """Has the pictures shown after the next step, besides those `previews` that were asked for
-        in the beginning; once, however often it is called meanwhile.
+        in the beginning; once, however often it is called meanwhile. quick: see Engine.submit.
         """
         stages = self.stages
         if stages is not None:
-            stages.asked = True
+            stages.asked = quick and stages.asked is not False
 
     def result(self, timeout: float | None = None) -> Any:
         """What the pipeline's call would return.

@@ -1,6 +1,7 @@
 """The stages of a request: its pictures are prepared, stepped beside others', shown and decoded."""
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 from ..guard import inference
@@ -25,8 +26,11 @@ class Stages(Steps):
         self.units = units_of(pipe, request)
         self.total = 0
         self._previews: list[int] = []
-        #: Whether the pictures are to be shown after the next step.
-        self.asked = False
+        #: Whether the previews that were asked for in the beginning are quick ones.
+        self.quick = False
+        #: Whether the pictures are to be shown after the next step: None: not; True: quickly.
+        self.asked: bool | None = None
+        self._shown_quickly = False
 
     @property
     def report(self) -> Report:
@@ -83,12 +87,13 @@ class Stages(Steps):
 
     def due_preview(self) -> bool:
         """Whether the step that was just taken is one to be shown."""
-        done, due = self.progress[0], self.asked
-        self.asked = False
+        done, ways = self.progress[0], [] if self.asked is None else [self.asked]
+        self.asked = None
         while self._previews and self._previews[0] <= done:
             self._previews.pop(0)
-            due = True
-        return due
+            ways.append(self.quick)
+        self._shown_quickly = all(ways)
+        return bool(ways)
 
     @inference
     def snapshot(self) -> Callable[[], Any]:
@@ -97,7 +102,7 @@ class Stages(Steps):
         latents, timestep = self._call.seen()
         pipe = self._call.shown_by or self._pipe
         step = Step(self.progress[0], timestep, latents, self.pictures, pipe)
-        return step.preview
+        return partial(step.preview, quick=self._shown_quickly)
 
     def finish(self) -> Any:
         """What the pipeline's call would return."""

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import torch
+from torch import Tensor
 
 from ..cuda import within_memory
 from ..errors import RequestError
@@ -81,6 +82,14 @@ class Pipeline(DiffusersNames, Running):
     def _tuple(self, output: PipelineOutput) -> Any:
         """What return_dict=False gives."""
         return (output.images,)
+
+    def _preview(self, latents: Tensor, output_type: str) -> Any:
+        """Pictures of what a call's `seen` gives."""
+        raise NotImplementedError
+
+    def _quick_preview(self, latents: Tensor, output_type: str) -> Any:
+        """As `_preview`, coarser, where there is a way that costs less."""
+        return self._preview(latents, output_type)
 
     def _release(self) -> None:
         """Frees what was recorded, where memory does not suffice."""

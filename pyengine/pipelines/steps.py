@@ -41,17 +41,17 @@ class Step:
     _pipe: Any
 
     @inference
-    def preview(self, output_type: str = "pil") -> Any:
+    def preview(self, output_type: str = "pil", quick: bool = False) -> Any:
         """The pictures as they are now, decoded: a list of PIL pictures, or "np", "pt". As a run it
-        takes its turn.
+        takes its turn. quick: of latents by a linear map, coarse, for next to nothing (see
+        pipelines/linear_preview.py); where the pipeline has none, decoded all the same.
         """
         pipe, kind = self._pipe, checks.choice("output_type", output_type, PREVIEWS)
         with pipe._runs.begin(Run(), pipe.device):
             try:
                 advice = "fewer or smaller pictures would help"
-                return within_memory(
-                    lambda: pipe._preview(self.latents, kind), advice, pipe._release
-                )
+                preview = pipe._quick_preview if quick else pipe._preview
+                return within_memory(lambda: preview(self.latents, kind), advice, pipe._release)
             finally:
                 pipe._trim()
 

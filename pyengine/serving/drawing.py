@@ -119,7 +119,7 @@ class Drawings:
     def submit(
         self, caller: Caller, model: Any, given: Mapping[str, Any], *, previews: int = 0,
         deadline: float | None = None, priority: int = 0, names: Mapping[str, str] | None = None,
-        context: Any = None,
+        context: Any = None, quick_previews: Any = None,
     ) -> Drawing:  # fmt: skip
         """A job for a request. given: arguments of the pipeline's call by name; None is not given.
         deadline: seconds, as the client said it. names: what the client calls arguments, where that
@@ -136,7 +136,8 @@ class Drawings:
                 seconds = checks.real("deadline", deadline, 1e-9, longest)
             call = self.arguments(given)
             self._fit_prompt(call, self.models.pipeline(name))
-            how = {"previews": previews, "deadline": seconds, "priority": priority}
+            how = {"previews": previews, "deadline": seconds, "priority": priority,
+                   "quick_previews": quick_previews or False}  # fmt: skip
             return self._submit(caller, name, call, how, context)
         except DeadlineError as e:
             raise _too_late(e, asked=deadline is not None) from None

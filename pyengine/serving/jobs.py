@@ -47,10 +47,11 @@ def responses(status: int, model: type[BaseModel] = JobAnswer) -> dict[int | str
 
 
 def _body() -> dict[str, Any]:
-    """That of a generation, and how many previews the events have."""
+    """That of a generation, how many previews the events have, and whether these are coarse."""
     found = generation_body()
     schema = found["requestBody"]["content"]["application/json"]["schema"]
     schema["properties"]["previews"] = {"type": ["integer", "null"], "minimum": 0}
+    schema["properties"]["quick_previews"] = {"type": ["boolean", "null"]}
     key = {"name": "Idempotency-Key", "in": "header", "required": False,
            "schema": {"type": "string", "minLength": 1, "maxLength": KEY_LENGTH}}  # fmt: skip
     return {**found, "parameters": [key]}
@@ -72,11 +73,11 @@ async def create(request: Request, caller: KnownCaller) -> Response:
 
     async def make() -> KeptJob:
         admit(request, caller)
-        previews = body.pop("previews", None)
+        previews, quick = body.pop("previews", None), body.pop("quick_previews", None)
         asked = read(body)
         if asked.stream:
             raise Refusal(400, "stream: expected none: a job has events", "stream", "invalid_value")
-        return await server.jobs.create(caller, asked, previews)
+        return await server.jobs.create(caller, asked, previews, quick)
 
     job, again = await server.jobs.once(caller, key, digest, make)
     request.state.log = {"model": job.drawing.model, "job": job.id}

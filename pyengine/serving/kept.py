@@ -162,7 +162,8 @@ class Jobs:
         #: By caller and idempotency key: the body's digest, and the job that is made or being made.
         self._keys: dict[tuple[str, str], tuple[str, asyncio.Future[KeptJob]]] = {}
 
-    async def create(self, caller: Caller, asked: "Asked", previews: Any = None) -> KeptJob:
+    async def create(self, caller: Caller, asked: "Asked", previews: Any = None,
+                     quick_previews: Any = None) -> KeptJob:  # fmt: skip
         """Raises what Drawings.submit raises."""
         server = self._server
         if previews is None:
@@ -172,7 +173,7 @@ class Jobs:
         drawing = await server.in_thread(
             lambda: server.drawings.submit(
                 caller, asked.model, asked.call, previews=previews, deadline=asked.deadline,
-                names=asked.names, context=context,
+                names=asked.names, context=context, quick_previews=quick_previews,
             )
         )  # fmt: skip
         job = KeptJob(caller, drawing, asked, server.settings.node)

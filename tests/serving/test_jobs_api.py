@@ -159,7 +159,8 @@ def test_idempotency_keys(client):
 
 
 @pytest.mark.parametrize(("body", "param"), [
-    ({"stream": True}, "stream"), ({"previews": 1000}, "previews"), ({"steps": 0}, "steps"),
+    ({"stream": True}, "stream"), ({"previews": 1000}, "previews"),
+    ({"quick_previews": "yes"}, "quick_previews"), ({"steps": 0}, "steps"),
     ({"prompt": None}, "prompt"),
 ])  # fmt: skip
 def test_refusals(client, body, param):

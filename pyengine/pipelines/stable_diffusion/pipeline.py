@@ -41,6 +41,7 @@ from ..diffusers_names.parts import PartNames
 from ..diffusers_names.textual_inversion import TextualInversionNames
 from ..guides import NAMES, guides_of_prompted
 from ..keywords import ELSEWHERE, refuse_others
+from ..linear_preview import LinearPreview
 from ..loras import ADAPTED, LoraArgument, Loras, cross_attention_scale, shown_uses
 from ..text import guidance_embedding
 from .arguments import Arguments
@@ -455,6 +456,16 @@ class StableDiffusionPipeline(
 
     def _preview(self, latents: Tensor, output_type: str) -> Any:
         return self._decode(latents, output_type, self._preview_vae)
+
+    #: What quick previews are made by, once there was one.
+    _linear: LinearPreview | None = None
+
+    def _quick_preview(self, latents: Tensor, output_type: str) -> Any:
+        """By the tiny autoencoder that is `preview_vae`, if there is one, else by a linear map."""
+        if self._preview_vae is not None or getattr(self.vae, "encoder", None) is None:
+            return self._preview(latents, output_type)
+        self._linear = LinearPreview.of(self, self._linear)
+        return pictures.from_tensor(self._linear(latents), output_type)
 
     def _release(self) -> None:
         self._evaluate.clear()

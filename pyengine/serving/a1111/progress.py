@@ -58,7 +58,7 @@ async def progress(
     first = work[0]
     shown = None
     if not skip_current_image:
-        first.drawing.job.ask_preview()
+        first.drawing.job.ask_preview(quick=True)
         shown = await server_of(request).in_thread(_current, first)
     seconds = time.monotonic() - first.begun
     step, steps = first.steps

@@ -95,7 +95,7 @@ function rest(groups) {
 /** Draws a request into its group; its pictures, or throws why there are none. */
 async function draw(request, group, index) {
   const previews = Math.min(PREVIEWS, served.limits.previews);
-  const job = await begin({ ...request, previews });
+  const job = await begin({ ...request, previews, quick_previews: true });
   work.ids.push(job.id);
   if (work.cancelled) await end(job.id);
   let pictures = [];
