@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from .pipelines.kandinsky.pipeline import KandinskyV22Pipeline
     from .pipelines.kandinsky.prior import KandinskyV22PriorPipeline
     from .pipelines.kandinsky.tasks import (
+        KandinskyV22ControlnetImg2ImgPipeline,
         KandinskyV22ControlnetPipeline,
         KandinskyV22Img2ImgCombinedPipeline,
         KandinskyV22Img2ImgPipeline,
@@ -153,6 +154,7 @@ __all__ = [
     "KDPM2AncestralDiscreteScheduler",
     "KDPM2DiscreteScheduler",
     "KandinskyV22CombinedPipeline",
+    "KandinskyV22ControlnetImg2ImgPipeline",
     "KandinskyV22ControlnetPipeline",
     "KandinskyV22Img2ImgCombinedPipeline",
     "KandinskyV22Img2ImgPipeline",

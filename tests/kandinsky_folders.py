@@ -49,12 +49,14 @@ PRIOR_SCHEDULER = {
 
 def write(folder, *, unet=None, movq=None, scheduler=None, gain: float = 0.1, kind=""):
     """A decoder's folder, of pictures of multiples of 4 pixels. gain: of the U-Net's last layer, at
-    whose full size a random network's outputs are chaotic. kind: "Img2Img", "Inpaint" or
-    "Controlnet".
+    whose full size a random network's outputs are chaotic. kind: "Img2Img", "Inpaint",
+    "Controlnet" or "ControlnetImg2Img".
     """
     import diffusers
 
-    own = {"Inpaint": {"in_channels": 9}, "Controlnet": HINTED}.get(kind, {})
+    own = {
+        "Inpaint": {"in_channels": 9}, "Controlnet": HINTED, "ControlnetImg2Img": HINTED,
+    }.get(kind, {})  # fmt: skip
     net = tiny.make_unet(13, **{**UNET, **own, **(unet or {})})
     for p in net.conv_out.parameters():
         p.data.mul_(gain)

@@ -220,6 +220,18 @@ def cascades(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
         "kandinsky: image to image",
         case(both, "a red heart", image=pixels, strength=0.6, **sized),
     )
+    hinted = kandinsky_folders.write(folder / "hinted", kind="Controlnet")
+    hinted = pyengine.from_pretrained(hinted, device="cpu")
+    embeds = torch.linspace(-2, 2, 2 * kandinsky_folders.WIDTH).reshape(2, 1, -1)
+    told = {
+        "image_embeds": embeds[0], "negative_image_embeds": embeds[1], "height": 12, "width": 16,
+        "hint": torch.nn.functional.interpolate(small, (48, 64)), **few,
+    }  # fmt: skip
+    yield "kandinsky controlnet: picture", case(hinted, output="pt", **told)
+    yield (
+        "kandinsky controlnet: image to image",
+        case(hinted, image=pixels, strength=0.6, **told),
+    )
     prior_alone = pyengine.from_pretrained(prior, device="cpu")
     yield "kandinsky prior", case(prior_alone, "a red heart", output="pt", **few)
     steps = {

@@ -117,12 +117,53 @@ def test_forms_of_hints(own, folder):
     )
 
 
-def test_from_a_picture_too(own):
-    """Image-to-image under a hint, of any strength: as diffusers' class for it names them."""
-    photo = Image.fromarray(np.full((16, 16, 3), 90, np.uint8))
-    call = {"num_inference_steps": 4, "output_type": "pt", "seed": 3, "hint": hints(1), **SIZE}
-    plain = own(**embeds(), **call).images
-    assert not torch.equal(own(**embeds(), image=photo, strength=0.5, **call).images, plain)
+@pytest.fixture(scope="module")
+def from_pictures(folder):
+    pipe = diffusers.KandinskyV22ControlnetImg2ImgPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def photos(count=2):
+    pixels = np.random.default_rng(4).integers(0, 256, (count, 5, 7, 3), dtype=np.uint8)
+    return [Image.fromarray(p.repeat(4, 0).repeat(4, 1)) for p in pixels]
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(5, 0.5), (20, 0.3), (50, 0.9)])
+def test_from_pictures_they_are_diffusers(own, from_pictures, steps, strength):
+    # diffusers exchanges height and width of the picture.
+    call = {
+        **embeds(), "hint": hints()[:, :, :48, :48], "height": 12, "width": 12,
+        "num_inference_steps": steps, "strength": strength, "output_type": "np",
+    }  # fmt: skip
+    want = from_pictures(image=photos(), generator=generators([7, 8]), **call).images
+    got = own(image=photos(), generator=generators([7, 8]), **call).images
+    assert want.std() > 0.1
+    assert psnr(want, got) >= LEAST_PSNR
+    several = {**call, "num_images_per_prompt": 2}
+    want = from_pictures(image=photos(), generator=generators([3, 4, 5, 6]), **several).images
+    got = own(image=photos(), generator=generators([3, 4, 5, 6]), **several).images
+    assert psnr(want, got) >= LEAST_PSNR
+
+
+def test_the_class_for_pictures(own, tmp_path):
+    """By position as diffusers', of its own folder; and what it cannot do without."""
+    place = kandinsky_folders.write(tmp_path / "d", kind="ControlnetImg2Img")
+    pipe = pyengine.KandinskyV22ControlnetImg2ImgPipeline.from_pretrained(place, device="cpu")
+    both, (photo, _), call = embeds(1), photos(), {"seed": 3, "output_type": "pt"}
+    by_position = pipe(
+        both["image_embeds"], photo, both["negative_image_embeds"], hints(1), 12, 16, 4, 3.0, 0.5,
+        **call,
+    ).images  # fmt: skip
+    call = {**call, **SIZE, "hint": hints(1), "num_inference_steps": 4, "guidance_scale": 3.0}
+    assert torch.equal(own(**both, image=photo, strength=0.5, **call).images, by_position)
+    assert torch.equal(
+        pyengine.from_pretrained(place, device="cpu")(**both, image=photo, strength=0.5, **call)
+        .images, by_position,
+    )  # fmt: skip
+    assert not torch.equal(own(**both, **call).images, by_position)
+    with pytest.raises(RequestError, match="image: a KandinskyV22ControlnetImg2ImgPipeline needs"):
+        pipe(**both, **call)
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,9 @@ ORDERS = {
     f" {_KANDINSKY} num_images_per_prompt generator latents output_type return_dict {_BACK}",
     "KandinskyV22ControlnetPipeline": f"image_embeds negative_image_embeds hint {_KANDINSKY}"
     " num_images_per_prompt generator latents output_type callback callback_steps return_dict",
+    "KandinskyV22ControlnetImg2ImgPipeline": "image_embeds image negative_image_embeds hint"
+    f" {_KANDINSKY} strength num_images_per_prompt generator output_type callback callback_steps"
+    " return_dict",
     "KandinskyV22CombinedPipeline": "prompt negative_prompt num_inference_steps guidance_scale"
     f" {_COMBINED} callback callback_steps return_dict {_PRIOR_BACK}",
     "KandinskyV22Img2ImgCombinedPipeline": "prompt image negative_prompt num_inference_steps"

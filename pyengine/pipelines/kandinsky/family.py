@@ -45,7 +45,7 @@ DECODER = Family(
     " diffusers by tests",
     classes=(
         "KandinskyV22Pipeline", "KandinskyV22Img2ImgPipeline", "KandinskyV22InpaintPipeline",
-        "KandinskyV22ControlnetPipeline",
+        "KandinskyV22ControlnetPipeline", "KandinskyV22ControlnetImg2ImgPipeline",
     ),
     parts={"unet": UNET, "scheduler": SCHEDULER, "movq": VQ},
     unused=(),
@@ -56,7 +56,10 @@ DECODER = Family(
         "image": f"{_HERE}.tasks:KandinskyV22Img2ImgPipeline",
         "inpaint": f"{_HERE}.tasks:KandinskyV22InpaintPipeline",
     },
-    others=(f"{_HERE}.tasks:KandinskyV22ControlnetPipeline",),
+    others=(
+        f"{_HERE}.tasks:KandinskyV22ControlnetPipeline",
+        f"{_HERE}.tasks:KandinskyV22ControlnetImg2ImgPipeline",
+    ),
     rehearse=f"{_HERE}.rehearsal:rehearse",
     joins={"prior": f"{_HERE}.joined:join"},
     rank=19,

@@ -23,6 +23,12 @@ class KandinskyV22ControlnetPipeline(Task, KandinskyV22Pipeline):
     needs = ("hint",)
 
 
+class KandinskyV22ControlnetImg2ImgPipeline(Task, KandinskyV22Pipeline):
+    """From a picture, like a hint: pipe(image_embeds, image, negative..., hint, strength=0.3)."""
+
+    needs = ("image", "hint")
+
+
 class KandinskyV22Img2ImgCombinedPipeline(Task, KandinskyV22CombinedPipeline):
     """Pictures from a picture and a text: pipe(prompt, image, strength=0.3)."""
 
