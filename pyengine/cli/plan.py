@@ -65,7 +65,7 @@ def run(
         facts = {"model": source, "isa": core().isa(), "batch": batch, "parts": totals}
         print(json.dumps({**facts, "steps": [asdict(step) for step in steps]}))
         return 0
-    print(f"{show_plain(source)} on cpu-{core().isa()}, a U-Net call of {batch} rows")
+    print(f"{show_plain(source)} on cpu-{core().isa()}, an evaluation of {batch} rows")
     lines = [("layer", "op", "result", "algorithm", "GFLOP", "MB", "bound")]
     lines += [
         (f"{s.part}.{s.layer}".rstrip("."), s.op, "x".join(map(str, s.shape)), s.algorithm,
@@ -104,15 +104,15 @@ def summarise(steps: list[Step]) -> dict[str, dict[str, float]]:
 def plan(
     checkpoint: Checkpoint, source: str, height: int | None, width: int | None, batch: int
 ) -> list[Step]:
-    """The ops of encoding `batch` prompts, one U-Net call and decoding one picture, in order.
+    """The ops of encoding `batch` prompts, one evaluation and decoding one picture, in order.
 
     height, width: pixels; the model's own size where None. Reads configs and tensor headers only.
     """
     kind = checkpoint.pipeline_class
     family = family_of(kind)
     if family.rehearse is None:
-        raise RequestError(f"plan: {source} is a {kind}: only a U-Net with its autoencoder, as"
-                           " Stable Diffusion's, is planned")  # fmt: skip
+        raise RequestError(f"plan: {source} is a {kind}: expected a diffusion model, a GAN or an"
+                           " upscaler, whose evaluations are all alike")  # fmt: skip
     models = {}
     for name in checkpoint.models:
         data, tensors = checkpoint.component(name)

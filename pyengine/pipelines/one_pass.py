@@ -272,3 +272,10 @@ def count_of(num_images: Any, num_images_per_prompt: Any, latents: Any) -> int:
             raise RequestError(f"num_images_per_prompt: expected 1 beside latents, given {per}")
         return checks.integer("latents", len(latents), 1, checks.MAX_PICTURES)
     return per
+
+
+def check_own_size(side: int, height: int | None, width: int | None) -> None:
+    """Raises RequestError for another size than a generator's own, side x side."""
+    for name, value in (("height", height), ("width", width)):
+        if value not in (None, side):
+            raise RequestError(f"{name}: expected {side}, all that this model makes, given {value}")

@@ -2,6 +2,8 @@
 
 import json
 
+import generators
+import kandinsky_folders
 import pytest
 import tiny
 import torch
@@ -84,3 +86,41 @@ def test_a_size_that_does_not_fit_is_refused(run, tmp_path):
     status, out, err = run("info", tiny.write_sd1(tmp_path / "m"), "--plan", "--height", "60")
     assert (status, out) == (2, "")
     assert "height: expected a multiple of 8, given 60" in err
+
+
+@pytest.mark.parametrize(
+    ("write", "result"),
+    [
+        (generators.write_dcgan, [2, 32, 32, 3]),
+        (generators.write_biggan, [2, 16, 16, 3]),
+        (generators.write_rrdb, [2, 96, 128, 3]),
+        (generators.write_compact, None),
+        (kandinsky_folders.write_prior, [2, 32]),
+    ],
+)
+def test_networks_of_one_evaluation(run, tmp_path, write, result):
+    """Generators, upscalers and priors: what runs last is what they give."""
+    place = tmp_path / ("m.safetensors" if write in UPSCALERS else "m")
+    size = ["--height", "24", "--width", "32"] if write in UPSCALERS else []
+    told = plan(run, write(place), *size)
+    assert all(step["gflop"] >= 0 and step["mbytes"] > 0 for step in told["steps"])
+    assert len(told["steps"]) > 3
+    if result is not None:
+        assert told["steps"][-1]["shape"] == result
+    half = plan(run, place, *size, "--batch", "1")
+    assert len(half["steps"]) == len(told["steps"])
+    assert half["steps"][-1]["gflop"] == pytest.approx(told["steps"][-1]["gflop"] / 2)
+
+
+UPSCALERS = (generators.write_rrdb, generators.write_compact)
+
+
+def test_sizes_that_have_no_meaning_are_refused(run, tmp_path):
+    dcgan = generators.write_dcgan(tmp_path / "m")
+    status, out, err = run("info", dcgan, "--plan", "--width", "60")
+    assert (status, out) == (2, "")
+    assert "width: expected 32, all that this model makes, given 60" in err
+    prior = kandinsky_folders.write_prior(tmp_path / "prior")
+    status, out, err = run("info", prior, "--plan", "--height", "64")
+    assert (status, out) == (2, "")
+    assert "height: expected none, since a prior makes no picture" in err

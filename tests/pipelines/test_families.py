@@ -226,7 +226,7 @@ def test_the_command_line_tells_of_it(family, tmp_path, capsys):
     assert config == "    classes 5, width 4"
     assert end.startswith("  hash: ")
     assert main(["info", str(place), "--plan"]) == 2
-    assert f"is a {family.classes[0]}: only a U-Net" in capsys.readouterr().err
+    assert f"is a {family.classes[0]}: expected a diffusion model" in capsys.readouterr().err
     assert family.name in doctor.examine()["families"]
 
 

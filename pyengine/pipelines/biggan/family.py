@@ -25,5 +25,6 @@ BIGGAN = Family(
     pipeline=f"{_HERE}.pipeline:BigGANPipeline",
     build=f"{_HERE}.build:build",
     main="model",
+    rehearse=f"{_HERE}.rehearsal:rehearse",
     rank=61,
 )  # fmt: skip

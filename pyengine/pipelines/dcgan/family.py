@@ -25,5 +25,6 @@ DCGAN = Family(
     pipeline=f"{_HERE}.pipeline:DCGANPipeline",
     build=f"{_HERE}.build:build",
     main="model",
+    rehearse=f"{_HERE}.rehearsal:rehearse",
     rank=60,
 )

@@ -33,6 +33,7 @@ PRIOR = Family(
     pipeline=f"{_HERE}.prior:KandinskyV22PriorPipeline",
     build=f"{_HERE}.build:build_prior",
     main="prior",
+    rehearse=f"{_HERE}.rehearsal:rehearse_alone",
     tasks={},
     sampler="unclip",
     rank=18,

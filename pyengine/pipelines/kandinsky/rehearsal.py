@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ...errors import RequestError
 from ...models import (
     CLIPTextModelWithProjection,
     PriorTransformer,
@@ -32,6 +33,19 @@ def rehearse(
     yield "unet", partial(_unet, models["unet"], batch, *sides)
     # A call decodes its pictures one at a time.
     yield "movq", partial(_movq, models["movq"], *sides)
+
+
+def rehearse_alone(
+    models: Mapping[str, Any], batch: int, height: int | None, width: int | None
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """(part, what runs it) for a prior's texts and one call of it, `batch` rows each. It makes
+    embeddings: height and width have no meaning.
+    """
+    if height is not None or width is not None:
+        name = "width" if height is None else "height"
+        raise RequestError(f"{name}: expected none, since a prior makes no picture")
+    yield "text_encoder", partial(rehearse_text, models["text_encoder"], batch)
+    yield "prior", partial(rehearse_prior, models["prior"], batch)
 
 
 def rehearse_text(model: CLIPTextModelWithProjection, batch: int) -> None:

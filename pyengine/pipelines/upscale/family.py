@@ -29,6 +29,7 @@ RRDB = Family(
     pipeline=f"{_HERE}.pipeline:UpscalePipeline",
     build=f"{_HERE}.build:build",
     main="model",
+    rehearse=f"{_HERE}.rehearsal:rehearse",
     rank=70,
 )
 COMPACT = Family(
@@ -51,5 +52,6 @@ COMPACT = Family(
     pipeline=f"{_HERE}.pipeline:UpscalePipeline",
     build=f"{_HERE}.build:build",
     main="model",
+    rehearse=f"{_HERE}.rehearsal:rehearse",
     rank=71,
 )
