@@ -99,7 +99,8 @@ class Settings(_Asked):
     ip_adapter_image: SHA-256 of the pixels that went in, or None.
     upscaler: the model_hash of what enlarged the picture, or None; height, width: before that.
     classifier, clip_model: likewise of what guided it; controlnet, t2i_adapter, ip_adapter: of what
-    was beside the model. control: SHA-256 of the pixels that these were shown, control_kind: how
+    was beside the model; vae: of the autoencoder in place of its own; prior: of the checkpoint
+    before a decoder. control: SHA-256 of the pixels that these were shown, control_kind: how
     they were made of a picture (pyengine.preprocess), or None.
     loras: of those that it was drawn with, "name:SHA-256 of the file"; which of them counted how
     much is told by `lora`, those that were fused into the weights among them, and by <lora:...> in
@@ -136,6 +137,8 @@ class Settings(_Asked):
     t2i_adapter: str | None = None
     ip_adapter: str | None = None
     ip_adapter_image: str | None = None
+    vae: str | None = None
+    prior: str | None = None
     embeddings: tuple[str, ...] | None = None
     first_seed: int | None = dataclasses.field(default=None, metadata=bounds(0, 2**63 - 1))
     count: int = dataclasses.field(default=1, metadata=bounds(1, 4096))

@@ -145,6 +145,18 @@ def generate(
             help="The IP-Adapter's encoder of pictures.",
         ),
     ] = None,
+    vae: Annotated[
+        str | None,
+        Option(
+            metavar="PLACE",
+            show_default="the model's",
+            help="Latent models: another autoencoder's folder, or a tiny one's file.",
+        ),
+    ] = None,
+    prior: Annotated[
+        str | None,
+        Option(metavar="MODEL", help="Kandinsky's decoders: the prior that reads the prompt."),
+    ] = None,
     json: Json = False,
     from_picture: Annotated[
         Path | None,

@@ -13,8 +13,6 @@ from typing import Any
 
 from .. import __version__, metadata
 from .. import images as pictures
-from ..adapters.ip_adapter import find_file
-from ..adapters.places import hash_of
 from ..errors import RequestError
 from ..metadata import Settings
 from ..pipelines import from_pretrained
@@ -31,6 +29,7 @@ from ..preprocess import prepare
 from ..schedules import find_name
 from ..weights.text import listing, show
 from . import concepts, files, preview, warn
+from .beside import BESIDE, PARTS, hashes_of, load_ip_adapter
 
 NO_PROMPT = "prompt: expected a prompt or --from PICTURE, given neither"
 
@@ -57,6 +56,8 @@ class Options:
     control_kind: str | None
     ip_adapter: str | None
     image_encoder: str | None
+    vae: str | None
+    prior: str | None
     json: bool
     from_picture: Path | None
     lora_dir: Path | None
@@ -70,8 +71,6 @@ class Options:
 PICTURES = tuple(row.name for row in OPTIONS if isinstance(row.kind, Picture))
 #: Arguments that name models whose gradients guide.
 GUIDES = ("classifier", "clip_model")
-#: Options that name networks beside the model, and the keywords that load them.
-BESIDE = {"controlnet": "controlnet", "t2i_adapter": "adapter"}
 
 
 def run(o: Options) -> int:
@@ -98,6 +97,7 @@ def run(o: Options) -> int:
             "lora_dir": o.lora_dir,
             **{keyword: getattr(o, name) for name, keyword in BESIDE.items()},
             "embeddings_dir": o.embeddings_dir, "preset": o.preset,
+            **{name: getattr(o, name) for name in PARTS if getattr(o, name) is not None},
         }  # fmt: skip
         pipe: Any
         if o.further:
@@ -118,9 +118,7 @@ def run(o: Options) -> int:
             if o.call[name] is not None:
                 hashes[name] = guide_hash(o.call[name])
         load_ip_adapter(o, pipe)
-        for name in (*BESIDE, "ip_adapter"):
-            if getattr(o, name) is not None:
-                hashes[name] = hash_of(name, file_of(name, getattr(o, name)))
+        hashes.update(hashes_of(o))
         hashes["control_kind"] = o.control_kind
         if saved is not None:
             compare(saved, pipe, hashes)
@@ -144,22 +142,6 @@ def run(o: Options) -> int:
     written, replaced = write(o, place, result, settings, only)
     tell(o, written, replaced, settings, result.report)
     return 0
-
-
-def load_ip_adapter(o: Options, pipe: Any) -> None:
-    """Loads the IP-Adapter that the options name."""
-    if o.ip_adapter is None:
-        if o.image_encoder is not None:
-            raise RequestError("image-encoder: expected --ip-adapter with it, given none")
-        return
-    if o.call["ip_adapter_image"] is None:
-        raise RequestError("ip-adapter: expected --ip-adapter-image with it, given none")
-    pipe.load_ip_adapter(o.ip_adapter, image_encoder=o.image_encoder)
-
-
-def file_of(name: str, place: str) -> str | Path:
-    """What is loaded of a place: of an IP-Adapter's folder the file in it."""
-    return find_file(place) if name == "ip_adapter" else place
 
 
 def ours(caught: Iterable[warnings.WarningMessage]) -> list[str]:
@@ -254,6 +236,10 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
             option = name.replace("_", "-")
             raise RequestError(f"from: the picture was made with a network beside the model:"
                                f" expected it as --{option}")  # fmt: skip
+    for name in PARTS:
+        if getattr(o, name) is None and getattr(saved, name) is not None:
+            raise RequestError(f"from: the picture was made with another checkpoint's {name}:"
+                               f" expected it as --{name}")  # fmt: skip
     if saved.embeddings and o.embeddings_dir is None:
         names = listing(show(name) for name, _ in saved.files_of_embeddings)
         raise RequestError(f"from: the picture was drawn with textual inversions, {names}: expected"
@@ -293,7 +279,7 @@ def compare(saved: Settings, pipe: Any, hashes: dict[str, str | None]) -> None:
     """Warns of what makes a repeated picture come out different. hashes: of the models beside the
     pipeline's own, by argument.
     """
-    for name in ("upscaler", *GUIDES, *BESIDE, "ip_adapter"):
+    for name in ("upscaler", *GUIDES, *BESIDE, *PARTS, "ip_adapter"):
         before = getattr(saved, name)
         if before is not None and before != hashes.get(name):
             warn(f"{name}: not the one that was used before")

@@ -21,23 +21,27 @@ CLASSES: dict[str, Any] = {
 Place = str | os.PathLike[str]
 
 
-def load_autoencoder(place: Place, device: torch.device, dtype: torch.dtype) -> Any:
+def load_autoencoder(
+    place: Place, device: torch.device, dtype: torch.dtype, field: str = "vae"
+) -> Any:
     """The autoencoder in a folder of diffusers' (config.json says which), or the tiny one in a
     file: of both halves, or of one, with the other beside it under the same name.
 
     In float32 where a pipeline's dtype is float16 and the config says that it overflows.
-    Raises CheckpointError or ConfigError for anything else.
+    Raises CheckpointError or ConfigError for anything else; field: what errors call the place.
     """
     path = Path(os.path.expanduser(os.fspath(place)))
+    if not path.exists():
+        raise CheckpointError(f"{field}: no such file or folder: {show(os.fspath(place))}")
     if path.is_dir():
         return _of_folder(path, device, dtype)
     return AutoencoderTiny.from_files(**beside(path), device=device, dtype=dtype)
 
 
-def located(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+def located(value: Any, device: torch.device, dtype: torch.dtype, field: str = "vae") -> Any:
     """`load_autoencoder` of a place; anything else as it is."""
     is_place = isinstance(value, str | os.PathLike) and bool(os.fspath(value))
-    return load_autoencoder(value, device, dtype) if is_place else value
+    return load_autoencoder(value, device, dtype, field) if is_place else value
 
 
 def _of_folder(path: Path, device: torch.device, dtype: torch.dtype) -> Any:
@@ -60,7 +64,7 @@ def check_preview(value: Any, vae: Any, device: torch.device, dtype: torch.dtype
 
     Raises RequestError for what is none, or decodes other latents.
     """
-    value = located(getattr(value, "_orig_mod", value), device, dtype)
+    value = located(getattr(value, "_orig_mod", value), device, dtype, "preview_vae")
     if value is None:
         return None
     if not isinstance(value, tuple(CLASSES.values())):

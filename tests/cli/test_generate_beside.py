@@ -1,5 +1,7 @@
 """`pyengine generate` beside ControlNets, T2I-Adapters and IP-Adapters: files, settings, --from."""
 
+import diffusers
+import kandinsky_folders
 import numpy as np
 import pytest
 import tiny
@@ -96,3 +98,62 @@ def test_options_that_need_others(run, model, options, text):
     status, _, err = run("generate", "a cat", "--model", model, *options, *FAST)
     assert status == 2
     assert text in err
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_another_autoencoder(run, model, tmp_path, kind):
+    """--vae, of a folder and of TAEF2-like files; remembered, and asked for again by --from."""
+    tiny_vae = make_tiny(tmp_path / "tiny")
+    place = tmp_path / "tiny" if kind == "folder" else tmp_path / "one.safetensors"
+    if kind == "file":
+        save_file(tiny_vae.state_dict(), place)
+    given = ("generate", "a cat", "--seed", "3", "-m", model, *FAST)
+    status, _, err = run(*given, "--vae", place, "-o", "x.png")
+    assert status == 0, err
+    pipe = pyengine.from_pretrained(model, vae=place, device="cpu")
+    want = pipe("a cat", seed=3, num_inference_steps=2, height=32, width=40).images[0]
+    assert (pixels("x.png") == np.asarray(want)).all()
+    assert len(metadata.read(tmp_path / "x.png").vae) == 64
+    again = ("generate", "--from", "x.png", "-m", model)
+    status, _, err = run(*again, "--vae", place, "-o", "y.png")
+    assert (status, err) == (0, "")
+    assert (pixels("y.png") == pixels("x.png")).all()
+    status, _, err = run(*again, "-o", "z.png")
+    assert status == 2
+    assert "--from: the picture was made with another checkpoint's vae: expected it as --vae" in err
+    status, _, err = run(*given, "--vae", "nowhere", "-o", "z.png")
+    assert status == 2
+    assert "vae: no such file or folder: 'nowhere'" in err
+
+
+def make_tiny(folder):
+    """A tiny autoencoder for the 8-fold latents of the tests' model, saved in a folder."""
+    made = diffusers.AutoencoderTiny(
+        encoder_block_out_channels=(16,) * 4, decoder_block_out_channels=(16,) * 4
+    ).eval()
+    made.save_pretrained(folder)
+    return made
+
+
+def test_a_prior_before_a_decoder(run, tmp_path):
+    """--prior: Kandinsky's two folders as one pipeline."""
+    prior = kandinsky_folders.write_prior(tmp_path / "prior")
+    decoder = kandinsky_folders.write(tmp_path / "decoder")
+    given = ("-m", decoder, "--seed", "3", "--steps", "2", "--prior-steps", "2", "--height", "16")
+    status, _, err = run("generate", "a cat", *given, "--width", "24", "--prior", prior,
+                         "-o", "x.png")  # fmt: skip
+    assert status == 0, err
+    pipe = pyengine.from_pretrained(decoder, prior=prior, device="cpu")
+    call = {"num_inference_steps": 2, "prior_num_inference_steps": 2, "height": 16, "width": 24}
+    want = pipe("a cat", seed=3, **call).images[0]
+    assert (pixels("x.png") == np.asarray(want)).all()
+    again = ("generate", "--from", "x.png", "-m", decoder)
+    status, _, err = run(*again, "--prior", prior, "-o", "y.png")
+    assert (status, err) == (0, "")
+    assert (pixels("y.png") == pixels("x.png")).all()
+    status, _, err = run(*again, "-o", "z.png")
+    assert status == 2
+    assert "--from: the picture was made with another checkpoint's prior" in err
+    status, _, err = run("generate", "a cat", "--prior", prior, "-o", "z.png")
+    assert status == 2
+    assert "--prior: a StableDiffusionPipeline takes none" in err
