@@ -33,8 +33,8 @@ class ClassifierSettings(SmallSettings):
     batch: int = 64
     rate: float = 2e-3
     variants: int = 1
-    steps: int = 1200
-    cooldown: int = 600
+    steps: int = 2500
+    cooldown: int = 1000
 
 
 class Networks(course.Networks):
