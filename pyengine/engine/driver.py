@@ -22,7 +22,7 @@ from .events import Event
 from .job import EngineJob
 from .memory import activation_bytes, cache_bytes, watch
 from .schedule import DeficitRoundRobin, due
-from .stages import Queue, Stages, step
+from .stages import Queue, step
 
 
 class Entry:
@@ -328,10 +328,8 @@ class Driver:
             self._learn(key, pipe, pictures, seconds, before)
             for observer in self.observers:
                 observer(chosen[0][0].job.model, len(pictures), seconds)
-        taken: dict[Entry, list[Job]] = {}
-        for entry, picture in chosen:
-            taken.setdefault(entry, []).append(picture)
-        for entry, own in taken.items():
+        for entry in dict.fromkeys(entry for entry, _ in chosen):
+            own = [picture for other, picture in chosen if other is entry]
             self._stepped(entry, own, self.clock() - begin, used)
 
     def _learn(
@@ -369,7 +367,7 @@ class Driver:
         """These of a job's pictures have taken a step."""
         if entry not in self.running:
             return
-        stages: Stages = entry.stages
+        stages = entry.stages
         try:
             stages.stepped(pictures, seconds, used)
             done, total = stages.progress

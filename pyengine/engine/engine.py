@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import RequestError, UnavailableError
 from ..jobs import checks
+from ..jobs.output import UNHEARD
 from ..pipelines.base import Pipeline
 from ..pipelines.loading import from_pretrained
 from ..weights.text import did_you_mean
@@ -67,7 +68,7 @@ class Engine:
         self._process = os.getpid()
         self._driver = Driver(Costs(longest, limit), self.max_waiting, _clock)
         self._thread = threading.Thread(
-            target=self._driver.run, name="pyengine-engine", daemon=True
+            target=_run, args=(self._driver,), name="pyengine-engine", daemon=True
         )
         # Where nobody closes it: when it is collected, and at the end of the process, whose
         # threads may not be within a kernel then.
@@ -214,6 +215,12 @@ class Engine:
         except BaseException:
             self._driver.close(stop=True)
             raise
+
+
+def _run(driver: Driver) -> None:
+    """The engine's thread."""
+    UNHEARD.set(True)
+    driver.run()
 
 
 def _stop(driver: Driver, thread: threading.Thread, process: int) -> None:

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -94,8 +95,15 @@ class Report:
             self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
 
+#: Set where nobody called who would hear warnings: in an engine's thread. What a stranger's request
+#: is warned of, pieces of its prompt, stands in its report alone, and not in a server's log.
+UNHEARD: ContextVar[bool] = ContextVar("pyengine_unheard", default=False)
+
+
 def issue(messages: Iterable[str], finished: bool = False) -> None:
     """UserWarnings in the name of the line that called pyengine; finished: see Report.warn."""
+    if UNHEARD.get():
+        return
     for message in messages:
         try:
             warnings.warn(message, stacklevel=_callers_level())

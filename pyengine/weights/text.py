@@ -1,11 +1,14 @@
 """Safe printing of what strangers wrote: names, values and long lists in error messages."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 LISTED = 20
 #: How alike two names must be (difflib's ratio, 0 to 1) for one to be offered for the other.
 ALIKE = 0.65
+#: Of Python's own words for an object.
+ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
 
 
 def show(value: object, limit: int = 120) -> str:
@@ -18,6 +21,8 @@ def show(value: object, limit: int = 120) -> str:
     if isinstance(value, list | tuple | dict) and len(value) > limit // 4:
         return f"a {type(value).__name__} of {len(value)} items"
     text = ascii(value)
+    if not isinstance(value, str | bytes):  # where it lies in memory is nobody's to know
+        text = ADDRESS.sub("", text)
     return text if len(text) <= 2 * limit else f"{text[: 2 * limit]}..."
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import warnings
 import weakref
 from pathlib import Path
 
@@ -327,3 +328,15 @@ def test_every_kind_of_job_can_be_scheduled():
     for kind in kinds:
         assert kind.left is not Job.left, kind
         assert kind.shape is not Job.shape, kind
+
+
+def test_warnings_of_a_request_are_its_report_s_alone(pipes):
+    """They quote prompts, which a server's log must not have."""
+    heard = []
+    with pyengine.Engine(pipes["sd1"]) as engine, warnings.catch_warnings():
+        warnings.showwarning = lambda *given: heard.append(given)
+        warnings.simplefilter("always")
+        job = engine.submit(**{**SHORT, "prompt": "secret " * 200})
+        job.result(60)
+    assert any("secret" in text for text in job.report.warnings)
+    assert heard == []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pyengine.weights.text import did_you_mean, nearest
+from pyengine.weights.text import did_you_mean, nearest, show
 
 NAMES = ("num_inference_steps", "guidance_scale", "height", "width", "negative_prompt", "prompt")
 
@@ -41,3 +41,8 @@ def test_separators_and_case_count_for_nothing():
 def test_the_question():
     assert did_you_mean("hight", NAMES) == "; did you mean height?"
     assert did_you_mean("colour", NAMES) == ""
+
+
+def test_nothing_tells_where_it_lies_in_memory():
+    assert show(object()) == "<object object>"
+    assert show("x at 0x7f") == "'x at 0x7f'"
