@@ -8,8 +8,8 @@ kernels, so the same bits.
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,10 @@ MOST_PIXELS = 4096
 #: not used for the longest time goes first.
 KEPT = 16
 
-#: function(x, changing, kept), a tensor made by kernels alone.
-Function = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], Tensor]
+#: A tensor, or a tuple of them.
+Result = TypeVar("Result", Tensor, tuple[Tensor, Tensor])
+#: function(x, changing, kept), made by kernels alone.
+Function = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], Result]
 
 
 class Recordings:
@@ -43,31 +45,31 @@ class Recordings:
         return Recordings, ()
 
     def __call__(
-        self, network: nn.Module, function: Function, x: Tensor, changing: Sequence[Tensor],
-        kept: Sequence[Tensor] = (),
-    ) -> Tensor:  # fmt: skip
+        self, network: nn.Module, function: Function[Result], x: Tensor,
+        changing: Sequence[Tensor], kept: Sequence[Tensor] = (), which: Hashable = None,
+    ) -> Result:  # fmt: skip
         """function(x, changing, kept), in memory of its own.
 
         function: reads these, the network's parameters and buffers, and decides nothing by any
         contents. x: [N, H, W, C], which changes from call to call as `changing` does; kept: what
-        stays for many calls, not written to in between. It is called itself where x is large or not
-        on a CPU, where gradients may be wanted or a backend is forced, where a part of the network
-        has hooks, and where torch computes anything in it.
+        stays for many calls, not written to in between. which: of several functions. It is called
+        itself where x is large or not on a CPU, where gradients may be wanted or a backend is
+        forced, where a part of the network has hooks, and where torch computes anything in it.
         """
         small = x.dim() == 4 and x[..., 0].numel() <= MOST_PIXELS
         if not small or not suits(x, x.numel()) or not self._lock.acquire(blocking=False):
             return function(x, changing, kept)
         try:
-            return self._locked(network, function, x, changing, kept)
+            return self._locked(network, function, x, changing, kept, which)
         finally:
             self._lock.release()
 
     def _locked(
-        self, network: nn.Module, function: Function, x: Tensor, changing: Sequence[Tensor],
-        kept: Sequence[Tensor],
-    ) -> Tensor:  # fmt: skip
+        self, network: nn.Module, function: Function[Result], x: Tensor,
+        changing: Sequence[Tensor], kept: Sequence[Tensor], which: Hashable,
+    ) -> Result:  # fmt: skip
         shapes = tuple((t.shape, t.dtype) for t in (x, *changing, *kept))
-        key = (shapes, len(kept), torch.get_num_threads(), _core.isa())
+        key = (which, shapes, len(kept), torch.get_num_threads(), _core.isa())
         if key not in self._known:  # a shape that comes once is not recorded
             if len(self._known) >= KEPT:
                 del self._known[next(iter(self._known))]
@@ -107,25 +109,24 @@ class _Recording:
     @torch.inference_mode(False)
     @torch.no_grad()
     def note(
-        self, function: Function, x: Tensor, changing: Sequence[Tensor], kept: Sequence[Tensor]
-    ) -> Tensor:
+        self, function: Function[Result], x: Tensor, changing: Sequence[Tensor],
+        kept: Sequence[Tensor],
+    ) -> Result:  # fmt: skip
         """Runs the function once, noting."""
         self.x = _own(x)
         self.changing, self.kept = list(map(_own, changing)), list(map(_own, kept))
         self.given = list(map(weakref.ref, kept))  # what `self.kept` holds the values of
         core, torchs = Noting(_core.core()), TorchSeen()
         with self.arena.alone(), _core.standing_in(core), torchs, _backend.kernels_used() as used:
-            self.y: Tensor = function(self.x, self.changing, self.kept)
+            self.y: Any = function(self.x, self.changing, self.kept)
         self.used, self.calls = used, core.calls
         self.complete = core.complete and not torchs.computed
-        y = self.y.clone()
+        y: Result = _copies(self.y)
         if not self.complete:  # it is never repeated
             del self.x, self.changing, self.kept, self.given, self.y, self.calls
         return y
 
-    def repeat(
-        self, x: Tensor, changing: Sequence[Tensor], kept: Sequence[Tensor]
-    ) -> Tensor | None:
+    def repeat(self, x: Tensor, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> Any:
         """The function's result for other tensors; None where a kernel refuses."""
         self.x.copy_(x)
         for own, tensor in zip(self.changing, changing, strict=True):
@@ -139,7 +140,11 @@ class _Recording:
             if refused is not None and refused >= 0:
                 return None
         _backend.record_all(self.used)
-        return self.y.clone()
+        return _copies(self.y)
+
+
+def _copies(y: Any) -> Any:
+    return tuple(t.clone() for t in y) if isinstance(y, tuple) else y.clone()
 
 
 def _own(tensor: Tensor) -> Tensor:

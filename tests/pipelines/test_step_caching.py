@@ -12,6 +12,7 @@ from pyengine import ops
 from pyengine.errors import RequestError
 from pyengine.models import UNet2DConditionModel
 from pyengine.models.unet import DeepFeatures, Residuals
+from pyengine.ops._replay import unrecorded
 
 PROMPTS = ["a red heart", "two cats"]
 STEPS = 5
@@ -108,29 +109,24 @@ def test_one_is_none(pipe):
     assert torch.equal(draw(pipe, cache_interval=1, cache_branch_id=2), draw(pipe))
 
 
+@pytest.fixture
+def whole(pipe):
+    """Rows of each evaluation that has come to the deepest layers. (Nothing is recorded then.)"""
+    found = []
+    hook = pipe.unet.mid_block.register_forward_pre_hook(lambda _, args: found.append(len(args[0])))
+    yield found
+    hook.remove()
+
+
 @pytest.mark.parametrize("scheduler", ["ddim", "heun", "euler_ancestral"])
-def test_which_evaluations_are_whole(pipe, monkeypatch, scheduler):
-    whole, below = [], pipe.unet.mid_block.forward
-
-    def counted(x, given):
-        whole.append(len(x))
-        return below(x, given)
-
-    monkeypatch.setattr(pipe.unet.mid_block, "forward", counted)
+def test_which_evaluations_are_whole(pipe, whole, scheduler):
     draw(pipe, cache_interval=3, scheduler=scheduler)
     evaluations = 2 * STEPS - 1 if scheduler == "heun" else STEPS
     assert whole == [4] * len(range(0, evaluations, 3))
 
 
-def test_where_guidance_begins_an_evaluation_is_whole(pipe, monkeypatch):
+def test_where_guidance_begins_an_evaluation_is_whole(pipe, whole):
     """What was kept has no rows of the condition that comes; where guidance ends it has."""
-    whole, below = [], pipe.unet.mid_block.forward
-
-    def counted(x, given):
-        whole.append(len(x))
-        return below(x, given)
-
-    monkeypatch.setattr(pipe.unet.mid_block, "forward", counted)
     draw(pipe, cache_interval=5, guidance_start=0.4, guidance_end=0.8)
     assert whole == [2, 4]
 
@@ -169,7 +165,7 @@ def test_pictures_of_one_call_in_other_orders(pipe):
     )
 
 
-def test_what_a_callback_changes_is_not_kept(pipe):
+def test_what_a_callback_changes_is_not_kept(pipe, whole):
     """Other words than those that the deep layers were told of: the next evaluation is whole."""
     text = pipe.encode_prompt("a green house", num_images_per_prompt=2)[0]
 
@@ -178,15 +174,7 @@ def test_what_a_callback_changes_is_not_kept(pipe):
 
     asked = {"callback_on_step_end": change,
              "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]}  # fmt: skip
-    whole, below = [], pipe.unet.mid_block.forward
-
-    def counted(x, given):
-        whole.append(len(x))
-        return below(x, given)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipe.unet.mid_block, "forward", counted)
-        draw(pipe, cache_interval=4, **asked)
+    draw(pipe, cache_interval=4, **asked)
     assert len(whole) == 3  # evaluations 0, 2 and 4
 
 
@@ -201,6 +189,29 @@ def test_what_is_kept_outlives_the_memory_of_activations(pipe):
     pipe.unet.evaluate(torch.randn_like(x), times, context, deep=again)
     assert torch.equal(pipe.unet.evaluate(x, times, context, deep=deep), want)
     assert not torch.equal(pipe.unet.evaluate(x, times, context, deep=again), want)
+
+
+@torch.inference_mode()
+def test_recorded_evaluations_have_the_same_bits(folder):
+    """The second of a shape is noted and those after it are repeated: every branch, each apart."""
+    unet = pyengine.from_pretrained(folder, device="cpu").unet
+    own = torch.Generator().manual_seed(3)
+    inputs = [torch.randn(2, 4, 8, 8, generator=own) for _ in range(4)]
+    context = unet.encode_context(torch.randn(2, 7, unet.config.cross_attention_dim, generator=own))
+    times = unet.embed_timesteps([900.0, 500.0, 100.0, 10.0])
+    for branch in range(BRANCHES):
+        for i, x in enumerate(inputs):
+            plain, noted = DeepFeatures(branch), DeepFeatures(branch)
+            found = [unet.evaluate(x, times[i], context, deep=noted)]
+            found += [unet.evaluate(y, times[i], context, deep=noted) for y in inputs]
+            with unrecorded():
+                wanted = [unet.evaluate(x, times[i], context, deep=plain)]
+                wanted += [unet.evaluate(y, times[i], context, deep=plain) for y in inputs]
+            assert torch.equal(noted.features, plain.features)
+            assert all(map(torch.equal, found, wanted))
+    recorded = [r for r in unet.recordings._known.values() if r is not None]
+    assert len(recorded) == 2 * BRANCHES
+    assert all(r.complete for r in recorded)
 
 
 def test_refusals(pipe):

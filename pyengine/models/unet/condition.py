@@ -105,7 +105,7 @@ class UNet2DConditionModel(ConditionEncoder):
             if deep is None:
                 out = to_nchw(self._evaluated(x, given, residuals))
             else:
-                out = to_nchw(self._run_beside_deep(x, given, residuals, deep))
+                out = to_nchw(self._evaluated_beside_deep(x, given, residuals, deep))
         return UNet2DConditionOutput(out) if return_dict else (out,)
 
     def evaluate(
@@ -146,16 +146,13 @@ class UNet2DConditionModel(ConditionEncoder):
     def _evaluated(self, x: Tensor, given: Conditioning, residuals: Residuals) -> Tensor:
         """`_run`, without the Python between its kernels where these have been recorded."""
         plain = not any((residuals.skips, residuals.blocks)) and residuals.mid is None
-        pairs = [attended for attended in given.context if len(attended) == 2]
-        if not plain or len(pairs) < len(given.context):
+        kept = _kept(given)
+        if not plain or kept is None:
             return self._run(x, given, residuals)
-        tensors = [cast(Tensor, t) for pair in pairs for t in pair]
-        kept = tensors if given.mask is None else [*tensors, given.mask]
         return self.recordings(self, self._recorded, x, given.time, kept)
 
     def _recorded(self, x: Tensor, time: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
-        context = TextContext.of(kept)
-        return self._run(x, Conditioning(time, context.attended(), context.mask), Residuals())
+        return self._run(x, _conditioning(time, kept), Residuals())
 
     def _run(self, x: Tensor, given: Conditioning, residuals: Residuals) -> Tensor:
         x = self.conv_in(x)
@@ -197,31 +194,88 @@ class UNet2DConditionModel(ConditionEncoder):
             i -= 1
         return i, len(self._ups[i].resnets) - left
 
-    def _run_beside_deep(
+    def _evaluated_beside_deep(
         self, x: Tensor, given: Conditioning, residuals: Residuals, deep: DeepFeatures
     ) -> Tensor:
-        """`_run`, which sets deep.features where there are none, else reads them in place of all
-        that lies below.
+        """`_evaluated`, which sets deep.features where there are none, else reads them in place of
+        all that lies below.
         """
         if residuals != Residuals():
             raise RequestError("deep: expected no additional residuals beside it")
-        at, first = self._outermost(deep.branch)
+        place, kept = self._outermost(deep.branch), _kept(given)
+        features = deep.features
+        if features is not None:
+            if kept is None:
+                return self._outer(x, given, features, deep.branch, place)
+
+            def outer(x: Tensor, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
+                *time, features = changing
+                return self._outer(x, _conditioning(time, kept), features, deep.branch, place)
+
+            changing = [*given.time, features]
+            return self.recordings(self, outer, x, changing, kept, ("outer", deep.branch))
+
+        def whole(
+            x: Tensor, time: Sequence[Tensor], kept: Sequence[Tensor]
+        ) -> tuple[Tensor, Tensor]:
+            return self._whole(x, _conditioning(time, kept), place)
+
+        if kept is None:
+            out, features = self._whole(x, given, place)
+        else:
+            which = "whole", deep.branch
+            out, features = self.recordings(self, whole, x, given.time, kept, which)
+        deep.features = features.clone()  # out of the arena, whose memory the next call takes
+        return out
+
+    def _whole(
+        self, x: Tensor, given: Conditioning, place: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """`_run` without residuals, and what the layer at that place on the way up has read."""
+        at, first = place
         x = self.conv_in(x)
         skips = [x]
-        if deep.features is None:
-            for block in self.down_blocks:
-                x = block(x, given, skips)
-            if self.mid_block is not None:
-                x = self.mid_block(x, given)
-            for block in self.up_blocks[:at]:
-                x = block(x, given, skips)
-            x = self.up_blocks[at](x, given, skips, end=first)
-            deep.features = x.clone()  # out of the arena, whose memory the next evaluation takes
-        else:
-            for block in cast(Sequence[DownBlock2D], self.down_blocks):
-                x = block.begin(x, given, skips, deep.branch + 1)
-            x = deep.features
+        for block in self.down_blocks:
+            x = block(x, given, skips)
+        if self.mid_block is not None:
+            x = self.mid_block(x, given)
+        for block in self.up_blocks[:at]:
+            x = block(x, given, skips)
+        features = self.up_blocks[at](x, given, skips, end=first)
+        return self._up(features, given, skips, place), features
+
+    def _outer(
+        self, x: Tensor, given: Conditioning, features: Tensor, branch: int,
+        place: tuple[int, int],
+    ) -> Tensor:  # fmt: skip
+        """The same from features on: of the way down what makes the skips up to `branch`."""
+        x = self.conv_in(x)
+        skips = [x]
+        for block in cast(Sequence[DownBlock2D], self.down_blocks):
+            x = block.begin(x, given, skips, branch + 1)
+        return self._up(features, given, skips, place)
+
+    def _up(
+        self, x: Tensor, given: Conditioning, skips: list[Tensor], place: tuple[int, int]
+    ) -> Tensor:
+        at, first = place
         x = self.up_blocks[at](x, given, skips, first)
         for block in self.up_blocks[at + 1 :]:
             x = block(x, given, skips)
         return self._out(x)
+
+
+def _kept(given: Conditioning) -> list[Tensor] | None:
+    """What stays over the steps, as recordings take it; None where something else is attended to
+    besides the text.
+    """
+    pairs = [attended for attended in given.context if len(attended) == 2]
+    if len(pairs) < len(given.context):
+        return None
+    tensors = [cast(Tensor, t) for pair in pairs for t in pair]
+    return tensors if given.mask is None else [*tensors, given.mask]
+
+
+def _conditioning(time: Sequence[Tensor], kept: Sequence[Tensor]) -> Conditioning:
+    context = TextContext.of(kept)
+    return Conditioning(time, context.attended(), context.mask)
