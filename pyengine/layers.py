@@ -76,7 +76,9 @@ class Linear(Layer):
             weight, bias = self._arranged()
             weight = weight.detach()
             if self.quantized:
-                weight, self.weight_scale = ops.quantize_weight(weight, self.quantized)
+                weight, self.weight_scale = ops.quantize_weight(
+                    weight, self.quantized, self.quantize_x
+                )
             else:
                 weight = arranged(weight)
             self.weight = _fixed(weight)
@@ -145,7 +147,7 @@ class Fused(nn.Module):
         self.widths = tuple(part.out_features for part in parts)
         self.in_features, self.quantize_x = parts[0].in_features, parts[0].quantize_x
         # In panels each part begins with a panel of its own, and so may be padded.
-        panels = parts[0].weight.dim() == 3
+        panels = parts[0].weight.dim() in (3, 4)
         self.steps = tuple(
             part.weight.shape[0] * ops.PANEL if panels else part.out_features for part in parts
         )
@@ -249,12 +251,26 @@ class Conv2d(Layer):
         self.kernel_size = (kernel_size, kernel_size)
         self.stride = stride
         self.padding = (padding,) * 4 if isinstance(padding, int) else padding
+        #: [out_channels] where the packed weight has 8 bits, as what the layer reads then has.
+        self.weight_scale: Tensor | None
+        self.register_buffer("weight_scale", None, persistent=False)
         self.packed = False
+        self.quantized: torch.dtype | None = None
+
+    def quantize(self, dtype: torch.dtype = torch.int8, inputs: bool = False) -> None:
+        """Makes pack() store the weight in int8 and the layer round its inputs, a pixel at a time,
+        on CPUs: ops.quantize_filters. inputs: False leaves it as it is; so do other dtypes.
+        """
+        self.quantized = dtype if inputs and dtype == torch.int8 else None
 
     def pack(self) -> None:
         if not self.packed:
             weight = self.weight.detach()
-            self.weight = _fixed(arranged_filters(weight))
+            if self.quantized and weight.device.type == "cpu":
+                weight, self.weight_scale = ops.quantize_filters(weight)
+            else:
+                weight = arranged_filters(weight)
+            self.weight = _fixed(weight)
             self.packed = True
 
     def forward(self, x: Tensor, **around: Any) -> Tensor:
@@ -262,12 +278,15 @@ class Conv2d(Layer):
         adapted = branches.active()
         if adapted is not None:
             around = adapted.conv2d(self, self.stride, self.padding, x, around)
-        return ops.conv2d(x, weight, self.bias, stride=self.stride, padding=self.padding, **around)
+        return ops.conv2d(
+            x, weight, self.bias, stride=self.stride, padding=self.padding,
+            weight_scale=self.weight_scale, **around,
+        )  # fmt: skip
 
     def product(self) -> dict[str, Any]:
         """The product without the bias, as ops.conv2d takes it, and `rows`, its outputs."""
         weight = self.weight if self.packed else ohwi(self.weight)
-        return {"weight": weight, "rows": self.out_channels}
+        return {"weight": weight, "weight_scale": self.weight_scale, "rows": self.out_channels}
 
     def branch_targets(self) -> Iterator[BranchTarget]:
         yield None, 0, (self.out_channels, self.in_channels, *self.kernel_size)

@@ -15,7 +15,9 @@
 #include "attention/attention.h"
 #include "conv/algorithm.h"
 #include "conv/conv2d.h"
-#include "gemm/linear.h"
+#include "conv/direct_int8.h"
+#include "gemm/int8_products.h"
+#include "gemm/linear_int8.h"
 #include "instruction_sets.h"
 #include "memory/pack_weight.h"
 #include "moves.h"
@@ -70,7 +72,7 @@ PYBIND11_MODULE(_core, m) {
 
     // Counted up with every change of a signature or of SAMPLER_COLUMNS, as in
     // pyengine/ops/_core.py.
-    m.attr("INTERFACE") = 5;
+    m.attr("INTERFACE") = 6;
     m.attr("SANITIZERS") = PYENGINE_SANITIZE;
     m.attr("SAMPLER_COLUMNS") = kSamplerColumns;
     m.def("isa", [] { return std::string(table().name); });
@@ -134,6 +136,46 @@ PYBIND11_MODULE(_core, m) {
                     .dtype = dtype_of(dtype),
                     .weight_dtype = dtype_of(weight_dtype)},
                    algorithm_of(algorithm), threads);
+        },
+        Release());
+    m.def(
+        "conv2d_int8",
+        [](uintptr_t x, uintptr_t x2, uintptr_t weight, uintptr_t weight_scale, uintptr_t bias,
+           uintptr_t scale, uintptr_t shift, uintptr_t channel_add, uintptr_t residual, uintptr_t y,
+           int64_t pictures, int64_t height, int64_t width, int64_t channels, int64_t channels2,
+           int64_t height_out, int64_t width_out, int64_t channels_out, int64_t kernel_height,
+           int64_t kernel_width, int64_t stride, int64_t top, int64_t left, int activation,
+           bool upsample, int dtype, int threads) {
+            conv2d_int8({{.x = at<void>(x),
+                          .x2 = at<void>(x2),
+                          .weight = at<void>(weight),
+                          .bias = at<float>(bias),
+                          .scale = at<float>(scale),
+                          .shift = at<float>(shift),
+                          .channel_add = at<void>(channel_add),
+                          .slopes = nullptr,
+                          .residual = at<void>(residual),
+                          .y = at<void>(y),
+                          .pictures = pictures,
+                          .height = height,
+                          .width = width,
+                          .channels = channels,
+                          .channels2 = channels2,
+                          .height_out = height_out,
+                          .width_out = width_out,
+                          .channels_out = channels_out,
+                          .kernel_height = kernel_height,
+                          .kernel_width = kernel_width,
+                          .stride = stride,
+                          .top = top,
+                          .left = left,
+                          .activation = static_cast<InputActivation>(activation),
+                          .upsample = upsample,
+                          .transposed = false,
+                          .dtype = dtype_of(dtype),
+                          .weight_dtype = DType::int8},
+                         at<float>(weight_scale)},
+                        threads);
         },
         Release());
     m.def("conv2d_algorithm", [](int64_t height_out, int64_t width_out, int64_t channels,
@@ -235,36 +277,48 @@ PYBIND11_MODULE(_core, m) {
                             threads);
         },
         Release());
-    m.def(
-        "linear",
-        [](uintptr_t x, uintptr_t x2, int64_t rows, int64_t channels, int64_t channels2,
-           uintptr_t weight, int weight_dtype, uintptr_t weight_scale, uintptr_t bias,
-           uintptr_t scale, uintptr_t shift, int64_t picture_rows, bool silu, uintptr_t addend,
-           int activation, uintptr_t gate, uintptr_t residual, uintptr_t y, int64_t outputs,
-           int dtype, int threads) {
-            linear({.x = at<void>(x),
-                    .x2 = at<void>(x2),
-                    .rows = rows,
-                    .channels = channels,
-                    .channels2 = channels2,
-                    .weight = at<void>(weight),
-                    .weight_dtype = weight_dtype_of(weight_dtype),
-                    .weight_scale = at<float>(weight_scale),
-                    .bias = at<float>(bias),
-                    .scale = at<float>(scale),
-                    .shift = at<float>(shift),
-                    .picture_rows = picture_rows,
-                    .silu = silu,
-                    .addend = at<void>(addend),
-                    .activation = activation_of(activation),
-                    .gate = at<float>(gate),
-                    .residual = at<void>(residual),
-                    .y = at<void>(y),
-                    .outputs = outputs,
-                    .dtype = dtype_of(dtype)},
-                   threads);
-        },
-        Release());
+    const auto bind_linear = [&m](const char* name, void (*run)(const LinearArgs&, int)) {
+        m.def(
+            name,
+            [run](uintptr_t x, uintptr_t x2, int64_t rows, int64_t channels, int64_t channels2,
+                  uintptr_t weight, int weight_dtype, uintptr_t weight_scale, uintptr_t bias,
+                  uintptr_t scale, uintptr_t shift, int64_t picture_rows, bool silu,
+                  uintptr_t addend, int activation, uintptr_t gate, uintptr_t residual, uintptr_t y,
+                  int64_t outputs, int dtype, int threads) {
+                run({.x = at<void>(x),
+                     .x2 = at<void>(x2),
+                     .rows = rows,
+                     .channels = channels,
+                     .channels2 = channels2,
+                     .weight = at<void>(weight),
+                     .weight_dtype = weight_dtype_of(weight_dtype),
+                     .weight_scale = at<float>(weight_scale),
+                     .bias = at<float>(bias),
+                     .scale = at<float>(scale),
+                     .shift = at<float>(shift),
+                     .picture_rows = picture_rows,
+                     .silu = silu,
+                     .addend = at<void>(addend),
+                     .activation = activation_of(activation),
+                     .gate = at<float>(gate),
+                     .residual = at<void>(residual),
+                     .y = at<void>(y),
+                     .outputs = outputs,
+                     .dtype = dtype_of(dtype)},
+                    threads);
+            },
+            Release());
+    };
+    bind_linear("linear", linear);
+    bind_linear("linear_int8", linear_int8);
+    m.def("int8_product", [] { return std::string(int8_product().name); });
+    m.def("int8_products", [] {
+        py::dict products;  // name -> why it does not run here, or ""
+        for (const auto& [name, unavailable] : int8_products())
+            products[name.c_str()] = unavailable;
+        return products;
+    });
+    m.def("set_int8_product", &set_int8_product, py::arg("name"));
     m.def(
         "sampler_step",
         [](uintptr_t x, uintptr_t out, uintptr_t unconditional, uintptr_t coefficients,

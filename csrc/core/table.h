@@ -14,6 +14,7 @@ struct AttentionArgs;
 struct AttentionSizes;
 struct DirectArgs;
 struct DirectBf16Args;
+struct ConvInt8Work;
 struct AttentionWork;
 struct DecodeAttentionArgs;
 struct DecodeAttentionShare;
@@ -22,6 +23,7 @@ struct GroupNormArgs;
 struct GroupNormApplyArgs;
 struct LayerNormArgs;
 struct LinearArgs;
+struct LinearInt8Work;
 struct LinearShare;
 struct RotaryArgs;
 struct SamplerStepArgs;
@@ -72,6 +74,12 @@ struct Table {
     RangeFunction<DirectBf16Args> conv2d_bf16_strip;
     RangeFunction<DirectBf16Args> conv2d_bf16;
     int64_t (*conv2d_bf16_scratch)(const DirectBf16Args&);  // floats of an item
+    // Of linear's products in int8: rows to be rounded, and shares of the work.
+    RangeFunction<LinearInt8Work> linear_int8_rows;
+    RangeFunction<LinearInt8Work> linear_int8;
+    // The same of conv2d's: rows of the strip, and items.
+    RangeFunction<ConvInt8Work> conv2d_int8_strip;
+    RangeFunction<ConvInt8Work> conv2d_int8;
 };
 
 // The table in use: PYENGINE_ISA's when that is set, otherwise the best that this CPU and its

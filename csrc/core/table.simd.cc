@@ -48,6 +48,10 @@ void decode_attention(const DecodeAttentionArgs&, const DecodeAttentionShare&);
 int64_t decode_attention_scratch(const DecodeAttentionArgs&);
 void linear(const LinearArgs&, const LinearShare&, float* scratch);
 int64_t linear_scratch(const LinearArgs&, const LinearShare&);
+void linear_int8_rows(const LinearInt8Work&, int64_t begin, int64_t end);
+void linear_int8(const LinearInt8Work&, int64_t begin, int64_t end);
+void conv2d_int8_strip(const ConvInt8Work&, int64_t begin, int64_t end);
+void conv2d_int8(const ConvInt8Work&, int64_t begin, int64_t end);
 void token_race(const RaceArgs&, int64_t begin, int64_t end);
 void vq_pack(const VqPackArgs&, int64_t begin, int64_t end);
 
@@ -86,6 +90,10 @@ const Table kTable = {
     nullptr,
     nullptr,
     nullptr,
+    linear_int8_rows,
+    linear_int8,
+    conv2d_int8_strip,
+    conv2d_int8,
 };
 
 }  // namespace pyengine::PYENGINE_NS

@@ -12,7 +12,7 @@ from .. import ops
 from ..diffusion.evaluator import Evaluator
 from ..models import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from .contest import Contest, Contestants, relative_l2
-from .peers import diffusers_models, openvino_models
+from .peers import diffusers_models, openvino_int8, openvino_models
 from .results import OURS, Result
 from .tasks import TIMESTEP, Task, beside_text, beside_times, on_device
 from .worker import Notes, Run, loading
@@ -31,6 +31,8 @@ AGREEMENT = {
     "if": {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2},
 }
 FP8_AGREEMENT = {"sd15": 0.18, "sdxl": 0.4}
+#: The same of layers in int8, ours and OpenVINO's.
+INT8_AGREEMENT = {"sd15": 0.1, "sdxl": 0.2}
 #: OpenVINO rounds more to bfloat16 than the others: it is 0.055 from diffusers for
 #: SD 1.5 at its full width, on a Xeon with AMX.
 OPENVINO_BFLOAT16 = 0.1
@@ -119,7 +121,9 @@ def _load(stack: ExitStack, contest: Contest, task: Task, arguments: dict[str, A
 def _load_openvino(
     stack: ExitStack, found: Contestants, task: Task, threads: int, arguments: dict[str, Any]
 ) -> None:
-    """Converts in a process of its own, which ends before that of the contestant starts."""
+    """Converts in a process of its own, which ends before that of the contestant starts; where ours
+    is in int8, NNCF rounds what was converted.
+    """
     to = arguments["folder"] / f"openvino-{task.latents}-{task.batch}.xml"
     with ExitStack() as brief:
         first = Contestants()
@@ -128,6 +132,15 @@ def _load_openvino(
         converting = {name: w.loaded.notes for name, w in first.workers.items()}
     if not converting:
         return
+    if task.weights == "int8":
+        narrow = to.with_stem(f"{to.stem}-int8")
+        with ExitStack() as brief:
+            given = {"converted": to, "inputs": arguments["inputs"], "to": narrow}
+            first.try_(brief, "openvino", openvino_int8.quantize, threads, **given)
+        if first.missing:
+            found.missing |= first.missing
+            return
+        to = narrow
     precision = {torch.bfloat16: "bf16", torch.float16: "f16"}.get(task.dtype, "f32")
     given = {"inputs": arguments["inputs"], "converted": to, "precision": precision}
     found.try_(stack, "openvino", openvino_models.static, threads, **given)
@@ -137,7 +150,8 @@ def _load_openvino(
 
 def check(found: Contestants, task: Task, threads: int, arguments: dict[str, Any]) -> None:
     """Raises RuntimeError where a contestant is not within AGREEMENT of diffusers, we, with our
-    weights in e4m3, not within FP8_AGREEMENT, or OpenVINO in bfloat16 not within OPENVINO_BFLOAT16.
+    weights in e4m3, not within FP8_AGREEMENT, we or OpenVINO in int8 not within INT8_AGREEMENT, or
+    OpenVINO in bfloat16 not within OPENVINO_BFLOAT16.
 
     arguments: of our maker. Without diffusers the specifications, in float32, take its place.
     """
@@ -149,7 +163,9 @@ def check(found: Contestants, task: Task, threads: int, arguments: dict[str, Any
         distance, most = relative_l2(worker.result, expected), AGREEMENT[task.model][task.dtype]
         if name == OURS and task.weights == "fp8":
             most = FP8_AGREEMENT[task.model]
-        if name == "openvino" and task.dtype == torch.bfloat16:
+        elif task.weights == "int8" and name in (OURS, "openvino"):
+            most = INT8_AGREEMENT[task.model]
+        elif name == "openvino" and task.dtype == torch.bfloat16:
             most = OPENVINO_BFLOAT16
         if not distance <= most:
             raise RuntimeError(

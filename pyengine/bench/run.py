@@ -13,6 +13,7 @@ import torch
 
 from ..errors import RequestError
 from ..pipelines.loading import NAMED, find_device, find_dtype
+from ..weights import TIERS
 from . import (
     agreement,
     arrangements,
@@ -83,10 +84,10 @@ def run_model(
 ) -> int:  # fmt: skip
     _one_of("model", model, tasks.NAMES)
     if weights is not None:
-        _one_of("weights", weights, ("fp8",))
+        _one_of("weights", weights, TIERS)
         if model not in models.FP8_AGREEMENT:
             raise RequestError(
-                f"weights: {model} has no tier of 8 bits: expected none, given 'fp8'"
+                f"weights: {model} has no tier of 8 bits: expected none, given {weights!r}"
             )
     sides = _sides(latents) if latents else ([8] if o.quick else [32, 64])
     peers = o.names(models.CUDA_PEERS if o.on_gpu else models.PEERS)

@@ -30,7 +30,7 @@ class Task:
 
     kind: unet | vae. latents: side of the latents in pixels. batch: rows of the call; two for a
     picture with guidance. device, dtype: of every contestant. model: one of checkpoints.UNETS.
-    weights: how ours lie in memory, "fp8" or None for as the dtype says.
+    weights: how ours multiply, "int8", "fp8" or None for as the dtype says.
     """
 
     kind: str

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..ops._pack import unpack_filters, unpack_quads
 from ..ops.reference.linear import dequantised
 
 
@@ -78,12 +79,16 @@ def weight_of(target: Target) -> Tensor:
     """
     product = target.layer.product()  # type: ignore[operator]  # Linear's, Fused's and Conv2d's
     weight, scale = product["weight"], product.get("weight_scale")
-    packed = weight.dim() in (3, 5)
-    if packed:
+    if weight.dim() == 6:
+        weight = unpack_filters(weight, product["rows"], target.shape[1])
+    elif scale is not None and weight.dim() == 4:
+        weight = unpack_quads(weight, product["rows"], target.shape[1])
+    elif weight.dim() in (3, 5):
         weight = ops.unpack_weight(weight, product["rows"])
     rows = slice(target.begin, target.begin + target.width)
     if scale is not None:
-        weight = dequantised(weight[rows], scale[rows], torch.float32)
+        numbers = weight[rows]
+        weight = dequantised(numbers.flatten(1), scale[rows], torch.float32).view(numbers.shape)
     else:
         weight = weight[rows].float()
     if len(target.shape) == 4:

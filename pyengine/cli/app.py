@@ -110,7 +110,7 @@ def generate(
             metavar="TIER",
             autocompletion=one_of(TIERS),
             show_default="as stored",
-            help="8 bits: int8 or fp8 of a token model, fp8 of a U-Net.",
+            help="8 bits: int8 or fp8, of a token model or a U-Net.",
         ),
     ] = None,
     controlnet: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
-from .values import DEVICES, DTYPES, Json, models, one_of, whole
+from .values import DEVICES, DTYPES, TIERS, Json, models, one_of, whole
 
 app = typer.Typer(
     help="Measure the engine against named peers (--peers: the extra `bench` or `bench-gpu`).",
@@ -150,9 +150,9 @@ def unet(
         str | None,
         Option(
             metavar="TIER",
-            autocompletion=one_of(("fp8",)),
+            autocompletion=one_of(TIERS),
             show_default="of the dtype",
-            help="fp8: how ours are kept; the peers' are of the dtype.",
+            help="int8 or fp8: how ours multiply; the peers' are of the dtype.",
         ),
     ] = None,
     device: Device = "cpu",

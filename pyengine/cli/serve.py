@@ -72,7 +72,7 @@ def serve(
     weights: Annotated[
         str | None,
         Option(metavar="TIER", autocompletion=one_of(TIERS), show_default="as stored",
-               help="8 bits: int8 or fp8 of token models, fp8 of U-Nets."),
+               help="8 bits: int8 or fp8, of token models and U-Nets."),
     ] = None,
     variant: Variant = None,
     preset: Preset = None,

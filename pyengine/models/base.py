@@ -70,7 +70,8 @@ class Model(nn.Module):
     aliases: ClassVar[Mapping[str, str]] = {}
     #: The TIERS that load_module's `weights` can be.
     tiers: ClassVar[tuple[str, ...]] = ()
-    #: fnmatch patterns of the linear layers whose weights they store in 8 bits.
+    #: fnmatch patterns of the layers whose weights they store in 8 bits: linear ones, and with
+    #: "int8" and quantizes_inputs convolutions.
     quantized_layers: ClassVar[tuple[str, ...]] = ()
     #: Whether these layers then round what they read, too.
     quantizes_inputs: ClassVar[bool] = False
@@ -109,7 +110,7 @@ class Model(nn.Module):
         variant: "fp16" reads *.fp16.safetensors. dtype: float32 (unless told), float16 or bfloat16:
         of activations and results; what is stored otherwise is converted. Only weights stored in
         16 bits stay so under float32 on the CPU, whose kernels widen them, exactly, as they read.
-        weights: one of `tiers` rounds the linear layers that `quantized_layers` names to 8 bits.
+        weights: one of `tiers` rounds the layers that `quantized_layers` names to 8 bits.
         ignore_config_keys: keys of config.json that may be left unread although they are unknown.
         Raises ConfigError or CheckpointError for anything that is not such a model, RequestError
         for a tier that it has not.

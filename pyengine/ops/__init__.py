@@ -9,7 +9,14 @@ from ._backend import force, kernels_used
 from ._check import unseen, visible
 from ._core import isa, isas, openmp_runtimes
 from ._memory import Arena, release_free_memory
-from ._pack import PANEL, pack_filters, pack_weight, quantize_weight, unpack_weight
+from ._pack import (
+    PANEL,
+    pack_filters,
+    pack_weight,
+    quantize_filters,
+    quantize_weight,
+    unpack_weight,
+)
 from ._recordings import Recordings
 from ._registry import OPS, backends
 from ._replay import Replays
@@ -56,6 +63,7 @@ __all__ = [
     "pack_filters",
     "pack_weight",
     "places_to_mask",
+    "quantize_filters",
     "quantize_weight",
     "release_free_memory",
     "rms_norm",

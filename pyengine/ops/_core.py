@@ -20,7 +20,7 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 #: Of the functions that pyengine._core must have: csrc/bindings/core.cc counts it up.
-INTERFACE = 5
+INTERFACE = 6
 
 _stand_in: ContextVar[Any] = ContextVar("pyengine_core", default=None)
 

@@ -90,7 +90,26 @@ def quantize_rows(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return (numbers.round_() if dtype == torch.int8 else numbers).to(dtype), scale
 
 
-def quantize_weight(weight: Tensor, dtype: torch.dtype = torch.int8) -> tuple[Tensor, Tensor]:
+def quantize_inputs(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """[..., C] as int8 products take them: (numbers [..., C] int8, float32 scales [...]).
+
+    With m the row's largest magnitude, but at least 2^-100: numbers are x * (127 / m), each step
+    rounded to float32, then rounded to nearest, ties to even; the scale is m / 127. So a number
+    times the scale is within scale / 2 of x, but for float32's rounding. A row that holds NaN or
+    infinity has the numbers 0 and the scale NaN.
+    """
+    rows = rows.float()
+    most = rows.abs().amax(-1) if rows.shape[-1] else rows.new_zeros(rows.shape[:-1])
+    finite = most.isfinite()
+    most = torch.where(finite, most.clamp(min=2.0**-100), torch.nan)
+    inverse = torch.full_like(most, 127) / most  # 127 / most would be a reciprocal's multiple
+    numbers = (rows * inverse[..., None]).round_()
+    return torch.where(finite[..., None], numbers, 0).to(torch.int8), most / 127
+
+
+def quantize_weight(
+    weight: Tensor, dtype: torch.dtype = torch.int8, products: bool = False
+) -> tuple[Tensor, Tensor]:
     """A linear layer's weight in 8 bits: (numbers, float32 scales [Cout]).
 
     weight: [Cout, C] of any floating-point dtype.  dtype: int8, or float8_e4m3fn (Micikevicius et
@@ -98,6 +117,7 @@ def quantize_weight(weight: Tensor, dtype: torch.dtype = torch.int8) -> tuple[Te
     numbers from -127 to 127, so that number * scale is within scale / 2 of the weight but for
     rounding, or numbers of 4 significant bits, from 2^-6 on within a 16th of the weight. A channel
     of zeros has the scale 0.
+    products: whether inputs are rounded too: int8 numbers are then packed by pack_quads.
     Returns the numbers in pack_weight's panels on CPUs, as [Cout, C] elsewhere.
     Raises RequestError where the weight is no matrix or not finite, and for other dtypes.
     """
@@ -112,9 +132,72 @@ def quantize_weight(weight: Tensor, dtype: torch.dtype = torch.int8) -> tuple[Te
     numbers, scale = quantize_rows(weight.detach(), dtype)
     if not scale.isfinite().all():
         raise wrong("quantize_weight", "weight", "finite numbers in float32", "NaN or infinity")
-    if weight.device.type == "cpu":
+    if weight.device.type == "cpu" and products and dtype == torch.int8:
+        numbers = pack_quads(numbers)
+    elif weight.device.type == "cpu":
         numbers = _remember(pack_weight(numbers.view(torch.int8)).view(dtype), len(scale))
     return numbers, scale
+
+
+#: Elements of C in a step of int8 products: a row of AMX's tiles.
+STEP = 64
+
+
+def pack_quads(weight: Tensor) -> Tensor:
+    """int8 [Cout, C] -> [ceil(Cout / 16), S / 4, 16, 4], with S = C rounded up to a multiple of 64.
+
+    Four neighbours in C of an output lie side by side, as instructions that add up four products
+    read them; what is missing of C and Cout is zero. The result remembers Cout as pack_weight's.
+    """
+    count, channels = weight.shape
+    if not channels:
+        return _remember(weight.new_empty(-(-count // PANEL), 0, PANEL, 4), count)
+    padded = F.pad(weight, (0, -channels % STEP, 0, -count % PANEL)).contiguous()
+    fours = padded.view(torch.int32).unflatten(0, (-1, PANEL)).transpose(1, 2).contiguous()
+    return _remember(fours.view(torch.int8).unflatten(-1, (PANEL, 4)), count)
+
+
+def unpack_quads(packed: Tensor, count: int | None, channels: int) -> Tensor:
+    """What pack_quads was given: [Cout, C] int8."""
+    rows = packed.transpose(1, 2).flatten(2).flatten(0, 1)
+    return rows[:count, :channels].contiguous()
+
+
+def quantize_filters(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A convolution's weight [Cout, C, KH, KW] for conv2d's int8 products: (numbers, scales).
+
+    Each output channel is rounded as quantize_weight's, over all taps; scales: float32 [Cout].
+    Returns the numbers as [ceil(Cout / 16), KH, KW, S / 4, 16, 4], S being C rounded up to a
+    multiple of 64: pack_quads, tap by tap.
+    Raises RequestError where the weight is no convolution's or not finite.
+    """
+    _check.tensor("quantize_filters", "weight", weight)
+    if weight.dim() != 4 or not weight.dtype.is_floating_point:
+        raise wrong(
+            "quantize_filters", "weight", "floating-point filters [Cout, C, KH, KW]",
+            f"{weight.dtype} {list(weight.shape)}",
+        )  # fmt: skip
+    channels, height, width = weight.shape[1:]
+    numbers, scale = quantize_rows(ohwi(weight.detach()).flatten(1), torch.int8)
+    if not scale.isfinite().all():
+        raise wrong("quantize_filters", "weight", "finite numbers in float32", "NaN or infinity")
+    taps = F.pad(numbers.unflatten(1, (height, width, channels)), (0, -channels % STEP))
+    packed = pack_quads(taps.flatten(1))
+    return packed.unflatten(1, (height, width, -1)), scale
+
+
+def unpack_filters(packed: Tensor, count: int, channels: int) -> Tensor:
+    """The numbers that quantize_filters packed: int8 [Cout, KH, KW, C]."""
+    height, width, fours = packed.shape[1:4]
+    rows = unpack_quads(packed.flatten(1, 3), count, height * width * fours * 4)
+    return rows.view(-1, height, width, fours * 4)[..., :channels].contiguous()
+
+
+def plain_weight(weight: Tensor, count: int | None, channels: int) -> Tensor:
+    """A linear layer's weight as [Cout, C], whichever way it is packed."""
+    if weight.dim() == 4:
+        return unpack_quads(weight, count, channels)
+    return unpack_weight(weight, count) if weight.dim() == 3 else weight
 
 
 def _moved_by_core(weight: Tensor) -> bool:

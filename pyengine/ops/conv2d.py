@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _backend, _check, _memory, reference
+from . import _backend, _check, _int8, _memory, reference
 from ._check import wrong
 from ._core import DTYPES, address, core, float32
 from ._op import Op
@@ -26,6 +26,7 @@ def _check_arguments(
     shift: Tensor | None = None, silu: bool = False, channel_add: Tensor | None = None,
     residual: Tensor | None = None, upsample: bool = False, out_channels: int | None = None,
     input_activation: str = "none", slopes: Tensor | None = None, transposed: bool = False,
+    weight_scale: Tensor | None = None,
 ) -> None:  # fmt: skip
     op = "conv2d"
     if x.dim() != 4:
@@ -37,7 +38,11 @@ def _check_arguments(
         channels += x2.shape[3]
     if channels < 1:
         raise wrong(op, "x", "at least one channel", list(x.shape))
-    _check_weight(op, x, weight, channels, bias, out_channels)
+    if weight_scale is None:
+        _check_weight(op, x, weight, channels, bias, out_channels)
+    else:
+        out_channels = len(weight_scale)
+        _int8.check(x, weight, weight_scale, channels, transposed=transposed, slopes=slopes)
     if stride < 1:
         raise wrong(op, "stride", "at least 1", stride)
     if len(padding) != 4 or min(padding) < 0:
@@ -127,8 +132,9 @@ def _output_shape(
 def _empty(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1,
     padding: Sequence[int] = (0, 0, 0, 0), upsample: bool = False, out_channels: int | None = None,
-    transposed: bool = False, **_: Any,
+    transposed: bool = False, weight_scale: Tensor | None = None, **_: Any,
 ) -> Tensor:  # fmt: skip
+    out_channels = out_channels if weight_scale is None else len(weight_scale)
     return x.new_empty(
         _output_shape(x, weight, bias, stride, padding, upsample, out_channels, transposed)
     )
@@ -144,9 +150,12 @@ def _cpu(
     shift: Tensor | None = None, silu: bool = False, channel_add: Tensor | None = None,
     residual: Tensor | None = None, upsample: bool = False, out_channels: int | None = None,
     input_activation: str = "none", slopes: Tensor | None = None, transposed: bool = False,
-    algorithm: str = "",
+    weight_scale: Tensor | None = None, algorithm: str = "",
 ) -> Tensor:  # fmt: skip
-    """algorithm: "" for the table's choice (csrc/core/conv/algorithm.cc), or one by its name."""
+    """algorithm: "" for the table's choice (csrc/core/conv/algorithm.cc), or one by its name; of no
+    meaning beside weight_scale.
+    """
+    out_channels = out_channels if weight_scale is None else len(weight_scale)
     shape = _output_shape(x, weight, bias, stride, padding, upsample, out_channels, transposed)
     stride = 1 if transposed else stride  # between the windows of each parity
     y = _memory.empty(shape, x.dtype)
@@ -157,13 +166,24 @@ def _cpu(
     bias, scale, shift, slopes = (
         None if t is None else float32(t) for t in (bias, scale, shift, slopes)
     )
+    sizes = (
+        *x.shape, 0 if x2 is None else x2.shape[3],
+        *y.shape[1:], *weight.shape[1:3], stride, padding[0], padding[2],
+        INPUT_ACTIVATIONS.index("silu" if silu else input_activation), upsample,
+    )  # fmt: skip
+    if weight_scale is not None:
+        factors = float32(weight_scale)
+        core().conv2d_int8(
+            address(x), address(x2), address(weight), address(factors), address(bias),
+            address(scale), address(shift), address(channel_add), address(residual), address(y),
+            *sizes, DTYPES[x.dtype], torch.get_num_threads(),
+        )  # fmt: skip
+        return y
     core().conv2d(
         address(x), address(x2), address(weight), address(bias), address(scale), address(shift),
         address(channel_add), address(slopes), address(residual), address(y),
-        *x.shape, 0 if x2 is None else x2.shape[3],
-        *y.shape[1:], *weight.shape[1:3], stride, padding[0], padding[2],
-        INPUT_ACTIVATIONS.index("silu" if silu else input_activation), upsample, transposed,
-        DTYPES[x.dtype], DTYPES[weight.dtype], algorithm, torch.get_num_threads(),
+        *sizes, transposed, DTYPES[x.dtype], DTYPES[weight.dtype], algorithm,
+        torch.get_num_threads(),
     )  # fmt: skip
     return y
 
@@ -235,9 +255,17 @@ def _torch(
     shift: Tensor | None = None, silu: bool = False, channel_add: Tensor | None = None,
     residual: Tensor | None = None, upsample: bool = False, out_channels: int | None = None,
     input_activation: str = "none", slopes: Tensor | None = None, transposed: bool = False,
+    weight_scale: Tensor | None = None,
     apply: Callable[..., Tensor] | None = None, add: Callable[..., Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
     """apply, add: apply_scale_shift and add_epilogue of pyengine.kernels, or None for torch's."""
+    if weight_scale is not None:  # made for CPUs
+        top, bottom, left, right = padding
+        return reference.conv2d(
+            x, weight, bias, stride=stride, padding=(top, bottom, left, right), x2=x2,
+            scale=scale, shift=shift, silu=silu, channel_add=channel_add, residual=residual,
+            upsample=upsample, input_activation=input_activation, weight_scale=weight_scale,
+        )  # fmt: skip
     if weight.dim() == 5:
         weight = unpack_weight(weight, _channels_out(weight, bias, out_channels))
     weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
@@ -291,7 +319,7 @@ OP = Op(
     "Tensor? x2=None, Tensor? scale=None, Tensor? shift=None, bool silu=False, "
     "Tensor? channel_add=None, Tensor? residual=None, bool upsample=False, "
     'int? out_channels=None, str input_activation="none", Tensor? slopes=None, '
-    "bool transposed=False) -> Tensor",
+    "bool transposed=False, Tensor? weight_scale=None) -> Tensor",
     check=_check_arguments,
     fake=_empty,
     table={
@@ -320,6 +348,7 @@ def conv2d(
     input_activation: str = "none",
     slopes: Tensor | None = None,
     transposed: bool = False,
+    weight_scale: Tensor | None = None,
 ) -> Tensor:
     """Convolution of [N, H, W, C] pictures, with what surrounds it in a residual block.
 
@@ -330,6 +359,9 @@ def conv2d(
     silu=True), "gelu" (erf) or "relu"; nearest-neighbour 2x enlargement when upsample.
     weight: [Cout, KH, KW, C + C2], or packed by pack_weight: [ceil(Cout / 16), KH, KW, C + C2, 16],
     whose own result remembers Cout; of its copies and views bias or out_channels tells it.
+    weight_scale: [Cout] of any floating-point dtype, with quantize_filters' weight: each pixel that
+    the prologue gives is rounded to int8 under a scale of its own, and products are added up in
+    int32 (docs/numerics.md). Neither transposed nor with slopes; C at most 2^17.
     bias: [Cout].
     padding: zeros (top, bottom, left, right).
     Epilogue: + bias, + channel_add [N, Cout] (the time embedding); with slopes [Cout] a PReLU: v
@@ -346,5 +378,5 @@ def conv2d(
         x, weight, bias, stride=stride, padding=padding, x2=x2, scale=scale, shift=shift,
         silu=silu, channel_add=channel_add, residual=residual, upsample=upsample,
         out_channels=out_channels, input_activation=input_activation, slopes=slopes,
-        transposed=transposed,
+        transposed=transposed, weight_scale=weight_scale,
     )  # fmt: skip

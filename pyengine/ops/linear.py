@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _backend, _check, _memory, reference
+from . import _backend, _check, _int8, _memory, reference
 from ._check import wrong
 from ._core import DTYPES, address, core, float32
 from ._op import Op
-from ._pack import PANEL, channels_of, check_told, pack_weight, unpack_weight
+from ._pack import PANEL, STEP, channels_of, check_told, pack_quads, pack_weight, plain_weight
 from .reference.linear import ACTIVATIONS, GATED, dequantised, gated, prologue, rounded
 
 _CODES = {name: code for code, name in enumerate(ACTIVATIONS)}  # csrc/core/gemm/linear.h
@@ -38,10 +38,15 @@ def _check_arguments(
         channels += x2.shape[-1]
     if activation not in ACTIVATIONS:
         raise wrong(op, "activation", f"one of {', '.join(ACTIVATIONS)}", repr(activation))
-    if quantize_x and weight.dtype != torch.float8_e4m3fn:
-        raise wrong(op, "quantize_x", "weights of torch.float8_e4m3fn beside it", weight.dtype)
-    if quantize_x and silu:
-        raise wrong(op, "silu", "False beside quantize_x", silu)
+    if quantize_x and weight.dtype not in QUANTISED:
+        wanted = "weights of torch.int8 or torch.float8_e4m3fn beside it"
+        raise wrong(op, "quantize_x", wanted, weight.dtype)
+    if quantize_x and silu and weight.dtype != torch.int8:
+        raise wrong(op, "silu", "False beside quantize_x and e4m3 weights", silu)
+    if quantize_x and weight.dtype == torch.int8 and channels > _int8.MOST:
+        raise wrong(op, "x", f"at most {_int8.MOST} channels beside quantize_x", channels)
+    if weight.dim() == 4 and not (quantize_x and weight.dtype == torch.int8):
+        raise wrong(op, "quantize_x", "True beside weights that pack_quads made", quantize_x)
     features = _check_weight(op, x, weight, bias, channels, out_features, weight_scale)
     if addend is not None:
         _check.shape(addend, (*x.shape[:-1], features), op, "addend")
@@ -88,8 +93,11 @@ def _check_weight(
         )
     if not whole and weight.dtype != x.dtype and weight.dtype not in DTYPES:
         raise wrong(op, "weight", f"x's dtype {x.dtype} or one of at most 32 bits", weight.dtype)
-    packed = weight.dim() == 3
-    _check.shape(weight, (None, channels, PANEL) if packed else (None, channels), op, "weight")
+    packed = weight.dim() in (3, 4)
+    if weight.dim() == 4:
+        _check.shape(weight, (None, -(-channels // STEP) * STEP // 4, PANEL, 4), op, "weight")
+    else:
+        _check.shape(weight, (None, channels, PANEL) if packed else (None, channels), op, "weight")
     if bias is not None:
         _check.shape(bias, (out_features if packed else weight.shape[0],), op, "bias")
         _check.like(bias, x, op, "bias", dtype=False)
@@ -131,14 +139,16 @@ def _empty(
     return x.new_empty(*x.shape[:-1], features // 2 if activation in GATED else features)
 
 
-def _panels(weight: Tensor, features: int, activation: str) -> Tensor:
-    """The weight as the kernel reads it; gates of geglu begin with a panel of their own."""
+def _panels(weight: Tensor, features: int, channels: int, activation: str, quads: bool) -> Tensor:
+    """The weight as the kernel reads it, in quads for int8 products; gates of geglu begin with a
+    panel of their own.
+    """
     half = features // 2
     if activation in GATED and half % PANEL:
-        plain = weight if weight.dim() == 2 else unpack_weight(weight, features)
-        return pack_weight(
-            F.pad(plain.unflatten(0, (2, half)), (0, 0, 0, -half % PANEL)).flatten(0, 1)
-        )
+        plain = plain_weight(weight, features, channels)
+        weight = F.pad(plain.unflatten(0, (2, half)), (0, 0, 0, -half % PANEL)).flatten(0, 1)
+    if quads:
+        return weight if weight.dim() == 4 else pack_quads(plain_weight(weight, features, channels))
     return pack_weight(weight) if weight.dim() == 2 else weight.contiguous()
 
 
@@ -150,15 +160,16 @@ def _cpu(
     quantize_x: bool = False,
 ) -> Tensor:  # fmt: skip
     features = _features(weight, bias, out_features, weight_scale)
-    dtype = x.dtype
-    if quantize_x:
+    dtype, whole = x.dtype, quantize_x and weight.dtype == torch.int8
+    channels = x.shape[-1] + (0 if x2 is None else x2.shape[-1])
+    if quantize_x and not whole:
         x, x2, scale, shift = rounded(prologue(x, x2, scale, shift), dtype), None, None, None
         addend, residual = (None if t is None else t.float() for t in (addend, residual))
     if weight.dtype == torch.float8_e4m3fn and weight_scale is not None:
         # Made for GPUs: here widened in every call.
-        weight = unpack_weight(weight, features) if weight.dim() == 3 else weight
+        weight = plain_weight(weight, features, channels)
         weight, weight_scale = dequantised(weight, weight_scale, torch.float32), None
-    weight = _panels(weight, features, activation)
+    weight = _panels(weight, features, channels, activation, whole)
     width = features // 2 if activation in GATED else features
     y = _memory.empty((*x.shape[:-1], width), x.dtype)
     x = x.contiguous()
@@ -167,7 +178,8 @@ def _cpu(
         None if t is None else float32(t) for t in (weight_scale, bias, scale, shift, gate)
     )
     picture_rows = 1 if scale is gate is None else math.prod(x.shape[1:-1])
-    core().linear(
+    run = core().linear_int8 if whole else core().linear
+    run(
         address(x), address(x2), math.prod(x.shape[:-1]), x.shape[-1],
         0 if x2 is None else x2.shape[-1], address(weight), _WEIGHTS[weight.dtype],
         address(weight_scale), address(bias), address(scale), address(shift),
@@ -184,13 +196,15 @@ def _torch(
     silu: bool = False, out_features: int | None = None, weight_scale: Tensor | None = None,
     quantize_x: bool = False,
 ) -> Tensor:  # fmt: skip
-    if weight.dim() == 3:
-        weight = unpack_weight(weight, _features(weight, bias, out_features, weight_scale))
+    channels = x.shape[-1] + (0 if x2 is None else x2.shape[-1])
+    features = _features(weight, bias, out_features, weight_scale)
+    weight, kind = plain_weight(weight, features, channels), weight.dtype
     if weight_scale is not None:
         weight = dequantised(weight, weight_scale, x.dtype)
     dtype = x.dtype
     if quantize_x:
-        x, x2, scale, shift = rounded(prologue(x, x2, scale, shift), dtype), None, None, None
+        x, x2, scale, shift = prologue(x, x2, scale, shift), None, None, None
+        x, silu = rounded(F.silu(x) if silu else x, dtype, kind), False
     wide = reduce(torch.promote_types, (t.dtype for t in (weight, bias) if t is not None), dtype)
     weight, bias = weight.to(wide), None if bias is None else bias.to(wide)
     if x2 is not None and wide == dtype == torch.float32 and scale is None and not silu:
@@ -232,6 +246,8 @@ def _serves(
     cores multiply; [N, C] is one row of every picture.
     """
     if weight.dim() != 2:
+        return False
+    if quantize_x and weight.dtype == torch.int8:
         return False
     few = math.prod(x.shape[1:-1]) <= FEW_ROWS
     narrow = weight.dtype in QUANTISED and x.dtype != torch.float32
@@ -288,10 +304,14 @@ def linear(
     weight_scale: [Cout] of any floating-point dtype, with an int8 or float8_e4m3fn weight, plain or
     packed, and only with one: weight * weight_scale is then what x is multiplied by
     (quantize_weight makes both).
-    quantize_x: with a float8_e4m3fn weight, each row of the prologue's result is rounded to e4m3
-    under a scale of its own, its largest magnitude / 448, so that tensor cores can multiply in fp8
-    (Micikevicius et al. 2022, arXiv:2209.05433). A row that holds NaN or infinity becomes NaN.
-    Made for GPUs: a CPU rounds x and widens the weights in every call. Not with silu.
+    quantize_x: each row of the prologue's result is rounded to the weight's kind of numbers under a
+    scale of its own. With an int8 weight, plain, in panels, or as quantize_weight(products=True)
+    packs it, [ceil(Cout / 16), S / 4, 16, 4], S being C + C2 rounded up to a multiple of 64: whole
+    numbers, the row's largest magnitude 127, whose products are added up in int32, exactly; C + C2
+    at most 2^17 (docs/numerics.md). With a float8_e4m3fn weight: e4m3, the largest 448, so that
+    tensor cores can multiply in fp8 (Micikevicius et al. 2022, arXiv:2209.05433); made for GPUs: a
+    CPU rounds x and widens the weights in every call; not with silu. A row that holds NaN or
+    infinity becomes NaN.
     Prologue: x * scale + shift, where scale and shift are [N, C + C2] of any floating-point dtype
     and x is [N, ..., C] (group_norm_scale_shift's result); SiLU when silu.
     addend: [..., Cout] in x's dtype, or None: what a side branch (LoRA) adds. A row of -0.0 leaves

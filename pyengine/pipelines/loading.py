@@ -61,8 +61,9 @@ def from_pretrained(
             stored.
         variant: "fp16" reads *.fp16.safetensors.
         weights: "int8" or "fp8" round those of linear layers to 8 bits, which gives other pictures
-            (docs/numerics.md): a token model's transformer (Janus, PictureGPT), or with "fp8" the
-            U-Net's transformer blocks.
+            (docs/numerics.md): a token model's transformer (Janus, PictureGPT), or the U-Net's
+            transformer blocks, whose inputs are then rounded too: "int8" is made for CPUs, "fp8"
+            for GPUs.
         scheduler: as `pipe.scheduler = ...` takes it.
         prior: Kandinsky 2.2's, beside its decoder as the model: a folder or Hub id.
         lora_dir: a folder of LoRAs, which calls and prompts (<lora:name:0.8>) may name.

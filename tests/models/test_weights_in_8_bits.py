@@ -1,6 +1,7 @@
 """Models with 8-bit weights: as with the numbers that these stand for."""
 
 import re
+from functools import partial
 
 import pytest
 import tiny
@@ -104,11 +105,13 @@ def test_same_bits_alone_and_in_a_batch_on_any_number_of_threads(tmp_path, tier)
 
 
 UNETS = {"sd1": {}, "sd2": tiny.SD2_UNET, "sdxl": tiny.SDXL_UNET}
-#: What fp8 rounds of a U-Net, and no other tensor.
-ROUNDED = re.compile(
-    r".*\.(attn1\.to_[qkv]|attn2\.to_q|attn[12]\.to_out\.0|ff\.net\.(0\.proj|2)|proj_in|proj_out)"
-    r"\.weight"
-)
+_LINEAR = r"attn1\.to_[qkv]|attn2\.to_q|attn[12]\.to_out\.0|ff\.net\.(0\.proj|2)|proj_in|proj_out"
+_CONVOLUTIONS = r"resnets\.\d\.conv[12]|(down|up)samplers\.0\.conv"
+#: What the tiers round of a U-Net, and no other tensor.
+ROUNDED = {
+    "fp8": re.compile(rf".*\.({_LINEAR})\.weight"),
+    "int8": re.compile(rf".*\.({_LINEAR}|{_CONVOLUTIONS})\.weight"),
+}
 
 
 def run_unet(unet):
@@ -119,6 +122,23 @@ def run_unet(unet):
     return unet(noise(2, 4, 8, 12), torch.tensor([3, 700]), text, **added).sample
 
 
+def with_rounded_weights(folder, tier):
+    """The U-Net in `folder`, whose weights become in float32 what the tier makes of them."""
+    file = folder / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    for weight in filter(ROUNDED[tier].fullmatch, list(tensors)):
+        matrix = tensors[weight].flatten(1)
+        panels, scale = ops.quantize_weight(matrix, TIERS[tier])
+        matrix = ops.unpack_weight(panels, len(scale)).float() * scale[:, None]
+        tensors[weight] = matrix.view(tensors[weight].shape).contiguous()
+    save_file(tensors, file, metadata={"format": "pt"})
+    return UNet2DConditionModel.from_pretrained(folder)
+
+
+def scaled_layers(model):
+    return {p for p, m in model.named_modules() if getattr(m, "weight_scale", None) is not None}
+
+
 @pytest.mark.parametrize("name", UNETS)
 def test_unets_round_weights_and_inputs_of_their_transformer_blocks(tmp_path, name, monkeypatch):
     tiny.make_unet(**UNETS[name]).save_pretrained(tmp_path)
@@ -127,17 +147,8 @@ def test_unets_round_weights_and_inputs_of_their_transformer_blocks(tmp_path, na
     got, exact = run_unet(fp8), run_unet(UNet2DConditionModel.from_pretrained(tmp_path))
 
     # The same with the rounded weights in float32, and with these layers' inputs rounded.
-    file = tmp_path / "diffusion_pytorch_model.safetensors"
-    tensors = load_file(file)
-    for weight in filter(ROUNDED.fullmatch, list(tensors)):
-        matrix = tensors[weight].flatten(1)
-        panels, scale = ops.quantize_weight(matrix, torch.float8_e4m3fn)
-        matrix = ops.unpack_weight(panels, len(scale)).float() * scale[:, None]
-        tensors[weight] = matrix.view(tensors[weight].shape).contiguous()
-    save_file(tensors, file, metadata={"format": "pt"})
-    plain = UNet2DConditionModel.from_pretrained(tmp_path)
-    scaled = {p for p, m in fp8.named_modules() if getattr(m, "weight_scale", None) is not None}
-    chosen = {plain.get_submodule(path).weight.data_ptr() for path in scaled}
+    plain = with_rounded_weights(tmp_path, "fp8")
+    chosen = {plain.get_submodule(path).weight.data_ptr() for path in scaled_layers(fp8)}
     linear = ops.linear
 
     def rounding(x, weight, *args, scale=None, shift=None, **rest):
@@ -150,14 +161,53 @@ def test_unets_round_weights_and_inputs_of_their_transformer_blocks(tmp_path, na
     assert relative_l2(got, exact) > 10 * LIMIT, "nothing was rounded"
 
 
+@pytest.mark.parametrize("name", UNETS)
+def test_unets_in_int8_layer_by_layer(tmp_path, name, monkeypatch):
+    """Each against float32 products of the rounded weight and inputs: sums' last bits would turn
+    ties in the layers behind.
+    """
+    tiny.make_unet(**UNETS[name]).save_pretrained(tmp_path)
+    int8 = UNet2DConditionModel.from_pretrained(tmp_path, weights="int8")
+    assert (int8.weights, int8.dtype) == ("int8", torch.float32)
+    exact = run_unet(UNet2DConditionModel.from_pretrained(tmp_path))
+    plain, paths = with_rounded_weights(tmp_path, "int8"), scaled_layers(int8)
+    stands_for = {
+        int8.get_submodule(path).weight.data_ptr(): plain.get_submodule(path).weight
+        for path in paths
+    }
+    distances, linear, conv2d = {}, ops.linear, ops.conv2d
+
+    def watched(op, x, weight, *args, **given):
+        got = op(x, weight, *args, **given)
+        if weight.data_ptr() in stands_for:
+            names = ("x2", "scale", "shift", "input_activation", "weight_scale", "quantize_x")
+            x2, scale, shift, activation, *_ = (given.pop(name, None) for name in names)
+            x = prologue(x, x2, scale, shift)
+            x = torch.nn.functional.silu(x) if activation == "silu" else x
+            want = op(
+                rounded(x, x.dtype, torch.int8), stands_for[weight.data_ptr()], *args, **given
+            )
+            distances[weight.data_ptr()] = relative_l2(got, want)
+        return got
+
+    monkeypatch.setattr(ops, "linear", partial(watched, linear))
+    monkeypatch.setattr(ops, "conv2d", partial(watched, conv2d))
+    got = run_unet(int8)
+    assert len(distances) == len(paths)
+    assert max(distances.values()) < 5e-3, "more than a few ties of the prologue"
+    assert sorted(distances.values())[len(distances) // 2] < 1e-5
+    assert 1e-3 < relative_l2(got, exact) < 0.15
+
+
 @pytest.mark.parametrize("write", [tiny.write_sd1, tiny.write_sdxl])
-def test_diffusion_pipelines_take_fp8(tmp_path, write):
+@pytest.mark.parametrize("tier", TIERS)
+def test_diffusion_pipelines_take_tiers(tmp_path, write, tier):
     folder = write(tmp_path / "model")
-    pipe = pyengine.from_pretrained(folder, device="cpu", weights="fp8")
+    pipe = pyengine.from_pretrained(folder, device="cpu", weights=tier)
     call = {"seed": 1, "num_inference_steps": 3, "output_type": "pt", "height": 64, "width": 64}
     result = pipe("a red heart", **call)
     plain = pyengine.from_pretrained(folder, device="cpu")("a red heart", **call)
-    assert (result.report.weights, plain.report.weights) == ("fp8", None)
+    assert (result.report.weights, plain.report.weights) == (tier, None)
     assert not torch.equal(result.images, plain.images)
     again = pipe(["a cat", "a red heart"], **{**call, "seed": 0})
     assert torch.equal(again.images[1], result.images[0])
@@ -178,12 +228,6 @@ def test_from_pretrained_says_so_in_the_report(tmp_path, tier):
         (tiny.write_picture_gpt, "fp4", "weights: expected int8, fp8 or None, given 'fp4'"),
         (tiny.write_picture_gpt, ["int8"], "weights: expected int8, fp8 or None, given"),
         (tiny.write_image_gpt, "int8", "weights: expected None for ImageGPT.*, given 'int8'"),
-        (
-            tiny.write_sd1,
-            "int8",
-            "weights: expected fp8 or None for StableDiffusionPipeline, given",
-        ),
-        (tiny.write_sdxl, "int8", "weights: expected fp8 or None for StableDiffusionXLPipeline"),
     ],
 )
 def test_refusals(tmp_path, write, weights, complaint):
@@ -208,7 +252,7 @@ PROJ_IN = ("unet/diffusion_pytorch_model.safetensors", "mid_block.attentions.0.p
     ("write", "tier", "where"),
     [
         *((tiny.write_picture_gpt, tier, UP) for tier in TIERS),
-        (tiny.write_sd1, "fp8", PROJ_IN),
+        *((tiny.write_sd1, tier, PROJ_IN) for tier in TIERS),
     ],
 )
 @pytest.mark.parametrize("odd", [float("nan"), float("inf")])

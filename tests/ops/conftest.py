@@ -22,6 +22,20 @@ def use_isa():
     core().set_isa(before)
 
 
+@pytest.fixture
+def use_product():
+    """use_product("int8_amx") makes that multiply for one test, or skips it with the reason."""
+
+    def switch(name):
+        reason = core().int8_products().get(name, "is not in this build")
+        if reason:
+            pytest.skip(f"{name} {reason}")
+        core().set_int8_product(name)
+
+    yield switch
+    core().set_int8_product("")
+
+
 @pytest.fixture(scope="module")
 def interpreted():
     """Calls of pyengine.kernels in Triton's interpreter, in a child process of the module's own."""

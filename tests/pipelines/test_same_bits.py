@@ -118,9 +118,10 @@ def test_activations_in_bfloat16(tmp_path, threads, isa, write):
     check(pipe, threads, (2, 3), num_inference_steps=2)
 
 
+@pytest.mark.parametrize("tier", ["int8", "fp8"])
 @pytest.mark.parametrize("write", [tiny.write_sd1, tiny.write_sdxl])
-def test_weights_and_activations_of_8_bits(tmp_path, threads, write):
-    pipe = pyengine.from_pretrained(write(tmp_path / "model"), device="cpu", weights="fp8")
+def test_weights_and_activations_of_8_bits(tmp_path, threads, write, tier):
+    pipe = pyengine.from_pretrained(write(tmp_path / "model"), device="cpu", weights=tier)
     check(pipe, threads, (2, 3), num_inference_steps=2)
 
 

@@ -4,6 +4,7 @@
 #include "conv/algorithm.h"
 #include "conv/direct.h"
 #include "conv/direct_bf16.h"
+#include "conv/direct_int8.h"
 #include "conv/winograd.h"
 #include "table.h"
 
@@ -14,18 +15,18 @@ namespace {
 constexpr const char* kOp = "conv2d";
 
 // Every product of sizes that a kernel forms to reach an element is one of these or smaller.
-void check_sizes(const Conv2dArgs& a) {
+void check_sizes(const Conv2dArgs& a, const char* op) {
     for (int64_t size : {a.channels, a.channels2, a.top, a.left})
-        require(size >= 0 && size <= INT32_MAX, kOp, "size out of range: " + std::to_string(size));
+        require(size >= 0 && size <= INT32_MAX, op, "size out of range: " + std::to_string(size));
     for (int64_t size : {a.height, a.width, a.height_out, a.width_out, a.kernel_height,
                          a.kernel_width, a.stride, a.channels + a.channels2})
-        require(size >= 1 && size <= INT32_MAX, kOp, "size out of range: " + std::to_string(size));
+        require(size >= 1 && size <= INT32_MAX, op, "size out of range: " + std::to_string(size));
     const int64_t channels = a.channels + a.channels2;
-    checked_count(kOp, a.pictures, a.height, a.width, channels);
-    checked_count(kOp, a.pictures, a.height_out, a.width_out, a.channels_out);
-    checked_count(kOp, a.channels_out + kPanelWidth, a.kernel_height, a.kernel_width, channels);
+    checked_count(op, a.pictures, a.height, a.width, channels);
+    checked_count(op, a.pictures, a.height_out, a.width_out, a.channels_out);
+    checked_count(op, a.channels_out + kPanelWidth, a.kernel_height, a.kernel_width, channels);
     // The padded picture that the outputs read.
-    checked_count(kOp, a.pictures, a.height_out * a.stride + a.kernel_height,
+    checked_count(op, a.pictures, a.height_out * a.stride + a.kernel_height,
                   a.width_out * a.stride + a.kernel_width, channels);
 }
 
@@ -34,22 +35,27 @@ bool is_doubling(const Conv2dArgs& a) {
            a.left == 1 && !a.upsample && a.height_out == 2 * a.height && a.width_out == 2 * a.width;
 }
 
-void check_pointers(const Conv2dArgs& a) {
-    require(a.x || a.channels == 0, kOp, "null pointer x");
-    require(a.x2 || a.channels2 == 0, kOp, "null pointer x2");
-    require(a.weight && a.y, kOp, "null pointer weight or y");
-    require(!a.scale == !a.shift, kOp, "one of scale and shift without the other");
+void check_pointers(const Conv2dArgs& a, const char* op) {
+    require(a.x || a.channels == 0, op, "null pointer x");
+    require(a.x2 || a.channels2 == 0, op, "null pointer x2");
+    require(a.weight && a.y, op, "null pointer weight or y");
+    require(!a.scale == !a.shift, op, "one of scale and shift without the other");
 }
 
 }  // namespace
 
-void conv2d(const Conv2dArgs& args, int algorithm, int threads) {
-    check_sizes(args);
+bool check_conv2d(const Conv2dArgs& args, const char* op) {
+    check_sizes(args, op);
     require(args.activation >= InputActivation::none && args.activation <= InputActivation::relu,
-            kOp, "no such activation");
+            op, "no such activation");
+    if (args.pictures == 0 || args.channels_out == 0) return false;
+    check_pointers(args, op);
+    return true;
+}
+
+void conv2d(const Conv2dArgs& args, int algorithm, int threads) {
     require(!args.transposed || is_doubling(args), kOp, "no such transposed convolution");
-    if (args.pictures == 0 || args.channels_out == 0) return;
-    check_pointers(args);
+    if (!check_conv2d(args, kOp)) return;
     const ConvShape shape = shape_of(args);
     const bool tiles = table().conv2d_bf16 != nullptr;
     const ConvAlgorithm chosen =

@@ -4,6 +4,7 @@
 
 #include "check.h"
 #include "divide.h"
+#include "gemm/linear_int8.h"
 #include "parallel.h"
 #include "scratch.h"
 #include "table.h"
@@ -14,27 +15,6 @@ namespace {
 
 constexpr const char* kOp = "linear";
 constexpr int64_t kPanel = 16;
-
-// Checks all sizes and pointers; returns whether there is anything to compute.
-bool check(const LinearArgs& args) {
-    for (int64_t size : {args.rows, args.channels, args.channels2, args.outputs, args.picture_rows})
-        checked_count(kOp, size, 4);
-    const bool gated = is_gated(args.activation);
-    const int64_t depth = args.channels + args.channels2;
-    checked_count(kOp, args.rows, depth);
-    checked_count(kOp, args.outputs + kPanel, depth, gated ? 2 : 1);
-    checked_count(kOp, args.outputs, gated ? 2 : 1);
-    if (checked_count(kOp, args.rows, args.outputs, gated ? 2 : 1) == 0) return false;
-    require(args.channels == 0 || args.x, kOp, "null pointer x");
-    require(args.channels2 == 0 || args.x2, kOp, "null pointer x2");
-    require(depth == 0 || args.weight, kOp, "null pointer weight");
-    require(args.y, kOp, "null pointer y");
-    require(!args.weight_scale == (args.weight_dtype != DType::int8), kOp,
-            "scales go with int8 weights, and only with them");
-    require(!args.scale == !args.shift, kOp, "scale and shift come together");
-    require(args.picture_rows > 0, kOp, "a picture without rows");
-    return true;
-}
 
 // How many threads share the rows, and how many the units of outputs.
 struct Grid {
@@ -76,8 +56,28 @@ Grid grid_for(const LinearArgs& args, int64_t units, int threads) {
 
 }  // namespace
 
+bool check_linear(const LinearArgs& args, const char* op) {
+    for (int64_t size : {args.rows, args.channels, args.channels2, args.outputs, args.picture_rows})
+        checked_count(op, size, 4);
+    const bool gated = is_gated(args.activation);
+    const int64_t depth = args.channels + args.channels2;
+    checked_count(op, args.rows, depth);
+    checked_count(op, args.outputs + kPanel, depth, gated ? 2 : 1);
+    checked_count(op, args.outputs, gated ? 2 : 1);
+    if (checked_count(op, args.rows, args.outputs, gated ? 2 : 1) == 0) return false;
+    require(args.channels == 0 || args.x, op, "null pointer x");
+    require(args.channels2 == 0 || args.x2, op, "null pointer x2");
+    require(depth == 0 || args.weight, op, "null pointer weight");
+    require(args.y, op, "null pointer y");
+    require(!args.weight_scale == (args.weight_dtype != DType::int8), op,
+            "scales go with int8 weights, and only with them");
+    require(!args.scale == !args.shift, op, "scale and shift come together");
+    require(args.picture_rows > 0, op, "a picture without rows");
+    return true;
+}
+
 void linear(const LinearArgs& args, int threads) {
-    if (!check(args)) return;
+    if (!check_linear(args, kOp)) return;
     const bool gated = is_gated(args.activation);
     const int64_t panels = ceil_divide(args.outputs, kPanel);
     const int64_t units = gated ? panels : ceil_divide(panels, 2);

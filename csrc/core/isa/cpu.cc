@@ -49,11 +49,15 @@ CpuFeatures find() {
     found.avx2 = ymm_saved && (ebx >> 5 & 1);
     const bool f = ebx >> 16 & 1, dq = ebx >> 17 & 1, bw = ebx >> 30 & 1, vl = ebx >> 31 & 1;
     found.avx512 = found.avx2 && zmm_saved && f && dq && bw && vl;
-    const bool tiles = (edx >> 22 & 1) && (edx >> 24 & 1);  // AMX_BF16 and AMX_TILE
+    found.avx512_vnni = found.avx512 && (ecx >> 11 & 1);
+    const bool amx_bf16 = edx >> 22 & 1, amx_tile = edx >> 24 & 1, amx_int8 = edx >> 25 & 1;
     const bool tiles_saved = (saved & 0x60000) == 0x60000;  // XTILECFG, XTILEDATA
-    if (!found.avx512 || !__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) return found;
-    found.avx512_bf16 = eax >> 5 & 1;
-    found.amx_bf16 = found.avx512_bf16 && tiles && tiles_saved && may_use_tiles();
+    if (!found.avx2 || !__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) return found;
+    found.avx_vnni = eax >> 4 & 1;
+    found.avx512_bf16 = found.avx512 && (eax >> 5 & 1);
+    const bool tiles = found.avx512 && amx_tile && tiles_saved && may_use_tiles();
+    found.amx_bf16 = found.avx512_bf16 && tiles && amx_bf16;
+    found.amx_int8 = tiles && amx_int8;
     return found;
 }
 

@@ -9,7 +9,10 @@ struct CpuFeatures {
     bool avx512 = false;       // AVX-512 F, BW, DQ, VL as well; ZMM and mask state saved
     bool avx512_bf16 = false;  // AVX512_BF16 as well
     bool amd = false;
-    bool amx_bf16 = false;  // AMX_TILE and AMX_BF16 as well, and Linux lets this process use it
+    bool amx_bf16 = false;     // AMX_TILE and AMX_BF16 as well, and Linux lets this process use it
+    bool avx_vnni = false;     // AVX2 and AVX_VNNI
+    bool avx512_vnni = false;  // AVX-512 as above and AVX512_VNNI
+    bool amx_int8 = false;     // AVX-512, AMX_TILE and AMX_INT8, and Linux lets this process use it
 };
 
 // The first call asks Linux for AMX's tile registers, which it saves for processes that asked

@@ -33,11 +33,14 @@ class UNet2DConditionModel(ConditionEncoder):
     """diffusers' UNet2DConditionModel for the configs that unet_config.py accepts."""
 
     config_class = UNet2DConditionConfig
-    tiers = ("fp8",)
-    # Not the projections of the text to keys and values: they run once per prompt.
+    tiers = ("int8", "fp8")
+    # Not the projections of text and time, which run once per prompt or step; nor, by what each
+    # costs alone (docs/numerics.md), the first and last convolution and the shortcuts, which read
+    # what no norm has evened out. The convolutions in int8 only.
     quantized_layers = (
         *("*.attentions.*.proj_in", "*.attentions.*.proj_out", "*.transformer_blocks.*.attn1.*"),
         *("*.attn2.to_q", "*.attn2.to_out.0", "*.ff.net.*"),
+        *("*.resnets.*.conv1", "*.resnets.*.conv2", "*.downsamplers.*.conv", "*.upsamplers.*.conv"),
     )
     quantizes_inputs = True
 

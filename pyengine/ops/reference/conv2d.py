@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._pack import unpack_weight
+from .._pack import quantize_inputs, unpack_filters, unpack_weight
 from ._activations import gelu, relu
 from ._activations import silu as silu_of
+from .linear import dequantised, rounded
 
 _ACTIVATIONS = {"none": None, "silu": silu_of, "gelu": gelu, "relu": relu}
 
@@ -29,6 +30,7 @@ def conv2d(
     input_activation: str = "none",
     slopes: Tensor | None = None,
     transposed: bool = False,
+    weight_scale: Tensor | None = None,
 ) -> Tensor:
     """Convolution of [N, H, W, C] pictures, with what surrounds it in a residual block.
 
@@ -39,6 +41,9 @@ def conv2d(
     bottom, left, right).  Weights of a wider dtype than x's are used as they are.
     Epilogue: + bias, + channel_add [N, Cout] (the time embedding), PReLU by slopes [Cout] (He et
     al. 2015, arXiv:1502.01852), + residual [N, H', W', Cout].
+    weight_scale: [Cout] beside quantize_filters' weight: each pixel that the convolution reads is
+    rounded by quantize_inputs, a tap's products with the weight are added up exactly, then in the
+    taps' order (sum * the pixel's scale), each step rounded; the whole times the weight's scale.
     transposed: torch.nn.ConvTranspose2d with a 4x4 kernel, stride 2 and padding 1.
     Returns [N, H', W', Cout] in x's dtype.
     """
@@ -50,6 +55,15 @@ def conv2d(
     activation = _ACTIVATIONS["silu" if silu else input_activation]
     if activation is not None:
         x = activation(x)
+    if weight_scale is not None and x.requires_grad:
+        # As linear's: the gradient is that of x itself, products are float32's.
+        numbers = unpack_filters(weight, len(weight_scale), x.shape[-1])
+        filters = dequantised(numbers.flatten(1), weight_scale, dtype)
+        weight, x = filters.view(numbers.shape), rounded(x, dtype, torch.int8)
+    elif weight_scale is not None:
+        y = _int8_sums(x, weight, weight_scale, stride, padding, upsample)
+        y = y if bias is None else y + bias
+        return _finished(y, channel_add, slopes, residual, dtype)
     if weight.dim() == 5:
         if out_channels is None and bias is not None:
             out_channels = bias.shape[0]
@@ -67,7 +81,43 @@ def conv2d(
     else:
         x = F.pad(x, (left, right, top, bottom))
         y = F.conv2d(x, weight.permute(0, 3, 1, 2), bias, stride=stride)
-    y = y.permute(0, 2, 3, 1)
+    return _finished(y.permute(0, 2, 3, 1), channel_add, slopes, residual, dtype)
+
+
+def _int8_sums(
+    x: Tensor, weight: Tensor, weight_scale: Tensor, stride: int,
+    padding: tuple[int, int, int, int], upsample: bool,
+) -> Tensor:  # fmt: skip
+    """x: what the prologue gives, [N, H, W, C], before it is enlarged."""
+    filters = unpack_filters(weight, len(weight_scale), x.shape[-1]).double()
+    numbers, scale = quantize_inputs(x)
+    wide = torch.promote_types(x.dtype, weight_scale.dtype)
+    top, bottom, left, right = padding
+    if upsample:
+        numbers, scale = (
+            t.repeat_interleave(2, 1).repeat_interleave(2, 2) for t in (numbers, scale)
+        )
+    numbers = F.pad(numbers.double(), (0, 0, left, right, top, bottom))
+    scale = F.pad(scale.to(wide), (left, right, top, bottom))
+    height = (numbers.shape[1] - weight.shape[1]) // stride + 1
+    width = (numbers.shape[2] - weight.shape[2]) // stride + 1
+    total = None
+    for tap in range(weight.shape[1] * weight.shape[2]):
+        row, column = divmod(tap, weight.shape[2])
+        seen = (
+            slice(None), slice(row, row + (height - 1) * stride + 1, stride),
+            slice(column, column + (width - 1) * stride + 1, stride),
+        )  # fmt: skip
+        sums = F.linear(numbers[seen], filters[:, row, column]).to(wide) * scale[seen][..., None]
+        total = sums if total is None else total + sums
+    assert total is not None
+    return total * weight_scale.to(wide)
+
+
+def _finished(
+    y: Tensor, channel_add: Tensor | None, slopes: Tensor | None, residual: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
     if channel_add is not None:
         y = y + channel_add[:, None, None, :]
     if slopes is not None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._pack import quantize_rows, unpack_weight
+from .._pack import plain_weight, quantize_inputs, quantize_rows
 from ._activations import gelu, gelu_tanh, quick_gelu
 from ._activations import silu as silu_of
 from .geglu import geglu, geglu_tanh
@@ -40,14 +40,31 @@ def prologue(x: Tensor, x2: Tensor | None, scale: Tensor | None, shift: Tensor |
     return x.to(scale.dtype) * scale.view(rows) + shift.view(rows)
 
 
-def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x's rows in e4m3, times their scales; in the wider of float32 and dtype.
+def rounded(x: Tensor, dtype: torch.dtype, to: torch.dtype = torch.float8_e4m3fn) -> Tensor:
+    """x's rows in e4m3 or int8, times their scales; in the wider of float32 and dtype.
 
     Its gradient is that of x itself (Bengio et al. 2013, arXiv:1308.3432): torch would round the
     gradient to e4m3 too, where nearly all of it is zero.
     """
-    y = dequantised(*quantize_rows(x.detach(), torch.float8_e4m3fn), dtype)
-    return y + (x - x.detach()) if x.requires_grad else y
+    fixed = x.detach()
+    numbers, scale = (
+        quantize_inputs(fixed) if to == torch.int8 else quantize_rows(fixed, torch.float8_e4m3fn)
+    )
+    y = dequantised(numbers, scale, dtype)
+    return y + (x - fixed) if x.requires_grad else y
+
+
+def int8_sums(x: Tensor, weight: Tensor, weight_scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """The products of x's rows in int8 and an int8 weight [Cout, C]; in the wider of dtype and the
+    scales'.
+
+    Sums of whole numbers are exact. Then (sum * weight's scale) * row's scale, the sum and both
+    products rounded to that dtype.
+    """
+    numbers, scale = quantize_inputs(x)
+    wide = torch.promote_types(dtype, weight_scale.dtype)
+    sums = F.linear(numbers.double(), weight.double()).to(wide)
+    return (sums * weight_scale.to(wide)) * scale.to(wide)[..., None]
 
 
 def gated(y: Tensor, gate: Tensor | None, residual: Tensor | None) -> Tensor:
@@ -83,23 +100,37 @@ def linear(
     geglu_tanh, which halve Cout: the first half times gelu or gelu_tanh of the second.
     gate: [N, Cout], or half of it, per picture.  residual: [..., Cout], or half of it.
     weight_scale: [Cout] with an int8 or float8_e4m3fn weight, which it multiplies.
-    quantize_x: a row of the prologue's result is rounded to e4m3 numbers times a scale, by
-    quantize_rows, before it meets a float8_e4m3fn weight.
+    quantize_x: a row of the prologue's result is rounded before it meets a weight of 8 bits: to
+    e4m3 numbers times a scale, by quantize_rows, or to whole numbers, by quantize_inputs, whose
+    products with the weight's are added up exactly (int8_sums).
     Computed in the widest dtype of x, weight and bias.  Returns x's dtype.
     """
     dtype = x.dtype
     x = prologue(x, x2, scale, shift)
-    if weight.dim() == 3:
+    if weight.dim() > 2:
         told = next((t.shape[0] for t in (bias, weight_scale) if t is not None), out_features)
-        weight = unpack_weight(weight, told)
-    if weight_scale is not None:
-        weight = dequantised(weight, weight_scale, dtype)
+        weight = plain_weight(weight, told, x.shape[-1])
     if silu:
         x = silu_of(x)
-    if quantize_x:
+    if quantize_x and weight.dtype == torch.int8 and weight_scale is not None:
+        if not x.requires_grad:
+            y = int8_sums(x, weight, weight_scale, dtype)
+            y = y if bias is None else y + bias
+            return _finished(y, addend, activation, gate, residual, dtype)
+        x = rounded(x, dtype, torch.int8)
+    elif quantize_x:
         x = rounded(x, dtype)
+    if weight_scale is not None:
+        weight = dequantised(weight, weight_scale, dtype)
     wide = reduce(torch.promote_types, (t.dtype for t in (weight, bias) if t is not None), dtype)
     x, weight = x.to(wide), weight.to(wide)
     y = F.linear(x, weight, None if bias is None else bias.to(wide))
+    return _finished(y, addend, activation, gate, residual, dtype)
+
+
+def _finished(
+    y: Tensor, addend: Tensor | None, activation: str, gate: Tensor | None,
+    residual: Tensor | None, dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
     y = ACTIVATIONS[activation](y if addend is None else y + addend)
     return gated(y, gate, residual).to(dtype)
