@@ -196,15 +196,19 @@ def _torch(
     silu: bool = False, out_features: int | None = None, weight_scale: Tensor | None = None,
     quantize_x: bool = False,
 ) -> Tensor:  # fmt: skip
+    if quantize_x and weight.dtype == torch.int8:  # made for CPUs
+        return reference.linear(
+            x, weight, bias, x2=x2, addend=addend, activation=activation, gate=gate,
+            residual=residual, scale=scale, shift=shift, silu=silu, out_features=out_features,
+            weight_scale=weight_scale, quantize_x=True,
+        )  # fmt: skip
     channels = x.shape[-1] + (0 if x2 is None else x2.shape[-1])
-    features = _features(weight, bias, out_features, weight_scale)
-    weight, kind = plain_weight(weight, features, channels), weight.dtype
+    weight = plain_weight(weight, _features(weight, bias, out_features, weight_scale), channels)
     if weight_scale is not None:
         weight = dequantised(weight, weight_scale, x.dtype)
     dtype = x.dtype
     if quantize_x:
-        x, x2, scale, shift = prologue(x, x2, scale, shift), None, None, None
-        x, silu = rounded(F.silu(x) if silu else x, dtype, kind), False
+        x, x2, scale, shift = rounded(prologue(x, x2, scale, shift), dtype), None, None, None
     wide = reduce(torch.promote_types, (t.dtype for t in (weight, bias) if t is not None), dtype)
     weight, bias = weight.to(wide), None if bias is None else bias.to(wide)
     if x2 is not None and wide == dtype == torch.float32 and scale is None and not silu:
