@@ -235,11 +235,14 @@ def percentile(values: Sequence[float], p: float) -> float:
 
 
 def soak(server: ServerProcess, kinds: Sequence[Kind], work: Work) -> list[dict[str, float]]:
-    """What the process holds as many small requests go through it: at the beginning and after each
-    tenth of them.
+    """What the process holds as many small requests go through it, of one step and half the sides:
+    at the beginning and after each tenth of them.
     """
     small = min(kinds, key=lambda kind: kind.body.get("num_inference_steps", 1000))
     body = {**small.body, "num_inference_steps": 1, "guidance_scale": 1.0}
+    if "size" in body:
+        width, height = (int(side) // 2 for side in body["size"].split("x"))
+        body["size"] = f"{width}x{height}"
     kind = Kind("small", body, 1)
     found = [{"requests": 0, **asdict(server.usage())}]
     seeds = itertools.count(1)
