@@ -37,6 +37,8 @@ def _fixed(weight: Tensor) -> nn.Parameter:
 class Layer(nn.Module):
     """Whose call gives one tensor."""
 
+    #: Whether pack() lays a bfloat16 weight in pairs, for activations of bfloat16.
+    pairs = False
     __call__: Callable[..., Tensor]
 
 
@@ -80,7 +82,7 @@ class Linear(Layer):
                     weight, self.quantized, self.quantize_x
                 )
             else:
-                weight = arranged(weight)
+                weight = arranged(weight, self.pairs)
             self.weight = _fixed(weight)
             self.bias = None if bias is None else _fixed(bias.detach())
             self.packed = True
@@ -269,7 +271,7 @@ class Conv2d(Layer):
             if self.quantized and weight.device.type == "cpu":
                 weight, self.weight_scale = ops.quantize_filters(weight)
             else:
-                weight = arranged_filters(weight)
+                weight = arranged_filters(weight, self.pairs)
             self.weight = _fixed(weight)
             self.packed = True
 

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "dtype.h"
+#include "gemm/pairs.h"
 
 namespace pyengine {
 
@@ -23,8 +24,14 @@ inline DType dtype_of(int code) {
     return static_cast<DType>(code);
 }
 
+// Of weights of convolutions: activations' dtypes, and 4 for bfloat16 in pairs.
+inline DType filter_dtype_of(int code) {
+    return code == static_cast<int>(kBFloat16Pairs) ? kBFloat16Pairs : dtype_of(code);
+}
+
+// Of matrices: int8 as well.
 inline DType weight_dtype_of(int code) {
-    return code == static_cast<int>(DType::int8) ? DType::int8 : dtype_of(code);
+    return code == static_cast<int>(DType::int8) ? DType::int8 : filter_dtype_of(code);
 }
 
 // Without the GIL while it lives. A thread that wants it back after the interpreter has begun to

@@ -134,7 +134,7 @@ PYBIND11_MODULE(_core, m) {
                     .upsample = upsample,
                     .transposed = transposed,
                     .dtype = dtype_of(dtype),
-                    .weight_dtype = dtype_of(weight_dtype)},
+                    .weight_dtype = filter_dtype_of(weight_dtype)},
                    algorithm_of(algorithm), threads);
         },
         Release());
@@ -181,9 +181,10 @@ PYBIND11_MODULE(_core, m) {
     m.def("conv2d_algorithm", [](int64_t height_out, int64_t width_out, int64_t channels,
                                  int64_t channels_out, int64_t kernel_height, int64_t kernel_width,
                                  int64_t stride, bool upsample, int weight_dtype, int dtype) {
-        const ConvShape shape{
-            height_out,   width_out, channels, channels_out,           kernel_height,
-            kernel_width, stride,    upsample, dtype_of(weight_dtype), dtype_of(dtype)};
+        const ConvShape shape{height_out,     width_out,     channels,
+                              channels_out,   kernel_height, kernel_width,
+                              stride,         upsample,      filter_dtype_of(weight_dtype),
+                              dtype_of(dtype)};
         return kConvAlgorithms[static_cast<int>(choose_algorithm(shape, table().conv2d_bf16))];
     });
     m.def(

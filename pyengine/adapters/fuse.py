@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..branches import Adapter
 from ..branches.adapter import Beside
-from ..ops._pack import arranged
+from ..ops._pack import arranged, is_paired
 
 #: A layer and the tensors that it had.
 _Before = tuple[nn.Module, Tensor, Tensor | None]
@@ -76,8 +76,9 @@ def _merge(layer: nn.Module, beside: Beside, scale: float, dtype: torch.dtype) -
         bias = scale * beside.bias if bias is None else _sum(bias, scale * beside.bias[: len(bias)])
     if beside.gain is not None or beside.branches:
         weight = _merged(layer, weight, beside, scale).to(dtype)
-        if layer.product()["weight"].dim() in (3, 5):  # type: ignore[operator]
-            weight = arranged(weight)
+        packed = layer.product()["weight"]  # type: ignore[operator]
+        if packed.dim() in (3, 5):
+            weight = arranged(weight, is_paired(packed))
     _set(layer, weight, bias)
 
 

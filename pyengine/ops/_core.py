@@ -114,6 +114,16 @@ def float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.float32).contiguous()
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether the instruction set in use has kernels that multiply bfloat16 as such."""
+    return isa().endswith("_bf16")
+
+
+def multiplies_tiles() -> bool:
+    """Whether convolutions are such kernels too."""
+    return isa() == "amx_bf16"
+
+
 def isa() -> str:
     """The instruction set in use: amx_bf16, avx512, portable, ...; PYENGINE_ISA forces one."""
     name: str = core().isa()

@@ -12,12 +12,15 @@ from torch import Tensor
 
 from . import _check
 from ._check import visible, wrong
-from ._core import DTYPES, address, core
+from ._core import DTYPES, address, core, multiplies_bfloat16
 
 PANEL = 16
+#: What the depth of bfloat16 weights in pairs is a multiple of (csrc/core/gemm/pairs.h), and what
+#: such weights are called there.
+PAIRS_DEPTH, PAIRS = 32, 4
 #: The largest number of what weights are quantised to.
 _LARGEST = {torch.int8: 127, torch.float8_e4m3fn: 448}
-_MOVED = {*DTYPES, torch.int8}
+_MOVED = {*DTYPES, torch.int8, torch.int32}
 
 
 def pack_weight(weight: Tensor) -> Tensor:
@@ -54,18 +57,59 @@ def pack_filters(weight: Tensor) -> Tensor:
     return _packed(weight, (height, width, channels, PANEL), channels, height * width)
 
 
+def pair_weight(weight: Tensor) -> Tensor:
+    """[Cout, ..., C] in bfloat16 -> [ceil(Cout / 16), ..., C / 2, 32]: panels in which elements 2i
+    and 2i + 1 of C of an output channel lie side by side, as instructions for bfloat16 take them.
+
+    C is a multiple of PAIRS_DEPTH. As many bytes as pack_weight's, and as that it remembers Cout.
+    """
+    packed = pack_weight(weight.contiguous().view(torch.int32))
+    return _remember(packed.view(torch.bfloat16), weight.shape[0])
+
+
+def is_paired(packed: Tensor) -> bool:
+    """Whether a packed weight is pair_weight's, by its shape."""
+    return packed.dtype is torch.bfloat16 and packed.shape[-1] == 2 * PANEL
+
+
+def unpaired(packed: Tensor, channels: int) -> Tensor:
+    """What pack_weight makes of the weight, for kernels that do not read pairs."""
+    return pack_weight(unpack_weight(packed, channels)) if is_paired(packed) else packed
+
+
+def _may_pair(weight: Tensor, channels: int) -> bool:
+    plain = weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and weight.numel() > 0
+    return plain and channels % PAIRS_DEPTH == 0
+
+
 def _for_cpu(weight: Tensor) -> bool:
     """Whether a weight is packed in panels; the meta device stands for the CPU."""
     return weight.device.type in ("cpu", "meta") and weight.dtype != torch.float64
 
 
-def arranged(weight: Tensor) -> Tensor:
-    """A matrix [Cout, C] as linear reads it best: in panels on CPUs, as it is elsewhere."""
+def arranged(weight: Tensor, pairs: bool = False) -> Tensor:
+    """A matrix [Cout, C] as linear reads it best: in panels on CPUs, as it is elsewhere.
+
+    pairs: whether activations are bfloat16; then in pairs, where the CPU multiplies them.
+    """
+    if pairs and _may_pair(weight, weight.shape[-1]) and multiplies_bfloat16():
+        return pair_weight(weight)
     return pack_weight(weight) if _for_cpu(weight) else weight.contiguous()
 
 
-def arranged_filters(weight: Tensor) -> Tensor:
-    """[Cout, C, KH, KW] as conv2d reads it best: in panels on CPUs, [Cout, KH, KW, C] elsewhere."""
+def arranged_filters(weight: Tensor, pairs: bool = False) -> Tensor:
+    """[Cout, C, KH, KW] as conv2d reads it best: in panels on CPUs, [Cout, KH, KW, C] elsewhere.
+
+    pairs: as arranged's.
+    """
+    count, channels, *kernel = weight.shape
+    if pairs and _may_pair(weight, channels):
+        bfloat16 = DTYPES[torch.bfloat16]
+        algorithm = core().conv2d_algorithm(
+            1, 1, channels, count, *kernel, 1, False, bfloat16, bfloat16
+        )
+        if algorithm == "direct_bf16":
+            return pair_weight(ohwi(weight))
     return pack_filters(weight) if _for_cpu(weight) else ohwi(weight)
 
 
@@ -235,7 +279,13 @@ def check_told(op: str, argument: str, packed: Tensor, hint: str) -> None:
     hint: the arguments that would have told Cout.
     """
     plain = type(packed) in (Tensor, torch.nn.Parameter) and visible(packed)
-    if plain and packed.device.type == "cpu" and packed.shape[0] and not packed[-1, ..., -1].any():
+    last = packed.shape[-1] // PANEL  # elements of the last channel
+    if (
+        plain
+        and packed.device.type == "cpu"
+        and packed.shape[0]
+        and not packed[-1, ..., -last:].any()
+    ):
         raise wrong(
             op, argument, f"{hint} beside it, since its last panel seems to be padded",
             f"{list(packed.shape)} alone",
@@ -243,10 +293,13 @@ def check_told(op: str, argument: str, packed: Tensor, hint: str) -> None:
 
 
 def unpack_weight(packed: Tensor, channels: int | None = None) -> Tensor:
-    """What pack_weight was given; channels: Cout, where `packed` does not remember it and it is not
-    a multiple of 16.
+    """What pack_weight or pair_weight was given; channels: Cout, where `packed` does not remember
+    it and it is not a multiple of 16.
     """
     _check.tensor("unpack_weight", "packed", packed)
+    if packed.dim() >= 3 and is_paired(packed):
+        channels = channels_of(packed) if channels is None else channels
+        return unpack_weight(packed.view(torch.int32), channels).contiguous().view(packed.dtype)
     if packed.dim() < 3 or packed.shape[-1] != PANEL:
         raise wrong("unpack_weight", "packed", f"panels [..., {PANEL}]", list(packed.shape))
     channels = channels_of(packed) if channels is None else channels

@@ -10,9 +10,18 @@ from torch import Tensor
 
 from . import _backend, _check, _int8, _memory, reference
 from ._check import wrong
-from ._core import DTYPES, address, core, float32
+from ._core import DTYPES, address, core, float32, multiplies_tiles
 from ._op import Op
-from ._pack import PANEL, channels_of, check_told, pack_weight, unpack_weight
+from ._pack import (
+    PAIRS,
+    PANEL,
+    channels_of,
+    check_told,
+    is_paired,
+    pack_weight,
+    unpack_weight,
+    unpaired,
+)
 from .group_norm_silu import apply_scale_shift
 from .reference._activations import gelu
 
@@ -87,7 +96,8 @@ def _check_weight(
     out_channels: int | None,
 ) -> None:  # fmt: skip
     packed = weight.dim() == 5
-    _check.shape(weight, (None, None, None, channels, *([PANEL] if packed else [])), op, "weight")
+    panels = (channels // 2, 2 * PANEL) if is_paired(weight) else (channels, PANEL)
+    _check.shape(weight, (None,) * 3 + (panels if packed else (channels,)), op, "weight")
     _check.like(weight, x, op, "weight", dtype=False)
     if weight.dtype not in DTYPES and weight.dtype != x.dtype:
         raise wrong(op, "weight", "float32, bfloat16, float16 or x's dtype", weight.dtype)
@@ -179,10 +189,16 @@ def _cpu(
             *sizes, DTYPES[x.dtype], torch.get_num_threads(),
         )  # fmt: skip
         return y
+    code = DTYPES[weight.dtype]
+    if is_paired(weight):
+        if x.dtype is torch.bfloat16 and multiplies_tiles() and algorithm in ("", "direct_bf16"):
+            code = PAIRS
+        else:
+            weight = unpaired(weight, _channels_out(weight, bias, out_channels))
     core().conv2d(
         address(x), address(x2), address(weight), address(bias), address(scale), address(shift),
         address(channel_add), address(slopes), address(residual), address(y),
-        *sizes, transposed, DTYPES[x.dtype], DTYPES[weight.dtype], algorithm,
+        *sizes, transposed, DTYPES[x.dtype], code, algorithm,
         torch.get_num_threads(),
     )  # fmt: skip
     return y
@@ -199,8 +215,9 @@ def algorithm_of(
     A function of one picture's shape, the dtypes and the instruction set in use.
     """
     shape = _output_shape(x, weight, bias, stride, padding, upsample, out_channels, transposed)
+    channels = weight.shape[3] * (2 if weight.dim() == 5 and is_paired(weight) else 1)
     name: str = core().conv2d_algorithm(
-        *shape[1:3], weight.shape[3], shape[3], *weight.shape[1:3], stride, upsample,
+        *shape[1:3], channels, shape[3], *weight.shape[1:3], stride, upsample,
         DTYPES[weight.dtype], DTYPES[x.dtype],
     )  # fmt: skip
     return name

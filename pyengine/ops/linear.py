@@ -10,9 +10,20 @@ from torch import Tensor
 
 from . import _backend, _check, _int8, _memory, reference
 from ._check import wrong
-from ._core import DTYPES, address, core, float32
+from ._core import DTYPES, address, core, float32, multiplies_bfloat16
 from ._op import Op
-from ._pack import PANEL, STEP, channels_of, check_told, pack_quads, pack_weight, plain_weight
+from ._pack import (
+    PAIRS,
+    PANEL,
+    STEP,
+    channels_of,
+    check_told,
+    is_paired,
+    pack_quads,
+    pack_weight,
+    plain_weight,
+    unpaired,
+)
 from .reference.linear import ACTIVATIONS, GATED, dequantised, gated, prologue, rounded
 
 _CODES = {name: code for code, name in enumerate(ACTIVATIONS)}  # csrc/core/gemm/linear.h
@@ -97,7 +108,8 @@ def _check_weight(
     if weight.dim() == 4:
         _check.shape(weight, (None, -(-channels // STEP) * STEP // 4, PANEL, 4), op, "weight")
     else:
-        _check.shape(weight, (None, channels, PANEL) if packed else (None, channels), op, "weight")
+        panels = (channels // 2, 2 * PANEL) if is_paired(weight) else (channels, PANEL)
+        _check.shape(weight, (None, *panels) if packed else (None, channels), op, "weight")
     if bias is not None:
         _check.shape(bias, (out_features if packed else weight.shape[0],), op, "bias")
         _check.like(bias, x, op, "bias", dtype=False)
@@ -170,6 +182,12 @@ def _cpu(
         weight = plain_weight(weight, features, channels)
         weight, weight_scale = dequantised(weight, weight_scale, torch.float32), None
     weight = _panels(weight, features, channels, activation, whole)
+    code = _WEIGHTS[weight.dtype]
+    if is_paired(weight):
+        if x.dtype is torch.bfloat16 and multiplies_bfloat16():
+            code = PAIRS
+        else:
+            weight = unpaired(weight, features)
     width = features // 2 if activation in GATED else features
     y = _memory.empty((*x.shape[:-1], width), x.dtype)
     x = x.contiguous()
@@ -181,7 +199,7 @@ def _cpu(
     run = core().linear_int8 if whole else core().linear
     run(
         address(x), address(x2), math.prod(x.shape[:-1]), x.shape[-1],
-        0 if x2 is None else x2.shape[-1], address(weight), _WEIGHTS[weight.dtype],
+        0 if x2 is None else x2.shape[-1], address(weight), code,
         address(weight_scale), address(bias), address(scale), address(shift),
         picture_rows, silu, address(addend), _CODES[activation], address(gate),
         address(residual), address(y), y.shape[-1], DTYPES[x.dtype], torch.get_num_threads(),
@@ -301,10 +319,10 @@ def linear(
     x: [..., C] float32 | bfloat16 | float16 | float64; x2: [..., C2] or None, side by side with it
     in C, of its dtype.
     weight: [Cout, C + C2], or pack_weight's [ceil(Cout / 16), C + C2, 16], which the CPU's kernel
-    reads as it is (a plain one it packs in every call); float32, bfloat16 or float16 whatever x's
-    dtype, or x's.  bias: [Cout] of any floating-point dtype, or None.  out_features: Cout, where a
-    packed weight is not pack_weight's own result, which remembers it, and neither bias nor scales
-    tell it.
+    reads as it is (a plain one it packs in every call), or pair_weight's; float32, bfloat16 or
+    float16 whatever x's dtype, or x's.  bias: [Cout] of any floating-point dtype, or None.
+    out_features: Cout, where a packed weight is not pack_weight's own result, which remembers it,
+    and neither bias nor scales tell it.
     weight_scale: [Cout] of any floating-point dtype, with an int8 or float8_e4m3fn weight, plain or
     packed, and only with one: weight * weight_scale is then what x is multiplied by
     (quantize_weight makes both).

@@ -74,6 +74,10 @@ def load_module(
         _check_memory([(kind, source.spec(old)[1]) for old, kind in plan.values()], source)
     if weights is not None:
         _quantize(module, weights)
+    if on_cpu and all(k == torch.bfloat16 for _, k in plan.values() if k.is_floating_point):
+        for part in module.modules():
+            if hasattr(part, "pairs"):
+                setattr(part, "pairs", True)  # noqa: B010 - a Layer, which weights do not know
     packer = _Packer(module, plan)
     staging = None
     if on_cpu:

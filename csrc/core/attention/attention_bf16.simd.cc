@@ -7,6 +7,7 @@
 #include "isa/bfloat16.simd.h"
 #include "isa/divide.simd.h"
 #include "isa/math.simd.h"
+#include "isa/math_bf16.simd.h"
 #include "isa/transpose.simd.h"
 
 namespace pyengine::PYENGINE_NS {
@@ -82,30 +83,55 @@ void pair_queries(const BFloat16* x, int64_t step, int64_t rows, int64_t width, 
         }
 }
 
-// The largest score of each query, times factor; where `kept`, all are multiplied in place.
-template <bool Kept>
-void largest(int64_t n, Floats factor, float* s, Floats (&most)[kVectors]) {
-    for (int j = 0; j < kVectors; ++j) most[j] = splat(-kInfinity);
-    for (int64_t i = 0; i < n * kVectors; i += kVectors)
-        for (int j = 0; j < kVectors; ++j) {
-            float* at = s + (i + j) * kLanes;
-            const Floats score = load(at) * factor;
-            if (Kept) store(at, score);
-            most[j] = at_least(score, most[j]);
-        }
+// Rows of at most 16 channels of at most 32 keys to a tile: channels, of 32 keys each, zeros where
+// there is none.
+void turn_values(const BFloat16* v, int64_t step, int64_t keys, int64_t channels, BFloat16* to) {
+    const __mmask16 mask = static_cast<__mmask16>((uint32_t{1} << channels) - 1);
+    Floats block[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+        __m256i pair[2];
+        for (int p = 0; p < 2; ++p)
+            pair[p] = 2 * i + p < keys ? _mm256_maskz_loadu_epi16(mask, v + (2 * i + p) * step)
+                                       : _mm256_setzero_si256();
+        const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(pair[0]), pair[1], 1);
+        block[i] = (Floats)_mm512_permutexvar_epi16(pair_order(), both);
+    }
+    transpose(block);
+    for (int i = 0; i < kLanes; ++i) _mm512_storeu_si512(to + i * kStep, (__m512i)block[i]);
 }
 
-// weights = exp(score - base) of two keys, added to sum and rounded into pairs.
+// The largest score of each query, in chains that do not wait for each other.
+void largest(int64_t n, const float* s, Floats (&most)[kVectors]) {
+    constexpr int kKeys = 4;
+    Floats chains[kKeys * kVectors];
+    for (Floats& chain : chains) chain = splat(-kInfinity);
+    int64_t i = 0;
+    for (; i + kKeys <= n; i += kKeys)
+        for (int c = 0; c < kKeys * kVectors; ++c)
+            chains[c] = at_least(load(s + i * kGroup + c * kLanes), chains[c]);
+    for (; i < n; ++i)
+        for (int j = 0; j < kVectors; ++j)
+            chains[j] = at_least(load(s + i * kGroup + j * kLanes), chains[j]);
+    for (int c = kVectors; c < kKeys * kVectors; ++c)
+        chains[c % kVectors] = at_least(chains[c], chains[c % kVectors]);
+    for (int j = 0; j < kVectors; ++j) most[j] = chains[j];
+}
+
+// Scores times factor, in place.
+void scale_scores(int64_t n, Floats factor, float* s) {
+    for (int64_t i = 0; i < n * kGroup; i += kLanes) store(s + i, load(s + i) * factor);
+}
+
+// weights = 2^(score * factor - base) of two keys, added to sum and rounded into pairs.
 template <bool Second>
 PYENGINE_INLINE void weigh(const float* s, const Floats (&base)[kVectors], Floats factor,
-                           Floats unit, Floats (&sum)[kVectors], BFloat16* pairs,
-                           int64_t pairs_stride) {
+                           Floats (&sum)[kVectors], BFloat16* pairs, int64_t pairs_stride) {
     constexpr int kKeys = Second ? 2 : 1;
     Floats x[kKeys * kVectors];
-    for (int i = 0; i < kKeys * kVectors; ++i)
-        x[i] = (load(s + i * kLanes) * factor - base[i % kVectors]) * unit;
-    exp2_to_one(x);
-    for (int i = 0; i < kKeys * kVectors; ++i) sum[i % kVectors] += x[i];
+    for (int i = 0; i < kKeys * kVectors; ++i) {
+        x[i] = exp2_bf16(fma(load(s + i * kLanes), factor, -base[i % kVectors]));
+        sum[i % kVectors] += x[i];
+    }
     for (int j = 0; j < kVectors; ++j) {
         const Floats second = Second ? x[kVectors * (kKeys - 1) + j] : Floats{};
         const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)x[j]);
@@ -113,26 +139,29 @@ PYENGINE_INLINE void weigh(const float* s, const Floats (&base)[kVectors], Float
     }
 }
 
-// From scores to weights, exp(score * factor - most): the second product's B. most comes as this
-// block's and becomes the largest so far; earlier is what earlier sums are multiplied by.
-void softmax(Floats factor, Floats unit, int64_t n, const float* s, Group& group,
-             const Floats (&most)[kVectors], Floats (&earlier)[kVectors], BFloat16* pairs) {
+// From scores to weights, 2^(score * factor - most): the second product's B. most comes as this
+// block's, times factor, and becomes the largest so far; earlier is what earlier sums are
+// multiplied by. Returns whether any is not 1.
+bool softmax(Floats factor, int64_t n, const float* s, Group& group, const Floats (&most)[kVectors],
+             Floats (&earlier)[kVectors], BFloat16* pairs) {
     Floats base[kVectors], sum[kVectors];
+    bool grown = false;
     for (int j = 0; j < kVectors; ++j) {
         const Floats before = load(group.most + j * kLanes), now = at_least(most[j], before);
         store(group.most + j * kLanes, now);
         // With no key seen yet, any base but -inf gives weights of zero.
         base[j] = select(now == splat(-kInfinity), Floats{}, now);
-        earlier[j] = (before - base[j]) * unit;
+        grown |= _mm512_cmp_ps_mask((__m512)before, (__m512)base[j], _CMP_NEQ_UQ) != 0;
+        earlier[j] = before - base[j];
         sum[j] = Floats{};
     }
     exp2_to_one(earlier);
     const int64_t stride = steps_of(n) * kTileElements;
     int64_t i = 0;
     for (; i + 2 <= n; i += 2)
-        weigh<true>(s + i * kGroup, base, factor, unit, sum, pairs + i * kLanes, stride);
+        weigh<true>(s + i * kGroup, base, factor, sum, pairs + i * kLanes, stride);
     if (i < n) {
-        weigh<false>(s + i * kGroup, base, factor, unit, sum, pairs + i * kLanes, stride);
+        weigh<false>(s + i * kGroup, base, factor, sum, pairs + i * kLanes, stride);
         i += 2;
     }
     for (; i < steps_of(n) * kStep; i += 2)
@@ -142,6 +171,7 @@ void softmax(Floats factor, Floats unit, int64_t n, const float* s, Group& group
         float* total = group.sum + j * kLanes;
         store(total, fma(load(total), earlier[j], sum[j]));
     }
+    return grown;
 }
 
 // What the products of one call share.
@@ -155,9 +185,10 @@ struct Scratch {
 void attend(const AttentionWork& work, const float* packed, const float* mask, int64_t query,
             Group* group, int64_t groups, const Scratch& scratch) {
     const AttentionArgs& args = work.args;
-    // As in attention.simd.cc.
-    const Floats unit = splat(mask ? kLog2E : 1.0f), one = splat(1.0f);
-    const Floats scale = splat(mask ? args.scale : args.scale * kLog2E);
+    // Scores that a mask is added to are scaled before it, those that keep their order are not.
+    const bool scaled = mask || !(args.scale >= 0);
+    const Floats scale = splat(args.scale);
+    const Floats factor = splat(scaled ? kLog2E : args.scale * kLog2E);
     for (int64_t b = 0; b < work.blocks; ++b) {
         const int64_t key = b * work.block;
         const int64_t n = least(args.keys - key, work.block);
@@ -168,19 +199,17 @@ void attend(const AttentionWork& work, const float* packed, const float* mask, i
             if (args.causal && key > first + kGroup - 1) continue;  // all hidden
             multiply(keys, n, steps_of(args.width), scratch.offset, group[g].q, scratch.s, false);
             Floats most[kVectors], earlier[kVectors];
-            const bool hides = mask || (args.causal && key + n - 1 > first);
-            if (hides) {
-                largest<true>(n, scale, scratch.s, most);
+            if (scaled) scale_scores(n, scale, scratch.s);
+            if (mask || (args.causal && key + n - 1 > first))
                 hide(args, mask, first, key, n, scratch.s, most);
-            } else {
-                largest<false>(n, scale, scratch.s, most);
-            }
-            softmax(hides ? one : scale, unit, n, scratch.s, group[g], most, earlier,
-                    scratch.pairs);
-            for (int64_t i = 0; i < args.value_width * kVectors; ++i) {
-                float* at = group[g].o + i * kLanes;
-                store(at, load(at) * earlier[i % kVectors]);
-            }
+            else
+                largest(n, scratch.s, most);
+            for (int j = 0; j < kVectors; ++j) most[j] = most[j] * factor;
+            if (softmax(factor, n, scratch.s, group[g], most, earlier, scratch.pairs))
+                for (int64_t i = 0; i < args.value_width * kVectors; ++i) {
+                    float* at = group[g].o + i * kLanes;
+                    store(at, load(at) * earlier[i % kVectors]);
+                }
             multiply(values, args.value_width, steps_of(n), scratch.offset, scratch.pairs,
                      group[g].o, true);
         }
@@ -222,13 +251,11 @@ void attention_bf16_pack(const AttentionWork& work, int64_t begin, int64_t end) 
         }
         to += key_elements(args, n);
         const int64_t value_tile = steps_of(n) * kTileElements;
-        __builtin_memset(to, 0, static_cast<size_t>(value_elements(args, n)) * sizeof(BFloat16));
-        for (int64_t i = 0; i < n; ++i) {
-            BFloat16* column = to + i / kStep * kTileElements + i % kStep;
-            for (int64_t c = 0; c < args.value_width; ++c)
-                column[c / kTileHeight * value_tile + c % kTileHeight * kStep] =
-                    v[i * args.v_row + c];
-        }
+        for (int64_t i = 0; i < n; i += kStep)
+            for (int64_t c = 0; c < args.value_width; c += kTileHeight)
+                turn_values(v + i * args.v_row + c, args.v_row, least(kStep, n - i),
+                            least(kTileHeight, args.value_width - c),
+                            to + c / kTileHeight * value_tile + i / kStep * kTileElements);
     }
 }
 

@@ -1,5 +1,7 @@
 #include "conv/algorithm.h"
 
+#include "gemm/pairs.h"
+
 namespace pyengine {
 
 ConvShape shape_of(const Conv2dArgs& args) {
@@ -17,7 +19,7 @@ bool winograd_applies(const ConvShape& shape) {
 // first, F(4x4) needs 2.25 products an output and the direct way's four 2x2 convolutions 4: the
 // same rows hold.
 bool direct_bf16_applies(const ConvShape& shape) {
-    const bool bf16 = shape.dtype == DType::bfloat16 && shape.weight_dtype == DType::bfloat16;
+    const bool bf16 = shape.dtype == DType::bfloat16 && is_bfloat16(shape.weight_dtype);
     // Whole steps of K in each tap, and a panel of outputs at least.
     return bf16 && shape.kernel_height == 3 && shape.kernel_width == 3 &&
            shape.channels % 32 == 0 && shape.channels_out >= 16;

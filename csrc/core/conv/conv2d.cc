@@ -6,6 +6,7 @@
 #include "conv/direct_bf16.h"
 #include "conv/direct_int8.h"
 #include "conv/winograd.h"
+#include "gemm/pairs.h"
 #include "table.h"
 
 namespace pyengine {
@@ -67,6 +68,8 @@ void conv2d(const Conv2dArgs& args, int algorithm, int threads) {
         chosen != ConvAlgorithm::direct_bf16 || (tiles && direct_bf16_applies(shape)), kOp,
         "direct_bf16 is for bfloat16, 3x3, channels in multiples of 32, 16 outputs or more, and "
         "an instruction set with tiles");
+    require(args.weight_dtype != kBFloat16Pairs || chosen == ConvAlgorithm::direct_bf16, kOp,
+            "weights in pairs are for direct_bf16");
     switch (chosen) {
         case ConvAlgorithm::direct:
             return conv2d_direct(args, threads);

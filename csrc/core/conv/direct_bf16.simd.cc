@@ -1,8 +1,9 @@
 #include "conv/direct_bf16.h"
 
-#include "conv/strip.simd.h"
+#include "gemm/pairs.h"
 #include "gemm/product_bf16.simd.h"
 #include "isa/bfloat16.simd.h"
+#include "isa/math_bf16.simd.h"
 
 namespace pyengine::PYENGINE_NS {
 
@@ -10,13 +11,21 @@ namespace {
 
 // --- the strip ---------------------------------------------------------------------------------
 
+template <InputActivation Chosen>
+PYENGINE_INLINE Floats activated(Floats value) {
+    if constexpr (Chosen == InputActivation::silu) return silu_bf16(value);
+    if constexpr (Chosen == InputActivation::gelu) return gelu_bf16(value);
+    if constexpr (Chosen == InputActivation::relu) return at_least(value, Floats{});
+    return value;
+}
+
 // One pixel of one input: x * scale + shift, activated; scale null: x itself.
 template <bool Scaled, InputActivation Chosen>
 PYENGINE_INLINE void round_pixel(const BFloat16* x, int64_t channels, const float* scale,
                                  const float* shift, BFloat16* out) {
     FlushedBFloat16* to = reinterpret_cast<FlushedBFloat16*>(out);
     for_vectors(channels, [&](int64_t c, auto lanes) {
-        Floats v = load(x + c, lanes);
+        Floats v = load(reinterpret_cast<const FlushedBFloat16*>(x) + c, lanes);
         if (Scaled) v = fma(v, load(scale + c, lanes), load(shift + c, lanes));
         store(to + c, activated<Chosen>(v), lanes);
     });
@@ -138,6 +147,13 @@ struct FinishPixels {
         });
     }
 
+    void fetch(int64_t row, int64_t rows, int64_t column) const {
+        const int64_t pixel = band.first_row * band.conv.width_out + row;
+        fetch_lines(band.conv.y, band.conv.channels_out, pixel, rows, column);
+        if (band.conv.residual)
+            fetch_lines(band.conv.residual, band.conv.channels_out, pixel, rows, column);
+    }
+
  private:
     template <class Lanes>
     void finish(int64_t pixel, int64_t rows, int64_t channel, const float* sums, int64_t stride,
@@ -145,7 +161,8 @@ struct FinishPixels {
         const Conv2dArgs& conv = band.conv;
         const int64_t of_picture = conv.height_out * conv.width_out;
         const BFloat16* add = static_cast<const BFloat16*>(conv.channel_add) + channel;
-        const BFloat16* residual = static_cast<const BFloat16*>(conv.residual) + channel;
+        const FlushedBFloat16* residual =
+            static_cast<const FlushedBFloat16*>(conv.residual) + channel;
         FlushedBFloat16* y = static_cast<FlushedBFloat16*>(conv.y) + channel;
         const Floats bias = conv.bias ? load(conv.bias + channel, lanes) : Floats{};
         const Floats slopes = conv.slopes ? load(conv.slopes + channel, lanes) : Floats{};
@@ -181,6 +198,7 @@ Share share_of(const DirectBf16Args& band, int64_t item) {
     share.end = least(tiles * (part + 1) / band.pixel_shares * kTileHeight,
                       (band.end_row - band.first_row) * conv.width_out);
     share.groups.weight = static_cast<const BFloat16*>(conv.weight);
+    share.groups.paired = conv.weight_dtype == kBFloat16Pairs;
     share.groups.depth = taps * (conv.channels + conv.channels2);
     share.groups.panels = ceil_divide(conv.channels_out, 16);
     const int64_t groups = ceil_divide(share.groups.panels, 2);

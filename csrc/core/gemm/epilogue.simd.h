@@ -9,14 +9,24 @@
 
 namespace pyengine::PYENGINE_NS {
 
+// The functions for results of type T; one that is rounded to fewer bits may have its own.
+template <class T>
+struct ActivationsOf {
+    PYENGINE_INLINE Floats silu(Floats x) { return PYENGINE_NS::silu(x); }
+    PYENGINE_INLINE Floats gelu(Floats x) { return PYENGINE_NS::gelu(x); }
+    PYENGINE_INLINE Floats quick_gelu(Floats x) { return PYENGINE_NS::quick_gelu(x); }
+    PYENGINE_INLINE Floats gelu_tanh(Floats x) { return PYENGINE_NS::gelu_tanh(x); }
+};
+
 // The activation of a value, or of the gate that multiplies it.
-template <Activation Chosen>
+template <Activation Chosen, class T>
 PYENGINE_INLINE Floats activate(Floats value) {
-    if constexpr (Chosen == Activation::silu) return silu(value);
-    if constexpr (Chosen == Activation::gelu || Chosen == Activation::geglu) return gelu(value);
-    if constexpr (Chosen == Activation::quick_gelu) return quick_gelu(value);
+    using Of = ActivationsOf<T>;
+    if constexpr (Chosen == Activation::silu) return Of::silu(value);
+    if constexpr (Chosen == Activation::gelu || Chosen == Activation::geglu) return Of::gelu(value);
+    if constexpr (Chosen == Activation::quick_gelu) return Of::quick_gelu(value);
     if constexpr (Chosen == Activation::gelu_tanh || Chosen == Activation::geglu_tanh)
-        return gelu_tanh(value);
+        return Of::gelu_tanh(value);
     return value;
 }
 
@@ -51,10 +61,10 @@ PYENGINE_INLINE void finish_vectors(const LinearArgs& args, int64_t row, int64_t
                     value += load(from, lanes);
                     beside += load(from + args.outputs, lanes);
                 }
-                value *= activate<Chosen>(beside);
+                value *= activate<Chosen, T>(beside);
             } else {
                 if (addend) value += load(addend + at, lanes);
-                value = activate<Chosen>(value);
+                value = activate<Chosen, T>(value);
             }
             if (gate) value *= load(gate + v * kLanes, lanes);
             if (residual) value += load(residual + at, lanes);

@@ -5,6 +5,7 @@
 #include "check.h"
 #include "divide.h"
 #include "gemm/linear_int8.h"
+#include "gemm/pairs.h"
 #include "parallel.h"
 #include "scratch.h"
 #include "table.h"
@@ -71,6 +72,11 @@ bool check_linear(const LinearArgs& args, const char* op) {
     require(args.y, op, "null pointer y");
     require(!args.weight_scale == (args.weight_dtype != DType::int8), op,
             "scales go with int8 weights, and only with them");
+    const bool multiplies_pairs = table().attention_bf16_sizes && args.dtype == DType::bfloat16 &&
+                                  depth > 0 && depth % kPairsDepth == 0;
+    require(args.weight_dtype != kBFloat16Pairs || multiplies_pairs, op,
+            "weights in pairs are for bfloat16, channels in multiples of 32, and an instruction "
+            "set that multiplies them");
     require(!args.scale == !args.shift, op, "scale and shift come together");
     require(args.picture_rows > 0, op, "a picture without rows");
     return true;

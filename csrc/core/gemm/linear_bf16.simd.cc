@@ -2,9 +2,11 @@
 // the instruction set beneath does.
 #include "gemm/epilogue.simd.h"
 #include "gemm/linear.h"
+#include "gemm/pairs.h"
 #include "gemm/product_bf16.simd.h"
 #include "isa/bfloat16.simd.h"
 #include "isa/math.simd.h"
+#include "isa/math_bf16.simd.h"
 #include "table.h"
 
 namespace pyengine::PYENGINE_BASE {
@@ -12,6 +14,14 @@ extern const Table kTable;
 }
 
 namespace pyengine::PYENGINE_NS {
+
+template <>
+struct ActivationsOf<FlushedBFloat16> {
+    PYENGINE_INLINE Floats silu(Floats x) { return silu_bf16(x); }
+    PYENGINE_INLINE Floats gelu(Floats x) { return gelu_bf16(x); }
+    PYENGINE_INLINE Floats quick_gelu(Floats x) { return quick_gelu_bf16(x); }
+    PYENGINE_INLINE Floats gelu_tanh(Floats x) { return gelu_tanh_bf16(x); }
+};
 
 namespace {
 
@@ -23,9 +33,9 @@ PYENGINE_INLINE void prologue(const BFloat16* x, int64_t n, const float* scale, 
                               BFloat16* to) {
     FlushedBFloat16* rounded = reinterpret_cast<FlushedBFloat16*>(to);
     for_vectors(n, [&](int64_t i, auto lanes) {
-        Floats v = load(x + i, lanes);
+        Floats v = load(reinterpret_cast<const FlushedBFloat16*>(x) + i, lanes);
         if (Scaled) v = fma(v, load(scale + i, lanes), load(shift + i, lanes));
-        if (Silu) v = silu(v);
+        if (Silu) v = silu_bf16(v);
         store(rounded + i, v, lanes);
     });
 }
@@ -83,9 +93,25 @@ struct Rows {
     }
 };
 
+struct FinishRows {
+    const LinearArgs& args;
+    Finish finish;
+
+    void operator()(int64_t row, int64_t rows, int64_t column, int64_t panels, const float* sums,
+                    int64_t stride) const {
+        finish(args, row, rows, column, panels, sums, stride);
+    }
+
+    void fetch(int64_t row, int64_t rows, int64_t column) const {
+        fetch_lines(args.y, args.outputs, row, rows, column);
+        if (args.residual) fetch_lines(args.residual, args.outputs, row, rows, column);
+    }
+};
+
 PanelGroups groups_of(const LinearArgs& args, const LinearShare& share) {
     PanelGroups groups{};
     groups.weight = static_cast<const BFloat16*>(args.weight);
+    groups.paired = args.weight_dtype == kBFloat16Pairs;
     groups.depth = args.channels + args.channels2;
     groups.gated = is_gated(args.activation);
     groups.panels = ceil_divide(args.outputs, kPanel);
@@ -101,7 +127,7 @@ ProductCut cut_of(const LinearArgs& args, const LinearShare& share) {
 }
 
 bool computes(const LinearArgs& args) {
-    return args.dtype == DType::bfloat16 && args.weight_dtype == DType::bfloat16 &&
+    return args.dtype == DType::bfloat16 && is_bfloat16(args.weight_dtype) &&
            args.channels + args.channels2 > 0;
 }
 
@@ -116,11 +142,7 @@ void linear(const LinearArgs& args, const LinearShare& share, float* scratch) {
     if (!computes(args)) return PYENGINE_BASE::kTable.linear(args, share, scratch);
     const PanelGroups groups = groups_of(args, share);
     const ProductCut cut = cut_of(args, share);
-    const Finish finish_rows = finish_for<FlushedBFloat16>(args);
-    const auto finish = [&](int64_t row, int64_t rows, int64_t column, int64_t panels,
-                            const float* sums, int64_t stride) {
-        finish_rows(args, row, rows, column, panels, sums, stride);
-    };
+    const FinishRows finish{args, finish_for<FlushedBFloat16>(args)};
     const Rows rows{args};
     Product(groups, cut, rows, finish, scratch).run(share.row_begin, share.row_end);
 }

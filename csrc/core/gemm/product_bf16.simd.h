@@ -10,6 +10,7 @@ namespace pyengine::PYENGINE_NS {
 // The panels of one share: groups of two, multiplied side by side.
 struct PanelGroups {
     const BFloat16* weight;  // the first panel's [depth][16]
+    bool paired;             // or [depth / 2][16][2], with whole steps: see pairs.h
     int64_t depth;           // K
     int64_t begin, end;      // groups of the share
     int64_t panels;          // of the whole product, in pairs where `gated`
@@ -66,8 +67,9 @@ struct ProductCut {
 
     // Of A, for a pass.
     int64_t block_elements() const { return (copied ? block_rows : kTileHeight) * kPass; }
-    // Sums of a group: of a block's rows, or where nothing waits of two pairs of tiles in turn.
-    int64_t strip() const { return (passes > 1 ? block_rows : 4 * kTileHeight) * kSumStride; }
+    // Sums of a group: of a block's rows, or where nothing waits of a pair of tiles. (Block rows
+    // are whole tiles, of which one alone may be left.)
+    int64_t strip() const { return (passes > 1 ? block_rows : 2 * kTileHeight) * kSumStride; }
     // Floats of scratch memory: A, the sums, the pairs of two panels.
     int64_t a_floats() const { return block_elements() * (copied && resident ? passes : 1) / 2; }
     int64_t sum_floats() const { return strip() * chunk; }
@@ -84,9 +86,24 @@ PYENGINE_INLINE BFloat16* place_of(BFloat16* a, int64_t row, int64_t step) {
 // Source has, of A: gather(row, rows, begin, end, a), which writes elements [begin, end) of K of
 // some rows by place_of, zeros after the last in its step; and where the cut does not copy, of
 // whole tiles, tile_at(row), stride() and offset_of(step) as in TileRows. Finish has finish(row,
-// rows, column, panels, sums, stride).
+// rows, column, panels, sums, stride), and fetch(row, rows, column), which asks the first-level
+// cache for the lines that it will read and write: while they come, the tiles are multiplied.
 template <class Source, class Finish>
 struct Product {
+    // Sums that are not finished yet: those of the last tiles that were multiplied.
+    struct Pending {
+        int64_t row, rows, column, panels;
+        const float* sums;
+        int64_t done;
+
+        // Finishes the rows up to `end`.
+        void finish_to(int64_t end, const Finish& finish) {
+            if (end <= done) return;
+            finish(row + done, end - done, column, panels, sums + done * kSumStride, kSumStride);
+            done = end;
+        }
+    };
+
     const PanelGroups& panels;
     const ProductCut& cut;
     const Source& source;
@@ -94,6 +111,7 @@ struct Product {
     BFloat16* a;
     float* sums;
     BFloat16* pairs;
+    mutable Pending pending{};
 
     Product(const PanelGroups& panels, const ProductCut& cut, const Source& source,
             const Finish& finish, float* scratch)
@@ -112,20 +130,55 @@ struct Product {
             const int64_t rows = least(cut.block_rows, end - row);
             cut.resident ? resident_block(row, rows) : streaming_block(row, rows);
         }
+        pending.finish_to(pending.rows, finish);
     }
 
  private:
-    // Asks the second-level cache for part `part` of `parts` of a group's weights of a pass.
-    void fetch(int64_t group, int64_t pass, int64_t part, int64_t parts) const {
-        if (group >= panels.end) return;
-        const int64_t first = cut.begin_of(pass) * 16;
-        const int64_t count = cut.end_of(pass) * 16 - first;
-        for (int64_t p = 0; p < panels.panels_of(group); ++p) {
-            const BFloat16* from = panels.panel(group, p) + first;
-            for (int64_t i = count * part / parts / 32 * 32; i < count * (part + 1) / parts;
-                 i += 32)
-                __builtin_prefetch(from + i, 0, 2);
+    // Weights that will be wanted next, of two panels: so many lines of each are asked for in a
+    // step that all are when the rows of a block are done. A burst of requests would wait for
+    // memory before the first product.
+    struct Ahead {
+        const BFloat16 *from, *end;
+        int64_t beside;  // from the first panel to the second
+        int64_t lines;
+
+        void fetch() {  // into the second-level cache
+            if (from >= end) return;
+            for (int64_t i = 0; i < lines; ++i, from += kStep) {
+                __builtin_prefetch(from, 0, 2);
+                __builtin_prefetch(from + beside, 0, 2);
+            }
         }
+    };
+
+    // Of a group and a pass, part `part` of `parts` of equal length, each of which has `steps`
+    // steps to ask for it.
+    Ahead ahead_of(int64_t group, int64_t pass, int64_t part, int64_t parts, int64_t steps) const {
+        if (group >= panels.end) return {};
+        const BFloat16* first = panels.panel(group, 0);
+        const int64_t lines = ceil_divide((cut.end_of(pass) - cut.begin_of(pass)) * 16, kStep);
+        const int64_t begin = lines * part / parts, end = lines * (part + 1) / parts;
+        const BFloat16* from = first + cut.begin_of(pass) * 16;
+        return {from + begin * kStep, from + end * kStep,
+                panels.panels_of(group) == 2 ? panels.panel(group, 1) - first : 0,
+                ceil_divide(end - begin, steps)};
+    }
+
+    // The tiles of a group's two panels, `stride` elements apart.
+    struct Tiles {
+        const BFloat16* first;
+        int64_t stride;
+    };
+
+    Tiles tiles_of(int64_t group, int64_t pass) const {
+        if (!panels.paired) {
+            pair_panels(group, pass);
+            return {pairs, pairs_elements(kPassSteps) / 2};
+        }
+        const BFloat16* first = panels.panel(group, 0);
+        // Where there is no second one, the first once more: no result is made of its sums.
+        const int64_t apart = panels.panels_of(group) == 2 ? panels.panel(group, 1) - first : 0;
+        return {first + cut.begin_of(pass) * 16, apart};
     }
 
     void pair_panels(int64_t group, int64_t pass) const {
@@ -142,7 +195,7 @@ struct Product {
     // C (+)= A B for a group and a pass; after the last, what finish makes of it.
     void multiply(int64_t group, int64_t pass, int64_t row, int64_t rows, const BFloat16* copy,
                   float* to, int64_t next_group, int64_t next_pass) const {
-        pair_panels(group, pass);
+        const Tiles weights = tiles_of(group, pass);
         const int64_t steps = cut.steps_of(pass), first_step = cut.step_of(pass);
         int64_t copied[kPassSteps], in_place[kPassSteps];
         for (int64_t s = 0; s < steps; ++s) {
@@ -152,7 +205,6 @@ struct Product {
         const int64_t tiles = ceil_divide(rows, kTileHeight);
         const int64_t whole = cut.copied ? 0 : rows / kTileHeight;  // tiles that are read in place
         for (int64_t tile = 0; tile < tiles;) {
-            fetch(next_group, next_pass, tile / 2, (tiles + 1) / 2);
             // Two tiles, but never one in place and one copied.
             const int64_t most = (tile < whole ? whole : tiles) - tile;
             const int64_t count = least(least(2, most) * kTileHeight, rows - tile * kTileHeight);
@@ -167,13 +219,19 @@ struct Product {
                 const BFloat16* from = copy + (tile - whole) * kTileHeight * kPass;
                 lines = {{from, from + kTileHeight * kPass}, kStep, copied};
             }
-            const int64_t place = cut.passes > 1 ? tile : tile & 2;
-            float* c = to + place * kTileHeight * kSumStride;
-            multiply_tiles(lines, count, pairs, pairs_elements(kPassSteps) / 2, steps, c,
-                           kSumStride, pass > 0);
-            if (pass + 1 == cut.passes)
-                finish(row + tile * kTileHeight, count, group * panels.columns(),
-                       panels.panels_of(group), c, kSumStride);
+            float* c = to + (cut.passes > 1 ? tile * kTileHeight * kSumStride : 0);
+            const bool last = pass + 1 == cut.passes;
+            const int64_t first_row = row + tile * kTileHeight, column = group * panels.columns();
+            if (last) finish.fetch(first_row, count, column);
+            Ahead ahead = ahead_of(next_group, next_pass, tile / 2, (tiles + 1) / 2, steps);
+            multiply_tiles(lines, count, weights.first, weights.stride, steps, c, kSumStride,
+                           pass > 0, [&](int64_t s) {
+                               ahead.fetch();
+                               // The last tiles' sums lie where these may be stored at the end.
+                               const int64_t end = pending.rows * (s + 1) / steps;
+                               pending.finish_to(s + 1 == steps ? end : end / 4 * 4, finish);
+                           });
+            if (last) pending = {first_row, count, column, panels.panels_of(group), c, 0};
             tile += least(2, most);
         }
     }

@@ -31,6 +31,12 @@ struct TileRows {
     const int64_t* offset;
 };
 
+// What multiply_tiles calls before each step with its number: other work, which the CPU does while
+// it multiplies.
+struct Nothing {
+    void operator()(int64_t) const {}
+};
+
 #ifdef __AMX_BF16__
 
 // Of one thread, while it multiplies.
@@ -49,9 +55,10 @@ struct TileUnit {
     TileUnit& operator=(const TileUnit&) = delete;
 };
 
-template <int Tiles>
+template <int Tiles, class Between>
 PYENGINE_INLINE void multiply_whole(const TileRows& a, const BFloat16* b, int64_t b_stride,
-                                    int64_t steps, float* c, int64_t c_stride, bool accumulate) {
+                                    int64_t steps, float* c, int64_t c_stride, bool accumulate,
+                                    const Between& between) {
     const int64_t c_bytes = c_stride * 4, a_bytes = a.stride * 2;
     float* below = c + kTileHeight * c_stride;
     // The intrinsics do not say that they read memory.
@@ -72,6 +79,7 @@ PYENGINE_INLINE void multiply_whole(const TileRows& a, const BFloat16* b, int64_
         }
     }
     for (int64_t s = 0; s < steps; ++s, b += kTileElements) {
+        between(s);
         _tile_loadd(6, b, 64);
         _tile_loadd(4, a.tile[0] + a.offset[s], a_bytes);
         _tile_loadd(7, b + b_stride, 64);
@@ -95,11 +103,12 @@ PYENGINE_INLINE void multiply_whole(const TileRows& a, const BFloat16* b, int64_
 // C (+)= A B for at most 32 rows; of A and C whole tiles are read and written. b: [steps][16
 // pairs][16][2], the second panel b_stride elements on. c: rows c_stride floats apart, the panels
 // side by side.
+template <class Between = Nothing>
 PYENGINE_INLINE void multiply_tiles(const TileRows& a, int64_t rows, const BFloat16* b,
                                     int64_t b_stride, int64_t steps, float* c, int64_t c_stride,
-                                    bool accumulate) {
-    rows > kTileHeight ? multiply_whole<2>(a, b, b_stride, steps, c, c_stride, accumulate)
-                       : multiply_whole<1>(a, b, b_stride, steps, c, c_stride, accumulate);
+                                    bool accumulate, const Between& between = {}) {
+    rows > kTileHeight ? multiply_whole<2>(a, b, b_stride, steps, c, c_stride, accumulate, between)
+                       : multiply_whole<1>(a, b, b_stride, steps, c, c_stride, accumulate, between);
 }
 
 #else
@@ -149,9 +158,11 @@ PYENGINE_INLINE void multiply_rows(const BFloat16* a, int64_t a_stride, const in
         for (int p = 0; p < 2; ++p) _mm512_storeu_ps(c + r * c_stride + p * 16, sums[r][p]);
 }
 
+template <class Between = Nothing>
 PYENGINE_INLINE void multiply_tiles(const TileRows& a, int64_t rows, const BFloat16* b,
                                     int64_t b_stride, int64_t steps, float* c, int64_t c_stride,
-                                    bool accumulate) {
+                                    bool accumulate, const Between& between = {}) {
+    for (int64_t s = 0; s < steps; ++s) between(s);
     for (int64_t row = 0; row < rows;) {
         const BFloat16* from = a.tile[row / kTileHeight] + row % kTileHeight * a.stride;
         float* to = c + row * c_stride;
@@ -172,8 +183,14 @@ PYENGINE_INLINE void multiply_tiles(const TileRows& a, int64_t rows, const BFloa
 
 #endif
 
-// --- A
-// ----------------------------------------------------------------------------------------------
+// Asks the first-level cache for the line that holds column `column` of each row.
+PYENGINE_INLINE void fetch_lines(const void* first, int64_t stride, int64_t row, int64_t rows,
+                                 int64_t column) {
+    const BFloat16* from = static_cast<const BFloat16*>(first) + row * stride + column;
+    for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(from + r * stride);
+}
+
+// --- A -------------------------------------------------------------------------------------------
 
 // n elements of a row to its places in the tiles of its steps, zeros after the last in its step.
 PYENGINE_INLINE void spread_row(const BFloat16* from, int64_t n, BFloat16* to) {

@@ -1,4 +1,4 @@
-"""Prints the polynomial coefficients in math.simd.h.  Needs numpy and mpmath.
+"""Prints the polynomial coefficients in math.simd.h and math_bf16.simd.h.  Needs numpy and mpmath.
 
 Chebyshev interpolation in 60 digits, then the leading coefficients' rounding to float32 is made up
 for by refitting the rest: the error left is that of float32 arithmetic, not of the polynomial.
@@ -37,6 +37,31 @@ def fit(f, low, high, degree, fixed=()):
     return [float(c) for c in coefficients], float(error)
 
 
+def least_squares(columns, values, rounds=250):
+    """The float32 coefficients whose largest error is least: Lawson's weighted least squares."""
+    weights, best = np.ones(len(values)), (np.inf, None)
+    for _ in range(rounds):
+        root = np.sqrt(weights)
+        found = np.linalg.lstsq(columns * root[:, None], values * root, rcond=None)[0]
+        error = abs(columns @ found - values)
+        best = min(best, (error.max(), tuple(found)))
+        weights = weights * (error + 1e-15)
+        weights /= weights.sum()
+    return np.array(best[1])
+
+
+def bf16():
+    """2^r, 0 <= r < 1, of degree 3; log2(Phi(x) / Phi(-x)), 0 <= x <= 5.6, odd, of degree 15."""
+    r = (1 - np.cos(np.pi * (np.arange(500) + 0.5) / 500)) / 2
+    found = least_squares(np.stack([r**k for k in range(4)], 1) / 2 ** r[:, None], np.ones(500))
+    show("exp2_bf16", [float(np.float32(c)) for c in found], 7.5e-5)
+    top, odd = 5.6, 2 * np.arange(8) + 1
+    x = r * top
+    t = np.array([float(mp.log(mp.ncdf(v) / mp.ncdf(-v), 2)) for v in x])
+    found = least_squares((x / top)[:, None] ** odd, t) / top**odd
+    show("gelu_bf16", [float(np.float32(c)) for c in found], 7.6e-5)
+
+
 def show(name, coefficients, error):
     print(f"// {name}: relative error {error:.1e}")
     for i, c in enumerate(coefficients):
@@ -60,6 +85,8 @@ def main():
         return (g + 4) * mp.erfc(t) * mp.exp(t * t) / 2
 
     show("tail", *fit(tail, mp.mpf(-1), mp.mpf(11) / 19, 9))
+
+    bf16()
 
 
 if __name__ == "__main__":
