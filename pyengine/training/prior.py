@@ -37,8 +37,8 @@ class PriorSettings(DiffusionSettings):
     prior_layers: int = 2
     prior_heads: int = 3
     unguided: float = 0.1
-    steps: int = 8000
-    cooldown: int = 4000
+    steps: int = 2550
+    cooldown: int = 1350
 
 
 def build_prior(settings: PriorSettings, width: int, length: int) -> Any:

@@ -86,7 +86,7 @@ def test_those_in_one_pass_draw_what_is_asked_for(name):
     assert pipe(prompts[1], seed=2, output_type="pt").images[0].equal(images[1])
 
 
-@pytest.mark.parametrize("name", ["emoji-ddpm", "emoji-cascade", "emoji-flow"])
+@pytest.mark.parametrize("name", ["emoji-ddpm", "emoji-cascade", "emoji-prior", "emoji-flow"])
 def test_those_of_other_families_draw_what_is_asked_for(name):
     """The flow, whose samples are blobs, at least in its colour."""
     pipe = pyengine.from_pretrained(name, device="cpu")
