@@ -6,8 +6,8 @@ the embedding of the picture, and the convolutions `zero_convs` and `middle_bloc
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,31 +49,33 @@ def load_controlnet(
 
     Raises CheckpointError or ConfigError, which names tensors or keys, for anything else.
     """
+    with opened_controlnet(place, unet, hub) as (config, source):
+        made = _network(config)
+        load_module(made, source, dtype=dtype, device=device)
+    return made
+
+
+@contextmanager
+def opened_controlnet(
+    place: Place, unet: UNet2DConditionConfig, hub: Hub | None = None
+) -> Iterator[tuple[ControlNetConfig, TensorSource | MappedSource]]:
+    """(the config, the tensors under diffusers' names) of what load_controlnet takes."""
     path = find_place("controlnet", place, hub)
     if path.is_dir():
-        return _of_folder(path, device, dtype)
+        data = folder_config("controlnet", path)
+        with open_weights(path) as source:
+            union = UNION in source or data.get("_class_name") in ControlNetUnionConfig.CLASS_NAMES
+            if union and data.get("_class_name") in ControlNetConfig.CLASS_NAMES:
+                data = {**data, "_class_name": ControlNetUnionConfig.CLASS_NAMES[0]}
+            cls = ControlNetUnionConfig if union else ControlNetConfig
+            yield cls.from_dict(data, f"controlnet: {path / 'config.json'}"), source
+        return
     with TensorSource([SafetensorsFile(path)], f"controlnet: {path}") as source:
         names = _own_names(source)
         shapes = {new: source.spec(old)[1] for new, old in names.items()}
         table, config = _read(shapes, unet, source.where)
         entries = {new: (names[old], None, None) for new, old in table.items()}
-        mapped = MappedSource(source, entries, source.where)
-        made = _network(config)
-        load_module(made, mapped, dtype=dtype, device=device)
-    return made
-
-
-def _of_folder(path: Path, device: torch.device, dtype: torch.dtype) -> ControlNetModel:
-    data = folder_config("controlnet", path)
-    with open_weights(path) as source:
-        union = UNION in source or data.get("_class_name") in ControlNetUnionConfig.CLASS_NAMES
-        if union and data.get("_class_name") in ControlNetConfig.CLASS_NAMES:
-            data = {**data, "_class_name": ControlNetUnionConfig.CLASS_NAMES[0]}
-        cls = ControlNetUnionConfig if union else ControlNetConfig
-        config = cls.from_dict(data, f"controlnet: {path / 'config.json'}")
-        made = _network(config)
-        load_module(made, source, dtype=dtype, device=device)
-    return made
+        yield config, MappedSource(source, entries, source.where)
 
 
 def _network(config: ControlNetConfig) -> ControlNetModel:

@@ -5,14 +5,15 @@ residual blocks of a full adapter one after the other; of a light one they lie i
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 
 from ..errors import CheckpointError, ConfigError
 from ..models.control.t2i import T2IAdapter, T2IAdapterConfig
 from ..models.unet import UNet2DConditionConfig
-from ..weights import load_module
+from ..weights import load_module, open_weights
 from ..weights.header import SafetensorsFile
 from ..weights.names import other_kind
 from ..weights.source import MappedSource, TensorSource
@@ -33,20 +34,29 @@ def load_t2i_adapter(
 
     Raises CheckpointError or ConfigError, which names tensors or keys, for anything else.
     """
+    with opened_t2i_adapter(place, hub) as (config, source):
+        made = T2IAdapter.from_config(config)
+        assert isinstance(made, T2IAdapter)
+        load_module(made, source, dtype=dtype, device=device)
+    return made
+
+
+@contextmanager
+def opened_t2i_adapter(
+    place: Place, hub: Hub | None = None
+) -> Iterator[tuple[T2IAdapterConfig, TensorSource | MappedSource]]:
+    """(the config, the tensors under diffusers' names) of what load_t2i_adapter takes."""
     path = find_place("adapter", place, hub)
     if path.is_dir():
-        folder_config("adapter", path)
-        made = T2IAdapter.from_pretrained(path, device=device, dtype=dtype)
-        assert isinstance(made, T2IAdapter)
-        return made
+        data = folder_config("adapter", path)
+        with open_weights(path) as source:
+            yield T2IAdapterConfig.from_dict(data, str(path / "config.json")), source
+        return
     with TensorSource([SafetensorsFile(path)], f"adapter: {path}") as source:
         shapes = {name: source.spec(name)[1] for name in source}
         table, config = _read(shapes, source.where)
-        made = T2IAdapter.from_config(config)
-        assert isinstance(made, T2IAdapter)
         entries = {new: (old, None, None) for new, old in table.items()}
-        load_module(made, MappedSource(source, entries, source.where), dtype=dtype, device=device)
-    return made
+        yield config, MappedSource(source, entries, source.where)
 
 
 def _read(shapes: Shapes, where: str) -> tuple[dict[str, str], T2IAdapterConfig]:

@@ -5,19 +5,21 @@ batch; here each picture's gradient is its own, whatever is beside it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..guidance import TEXT
-from ..models import CLIPVisionModelWithProjection, TextContext, TimeEmbedding
+from ..models import CLIPVisionModelWithProjection, TimeEmbedding
 from .conditions import beside
-from .denoiser import Denoiser
+from .controls import residuals_of
+from .denoiser import Denoiser, ResidualDenoiser
 from .gradients import Prediction, tracing
+from .told import gather_contexts
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,20 @@ class ClipGuidance:
         row = c.row(TEXT, job.place)
         times = TimeEmbedding(tuple(_row(t, row) for t in c.times(self.network, job.plan,
                                                                   job.position).rows))  # fmt: skip
-        context = TextContext.of([_row(t, row) for t in c.context.tensors()])
+        context = gather_contexts([c.context], [row])
+        # What ControlNets add depends on the picture, too: the gradient goes through them.
+        residuals = residuals_of([job], _OneRow(row), x)
         given = x
         if c.extra is not None:
             extra = c.extra_row(TEXT, job.place)
             given = torch.cat([x, c.extra[extra : extra + 1].to(x.dtype)], dim=1)
         with beside(c.adapters_of_rows[row : row + 1]):
-            out: Tensor = self.network.evaluate(given, times, context)
+            out: Tensor
+            if residuals is None:
+                out = self.network.evaluate(given, times, context)
+            else:
+                network = cast(ResidualDenoiser, self.network)
+                out = network.evaluate(given, times, context, residuals)
         return out[:, : x.shape[1]].float()
 
     def _clean(self, x: Tensor, out: Tensor, alpha: float, sigma: float) -> Tensor:
@@ -82,6 +91,17 @@ class ClipGuidance:
         chord = (F.normalize(own, dim=-1) - F.normalize(self.targets, dim=-1)).norm(dim=-1)
         distance: Tensor = chord.div(2).arcsin().square().mul(2).sum()
         return distance
+
+
+@dataclass(frozen=True)
+class _OneRow:
+    """An evaluation of one row, what one picture is told last. row: of its conditions."""
+
+    row: int
+    entries = ((0, TEXT),)
+
+    def source_rows(self, rows: Sequence[int]) -> list[int]:
+        return [self.row for _ in rows]
 
 
 def _row(t: Tensor, row: int) -> Tensor:

@@ -7,7 +7,7 @@ given -0.0, which changes no bit.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,18 @@ from ..models.control.union import KINDS, ControlNetUnionModel
 from ..models.unet import Residuals
 from .conditions import Conditions, gather
 from .job import DenoisingJob
-from .told import Told, gather_contexts, gather_times
+from .told import gather_contexts, gather_times
+
+
+class ToldRows(Protocol):
+    """Whose the rows of an evaluation are: what is asked of Told here."""
+
+    @property
+    def entries(self) -> Sequence[tuple[int, str]]:
+        """Of each row the picture, by its place among the jobs, and the condition."""
+
+    def source_rows(self, rows: Sequence[int]) -> list[int]:
+        """Of these rows, those of the conditions that they are made of."""
 
 
 @dataclass(eq=False)
@@ -79,7 +90,7 @@ class Features:
     steps: Sequence[int]
 
 
-def residuals_of(jobs: Sequence[DenoisingJob], told: Told, x: Tensor) -> Residuals | None:
+def residuals_of(jobs: Sequence[DenoisingJob], told: ToldRows, x: Tensor) -> Residuals | None:
     """What is added to the network's activations of every row; None where nothing is.
 
     x: [jobs, C, h, w], the latents as the network is given them.
@@ -108,7 +119,7 @@ def residuals_of(jobs: Sequence[DenoisingJob], told: Told, x: Tensor) -> Residua
 
 
 def _evaluate(
-    n: int, jobs: Sequence[DenoisingJob], told: Told, x: Tensor,
+    n: int, jobs: Sequence[DenoisingJob], told: ToldRows, x: Tensor,
     members: Sequence[tuple[int, list[float]]],
 ) -> list[Tensor]:  # fmt: skip
     """The n-th ControlNet of these rows' jobs, which is the same. members: rows, their scales."""
@@ -168,7 +179,7 @@ class _Total:
         return tuple(self._parts[:-1]), self._parts[-1]
 
 
-def _features(jobs: Sequence[DenoisingJob], told: Told) -> tuple[Tensor, ...]:
+def _features(jobs: Sequence[DenoisingJob], told: ToldRows) -> tuple[Tensor, ...]:
     """Of every row what T2I-Adapters add on the way down; () where none does."""
     found: dict[int, Features] = {}
     for k, job in enumerate(jobs):

@@ -155,9 +155,23 @@ def reload(pipeline: Any, device: torch.device, dtype: torch.dtype) -> None:
         raise RequestError("to: a run is in progress; move the pipeline between calls")
     net = pipeline.components[family_of_pipeline(pipeline).main]
     checkpoint, source = pipeline.checkpoint, pipeline.source
+    parts = getattr(pipeline, "parts", None)
+    beside = {name: list(own) for name, own in getattr(parts, "beside_places", {}).items()}
+    hub = dict(getattr(parts, "hub", {}))
     with pipeline._runs.begin(Run()):
         fresh = within_memory(
-            lambda: build(Load(checkpoint, source, device, dtype, net.weights, type(pipeline))),
+            lambda: build(
+                Load(
+                    checkpoint,
+                    source,
+                    device,
+                    dtype,
+                    net.weights,
+                    type(pipeline),
+                    beside=beside,
+                    hub=hub,
+                )
+            ),
             f"{source}: float16, bfloat16 or a larger device would help",
         )
         if hasattr(pipeline, "_take_parts"):

@@ -2,13 +2,16 @@
 
 import json
 
+import control_networks
 import diffusers
+import image_prompt_files
 import pytest
 import tiny
 import torch
 import torch.nn.functional as F
 from pairs import generators
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 
 import pyengine
@@ -49,8 +52,10 @@ def embedded(found):
 
 
 @torch.no_grad()
-def loop(folder, clip, sampler, steps, guidance):
-    """Latents of the two prompts, 16x24 of them, by DDIM or Euler."""
+def loop(folder, clip, sampler, steps, guidance, controlnet=None, shown=None):
+    """Latents of the two prompts, 16x24 of them, by DDIM or Euler; controlnet: beside the U-Net,
+    shown pictures [2, 3, H, W].
+    """
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     scheduler = getattr(diffusers, sampler).from_config(pipe.scheduler.config)
     text, negative = pipe.encode_prompt(PROMPTS, "cpu", 1, True)
@@ -59,6 +64,14 @@ def loop(folder, clip, sampler, steps, guidance):
     x = torch.cat([torch.randn((1, 4, 16, 24), generator=g) for g in generators([7, 8])])
     scheduler.set_timesteps(steps)
     x = x * scheduler.init_noise_sigma
+
+    def predict(x, t, text):
+        if controlnet is None:
+            return pipe.unet(x, t, text).sample
+        down, mid = controlnet(x, t, text, controlnet_cond=shown, return_dict=False)
+        return pipe.unet(x, t, text, down_block_additional_residuals=down,
+                         mid_block_additional_residual=mid).sample  # fmt: skip
+
     for i, t in enumerate(scheduler.timesteps):
         given = scheduler.scale_model_input(x, t)
         level = getattr(scheduler, "sigmas", [None] * 99)[i]
@@ -66,9 +79,9 @@ def loop(folder, clip, sampler, steps, guidance):
         alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
         leaf = given.detach().requires_grad_()
         with torch.enable_grad():
-            clean = (leaf - sigma * pipe.unet(leaf, t, text).sample) / alpha
-            shown = sigma * clean + (1 - sigma) * leaf
-            image = pipe.vae.decode(shown / pipe.vae.config.scaling_factor).sample
+            clean = (leaf - sigma * predict(leaf, t, text)) / alpha
+            blend = sigma * clean + (1 - sigma) * leaf
+            image = pipe.vae.decode(blend / pipe.vae.config.scaling_factor).sample
             image = (image / 2 + 0.5).clamp(0, 1)
             h, w = image.shape[2:]
             size = (32, 32 * w // h)
@@ -78,9 +91,9 @@ def loop(folder, clip, sampler, steps, guidance):
             own = F.normalize(embedded(clip.get_image_features(image)), dim=-1)
             loss = ((own - wanted).norm(dim=-1) / 2).arcsin().pow(2).mul(2).sum() * SCALE
             (g,) = torch.autograd.grad(loss, leaf)
-        noise = pipe.unet(given, t, text).sample
+        noise = predict(given, t, text)
         if guidance > 1:
-            away = pipe.unet(given, t, negative).sample
+            away = predict(given, t, negative)
             noise = away + guidance * (noise - away)
         x = scheduler.step(noise + sigma * g, t, x).prev_sample
     return x
@@ -108,6 +121,45 @@ def test_pictures_are_the_loops(folders, pipes, name, sampler, guidance):
     unguided = {"clip_guidance_scale": None, "guidance_scale": guidance}
     plain = draw(pipes[0], None, scheduler=name, **unguided)
     assert float((got - plain).norm() / plain.norm()) > 0.02
+
+
+def test_beside_a_controlnet_the_gradient_goes_through_it(folders, tmp_path):
+    sd, _, place, clip = folders
+    controlnet = control_networks.make_controlnet(tiny.make_unet(layers_per_block=1))
+    controlnet.save_pretrained(tmp_path / "controlnet")
+    pipe = pyengine.from_pretrained(sd, controlnet=tmp_path / "controlnet", device="cpu")
+    factor = pipe.vae.config.downscale
+    shown = torch.rand(2, 3, 16 * factor, 24 * factor, generator=generators([3])[0])
+    want = loop(sd, clip, "DDIMScheduler", 3, 3.0, controlnet, shown)
+    call = {"num_inference_steps": 3, "control_image": [*shown]}
+    got = draw(pipe, place, scheduler="ddim", **call)
+    assert float((got - want).norm() / want.norm()) < 1e-3
+    alone = draw(pipe, place, scheduler="ddim", prompt=PROMPTS[1], seed=8,
+                 num_inference_steps=3, control_image=shown[1])  # fmt: skip
+    assert torch.equal(alone[0], got[1])
+    plain = draw(pipe, None, clip_guidance_scale=None, scheduler="ddim", **call)
+    assert float((got - plain).norm() / plain.norm()) > 0.02
+    free = draw(pipe, place, scheduler="ddim", num_inference_steps=3)
+    assert float((got - free).norm() / free.norm()) > 0.02
+
+
+def test_beside_an_ip_adapter_and_a_t2i_adapter(folders, tmp_path):
+    sd, _, place, _ = folders
+    control_networks.make_adapter().save_pretrained(tmp_path / "adapter")
+    tiny.make_image_encoder(**image_prompt_files.IMAGE).save_pretrained(tmp_path / "encoder")
+    pipe = pyengine.from_pretrained(sd, adapter=tmp_path / "adapter", device="cpu")
+    tensors = image_prompt_files.tensors_of("base", tiny.make_unet(layers_per_block=1))
+    save_file(tensors, tmp_path / "ip.safetensors")
+    pipe.load_ip_adapter(tmp_path / "ip.safetensors", image_encoder=tmp_path / "encoder")
+    factor = pipe.vae.config.downscale
+    picture = torch.rand(3, 16 * factor, 24 * factor, generator=generators([3])[0])
+    shown = {"num_inference_steps": 2, "control_image": picture, "ip_adapter_image": picture}
+    got = draw(pipe, place, **shown)
+    alone = draw(pipe, place, prompt=PROMPTS[1], seed=8, **shown)
+    assert torch.equal(alone[0], got[1])
+    for left_out in ("control_image", "ip_adapter_image"):
+        other = draw(pipe, place, **{k: v for k, v in shown.items() if k != left_out})
+        assert float((got - other).norm() / other.norm()) > 1e-3, left_out
 
 
 @pytest.mark.parametrize("k", [0, 1])

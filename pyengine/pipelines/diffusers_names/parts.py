@@ -46,7 +46,8 @@ class PartNames(SchedulerNames, DiffusersNames):
     @property
     def _given(self) -> tuple[str, ...]:
         names = {"controlnet": self.parts.controlnets, "adapter": self.parts.t2i_adapters}
-        return (*self.parts.given, *(name for name, nets in names.items() if nets))
+        objects = (n for n, nets in names.items() if nets and n not in self.parts.beside_places)
+        return (*self.parts.given, *objects)
 
     @property
     def controlnet(self) -> Any:

@@ -94,13 +94,23 @@ def _write(pipeline: DiffusersNames, folder: Path, variant: str | None) -> None:
             _write_json(place / part.config_file, _scheduler_config(pipeline, checkpoint, name))
         else:
             _copy_files(checkpoint.place(name), place)
+    parts: Any = getattr(pipeline, "parts", None)
+    beside: dict[str, list[str]] = {}
+    if getattr(parts, "beside_places", None):
+        from ..stable_diffusion.beside import write_beside
+
+        narrow = None if parts.unet.dtype == torch.float32 else parts.unet.dtype
+        beside = write_beside(parts.beside_places, parts.hub, parts.unet, folder, narrow)
     own = Path(getattr(checkpoint, "folder", "")) / DEFAULTS_FILE
     if own.is_file():
         shutil.copyfile(own, folder / DEFAULTS_FILE)
     if single:
         _copy_settings(checkpoint, folder)
     else:
-        _write_json(folder / "model_index.json", model_index(pipeline))
+        index = model_index(pipeline)
+        if beside:
+            index |= {"_class_name": _class_beside(pipeline, beside), **beside}
+        _write_json(folder / "model_index.json", index)
 
 
 def model_index(pipeline: DiffusersNames) -> dict[str, Any]:
@@ -126,6 +136,24 @@ def model_index(pipeline: DiffusersNames) -> dict[str, Any]:
     index |= {name: [None, None] for name in layout.optional if name not in checkpoint.components}
     options = getattr(getattr(pipeline, "parts", None), "options", checkpoint.options)
     return index | options
+
+
+def _class_beside(pipeline: DiffusersNames, beside: dict[str, list[str]]) -> str:
+    """diffusers' class of a pipeline with these networks beside it."""
+    name, checkpoint = pipeline._class_name, pipeline.checkpoint
+    assert checkpoint is not None
+    ((part, (_, cls)),) = beside.items()
+    kind = "Adapter" if part == "adapter" else "ControlNetUnion" if "Union" in cls else "ControlNet"
+    known = checkpoint.layout.beside
+    task = next((t for t in ("Img2Img", "Inpaint") if t in name), "")
+    base = name.removesuffix("Pipeline").removesuffix(task)
+    found = f"{base}{kind}{'' if part == 'adapter' else task}Pipeline"
+    if found not in known:
+        raise RequestError(
+            f"save_pretrained: diffusers has no class for a {name} beside a {cls}, so that nothing"
+            " can say so in the folder; save them apart"
+        )
+    return found
 
 
 def class_of(checkpoint: Checkpoint, name: str) -> str:

@@ -1,6 +1,7 @@
 """The parts of a Stable Diffusion checkpoint, and whether they fit together."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import CheckpointError, ConfigError
@@ -33,7 +34,8 @@ class Parts:
     see
     pyengine.pipelines.reading. given: names of the parts that came as objects, not out of the
     checkpoint. scheduler: in place of the checkpoint's own, as `pipe.scheduler = ...` takes it.
-    controlnets, t2i_adapters: what was loaded beside them.
+    controlnets, t2i_adapters: what was loaded beside them. beside_places: by keyword, where these
+    were read from, of those that did not come as objects; hub: the options for the Hub ids.
     """
 
     unet: UNet2DConditionModel
@@ -50,6 +52,8 @@ class Parts:
     scheduler: Any = None
     controlnets: tuple[ControlNetModel, ...] = ()
     t2i_adapters: tuple[T2IAdapter, ...] = ()
+    beside_places: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    hub: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def networks(self) -> tuple[Model, ...]:

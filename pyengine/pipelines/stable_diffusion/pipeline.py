@@ -21,7 +21,6 @@ from ...diffusion.prompted import PromptedCall
 from ...diffusion.request import Request
 from ...diffusion.step import step
 from ...diffusion.watch import check_noted
-from ...errors import RequestError
 from ...finite import check_finite
 from ...guard import inference
 from ...guidance import Method
@@ -360,9 +359,6 @@ class StableDiffusionPipeline(
         refuse_others({**others, **elsewhere}, self.__call__)
         given = {name: arguments.pop(name, None) for name in (*NAMES, "class_labels")}
         control = take(self.parts, arguments)
-        if given.get("clip_model") is not None and (control is not None or images is not None):
-            raise RequestError("clip_model: expected None beside a ControlNet, T2I-Adapter or"
-                               " IP-Adapter, which its gradient would leave out")  # fmt: skip
 
         def request(**arguments: Any) -> Request:
             warned = fill(arguments, self.defaults, self.scheduler.name, control is not None)
