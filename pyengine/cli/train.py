@@ -1,6 +1,7 @@
 """Calls pyengine.training, which needs the extra `train`, for `pyengine train` and `eval`."""
 
 import importlib
+import os
 from collections.abc import Callable
 from json import dumps
 from pathlib import Path
@@ -59,12 +60,28 @@ def run_small(*, name: str, device: str, export: Path | None, **options: Any) ->
     return 0
 
 
-def run_lora(*, device: str, export: Path | None, **options: Any) -> int:
-    out = training("lora").train(device=str(find_device(device)), **options)
+def run_lora(
+    *, device: str, export: Path | None, data: Path | None, out: Path, **options: Any
+) -> int:  # fmt: skip
+    place = str(find_device(device))
+    options |= {"data": data or built_data(out), "out": out}
+    out = training("lora").train(device=place, **options)
     print(out)
     if export is not None:
         print(training("lora_export").export(run=out, to=export, data=options["data"]))
     return 0
+
+
+def built_data(run: Path) -> Path | None:
+    """The pictures in a run's folder, which are built where they are not there; None where
+    $PYENGINE_DATA says where others are.
+    """
+    dataset, place = training("dataset"), run / "data"
+    if os.environ.get(dataset.DATA_VARIABLE):
+        return None
+    if not (place / dataset.TRAIN).is_file():
+        training("data").build(place)
+    return place
 
 
 def run_data(*, out: Path, packages: list[Path] | None, **options: Any) -> int:

@@ -223,9 +223,10 @@ def train_lora(
 ) -> int:  # fmt: skip
     """Teach a model another style of the pictures, as a LoRA, or go on where it stopped.
 
+    Without --data the pictures are built in the run's folder first, as `train data` does.
+
     \b
-    pyengine train data --out emoji64
-    pyengine train lora --style fluent-flat --data emoji64 --out lora-run --export emoji-flat
+    pyengine train lora --style fluent-flat --out lora-run --export emoji-flat
     pyengine generate "a fox" --lora-dir emoji-flat --lora emoji-flat -o fox.png
     """
     return _run("lora", locals())

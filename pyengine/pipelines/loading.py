@@ -153,6 +153,10 @@ def reload(pipeline: Any, device: torch.device, dtype: torch.dtype) -> None:
     """Reads a pipeline's weights again, for another device or dtype; it stays the same object."""
     if pipeline._runs.in_progress() is not None:
         raise RequestError("to: a run is in progress; move the pipeline between calls")
+    images = getattr(pipeline, "_images", None)
+    scales = getattr(images, "scales", ())
+    if scales:
+        pipeline._check_movable()
     net = pipeline.components[family_of_pipeline(pipeline).main]
     checkpoint, source = pipeline.checkpoint, pipeline.source
     parts = getattr(pipeline, "parts", None)
@@ -183,6 +187,8 @@ def reload(pipeline: Any, device: torch.device, dtype: torch.dtype) -> None:
             )
             pipeline._arena = Arena()
             pipeline._take_parts(parts)
+            if scales:
+                pipeline._move_images(scales)
         else:
             own = ("_runs", "_progress", "_sampler", "defaults")
             pipeline.__dict__.update({n: v for n, v in vars(fresh).items() if n not in own})

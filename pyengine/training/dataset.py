@@ -14,6 +14,8 @@ import numpy as np
 from ..errors import RequestError
 
 DATA_VARIABLE = "PYENGINE_DATA"
+#: The file of a data folder that recipes learn from.
+TRAIN = "train.npz"
 
 
 class DataError(RequestError):
@@ -78,7 +80,7 @@ def load(data: str | os.PathLike[str] | None = None) -> Pictures:
     """Read train.npz from a folder, or one .npz file."""
     path = resolve(data)
     if path.is_dir():
-        path = path / "train.npz"
+        path = path / TRAIN
         if not path.exists():
             raise DataError(
                 f"data: expected {path.name} in the folder, given {str(path.parent)!r} without it"

@@ -190,6 +190,26 @@ def test_without_a_picture_and_after_unloading_the_bits_are_those_of_before(besi
 
 
 @pytest.mark.parametrize("checkpoint", ["sd1", "sdxl"])
+def test_in_another_dtype_it_is_read_again(beside, photo):
+    pair = beside("sd1", "base")
+    own = pyengine.from_pretrained(pair.folder, device="cpu")
+    own.load_ip_adapter(pair.place, weight_name=pair.names)
+    own.set_ip_adapter_scale(0.4)
+    want = draw(own, seed=3, ip_adapter_image=photo)
+    own.to(torch.bfloat16)
+    near = draw(own, seed=3, ip_adapter_image=photo)
+    assert near.dtype == torch.bfloat16
+    assert not torch.equal(near, draw(own, seed=3))
+    own.to(torch.float32)
+    assert torch.equal(draw(own, seed=3, ip_adapter_image=photo), want)
+    encoder = own.image_encoder
+    own.image_encoder = encoder
+    with pytest.raises(RequestError, match="to: image_encoder came as an object"):
+        own.to(torch.bfloat16)
+    own.unload_ip_adapter()
+    assert own.to(torch.bfloat16).dtype == torch.bfloat16
+
+
 def test_alone_in_a_batch_and_in_steps_of_others(beside, photo, checkpoint):
     """Each picture with prompts of its own: of one and two pictures, masked, none."""
     pair = beside(checkpoint, "plus")

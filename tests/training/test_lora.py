@@ -10,8 +10,9 @@ import torch
 pytest.importorskip("peft")
 
 import pyengine
+from pyengine.cli import main
 from pyengine.errors import CheckpointError, RequestError
-from pyengine.training import evaluate, export, loop, lora, lora_export
+from pyengine.training import dataset, evaluate, export, loop, lora, lora_export
 
 
 def quiet(line):
@@ -109,6 +110,30 @@ def test_folder(folder, model):
     assert facts["evaluation"]["with"]["counted"] == 4
     assert "pyengine train lora --style round" in (folder / "README.md").read_text()
     assert "CC-BY 4.0" in (folder / "NOTICE").read_text()
+
+
+def test_one_command_from_nothing_to_a_sheet(model, pictures, tmp_path, monkeypatch, capsys):
+    built = []
+
+    def build(place):  # in place of fetching and drawing some thousands of pictures
+        built.append(place)
+        place.mkdir(parents=True)
+        rows = zip(pictures.styles, pictures.labels, pictures.tags, pictures.hexcodes, strict=True)
+        captions = [{"style": s, "label": l, "tags": list(t), "hexcode": h} for s, l, t, h in rows]
+        dataset.save(place / dataset.TRAIN, pictures.images, captions)
+
+    monkeypatch.delenv(dataset.DATA_VARIABLE, raising=False)
+    monkeypatch.setattr("pyengine.training.data.build", build)
+    given = ["train", "lora", "--style", "round", "--model", str(model), "--rank", "2", "--batch",
+             "4", "--out", str(tmp_path / "run"), "--export", str(tmp_path / "sheet")]  # fmt: skip
+    assert main([*given, "--steps", "2"]) == 0
+    assert built == [tmp_path / "run" / "data"]
+    assert (tmp_path / "sheet" / "sheet.png").is_file()
+    first = tensors(tmp_path / "run")
+    assert main([*given, "--steps", "2"]) == 0  # is done: nothing is built or trained again
+    assert len(built) == 1
+    for name, tensor in first["model"]["unet"].items():
+        assert torch.equal(tensors(tmp_path / "run")["model"]["unet"][name], tensor), name
 
 
 def test_pyengine_and_diffusers_draw_the_same_with_it(folder, model, tmp_path):

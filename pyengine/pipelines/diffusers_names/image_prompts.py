@@ -16,6 +16,7 @@ from ...adapters.places import ENCODER_FILES, find_place, hub_options
 from ...errors import RequestError
 from ...guard import inference
 from ...models import CLIPVisionModelWithProjection
+from ...models.base import Model
 from ...weights.text import show
 from ..stable_diffusion.image_prompts import ImageAdapters, read_scale
 from ..stable_diffusion.parts import Parts
@@ -29,6 +30,8 @@ class ImagePromptNames:
 
     parts: Parts
     _images: ImageAdapters
+    #: What load_ip_adapter was called with, for the same on another device or in another dtype.
+    _image_places: dict[str, Any] | None = None
     _arena: Any
     _loaded: object
 
@@ -75,6 +78,25 @@ class ImagePromptNames:
         for model in (*made, *([] if encoder is None else [encoder])):
             model.arena = self._arena
         self._images = ImageAdapters(made, encoder, (1.0,) * len(made))
+        self._image_places = {
+            "place": place, "subfolder": subfolder, "weight_name": weight_name,
+            "image_encoder_folder": image_encoder_folder, "image_encoder": image_encoder, **others,
+        }  # fmt: skip
+
+    def _check_movable(self) -> None:
+        """Raises RequestError where the IP-Adapters' image encoder came as an object."""
+        places = self._image_places or {}
+        if self._images.adapters and isinstance(places.get("image_encoder"), Model):
+            raise RequestError(
+                "to: image_encoder came as an object, whose weights lie packed; unload_ip_adapter()"
+                " first, and load it again with device= and dtype="
+            )
+
+    def _move_images(self, scales: tuple[Any, ...]) -> None:
+        """Reads the IP-Adapters again, for the U-Net that there is now. scales: of before."""
+        if self._image_places is not None:
+            self.load_ip_adapter(**self._image_places)
+            self._images.scales = scales
 
     def set_ip_adapter_scale(self, scale: Any) -> None:
         """How much the loaded IP-Adapters count in calls that follow, 1 unless told: a number, or
@@ -97,7 +119,7 @@ class ImagePromptNames:
 
     def unload_ip_adapter(self) -> None:
         """Forgets the IP-Adapters and their image encoder; nothing where there are none."""
-        self._images = ImageAdapters()
+        self._images, self._image_places = ImageAdapters(), None
 
     @property
     def image_encoder(self) -> CLIPVisionModelWithProjection | None:
@@ -112,6 +134,8 @@ class ImagePromptNames:
             if found is not None:
                 check_encoder(adapter, found)
         self._images.encoder = found
+        if self._image_places is not None:
+            self._image_places = {**self._image_places, "image_encoder": value}
 
 
 def _places(place: Any, subfolder: Any, weight_name: Any) -> list[tuple[Any, Any, Any]]:
