@@ -281,6 +281,43 @@ def tokens(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "emoji-ar: int8", case(eight)
 
 
+def from_pictures(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(case, function that draws it) of what begins from pictures, with models of its own."""
+    import numpy as np
+    import picture_folders
+    import torch
+    from PIL import Image
+
+    import pyengine
+
+    photo = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    call = {"num_inference_steps": 4, "output_type": "latent"}
+    variation = pyengine.from_pretrained(
+        picture_folders.write_variation(folder / "image-variation"), device="cpu"
+    )
+    yield (
+        "image variation: picture",
+        lambda: (
+            variation(
+                Image.fromarray(photo), seed=[3, 14], num_images_per_prompt=2, **SIZE, **call
+            ).images
+        ),
+    )
+    upscaler = pyengine.from_pretrained(
+        picture_folders.write_latent_upscaler(folder / "latent-upscaler"), device="cpu"
+    )
+    latents = torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(5))
+    yield "latent upscaler: guided", lambda: upscaler("a red heart", latents, seed=3, **call).images
+    yield (
+        "latent upscaler: unguided",
+        lambda: (
+            upscaler(
+                "a red heart", latents, guidance_scale=0, scheduler="dpmpp_2m", seed=3, **call
+            ).images
+        ),
+    )
+
+
 def small(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """(case, function that draws it) of the small models that ship, one of each family."""
     import numpy as np
@@ -319,7 +356,8 @@ def digests() -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         cases = [*diffusion(Path(folder)), *labelled(Path(folder)),
                  *cascades(Path(folder)), *tokens(Path(folder)),
-                 *beside(Path(folder)), *small(Path(folder))]  # fmt: skip
+                 *beside(Path(folder)), *from_pictures(Path(folder)),
+                 *small(Path(folder))]  # fmt: skip
         with rounded_functions():
             return {name: digest(draw()) for name, draw in cases}
 
