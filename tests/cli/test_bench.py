@@ -106,7 +106,7 @@ def one_conv():
         (("unet", "--latents", "12"), "12"),
         (("unet", "--model", "sd3"), "sd15, sdxl, ddpm, unclip, if"),
         (("unet", "--model", "ddpm", "--weights", "fp8"), "ddpm has no tier of 8 bits"),
-        (("unet", "--weights", "int4"), "weights: expected one of fp8, given"),
+        (("unet", "--weights", "int4"), "weights: expected one of int8, fp8, given"),
         (("unet", "--peers", "--without", "ncnn"), "openvino"),
         (("ops", "--save", "/dev/null/x.json"), "/dev/null/x.json"),
         (("vae", "--rounds", "1"), "rounds"),
