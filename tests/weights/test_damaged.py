@@ -18,12 +18,14 @@ import damage_files
 import damage_generators
 import damage_kandinsky
 import damage_labelled
+import damage_pictures
 import damage_single
 import damage_tensors
 import damage_unets
 import generators
 import if_folders
 import kandinsky_folders
+import picture_folders
 import pytest
 import tiny
 import unclip_folders
@@ -45,6 +47,8 @@ GENERATORS = {
     "if_folder": if_folders.write,
     "unclip_folder": unclip_folders.write,
     "variation_folder": functools.partial(unclip_folders.write, variation=True),
+    "image_variation_folder": picture_folders.write_variation,
+    "latent_upscale_folder": picture_folders.write_latent_upscaler,
     "classifier_folder": adm_classifier.write,
     "dcgan": generators.write_dcgan,
     "dcgan_folder": generators.write_dcgan,
@@ -55,7 +59,8 @@ GENERATORS = {
 }
 #: How they are loaded, where not part by part: as pipelines, whose parts must fit, or one model.
 LOADERS = {
-    **dict.fromkeys(("prior_folder", "if_folder", "unclip_folder", "variation_folder"),
+    **dict.fromkeys(("prior_folder", "if_folder", "unclip_folder", "variation_folder",
+                     "image_variation_folder", "latent_upscale_folder"),
                     functools.partial(pyengine.from_pretrained, device="cpu")),
     "classifier_folder": EncoderUNetModel.from_pretrained,
 }  # fmt: skip
@@ -69,6 +74,7 @@ assert all(
         damage_generators,
         damage_kandinsky,
         damage_labelled,
+        damage_pictures,
         damage_single,
         damage_tensors,
         damage_unets,
