@@ -22,11 +22,13 @@ class Recorder:
 
     def __call__(self, function, changing, kept):
         self.recorded += 1
-        result = function(changing, kept)
+        with unrecorded():  # the CPU's recordings take what is kept for unchanged
+            result = function(changing, kept)
 
         def replay():
             self.replayed += 1
-            again = function(changing, kept)
+            with unrecorded():
+                again = function(changing, kept)
             one = isinstance(result, torch.Tensor)
             torch._foreach_copy_([result] if one else result, [again] if one else again)
 

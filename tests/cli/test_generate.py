@@ -198,7 +198,6 @@ BAD = [
     (("a cat", "--device", "tpu"), "--device: "),
     (("a cat", "--dtype", "int4"), "--dtype: "),
     (("a cat", "--weights", "fp4"), "--weights: expected int8, fp8 or None, given 'fp4'"),
-    (("a cat", "--weights", "int8"), "weights: expected fp8 or None for StableDiffusionPipeline"),
     (("a cat", "-o", "x.gif"), "--output: expected a .png file, or a folder ending in /"),
     (("a cat", "--from", "nowhere.png"), "--from: no such file"),
     (("a cat", "--nonsense"), "--nonsense"),

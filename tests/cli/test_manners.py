@@ -270,7 +270,7 @@ def test_a_plan_of_what_has_no_unet_says_so(run, tmp_path, write):
     status, out, err = run("info", write(tmp_path / "m"), "--plan")
     assert (status, out, len(err.splitlines())) == (2, "", 1)
     assert "--plan: " in err
-    assert "Stable Diffusion" in err
+    assert "expected a diffusion model, a GAN or an upscaler" in err
 
 
 # --- what the model knows -------------------------------------------------------------------------

@@ -213,6 +213,7 @@ def test_settings_of_before_are_read():
             "image_guidance_scale",
             "preset",
             *("cache_interval", "cache_branch_id", "effort"),
+            *("prior", "vae"),
         )
     )
     assert json.loads(settings.to_json()) == {**json.loads(OLD), **later}

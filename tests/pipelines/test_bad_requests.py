@@ -265,7 +265,6 @@ def test_numpy_numbers_are_numbers(pair):
         ({"device": "cuda:99"}, UnavailableError, "device"),
         ({"weights": "fp4"}, RequestError, "weights: expected int8, fp8 or None, given 'fp4'"),
         ({"weights": torch.int8}, RequestError, "weights: expected int8, fp8 or None, given"),
-        ({"weights": "int8"}, RequestError, "weights: expected fp8 or None for StableDiffusionP"),
     ],
 )
 def test_loading_with_a_wrong_argument(pair, options, error, text):
