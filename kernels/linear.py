@@ -117,6 +117,8 @@ def plan(
     quantize_x: bool = False,
 ) -> tuple[list[Launch], Tensor]:
     """The launches that compute linear(...), and the tensor they fill."""
+    if quantize_x and weight.dtype == torch.int8:
+        raise ValueError("weight: expected torch.float8_e4m3fn beside quantize_x, got torch.int8")
     dtype = x.dtype
     e4m3 = weight.dtype == torch.float8_e4m3fn
     if e4m3:
