@@ -36,9 +36,7 @@ def serve(
     only: Annotated[
         str, Option(metavar="TEXT", help="Of the kinds of requests those with this in their names.")
     ] = "",
-    others: Annotated[
-        bool, Option("--others/--no-others", help="Whether others than our server are measured.")
-    ] = True,
+    no_others: Annotated[bool, Option("--no-others", help="Measure our server alone.")] = False,
     peers: Peers = False,
     without: Without = None,
     threads: Threads = None,
@@ -67,5 +65,5 @@ def serve(
                      save=save, plot=plot)  # fmt: skip
     return run_serve(
         given, model=model or [], load=load, seconds=seconds, patience=patience,
-        max_waiting=max_waiting, requests=requests, only=only, others=others,
+        max_waiting=max_waiting, requests=requests, only=only, others=not no_others,
     )  # fmt: skip
