@@ -134,30 +134,22 @@ class Adapted:
         found = self._beside(layer, x)
         if found is None:
             return product(x, x2, around)
-        pairs = list(zip(self._runs, found, strict=True))
-        if self._apart(x, width, around):
-            halved = around.get("activation") in GATED
-            result = _Whole((*x.shape[:-1], width // 2 if halved else width), x)
-            for run, beside in pairs:
-                rows = slice(run.begin, run.end)
-                given = {**_of_rows(around, rows)}
-                second = None if x2 is None else x2[rows]
-                if beside:
-                    given["addend"] = self._addend(
-                        layer, width, x[rows], given, second, beside, None
-                    )
-                place = result.part(rows)
-                with nullcontext() if place is None else _memory.placed(place):
-                    result.take(rows, product(x[rows], second, given))
-            return result.joined()
-        whole = _Whole((*x.shape[:-1], width), x)
-        for run, beside in pairs:
+        apart = self._apart(x, width, around)
+        halved = apart and around.get("activation") in GATED
+        whole = _Whole((*x.shape[:-1], width // 2 if halved else width), x)
+        for run, beside in zip(self._runs, found, strict=True):
             rows = slice(run.begin, run.end)
-            given, into = _of_rows(around, rows), whole.part(rows)
-            second = None if x2 is None else x2[rows]
-            total = self._addend(layer, width, x[rows], given, second, beside, into)
+            own, second = x[rows], None if x2 is None else x2[rows]
+            given, place = _of_rows(around, rows), whole.part(rows)
+            into = None if apart else place
+            total = self._addend(layer, width, own, given, second, beside, into)
+            if apart:
+                if total is not None:
+                    given["addend"] = total
+                with nullcontext() if place is None else _memory.placed(place):
+                    total = product(own, second, given)
             whole.take(rows, total)
-        return product(x, x2, {**around, "addend": whole.joined()})
+        return whole.joined() if apart else product(x, x2, {**around, "addend": whole.joined()})
 
     def _apart(self, x: Tensor, width: int, around: dict[str, Any]) -> bool:
         """Whether each run is a product of its own: see LARGE."""

@@ -41,14 +41,8 @@ def beside_ones(x: Tensor) -> Tensor:
         return torch.cat([torch.ones_like(x), x], dim=-1)
     width = x.shape[-1]
     rows = x.contiguous().view(-1, 1, width)
-    ones = _ones(width, x.dtype).view(1, 1, width).expand(len(rows), 1, width)
+    ones = _all(1, width, x.dtype).view(1, 1, width).expand(len(rows), 1, width)
     return joined(ones, rows).view(*x.shape[:-1], 2 * width)
-
-
-@cache
-def _ones(width: int, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.ones(width, dtype=dtype)
 
 
 def halved(x: Tensor) -> Tensor:
@@ -106,14 +100,14 @@ def padded(mask: Tensor, length: int) -> Tensor:
     if not _ours(mask):
         return torch.nn.functional.pad(mask, (0, length - mask.shape[1]))
     rest = length - mask.shape[1]
-    zeros = _zeros(rest, mask.dtype).view(1, rest, 1).expand(len(mask), rest, 1)
+    zeros = _all(0, rest, mask.dtype).view(1, rest, 1).expand(len(mask), rest, 1)
     return joined(mask[:, :, None], zeros)[:, :, 0]
 
 
 @cache
-def _zeros(count: int, dtype: torch.dtype) -> Tensor:
+def _all(value: int, count: int, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):
-        return torch.zeros(count, dtype=dtype)
+        return torch.full((count,), value, dtype=dtype)
 
 
 def divide_(x: Tensor, by: float) -> Tensor:

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from . import _backend, _core, _memory
-from ._replay import Noting, TorchSeen, suits
+from . import _core, _memory
+from ._replay import Kernels, suits
 
 #: Pixels of all pictures, from which the kernels hide what Python does between them, and the second
 #: set of activations that a recording needs is not worth its memory.
@@ -57,7 +57,7 @@ class Recordings:
         forced, where a part of the network has hooks, and where torch computes anything in it.
         """
         small = x.dim() == 4 and x[..., 0].numel() <= MOST_PIXELS
-        if not small or not suits(x, x.numel()) or not self._lock.acquire(blocking=False):
+        if not small or not suits(x) or not self._lock.acquire(blocking=False):
             return function(x, changing, kept)
         try:
             return self._locked(network, function, x, changing, kept, which)
@@ -89,7 +89,7 @@ class _Recording:
     """The kernels of one evaluation, the memory they work in and the weights they read."""
 
     def __init__(self, arena: _memory.Arena, network: nn.Module):
-        self.arena, self.complete = arena, False
+        self.kernels = Kernels(arena)
         modules = list(network.modules())
         # Where each part of the network was found, so that one which took its place is noticed.
         self.parts = [
@@ -106,6 +106,10 @@ class _Recording:
             self.hooks
         )
 
+    @property
+    def complete(self) -> bool:
+        return self.kernels.complete
+
     @torch.inference_mode(False)
     @torch.no_grad()
     def note(
@@ -116,14 +120,10 @@ class _Recording:
         self.x = _own(x)
         self.changing, self.kept = list(map(_own, changing)), list(map(_own, kept))
         self.given = list(map(weakref.ref, kept))  # what `self.kept` holds the values of
-        core, torchs = Noting(_core.core()), TorchSeen()
-        with self.arena.alone(), _core.standing_in(core), torchs, _backend.kernels_used() as used:
-            self.y: Any = function(self.x, self.changing, self.kept)
-        self.used, self.calls = used, core.calls
-        self.complete = core.complete and not torchs.computed
+        self.y: Any = self.kernels.note(lambda: function(self.x, self.changing, self.kept))
         y: Result = _copies(self.y)
         if not self.complete:  # it is never repeated
-            del self.x, self.changing, self.kept, self.given, self.y, self.calls
+            del self.x, self.changing, self.kept, self.given, self.y
         return y
 
     def repeat(self, x: Tensor, changing: Sequence[Tensor], kept: Sequence[Tensor]) -> Any:
@@ -135,12 +135,7 @@ class _Recording:
             if self.given[i]() is not tensor:
                 self.kept[i].copy_(tensor)
                 self.given[i] = weakref.ref(tensor)
-        for kernel, arguments in self.calls:
-            refused = kernel(*arguments)
-            if refused is not None and refused >= 0:
-                return None
-        _backend.record_all(self.used)
-        return _copies(self.y)
+        return _copies(self.y) if self.kernels.repeat() else None
 
 
 def _copies(y: Any) -> Any:

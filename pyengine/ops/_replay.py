@@ -9,7 +9,7 @@ nothing else, in the same memory. The bits are the same, since the kernels are.
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,8 @@ KERNELS = frozenset(
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
+Result = TypeVar("Result")
+
 
 class Replays:
     """What a function's kernels are, for each shape of its argument."""
@@ -56,7 +58,7 @@ class Replays:
         It is called itself where x is large or not on a CPU, where gradients may be wanted or a
         backend is forced, and where torch computes anything in it.
         """
-        if not suits(x, MOST):
+        if x.numel() > MOST or not suits(x):
             return function(x)
         key = (same, x.shape, x.dtype, torch.get_num_threads(), _core.isa())
         if key not in self._known:  # once is not often
@@ -72,11 +74,44 @@ class Replays:
         return function(x) if y is None else y
 
 
-class _Recording:
-    """The kernels of one call, and the memory that they work in."""
+class Kernels:
+    """What a function called in pyengine._core while it ran once, in the memory of an arena."""
 
     def __init__(self, arena: _memory.Arena):
-        self.arena, self.complete = arena, False
+        self._arena = arena
+        #: Whether that is all that it did.
+        self.complete = False
+        self._calls: list[tuple[Callable[..., int | None], tuple[Any, ...]]] = []
+
+    def note(self, function: Callable[[], Result]) -> Result:
+        """The function's result; its tensors lie in the arena."""
+        core, torchs = _Noting(_core.core()), _TorchSeen()
+        with self._arena.alone(), _core.standing_in(core), torchs, _backend.kernels_used() as used:
+            y = function()
+        self.complete = core.complete and not torchs.computed
+        if self.complete:
+            self._calls, self._used = core.calls, used
+        return y
+
+    def repeat(self) -> bool:
+        """The same calls again; False where a kernel refuses."""
+        for kernel, arguments in self._calls:
+            refused = kernel(*arguments)
+            if refused is not None and refused >= 0:
+                return False
+        _backend.record_all(self._used)
+        return True
+
+
+class _Recording:
+    """The kernels of one call, and the tensors that they read and write."""
+
+    def __init__(self, arena: _memory.Arena):
+        self.kernels = Kernels(arena)
+
+    @property
+    def complete(self) -> bool:
+        return self.kernels.complete
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -88,26 +123,17 @@ class _Recording:
     ) -> Tensor:
         """Runs the function once, noting."""
         self.x: Tensor = x.clone(memory_format=torch.contiguous_format)
-        self.held, core, torchs = list(held()), Noting(_core.core()), TorchSeen()
-        with self.arena.alone(), _core.standing_in(core), torchs, _backend.kernels_used() as used:
-            self.y: Tensor = function(self.x)
-        self.used = used
-        self.calls = core.calls
-        self.complete = core.complete and not torchs.computed
+        self.held = list(held())
+        self.y: Tensor = self.kernels.note(lambda: function(self.x))
         return self.y.clone()
 
     def repeat(self, x: Tensor) -> Tensor | None:
         """The function's result for another x; None where a kernel refuses."""
         self.x.copy_(x)
-        for kernel, arguments in self.calls:
-            refused = kernel(*arguments)
-            if refused is not None and refused >= 0:
-                return None
-        _backend.record_all(self.used)
-        return self.y.clone()
+        return self.y.clone() if self.kernels.repeat() else None
 
 
-class Noting:
+class _Noting:
     """Stands for pyengine._core and notes the calls of its functions."""
 
     def __init__(self, core: Any):
@@ -128,7 +154,7 @@ class Noting:
         return noted
 
 
-class TorchSeen(TorchDispatchMode):
+class _TorchSeen(TorchDispatchMode):
     """Sees whether torch computes anything, or makes tensors of its own."""
 
     computed = False
@@ -142,7 +168,7 @@ class TorchSeen(TorchDispatchMode):
 
 
 # Defined under this name in the class, it would be wrapped in what imports torch's compiler: 1.6 s.
-setattr(TorchSeen, "__torch_dispatch__", TorchSeen._see)  # noqa: B010 - a method, to mypy
+setattr(_TorchSeen, "__torch_dispatch__", _TorchSeen._see)  # noqa: B010 - a method, to mypy
 
 
 _unrecorded: ContextVar[bool] = ContextVar("pyengine_unrecorded", default=False)
@@ -165,11 +191,10 @@ def is_unrecorded() -> bool:
     return _unrecorded.get()
 
 
-def suits(x: Tensor, most: int) -> bool:
-    """Whether what is computed of x may be recorded, where it has at most so many elements."""
+def suits(x: Tensor) -> bool:
+    """Whether what is computed of x may be recorded."""
     return (
-        x.numel() <= most
-        and type(x) in _PLAIN
+        type(x) in _PLAIN
         and x.device.type == "cpu"
         and x.dtype in _core.DTYPES
         and not torch.is_grad_enabled()

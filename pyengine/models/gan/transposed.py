@@ -50,10 +50,10 @@ class TransposedConv2d(nn.Module):
         else:
             assert self.packed is not None  # by then
             weight = self.packed
-        slopes = self.zeros
-        if slopes is None:
+        slopes = self.zeros if relu else None
+        if relu and slopes is None:
             slopes = torch.zeros(self.channels, device=x.device)
         return ops.conv2d(
             x, weight, self.bias, stride=STRIDE, padding=(1, 1, 1, 1),
-            slopes=slopes if relu else None, input_activation=input_activation, transposed=True,
+            slopes=slopes, input_activation=input_activation, transposed=True,
         )  # fmt: skip
