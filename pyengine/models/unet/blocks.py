@@ -39,6 +39,10 @@ class Residuals:
     mid: Tensor | None = None
     blocks: tuple[Tensor, ...] = ()
 
+    @property
+    def empty(self) -> bool:
+        return not self.skips and self.mid is None and not self.blocks
+
     def of_block(self, i: int) -> Tensor | None:
         return self.blocks[i] if i < len(self.blocks) else None
 
@@ -178,8 +182,7 @@ class DownBlock2D(Block):
                 x = added(x, residual, name)
             skips.append(x)
         for downsampler in self.downsamplers:
-            resnet = isinstance(downsampler, ResnetBlock2D)
-            x = downsampler(x, time=given.time) if resnet else downsampler(x)
+            x = self._halved(downsampler, x, given)
             skips.append(x)
         if self.attends != "cross":
             skips[-1] = x = added(x, residual, name)
@@ -193,10 +196,14 @@ class DownBlock2D(Block):
                 skips.append(x)
         for downsampler in self.downsamplers:
             if len(skips) < count:
-                resnet = isinstance(downsampler, ResnetBlock2D)
-                x = downsampler(x, time=given.time) if resnet else downsampler(x)
+                x = self._halved(downsampler, x, given)
                 skips.append(x)
         return x
+
+    def _halved(self, downsampler: nn.Module, x: Tensor, given: Conditioning) -> Tensor:
+        resnet = isinstance(downsampler, ResnetBlock2D)
+        y: Tensor = downsampler(x, time=given.time) if resnet else downsampler(x)
+        return y
 
 
 class CrossAttnDownBlock2D(DownBlock2D):

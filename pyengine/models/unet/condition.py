@@ -148,9 +148,8 @@ class UNet2DConditionModel(ConditionEncoder):
 
     def _evaluated(self, x: Tensor, given: Conditioning, residuals: Residuals) -> Tensor:
         """`_run`, without the Python between its kernels where these have been recorded."""
-        plain = not any((residuals.skips, residuals.blocks)) and residuals.mid is None
         kept = _kept(given)
-        if not plain or kept is None:
+        if not residuals.empty or kept is None:
             return self._run(x, given, residuals)
         return self.recordings(self, self._recorded, x, given.time, kept)
 
@@ -158,6 +157,12 @@ class UNet2DConditionModel(ConditionEncoder):
         return self._run(x, _conditioning(time, kept), Residuals())
 
     def _run(self, x: Tensor, given: Conditioning, residuals: Residuals) -> Tensor:
+        return self._up(*self._down(x, given, residuals), given, (0, 0))
+
+    def _down(
+        self, x: Tensor, given: Conditioning, residuals: Residuals
+    ) -> tuple[Tensor, list[Tensor]]:
+        """What the way up begins with, and the skips."""
         x = self.conv_in(x)
         skips = [x]
         for i, block in enumerate(self.down_blocks):
@@ -165,12 +170,16 @@ class UNet2DConditionModel(ConditionEncoder):
         skips = residuals.with_skips(skips)
         if self.mid_block is not None:
             x = residuals.after_mid(self.mid_block(x, given), len(self.down_blocks))
-        x = added(x, residuals.mid, "mid_block_additional_residual")
-        for block in self.up_blocks:
-            x = block(x, given, skips)
-        return self._out(x)
+        return added(x, residuals.mid, "mid_block_additional_residual"), skips
 
-    def _out(self, x: Tensor) -> Tensor:
+    def _up(
+        self, x: Tensor, skips: list[Tensor], given: Conditioning, place: tuple[int, int]
+    ) -> Tensor:
+        """The way up from a block and a layer in it on, to the result."""
+        at, first = place
+        x = self.up_blocks[at](x, given, skips, first)
+        for block in self.up_blocks[at + 1 :]:
+            x = block(x, given, skips)
         around = self.conv_norm_out.scale_shift(x)
         return self.conv_out(x, **around, input_activation=self._activation)
 
@@ -203,7 +212,7 @@ class UNet2DConditionModel(ConditionEncoder):
         """`_evaluated`, which sets deep.features where there are none, else reads them in place of
         all that lies below.
         """
-        if residuals != Residuals():
+        if not residuals.empty:
             raise RequestError("deep: expected no additional residuals beside it")
         place, kept = self._outermost(deep.branch), _kept(given)
         features = deep.features
@@ -236,16 +245,11 @@ class UNet2DConditionModel(ConditionEncoder):
     ) -> tuple[Tensor, Tensor]:
         """`_run` without residuals, and what the layer at that place on the way up has read."""
         at, first = place
-        x = self.conv_in(x)
-        skips = [x]
-        for block in self.down_blocks:
-            x = block(x, given, skips)
-        if self.mid_block is not None:
-            x = self.mid_block(x, given)
+        x, skips = self._down(x, given, Residuals())
         for block in self.up_blocks[:at]:
             x = block(x, given, skips)
         features = self.up_blocks[at](x, given, skips, end=first)
-        return self._up(features, given, skips, place), features
+        return self._up(features, skips, given, place), features
 
     def _outer(
         self, x: Tensor, given: Conditioning, features: Tensor, branch: int,
@@ -256,16 +260,7 @@ class UNet2DConditionModel(ConditionEncoder):
         skips = [x]
         for block in cast(Sequence[DownBlock2D], self.down_blocks):
             x = block.begin(x, given, skips, branch + 1)
-        return self._up(features, given, skips, place)
-
-    def _up(
-        self, x: Tensor, given: Conditioning, skips: list[Tensor], place: tuple[int, int]
-    ) -> Tensor:
-        at, first = place
-        x = self.up_blocks[at](x, given, skips, first)
-        for block in self.up_blocks[at + 1 :]:
-            x = block(x, given, skips)
-        return self._out(x)
+        return self._up(features, skips, given, place)
 
 
 def _kept(given: Conditioning) -> list[Tensor] | None:
