@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from pairs import psnr
 
 import pyengine
 from pyengine.errors import ConfigError, RequestError
@@ -54,10 +55,6 @@ def picture(seed=0):
 
 def depth(seed=0, size=(24, 40)):
     return torch.rand(size, generator=torch.Generator().manual_seed(seed)) * 30
-
-
-def psnr(a, b):
-    return -10 * np.log10(max(float(((a.astype(np.float64) - b) ** 2).mean()), 1e-20))
 
 
 CASES = {

@@ -8,6 +8,7 @@ import numpy as np
 import picture_folders
 import pytest
 import torch
+from pairs import psnr
 from PIL import Image
 
 import pyengine
@@ -40,10 +41,6 @@ def theirs(folder):
 def picture(seed=0, size=(37, 53)):
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
-
-
-def psnr(a, b):
-    return -10 * np.log10(max(float(((a.astype(np.float64) - b) ** 2).mean()), 1e-20))
 
 
 def generator(seed=5):

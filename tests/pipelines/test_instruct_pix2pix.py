@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from pairs import psnr
 
 import pyengine
 from pyengine.errors import ConfigError, RequestError
@@ -42,10 +43,6 @@ def theirs(folder):
 def picture(seed=0, size=(32, 48)):
     rng = np.random.default_rng(seed)
     return rng.random((*size, 3), dtype=np.float32)
-
-
-def psnr(a, b):
-    return -10 * np.log10(max(float(((a.astype(np.float64) - b) ** 2).mean()), 1e-20))
 
 
 def generator(seed=5):

@@ -5,6 +5,7 @@ import numpy as np
 import picture_folders
 import pytest
 import torch
+from pairs import psnr
 from PIL import Image
 
 import pyengine
@@ -38,10 +39,6 @@ def picture(seed=0, size=(64, 96)):
 
 def small(seed=0, size=(8, 12), count=1):
     return torch.randn(count, 4, *size, generator=generator(seed))
-
-
-def psnr(a, b):
-    return -10 * np.log10(max(float(((a.astype(np.float64) - b) ** 2).mean()), 1e-20))
 
 
 def generator(seed=5):

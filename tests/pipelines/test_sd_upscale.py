@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from pairs import psnr
 
 import pyengine
 from pyengine.errors import ConfigError, RequestError
@@ -53,10 +54,6 @@ def picture(seed=0, size=(16, 24)):
 
 def batch(*pictures):
     return torch.stack([torch.from_numpy(p).permute(2, 0, 1) for p in pictures])
-
-
-def psnr(a, b):
-    return -10 * np.log10(max(float(((a.astype(np.float64) - b) ** 2).mean()), 1e-20))
 
 
 def generator(seed=5):
