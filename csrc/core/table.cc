@@ -20,10 +20,10 @@ namespace isa_avx512 {
 extern const Table kTable;
 }
 namespace isa_avx512_bf16 {
-Table refined();
+extern const Bf16Functions kBf16Functions;
 }
 namespace isa_amx_bf16 {
-Table refined();
+extern const Bf16Functions kBf16Functions;
 }
 namespace isa_wide16 {
 extern const Table kTable;
@@ -39,12 +39,29 @@ struct Candidate {
     bool asked_for;  // chosen by its name alone
 };
 
+#ifdef PYENGINE_X86
+// `table` but for bfloat16.
+Table refined(Table table, const Bf16Functions& own) {
+    const int bfloat16 = static_cast<int>(DType::bfloat16);
+    table.name = own.name;
+    table.attention_pack[bfloat16] = own.attention_pack;
+    table.attention[bfloat16] = own.attention;
+    table.attention_bf16_sizes = own.attention_sizes;
+    table.linear = own.linear;
+    table.linear_scratch = own.linear_scratch;
+    table.conv2d_bf16_strip = own.conv2d_strip;
+    table.conv2d_bf16 = own.conv2d;
+    table.conv2d_bf16_scratch = own.conv2d_scratch;
+    return table;
+}
+#endif
+
 std::vector<Candidate> candidates() {
     std::vector<Candidate> all;
 #ifdef PYENGINE_X86
     const CpuFeatures cpu = cpu_features();
-    static const Table amx_bf16 = isa_amx_bf16::refined();
-    static const Table avx512_bf16 = isa_avx512_bf16::refined();
+    static const Table amx_bf16 = refined(isa_avx512::kTable, isa_amx_bf16::kBf16Functions);
+    static const Table avx512_bf16 = refined(isa_avx512::kTable, isa_avx512_bf16::kBf16Functions);
     all.push_back(
         {&amx_bf16, cpu.amx_bf16,
          "AVX512_BF16, AMX_TILE and AMX_BF16, and a Linux that lets the process use tiles", false});

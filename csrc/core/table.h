@@ -82,6 +82,21 @@ struct Table {
     RangeFunction<ConvInt8Work> conv2d_int8;
 };
 
+// What an instruction set of its own for bfloat16 has in place of another table's functions. Data,
+// because no code compiled for it may run before the CPU was asked.
+struct Bf16Functions {
+    const char* name;
+    RangeFunction<AttentionWork> attention_pack;
+    RangeFunction<AttentionWork> attention;
+    AttentionSizes (*attention_sizes)(const AttentionArgs&);
+    void (*linear)(const LinearArgs&, const LinearShare&, float* scratch);
+    int64_t (*linear_scratch)(const LinearArgs&, const LinearShare&);
+    // Null but where bfloat16 is multiplied in tiles.
+    RangeFunction<DirectBf16Args> conv2d_strip;
+    RangeFunction<DirectBf16Args> conv2d;
+    int64_t (*conv2d_scratch)(const DirectBf16Args&);
+};
+
 // The table in use: PYENGINE_ISA's when that is set, otherwise the best that this CPU and its
 // operating system run. Throws std::runtime_error if PYENGINE_ISA names one that they do not.
 const Table& table();

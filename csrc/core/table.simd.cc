@@ -59,7 +59,8 @@ void vq_pack(const VqPackArgs&, int64_t begin, int64_t end);
 #define PYENGINE_ROW(function) {function<float>, function<BFloat16>, function<Float16>}
 
 extern const Table kTable;
-const Table kTable = {
+// Data: no code compiled for this instruction set may run before the CPU was asked.
+constinit const Table kTable = {
     PYENGINE_ISA_NAME,
     PYENGINE_LANES,
     PYENGINE_ROW(conv2d_direct),

@@ -1,12 +1,7 @@
-// An instruction set that is another one with functions of its own for bfloat16: see
-// CMakeLists.txt.
+// The functions of an instruction set that is another one but for bfloat16: see CMakeLists.txt.
 #include "table.h"
 
 #include "attention/attention.h"
-
-namespace pyengine::PYENGINE_BASE {
-extern const Table kTable;
-}
 
 namespace pyengine::PYENGINE_NS {
 
@@ -21,21 +16,23 @@ void conv2d_bf16(const DirectBf16Args&, int64_t begin, int64_t end);
 int64_t conv2d_bf16_scratch(const DirectBf16Args&);
 #endif
 
-Table refined() {
-    Table table = PYENGINE_BASE::kTable;
-    table.name = PYENGINE_ISA_NAME;
-    const int bfloat16 = static_cast<int>(DType::bfloat16);
-    table.attention_pack[bfloat16] = attention_bf16_pack;
-    table.attention[bfloat16] = attention_bf16;
-    table.attention_bf16_sizes = attention_bf16_sizes;
-    table.linear = linear;
-    table.linear_scratch = linear_scratch;
+extern const Bf16Functions kBf16Functions;
+constinit const Bf16Functions kBf16Functions = {
+    .name = PYENGINE_ISA_NAME,
+    .attention_pack = attention_bf16_pack,
+    .attention = attention_bf16,
+    .attention_sizes = attention_bf16_sizes,
+    .linear = linear,
+    .linear_scratch = linear_scratch,
 #ifdef __AMX_BF16__
-    table.conv2d_bf16_strip = conv2d_bf16_strip;
-    table.conv2d_bf16 = conv2d_bf16;
-    table.conv2d_bf16_scratch = conv2d_bf16_scratch;
+    .conv2d_strip = conv2d_bf16_strip,
+    .conv2d = conv2d_bf16,
+    .conv2d_scratch = conv2d_bf16_scratch,
+#else
+    .conv2d_strip = nullptr,
+    .conv2d = nullptr,
+    .conv2d_scratch = nullptr,
 #endif
-    return table;
-}
+};
 
 }  // namespace pyengine::PYENGINE_NS
