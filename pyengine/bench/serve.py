@@ -236,7 +236,7 @@ def percentile(values: Sequence[float], p: float) -> float:
 
 def soak(server: ServerProcess, kinds: Sequence[Kind], work: Work) -> list[dict[str, float]]:
     """What the process holds as many small requests go through it, of one step and half the sides:
-    at the beginning and after each tenth of them.
+    at the beginning and, at rest, after each tenth of them.
     """
     small = min(kinds, key=lambda kind: kind.body.get("num_inference_steps", 1000))
     body = {**small.body, "num_inference_steps": 1, "guidance_scale": 1.0}
@@ -252,6 +252,7 @@ def soak(server: ServerProcess, kinds: Sequence[Kind], work: Work) -> list[dict[
         outcomes = asyncio.run(closed(server.port, requests, CALLERS, work.patience))
         check_answers(outcomes)
         refused = sum(not outcome.done for outcome in outcomes)
+        held = server.usage_at_rest(int(min(point["files"] for point in found)))
         found.append({"requests": found[-1]["requests"] + len(outcomes), "not_done": refused,
-                      **asdict(server.usage())})  # fmt: skip
+                      **asdict(held)})  # fmt: skip
     return found

@@ -7,6 +7,7 @@ import io
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,15 @@ class ServerProcess:
             return Usage(memory, threads, files, cpu)
         except OSError:
             return Usage(0, 0, 0, 0.0)
+
+    def usage_at_rest(self, files: int) -> Usage:
+        """What it holds once the connections that its callers closed are closed there too: once it
+        has no more than `files` open, or after ten seconds, where what is left was forgotten.
+        """
+        end = time.monotonic() + 10
+        while (found := self.usage()).files > files and time.monotonic() < end:
+            time.sleep(0.05)
+        return found
 
     def close(self) -> None:
         self._process.terminate()
