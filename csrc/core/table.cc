@@ -44,14 +44,10 @@ struct Candidate {
 Table refined(Table table, const Bf16Functions& own) {
     const int bfloat16 = static_cast<int>(DType::bfloat16);
     table.name = own.name;
-    table.attention_pack[bfloat16] = own.attention_pack;
-    table.attention[bfloat16] = own.attention;
-    table.attention_bf16_sizes = own.attention_sizes;
-    table.linear = own.linear;
-    table.linear_scratch = own.linear_scratch;
-    table.conv2d_bf16_strip = own.conv2d_strip;
-    table.conv2d_bf16 = own.conv2d;
-    table.conv2d_bf16_scratch = own.conv2d_scratch;
+    table.attention.of[bfloat16] = own.attention_bf16;
+    table.attention_pack.of[bfloat16] = own.attention_bf16_pack;
+#define PYENGINE_TAKE(name, result, parameters) table.name = own.name;
+    PYENGINE_BFLOAT16_OWN_KERNELS(PYENGINE_TAKE)
     return table;
 }
 #endif

@@ -19,11 +19,11 @@ void run_rows(const char* op, const GegluArgs& args, RangeFunction<GegluArgs> ru
 }  // namespace
 
 void geglu(const GegluArgs& args, DType dtype, int threads) {
-    run_rows("geglu", args, table().geglu[static_cast<int>(dtype)], threads);
+    run_rows("geglu", args, table().geglu[dtype], threads);
 }
 
 void swiglu(const GegluArgs& args, DType dtype, int threads) {
-    run_rows("swiglu", args, table().swiglu[static_cast<int>(dtype)], threads);
+    run_rows("swiglu", args, table().swiglu[dtype], threads);
 }
 
 }  // namespace pyengine

@@ -33,11 +33,7 @@ void swiglu(const GegluArgs& args, int64_t begin, int64_t end) {
     gated<T>(args, begin, end, [](Floats gate) { return silu(gate); });
 }
 
-template void geglu<float>(const GegluArgs&, int64_t, int64_t);
-template void geglu<BFloat16>(const GegluArgs&, int64_t, int64_t);
-template void geglu<Float16>(const GegluArgs&, int64_t, int64_t);
-template void swiglu<float>(const GegluArgs&, int64_t, int64_t);
-template void swiglu<BFloat16>(const GegluArgs&, int64_t, int64_t);
-template void swiglu<Float16>(const GegluArgs&, int64_t, int64_t);
+PYENGINE_INSTANTIATE(geglu, PYENGINE_RANGE(GegluArgs));
+PYENGINE_INSTANTIATE(swiglu, PYENGINE_RANGE(GegluArgs));
 
 }  // namespace pyengine::PYENGINE_NS

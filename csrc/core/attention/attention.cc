@@ -59,8 +59,8 @@ void run(AttentionWork work, int64_t heads, float* scratch, int64_t scratch_floa
          int threads) {
     const AttentionArgs& a = work.args;
     const Table& t = table();
-    const auto pack = t.attention_pack[static_cast<int>(dtype)];
-    const auto compute = t.attention[static_cast<int>(dtype)];
+    const auto pack = t.attention_pack[dtype];
+    const auto compute = t.attention[dtype];
     parallel_for(heads * work.blocks, 1 + 16384 / work.block_floats, threads,
                  [&](int64_t begin, int64_t end) { pack(work, begin, end); });
     // Each thread takes one share, with scratch of its own.

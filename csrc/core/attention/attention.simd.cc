@@ -282,11 +282,7 @@ void attention(const AttentionWork& work, int64_t begin, int64_t end) {
     }
 }
 
-template void attention_pack<float>(const AttentionWork&, int64_t, int64_t);
-template void attention_pack<BFloat16>(const AttentionWork&, int64_t, int64_t);
-template void attention_pack<Float16>(const AttentionWork&, int64_t, int64_t);
-template void attention<float>(const AttentionWork&, int64_t, int64_t);
-template void attention<BFloat16>(const AttentionWork&, int64_t, int64_t);
-template void attention<Float16>(const AttentionWork&, int64_t, int64_t);
+PYENGINE_INSTANTIATE(attention_pack, PYENGINE_RANGE(AttentionWork));
+PYENGINE_INSTANTIATE(attention, PYENGINE_RANGE(AttentionWork));
 
 }  // namespace pyengine::PYENGINE_NS

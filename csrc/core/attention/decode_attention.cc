@@ -42,7 +42,7 @@ int64_t decode_attention(const DecodeAttentionArgs& a, int threads) {
     const int64_t shares = std::min({items, useful, static_cast<int64_t>(std::max(threads, 1))});
     const int64_t room = (table().decode_attention_scratch(a) + 15) / 16 * 16;
     float* memory = scratch(room * shares);
-    const auto run = table().decode_attention[static_cast<int>(a.cache_dtype)];
+    const auto run = table().decode_attention[a.cache_dtype];
     parallel_for(shares, 1, threads, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i)
             run(a, {items * i / shares, items * (i + 1) / shares, memory + i * room});

@@ -57,21 +57,15 @@ void store_row(const float* from, int64_t n, float scale, T* to) {
 }
 
 void load_query(const DecodeAttentionArgs& args, int64_t at, float scale, float* to) {
-    const int64_t n = args.width;
-    if (args.dtype == DType::float32)
-        return load_row(static_cast<const float*>(args.q) + at, n, scale, to);
-    if (args.dtype == DType::bfloat16)
-        return load_row(static_cast<const BFloat16*>(args.q) + at, n, scale, to);
-    load_row(static_cast<const Float16*>(args.q) + at, n, scale, to);
+    with_type(args.dtype, [&](auto t) {
+        load_row(static_cast<const decltype(t)*>(args.q) + at, args.width, scale, to);
+    });
 }
 
 void store_result(const DecodeAttentionArgs& args, const float* from, float scale, int64_t at) {
-    const int64_t n = args.width;
-    if (args.dtype == DType::float32)
-        return store_row(from, n, scale, static_cast<float*>(args.y) + at);
-    if (args.dtype == DType::bfloat16)
-        return store_row(from, n, scale, static_cast<BFloat16*>(args.y) + at);
-    store_row(from, n, scale, static_cast<Float16*>(args.y) + at);
+    with_type(args.dtype, [&](auto t) {
+        store_row(from, args.width, scale, static_cast<decltype(t)*>(args.y) + at);
+    });
 }
 
 // Asks for the rows [begin, end) of one head.
@@ -295,8 +289,6 @@ void decode_attention(const DecodeAttentionArgs& args, const DecodeAttentionShar
     }
 }
 
-template void decode_attention<float>(const DecodeAttentionArgs&, const DecodeAttentionShare&);
-template void decode_attention<BFloat16>(const DecodeAttentionArgs&, const DecodeAttentionShare&);
-template void decode_attention<Float16>(const DecodeAttentionArgs&, const DecodeAttentionShare&);
+PYENGINE_INSTANTIATE(decode_attention, (const DecodeAttentionArgs&, const DecodeAttentionShare&));
 
 }  // namespace pyengine::PYENGINE_NS

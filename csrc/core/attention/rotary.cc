@@ -22,7 +22,7 @@ bool check(const char* op, const RotaryArgs& a) {
 }
 
 void run(const RotaryArgs& a, DType dtype, int threads) {
-    const auto turn = table().rotary[static_cast<int>(dtype)];
+    const auto turn = table().rotary[dtype];
     parallel_for(a.pictures * a.rows, 1 + 16384 / (a.heads * a.width), threads,
                  [&](int64_t begin, int64_t end) { turn(a, begin, end); });
 }

@@ -45,13 +45,9 @@ void rows(const RotaryArgs& args, int64_t begin, int64_t end) {
 // Items are rows of all pictures.
 template <class T>
 void rotary(const RotaryArgs& args, int64_t begin, int64_t end) {
-    if (args.y_dtype == DType::float32) return rows<T, float>(args, begin, end);
-    if (args.y_dtype == DType::bfloat16) return rows<T, BFloat16>(args, begin, end);
-    rows<T, Float16>(args, begin, end);
+    with_type(args.y_dtype, [&](auto y) { rows<T, decltype(y)>(args, begin, end); });
 }
 
-template void rotary<float>(const RotaryArgs&, int64_t, int64_t);
-template void rotary<BFloat16>(const RotaryArgs&, int64_t, int64_t);
-template void rotary<Float16>(const RotaryArgs&, int64_t, int64_t);
+PYENGINE_INSTANTIATE(rotary, PYENGINE_RANGE(RotaryArgs));
 
 }  // namespace pyengine::PYENGINE_NS

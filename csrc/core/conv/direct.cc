@@ -87,7 +87,7 @@ void conv2d_direct(const Conv2dArgs& args, int threads) {
     const int64_t items = direct.pixel_shares * direct.panel_shares;
     direct.scratch = scratch(checked_count(kOp, items, direct.scratch_stride));
 
-    const auto run = table().conv2d_direct[static_cast<int>(args.dtype)];
+    const auto run = table().conv2d_direct[args.dtype];
     parallel_for(items, 1, threads, [&](int64_t begin, int64_t end) { run(direct, begin, end); });
 }
 

@@ -283,21 +283,9 @@ void convolve(const DirectArgs& direct, Range pixels, Range panels, float* scrat
     float* weights = scratch + direct.weights_at;
     float* base = scratch + direct.base_at;
     const bool narrow = direct.shape.narrow;
-    if (narrow) {
-        switch (direct.conv.weight_dtype) {
-            case DType::float32:
-                transpose_weights<float>(direct, weights);
-                break;
-            case DType::bfloat16:
-                transpose_weights<BFloat16>(direct, weights);
-                break;
-            case DType::float16:
-                transpose_weights<Float16>(direct, weights);
-                break;
-            case DType::int8:  // of matrix products alone
-                break;
-        }
-    }
+    if (narrow)
+        with_type(direct.conv.weight_dtype,
+                  [&](auto w) { transpose_weights<decltype(w)>(direct, weights); });
     const int64_t depth = direct.shape.depth, parities = direct.shape.parities ? 4 : 1;
     const int64_t count = pixels.end - pixels.begin;
     // Blocks of like size: the last would otherwise read all weights for a few pixels.
@@ -343,8 +331,6 @@ void conv2d_direct(const DirectArgs& direct, int64_t begin, int64_t end) {
     }
 }
 
-template void conv2d_direct<float>(const DirectArgs&, int64_t, int64_t);
-template void conv2d_direct<BFloat16>(const DirectArgs&, int64_t, int64_t);
-template void conv2d_direct<Float16>(const DirectArgs&, int64_t, int64_t);
+PYENGINE_INSTANTIATE(conv2d_direct, PYENGINE_RANGE(DirectArgs));
 
 }  // namespace pyengine::PYENGINE_NS

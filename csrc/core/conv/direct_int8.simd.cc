@@ -146,9 +146,11 @@ void finish_pixel(const ConvInt8Work& work, int64_t pixel, int64_t column, const
     });
 }
 
+using FinishPixel = void (*)(const ConvInt8Work&, int64_t pixel, int64_t column, const float* sums);
+
 struct Share {
     const ConvInt8Work& work;
-    void (*finish)(const ConvInt8Work&, int64_t pixel, int64_t column, const float* sums);
+    FinishPixel finish;
     float* sums;        // of kConvInt8Tiles tiles
     int32_t* products;  // of two
     const int64_t* offset;
@@ -207,10 +209,8 @@ void conv2d_int8_strip(const ConvInt8Work& work, int64_t begin, int64_t end) {
             int8_t* pixels = work.strip + row * work.columns * work.steps * kInt8Step;
             float* scales = work.strip_scale + row * work.columns;
             const int64_t padded = work.strip_row + row;
-            if (conv.dtype == DType::float32) fill_row<float>(work, padded, line, pixels, scales);
-            if (conv.dtype == DType::bfloat16)
-                fill_row<BFloat16>(work, padded, line, pixels, scales);
-            if (conv.dtype == DType::float16) fill_row<Float16>(work, padded, line, pixels, scales);
+            with_type(conv.dtype,
+                      [&](auto t) { fill_row<decltype(t)>(work, padded, line, pixels, scales); });
         }
     }
 }
@@ -219,10 +219,8 @@ void conv2d_int8(const ConvInt8Work& work, int64_t begin, int64_t end) {
     constexpr int64_t kMostSteps = (int64_t{1} << 17) / kInt8Step;
     int64_t offset[kMostSteps];
     for (int64_t s = 0; s < work.steps; ++s) offset[s] = s * kInt8Step;
-    const DType dtype = work.conv.dtype;
-    const auto finish = dtype == DType::float32    ? finish_pixel<float>
-                        : dtype == DType::bfloat16 ? finish_pixel<BFloat16>
-                                                   : finish_pixel<Float16>;
+    FinishPixel finish = nullptr;
+    with_type(work.conv.dtype, [&](auto t) { finish = finish_pixel<decltype(t)>; });
     const int64_t groups = ceil_divide(work.conv.channels_out, kInt8Columns);
     work.product->begin();
     for (int64_t i = begin; i < end; ++i) {

@@ -112,7 +112,6 @@ PYENGINE_INLINE bool as_given(const DirectArgs& direct, int64_t from, int64_t de
 // `count` panels' [depth][16] from element `from` of K on: where they are, or made in `scratch`.
 PYENGINE_INLINE Weights weights_of(const DirectArgs& direct, int64_t panel, int64_t count,
                                    int64_t parity, int64_t from, int64_t depth, float* scratch) {
-    const DType dtype = direct.conv.weight_dtype;
     if (as_given(direct, from, depth)) {
         const float* weight = static_cast<const float*>(direct.conv.weight);
         if (!direct.shape.parities)
@@ -127,12 +126,9 @@ PYENGINE_INLINE Weights weights_of(const DirectArgs& direct, int64_t panel, int6
     }
     for (int64_t i = 0; i < count; ++i) {
         float* out = scratch + i * kDepth * kPanel;
-        if (dtype == DType::float32)
-            make_weights<float>(direct, panel + i, parity, from, depth, out);
-        else if (dtype == DType::bfloat16)
-            make_weights<BFloat16>(direct, panel + i, parity, from, depth, out);
-        else
-            make_weights<Float16>(direct, panel + i, parity, from, depth, out);
+        with_type(direct.conv.weight_dtype, [&](auto w) {
+            make_weights<decltype(w)>(direct, panel + i, parity, from, depth, out);
+        });
     }
     return {scratch, kDepth * kPanel};
 }

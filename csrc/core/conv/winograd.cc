@@ -97,8 +97,8 @@ void conv2d_winograd(const Conv2dArgs& conv, int64_t output_tile, int threads) {
     a.input = memory;
     a.scratch = memory + input_floats;
 
-    const auto input = table().winograd_input[static_cast<int>(conv.dtype)];
-    const auto output = table().winograd_output[static_cast<int>(conv.weight_dtype)];
+    const auto input = table().winograd_input[conv.dtype];
+    const auto output = table().winograd_output[conv.weight_dtype];
     const auto tile_of = [&](int64_t s) {  // the first tile of a segment
         return s / a.segments_wide * a.tiles_wide + s % a.segments_wide * a.segment;
     };

@@ -242,19 +242,7 @@ void multiply_share(const WinogradArgs& args, int64_t share) {
         const int64_t run = ceil_divide(group.panels, kTilePanels);
         group.next_panels = group_at(unit + run, end - i - run);
         multiply_group<Output, W>(args, group, u, m);
-        switch (args.conv.dtype) {
-            case DType::float32:
-                finish<Output, float>(args, m, group);
-                break;
-            case DType::bfloat16:
-                finish<Output, BFloat16>(args, m, group);
-                break;
-            case DType::float16:
-                finish<Output, Float16>(args, m, group);
-                break;
-            case DType::int8:  // weights of matrix products alone
-                break;
-        }
+        with_type(args.conv.dtype, [&](auto t) { finish<Output, decltype(t)>(args, m, group); });
         i += run;
     }
 }
@@ -277,11 +265,7 @@ void winograd_output(const WinogradArgs& args, int64_t begin, int64_t end) {
                               : multiply_share<2, W>(args, share);
 }
 
-template void winograd_input<float>(const WinogradArgs&, int64_t, int64_t);
-template void winograd_input<BFloat16>(const WinogradArgs&, int64_t, int64_t);
-template void winograd_input<Float16>(const WinogradArgs&, int64_t, int64_t);
-template void winograd_output<float>(const WinogradArgs&, int64_t, int64_t);
-template void winograd_output<BFloat16>(const WinogradArgs&, int64_t, int64_t);
-template void winograd_output<Float16>(const WinogradArgs&, int64_t, int64_t);
+PYENGINE_INSTANTIATE(winograd_input, PYENGINE_RANGE(WinogradArgs));
+PYENGINE_INSTANTIATE(winograd_output, PYENGINE_RANGE(WinogradArgs));
 
 }  // namespace pyengine::PYENGINE_NS

@@ -66,14 +66,6 @@ Plan plan_of(const LinearArgs& args, const LinearShare& share) {
     return plan;
 }
 
-// Calls use with a value of the type that a DType names.
-template <class Use>
-PYENGINE_INLINE void with_type(DType dtype, const Use& use) {
-    if (dtype == DType::float32) return use(float{});
-    if (dtype == DType::bfloat16) return use(BFloat16{});
-    use(Float16{});
-}
-
 template <class Use>
 PYENGINE_INLINE void with_weight_type(DType dtype, const Use& use) {
     if (dtype == DType::int8) return use(Int8{});

@@ -122,17 +122,13 @@ void linear_int8_rows(const LinearInt8Work& work, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
         const int64_t from = work.row + i * share, to = least(from + share, work.end);
         float* line = work.line + i * work.line_stride;
-        if (work.args.dtype == DType::float32) round_rows<float>(work, from, to, line);
-        if (work.args.dtype == DType::bfloat16) round_rows<BFloat16>(work, from, to, line);
-        if (work.args.dtype == DType::float16) round_rows<Float16>(work, from, to, line);
+        with_type(work.args.dtype, [&](auto t) { round_rows<decltype(t)>(work, from, to, line); });
     }
 }
 
 void linear_int8(const LinearInt8Work& work, int64_t begin, int64_t end) {
-    const LinearArgs& args = work.args;
-    const FinishInt8 finish = args.dtype == DType::float32    ? finish_int8<float>
-                              : args.dtype == DType::bfloat16 ? finish_int8<BFloat16>
-                                                              : finish_int8<Float16>;
+    FinishInt8 finish = nullptr;
+    with_type(work.args.dtype, [&](auto t) { finish = finish_int8<decltype(t)>; });
     const int64_t rows = work.end - work.row, tiles = ceil_divide(rows, kInt8TileRows);
     work.product->begin();
     for (int64_t i = begin; i < end; ++i) {

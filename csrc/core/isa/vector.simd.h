@@ -17,6 +17,7 @@
 #endif
 
 #include "dtype.h"
+#include "kernels.h"
 
 #define PYENGINE_INLINE static inline __attribute__((always_inline))
 
@@ -196,6 +197,14 @@ template <class T>
 PYENGINE_INLINE void store(T* to, Floats value) {
     const Halves values = narrow(value, T{});
     __builtin_memcpy(to, &values, sizeof values);
+}
+
+// Calls use with a value of the type that a DType of activations names.
+template <class Use>
+PYENGINE_INLINE void with_type(DType dtype, const Use& use) {
+    if (dtype == DType::float32) return use(float{});
+    if (dtype == DType::bfloat16) return use(BFloat16{});
+    use(Float16{});
 }
 
 // --- parts of a vector -----------------------------------------------------------------------

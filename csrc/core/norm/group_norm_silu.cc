@@ -88,7 +88,7 @@ void statistics(const GroupNormArgs& given, const GroupNormWeights& weights, con
     const int64_t partials = checked_count(kOp, args.pictures, strips, 3, width);
     const std::unique_ptr<float[]> partial(new float[static_cast<size_t>(partials)]);
     args.partial = partial.get();
-    const auto run = table().group_norm_statistics[static_cast<int>(dtype)];
+    const auto run = table().group_norm_statistics[dtype];
     parallel_for(args.pictures * strips, 1 + 32768 / (kStripRows * width), threads,
                  [&](int64_t begin, int64_t end) { run(args, begin, end); });
     const int64_t group_work = strips * (width / weights.groups);
@@ -111,7 +111,7 @@ void group_norm_apply(const GroupNormApplyArgs& args, DType dtype, int threads) 
         check_pictures(args.x, args.x2, args.pictures, args.pixels, args.channels, args.channels2);
     if (checked_count(kOp, args.pictures, args.pixels, width) == 0) return;
     require(args.scale && args.shift && args.y, kOp, "null pointer");
-    const auto run = table().group_norm_apply[static_cast<int>(dtype)];
+    const auto run = table().group_norm_apply[dtype];
     parallel_for(args.pictures * args.pixels, 1 + 16384 / width, threads,
                  [&](int64_t begin, int64_t end) { run(args, begin, end); });
 }

@@ -118,11 +118,7 @@ void group_norm_apply(const GroupNormApplyArgs& args, int64_t begin, int64_t end
     }
 }
 
-template void group_norm_statistics<float>(const GroupNormArgs&, int64_t, int64_t);
-template void group_norm_statistics<BFloat16>(const GroupNormArgs&, int64_t, int64_t);
-template void group_norm_statistics<Float16>(const GroupNormArgs&, int64_t, int64_t);
-template void group_norm_apply<float>(const GroupNormApplyArgs&, int64_t, int64_t);
-template void group_norm_apply<BFloat16>(const GroupNormApplyArgs&, int64_t, int64_t);
-template void group_norm_apply<Float16>(const GroupNormApplyArgs&, int64_t, int64_t);
+PYENGINE_INSTANTIATE(group_norm_statistics, PYENGINE_RANGE(GroupNormArgs));
+PYENGINE_INSTANTIATE(group_norm_apply, PYENGINE_RANGE(GroupNormApplyArgs));
 
 }  // namespace pyengine::PYENGINE_NS

@@ -21,12 +21,12 @@ void run_rows(const char* op, const LayerNormArgs& args, RangeFunction<LayerNorm
 }  // namespace
 
 void layer_norm(const LayerNormArgs& args, DType dtype, int threads) {
-    run_rows("layer_norm", args, table().layer_norm[static_cast<int>(dtype)], threads);
+    run_rows("layer_norm", args, table().layer_norm[dtype], threads);
 }
 
 void rms_norm(const LayerNormArgs& args, DType dtype, int threads) {
     require(!args.bias, "rms_norm", "a bias");
-    run_rows("rms_norm", args, table().rms_norm[static_cast<int>(dtype)], threads);
+    run_rows("rms_norm", args, table().rms_norm[dtype], threads);
 }
 
 }  // namespace pyengine

@@ -98,11 +98,7 @@ void rms_norm(const LayerNormArgs& args, int64_t begin, int64_t end) {
     }
 }
 
-template void layer_norm<float>(const LayerNormArgs&, int64_t, int64_t);
-template void layer_norm<BFloat16>(const LayerNormArgs&, int64_t, int64_t);
-template void layer_norm<Float16>(const LayerNormArgs&, int64_t, int64_t);
-template void rms_norm<float>(const LayerNormArgs&, int64_t, int64_t);
-template void rms_norm<BFloat16>(const LayerNormArgs&, int64_t, int64_t);
-template void rms_norm<Float16>(const LayerNormArgs&, int64_t, int64_t);
+PYENGINE_INSTANTIATE(layer_norm, PYENGINE_RANGE(LayerNormArgs));
+PYENGINE_INSTANTIATE(rms_norm, PYENGINE_RANGE(LayerNormArgs));
 
 }  // namespace pyengine::PYENGINE_NS

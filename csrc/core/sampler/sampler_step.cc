@@ -12,7 +12,7 @@ void sampler_step(const SamplerStepArgs& args, DType dtype, int threads) {
     require(args.x && args.out && args.coefficients && args.x_new && args.d && args.y,
             "sampler_step", "null pointer");
     const int64_t blocks = (args.size + kSamplerBlock - 1) / kSamplerBlock;
-    const auto run = table().sampler_step[static_cast<int>(dtype)];
+    const auto run = table().sampler_step[dtype];
     parallel_for(args.pictures * blocks, 4, threads,
                  [&](int64_t begin, int64_t end) { run(args, begin, end); });
 }

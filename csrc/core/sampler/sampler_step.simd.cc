@@ -70,8 +70,6 @@ void sampler_step(const SamplerStepArgs& args, int64_t begin, int64_t end) {
     }
 }
 
-template void sampler_step<float>(const SamplerStepArgs&, int64_t, int64_t);
-template void sampler_step<BFloat16>(const SamplerStepArgs&, int64_t, int64_t);
-template void sampler_step<Float16>(const SamplerStepArgs&, int64_t, int64_t);
+PYENGINE_INSTANTIATE(sampler_step, PYENGINE_RANGE(SamplerStepArgs));
 
 }  // namespace pyengine::PYENGINE_NS

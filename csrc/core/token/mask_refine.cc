@@ -29,7 +29,7 @@ void predict(const MaskRefineArgs& args, int64_t place, DType dtype, float* guid
     const float guidance = args.guidance ? args.guidance[picture] : 1.0f;
     const TokenWeightsArgs weigh{
         row_of(args.logits), row_of(args.unconditional), guidance, 1.0f, guided, weights, &top};
-    table().token_weights[static_cast<int>(dtype)](weigh, 0, args.size);
+    table().token_weights[dtype](weigh, 0, args.size);
     int64_t token;
     const double share = args.uniform ? args.uniform[place] : 0, gumbel = args.gumbel[place];
     if (std::isnan(top)) {

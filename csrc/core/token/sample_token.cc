@@ -123,7 +123,7 @@ int64_t sample_row(const SampleTokenArgs& args, int64_t i, DType dtype, Memory& 
     const TokenWeightsArgs weigh{
         row_of(args.logits),  row_of(args.unconditional), s.guidance, s.temperature,
         memory.guided.data(), memory.weights.data(),      &top};
-    table().token_weights[static_cast<int>(dtype)](weigh, 0, args.size);
+    table().token_weights[dtype](weigh, 0, args.size);
     if (std::isnan(top)) return kNoNumber;
     if (top == -HUGE_VALF) return kAllMasked;
     const Row row{memory.guided.data(), memory.weights.data(), args.size, top};

@@ -50,8 +50,6 @@ void token_weights(const TokenWeightsArgs& args, int64_t begin, int64_t end) {
     });
 }
 
-template void token_weights<float>(const TokenWeightsArgs&, int64_t, int64_t);
-template void token_weights<BFloat16>(const TokenWeightsArgs&, int64_t, int64_t);
-template void token_weights<Float16>(const TokenWeightsArgs&, int64_t, int64_t);
+PYENGINE_INSTANTIATE(token_weights, PYENGINE_RANGE(TokenWeightsArgs));
 
 }  // namespace pyengine::PYENGINE_NS

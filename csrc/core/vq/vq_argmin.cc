@@ -68,7 +68,7 @@ void find_centre(const float* codebook, int64_t entries, int64_t width, bool cos
 }
 
 void search(const VqArgminArgs& args, DType dtype, int threads) {
-    const auto run = table().vq_argmin[static_cast<int>(dtype)];
+    const auto run = table().vq_argmin[dtype];
     const int64_t panel = kVqVectors * table().lanes, width = args.width;
     const int64_t groups =
         args.packed ? (args.panels + args.group_panels - 1) / args.group_panels : 0;

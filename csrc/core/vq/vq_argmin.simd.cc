@@ -309,8 +309,6 @@ void vq_pack(const VqPackArgs& args, int64_t begin, int64_t end) {
     }
 }
 
-template void vq_argmin<float>(const VqArgminArgs&, int64_t, int64_t);
-template void vq_argmin<BFloat16>(const VqArgminArgs&, int64_t, int64_t);
-template void vq_argmin<Float16>(const VqArgminArgs&, int64_t, int64_t);
+PYENGINE_INSTANTIATE(vq_argmin, PYENGINE_RANGE(VqArgminArgs));
 
 }  // namespace pyengine::PYENGINE_NS

@@ -25,7 +25,7 @@ int64_t vq_decode(const VqDecodeArgs& args, DType dtype, int threads) {
     if (args.outputs == 0) return -1;
     require(args.codebook && args.y, kOp, "null pointer");
 
-    const auto run = table().vq_decode[static_cast<int>(dtype)];
+    const auto run = table().vq_decode[dtype];
     const int64_t work = 1 + (args.weight ? inputs * args.outputs : inputs);
     std::atomic<bool> failed{false};
     parallel_for(args.rows, 1 + 32768 / work, threads, [&](int64_t begin, int64_t end) {

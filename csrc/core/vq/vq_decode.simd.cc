@@ -48,8 +48,6 @@ void vq_decode(const VqDecodeArgs& args, int64_t begin, int64_t end) {
     }
 }
 
-template void vq_decode<float>(const VqDecodeArgs&, int64_t, int64_t);
-template void vq_decode<BFloat16>(const VqDecodeArgs&, int64_t, int64_t);
-template void vq_decode<Float16>(const VqDecodeArgs&, int64_t, int64_t);
+PYENGINE_INSTANTIATE(vq_decode, PYENGINE_RANGE(VqDecodeArgs));
 
 }  // namespace pyengine::PYENGINE_NS
