@@ -17,13 +17,13 @@ from ..models.control.config import ControlNetConfig, ControlNetUnionConfig
 from ..models.control.controlnet import ControlNetModel
 from ..models.control.union import ControlNetUnionModel
 from ..models.unet import UNet2DConditionConfig
-from ..weights import load_module, open_weights
+from ..weights import load_module
 from ..weights.header import SafetensorsFile
 from ..weights.names import HARMLESS, matcher, other_kind
 from ..weights.original import unet_target
 from ..weights.source import MappedSource, TensorSource
 from ..weights.text import listing, show
-from .places import Hub, Place, find_place, folder_config
+from .places import Hub, Place, find_place, folder_config, open_network
 
 Shapes = Mapping[str, tuple[int, ...]]
 #: By which a network is known to be one for several kinds of pictures.
@@ -63,7 +63,7 @@ def opened_controlnet(
     path = find_place("controlnet", place, hub)
     if path.is_dir():
         data = folder_config("controlnet", path)
-        with open_weights(path) as source:
+        with open_network(path, hub) as source:
             union = UNION in source or data.get("_class_name") in ControlNetUnionConfig.CLASS_NAMES
             if union and data.get("_class_name") in ControlNetConfig.CLASS_NAMES:
                 data = {**data, "_class_name": ControlNetUnionConfig.CLASS_NAMES[0]}

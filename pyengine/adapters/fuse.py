@@ -97,7 +97,7 @@ def _merged(layer: nn.Module, weight: Tensor, beside: Beside, scale: float) -> T
     for branch in beside.branches:
         down = _plain(branch.down, branch.features)
         if branch.up is None:
-            more = down
+            more = branch.ratios[0][1] * down
         else:
             up = _plain(branch.up, branch.width)
             ratios = [ratio for rank, ratio in branch.ratios for _ in range(rank)]

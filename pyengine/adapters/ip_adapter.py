@@ -17,7 +17,7 @@ from ..weights.hub import is_hub_id
 from ..weights.names import other_kind
 from ..weights.source import TensorSource
 from ..weights.text import listing, show
-from .places import ENCODER_FILES, Hub, Place, find_place, folder_config
+from .places import ENCODER_FILES, Hub, Place, find_place, folder_config, variant_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 #: Marks of IP-Adapters that read a face by a network of another kind.
@@ -184,7 +184,10 @@ def load_image_encoder(
         return place
     folder = find_place("image_encoder", place, hub, ENCODER_FILES)
     folder_config("image_encoder", folder)
-    made = CLIPVisionModelWithProjection.from_pretrained(folder, device=device, dtype=dtype)
+    variant = variant_of(folder, (hub or {}).get("variant"))
+    made = CLIPVisionModelWithProjection.from_pretrained(
+        folder, variant=variant, device=device, dtype=dtype
+    )
     assert isinstance(made, CLIPVisionModelWithProjection)
     return made
 

@@ -1,7 +1,7 @@
 """A LoRA file against a pipeline's models: adapters beside their layers."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,24 +18,42 @@ from .keys import Key, parse
 from .names import Layers
 from .ordinal import is_ordinal, is_token, ordered, parse_ordinal
 from .presets import Preset, preset_of
+from .tensors import LoraTensors
+
+#: Weightings by layer of one LoRA that are kept.
+MAX_WEIGHTED = 32
+
+
+#: What a LoRA is read from.
+Opened = LoraFile | LoraTensors
 
 
 @dataclass(eq=False)
 class Lora:
     """A LoRA file, loaded beside a pipeline's models.
 
-    source: its path or Hub id. path: of the file. sha256: of it. adapters: by part of the pipeline.
+    source: its path or Hub id. path: of the file, None where it came as tensors, which `tensors`
+    then has. sha256: of it. adapters: by part of the pipeline.
     unfit: names of tensors that the models have no layer for. tokens: names of learnt tokens beside
     it, which are not part of it. preset: the few-step sampler that its metadata names.
     """
 
     source: str
-    path: Path
+    path: Path | None
     sha256: str
     adapters: dict[str, Adapter]
     unfit: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
     preset: Preset | None = None
+    tensors: LoraTensors | None = None
+    _weighted: dict[tuple[str, Hashable], Adapter] = field(default_factory=dict)
+
+    def opened(self) -> Opened:
+        """What it was read from, to be read again."""
+        if self.tensors is not None:
+            return self.tensors
+        assert self.path is not None
+        return LoraFile(self.path, self.source)
 
     @property
     def nbytes(self) -> int:
@@ -46,6 +64,19 @@ class Lora:
         """What a row of a part's batch has of it."""
         own = self.adapters.get(part)
         return () if own is None or scale == 0 else [(own, scale)]
+
+    def weighted(self, part: str, key: Hashable, factor: Callable[[str], float]) -> Adapter | None:
+        """A part's adapter with each layer's difference times factor(its name). key: the same for
+        the same factors; rows with one adapter are computed together.
+        """
+        own = self.adapters.get(part)
+        made = self._weighted.get((part, key))
+        if made is None and own is not None:
+            made = own.weighted(factor)
+            if len(self._weighted) >= MAX_WEIGHTED:
+                self._weighted.clear()
+            self._weighted[part, key] = made
+        return made
 
     @property
     def warnings(self) -> list[str]:
@@ -73,7 +104,7 @@ class _Module:
     names: dict[str, str] = field(default_factory=dict)
 
 
-def read_lora(file: LoraFile, models: Mapping[str, nn.Module]) -> Lora:
+def read_lora(file: Opened, models: Mapping[str, nn.Module]) -> Lora:
     """The LoRA of a file, for a pipeline's models by part (keys.PARTS).
 
     Raises CheckpointError that names a tensor: for a file that has none for these models, for
@@ -89,12 +120,12 @@ def read_lora(file: LoraFile, models: Mapping[str, nn.Module]) -> Lora:
     adapters = {part: Adapter(layers[part].model, own) for part, own in changes.items()}
     return Lora(
         file.source, file.path, file.sha256, adapters, tuple(unfit), tuple(tokens),
-        preset_of(file.metadata, file.source),
+        preset_of(file.metadata, file.source), file if isinstance(file, LoraTensors) else None,
     )  # fmt: skip
 
 
 def _matched(
-    file: LoraFile, layers: Mapping[str, Layers]
+    file: Opened, layers: Mapping[str, Layers]
 ) -> tuple[dict[tuple[str, str], _Module], list[str], list[str]]:
     """(the modules by part and layer, tensors that fit none, learnt tokens)."""
     modules: dict[tuple[str, str], _Module] = {}
@@ -126,7 +157,7 @@ def _matched(
 
 
 def _place(
-    file: LoraFile, key: Key, tensor: str, layers: Mapping[str, Layers],
+    file: Opened, key: Key, tensor: str, layers: Mapping[str, Layers],
     modules: dict[tuple[str, str], _Module],
 ) -> bool:  # fmt: skip
     """Notes the tensor among its module's; False where no layer is its own.
@@ -151,7 +182,7 @@ def _place(
     return True
 
 
-def _change(file: LoraFile, part: str, name: str, module: _Module) -> Difference:
+def _change(file: Opened, part: str, name: str, module: _Module) -> Difference:
     """What a module's tensors are to its layer."""
     shape, norm = module.target.shape, len(module.target.shape) == 1
     first = next(iter(module.names.values()))
@@ -194,7 +225,7 @@ def _incomplete(module: _Module) -> str:
     return f"expected {what}, found {', '.join(sorted(leaves))} alone"
 
 
-def _check_sizes(file: LoraFile, module: _Module) -> None:
+def _check_sizes(file: Opened, module: _Module) -> None:
     """Refuses dtypes and sizes that no formula takes, before anything is read."""
     biggest = math.prod(module.target.shape)
     for leaf, name in module.names.items():
@@ -216,7 +247,7 @@ def _check_sizes(file: LoraFile, module: _Module) -> None:
             )
 
 
-def _read(file: LoraFile, name: str) -> Tensor:
+def _read(file: Opened, name: str) -> Tensor:
     """A tensor as stored; of 64 or 8 bits as float32 or what holds it. Refuses NaN and infinity."""
     dtype = file.tensors.spec(name)[0]
     wide = torch.float32 if dtype == torch.float64 else FLOATS_8.get(dtype, dtype)
@@ -227,14 +258,14 @@ def _read(file: LoraFile, name: str) -> Tensor:
     return tensor
 
 
-def _check_result(file: LoraFile, change: Difference, first: str) -> None:
+def _check_result(file: Opened, change: Difference, first: str) -> None:
     held = (change.down, change.up, change.dense, change.gain, change.bias)
     finite = all(bool(t.isfinite().all()) for t in held if t is not None)
     if not finite or not math.isfinite(change.ratio):
         raise CheckpointError(f"{file.source}: {show(first)}: what it stands for is not finite")
 
 
-def _no_fit(file: LoraFile, unfit: list[str], layers: Iterable[Layers]) -> str:
+def _no_fit(file: Opened, unfit: list[str], layers: Iterable[Layers]) -> str:
     what = " and ".join(type(own.model).__name__ for own in layers)
     if not unfit:
         return f"{file.source}: expected a LoRA's tensors, found none"

@@ -13,12 +13,12 @@ import torch
 from ..errors import CheckpointError, ConfigError
 from ..models.control.t2i import T2IAdapter, T2IAdapterConfig
 from ..models.unet import UNet2DConditionConfig
-from ..weights import load_module, open_weights
+from ..weights import load_module
 from ..weights.header import SafetensorsFile
 from ..weights.names import other_kind
 from ..weights.source import MappedSource, TensorSource
 from ..weights.text import listing, show
-from .places import Hub, Place, find_place, folder_config
+from .places import Hub, Place, find_place, folder_config, open_network
 
 Shapes = Mapping[str, tuple[int, ...]]
 _FULL = re.compile(r"body\.(\d+)\.(in_conv|block1|block2)\.(weight|bias)")
@@ -49,7 +49,7 @@ def opened_t2i_adapter(
     path = find_place("adapter", place, hub)
     if path.is_dir():
         data = folder_config("adapter", path)
-        with open_weights(path) as source:
+        with open_network(path, hub) as source:
             yield T2IAdapterConfig.from_dict(data, str(path / "config.json")), source
         return
     with TensorSource([SafetensorsFile(path)], f"adapter: {path}") as source:

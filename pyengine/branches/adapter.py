@@ -1,8 +1,8 @@
 """An adapter's tensors, arranged for the kernels, by the layers that they lie beside."""
 
 import itertools
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,21 +20,30 @@ JOINED_RANKS = 96
 class Branch:
     """A target's product of its own, arranged: with `up` after `down`, or with `down` alone.
 
-    features: of down's product. ratios: (how many of these, what they are multiplied by), in order.
+    features: of down's product. ratios: (how many of these, what they are multiplied by), in order,
+    of the targets that `names` has.
     """
 
     down: Tensor
     up: Tensor | None
     features: int
     ratios: tuple[tuple[int, float], ...]
+    names: tuple[str, ...]
     begin: int
     width: int
+
+    def weighted(self, factors: Mapping[str, float]) -> "Branch":
+        """With each target's ratio times its factor."""
+        each = zip(self.ratios, self.names, strict=True)
+        ratios = tuple((rank, ratio * factors[name]) for (rank, ratio), name in each)
+        return replace(self, ratios=ratios)
 
 
 @dataclass(frozen=True)
 class _LowRank:
     """A target's factors, [rank, in...] and [out, rank], on the layer's device, not arranged."""
 
+    name: str
     down: Tensor
     up: Tensor
     ratio: float
@@ -43,8 +52,9 @@ class _LowRank:
     def branch(self) -> Branch:
         rank, width = len(self.down), len(self.up)
         return Branch(
-            _arranged(self.down), arranged(self.up), rank, ((rank, self.ratio),), self.begin, width
-        )
+            _arranged(self.down), arranged(self.up), rank, ((rank, self.ratio),), (self.name,),
+            self.begin, width,
+        )  # fmt: skip
 
 
 @dataclass
@@ -60,6 +70,14 @@ class Beside:
     bias: Tensor | None = None
     norm: tuple[Tensor | None, Tensor | None] = (None, None)
 
+    def weighted(self, factors: Mapping[str, float], at: list[tuple[Target, float]]) -> "Beside":
+        """With what is of each target times its factor. at: the layer's targets, with these."""
+        branches = [b.weighted(factors) for b in self.branches if any(factors[n] for n in b.names)]
+        more, shift = self.norm
+        number = at[0][1]  # a norm is one target
+        norm = (None if more is None else number * more, None if shift is None else number * shift)
+        return Beside(branches, _columns(self.gain, at), _columns(self.bias, at), norm)
+
     @property
     def once(self) -> bool:
         """Whether no column has two branches."""
@@ -69,6 +87,16 @@ class Beside:
     def columns(self) -> int:
         """Columns that have a branch, where each has one at most."""
         return sum(branch.width for branch in self.branches)
+
+
+def _columns(values: Tensor | None, at: list[tuple[Target, float]]) -> Tensor | None:
+    """[width of the layer]: each target's columns times its factor."""
+    if values is None:
+        return None
+    values = values.clone()
+    for target, number in at:
+        values[target.begin : target.begin + target.width] *= number
+    return values
 
 
 class Adapter:
@@ -89,6 +117,7 @@ class Adapter:
                 + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else "")
             )
         self.names = tuple(weights)
+        self._targets = {n: norms[n] if n in norms else known[n] for n in weights}
         self._beside: dict[nn.Module, Beside] = {}
         low: dict[nn.Module, list[_LowRank]] = {}
         for name, given in weights.items():
@@ -113,10 +142,25 @@ class Adapter:
 
     def only(self, layers: Iterable[nn.Module]) -> "Adapter":
         """What it has beside some of its layers."""
-        part = object.__new__(Adapter)
-        part.names = self.names
-        part._beside = {layer: self._beside[layer] for layer in layers}
-        return part
+        return self._with({layer: self._beside[layer] for layer in layers})
+
+    def weighted(self, factor: Callable[[str], float]) -> "Adapter":
+        """The same with each layer's difference times factor(its name); of 0 it has nothing. The
+        factors' memory is shared.
+        """
+        factors = {name: float(factor(name)) for name in self.names}
+        at: dict[nn.Module, list[tuple[Target, float]]] = {}
+        for name, target in self._targets.items():
+            at.setdefault(target.layer, []).append((target, factors[name]))
+        return self._with({
+            layer: own.weighted(factors, at[layer]) for layer, own in self._beside.items()
+            if any(number for _, number in at[layer])
+        })  # fmt: skip
+
+    def _with(self, beside: dict[nn.Module, Beside]) -> "Adapter":
+        made = object.__new__(Adapter)
+        made.names, made._targets, made._beside = self.names, self._targets, beside
+        return made
 
     @property
     def nbytes(self) -> int:
@@ -163,7 +207,7 @@ def _low_rank(name: str, target: Target, down: Tensor, up: Tensor, ratio: float)
         _check_floating(name, which, tensor)
     device = _device(target)
     down, up = down.detach().to(device), up.detach().flatten(1).to(device)
-    return _LowRank(down, up, ratio, target.begin)
+    return _LowRank(name, down, up, ratio, target.begin)
 
 
 def _joined(layer: nn.Module, low: list[_LowRank]) -> list[Branch]:
@@ -182,7 +226,8 @@ def _joined(layer: nn.Module, low: list[_LowRank]) -> list[Branch]:
         if alike and tiled and rank <= JOINED_RANKS:
             down = torch.cat([own.down for own in low])
             up = torch.block_diag(*(own.up for own in low))
-            return [Branch(_arranged(down), arranged(up), rank, ranks, 0, whole)]
+            names = tuple(own.name for own in low)
+            return [Branch(_arranged(down), arranged(up), rank, ranks, names, 0, whole)]
     return [own.branch() for own in low]
 
 
@@ -193,8 +238,8 @@ def _dense(name: str, target: Target, dense: Tensor) -> Branch:
         raise _wrong(name, "dense", [*target.shape], dense)
     _check_floating(name, "dense", dense)
     dense = dense.detach().to(_device(target))
-    ratios = ((target.width, 1.0),)
-    return Branch(_arranged(dense), None, target.width, ratios, target.begin, target.width)
+    width, ratios = target.width, ((target.width, 1.0),)
+    return Branch(_arranged(dense), None, width, ratios, (name,), target.begin, width)
 
 
 def _placed(name: str, which: str, target: Target, values: Tensor, before: Tensor | None) -> Tensor:

@@ -43,9 +43,10 @@ class _Scales:
             self._factors[key] = scale, torch.zeros_like(scale)
         return self._factors[key]
 
-    def column(self, y: Tensor) -> Tensor:
-        """[rows, 1...], to multiply y [rows, ...] by."""
-        return self.values.to(y.device).view(-1, *(1,) * (y.dim() - 1))
+    def column(self, y: Tensor, ratio: float = 1.0) -> Tensor:
+        """[rows, 1...], to multiply y [rows, ...] by: the scales times a branch's ratio."""
+        values = self.values if ratio == 1 else (self.values.double() * ratio).float()
+        return values.to(y.device).view(-1, *(1,) * (y.dim() - 1))
 
     def of(self, values: Tensor) -> Tensor:
         """[rows, C]: values [C] times each row's scale."""
@@ -335,7 +336,7 @@ def _conv2d(
     for branch in own.branches:
         y = ops.conv2d(x, branch.down, out_channels=branch.features, **given)
         if branch.up is None:
-            total = _more(total, y, scales.column(y))
+            total = _more(total, y, scales.column(y, branch.ratios[0][1]))
         else:
             total = _up(y, branch, scales, total)
     if own.bias is not None:

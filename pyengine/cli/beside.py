@@ -17,7 +17,7 @@ PARTS = ("vae", "prior")
 def hashes_of(o: Any) -> dict[str, str | None]:
     """Those of the weights that the options name beside the model, by their names in Settings."""
     hashes: dict[str, str | None] = {
-        name: hash_of(name, file_of(name, getattr(o, name)))
+        name: hash_of(name, file_of(name, getattr(o, name)), o.variant)
         for name in (*BESIDE, "ip_adapter", "vae")
         if getattr(o, name) is not None
     }

@@ -26,8 +26,10 @@ class Report:
     many as it took part in.
     height, width: pixels. guidance_scale, strength: that were used. num_inference_steps, eta: that
     were asked for, of the whole run, or filled in; None for models without.
-    loras: of each picture {name: {"weight": of the U-Net, "text": of the text encoders, "sha256":
-    of the file, "fused": True where it is merged into the weights}}; [] where none has any.
+    loras: of each picture {name: {"weight": of the U-Net, "blocks": {attention: number} where some
+    of it have others, "text": of the text encoders, "text_2": of the second where that is another,
+    "sha256": of the file, "fused": True where it is merged into the weights, "chosen": True where
+    set_adapters chose it}}; [] where none has any.
     embeddings: {token: SHA-256 of the file} of the learnt tokens that the call's texts name.
     seconds: wall clock by stage: "encode_prompt", "encode_image", "denoise" or "draw", "decode",
     "total".

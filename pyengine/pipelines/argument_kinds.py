@@ -89,8 +89,8 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Weighted:
-    """Loaded things by name with a weight each, which the pipeline checks; as a text
-    "name:0.8,other".
+    """Loaded things by name with a weight each, a number or a mapping by part, which the pipeline
+    checks; as a text "name:0.8,other", or JSON.
     """
 
     low: float
@@ -101,7 +101,8 @@ class Weighted:
 
     def schema(self) -> dict[str, Any]:
         weight = {"type": "number", "minimum": self.low, "maximum": self.high}
-        return {"type": "object", "additionalProperties": weight}
+        either = {"anyOf": [weight, {"type": "object"}]}
+        return {"type": "object", "additionalProperties": either}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..adapters.places import variant_of
 from ..errors import CheckpointError, ConfigError, RequestError
 from ..models import AsymmetricAutoencoderKL, AutoencoderKL, AutoencoderTiny
 from ..models.autoencoder.tiny_files import beside
@@ -56,7 +57,8 @@ def _of_folder(path: Path, device: torch.device, dtype: torch.dtype) -> Any:
         )
     cls = CLASSES[name]
     upcast = dtype == torch.float16 and cls.config_class.from_dict(data, str(config)).force_upcast
-    return cls.from_pretrained(path, device=device, dtype=torch.float32 if upcast else dtype)
+    kind = torch.float32 if upcast else dtype
+    return cls.from_pretrained(path, variant=variant_of(path, None), device=device, dtype=kind)
 
 
 def check_preview(value: Any, vae: Any, device: torch.device, dtype: torch.dtype) -> Any:

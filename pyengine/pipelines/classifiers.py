@@ -3,15 +3,16 @@
 import os
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
 
+from ..adapters.places import open_network, variant_of
 from ..diffusion.gradients import ClassifierGuidance, Prediction
 from ..errors import RequestError
 from ..models import EncoderUNetModel
 from ..schedules.saved import convention
-from ..weights import open_weights
 from ..weights.digest import model_hash
 from ..weights.text import show
 from .arguments import check
@@ -68,7 +69,8 @@ def find_classifier(value: Any, scale: Any, device: torch.device, kept: Kept) ->
         raise RequestError(
             f"classifier: expected a folder or an EncoderUNetModel, given {show(value)}"
         )
-    load = partial(EncoderUNetModel.from_pretrained, value, device=device)
+    variant = variant_of(Path(value), None)
+    load = partial(EncoderUNetModel.from_pretrained, value, variant=variant, device=device)
     model = kept.get("classifier", value, device, load)
     assert isinstance(model, EncoderUNetModel)
     return Classifier(model, scale)
@@ -76,7 +78,7 @@ def find_classifier(value: Any, scale: Any, device: torch.device, kept: Kept) ->
 
 def guide_hash(folder: str) -> str:
     """SHA-256 of the weights in a folder of a model that guides, hexadecimal."""
-    with open_weights(guide_place(folder)) as source:
+    with open_network(Path(guide_place(folder))) as source:
         return model_hash({"guide": source})
 
 

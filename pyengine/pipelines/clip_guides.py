@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import images as pictures
+from ..adapters.places import open_network
 from ..clip_pictures import MEAN, STD, ClipPictureConfig, clip_pixels
 from ..diffusion.clip_guidance import ClipGuidance
 from ..errors import ConfigError, RequestError
@@ -203,7 +204,7 @@ def _half(
     lent: Path | None = None,
 ) -> M:  # fmt: skip
     config = cls.config_class.from_dict(data, str(place / "config.json"))
-    with open_weights(place) as own:
+    with open_network(place) as own:
         source = own
         if lent is not None:
             other = open_weights(lent, subfolder="text_encoder")

@@ -126,7 +126,7 @@ def load(model: Any, keywords: dict[str, Any], wanted: Any = None) -> Any:
                 k.parts,
                 k.scheduler,
                 beside,
-                hub_options(k.options),
+                {**hub_options(k.options), "variant": k.variant},
             )
         ),
         f"{source}: float16, bfloat16 or a larger device would help",

@@ -1,25 +1,22 @@
 """The LoRAs of a pipeline: loaded ones by name, a folder of them, and what calls ask of them."""
 
-import os
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from ..adapters import Lora, LoraFile, Preset, Row, open_lora, read_lora
+from ..adapters import Lora, Preset, Row, open_lora, read_lora
 from ..adapters.fuse import Fused
+from ..adapters.lora import Opened
 from ..adapters.tags import MAX_SCALE, Tag
+from ..adapters.tensors import LoraTensors, no_options
 from ..errors import RequestError
 from ..jobs import checks
-from ..jobs.output import issue
-from ..weights.files import allowed_roots, list_folder
 from ..weights.text import did_you_mean, listing, show
+from .by_block import attention_of
+from .lora_folder import LoraFolder
+from .lora_weights import LoraWeight, read_text, read_weight
 
-#: Bytes of the tensors of LoRAs out of a folder that stay loaded; the one that was not asked for
-#: the longest time goes first. One of rank 32 for SDXL's attentions takes some 200 MB.
-CACHE_BYTES = 2 << 30
 MAX_NAME = 200
 #: LoRAs of one picture.
 MAX_LORAS = 64
@@ -27,34 +24,30 @@ MAX_LORAS = 64
 
 @dataclass(frozen=True)
 class Use:
-    """A LoRA in a picture: what it counts in each part. text_2: in SDXL's second text encoder;
-    None: as `text`.
-    """
+    """A LoRA in a picture and what it counts there. chosen: by set_adapters, not by the call."""
 
     name: str
     lora: Lora
-    unet: float
-    text: float
-    text_2: float | None = None
+    weight: LoraWeight
+    chosen: bool = False
 
-    def scale(self, part: str) -> float:
-        if part == "text_encoder_2" and self.text_2 is not None:
-            return self.text_2
-        return self.unet if part == "unet" else self.text
+    def row(self, part: str) -> Row:
+        """What a row of a part's batch has of it."""
+        weight = self.weight
+        if part != "unet" or not weight.blocks:
+            return self.lora.row(part, weight.of(part))
+        numbers = dict(weight.blocks)
+        own = self.lora.weighted(part, weight, lambda layer: _in_unet(numbers, layer, weight.unet))
+        return () if own is None or not own.layers else [(own, 1.0)]
 
     def scaled(self, factor: float) -> "Use":
-        if factor == 1:
-            return self
-        second = None if self.text_2 is None else factor * self.text_2
-        return replace(self, unet=factor * self.unet, text=factor * self.text, text_2=second)
+        return replace(self, weight=self.weight.scaled(factor))
 
 
 #: The LoRAs of one picture, or of one prompt.
 Uses = tuple[Use, ...]
-#: What a call's `lora` may be.
-LoraArgument = str | Mapping[str, float] | Sequence[Mapping[str, float] | None] | None
-#: The parts of a pipeline that LoRAs may change.
-ADAPTED = ("unet", "text_encoder", "text_encoder_2")
+#: What a call's `lora` may be: of each mapping the values are as read_weight takes them.
+LoraArgument = str | Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None
 
 
 class Loras:
@@ -66,12 +59,12 @@ class Loras:
     def __init__(self, models: Mapping[str, Any]):
         self.models = dict(models)
         self.loaded: dict[str, Lora] = {}
-        #: What set_adapters chose: by name the scale of each part.
-        self.active: dict[str, dict[str, float]] = {}
+        #: What set_adapters chose.
+        self.active: dict[str, LoraWeight] = {}
         self.enabled = True
         self.fused: Fused | None = None
-        #: What was fused: by name the scale of each part.
-        self.fused_names: dict[str, dict[str, float]] = {}
+        #: What was fused, and into which parts.
+        self.fused_names: dict[str, tuple[LoraWeight, tuple[str, ...]]] = {}
         self.folder: LoraFolder | None = None
         self._lock = threading.RLock()
 
@@ -85,11 +78,10 @@ class Loras:
                                                       models.items()):  # fmt: skip
             return old
         for name, lora in old.loaded.items():
-            with LoraFile(lora.path, lora.source) as file:
+            with lora.opened() as file:
                 new.loaded[name] = read_lora(file, models)
         new.active, new.enabled = old.active, old.enabled
-        fused = ((n, own) for n, own in old.fused_names.items() if n in new.loaded)
-        again = [(n, scale, (part,)) for n, own in fused for part, scale in own.items()]
+        again = [(n, *own) for n, own in old.fused_names.items() if n in new.loaded]
         old.unfuse()  # some of the models may be the same
         if old.folder is not None:
             new.folder = LoraFolder(old.folder.path, models)
@@ -100,8 +92,10 @@ class Loras:
 
     def load(self, place: Any, name: str | None, options: Mapping[str, Any]) -> tuple[str, Lora]:
         """(the LoRA's name, the LoRA); name None: the file's."""
-        with open_lora(place, **options) as file:
-            name = check_name("name", file.path.stem if name is None else name)
+        with opened_lora(place, options) as file:
+            if name is None and file.path is None:
+                raise RequestError("name: expected one for tensors, which are in no file")
+            name = check_name("name", file.path.stem if name is None and file.path else name)
             with self._lock:
                 self._check_free(name)
             lora = read_lora(file, self.models)
@@ -154,17 +148,16 @@ class Loras:
 
     # --- fusing -----------------------------------------------------------------------------------
 
-    def fuse(self, wanted: Iterable[tuple[str, float, tuple[str, ...]]]) -> None:
-        """Merges LoRAs, with a scale each, into the weights of these parts."""
+    def fuse(self, wanted: Iterable[tuple[str, LoraWeight, tuple[str, ...]]]) -> None:
+        """Merges LoRAs, with what each counts, into the weights of these parts."""
         with self._lock:
-            for name, scale, parts in wanted:
-                lora = self.get(name, "adapter_names", folder=False)
+            for name, weight, parts in wanted:
+                use = Use(name, self.get(name, "adapter_names", folder=False), weight)
                 self.fused = self.fused or Fused()
                 for part in parts:
-                    if part in lora.adapters:
-                        own = self.models[part].dtype
-                        self.fused.add(lora.adapters[part], scale, own)
-                self.fused_names.setdefault(name, {}).update(dict.fromkeys(parts, scale))
+                    for adapter, scale in use.row(part):
+                        self.fused.add(adapter, scale, self.models[part].dtype)
+                self.fused_names[name] = weight, parts
 
     def unfuse(self) -> None:
         with self._lock:
@@ -178,12 +171,11 @@ class Loras:
         with self._lock:
             return {
                 name: {
-                    "weight": own.get("unet", 0.0),
-                    "text": own.get("text_encoder", 0.0),
+                    **weight.of_parts(parts).shown,
                     "sha256": self.loaded[name].sha256,
                     "fused": True,
                 }
-                for name, own in self.fused_names.items()
+                for name, (weight, parts) in self.fused_names.items()
                 if name in self.loaded
             }
 
@@ -195,31 +187,34 @@ class Loras:
             if not self.enabled:
                 return ()
             return tuple(
-                Use(name, self.loaded[name], s["unet"], s["text_encoder"], s["text_encoder_2"])
-                for name, s in self.active.items()
+                Use(name, self.loaded[name], weight, chosen=True)
+                for name, weight in self.active.items()
                 if name not in self.fused_names
             )
 
     def uses(self, given: Any) -> Uses:
-        """What one mapping {name: scale}, or text "name:scale,name", asks for."""
-        if isinstance(given, str):
-            given = _from_text(given)
-        if not isinstance(given, Mapping):
+        """What one mapping {name: weight}, or text "name:weight,name", asks for."""
+        if not isinstance(given, str | Mapping):
             raise checks.refuse("lora", "{name: weight}, a list of such or None", given)
-        if len(given) > MAX_LORAS:
-            raise checks.refuse("lora", f"at most {MAX_LORAS} of them", f"{len(given)} of them")
-        found = []
-        for name, weight in given.items():
-            lora = self.get(name)
-            scale = checks.real(f"lora: {show(name)}", weight, -MAX_SCALE, MAX_SCALE)
-            found.append(Use(name, lora, scale, scale))
-        return tuple(found)
+        pairs = read_text(given) if isinstance(given, str) else list(given.items())
+        _check_count("lora", pairs)
+        return _merged(
+            Use(name, self.get(name), self.read_weight(f"lora: {show(name)}", weight))
+            for name, weight in pairs
+        )
+
+    def read_weight(self, field: str, value: Any) -> LoraWeight:
+        """What a LoRA counts, as calls and set_adapters say it; see lora_weights.read_weight."""
+        unet = self.models.get("unet")
+        names = () if unet is None else unet.cross_attentions
+        return read_weight(field, value, [*map(attention_of, names)])
 
     def tagged(self, tags: Sequence[Tag]) -> Uses:
         """What a prompt's tags ask for."""
-        if len(tags) > MAX_LORAS:
-            raise checks.refuse("prompt", f"at most {MAX_LORAS} LoRAs", f"{len(tags)} of them")
-        return tuple(Use(t.name, self.get(t.name, "prompt"), t.unet, t.text) for t in tags)
+        _check_count("prompt", tags)
+        return _merged(
+            Use(t.name, self.get(t.name, "prompt"), LoraWeight(t.unet, t.text)) for t in tags
+        )
 
     def rows(self, part: str, uses: Sequence[Uses]) -> list[Row]:
         """What rows of a part's batch have, of each picture or prompt; [] where none has any."""
@@ -227,72 +222,49 @@ class Loras:
             (adapter, scale) for adapter, scale in self.fused.left
             if set(adapter.layers) & set(self.models[part].modules())
         ]  # fmt: skip
-        found = [
-            [*always, *(own for use in row for own in use.lora.row(part, use.scale(part)))]
-            for row in uses
-        ]
+        found = [[*always, *(own for use in row for own in use.row(part))] for row in uses]
         return [*found] if any(found) else []
 
 
-class LoraFolder:
-    """A folder of LoRA files, each known by its name without .safetensors; some stay loaded.
+def _check_count(field: str, items: Sequence[Any]) -> None:
+    if len(items) > MAX_LORAS:
+        raise checks.refuse(field, f"at most {MAX_LORAS} LoRAs", f"{len(items)} of them")
 
-    Names come from strangers' prompts: only files that lie in the folder itself are found.
+
+def _merged(uses: Iterable[Use]) -> Uses:
+    """Those of one name together: what is asked for twice counts the sum."""
+    found: dict[str, Use] = {}
+    for use in uses:
+        before = found.get(use.name)
+        found[use.name] = use if before is None else replace(
+            before, weight=before.weight.plus(use.weight), chosen=before.chosen and use.chosen
+        )  # fmt: skip
+    return tuple(found.values())
+
+
+def _in_unet(numbers: Mapping[str, float], layer: str, other: float) -> float:
+    """What a layer of the U-Net counts where its attentions have `numbers`. As in diffusers a
+    block's other layers count what its attention of the same number does; those beside an
+    attention of the middle, and all others, count `other`.
     """
-
-    def __init__(self, path: Path, models: Mapping[str, Any]):
-        self.path, self._models = path, models
-        self._kept: OrderedDict[str, Lora] = OrderedDict()
-
-    def files(self) -> list[str]:
-        """The names, sorted."""
-        ends = ".safetensors"
-        return [n.removesuffix(ends) for n in list_folder(self.path) if n.endswith(ends)]
-
-    def get(self, name: str) -> Lora | None:
-        """The LoRA of that name; None where there is none."""
-        if name in self._kept:
-            self._kept.move_to_end(name)
-            return self._kept[name]
-        if name not in self.files():
-            return None
-        path = self.path / f"{name}.safetensors"
-        with LoraFile(path, str(path), allowed_roots(self.path)) as file:
-            lora = self._kept[name] = read_lora(file, self._models)
-        issue(lora.warnings)
-        while len(self._kept) > 1 and sum(own.nbytes for own in self._kept.values()) > CACHE_BYTES:
-            self._kept.popitem(last=False)
-        return lora
+    parts = layer.split(".")
+    if len(parts) > 3 and parts[0] in ("down_blocks", "up_blocks"):
+        return numbers.get(".".join((*parts[:2], "attentions", parts[3])), other)
+    return numbers.get(attention_of(layer), other)
 
 
-def find_folder(value: Any, models: Mapping[str, Any]) -> LoraFolder | None:
-    """The folder that lora_dir= names; None for None."""
-    if value is None:
-        return None
-    if not isinstance(value, str | os.PathLike) or not os.path.isdir(os.path.expanduser(value)):
-        raise checks.refuse("lora_dir", "a folder of .safetensors files", value)
-    return LoraFolder(Path(os.path.expanduser(value)), models)
+def opened_lora(place: Any, options: Mapping[str, Any]) -> Opened:
+    """What load_lora takes: a file, a folder, a Hub id or tensors by name."""
+    if not isinstance(place, Mapping):
+        return open_lora(place, **options)
+    no_options(options)
+    return LoraTensors(place)
 
 
 def check_name(argument: str, name: Any) -> str:
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME:
         raise checks.refuse(argument, f"a name of 1 to {MAX_NAME} characters", name)
     return name
-
-
-def _from_text(text: str) -> dict[str, float]:
-    """a:0.8,b as {"a": 0.8, "b": 1.0}."""
-    found: dict[str, float] = {}
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        name, colon, weight = item.rpartition(":")
-        try:
-            own = {name: float(weight)} if colon else {item: 1.0}
-        except ValueError:
-            raise checks.refuse("lora", "NAME:WEIGHT", item) from None
-        found |= own
-    if not found:
-        raise checks.refuse("lora", "NAME:WEIGHT, separated by commas", text)
-    return found
 
 
 def lora_factor(argument: str, value: Any) -> float:
@@ -315,14 +287,13 @@ def shown_uses(
     """What a report says of the LoRAs of each of `count` pictures; [] where none has any. pictures:
     () for none. fused: see Loras.shown_fused.
     """
-    shown = [
-        {
-            **fused,
-            **{u.name: {"weight": u.unet, "text": u.text, "sha256": u.lora.sha256} for u in uses},
-        }
-        for uses in pictures or ((),) * count
-    ]
+    shown = [{**fused, **{u.name: _shown(u) for u in uses}} for uses in pictures or ((),) * count]
     return shown if any(shown) else []
+
+
+def _shown(use: Use) -> dict[str, Any]:
+    chosen = {"chosen": True} if use.chosen else {}
+    return {**use.weight.shown, "sha256": use.lora.sha256, **chosen}
 
 
 # --- of one call ----------------------------------------------------------------------------------
@@ -381,9 +352,9 @@ def _with_tags(
 ) -> tuple[tuple[Uses, ...], bool]:
     own = [loras.tagged(of_prompt) for of_prompt in tags]
     if one:
-        return tuple(base[0] + more for more in own), False
+        return tuple(_merged(base[0] + more) for more in own), False
     if len(base) % len(own):
         raise checks.refuse("lora", f"one mapping, or one per prompt: {len(own)}",
                             f"{len(base)} of them")  # fmt: skip
     each = len(base) // len(own)
-    return tuple(uses + own[i // each] for i, uses in enumerate(base)), False
+    return tuple(_merged(uses + own[i // each]) for i, uses in enumerate(base)), False

@@ -37,7 +37,7 @@ class Load:
     source: what to call the checkpoint. weights: one of the family's tiers, or None. wanted: the
     pipeline's class, where it is not the family's own. given: parts in place of the checkpoint's,
     scheduler in place of its own: of families that take them. beside: ControlNets and adapters, by
-    keyword, of families that take them; hub: options for those that are named by Hub ids.
+    keyword, of families that take them; hub: adapters.places.Hub, for those that come by place.
     """
 
     checkpoint: Checkpoint

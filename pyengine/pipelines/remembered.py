@@ -13,6 +13,7 @@ from ..decoding.request import OTHER_DRAWS
 from ..jobs.output import PipelineOutput, Report
 from ..metadata import ASKED, Settings
 from .loading import SHIPPED
+from .lora_weights import as_text, read_text, shown_weight
 
 #: Pictures that go into a call, by argument: what Settings calls their digests.
 DIGESTS = {"image": "init_image", "mask_image": "mask", "prefix": "prefix",
@@ -33,9 +34,8 @@ def settings_of(
     steps = getattr(defaults, "num_inference_steps", report.steps)
     steps = steps if report.num_inference_steps is None else report.num_inference_steps
     rescale = call.get("guidance_rescale")
-    asked = {row.setting: as_text(call.get(row.name)) for row in ASKED if row.setting}
-    if (fused := fused_loras(report)) and isinstance(asked["lora"], str | None):
-        asked["lora"] = ",".join(filter(None, (fused, asked["lora"])))
+    asked = {row.setting: call.get(row.name) for row in ASKED if row.setting}
+    asked["lora"] = loras_of(pipe, call.get("lora"), report)
     return Settings(
         prompt=call.get("prompt") or "",
         steps=steps if call.get("num_inference_steps") is None else call["num_inference_steps"],
@@ -65,22 +65,27 @@ def settings_of(
     )
 
 
-def as_text(value: Any) -> Any:
-    """A value as settings hold it: {name: weight} as the text that `lora` takes too."""
-    if not isinstance(value, Mapping):
-        return value
-    return ",".join(f"{name}:{weight}" for name, weight in value.items())
-
-
 def files_of_loras(report: Report) -> dict[str, str]:
     """{name: SHA-256 of the file} of the LoRAs of a call's pictures."""
     return {name: own["sha256"] for picture in report.loras for name, own in picture.items()}
 
 
-def fused_loras(report: Report) -> str:
-    """The LoRAs that were fused into the weights, as the text that `lora` takes."""
-    own = report.loras[0] if report.loras else {}
-    return ",".join(f"{name}:{told['weight']}" for name, told in own.items() if told.get("fused"))
+def loras_of(pipe: Any, asked: Any, report: Report) -> Any:
+    """The text that `lora` takes for a call's LoRAs: those that it asks for and those that were
+    fused into the weights or chosen by set_adapters.
+    """
+    if not isinstance(asked, str | Mapping | None):
+        return asked
+    told = report.loras[0] if report.loras else {}
+    weights = {
+        name: shown_weight(own) for name, own in told.items()
+        if own.get("fused") or own.get("chosen")
+    }  # fmt: skip
+    pairs = read_text(asked) if isinstance(asked, str) else list((asked or {}).items())
+    for name, value in pairs:
+        weight = pipe._loras.read_weight("lora", value)
+        weights[name] = weights[name].plus(weight) if name in weights else weight
+    return as_text({name: own.asked for name, own in weights.items()}) if weights else None
 
 
 def of_picture(settings: Settings, output: PipelineOutput, index: int) -> Settings:

@@ -226,7 +226,8 @@ class Drawings:
         if isinstance(kind, Picture):
             return self._picture(name, value)
         if isinstance(kind, Weighted) and isinstance(value, dict):
-            return {key: checks.real(f"{name}: {show(key)}", weight, kind.low, kind.high)
+            return {key: weight if isinstance(weight, dict)  # the pipeline's to check
+                    else checks.real(f"{name}: {show(key)}", weight, kind.low, kind.high)
                     for key, weight in value.items()}  # fmt: skip
         return self._words(name, value) if isinstance(kind, Weighted) else _data(name, value)
 

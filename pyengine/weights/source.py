@@ -34,6 +34,8 @@ STORED_DTYPES = {
     "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "C64": torch.complex64,
 }  # fmt: skip
 _DTYPES = {**TORCH_DTYPES, **STORED_DTYPES}
+#: What files call each dtype.
+DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 MAX_SHARDS = 256
 #: Of a MappedSource: (name in its source, shape as read, function applied to the tensor).
 Entry = tuple[str, tuple[int, ...] | None, Callable[[torch.Tensor], torch.Tensor] | None]

@@ -15,7 +15,7 @@ import pyengine
 from pyengine.adapters import PRESETS, Tag, find_tags
 from pyengine.cli.app import app
 from pyengine.errors import CheckpointError, RequestError
-from pyengine.pipelines import loras
+from pyengine.pipelines import lora_folder
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_the_folder_keeps_few(pipe, monkeypatch):
     want = [draw(pipe, f"a fox <lora:{name}:1>") for name in ("ink", "oil paint")]
     kept = pipe._loras.folder._kept
     assert list(kept) == ["ink", "oil paint"]
-    monkeypatch.setattr(loras, "CACHE_BYTES", 1)
+    monkeypatch.setattr(lora_folder, "CACHE_BYTES", 1)
     kept.clear()
     again = [draw(pipe, f"a fox <lora:{name}:1>") for name in ("ink", "oil paint")]
     assert list(kept) == ["oil paint"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ...adapters import Preset, Tag, find_preset, find_tags
-from ...adapters.tags import MAX_SCALE, has_tags
+from ...adapters.tags import has_tags
 from ...cuda import within_memory
 from ...errors import RequestError
 from ...guard import inference
@@ -15,7 +15,9 @@ from ...jobs import checks
 from ...jobs.output import issue
 from ...jobs.runs import Run, Runs
 from ...weights.text import listing, show
-from ..loras import ADAPTED, Loras, asked, find_folder, lora_factor
+from ..lora_folder import find_folder
+from ..lora_weights import ADAPTED, LoraWeight
+from ..loras import Loras, asked, lora_factor
 
 #: Keywords of diffusers' load_lora_weights that find the file, as adapters.open_lora takes them.
 _FINDS = (
@@ -46,9 +48,9 @@ class LoraNames:
     def load_lora(self, place: Any, name: str | None = None, **where: Any) -> str:
         """Loads a LoRA beside the models and returns its name; calls name it: lora={name: 0.8}.
 
-        place: a .safetensors file, a folder that holds one, or a Hub id. name: the file's unless
-        told. where: weight_name, subfolder, revision, cache_dir, token, local_files_only,
-        force_download, for folders and Hub ids.
+        place: a .safetensors file, a folder that holds one, a Hub id, or tensors by name, which are
+        copied. name: the file's unless told; tensors need one. where: weight_name, subfolder,
+        revision, cache_dir, token, local_files_only, force_download, for folders and Hub ids.
         The models' weights stay as they are. Warns of tensors that fit no layer.
         Raises CheckpointError that names a tensor, for a file that does not fit or is no LoRA;
         RequestError for a name that is taken.
@@ -128,7 +130,10 @@ class LoraNames:
         """The LoRAs that calls without lora= use, in place of those before.
 
         adapter_names: one or a list. adapter_weights: a number for all, or one for each; a number
-        may be {"unet": x, "text_encoder": y, "text_encoder_2": z}, where what is left out is 1.
+        may be a mapping by part, {"unet": x, "text_encoder": y, "text_encoder_2": z}, where what is
+        left out is 1, and the U-Net's one by block, {"down": {"block_1": [0.5, 1]}, "mid": 0,
+        "up": 0.3}, where what is left out is 1 or as "other" says. A convolution of a block counts
+        what the block's attention of the same number does, as in diffusers.
         """
         names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
         if not isinstance(names, list | tuple):
@@ -142,7 +147,7 @@ class LoraNames:
         chosen = {}
         for name, weight in zip(names, weights, strict=True):
             self._loras.get(name, "adapter_names", folder=False)
-            chosen[name] = _by_part(weight)
+            chosen[name] = self._loras.read_weight("adapter_weights", weight)
         self._loras.active, self._loras.enabled = chosen, True
 
     def get_active_adapters(self) -> list[str]:
@@ -203,10 +208,7 @@ class LoraNames:
         wanted = []
         for name in names:
             self._loras.get(name, "adapter_names", folder=False)
-            own = active.get(name, _by_part(None))
-            for scale in {own[part] for part in parts}:
-                which = tuple(p for p in parts if own[p] == scale)
-                wanted.append((name, factor * scale, which))
+            wanted.append((name, active.get(name, LoraWeight()).scaled(factor), parts))
         with self._runs.begin(Run(), self.device):
             within_memory(lambda: self._loras.fuse(wanted), "float16 or bfloat16 would help")
             self._changed()
@@ -215,7 +217,7 @@ class LoraNames:
         """The weights of before fuse_lora, to the bit."""
         if components is not None and set(components) != set(self._loras.models):
             parts = [components] if isinstance(components, str) else list(components)
-            fused = {part for own in self._loras.fused_names.values() for part in own}
+            fused = {part for _, own in self._loras.fused_names.values() for part in own}
             if not fused & set(self._loras.models) <= set(parts):
                 raise RequestError("components: expected all parts that were fused:"
                                    f" {', '.join(sorted(fused))}")  # fmt: skip
@@ -283,16 +285,3 @@ class LoraNames:
         found = [find_tags(text) for text in texts]
         arguments["prompt"] = found[0][0] if isinstance(prompt, str) else [t for t, _ in found]
         return [tags for _, tags in found]
-
-
-def _by_part(weight: Any) -> dict[str, float]:
-    """{part: scale} for all of ADAPTED, of what set_adapters is given for one LoRA."""
-    if not isinstance(weight, Mapping):
-        return dict.fromkeys(ADAPTED, lora_factor("adapter_weights", weight))
-    if set(weight) - set(ADAPTED):
-        raise checks.refuse("adapter_weights", 'a number, or {"unet": x, "text_encoder": y,'
-                            ' "text_encoder_2": z}', weight)  # fmt: skip
-    return {
-        part: checks.real(f"adapter_weights: {part}", weight.get(part, 1.0), -MAX_SCALE, MAX_SCALE)
-        for part in ADAPTED
-    }

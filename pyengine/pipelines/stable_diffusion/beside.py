@@ -26,7 +26,7 @@ def load_beside(
     given: dict[str, Any], unet: Any, vae: Any, hub: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The fields of Parts for what was given as controlnet and adapter: objects of ours, folders,
-    files or Hub ids, one or a list. hub: places.HUB_OPTIONS.
+    files or Hub ids, one or a list. hub: adapters.places.Hub.
 
     Raises RequestError, CheckpointError or ConfigError.
     """

@@ -20,6 +20,7 @@ from ...jobs import checks
 from ...models import CLIPVisionModelWithProjection, UNet2DConditionModel
 from ...models.image_prompts.ip_adapter import IPAdapter
 from ..arguments import check
+from ..by_block import attention_of, read_by_block
 from .control import spread
 
 NAMES = ("ip_adapter_image", "ip_adapter_image_embeds", "ip_adapter_scale")
@@ -77,41 +78,11 @@ def read_scale(value: Any, unet: UNet2DConditionModel, field: str = "scale") -> 
         return tuple(check("ip_adapter_scale", item) for item in value)
     if not isinstance(value, Mapping):
         return float(check("ip_adapter_scale", value))
-    blocks = _blocks(unet)
-    found = dict.fromkeys(unet.cross_attentions, 0.0)
-    for part, own in value.items():
-        if part not in ("down", "mid", "up"):
-            raise checks.refuse(field, "keys down, mid, up", part)
-        if part == "mid":
-            own = {"": own}
-        elif not isinstance(own, Mapping):
-            own = {name: own for where, name in blocks if where == part}
-        for name, numbers in own.items():
-            layers = blocks.get((part, name))
-            if layers is None:
-                known = ", ".join(n for where, n in blocks if where == part)
-                raise checks.refuse(f"{field}: {part}", f"blocks with attention: {known}", name)
-            items = list(numbers) if isinstance(numbers, list | tuple) else [numbers]
-            items = items * len(layers) if len(items) == 1 else items
-            if len(items) != len(layers):
-                raise checks.refuse(f"{field}: {part}: {name}", f"{len(layers)} numbers",
-                                    f"{len(items)} of them")  # fmt: skip
-            for attentions, number in zip(layers, items, strict=True):
-                found |= dict.fromkeys(attentions, float(check("ip_adapter_scale", number)))
-    return found
-
-
-def _blocks(unet: UNet2DConditionModel) -> dict[tuple[str, str], list[list[str]]]:
-    """Of each block with attention to the text, by diffusers' names, that of each transformer."""
-    found: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for name in unet.cross_attentions:
-        where, number, _, transformer, *_ = name.split(".")
-        if where == "mid_block":
-            key, transformer = ("mid", ""), name.split(".")[2]
-        else:
-            key = where.removesuffix("_blocks"), f"block_{number}"
-        found.setdefault(key, {}).setdefault(transformer, []).append(name)
-    return {key: list(own.values()) for key, own in found.items()}
+    names = list(unet.cross_attentions)
+    numbers = read_by_block(
+        value, map(attention_of, names), 0.0, lambda n: float(check("ip_adapter_scale", n)), field
+    )
+    return {name: numbers[attention_of(name)] for name in names}
 
 
 def take_prompts(

@@ -41,7 +41,8 @@ from ..diffusers_names.textual_inversion import TextualInversionNames
 from ..guides import NAMES, guides_of_prompted
 from ..keywords import ELSEWHERE, refuse_others
 from ..linear_preview import LinearPreview
-from ..loras import ADAPTED, LoraArgument, Loras, cross_attention_scale, shown_uses
+from ..lora_weights import ADAPTED
+from ..loras import LoraArgument, Loras, cross_attention_scale, shown_uses
 from ..text import guidance_embedding
 from .arguments import Arguments
 from .callbacks import RunProperties
