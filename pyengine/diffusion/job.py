@@ -25,7 +25,6 @@ class DenoisingJob(Job):
     conditions.
     guidance_rescale: 0 to 1, see schedules.plan.step_rows. noise: the random numbers of its
     sampler. source: what to call its model in errors. gradients: what moves it besides.
-    interval: shares of the steps between which it is guided by other conditions than its last.
     caching: which evaluations read kept_features, what the deep layers gave in an earlier one, or
     None.
     """
@@ -36,7 +35,6 @@ class DenoisingJob(Job):
     ):  # fmt: skip
         super().__init__(run, index, seed)
         self.plan, self.conditions, self._guidance = plan, conditions, guidance
-        self.interval = 0.0, 1.0
         self.guidance_rescale, self.noise, self.source = guidance_rescale, noise, source
         self.position, self.place = 0, index
         self.gradients: GradientGuidance | None = None
@@ -48,13 +46,8 @@ class DenoisingJob(Job):
 
     @property
     def guidance(self) -> Guidance:
-        """Of its next evaluation: its own within the interval, else its last condition alone, which
-        takes one row (Kynkäänniemi et al. 2024, arXiv:2404.07724).
-        """
-        begin, end = self.interval
-        if begin <= self.steps / self.plan.num_steps < end:
-            return self._guidance
-        return Guidance(self._guidance.conditions[-1])
+        """Of its next evaluation: all evaluations of a step alike."""
+        return self._guidance.at(self.steps / self.plan.num_steps)
 
     @guidance.setter
     def guidance(self, value: Guidance) -> None:

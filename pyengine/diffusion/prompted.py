@@ -51,7 +51,7 @@ class PromptedCall(DenoisingCall):
         super().__init__(pipe, evaluate, r, plan, start.state, conditions, noise, report)
         self.guides = guides
         for job in self.jobs:
-            job.interval, job.caching = (r.guidance_start, r.guidance_end), r.caching
+            job.caching = r.caching
         self._settings: tuple[Any, Any] | None = None
         self._read_settings()
         self._condition()

@@ -20,9 +20,9 @@ class Request:
     pyengine.images.as_list gives them, or None. masked_latents: [M, C, h, w] of the masked picture,
     where they were given. part: crop.Crop where only a part of the picture is painted. plan: what
     schedules.Scheduler.plan is told besides steps, strength and eta. callback_known: tensors that
-    the callback may change. guides: pipelines.guides.Guides. guidance_start, guidance_end: shares
-    of the steps between which guidance_scale holds. method: how it does. cache_interval,
-    cache_branch_id: of step_caching.StepCaching. effort: what was filled in where nothing was said.
+    the callback may change. guides: pipelines.guides.Guides. method: how, and at which steps,
+    guidance_scale guides. cache_interval, cache_branch_id: of step_caching.StepCaching. effort:
+    what was filled in where nothing was said.
     loras: pipelines.loras.Uses of each picture.
     warnings: what was not done as asked, for the report. control: control.ControlRequest, or None.
     image_prompts: image_prompts.ImageGiven of each IP-Adapter.
@@ -57,8 +57,6 @@ class Request:
     guides: Any = None
     control: Any = None
     image_prompts: tuple[Any, ...] = ()
-    guidance_start: float = 0.0
-    guidance_end: float = 1.0
     cache_interval: int = 1
     cache_branch_id: int = 0
     effort: str = "full"

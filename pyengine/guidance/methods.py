@@ -1,7 +1,7 @@
 """Ways in which a prompt and a negative prompt guide: what `guidance_method` names."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import RequestError
 from .value import NEGATIVE, TEXT, Guidance, Term, classifier_free
@@ -12,6 +12,8 @@ EMPTY = "empty"
 #: "cfg++": Chung et al. 2024, arXiv:2406.08070. "perp-neg": Armandpour et al. 2023,
 #: arXiv:2304.04968. "composed": Liu et al. 2022, arXiv:2206.01714, eq. 13, a negation.
 METHODS = ("cfg", "cfg++", "perp-neg", "composed")
+#: Those whose negative is a prompt, beside an empty one.
+_OF_THREE = ("perp-neg", "composed")
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,24 @@ class Method:
     that it is given again.
     perp-neg: e_0 + g (e_c - e_0 - w p), where p is what e_n - e_0 has perpendicular to e_c - e_0.
     composed: e_0 + g (e_c - e_0 - w (e_n - e_0)).
+
+    start, end: shares of the steps between which it does.
     """
 
     name: str = "cfg"
     negative_scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
 
     @property
     def three(self) -> bool:
         """Whether a picture takes three rows of an evaluation."""
-        return self.name in ("perp-neg", "composed")
+        return self.name in _OF_THREE
+
+    @property
+    def without_negative(self) -> "Method":
+        """What is left of it where the base is no prompt, as of embeddings of pictures."""
+        return replace(self, name="cfg") if self.three else self
 
     def guides(self, scale: float) -> bool:
         """Whether a picture of this guidance scale takes more than one row."""
@@ -54,6 +65,10 @@ class Method:
 
     def guidance(self, scale: float) -> Guidance:
         """Of a picture of this guidance scale."""
+        return self.formula(scale).within(self.start, self.end)
+
+    def formula(self, scale: float) -> Guidance:
+        """Likewise, at all steps."""
         if self.name == "cfg++":
             return Guidance(NEGATIVE, (Term(scale, TEXT, NEGATIVE),), renoises_base=True)
         if not self.three or not self.guides(scale):

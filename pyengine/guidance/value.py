@@ -1,7 +1,7 @@
 """Guidance as a value that each picture has of its own."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,11 +40,23 @@ class Guidance:
     guidance, two with classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598), three where
     a picture and a text guide it apart (Brooks et al. 2023, arXiv:2211.09800, eq. 3).
     renoises_base: whether a step adds the noise again that e[base] says: see schedules.plus_plus.
+    start, end: shares of a run's steps between which it holds; the others have the last condition's
+    output alone (Kynkäänniemi et al. 2024, arXiv:2404.07724).
     """
 
     base: str
     terms: tuple[Term, ...] = ()
     renoises_base: bool = False
+    start: float = 0.0
+    end: float = 1.0
+
+    def at(self, share: float) -> "Guidance":
+        """Of a step that begins at that share of a run's steps."""
+        return self if self.start <= share < self.end else Guidance(self.last)
+
+    def within(self, start: float, end: float) -> "Guidance":
+        """The same between other shares of the steps."""
+        return replace(self, start=start, end=end)
 
     @property
     def conditions(self) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     ),
     Argument(
         "guidance_start", Real(0, 1), nothing=0, option="guidance_start", setting="guidance_start",
-        asked=True, help="Stable Diffusion: share of the steps before it guides.", shown="0",
+        asked=True, help="Share of the steps before it guides.", shown="0",
     ),
     Argument(
         "guidance_end", Real(0, 1), nothing=1, option="guidance_end", setting="guidance_end",

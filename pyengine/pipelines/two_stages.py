@@ -7,21 +7,23 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from ..diffusion.conditions import Conditions, classifier_free_names
+from ..diffusion.conditions import Conditions
 from ..diffusion.evaluator import Evaluator
 from ..diffusion.job import Batch, DenoisingJob
 from ..diffusion.staged import Stage, StagedCall, StagedJob, StageNoise, enter_stages
 from ..diffusion.watch import check_start
 from ..finite import check_finite
-from ..guidance import classifier_free
+from ..guidance import EMPTY, NEGATIVE, TEXT, Method
 from ..jobs import checks
 from ..jobs.noise import NoiseSource
 from ..jobs.output import Report
 from ..jobs.runs import Run
 from ..models.base import Model
 from ..schedules import Plan
+from ..schedules.plus_plus import check_plus_plus
 from .arguments import check, checked
 from .diffusers_names.schedulers import NamedScheduler
+from .guidance_methods import method_of, scale_or_default, taken
 from .keywords import refuse_others
 from .shipped_text import ShippedText
 from .staged import StagedPipeline
@@ -31,7 +33,8 @@ from .unprompted import CALLBACK_TENSORS
 @dataclass
 class TwoStageRequest:
     """A call's arguments, checked. prompts, negatives: of each of the N pictures. plans: of the
-    stages. scales: of each stage, the guidance of each picture; () for a stage without.
+    stages. scales: of each stage, the guidance of each picture; () for a stage without. method:
+    how, and at which steps of each stage, these guide.
     """
 
     count: int
@@ -45,6 +48,7 @@ class TwoStageRequest:
     seeds: list[int | None]
     generators: list[torch.Generator] | torch.Generator
     run: Run
+    method: Method = field(default_factory=Method)
     callback: Any = None
     callback_inputs: tuple[str, ...] = CALLBACK_TENSORS
     callback_known: tuple[str, ...] = CALLBACK_TENSORS
@@ -75,9 +79,9 @@ class Read:
 class TwoStageCourse:
     """See pyengine.diffusion.staged.Course. pipe: says what each stage begins with and is told."""
 
-    def __init__(self, pipe: "TwoStagePipeline", r: TwoStageRequest, read: Read, negative: Read):
-        """read, negative: of each picture's prompt and negative prompt."""
-        self.pipe, self.r, self.read, self.negative = pipe, r, read, negative
+    def __init__(self, pipe: "TwoStagePipeline", r: TwoStageRequest, read: Mapping[str, Read]):
+        """read: by condition, of each picture's text."""
+        self.pipe, self.r, self.read = pipe, r, read
         self.lengths = tuple(len(plan) for plan in r.plans)
         self.shapes: tuple[Hashable, ...] = tuple(stage.main_part for stage in pipe.stages)
         source = NoiseSource(r.generators, pipe.device)
@@ -94,7 +98,8 @@ class TwoStageCourse:
             return
         scales = r.scales[stage]
         own = [scales[job.index] if scales else 1.0 for job in jobs]
-        names = classifier_free_names(max(own) > 1)
+        method = pipe._method(r, stage)
+        names = method.names(any(map(method.guides, own)))
         conditions = pipe._told(self, stage, jobs, names)
         conditions.changed(pipe.stages[stage].evaluate.unet)
         shape = pipe.shapes[stage]
@@ -102,7 +107,7 @@ class TwoStageCourse:
         plan, inner = r.plans[stage], []
         for place, (job, scale) in enumerate(zip(jobs, own, strict=True)):
             one = DenoisingJob(
-                job.run, job.index, job.seed, plan, conditions, classifier_free(scale), 0.0,
+                job.run, job.index, job.seed, plan, conditions, method.guidance(scale), 0.0,
                 self.noise.of(stage, job.index), pipe.source,
             )  # fmt: skip
             one.place = place
@@ -113,15 +118,10 @@ class TwoStageCourse:
             job.enter(stage, one)
 
     def texts(self, jobs: Sequence[StagedJob], names: Sequence[str]) -> Read:
-        """Of the jobs, the negative ones first where they are guided."""
+        """Of the jobs, under one condition after the other."""
         index = [job.index for job in jobs]
-        rows = self.read.rows(index)
-        if len(names) == 1:
-            return rows
-        empty = self.negative.rows(index)
-        return Read(
-            torch.cat([empty.hidden, rows.hidden]), torch.cat([empty.vectors, rows.vectors])
-        )
+        rows = [self.read[name].rows(index) for name in names]
+        return Read(torch.cat([r.hidden for r in rows]), torch.cat([r.vectors for r in rows]))
 
 
 class TwoStagePipeline(StagedPipeline):
@@ -132,6 +132,8 @@ class TwoStagePipeline(StagedPipeline):
     takes_prompt: ClassVar[bool] = True
     #: The arguments that say the steps and the guidance of each stage; None: it has no guidance.
     steps_of: ClassVar[tuple[tuple[str, str | None], ...]]
+    #: Of each stage, whether it is guided away from the negative prompt.
+    negated: ClassVar[tuple[bool, ...]] = (True, False)
     main_part: ClassVar[str]
     shapes: tuple[tuple[int, ...], ...]
 
@@ -204,6 +206,12 @@ class TwoStagePipeline(StagedPipeline):
                 raise checks.refuse(name, f"{own}, the only size of this model, or None", a[name])
         checks.check_total(height, width, count)
         simple = checked({"output_type": a["output_type"]}, self.defaults)
+        how = taken(a)
+        method = method_of(how, has_negative=a["negative_prompt"] is not None)
+        plans = tuple(self._plan(name, a[name], method) for name, _ in self.steps_of)
+        scales = tuple(() if name is None else self._scales(name, a[name], count, how)
+                       for _, name in self.steps_of)  # fmt: skip
+        method.check([scale for own in scales for scale in own])
         seeds, generators = checks.seeds_and_generators(
             a["seed"], a["generator"], count, self.device
         )  # fmt: skip
@@ -212,9 +220,7 @@ class TwoStagePipeline(StagedPipeline):
             count=count, height=height, width=width,
             prompts=[text for text in prompts for _ in range(times)],
             negatives=[text for text in negatives for _ in range(times)],
-            plans=tuple(self._plan(name, a[name]) for name, _ in self.steps_of),
-            scales=tuple(() if name is None else self._scales(name, a[name], count)
-                         for _, name in self.steps_of),
+            plans=plans, scales=scales, method=method,
             output_type=simple["output_type"], seeds=seeds, generators=generators,
             callback=callback,
             callback_inputs=checks.check_callback(
@@ -223,15 +229,25 @@ class TwoStagePipeline(StagedPipeline):
             **checks.manners(a["run"], a["timeout"], a["return_dict"]),
         )  # fmt: skip
 
-    def _plan(self, name: str, value: Any) -> Plan:
+    def _plan(self, name: str, value: Any, method: Method) -> Plan:
         value = getattr(self.defaults, name) if value is None else value
         steps = checks.integer(name, value, 1, 1000)
         plan: Plan = self.scheduler.sampler.plan(num_inference_steps=steps)
+        if method.name == "cfg++":
+            check_plus_plus(plan)
         return plan
 
-    def _scales(self, name: str, value: Any, count: int) -> tuple[float, ...]:
-        value = getattr(self.defaults, name) if value is None else value
+    def _scales(
+        self, name: str, value: Any, count: int, how: Mapping[str, Any]
+    ) -> tuple[float, ...]:
+        value = scale_or_default(how, value, getattr(self.defaults, name))
         return checks.guidance_scales(name, value, count)
+
+    def _method(self, r: TwoStageRequest, stage: int) -> Method:
+        """How a stage's pictures are guided."""
+        if not r.scales[stage]:
+            return Method()
+        return r.method if self.negated[stage] else r.method.without_negative
 
     # --- the run ----------------------------------------------------------------------------------
 
@@ -248,12 +264,13 @@ class TwoStagePipeline(StagedPipeline):
     def _begin(self, r: TwoStageRequest, report: Report) -> StagedCall:
         r.run.settings = {"num_timesteps": r.steps, **r.settings}
         with report.stage("encode_prompt", self.device):
-            read, negative = (
-                Read(*self.text.encode(texts, report.warnings)) for texts in
-                (r.prompts, r.negatives)
-            )  # fmt: skip
-            check_finite(f"{self.source}: text encoder", read.hidden, r.count)
-        course = TwoStageCourse(self, r, read, negative)
+            texts = {TEXT: r.prompts, NEGATIVE: r.negatives}
+            if r.method.three:
+                texts[EMPTY] = [""] * r.count
+            read = {name: Read(*self.text.encode(own, report.warnings))
+                    for name, own in texts.items()}  # fmt: skip
+            check_finite(f"{self.source}: text encoder", read[TEXT].hidden, r.count)
+        course = TwoStageCourse(self, r, read)
         jobs = [StagedJob(r.run, i, seed, course) for i, seed in enumerate(r.seeds)]
         with report.stage("prepare", self.device):
             enter_stages(jobs)

@@ -17,7 +17,7 @@ from ..diffusion.step import step
 from ..diffusion.watch import check_noted
 from ..errors import ConfigError
 from ..finite import check_finite
-from ..guidance import Guidance
+from ..guidance import Guidance, Method
 from ..jobs import checks
 from ..jobs.job import Call, Job
 from ..jobs.noise import NoiseSource
@@ -26,6 +26,7 @@ from ..jobs.runs import Run
 from ..models.base import Model
 from ..schedules import Plan, find_name
 from ..schedules.plan import State
+from ..schedules.plus_plus import check_plus_plus
 from .arguments import checked
 from .base import NetworkPipeline
 from .class_labels import Labels, labels_and_count
@@ -33,6 +34,7 @@ from .classifiers import Classifier, find_classifier, labels_of
 from .defaults import bounded
 from .diffusers_names.schedulers import NamedScheduler
 from .diffusers_names.scheduling import SchedulerNames
+from .guidance_methods import method_of, scale_or_default, taken
 from .guides import NAMES, Guides, guides_of, labels_to_follow
 from .keywords import refuse_others
 
@@ -52,7 +54,8 @@ class UnpromptedRequest:
     """A call's arguments, checked. height, width: pixels. labels: what the network is told,
     [count, ...] or None. guides: what guides by gradients.
 
-    plan: what schedules.Scheduler.plan is told. guidance_scale: of each picture.
+    plan: what schedules.Scheduler.plan is told. guidance_scale: of each picture. method: how,
+    and at which steps, it guides.
     """
 
     count: int
@@ -67,6 +70,7 @@ class UnpromptedRequest:
     plan: dict[str, Any]
     run: Run
     guidance_scale: tuple[float, ...] = ()
+    method: Method = field(default_factory=Method)
     guides: Guides = field(default_factory=Guides)
     callback: Any = None
     callback_inputs: tuple[str, ...] = CALLBACK_TENSORS
@@ -82,7 +86,7 @@ class UnpromptedPipeline(SchedulerNames, NetworkPipeline):
 
     Made by `pyengine.from_pretrained`. A subclass has `main_part`, `known_labels`, `factor`,
     `channels`, `default_size` and `__call__`; `pixels_of`, where what is denoised is no picture;
-    `_guidance` and `_conditions`, where it guides.
+    `_conditions`, where it guides.
     """
 
     defaults_class: ClassVar[type[Any]] = UnpromptedDefaults
@@ -144,9 +148,13 @@ class UnpromptedPipeline(SchedulerNames, NetworkPipeline):
         """In pixels."""
         return self.multiple
 
-    def _guidance(self, r: UnpromptedRequest) -> list[Guidance] | None:
-        """Of each picture; None: none has any."""
-        return None
+    def _guided(self, r: UnpromptedRequest) -> bool:
+        """Whether any picture takes more than one row."""
+        return any(map(r.method.guides, r.guidance_scale))
+
+    def _guidance(self, r: UnpromptedRequest) -> list[Guidance]:
+        """Of each picture."""
+        return [r.method.guidance(scale) for scale in r.guidance_scale]
 
     def _conditions(self, r: UnpromptedRequest) -> Conditions:
         labels = None if r.labels is None else to_device(r.labels, self.device)
@@ -195,13 +203,18 @@ class UnpromptedPipeline(SchedulerNames, NetworkPipeline):
         latents: Any, seed: Any, generator: Any, scheduler: Any, output_type: Any,
         callback_on_step_end: Any, callback_on_step_end_tensor_inputs: Any, return_dict: Any,
         timeout: Any, run: Any, others: dict[str, Any], guidance_scale: Any = 1.0,
-        prompts: Sequence[str] | None = None, **plan: Any,
+        prompts: Sequence[str] | None = None, has_negative: bool | None = None, **plan: Any,
     ) -> UnpromptedRequest:  # fmt: skip
         """The arguments that all have, checked. guidance_scale: of those that guide; prompts: in
-        words; plan: what else the sampler is told, and of guides.NAMES those that the pipeline has;
-        others: those that it has not, which must ask for nothing.
+        words; has_negative: as of method_of; plan: what else the sampler is told, and of guides'
+        and guidance_methods' NAMES those that the pipeline has; others: those that it has not,
+        which must ask for nothing.
         """
         refuse_others(others, self.__call__)
+        how = taken(plan)
+        method = method_of(how, has_negative=has_negative)
+        if guidance_scale is None:
+            guidance_scale = scale_or_default(how, None, self.defaults.guidance_scale)
         guides = {name: plan.pop(name, None) for name in NAMES}
         given = {"num_inference_steps": num_inference_steps, "eta": eta, "output_type": output_type}
         simple = checked(given, self.defaults)
@@ -218,6 +231,8 @@ class UnpromptedPipeline(SchedulerNames, NetworkPipeline):
         plan = {name: value for name, value in plan.items() if value is not None}
         if timesteps is None:
             plan["num_inference_steps"] = simple["num_inference_steps"]
+        scales = checks.guidance_scales("guidance_scale", guidance_scale, count)
+        method.check(scales)
         return UnpromptedRequest(
             count=count, height=size[0], width=size[1],
             labels=None if self.known_labels is None else labels,
@@ -225,7 +240,7 @@ class UnpromptedPipeline(SchedulerNames, NetworkPipeline):
             output_type=simple["output_type"], seeds=seeds, generators=generators, latents=latents,
             scheduler=None if scheduler is None else find_name(scheduler),
             plan={**plan, "eta": simple["eta"]},
-            guidance_scale=checks.guidance_scales("guidance_scale", guidance_scale, count),
+            guidance_scale=scales, method=method,
             callback=callback_on_step_end,
             callback_inputs=checks.check_callback(
                 callback_on_step_end, callback_on_step_end_tensor_inputs, CALLBACK_TENSORS
@@ -277,6 +292,8 @@ class UnpromptedPipeline(SchedulerNames, NetworkPipeline):
                 f"scheduler config: variance_type {plan.variance!r} is for models that predict a"
                 f" variance too, and this one gives {self.channels} channels, not twice as many"
             )
+        if r.method.name == "cfg++":
+            check_plus_plus(plan)
         report.sampler = plan.sampler
         report.warnings += named.sampler.warnings
         return plan, named

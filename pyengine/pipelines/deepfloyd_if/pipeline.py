@@ -16,7 +16,6 @@ from ...diffusion.call import DenoisingCall
 from ...diffusion.conditions import Conditions
 from ...finite import check_finite
 from ...guard import inference
-from ...guidance import Guidance, Method
 from ...jobs import checks
 from ...jobs.noise import NoiseSource
 from ...jobs.output import PipelineOutput, Report
@@ -25,11 +24,9 @@ from ...models import T5EncoderModel, UNet2DConditionConfig, UNet2DConditionMode
 from ...models.base import Model
 from ...schedules import Plan
 from ...schedules.plan import State
-from ...schedules.plus_plus import check_plus_plus
 from ...weights.text import show
 from ..defaults import bounded
 from ..diffusers_names.schedulers import NamedScheduler
-from ..guidance_methods import method_of, scale_or_default
 from ..registry import class_name
 from ..stable_diffusion.embeddings import Embeds, Texts, Widths, joined
 from ..t5_tokenizer import T5Tokenizer
@@ -61,14 +58,12 @@ class IFDefaults(UnpromptedDefaults):
 class IFRequest(UnpromptedRequest):
     """texts: B prompts; per_prompt: pictures of each. rows: [R, L, C], the texts as T5 has read
     them, negative ones first, while the request is carried out. beginning: None: noise alone.
-    method: how prompts guide.
     """
 
     texts: Texts = field(default_factory=lambda: Texts(0))
     per_prompt: int = 1
     rows: Tensor | None = None
     beginning: Beginning | None = None
-    method: Method = field(default_factory=Method)
 
 
 def same_numbers(one: Model, other: Model) -> bool:
@@ -171,6 +166,8 @@ class IFPipeline(UnpromptedPipeline):
         strength: float | None = None,
         guidance_method: str = "cfg",
         negative_scale: float | None = None,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         clip_model: Any = None,
         clip_guidance_scale: float | None = None,
         clip_prompt: str | Sequence[str] | None = None,
@@ -216,7 +213,8 @@ class IFPipeline(UnpromptedPipeline):
                 every step; as many as of `image`.
             strength: 0 to 1, the share of the steps that `image` goes through; 0.7 unless told,
                 with a mask 1.
-            guidance_method, negative_scale: as of StableDiffusionPipeline's call.
+            guidance_method, negative_scale, guidance_start, guidance_end: as of
+                StableDiffusionPipeline's call.
             clip_model, clip_guidance_scale, clip_prompt, clip_image: as of
                 StableDiffusionPipeline's call: a CLIP whose gradient guides.
             classifier, classifier_scale, class_labels: likewise a classifier of noised pictures.
@@ -327,36 +325,22 @@ class IFPipeline(UnpromptedPipeline):
             size = given.size(self.default_size[0])
             for name, side in zip(("height", "width"), size, strict=True):
                 arguments[name] = side if arguments[name] is None else arguments[name]
-        scale = arguments.pop("guidance_scale")
-        name, weight = (arguments.pop(n) for n in ("guidance_method", "negative_scale"))
-        scale = scale_or_default(name, scale, self.defaults.guidance_scale)
-        method = method_of(name, weight, has_negative=texts.has_negative)
         per_prompt = arguments["num_images_per_prompt"]
         base = self._request(
-            batch_size=texts.batch, prompts=texts.prompts,
+            batch_size=texts.batch, prompts=texts.prompts, has_negative=texts.has_negative,
             strength=None if given is None else given.strength, **arguments,
         )  # fmt: skip
         own = {f.name: getattr(base, f.name) for f in fields(base)}
-        own["guidance_scale"] = checks.guidance_scales("guidance_scale", scale, base.count)
-        method.check(own["guidance_scale"])
         beginning = None
         if given is not None:
             beginning = given.read(base.height, base.width, base.count, texts.batch)
-        return IFRequest(**own, texts=texts, per_prompt=per_prompt, beginning=beginning,
-                         method=method)  # fmt: skip
-
-    def _guided(self, r: IFRequest) -> bool:
-        return any(map(r.method.guides, r.guidance_scale))
+        return IFRequest(**own, texts=texts, per_prompt=per_prompt, beginning=beginning)
 
     def _report(self, r: UnpromptedRequest) -> Report:
         assert isinstance(r, IFRequest)
         report = super()._report(r)
         report.strength = None if r.beginning is None else r.beginning.strength
         return report
-
-    def _guidance(self, r: UnpromptedRequest) -> list[Guidance] | None:
-        assert isinstance(r, IFRequest)
-        return [r.method.guidance(scale) for scale in r.guidance_scale]
 
     def _begin(self, r: UnpromptedRequest, report: Report) -> DenoisingCall:
         assert isinstance(r, IFRequest)
@@ -377,13 +361,6 @@ class IFPipeline(UnpromptedPipeline):
             rows.insert(0, empty)
         texts = torch.cat(rows).repeat_interleave(r.per_prompt, dim=0)
         return texts.to(self.device, self.text_encoder.dtype)
-
-    def _plan(self, r: UnpromptedRequest, sampler: Any) -> Plan:
-        assert isinstance(r, IFRequest)
-        plan = super()._plan(r, sampler)
-        if r.method.name == "cfg++":
-            check_plus_plus(plan)
-        return plan
 
     def _start(self, r: UnpromptedRequest, plan: Plan, noise: NoiseSource) -> State:
         assert isinstance(r, IFRequest)

@@ -107,6 +107,8 @@ class IFSuperResolutionPipeline(IFPipeline):
         noise_level: int | None = None,
         guidance_method: str = "cfg",
         negative_scale: float | None = None,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         clip_model: Any = None,
         clip_guidance_scale: float | None = None,
         clip_prompt: str | Sequence[str] | None = None,

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from ...cuda import to_device
-from ...diffusion.conditions import Conditions, classifier_free_names
+from ...diffusion.conditions import Conditions
 from ...diffusion.latents import unscale_latents
 from ...guard import inference
-from ...guidance import Guidance, classifier_free
 from ...jobs.output import PipelineOutput
 from ...jobs.runs import Run
 from ...models import AutoencoderKL, DiTTransformer2DModel
@@ -110,6 +109,9 @@ class DiTPipeline(UnpromptedPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         *,
+        guidance_method: str = "cfg",
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         classifier: Any = None,
         classifier_scale: float | None = None,
         clip_model: Any = None,
@@ -143,6 +145,8 @@ class DiTPipeline(UnpromptedPipeline):
             num_inference_steps: 50 unless told.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: False gives diffusers' tuple in place of a PipelineOutput.
+            guidance_method: "cfg" or "cfg++", as of StableDiffusionPipeline's call.
+            guidance_start, guidance_end: shares of the steps between which guidance_scale holds.
             classifier, classifier_scale: as of DDPMPipeline's call; it classifies noised latents.
             clip_model, clip_guidance_scale, clip_prompt, clip_image: as of
                 StableDiffusionPipeline's call: a CLIP whose gradient guides, to clip_prompt or
@@ -173,23 +177,18 @@ class DiTPipeline(UnpromptedPipeline):
         return output
 
     def _checked(self, arguments: dict[str, Any]) -> UnpromptedRequest:
-        if arguments["guidance_scale"] is None:
-            arguments["guidance_scale"] = self.defaults.guidance_scale
         return self._request(batch_size=1, **arguments)
-
-    def _guidance(self, r: UnpromptedRequest) -> list[Guidance]:
-        return [classifier_free(scale) for scale in r.guidance_scale]
 
     def _conditions(self, r: UnpromptedRequest) -> Conditions:
         """A row of no class for each picture, then its own, where any is guided."""
         assert r.labels is not None  # known_labels is
-        guided, labels = max(r.guidance_scale) > 1, r.labels
+        guided, labels = self._guided(r), r.labels
         if guided:
             none = torch.full_like(labels, self.transformer.config.num_embeds_ada_norm)
             labels = torch.cat([none, labels])
         return Conditions(
             labels=to_device(labels, self.device), pictures=r.count,
-            names=classifier_free_names(guided),
+            names=r.method.names(guided),
         )  # fmt: skip
 
     def pixels_of(self, latents: Tensor) -> Tensor:

@@ -63,6 +63,8 @@ class StableDiffusionImageVariationPipeline(StableDiffusionPipeline):
         seed: int | Sequence[int] | None = None,
         lora: LoraArgument = None,
         upscaler: Any = None,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         scheduler: str | None = None,
         progress: bool | None = None,
         timeout: float | None = None,

@@ -32,8 +32,8 @@ class PictureAndText(Method):
         """The conditions of a call, in the order of their rows."""
         return (EMPTY, PICTURE, TEXT) if guided else (TEXT,)
 
-    def guidance(self, scale: float) -> Guidance:
-        """Of a picture of this guidance scale."""
+    def formula(self, scale: float) -> Guidance:
+        """Of a picture of this guidance scale, at all steps."""
         if not self.guides(scale):
             return Guidance(TEXT)
         both = Term(self.image_scale, PICTURE, EMPTY), Term(scale, TEXT, PICTURE)

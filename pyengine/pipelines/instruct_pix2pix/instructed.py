@@ -32,7 +32,7 @@ class Instructed(StableDiffusionPipeline):
         scale = check("image_guidance_scale", default if given is None else given)
         latents = arguments.pop("latents")
         r = super()._checked({**unasked(not self.stable_diffusion), **arguments})
-        r.method = PictureAndText(image_scale=scale)
+        r.method = PictureAndText(image_scale=scale, start=r.method.start, end=r.method.end)
         r.strength = 1.0
         if latents is not None:
             c = self.vae.config

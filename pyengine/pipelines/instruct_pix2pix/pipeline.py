@@ -57,6 +57,8 @@ class StableDiffusionInstructPix2PixPipeline(Instructed):
         lora: LoraArgument = None,
         prompt_weighting: str | None = None,
         upscaler: Any = None,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         scheduler: str | None = None,
         clip_skip: int | None = None,
         progress: bool | None = None,

@@ -71,6 +71,8 @@ class StableDiffusionXLInstructPix2PixPipeline(Instructed, StableDiffusionXLPipe
         lora: LoraArgument = None,
         prompt_weighting: str | None = None,
         upscaler: Any = None,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         scheduler: str | None = None,
         clip_skip: int | None = None,
         progress: bool | None = None,

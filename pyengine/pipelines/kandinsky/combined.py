@@ -108,6 +108,9 @@ class KandinskyV22CombinedPipeline(SchedulerNames, StagedPipeline):
         strength: float | None = None,
         mask_image: Any = None,
         decoder_latents: Tensor | None = None,
+        guidance_method: str = "cfg",
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         clip_model: Any = None,
         clip_guidance_scale: float | None = None,
         clip_prompt: str | Sequence[str] | None = None,
@@ -139,8 +142,9 @@ class KandinskyV22CombinedPipeline(SchedulerNames, StagedPipeline):
             negative_prompt: one for all or one each, whose embeddings are made too, to guide the
                 decoder away from; None: CLIP's embedding of a grey picture.
             num_inference_steps, guidance_scale, height, width, image, strength, mask_image,
-                timesteps, timestep_spacing, eta, scheduler, clip_model and its like, classifier and
-                its like: of the decoder, see KandinskyV22Pipeline.
+                timesteps, timestep_spacing, eta, scheduler, guidance_method, guidance_start,
+                guidance_end, clip_model and its like, classifier and its like: of the decoder, see
+                KandinskyV22Pipeline.
             num_images_per_prompt: pictures of a prompt follow each other.
             prior_num_inference_steps, prior_guidance_scale: of the prior, see
                 KandinskyV22PriorPipeline; 25 and 4 unless told.

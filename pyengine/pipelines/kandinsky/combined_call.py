@@ -11,7 +11,6 @@ from ...diffusion.gradients import GradientGuidance
 from ...diffusion.job import Batch, DenoisingJob
 from ...diffusion.staged import StagedCall, StagedJob, StageNoise
 from ...diffusion.watch import check_start
-from ...guidance import classifier_free
 from ...jobs.noise import NoiseSource
 from ...jobs.runs import Run
 from ...schedules import Plan
@@ -141,7 +140,7 @@ class CombinedCourse:
         self._conditions.changed(self._prior._evaluate.unet)
         inner = [
             DenoisingJob(r.run, i % r.wanted, r.seeds[i], self._plans[0], self._conditions,
-                         classifier_free(r.guidance_scale[i]), 0.0, noise.of(0, i), self._source)
+                         r.method.guidance(r.guidance_scale[i]), 0.0, noise.of(0, i), self._source)
             for i in range(r.count)
         ]  # fmt: skip
         for place, one in enumerate(inner):
@@ -181,7 +180,7 @@ class CombinedCourse:
                 self._noise[1].start(0, i, shape, self._decoder.dtype) for i in own]  # fmt: skip
         scales = tuple(r.guidance_scale[i] for i in own)
         embeds = [torch.cat([self._embedding(job, 0) for job in jobs])]
-        if max(scales) > 1:
+        if any(map(r.method.guides, scales)):
             embeds.insert(0, torch.cat([self._embedding(job, 1) for job in jobs]))
         return replace(
             r, count=len(own), latents=torch.cat(rows), guidance_scale=scales,

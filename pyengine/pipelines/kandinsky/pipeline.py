@@ -14,11 +14,10 @@ from torch import Tensor
 
 from ... import images as pictures
 from ...cuda import to_device
-from ...diffusion.conditions import Conditions, classifier_free_names
+from ...diffusion.conditions import Conditions
 from ...errors import RequestError
 from ...finite import check_finite
 from ...guard import inference
-from ...guidance import Guidance, classifier_free
 from ...jobs import checks
 from ...jobs.noise import NoiseSource
 from ...jobs.output import PipelineOutput, Report
@@ -149,6 +148,9 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
         strength: float | None = None,
         mask_image: Any = None,
         hint: Any = None,
+        guidance_method: str = "cfg",
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         clip_model: Any = None,
         clip_guidance_scale: float | None = None,
         clip_prompt: str | Sequence[str] | None = None,
@@ -195,6 +197,8 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
             hint: of ControlNets, which need it: a tensor [B, 3, 8 h, 8 w] of what the model was
                 trained to be told, beside latents of h x w, a list of such, or pictures, which
                 become 0..1; one for all, one per embedding, or one per picture.
+            guidance_method: "cfg" or "cfg++", as of StableDiffusionPipeline's call.
+            guidance_start, guidance_end: shares of the steps between which guidance_scale holds.
             clip_model, clip_guidance_scale, clip_prompt, clip_image: as of
                 StableDiffusionPipeline's call: a CLIP whose gradient guides, to clip_prompt or
                 clip_image.
@@ -229,14 +233,9 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
         strength = self._strength(given["strength"], given["image"])
         self._check_mask(given["mask_image"], given["image"])
         hint = arguments.pop("hint", None)
-        scale = arguments.pop("guidance_scale")
-        scale = self.defaults.guidance_scale if scale is None else scale
-        base = self._request(
-            batch_size=len(embeds), guidance_scale=scale, strength=strength,
-            **arguments,
-        )  # fmt: skip
+        base = self._request(batch_size=len(embeds), strength=strength, **arguments)
         rows = [embeds]
-        if max(base.guidance_scale) > 1:
+        if self._guided(base):
             rows.insert(0, self._embeds(
                 "negative_image_embeds", given["negative_image_embeds"], len(embeds)
             ))  # fmt: skip
@@ -336,9 +335,6 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
         report.strength = r.strength
         return report
 
-    def _guidance(self, r: UnpromptedRequest) -> list[Guidance]:
-        return [classifier_free(scale) for scale in r.guidance_scale]
-
     def _start(self, r: UnpromptedRequest, plan: Plan, noise: NoiseSource) -> State:
         assert isinstance(r, KandinskyRequest)
         if r.images is None:
@@ -360,7 +356,7 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
         embeds = r.embeds.to(self.device, self.dtype)
         conditions = Conditions(
             embeds, added={"image_embeds": embeds},
-            names=classifier_free_names(max(r.guidance_scale) > 1),
+            names=r.method.names(self._guided(r)),
         )  # fmt: skip
         if r.masks is not None and r.known is not None:
             anew = bordered(torch.nn.functional.interpolate(r.masks, r.known.shape[2:]))

@@ -21,7 +21,6 @@ from ...diffusion.step import step
 from ...diffusion.watch import check_noted
 from ...finite import check_finite
 from ...guard import inference
-from ...guidance import classifier_free
 from ...jobs import checks
 from ...jobs.job import Call, Job
 from ...jobs.noise import NoiseSource
@@ -39,6 +38,7 @@ from ...tokenizer import ClipTokenizer
 from ..arguments import checked
 from ..base import NetworkPipeline
 from ..defaults import bounded
+from ..guidance_methods import method_of, taken
 from ..keywords import refuse_others
 from ..prior_denoiser import PriorConditions, PriorDenoiser
 from ..text import encode, token_mask
@@ -114,6 +114,8 @@ class KandinskyV22PriorPipeline(NetworkPipeline):
         callback_on_step_end: Callable[..., Any] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = CALLBACK_TENSORS,
         *,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         seed: int | Sequence[int] | None = None,
         progress: bool | None = None,
         timeout: float | None = None,
@@ -134,6 +136,7 @@ class KandinskyV22PriorPipeline(NetworkPipeline):
             latents: [N, D] standard normal noise in place of drawn; with negative prompts [2 N, D].
             guidance_scale: for all (4 unless told), or one per picture; 1 or less leaves guidance
                 out.
+            guidance_start, guidance_end: shares of the steps between which guidance_scale holds.
             output_type: "pt" or "np".
             return_dict: False gives (image_embeds, negative_image_embeds).
             callback_on_step_end: called as (pipe, step, timestep, {"latents": tensor}) after every
@@ -246,6 +249,7 @@ class KandinskyV22PriorPipeline(NetworkPipeline):
         return PriorRequest(
             texts, negatives, wanted, steps, scales * (count // wanted), simple["output_type"],
             seeds, generators, latents, callback=callback,
+            method=method_of(taken(a), has_negative=None),
             callback_inputs=checks.check_callback(callback, inputs, CALLBACK_TENSORS),
             **checks.manners(a["run"], a["timeout"], a["return_dict"]),
         )  # fmt: skip
@@ -284,7 +288,7 @@ class KandinskyV22PriorPipeline(NetworkPipeline):
                 begin = noise.draw((r.count, self.prior.config.embedding_dim), self.dtype)
             state = plan.start(begin)
             conditions.changed(self._evaluate.unet)
-        guidance = [classifier_free(scale) for scale in r.guidance_scale]
+        guidance = [r.method.guidance(scale) for scale in r.guidance_scale]
         with report.stage("denoise", self.device):
             return DenoisingCall(
                 self, self._evaluate, r, plan, state, conditions, noise, report, guidance

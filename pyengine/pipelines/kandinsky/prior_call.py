@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...guidance import Method
 from ...jobs.output import PipelineOutput
 from ...jobs.runs import Run
 from ..unprompted import CALLBACK_TENSORS
@@ -16,6 +17,7 @@ from ..unprompted import CALLBACK_TENSORS
 class PriorRequest:
     """texts, negatives: of each of the `count` embeddings that are made. wanted: the first so many
     of them are the prompts', those behind them the negative prompts'. guidance_scale: of each.
+    method: at which steps it guides.
     """
 
     texts: list[str]
@@ -28,6 +30,7 @@ class PriorRequest:
     generators: list[torch.Generator] | torch.Generator
     latents: Tensor | None
     run: Run
+    method: Method = field(default_factory=Method)
     callback: Any = None
     callback_inputs: tuple[str, ...] = CALLBACK_TENSORS
     callback_known: tuple[str, ...] = CALLBACK_TENSORS

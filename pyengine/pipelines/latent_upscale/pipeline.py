@@ -89,6 +89,8 @@ class StableDiffusionLatentUpscalePipeline(StableDiffusionPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         seed: int | Sequence[int] | None = None,
         upscaler: Any = None,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         scheduler: str | None = None,
         progress: bool | None = None,
         timeout: float | None = None,

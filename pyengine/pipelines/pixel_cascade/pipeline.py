@@ -70,6 +70,10 @@ class PixelCascadePipeline(TwoStagePipeline):
         return_dict: bool = True,
         *,
         super_res_num_inference_steps: int | None = None,
+        guidance_method: str = "cfg",
+        negative_scale: float | None = None,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         height: int | None = None,
         width: int | None = None,
         seed: int | Sequence[int] | None = None,
@@ -94,6 +98,8 @@ class PixelCascadePipeline(TwoStagePipeline):
             generator: one per picture, or one from which the batch is drawn.
             output_type: "pil", "np", "pt" (0 to 1) or "latent", which is what was denoised, -1..1.
             return_dict: False gives a tuple in place of a PipelineOutput.
+            guidance_method, negative_scale, guidance_start, guidance_end: as of
+                StableDiffusionPipeline's call, of the smaller picture.
             height, width: the model's own, or nothing.
             seed: s gives picture i the seed s + i; a list one each; None random ones, which the
                 result tells.

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ...cuda import to_device
 from ...diffusion.call import DenoisingCall
-from ...diffusion.conditions import Conditions, classifier_free_names
+from ...diffusion.conditions import Conditions
 from ...finite import check_finite
 from ...guard import inference
-from ...guidance import Guidance, classifier_free
+from ...guidance import EMPTY, NEGATIVE, TEXT
 from ...jobs import checks
 from ...jobs.output import PipelineOutput, Report
 from ...jobs.runs import Run
@@ -45,7 +45,7 @@ class PixelDiffusionDefaults(UnpromptedDefaults):
 @dataclass
 class PixelDiffusionRequest(UnpromptedRequest):
     """prompts, negatives: B texts each. vectors: [R, V], as the text encoder has read them, the
-    negative ones first where there is guidance, while the request is carried out.
+    prompts' last, while the request is carried out.
     """
 
     prompts: list[str] = field(default_factory=list)
@@ -108,6 +108,10 @@ class PixelDiffusionPipeline(UnpromptedPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         *,
+        guidance_method: str = "cfg",
+        negative_scale: float | None = None,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         classifier: Any = None,
         classifier_scale: float | None = None,
         class_labels: Any = None,
@@ -143,6 +147,8 @@ class PixelDiffusionPipeline(UnpromptedPipeline):
             generator: one per picture, or one from which the batch is drawn.
             output_type: "pil", "np", "pt" (0 to 1) or "latent", which is what was denoised, -1..1.
             return_dict: False gives a tuple in place of a PipelineOutput.
+            guidance_method, negative_scale, guidance_start, guidance_end: as of
+                StableDiffusionPipeline's call.
             classifier, classifier_scale, class_labels: as of StableDiffusionPipeline's call; the
                 classifier reads noised pictures.
             clip_model, clip_guidance_scale, clip_prompt, clip_image: as of
@@ -178,28 +184,25 @@ class PixelDiffusionPipeline(UnpromptedPipeline):
         negatives = [""] * len(prompts)
         if negative is not None:
             negatives = checks.texts("negative_prompt", negative, len(prompts))
-        if arguments["guidance_scale"] is None:
-            arguments["guidance_scale"] = self.defaults.guidance_scale
-        base = self._request(batch_size=len(prompts), prompts=prompts, **arguments)
+        base = self._request(
+            batch_size=len(prompts), prompts=prompts, has_negative=negative is not None, **arguments
+        )
         own = {f.name: getattr(base, f.name) for f in fields(base)}
         return PixelDiffusionRequest(**own, prompts=prompts, negatives=negatives)
-
-    def _guidance(self, r: UnpromptedRequest) -> list[Guidance]:
-        return [classifier_free(scale) for scale in r.guidance_scale]
 
     def _begin(self, r: UnpromptedRequest, report: Report) -> DenoisingCall:
         assert isinstance(r, PixelDiffusionRequest)
         with report.stage("encode_prompt", self.device):
-            texts = [*(r.negatives if max(r.guidance_scale) > 1 else ()), *r.prompts]
+            named = {EMPTY: [""] * len(r.prompts), NEGATIVE: r.negatives, TEXT: r.prompts}
+            texts = [text for name in r.method.names(self._guided(r)) for text in named[name]]
             read = self.text.encode(texts, report.warnings)[1]
             vectors = read.repeat_interleave(r.count // len(r.prompts), dim=0)
             check_finite(f"{self.source}: text encoder", vectors, r.count)
         return super()._begin(replace(r, vectors=vectors), report)
 
     def _conditions(self, r: UnpromptedRequest) -> Conditions:
-        """A row of the negative text for each picture, then its own, where any is guided."""
         assert isinstance(r, PixelDiffusionRequest)
         assert r.vectors is not None
-        names = classifier_free_names(max(r.guidance_scale) > 1)
+        names = r.method.names(self._guided(r))
         labels = to_device(r.vectors, self.device)
         return Conditions(labels=labels, pictures=r.count, names=names)

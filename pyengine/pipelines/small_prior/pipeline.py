@@ -81,6 +81,10 @@ class SmallPriorPipeline(TwoStagePipeline):
         *,
         prior_num_inference_steps: int | None = None,
         prior_guidance_scale: float | Sequence[float] | None = None,
+        guidance_method: str = "cfg",
+        negative_scale: float | None = None,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         height: int | None = None,
         width: int | None = None,
         seed: int | Sequence[int] | None = None,
@@ -106,6 +110,9 @@ class SmallPriorPipeline(TwoStagePipeline):
             generator: one per picture, or one from which the batch is drawn.
             output_type: "pil", "np", "pt" (0 to 1) or "latent", the latents that are decoded.
             return_dict: False gives a tuple in place of a PipelineOutput.
+            guidance_method, negative_scale, guidance_start, guidance_end: as of
+                StableDiffusionPipeline's call, of each stage and its own steps; "perp-neg" and
+                "composed" of the prior alone, which reads the negative prompt.
             height, width: the model's own, or nothing.
             seed: s gives picture i the seed s + i; a list one each; None random ones, which the
                 result tells.

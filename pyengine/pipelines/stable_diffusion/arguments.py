@@ -13,7 +13,7 @@ from ...jobs import checks
 from ...pixels import is_tensor
 from ...schedules import find_name
 from ..arguments import BY_NAME, check, checked
-from ..guidance_methods import method_of, scale_or_default
+from ..guidance_methods import method_of, scale_or_default, taken
 from .control import ControlGiven
 from .crop import Crop, cut
 from .defaults import Defaults
@@ -50,13 +50,13 @@ class Arguments:
         mask_image: Any, masked_image_latents: Any, padding_mask_crop: Any, clip_skip: Any,
         callback_on_step_end: Any, callback_on_step_end_tensor_inputs: Any, return_dict: Any,
         timeout: Any, run: Any, timesteps: Any, sigmas: Any, timestep_spacing: Any,
-        original_inference_steps: Any, guidance_method: Any, negative_scale: Any,
-        denoising_start: Any = None, denoising_end: Any = None,
+        original_inference_steps: Any, denoising_start: Any = None, denoising_end: Any = None,
         control: ControlGiven | None = None, **others: Any,
     ) -> Request:  # fmt: skip
         """The checked Request; arguments as in StableDiffusionPipeline.__call__. control: what is
         shown to ControlNets. others: the texts, and what the table of arguments checks.
         """
+        how = taken(others)
         simple = {name: others.pop(name) for name in [*others] if BY_NAME[name].simple}
         read = self.widths.read(**others)
         per_prompt = check("num_images_per_prompt", num_images_per_prompt)
@@ -85,18 +85,15 @@ class Arguments:
             if d.inpaint_guidance_scale is not None and control is None:
                 default_guidance = d.inpaint_guidance_scale
         scales = checks.guidance_scales(
-            "guidance_scale", scale_or_default(guidance_method, guidance_scale, default_guidance),
-            count, read.batch,
+            "guidance_scale", scale_or_default(how, guidance_scale, default_guidance), count,
+            read.batch,
         )  # fmt: skip
         simple = checked(simple, d)
         method = method_of(
-            guidance_method, negative_scale, has_negative=read.has_negative,
+            how, has_negative=read.has_negative,
             rescale=simple["guidance_rescale"], distilled=self.distilled,
         )  # fmt: skip
         method.check(scales)
-        begin, end = simple["guidance_start"], simple["guidance_end"]
-        if begin > end:
-            raise checks.refuse("guidance_start", f"at most guidance_end {end:g}", begin)
         if items is None:
             used_strength = 1.0
         elif strength is not None:

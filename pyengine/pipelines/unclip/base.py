@@ -26,6 +26,7 @@ from ...tokenizer import ClipTokenizer
 from ..arguments import check, checked
 from ..classifiers import find_classifier
 from ..defaults import bounded
+from ..guidance_methods import method_of, taken
 from ..guides import Guides, guides_of, labels_to_follow
 from ..keywords import refuse_others
 from ..prior_denoiser import PriorDenoiser
@@ -168,6 +169,7 @@ class UnCLIPBase(StagedPipeline):
             steps_of={name: self._steps(name, a[f"{name}_num_inference_steps"]) for name in names},
             latents_of=latents, output_type=simple["output_type"], seeds=seeds,
             guides=self._guides(a, words, batch, count),
+            method=method_of(taken(a), has_negative=None),
             decoder_scale=self._scales("decoder", a["decoder_guidance_scale"], count),
             generators=generators, callback=callback,
             callback_inputs=checks.check_callback(

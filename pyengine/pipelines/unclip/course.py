@@ -123,8 +123,11 @@ class UnCLIPCourse:
         return (self._empty.rows([0] * len(jobs)).then(texts) if guided else texts), guided
 
     def _guidance(self, jobs: Sequence[StagedJob], scales: Sequence[float]) -> list[Guidance]:
-        guided = self._r.guided
-        return [guidance_between(scales[job.index], guided[job.index]) for job in jobs]
+        guided, method = self._r.guided, self._r.method
+        return [
+            guidance_between(scales[job.index], guided[job.index]).within(method.start, method.end)
+            for job in jobs
+        ]
 
     def _embedding(self, job: StagedJob) -> Tensor:
         """[1, D] of the picture."""

@@ -61,6 +61,8 @@ class UnCLIPPipeline(UnCLIPBase):
         output_type: str = "pil",
         return_dict: bool = True,
         *,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         clip_model: Any = None,
         clip_guidance_scale: float | None = None,
         clip_prompt: str | Sequence[str] | None = None,
@@ -93,6 +95,8 @@ class UnCLIPPipeline(UnCLIPBase):
             text_attention_mask: [B, L], 1 for the tokens of the text; with text_model_output.
             prior_guidance_scale, decoder_guidance_scale: for all (4 and 8 unless told), or one per
                 picture. 1 or less of both leaves guidance out; else both stages are guided.
+            guidance_start, guidance_end: shares of the prior's steps, and of the decoder's, between
+                which these hold.
             output_type: "pil", "np", "pt" (0 to 1) or "latent", which is what was denoised, -1..1.
             return_dict: False gives a tuple in place of a PipelineOutput.
             clip_model, clip_guidance_scale, clip_prompt, clip_image: as of

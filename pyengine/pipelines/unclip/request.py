@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...guidance import Method
 from ...jobs.runs import Run
 from ..guides import Guides
 from ..unprompted import CALLBACK_TENSORS
@@ -42,8 +43,8 @@ class UnCLIPRequest:
     in place of the prior's, or [B, 3, S, S], pixels that CLIP is to embed, each for per_embedding
     pictures; [N, D] while the request is carried out. steps_of, latents_of: by stage ("prior",
     "decoder", "super_res"), the latter None where they are drawn. prior_scale, decoder_scale: of
-    each picture. guides: what guides the decoder's stage by gradients. height, width: pixels, the
-    model's.
+    each picture. method: at which of its steps each of these stages is guided. guides: what guides
+    the decoder's stage by gradients. height, width: pixels, the model's.
     """
 
     count: int
@@ -61,6 +62,7 @@ class UnCLIPRequest:
     texts: Texts | None = None
     embeddings: Tensor | None = None
     per_embedding: int = 1
+    method: Method = field(default_factory=Method)
     guides: Guides = field(default_factory=Guides)
     callback: Any = None
     callback_inputs: tuple[str, ...] = CALLBACK_TENSORS

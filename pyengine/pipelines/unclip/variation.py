@@ -67,6 +67,8 @@ class UnCLIPImageVariationPipeline(UnCLIPBase):
         output_type: str = "pil",
         return_dict: bool = True,
         *,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         clip_model: Any = None,
         clip_guidance_scale: float | None = None,
         clip_prompt: str | Sequence[str] | None = None,
@@ -98,6 +100,7 @@ class UnCLIPImageVariationPipeline(UnCLIPBase):
             image_embeddings: [B, D] in place of the pictures; see `embed` and `interpolate`.
             decoder_guidance_scale: for all (8 unless told), or one per picture; 1 or less leaves
                 guidance out.
+            guidance_start, guidance_end: shares of the decoder's steps between which that holds.
             clip_model, clip_guidance_scale, clip_prompt, clip_image, classifier, classifier_scale,
                 class_labels: as of UnCLIPPipeline, with clip_prompt or clip_image.
             output_type, return_dict, seed, upscaler, callback_on_step_end, progress, timeout, run:
