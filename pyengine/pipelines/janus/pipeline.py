@@ -3,7 +3,6 @@
 Wu et al. 2024, arXiv:2410.13848; Chen et al. 2025, arXiv:2501.17811 (Janus-Pro).
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -14,15 +13,12 @@ from ... import images as pictures
 from ...decoding.decoder import Decoder
 from ...decoding.request import TokenRequest
 from ...errors import ConfigError
-from ...guard import inference
 from ...jobs import checks
-from ...jobs.output import PipelineOutput
-from ...jobs.runs import Run
 from ...models import Janus, JanusConfig
 from ...weights import read_config
-from ..autoregressive import AutoregressivePipeline
 from ..json_tokenizer import JsonTokenizer
 from ..prefix import read_prefix
+from ..text_tokens import TextTokensPipeline
 from ..tokens import TokenDefaults
 
 _ID = {"min": 0, "max": 1 << 20}
@@ -63,7 +59,7 @@ class JanusTokens:
         return read_config(cls, chosen, where)
 
 
-class JanusPipeline(AutoregressivePipeline):
+class JanusPipeline(TextTokensPipeline):
     """Text to pictures with a Janus checkpoint; see `__call__`."""
 
     defaults_class = JanusDefaults
@@ -82,53 +78,6 @@ class JanusPipeline(AutoregressivePipeline):
         """(height, width) in pixels, the only size that the model draws."""
         side = self.model.config.side * self.model.vq.config.downscale
         return side, side
-
-    @inference
-    def __call__(
-        self,
-        prompt: str | Sequence[str],
-        *,
-        negative_prompt: str | Sequence[str] | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        guidance_scale: float | None = None,
-        num_images_per_prompt: int = 1,
-        seed: int | Sequence[int] | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        prefix: Any = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        decoding: str | None = None,
-        window: int | None = None,
-        output_type: str = "pil",
-        upscaler: Any = None,
-        callback_on_step_end: Callable[..., Any] | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
-        progress: bool | None = None,
-        return_dict: bool = True,
-        timeout: float | None = None,
-        run: Run | None = None,
-        **others: Any,
-    ) -> PipelineOutput:
-        """Pictures for one prompt or a list of them, of any lengths.
-
-        negative_prompt: in place of the blanked prompt that guidance compares with. guidance_scale:
-        1 or less leaves guidance out. prefix: codebook tokens of the picture's beginning in reading
-        order, [n] for all or [N, n], or a picture of the upper rows, as wide as the model draws.
-        temperature: 0 draws the likeliest token every time; top_k (0: all), top_p, min_p: which may
-        be drawn. decoding: "sequential" reads the model once for every token, "jacobi" for a
-        window of so many at once, of which those that were guessed right are drawn, and one more:
-        the same tokens in fewer passes (report.tokens_per_pass); "jacobi-gumbel" draws others of
-        the same distribution, in fewer still where the model is unsure. callback_on_step_end is
-        called after every pass with {"tokens": [N, h * w]}, -1 where none is drawn yet; it may
-        change each picture's last. height, width: the model's own, or nothing.
-        output_type "latent": the tokens as images. Others: as of StableDiffusionPipeline.
-        Raises RequestError that names the argument.
-        """
-        output: PipelineOutput = self._call(locals())
-        return output
 
     @property
     def grid(self) -> tuple[int, int]:

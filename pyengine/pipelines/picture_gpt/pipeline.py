@@ -3,11 +3,9 @@
 Ramesh et al. 2021, arXiv:2102.12092 (DALL-E).
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from ... import images as pictures
@@ -16,14 +14,13 @@ from ...decoding.request import TokenRequest
 from ...errors import ConfigError
 from ...guard import inference
 from ...jobs import checks
-from ...jobs.output import PipelineOutput
 from ...jobs.runs import Run
 from ...models import PictureGPT, PictureTokens, VQConfig, VQModel
 from ...models.tokens.kv_cache import KVCache
 from ...models.tokens.picture_gpt import PictureGPTConfig
 from ...tokenizer import ClipTokenizer
-from ..autoregressive import AutoregressivePipeline
 from ..prefix import read_prefix
+from ..text_tokens import TextTokensPipeline
 from ..tokens import TokenDefaults
 
 
@@ -38,7 +35,7 @@ class PictureGPTParts:
     drafts: Tensor | None = None
 
 
-class PictureGPTPipeline(AutoregressivePipeline):
+class PictureGPTPipeline(TextTokensPipeline):
     """Text to pictures, token by token; see `__call__`."""
 
     model: PictureGPT
@@ -73,53 +70,6 @@ class PictureGPTPipeline(AutoregressivePipeline):
         for dim in (2, 3):
             unknown = unknown.repeat_interleave(self.vq.config.downscale, dim=dim)
         return pictures.from_tensor(2 * x.masked_fill(unknown, 0.85) - 1, output_type)
-
-    @inference
-    def __call__(
-        self,
-        prompt: str | Sequence[str] | None = None,
-        negative_prompt: str | Sequence[str] | None = None,
-        *,
-        num_images_per_prompt: int = 1,
-        height: int | None = None,
-        width: int | None = None,
-        guidance_scale: float | None = None,
-        seed: int | Sequence[int] | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        prefix: Any = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        decoding: str | None = None,
-        window: int | None = None,
-        output_type: str = "pil",
-        upscaler: Any = None,
-        callback_on_step_end: Callable[..., Any] | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
-        progress: bool | None = None,
-        return_dict: bool = True,
-        timeout: float | None = None,
-        run: Run | None = None,
-        **others: Any,
-    ) -> PipelineOutput:
-        """Pictures for one prompt or a list of them, of any lengths.
-
-        negative_prompt: in place of the empty prompt that guidance compares with. guidance_scale: 1
-        or less leaves guidance out. prefix: tokens of the picture's beginning in reading order, [n]
-        for all or [N, n], or a picture of the upper rows, as wide as the model draws. temperature:
-        0 draws the likeliest token every time; top_k (0: all), top_p, min_p: which may be drawn.
-        decoding: "sequential" reads the model once for every token, "jacobi" for a window of so
-        many at once, of which those that were guessed right are drawn, and one more: the same
-        tokens in fewer passes (report.tokens_per_pass); "jacobi-gumbel" draws others of the same
-        distribution, in fewer still where the model is unsure. callback_on_step_end is called after
-        every pass with {"tokens": [N, h * w]}, -1 where none is drawn yet; it may change each
-        picture's last. height, width: the model's own, or nothing.
-        output_type "latent": the tokens as images. Others: as of StableDiffusionPipeline.
-        Raises RequestError that names the argument.
-        """
-        output: PipelineOutput = self._call(locals())
-        return output
 
     def _new_decoder(self) -> Decoder:
         t, most = self.tokens, self.model.config.max_position_embeddings

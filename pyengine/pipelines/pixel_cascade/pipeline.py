@@ -85,35 +85,22 @@ class PixelCascadePipeline(TwoStagePipeline):
         run: Run | None = None,
         **others: Any,
     ) -> PipelineOutput:
-        """Pictures for one prompt or a list of them.
+        """Pictures for one prompt or a list of them. What is not named here is as of
+        PixelDiffusionPipeline's call.
 
         Args:
-            prompt: one text or B of them.
             num_inference_steps, super_res_num_inference_steps: of the smaller picture, and of the
                 larger one; 25 and 10 unless told or the checkpoint says otherwise.
             guidance_scale: of the smaller picture, for all, or one per picture; 1 or less leaves
                 guidance out. 2 unless told or the checkpoint says otherwise.
-            negative_prompt: one for all, or one per prompt; the empty text unless told.
-            num_images_per_prompt: pictures of a prompt follow each other.
-            generator: one per picture, or one from which the batch is drawn.
             output_type: "pil", "np", "pt" (0 to 1) or "latent", which is what was denoised, -1..1.
-            return_dict: False gives a tuple in place of a PipelineOutput.
             guidance_method, negative_scale, guidance_start, guidance_end: as of
                 StableDiffusionPipeline's call, of the smaller picture.
-            height, width: the model's own, or nothing.
-            seed: s gives picture i the seed s + i; a list one each; None random ones, which the
-                result tells.
-            upscaler: a file or folder of one, or an UpscalePipeline, which enlarges the pictures.
-            callback_on_step_end: called as (pipe, step, timestep, {"latents": tensor}) after every
-                model evaluation, whose steps count on from stage to stage; it may return them
-                changed.
-            progress: a bar on standard error; None shows one on a terminal.
-            timeout: seconds to wait for calls of other threads, then BusyError.
+            callback_on_step_end: its steps count on from stage to stage.
             run: a Run, to end this call from elsewhere. A picture that was ended before its second
                 stage began is the smaller one, enlarged.
 
-        With seeds, or a generator per picture, a picture does not depend on the others in the
-        call. Raises RequestError that names the argument.
+        Raises RequestError that names the argument.
         """
         output: PipelineOutput = self._call(locals())
         return output

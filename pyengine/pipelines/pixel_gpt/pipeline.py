@@ -4,7 +4,6 @@ van den Oord et al. 2016, arXiv:1601.06759 (PixelRNN); Chen et al. 2020, "Genera
 from Pixels" (palettes).
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,17 +14,15 @@ from ... import images as pictures
 from ... import ops
 from ...decoding.decoder import Decoder
 from ...decoding.request import TokenRequest
-from ...guard import inference
 from ...jobs.job import Call
-from ...jobs.output import PipelineOutput, Report
-from ...jobs.runs import Run
+from ...jobs.output import Report
 from ...models import CLIPTextModel, PixelGPT
 from ...models.tokens.kv_cache import KVCache
 from ...models.tokens.pixel_gpt import ENLARGED
 from ...tokenizer import ClipTokenizer
-from ..autoregressive import AutoregressivePipeline
 from ..prefix import read_prefix
 from ..text import tokenize
+from ..text_tokens import TextTokensPipeline
 from ..tokens import TokenDefaults
 
 
@@ -38,8 +35,10 @@ class PixelGPTParts:
     tokenizer: ClipTokenizer
 
 
-class PixelGPTPipeline(AutoregressivePipeline):
-    """Text to pictures, pixel by pixel; see `__call__`."""
+class PixelGPTPipeline(TextTokensPipeline):
+    """Text to pictures, pixel by pixel; see `__call__`, where a token is a pixel's colour, as a
+    number of the palette.
+    """
 
     model: PixelGPT
 
@@ -62,44 +61,6 @@ class PixelGPTPipeline(AutoregressivePipeline):
         """(height, width) of a picture in pixels that are drawn."""
         side = self.model.config.sample_size
         return side, side
-
-    @inference
-    def __call__(
-        self,
-        prompt: str | Sequence[str] | None = None,
-        negative_prompt: str | Sequence[str] | None = None,
-        *,
-        num_images_per_prompt: int = 1,
-        height: int | None = None,
-        width: int | None = None,
-        guidance_scale: float | None = None,
-        seed: int | Sequence[int] | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        prefix: Any = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        decoding: str | None = None,
-        window: int | None = None,
-        output_type: str = "pil",
-        upscaler: Any = None,
-        callback_on_step_end: Callable[..., Any] | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
-        progress: bool | None = None,
-        return_dict: bool = True,
-        timeout: float | None = None,
-        run: Run | None = None,
-        **others: Any,
-    ) -> PipelineOutput:
-        """Pictures for one prompt or a list of them; the arguments are those of
-        PictureGPTPipeline.__call__, where a token is a pixel's colour. prefix: colours of the first
-        pixels in reading order, [n] for all or [N, n], or a picture of the upper rows.
-        output_type "latent": the colours as numbers of the palette, [N, h, w].
-        Raises RequestError that names the argument.
-        """
-        output: PipelineOutput = self._call(locals())
-        return output
 
     def _new_decoder(self) -> Decoder:
         c = self.model.config
