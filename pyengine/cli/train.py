@@ -7,7 +7,7 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
-from ..errors import UnavailableError
+from ..errors import RequestError, UnavailableError
 from ..pipelines.loading import find_device
 from . import concepts as labels
 
@@ -96,6 +96,11 @@ def run_evaluation(
 ) -> int:  # fmt: skip
     from ..pipelines import from_pretrained
 
+    measure = training("guide_measures").measure_of(model)
+    if measure is not None:
+        refused = {"guidance": guidance, "steps": steps, "pictures": pictures, "save": save,
+                   "repeats": None if repeats == 1 else repeats}  # fmt: skip
+        return _measure_guide(model, measure, data, concepts, style, count, seed, json, refused)
     evaluate, samples, measures = (
         training(name) for name in ("evaluate", "samples", "set_measures")
     )
@@ -124,6 +129,24 @@ def run_evaluation(
     if save is not None:
         measures.merge(save, Path(model).name, result)
     print(dumps(result) if json else evaluate.report(result))
+    return 0
+
+
+def _measure_guide(
+    model: str, measure: Any, data: Path | None, concepts: Path | None, style: str, count: int,
+    seed: int, json: bool, refused: dict[str, Any],
+) -> int:  # fmt: skip
+    """`eval` of a model that guides others. refused: options of models that draw."""
+    for name, value in refused.items():
+        if value is not None:
+            raise RequestError(f"{name}: expected without {model}, which draws nothing")
+    guides, evaluate, dataset = (
+        training(name) for name in ("guide_measures", "evaluate", "dataset")
+    )
+    folder = guides.folder_of(model)
+    known = evaluate.read_concepts(concepts or folder / "concepts.txt")
+    result = measure(folder, dataset.load(data), known, style, count, seed)
+    print(dumps(result) if json else guides.report(result))
     return 0
 
 

@@ -292,9 +292,10 @@ def evaluate(
 
     How often its pictures are recognised: the nearest training pictures in 16x16 RGB; Frechet and
     kernel distance, precision, recall, density and coverage over a feature network, and CLIP's
-    score.
+    score. Of the models that guide others: how often they tell what a picture shows.
 
     \b
     pyengine eval emoji-masked --data emoji64
+    pyengine eval emoji-classifier --data emoji64
     """
     return _run("evaluation", locals())

@@ -22,7 +22,7 @@ from ..weights.text import did_you_mean, nearest, show
 from .diffusers_names.keywords import Keywords, read_keywords
 from .reading import Load
 from .registry import families, family_of, family_of_pipeline, fits
-from .shipped_names import shipped_names
+from .shipped_names import GUIDES, shipped_names
 
 if TYPE_CHECKING:
     from .stable_diffusion.pipeline import StableDiffusionPipeline
@@ -260,6 +260,11 @@ def find_checkpoint(
         return resolve(folder, variant=variant, **(options or {})), name
     if not isinstance(model, str | os.PathLike) or not os.fspath(model):
         raise RequestError(f"model: expected a folder, a file or a Hub id, given {show(model)}")
+    if os.fspath(model) in GUIDES and not os.path.exists(model):
+        raise CheckpointError(
+            f"{model} draws nothing, it guides: expected as"
+            f" {GUIDES[os.fspath(model)]}={os.fspath(model)!r} of a call"
+        )
     refuse_misspelt(os.fspath(model))
     checkpoint = resolve(model, variant=variant, **(options or {}))
     return checkpoint, checkpoint.source

@@ -4,10 +4,10 @@ import os
 from typing import Any
 
 from .loading import shipped_folder
+from .shipped_names import GUIDES
 
 #: What `clip_model=` and `classifier=` may name besides a folder.
-CLIP, CLASSIFIER = "emoji-clip", "emoji-classifier"
-GUIDES = (CLIP, CLASSIFIER)
+CLIP, CLASSIFIER = GUIDES
 
 
 def guide_place(value: Any) -> Any:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
+#: Models that ship and draw nothing: the argument of calls that each is given to.
+GUIDES = {"emoji-clip": "clip_model", "emoji-classifier": "classifier"}
 #: First of all lists.
 _FIRST = ("emoji", "emoji-ar")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import guide_measures
 from .evaluate import COPY_DISTANCE
 
 SETS = """Noto Emoji, Google LLC, Apache License 2.0 (npm: @iconify-json/noto 1.2.9,
@@ -199,6 +200,8 @@ def _evaluation(result: dict[str, Any] | None, model: str) -> str:
     """The table of `pyengine eval`, with what its columns mean."""
     if result is None:
         return f"Not measured yet: `pyengine eval {model}`."
+    if "levels" in result:
+        return f"`pyengine eval {model}`: {guide_measures.report(result)}"
     lines = [
         f"`pyengine eval {model}`: {result['asked']} labels asked for in style {result['style']};",
         "is a picture of that label the nearest (top 1), or among the five nearest (top 5), of",

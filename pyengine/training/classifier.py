@@ -22,19 +22,22 @@ from .small import TEXT_ENCODER, Batch, Data, SmallRecipe, SmallSettings
 @dataclass(frozen=True)
 class ClassifierSettings(SmallSettings):
     """channels: of the first level, a multiple of 32 (the norms' groups); levels: how much wider
-    each is; blocks: of each.
+    each is; blocks: of each. head: channels of a head of attention. waves: sines and cosines that
+    tell the timestep, a divisor of channels.
     """
 
-    SHAPE = ("size", "channels", "levels", "blocks")
+    SHAPE = ("size", "channels", "levels", "blocks", "head", "waves")
 
     channels: int = 32
-    levels: tuple[int, ...] = (1, 2)
+    levels: tuple[int, ...] = (1, 1, 1)
     blocks: int = 1
+    head: int = 8
+    waves: int = 16
     batch: int = 64
     rate: float = 2e-3
     variants: int = 1
-    steps: int = 2500
-    cooldown: int = 1000
+    steps: int = 3000
+    cooldown: int = 1500
 
 
 class Networks(course.Networks):
@@ -54,9 +57,10 @@ class Networks(course.Networks):
         self.latents = encoded(data.pictures).to(device)
         config = {
             "image_size": self.latents.shape[-1], "in_channels": self.latents.shape[1],
-            "model_channels": settings.channels, "out_channels": len(data.labels),
+            "model_channels": settings.waves, "out_channels": len(data.labels),
             "num_res_blocks": settings.blocks, "attention_resolutions": [2],
-            "channel_mult": list(settings.levels), "num_head_channels": 32,
+            "channel_mult": [settings.channels // settings.waves * n for n in settings.levels],
+            "num_head_channels": settings.head,
             "use_scale_shift_norm": True, "resblock_updown": True, "pool": "attention",
         }  # fmt: skip
         self.network = seeded(seed, lambda: EncoderUNet(config)).to(device)

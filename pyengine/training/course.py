@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import ops
 from . import loop, parallel
 
 
@@ -24,7 +25,7 @@ class Networks:
 
     #: Names of what `loss` returns, the loss first.
     MEASURES: tuple[str, ...] = ()
-    #: Whether the loss is computed in bfloat16 on a GPU, and on a CPU.
+    #: Whether the loss is computed in bfloat16 on a GPU, and on a CPU that multiplies it.
     AUTOCAST = True
     CPU_AUTOCAST = False
     #: Largest norm of all gradients together; what exceeds it is scaled down.
@@ -163,7 +164,9 @@ def train(
 
     settings, networks = run.networks.settings, run.networks
     kind = networks.device.partition(":")[0]
-    lower = networks.AUTOCAST if kind == "cuda" else networks.CPU_AUTOCAST
+    lower = networks.AUTOCAST
+    if kind != "cuda":
+        lower = networks.CPU_AUTOCAST and multiplies_bfloat16()
     autocast = torch.autocast(kind, torch.bfloat16, enabled=lower)
     began = saved = last = time.monotonic()
 
@@ -202,6 +205,11 @@ def train(
     if checkpoint is not None:
         run.save(checkpoint, batches.seed)
     return run
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for it; on others torch widens every operand first."""
+    return not ops.isas().get("avx512_bf16", "is not in this build")
 
 
 def cool(run: Run, batches: Any, steps: int, folder: Path, log: loop.Log) -> Path:

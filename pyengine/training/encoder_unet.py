@@ -103,7 +103,7 @@ class EncoderUNet(nn.Module):
         super().__init__()
         self.config = config
         width, per_head = config["model_channels"], config["num_head_channels"]
-        told, ch, ds = 4 * width, width, 1
+        told, ch, ds = 4 * width, config["channel_mult"][0] * width, 1
         self.time_embed = nn.Sequential(nn.Linear(width, told), nn.SiLU(), nn.Linear(told, told))
         blocks = [Told(nn.Conv2d(config["in_channels"], ch, 3, padding=1))]
         for level, times in enumerate(config["channel_mult"]):

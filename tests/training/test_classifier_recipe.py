@@ -8,9 +8,11 @@ import small_runs
 import torch
 
 import pyengine
+from pyengine import cli
 from pyengine.models import EncoderUNetModel
-from pyengine.training import classifier, small
+from pyengine.training import classifier, dataset, guide_measures, loop, small
 from pyengine.training.encoder_unet import EncoderUNet
+from pyengine.training.prior import encoded
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,9 @@ def test_the_loss_falls(run):
     assert records[-1]["loss"] < 0.8 * records[0]["loss"]
 
 
-@pytest.mark.parametrize(("channels", "levels", "blocks"), [(32, (1, 2), 2), (64, (1, 1, 2), 1)])
+@pytest.mark.parametrize(
+    ("channels", "levels", "blocks"), [(32, (1, 2), 2), (64, (1, 1, 2), 1), (16, (2, 4, 2), 1)]
+)
 def test_the_engines_network_is_the_trained_one(channels, levels, blocks):
     """To 1e-5 of the largest number."""
     config = {
@@ -94,3 +98,44 @@ def test_the_folder_guides_emoji(model):
     guided = pipe("x", class_labels=1, classifier_scale=5.0, **call).images
     assert torch.equal(plain, none)
     assert not torch.equal(plain, guided)
+
+
+def test_its_accuracy_is_measured_by_noise(shown, settings, model):
+    """Top 1 of a level is that of its own noise; where there is none the nearest latents are right,
+    and where nearly all is noise they are right by chance.
+    """
+    style, labels = shown.styles[0], settings.labels
+    found = guide_measures.accuracy(model, shown, labels, style, 99, 5)
+    levels = {row["timestep"]: row for row in found["levels"]}
+    assert found["classes"] == len(labels)
+    assert list(levels) == list(guide_measures.TIMESTEPS)
+    assert levels[0]["best"] == 1.0
+    noise = [row["noise"] for row in found["levels"]]
+    assert noise == sorted(noise)
+    asked = guide_measures.asked_for(shown, labels, style, 99, 5)
+    latents, alpha = encoded(asked), classifier.emoji_alphas()[499]
+    numbers, net = loop.torch_numbers(5, "classifier", 499), EncoderUNetModel.from_pretrained(model)
+    right = []
+    for _ in range(guide_measures.DRAWS):
+        noise = torch.randn(latents.shape, generator=numbers)
+        logits = net(alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, 499)
+        right += [labels[k] == own for k, own in zip(logits.argmax(1), asked.labels, strict=True)]
+    assert levels[499]["top1"] == pytest.approx(sum(right) / len(right), abs=1e-4)
+
+
+def test_eval_measures_a_folder_of_it(shown, settings, model, tmp_path, capsys):
+    data = tmp_path / "train.npz"
+    captions = [
+        {"style": style, "label": label}
+        for style, label in zip(shown.styles, shown.labels, strict=True)
+    ]
+    dataset.save(data, shown.images, captions)
+    call = ["eval", str(model), "--data", str(data), "--style", shown.styles[0]]
+    assert cli.main([*call, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == guide_measures.accuracy(model, shown, settings.labels, shown.styles[0], 200, 0)
+    assert cli.main(call) == 0
+    assert "| timestep | noise" in capsys.readouterr().out
+    for option in (["--save", "x.json"], ["--repeats", "2"], ["--steps", "3"]):
+        assert cli.main([*call, *option]) != 0
+        assert f"{option[0][2:]}: expected without" in capsys.readouterr().err

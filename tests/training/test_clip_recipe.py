@@ -8,10 +8,10 @@ import small_runs
 import torch
 
 import pyengine
-from pyengine.errors import ConfigError
+from pyengine.errors import CheckpointError, ConfigError
 from pyengine.pipelines.clip_guides import load_clip
 from pyengine.pipelines.loading import shipped_folder
-from pyengine.training import clip, recipe
+from pyengine.training import clip, dataset, guide_measures, recipe
 from pyengine.training.small import Data
 
 SHAPE = {
@@ -112,3 +112,33 @@ def test_the_shipped_clip_tells_things_apart_and_guides():
     ids = torch.tensor(models.tokenizer(things, 24)[0])
     texts = torch.nn.functional.normalize(models.texts(ids).text_embeds, dim=1)
     assert (rows @ texts.T).argmax(dim=1).tolist() == [0, 1, 2, 3]
+
+
+def test_retrieval_by_the_shipped_clip_is_measured():
+    """Of pictures of four things, told from four prompts; and of pictures of other things."""
+    things = ["red heart", "green apple", "soccer ball", "fire engine"]
+    pipe = pyengine.from_pretrained("emoji", device="cpu")
+    drawn = pipe([f"a {thing}" for thing in things], seed=1, num_inference_steps=10,
+                 output_type="np").images  # fmt: skip
+    images = (np.stack(drawn) * 255).round().astype(np.uint8)
+    folder = shipped_folder("emoji-clip")
+
+    def found(labels):
+        captions = [json.dumps({"style": "drawn", "label": label}) for label in labels]
+        pictures = dataset.from_arrays(images, captions)
+        return guide_measures.retrieval(folder, pictures, things, "drawn", 99, 0)
+
+    right, wrong = found(things), found(things[1:] + things[:1])
+    assert (right["asked"], right["prompts"], right["top1"], right["top5"]) == (4, 4, 1.0, 1.0)
+    assert (wrong["top1"], wrong["top5"]) == (0.0, 1.0)
+    assert "top 1 100.0%" in guide_measures.report(right)
+    assert guide_measures.measure_of("emoji-clip") is guide_measures.retrieval
+    assert guide_measures.measure_of("emoji-masked") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"), [("emoji-clip", "clip_model"), ("emoji-classifier", "classifier")]
+)
+def test_a_guide_says_what_it_is_given_to(name, argument):
+    with pytest.raises(CheckpointError, match=f"expected as {argument}='{name}' of a call"):
+        pyengine.from_pretrained(name)
