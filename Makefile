@@ -19,7 +19,7 @@ export PYTHONWARNINGS := ignore::UserWarning
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-gpu gpu-table lint format bench bench-gpu sanitize sanitize-gpu fuzz grid sdist-check clean
+.PHONY: help demo test test-quick test-gpu gpu-table lint format bench bench-gpu sanitize sanitize-gpu fuzz grid docs sdist-check clean
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
@@ -35,7 +35,8 @@ help:
 	  'make gpu-table    the table of Triton kernels in docs/gpu-kernels.md (needs no GPU)' \
 	  'make bench-gpu    all that an NVIDIA GPU has to show (docs/gpu.md), beside diffusers and torch.compile' \
 	  'make sanitize-gpu the kernels under compute-sanitizer, on an NVIDIA GPU' \
-	  'make sdist-check  build an sdist, install it elsewhere, run its tests' \
+	  'make docs         the site of docs/ and of the docstrings, in build/site' \
+  'make sdist-check  build an sdist, install it elsewhere, run its tests' \
 	  'make clean        remove .venv and everything built'
 
 $(BIN)/python:
@@ -85,6 +86,14 @@ format: $(VENV)/test.stamp
 # Twenty prompts to each model that ships: the README's pictures.
 grid: $(VENV)/run.stamp
 	$(BIN)/python docs/grid.py
+
+$(VENV)/docs.stamp: $(VENV)/run.stamp
+	$(PIP) install -q -e ".[docs]"
+	@touch $@
+
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	$(BIN)/python docs/check_site.py build/site
 
 $(VENV)/bench.stamp: $(VENV)/run.stamp
 	$(PIP) install -q -e ".[bench]"

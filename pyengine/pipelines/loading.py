@@ -65,16 +65,25 @@ def from_pretrained(
             transformer blocks, whose inputs are then rounded too: "int8" is made for CPUs, "fp8"
             for GPUs.
         scheduler: as `pipe.scheduler = ...` takes it.
-        prior: Kandinsky 2.2's, beside its decoder as the model: a folder or Hub id.
-        lora_dir: a folder of LoRAs, which calls and prompts (<lora:name:0.8>) may name.
-        preset: the few-step model that this is, "lcm", "lightning" and so on (docs/adapters.md).
-        embeddings_dir: a folder of textual inversions, which prompts may name as their files are
-            called.
-        options: as pyengine.weights.resolve takes them (revision, cache_dir, token,
-            local_files_only, prediction_type, ignore_config_keys...); parts in place of the
-            checkpoint's (vae=..., of pyengine.models); controlnet= or adapter=, a ControlNet or
-            T2I-Adapter or a list of them, by folder, file or Hub id (docs/adapters.md); and
-            diffusers' other keywords: torch_dtype, device_map, safety_checker=None and so on
+        options: the following, by name.
+
+    Keyword Args:
+        revision, cache_dir, token, local_files_only, force_download (Any): of a Hub id, as
+            `huggingface_hub` has them.
+        prediction_type (str): what the network predicts, where a single file does not say.
+        ignore_config_keys (Iterable[str]): unknown keys of config files to be left out
+            (docs/checkpoints.md).
+        vae, unet, text_encoder (Model): parts in place of the checkpoint's, of pyengine.models; so
+            may be its other networks and tokenizers, by diffusers' names.
+        controlnet, adapter (Any): a ControlNet or T2I-Adapter, or a list of them, by folder, file
+            or Hub id (docs/adapters.md).
+        prior (str): Kandinsky 2.2's, beside its decoder as the model: a folder or Hub id.
+        lora_dir (str): a folder of LoRAs, which calls and prompts may name (`<lora:name:0.8>`).
+        embeddings_dir (str): a folder of textual inversions, which prompts may name as their files
+            are called.
+        preset (str): the few-step model that this is, "lcm", "lightning" and so on
+            (docs/adapters.md).
+        torch_dtype, device_map, safety_checker (Any): diffusers' keywords, these and others
             (docs/from-diffusers.md).
 
     Returns:

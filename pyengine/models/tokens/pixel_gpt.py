@@ -25,7 +25,7 @@ ENLARGED = 4
 class PixelGPTConfig(LlamaConfig):
     """transformer/config.json: a Llama's, and what it reads and draws.
 
-    vocab_size: colours. palette: [vocab_size][3] RGB, 0 to 255. sample_size: pixels along each
+    vocab_size: colours. palette: [vocab_size, 3] RGB, 0 to 255. sample_size: pixels along each
     side. encoder_hidden_size, text_length: of the text's hidden states. text_encoder: the shipped
     model that has the text encoder.
     """

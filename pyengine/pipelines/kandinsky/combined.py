@@ -143,15 +143,16 @@ class KandinskyV22CombinedPipeline(SchedulerNames, StagedPipeline):
                 decoder away from; None: CLIP's embedding of a grey picture.
             num_inference_steps, guidance_scale, height, width, image, strength, mask_image,
                 timesteps, timestep_spacing, eta, scheduler, guidance_method, guidance_start,
-                guidance_end, clip_model and its like, classifier and its like: of the decoder, see
-                KandinskyV22Pipeline.
+                guidance_end, clip_model, clip_guidance_scale, clip_prompt, clip_image, classifier,
+                classifier_scale, class_labels: of the decoder, see KandinskyV22Pipeline.
             num_images_per_prompt: pictures of a prompt follow each other.
             prior_num_inference_steps, prior_guidance_scale: of the prior, see
                 KandinskyV22PriorPipeline; 25 and 4 unless told.
             generator: one per picture (with negative prompts behind them as many for these), or one
                 from which all is drawn as diffusers does.
             latents: [N, D] standard normal noise of the prior in place of drawn; with negative
-                prompts [2 N, D]. decoder_latents: [N, C, h, w], of the decoder.
+                prompts [2 N, D].
+            decoder_latents: [N, C, h, w], of the decoder.
             output_type: "pil", "np", "pt" (0 to 1) or "latent", the decoder's.
             return_dict: False gives a tuple in place of a PipelineOutput.
             seed: s gives picture i the seed s + i; a list one each; None random ones, which the
