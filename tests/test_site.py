@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -79,6 +80,24 @@ def test_every_page_is_in_the_navigation():
     listed = set(re.findall(r"([\w/.-]+\.md)$", text.partition("\nnav:")[2], re.MULTILINE))
     pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
     assert pages | {"index.md", "examples/README.md", "CONTRIBUTING.md", "CHANGELOG.md"} == listed
+
+
+def test_the_diagrams_names_are_in_their_files():
+    """docs/images/life-of-a-picture.svg: each box has a name and the file that defines it."""
+    svg = ElementTree.parse(DOCS / "images" / "life-of-a-picture.svg").getroot()
+    boxes = [{text.get("class"): text.text for text in box if text.get("class")}
+             for box in svg.iter("{http://www.w3.org/2000/svg}g")]  # fmt: skip
+    assert len(boxes) > 20
+    for box in boxes:
+        name, file = box["name"], ROOT / box["file"]
+        if file.suffix == ".h":
+            assert re.search(rf"\b(struct|void) {name}\b", file.read_text()), box
+            continue
+        home = importlib.import_module(box["file"].removesuffix(".py").replace("/", "."))
+        thing = home
+        for part in name.split("."):
+            thing = getattr(thing, part)
+        assert inspect.getmodule(inspect.unwrap(thing)) is home, box
 
 
 META = '<meta http-equiv="Content-Security-Policy" content="{}">'
