@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pyengine.pipelines.loading import NAMED
+from pyengine.pipelines.loading import NAMED, find_checkpoint
 from pyengine.training import evaluation_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +31,12 @@ def test_evaluations_are_of_models_that_ship_and_beat_shuffled_prompts(evaluatio
     for model, found in evaluations.items():
         assert found["model"]["top5"] > 5 * found["floor"]["top5"], model
         assert found["asked"] == 200, model
+
+
+def test_evaluations_are_of_the_weights_that_ship(evaluations):
+    """Whoever trains a model anew measures it anew."""
+    shipped = {model: find_checkpoint(model)[0].model_hash for model in evaluations}
+    assert shipped == {model: found["weights"] for model, found in evaluations.items()}
 
 
 def test_a_table_needs_its_marks():

@@ -120,6 +120,7 @@ def run_evaluation(
         save_images=pictures,
         sets=sets,
     )
+    result["weights"] = pipe.model_hash
     if hasattr(pipe, "bits_per_dimension"):
         everything = training("dataset").load(data)
         known = evaluate.read_concepts(concepts or concepts_of(pipe))
