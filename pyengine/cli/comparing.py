@@ -70,7 +70,8 @@ def _guided(o: Options) -> int:
     if o.families is not None or o.trajectory or o.number > 1:
         raise RequestError("guidance: expected without --families, --trajectory and --number")
     pipe = from_pretrained(o.model, device=o.device)
-    ways = guidance.ways(concepts.named(o.prompt, concepts.of_guide(CLASSIFIER)))
+    labels = concepts.of_guide(CLASSIFIER) if guidance.fits(pipe) else []
+    ways = guidance.ways(o.prompt, concepts.named(o.prompt, labels))
     rows = guidance.draw(pipe, o.prompt, o.seed, ways)
     written = save_atomically(guidance.sheet_of(rows, ways), o.output)
     if o.json:

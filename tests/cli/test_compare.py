@@ -2,10 +2,12 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+import pyengine
 from pyengine.compare import families, guidance
 from pyengine.pipelines.loading import NAMED
 
@@ -54,7 +56,7 @@ def test_figures_are_those_of_the_committed_evaluation(tmp_path, monkeypatch):
         (["--families", ","], "families: expected at least one"),
         (["-o", "sheet.jpg"], "output: expected a .png file, given 'sheet.jpg'"),
         (["--guidance", "-n", "2"], "guidance: expected without"),
-        (["--guidance", "-m", "emoji-masked"], "guidance: expected a diffusion model"),
+        (["--guidance", "-m", "emoji-masked"], "guidance: expected a diffusion model of prompts"),
     ],
 )
 def test_what_is_refused(run, tmp_path, monkeypatch, options, problem):
@@ -65,11 +67,47 @@ def test_what_is_refused(run, tmp_path, monkeypatch, options, problem):
 
 
 def test_ways_of_guiding_take_what_a_call_takes():
-    ways = guidance.ways(5)
-    assert [way.name for way in ways[:2]] == ["no guidance", "classifier-free"]
-    assert {way.name for way in ways[2:]} <= {"classifier", "CLIP"}
+    ways = guidance.ways("a red heart", 5)
+    assert [way.name for way in ways] == [
+        "no guidance", "classifier-free", "classifier", "CLIP", "no prompt", "classifier alone",
+        "CLIP alone",
+    ]  # fmt: skip
     for way in ways:
         for scale in way.scales:
-            assert scale in way.given(scale).values()
-        assert way.given(1.0).get("class_labels") == (5 if way.name == "classifier" else None)
-    assert "classifier" not in {way.name for way in guidance.ways(None)}
+            call = way.given(scale)
+            assert scale in call.values()
+            assert call.get("class_labels") == (5 if "classifier" in call else None)
+            assert call.get("clip_prompt") == ("a red heart" if "clip_model" in call else None)
+            alone = way.name == "no prompt" or way.name.endswith("alone")
+            assert call.get("prompt") == ("" if alone else None)
+    without = {way.name for way in guidance.ways("a red heart")}
+    assert without == {way.name for way in ways} - {"classifier", "classifier alone"}
+
+
+def test_the_classifier_is_for_what_emoji_denoises(tmp_path, monkeypatch):
+    monkeypatch.setattr(guidance, "ASSETS", tmp_path)
+    pipes = [pyengine.from_pretrained(name, device="cpu") for name in ("emoji", "emoji-ddpm")]
+    assert not guidance.fits(pipes[0])  # none ships
+    (tmp_path / "emoji-classifier").mkdir()
+    file = tmp_path / "emoji-classifier" / "config.json"
+    file.write_text(json.dumps({"in_channels": 4, "image_size": 16}))
+    assert [guidance.fits(pipe) for pipe in pipes] == [True, False]
+    file.write_text(json.dumps({"in_channels": 4, "image_size": 64}))
+    assert not guidance.fits(pipes[0])
+
+
+def test_every_way_is_drawn_from_the_same_noise():
+    class Pipe:
+        source, calls = "pipe", []
+
+        def __call__(self, prompt, guidance_scale=None, clip_model=None, **call):
+            self.calls.append({"prompt": prompt, "clip": clip_model, **call})
+            return SimpleNamespace(images=[Image.new("RGB", (64, 64))])
+
+    ways = guidance.ways("a red heart", 5)
+    rows = guidance.draw(Pipe(), "a red heart", 3, ways)
+    assert [len(row) for row in rows] == [len(way.scales) for way in ways]
+    assert {call["seed"] for call in Pipe.calls} == {3}
+    assert sum(call["prompt"] == "" for call in Pipe.calls) == 9
+    assert sum(call["clip"] == "emoji-clip" for call in Pipe.calls) == 8
+    assert guidance.sheet_of(rows, ways).size == (128 + 4 * 136, 8 + 7 * 136)
