@@ -7,9 +7,10 @@
 
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "dtype.h"
-#include "gemm/pairs.h"
+#include "fields.h"
 
 namespace pyengine {
 
@@ -22,16 +23,6 @@ inline DType dtype_of(int code) {
     if (code < 0 || code >= kDTypes)
         throw std::invalid_argument("no dtype " + std::to_string(code));
     return static_cast<DType>(code);
-}
-
-// Of weights of convolutions: activations' dtypes, and 4 for bfloat16 in pairs.
-inline DType filter_dtype_of(int code) {
-    return code == static_cast<int>(kBFloat16Pairs) ? kBFloat16Pairs : dtype_of(code);
-}
-
-// Of matrices: int8 as well.
-inline DType weight_dtype_of(int code) {
-    return code == static_cast<int>(DType::int8) ? DType::int8 : filter_dtype_of(code);
 }
 
 // Without the GIL while it lives. A thread that wants it back after the interpreter has begun to
@@ -56,5 +47,22 @@ class WithoutGil {
 };
 
 using Release = pybind11::call_guard<WithoutGil>;
+
+// A kernel of its struct, of a dtype where the struct names none, and of a number of threads.
+template <class Args, auto Kernel>
+void bind_kernel(pybind11::module_& m, const char* name, const char* summary) {
+    namespace py = pybind11;
+    if constexpr (std::is_invocable_v<decltype(Kernel), const Args&, int>)
+        m.def(
+            name, [](Given<Args> args, int threads) { return Kernel(*args, threads); },
+            py::arg("args"), py::arg("threads"), Release(), summary);
+    else
+        m.def(
+            name,
+            [](Given<Args> args, int dtype, int threads) {
+                return Kernel(*args, dtype_of(dtype), threads);
+            },
+            py::arg("args"), py::arg("dtype"), py::arg("threads"), Release(), summary);
+}
 
 }  // namespace pyengine

@@ -31,9 +31,9 @@ struct RaceArgs;
 struct RotaryArgs;
 struct SamplerStepArgs;
 struct TokenWeightsArgs;
-struct VqArgminArgs;
-struct VqDecodeArgs;
+struct VqDecodeWork;
 struct VqPackArgs;
+struct VqSearch;
 struct WinogradArgs;
 
 }  // namespace pyengine
@@ -64,8 +64,8 @@ struct WinogradArgs;
     EACH(swiglu, PYENGINE_RANGE(GegluArgs))                                                   \
     ONE(token_race, void, PYENGINE_RANGE(RaceArgs))                                           \
     EACH(token_weights, PYENGINE_RANGE(TokenWeightsArgs))                                     \
-    EACH(vq_argmin, PYENGINE_RANGE(VqArgminArgs))                                             \
-    EACH(vq_decode, PYENGINE_RANGE(VqDecodeArgs))                                             \
+    EACH(vq_argmin, PYENGINE_RANGE(VqSearch))                                                 \
+    EACH(vq_decode, PYENGINE_RANGE(VqDecodeWork))                                             \
     ONE(vq_pack, void, PYENGINE_RANGE(VqPackArgs))                                            \
     EACH(winograd_input, PYENGINE_RANGE(WinogradArgs))  /* by x's DType */                    \
     EACH(winograd_output, PYENGINE_RANGE(WinogradArgs)) /* by the weight's DType */

@@ -27,6 +27,22 @@ void parallel_for(int64_t items, int64_t grain, int threads, const Body& body) {
         &body);
 }
 
+// In how many shares, of `grain` items or more, `threads` threads do a loop whose every share needs
+// memory of its own, which the caller takes from scratch() at once: body must not throw.
+inline int64_t shares_of(int64_t items, int64_t grain, int threads) {
+    const int64_t most = threads > 1 ? threads : 1, fits = items / grain;
+    return fits < 1 ? 1 : fits < most ? fits : most;
+}
+
+// Calls body(share, begin, end) on the ranges of that many shares, which cover [0, items).
+template <class Body>
+void parallel_shares(int64_t items, int64_t shares, int threads, const Body& body) {
+    parallel_for(shares, 1, threads, [&](int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; ++i)
+            body(i, items * i / shares, items * (i + 1) / shares);
+    });
+}
+
 // To be called once, when the library is loaded: from then on a process may fork at any time.
 void survive_forks();
 

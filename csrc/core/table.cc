@@ -58,21 +58,34 @@ std::vector<Candidate> candidates() {
     const CpuFeatures cpu = cpu_features();
     static const Table amx_bf16 = refined(isa_avx512::kTable, isa_amx_bf16::kBf16Functions);
     static const Table avx512_bf16 = refined(isa_avx512::kTable, isa_avx512_bf16::kBf16Functions);
-    all.push_back(
-        {&amx_bf16, cpu.amx_bf16,
-         "AVX512_BF16, AMX_TILE and AMX_BF16, and a Linux that lets the process use tiles", false});
+    all.push_back({.table = &amx_bf16,
+                   .runs_here = cpu.amx_bf16,
+                   .needs = "AVX512_BF16, AMX_TILE and AMX_BF16, and a Linux that lets the process "
+                            "use tiles",
+                   .asked_for = false});
     // An Intel Xeon's vdpbf16ps multiplies 0.7 times as fast as its float32 instructions; a Zen 5's
     // twice as fast.
-    all.push_back({&avx512_bf16, cpu.avx512_bf16, "AVX-512 and AVX512_BF16", !cpu.amd});
-    all.push_back({&isa_avx512::kTable, cpu.avx512,
-                   "AVX-512 F, BW, DQ and VL, and an operating system that saves ZMM registers",
-                   false});
-    all.push_back({&isa_avx2::kTable, cpu.avx2,
-                   "AVX2, FMA and F16C, and an operating system that saves YMM registers", false});
+    all.push_back({.table = &avx512_bf16,
+                   .runs_here = cpu.avx512_bf16,
+                   .needs = "AVX-512 and AVX512_BF16",
+                   .asked_for = !cpu.amd});
+    all.push_back({.table = &isa_avx512::kTable,
+                   .runs_here = cpu.avx512,
+                   .needs = "AVX-512 F, BW, DQ and VL, and an operating system that saves ZMM "
+                            "registers",
+                   .asked_for = false});
+    all.push_back({.table = &isa_avx2::kTable,
+                   .runs_here = cpu.avx2,
+                   .needs = "AVX2, FMA and F16C, and an operating system that saves YMM registers",
+                   .asked_for = false});
 #endif
-    all.push_back({&isa_portable::kTable, true, "", false});
+    all.push_back(
+        {.table = &isa_portable::kTable, .runs_here = true, .needs = "", .asked_for = false});
 #ifdef PYENGINE_X86
-    all.push_back({&isa_wide16::kTable, cpu.avx2, "AVX2, FMA and F16C", true});
+    all.push_back({.table = &isa_wide16::kTable,
+                   .runs_here = cpu.avx2,
+                   .needs = "AVX2, FMA and F16C",
+                   .asked_for = true});
 #endif
     return all;
 }

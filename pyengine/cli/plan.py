@@ -195,8 +195,17 @@ def operations(op: str, a: dict[str, Any], y: Tensor) -> int:
 def conv_algorithm(a: dict[str, Any], y: Tensor) -> str:
     """The choice of csrc/core/conv/algorithm.cc, asked for this shape."""
     weight = a["weight"]
-    chosen: str = core().conv2d_algorithm(
-        *y.shape[1:3], weight.shape[3], y.shape[3], *weight.shape[1:3], a["stride"],
-        a["upsample"], DTYPES[weight.dtype], DTYPES[a["x"].dtype],
-    )  # fmt: skip
+    shape = core().ConvShape(
+        height_out=y.shape[1],
+        width_out=y.shape[2],
+        channels=weight.shape[3],
+        channels_out=y.shape[3],
+        kernel_height=weight.shape[1],
+        kernel_width=weight.shape[2],
+        stride=a["stride"],
+        upsample=a["upsample"],
+        weight_dtype=DTYPES[weight.dtype],
+        dtype=DTYPES[a["x"].dtype],
+    )
+    chosen: str = core().conv2d_algorithm(shape)
     return chosen

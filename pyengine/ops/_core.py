@@ -17,10 +17,11 @@ from ..errors import UnavailableError
 
 #: dtypes that the compiled kernels read and write, and their numbers there.
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-
+#: And of packed weights (csrc/core/dtype.h).
+WEIGHT_DTYPES = {**DTYPES, torch.int8: 3}
 
 #: Of the functions that pyengine._core must have: csrc/bindings/core.cc counts it up.
-INTERFACE = 6
+INTERFACE = 7
 
 _stand_in: ContextVar[Any] = ContextVar("pyengine_core", default=None)
 

@@ -8,6 +8,7 @@ compute in float32.
 """
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,11 +28,20 @@ def joined(first: Tensor, second: Tensor) -> Tensor:
     size = first.itemsize
     if second.stride(2) != 1:
         second = second.contiguous()
-    steps = [size * step for t in (first, second) for step in t.stride()[:2]]
-    core().join_rows(
-        address(first), address(second), address(y), n, rows, second.shape[1], width * size,
-        steps, torch.get_num_threads(),
-    )  # fmt: skip
+    args = core().JoinArgs(
+        first=address(first),
+        second=address(second),
+        y=address(y),
+        pictures=n,
+        first_rows=rows,
+        second_rows=second.shape[1],
+        bytes=width * size,
+        first_picture=first.stride(0) * size,
+        first_row=first.stride(1) * size,
+        second_picture=second.stride(0) * size,
+        second_row=second.stride(1) * size,
+    )
+    core().join_rows(args, torch.get_num_threads())
     return y
 
 
@@ -54,7 +64,7 @@ def halved(x: Tensor) -> Tensor:
     if _ours(x) and x.dtype == torch.float32:
         x = x.contiguous()
         y = _memory.empty((n, *size, channels), x.dtype)
-        core().halve(address(x), address(y), *x.shape, *size, torch.get_num_threads())
+        core().halve(_resized(x, y), torch.get_num_threads())
         return y
     x = x[:, : 2 * size[0], : 2 * size[1]]
     pairs = x.reshape(n, size[0], 2, size[1], 2, channels)
@@ -70,13 +80,28 @@ def enlarged(x: Tensor, size: tuple[int, int]) -> Tensor:
     if _ours(x):
         x = x.contiguous()
         y = _memory.empty((len(x), *size, x.shape[3]), x.dtype)
-        core().enlarge(address(x), address(y), *x.shape, *size, x.itemsize, torch.get_num_threads())
+        core().enlarge(_resized(x, y), x.itemsize, torch.get_num_threads())
         return y
     rows, columns = (
         torch.arange(new, device=x.device) * old // new
         for old, new in zip(x.shape[1:3], size, strict=True)
     )
     return x[:, rows][:, :, columns]
+
+
+def _resized(x: Tensor, y: Tensor) -> Any:
+    """As the kernels take pictures of two sizes."""
+    n, height, width, channels = x.shape
+    return core().ResizeArgs(
+        x=address(x),
+        y=address(y),
+        pictures=n,
+        height=height,
+        width=width,
+        channels=channels,
+        height_out=y.shape[1],
+        width_out=y.shape[2],
+    )
 
 
 def modulated(scale: Tensor, shift: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,11 +111,18 @@ def modulated(scale: Tensor, shift: Tensor, by: Tensor) -> tuple[Tensor, Tensor]
     """
     if _ours(scale, shift, by) and scale.dtype == by.dtype == torch.float32:
         scale, shift, by = scale.contiguous(), shift.contiguous(), by.contiguous()
-        new = [_memory.empty(scale.shape, torch.float32) for _ in range(2)]
-        core().modulate(
-            address(scale), address(shift), address(by), *map(address, new), *scale.shape
+        new_scale, new_shift = (_memory.empty(scale.shape, torch.float32) for _ in range(2))
+        args = core().ModulateArgs(
+            scale=address(scale),
+            shift=address(shift),
+            by=address(by),
+            scale_out=address(new_scale),
+            shift_out=address(new_shift),
+            pictures=scale.shape[0],
+            channels=scale.shape[1],
         )
-        return new[0], new[1]
+        core().modulate(args)
+        return new_scale, new_shift
     s, t = (part.to(scale.dtype) for part in by.chunk(2, dim=1))
     return scale * (1 + s), shift * (1 + s) + t
 

@@ -105,10 +105,18 @@ def arranged_filters(weight: Tensor, pairs: bool = False) -> Tensor:
     count, channels, *kernel = weight.shape
     if pairs and _may_pair(weight, channels):
         bfloat16 = DTYPES[torch.bfloat16]
-        algorithm = core().conv2d_algorithm(
-            1, 1, channels, count, *kernel, 1, False, bfloat16, bfloat16
+        shape = core().ConvShape(
+            height_out=1,
+            width_out=1,
+            channels=channels,
+            channels_out=count,
+            kernel_height=kernel[0],
+            kernel_width=kernel[1],
+            stride=1,
+            weight_dtype=bfloat16,
+            dtype=bfloat16,
         )
-        if algorithm == "direct_bf16":
+        if core().conv2d_algorithm(shape) == "direct_bf16":
             return pair_weight(ohwi(weight))
     return pack_filters(weight) if _for_cpu(weight) else ohwi(weight)
 
@@ -253,10 +261,14 @@ def _moved_by_core(weight: Tensor) -> bool:
 def _packed(weight: Tensor, shape: tuple[int, ...], channels: int, taps: int) -> Tensor:
     count = weight.shape[0]
     packed = torch.empty((-(-count // PANEL), *shape), dtype=weight.dtype)
-    core().pack_weight(
-        address(weight), address(packed), count, channels, taps, weight.element_size(),
-        torch.get_num_threads(),
-    )  # fmt: skip
+    args = core().PackWeightArgs(
+        weight=address(weight),
+        packed=address(packed),
+        channels_out=count,
+        channels=channels,
+        taps=taps,
+    )
+    core().pack_weight(args, weight.element_size(), torch.get_num_threads())
     return _remember(packed, count)
 
 

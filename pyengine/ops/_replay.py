@@ -143,7 +143,7 @@ class _Noting:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._core, name)
-        if name in ("isa", "Arena"):
+        if name == "isa" or isinstance(function, type):  # of arguments, of memory
             return function
 
         def noted(*arguments: Any) -> Any:

@@ -89,13 +89,30 @@ def _cpu(
         mask = mask.to(torch.float32).expand(n, heads, lq, lk)
         mask_step = mask.stride()
     y = _memory.empty((n, lq, values), q.dtype)
-    core().attention(
-        address(q), address(k), address(v), address(mask), address(y),
-        (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2]), mask_step,
-        n, heads, lq, lk, width // heads, values // heads,
-        (width // heads) ** -0.5 if scale is None else scale,
-        causal, DTYPES[q.dtype], torch.get_num_threads(),
-    )  # fmt: skip
+    (q_picture, q_row), (k_picture, k_row), (v_picture, v_row) = (t.stride()[:2] for t in (q, k, v))
+    args = core().AttentionArgs(
+        q=address(q),
+        k=address(k),
+        v=address(v),
+        y=address(y),
+        q_picture=q_picture,
+        q_row=q_row,
+        k_picture=k_picture,
+        k_row=k_row,
+        v_picture=v_picture,
+        v_row=v_row,
+        mask=address(mask),
+        mask_step=mask_step,
+        pictures=n,
+        heads=heads,
+        queries=lq,
+        keys=lk,
+        width=width // heads,
+        value_width=values // heads,
+        scale=(width // heads) ** -0.5 if scale is None else scale,
+        causal=causal,
+    )
+    core().attention(args, DTYPES[q.dtype], torch.get_num_threads())
     return y
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import _backend, _check, _int8, _memory, reference
 from ._check import wrong
-from ._core import DTYPES, address, core, float32, multiplies_tiles
+from ._core import DTYPES, WEIGHT_DTYPES, address, core, float32, multiplies_tiles
 from ._op import Op
 from ._pack import (
     PAIRS,
@@ -176,31 +176,47 @@ def _cpu(
     bias, scale, shift, slopes = (
         None if t is None else float32(t) for t in (bias, scale, shift, slopes)
     )
-    sizes = (
-        *x.shape, 0 if x2 is None else x2.shape[3],
-        *y.shape[1:], *weight.shape[1:3], stride, padding[0], padding[2],
-        INPUT_ACTIVATIONS.index("silu" if silu else input_activation), upsample,
-    )  # fmt: skip
-    if weight_scale is not None:
-        factors = float32(weight_scale)
-        core().conv2d_int8(
-            address(x), address(x2), address(weight), address(factors), address(bias),
-            address(scale), address(shift), address(channel_add), address(residual), address(y),
-            *sizes, DTYPES[x.dtype], torch.get_num_threads(),
-        )  # fmt: skip
-        return y
-    code = DTYPES[weight.dtype]
+    code = WEIGHT_DTYPES[weight.dtype]
     if is_paired(weight):
         if x.dtype is torch.bfloat16 and multiplies_tiles() and algorithm in ("", "direct_bf16"):
             code = PAIRS
         else:
             weight = unpaired(weight, _channels_out(weight, bias, out_channels))
-    core().conv2d(
-        address(x), address(x2), address(weight), address(bias), address(scale), address(shift),
-        address(channel_add), address(slopes), address(residual), address(y),
-        *sizes, transposed, DTYPES[x.dtype], code, algorithm,
-        torch.get_num_threads(),
-    )  # fmt: skip
+    args = core().Conv2dArgs(
+        x=address(x),
+        x2=address(x2),
+        weight=address(weight),
+        bias=address(bias),
+        scale=address(scale),
+        shift=address(shift),
+        channel_add=address(channel_add),
+        slopes=address(slopes),
+        residual=address(residual),
+        y=address(y),
+        pictures=x.shape[0],
+        height=x.shape[1],
+        width=x.shape[2],
+        channels=x.shape[3],
+        channels2=0 if x2 is None else x2.shape[3],
+        height_out=y.shape[1],
+        width_out=y.shape[2],
+        channels_out=y.shape[3],
+        kernel_height=weight.shape[1],
+        kernel_width=weight.shape[2],
+        stride=stride,
+        top=padding[0],
+        left=padding[2],
+        activation=INPUT_ACTIVATIONS.index("silu" if silu else input_activation),
+        upsample=upsample,
+        transposed=transposed,
+        dtype=DTYPES[x.dtype],
+        weight_dtype=code,
+    )
+    if weight_scale is None:
+        core().conv2d(args, torch.get_num_threads(), algorithm)
+    else:
+        factors = float32(weight_scale)
+        core().conv2d_int8(args, address(factors), torch.get_num_threads())
     return y
 
 
@@ -216,10 +232,19 @@ def algorithm_of(
     """
     shape = _output_shape(x, weight, bias, stride, padding, upsample, out_channels, transposed)
     channels = weight.shape[3] * (2 if weight.dim() == 5 and is_paired(weight) else 1)
-    name: str = core().conv2d_algorithm(
-        *shape[1:3], channels, shape[3], *weight.shape[1:3], stride, upsample,
-        DTYPES[weight.dtype], DTYPES[x.dtype],
-    )  # fmt: skip
+    layer = core().ConvShape(
+        height_out=shape[1],
+        width_out=shape[2],
+        channels=channels,
+        channels_out=shape[3],
+        kernel_height=weight.shape[1],
+        kernel_width=weight.shape[2],
+        stride=stride,
+        upsample=upsample,
+        weight_dtype=DTYPES[weight.dtype],
+        dtype=DTYPES[x.dtype],
+    )
+    name: str = core().conv2d_algorithm(layer)
     return name
 
 

@@ -40,13 +40,34 @@ def _cpu(
     n, count, width = q.shape
     head = width // heads
     y = _memory.empty(q.shape, q.dtype)
-    bad = core().decode_attention(
-        address(q), address(keys), address(values), address(y),
-        (*q.stride()[:2], *keys.stride()[:2], *values.stride()[:2]), address(lengths),
-        address(slots), n, count, heads, keys.shape[2] // head, head, len(keys), keys.shape[1],
-        head**-0.5 if scale is None else scale, DTYPES[q.dtype], DTYPES[keys.dtype],
-        torch.get_num_threads(),
-    )  # fmt: skip
+    (q_picture, q_row), (k_picture, k_row), (v_picture, v_row) = (
+        t.stride()[:2] for t in (q, keys, values)
+    )
+    args = core().DecodeAttentionArgs(
+        q=address(q),
+        k=address(keys),
+        v=address(values),
+        y=address(y),
+        q_picture=q_picture,
+        q_row=q_row,
+        k_picture=k_picture,
+        k_row=k_row,
+        v_picture=v_picture,
+        v_row=v_row,
+        lengths=address(lengths),
+        slots=address(slots),
+        cache_rows=len(keys),
+        pictures=n,
+        rows=count,
+        heads=heads,
+        kv_heads=keys.shape[2] // head,
+        width=head,
+        most=keys.shape[1],
+        scale=head**-0.5 if scale is None else scale,
+        dtype=DTYPES[q.dtype],
+        cache_dtype=DTYPES[keys.dtype],
+    )
+    bad = core().decode_attention(args, torch.get_num_threads())
     if bad >= 0:
         raise refused(_NAME, lengths, slots, keys, bad, count, keys.shape[1])
     return y

@@ -32,7 +32,8 @@ def _cpu_for(op: str) -> Callable[[Tensor], Tensor]:
         width = y.shape[-1]
         rows = y.numel() // width if width else 0
         kernel = getattr(core(), op)
-        kernel(address(x), address(y), rows, width, DTYPES[x.dtype], torch.get_num_threads())
+        args = core().GegluArgs(x=address(x), y=address(y), rows=rows, width=width)
+        kernel(args, DTYPES[x.dtype], torch.get_num_threads())
         return y
 
     return run

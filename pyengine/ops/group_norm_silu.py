@@ -1,5 +1,7 @@
 """group_norm_silu and its two halves.  Wu & He 2018, arXiv:1803.08494."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -42,12 +44,22 @@ def _check_norm(
         raise wrong(op, "eps", "at least 0", eps)
 
 
-def _pictures(x: Tensor, x2: Tensor | None) -> tuple[int, int, int, int, int, int]:
-    """The arguments by which every group-norm kernel takes its input."""
-    return (
-        address(x), address(x2), x.shape[0], x.shape[1] * x.shape[2],
-        x.shape[3], 0 if x2 is None else x2.shape[3],
-    )  # fmt: skip
+def _input(x: Tensor, x2: Tensor | None) -> Any:
+    """As every group-norm kernel takes it."""
+    return core().GroupNormInput(
+        x=address(x),
+        x2=address(x2),
+        pictures=x.shape[0],
+        pixels=x.shape[1] * x.shape[2],
+        channels=x.shape[3],
+        channels2=0 if x2 is None else x2.shape[3],
+    )
+
+
+def _weights(weight: Tensor | None, bias: Tensor | None, groups: int, eps: float) -> Any:
+    return core().GroupNormWeights(
+        weight=address(weight), bias=address(bias), groups=groups, eps=eps
+    )
 
 
 # --- group_norm_silu ---------------------------------------------------------------------------
@@ -79,9 +91,13 @@ def _cpu_silu(
     weight, bias = (None if t is None else float32(t) for t in (weight, bias))
     y = _memory.empty(_empty_shape(x, x2), x.dtype)
     core().group_norm_silu(
-        *_pictures(x, x2), address(weight), address(bias), groups, eps, silu, address(y),
-        DTYPES[x.dtype], torch.get_num_threads(),
-    )  # fmt: skip
+        _input(x, x2),
+        _weights(weight, bias, groups, eps),
+        silu,
+        address(y),
+        DTYPES[x.dtype],
+        torch.get_num_threads(),
+    )
     return y
 
 
@@ -153,9 +169,13 @@ def _cpu_scale_shift(
     shape = x.shape[0], x.shape[3] + (0 if x2 is None else x2.shape[3])
     scale, shift = (_memory.empty(shape, torch.float32) for _ in range(2))
     core().group_norm_scale_shift(
-        *_pictures(x, x2), address(weight), address(bias), groups, eps,
-        address(scale), address(shift), DTYPES[x.dtype], torch.get_num_threads(),
-    )  # fmt: skip
+        _input(x, x2),
+        _weights(weight, bias, groups, eps),
+        address(scale),
+        address(shift),
+        DTYPES[x.dtype],
+        torch.get_num_threads(),
+    )
     return scale, shift
 
 
@@ -212,7 +232,12 @@ def apply_scale_shift(
     scale, shift = float32(scale), float32(shift)
     y = _memory.empty((*x.shape[:3], scale.shape[1]), x.dtype)
     core().group_norm_apply(
-        *_pictures(x, x2), address(scale), address(shift), silu, address(y),
-        DTYPES[x.dtype], torch.get_num_threads(),
-    )  # fmt: skip
+        _input(x, x2),
+        address(scale),
+        address(shift),
+        silu,
+        address(y),
+        DTYPES[x.dtype],
+        torch.get_num_threads(),
+    )
     return y

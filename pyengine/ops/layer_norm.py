@@ -32,10 +32,16 @@ def _cpu(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 1e-
     bias = None if bias is None else float32(bias)
     y = _memory.empty_like(x)
     width = x.shape[-1]
-    core().layer_norm(
-        address(x), address(weight), address(bias), address(y),
-        x.numel() // width if width else 0, width, eps, DTYPES[x.dtype], torch.get_num_threads(),
-    )  # fmt: skip
+    args = core().LayerNormArgs(
+        x=address(x),
+        weight=address(weight),
+        bias=address(bias),
+        y=address(y),
+        rows=x.numel() // width if width else 0,
+        width=width,
+        eps=eps,
+    )
+    core().layer_norm(args, DTYPES[x.dtype], torch.get_num_threads())
     return y
 
 
@@ -86,10 +92,15 @@ def _cpu_rms(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tens
     weight = None if weight is None else float32(weight)
     y = _memory.empty_like(x)
     width = x.shape[-1]
-    core().rms_norm(
-        address(x), address(weight), address(y), x.numel() // width if width else 0, width, eps,
-        DTYPES[x.dtype], torch.get_num_threads(),
-    )  # fmt: skip
+    args = core().LayerNormArgs(
+        x=address(x),
+        weight=address(weight),
+        y=address(y),
+        rows=x.numel() // width if width else 0,
+        width=width,
+        eps=eps,
+    )
+    core().rms_norm(args, DTYPES[x.dtype], torch.get_num_threads())
     return y
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import _backend, _check, _int8, _memory, reference
 from ._check import wrong
-from ._core import DTYPES, address, core, float32, multiplies_bfloat16
+from ._core import DTYPES, WEIGHT_DTYPES, address, core, float32, multiplies_bfloat16
 from ._op import Op
 from ._pack import (
     PAIRS,
@@ -29,7 +29,6 @@ from .reference.linear import ACTIVATIONS, GATED, dequantised, gated, prologue, 
 _CODES = {name: code for code, name in enumerate(ACTIVATIONS)}  # csrc/core/gemm/linear.h
 #: Dtypes of weights that come with scales.
 QUANTISED = (torch.int8, torch.float8_e4m3fn)
-_WEIGHTS = {**DTYPES, torch.int8: 3}  # csrc/core/dtype.h
 
 
 def _check_arguments(
@@ -182,7 +181,7 @@ def _cpu(
         weight = plain_weight(weight, features, channels)
         weight, weight_scale = dequantised(weight, weight_scale, torch.float32), None
     weight = _panels(weight, features, channels, activation, whole)
-    code = _WEIGHTS[weight.dtype]
+    code = WEIGHT_DTYPES[weight.dtype]
     if is_paired(weight):
         if x.dtype is torch.bfloat16 and multiplies_bfloat16():
             code = PAIRS
@@ -197,13 +196,29 @@ def _cpu(
     )
     picture_rows = 1 if scale is gate is None else math.prod(x.shape[1:-1])
     run = core().linear_int8 if whole else core().linear
-    run(
-        address(x), address(x2), math.prod(x.shape[:-1]), x.shape[-1],
-        0 if x2 is None else x2.shape[-1], address(weight), code,
-        address(weight_scale), address(bias), address(scale), address(shift),
-        picture_rows, silu, address(addend), _CODES[activation], address(gate),
-        address(residual), address(y), y.shape[-1], DTYPES[x.dtype], torch.get_num_threads(),
-    )  # fmt: skip
+    args = core().LinearArgs(
+        x=address(x),
+        x2=address(x2),
+        rows=math.prod(x.shape[:-1]),
+        channels=x.shape[-1],
+        channels2=0 if x2 is None else x2.shape[-1],
+        weight=address(weight),
+        weight_dtype=code,
+        weight_scale=address(weight_scale),
+        bias=address(bias),
+        scale=address(scale),
+        shift=address(shift),
+        picture_rows=picture_rows,
+        silu=silu,
+        addend=address(addend),
+        activation=_CODES[activation],
+        gate=address(gate),
+        residual=address(residual),
+        y=address(y),
+        outputs=y.shape[-1],
+        dtype=DTYPES[x.dtype],
+    )
+    run(args, torch.get_num_threads())
     return y.to(dtype)
 
 

@@ -68,13 +68,25 @@ def _cpu(
         guidance = float32(guidance)
         conditional += logits.nbytes // 2
     confidence = torch.empty(tokens.shape, dtype=torch.float64)
-    core().mask_refine(
-        conditional, 0 if guidance is None else address(logits), address(guidance),
-        address(tokens), 0 if race else address(noise), address(noise) if race else 0,
-        address(gumbel), address(masked), address(temperature), *tokens.shape, logits.shape[-1],
-        mask_token, *map(address, results), address(confidence),
-        DTYPES[logits.dtype], torch.get_num_threads(),
-    )  # fmt: skip
+    args = core().MaskRefineArgs(
+        logits=conditional,
+        unconditional=0 if guidance is None else address(logits),
+        guidance=address(guidance),
+        tokens=address(tokens),
+        uniform=0 if race else address(noise),
+        race=address(noise) if race else 0,
+        gumbel=address(gumbel),
+        masked=address(masked),
+        temperature=address(temperature),
+        pictures=tokens.shape[0],
+        places=tokens.shape[1],
+        size=logits.shape[-1],
+        mask_token=mask_token,
+        next=address(results[0]),
+        predicted=address(results[1]),
+        confidence=address(confidence),
+    )
+    core().mask_refine(args, DTYPES[logits.dtype], torch.get_num_threads())
     _refuse(tokens, results[1], mask_token)
     return results
 

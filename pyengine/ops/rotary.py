@@ -1,6 +1,7 @@
 """rotary positions, alone and on the way into a cache.  Su et al. 2021, arXiv:2104.09864."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,11 +76,24 @@ def _cpu(x: Tensor, cosines: Tensor, sines: Tensor, positions: Tensor, heads: in
     x, positions = _rows(x), positions.contiguous()
     cosines, sines = float32(cosines), float32(sines)
     y = _memory.empty(x.shape, x.dtype)
-    bad = core().rotary(
-        address(x), x.stride()[:2], address(cosines), address(sines), len(cosines),
-        address(positions), address(y), x.shape[0], x.shape[1], heads, x.shape[2] // heads,
-        DTYPES[x.dtype], torch.get_num_threads(),
-    )  # fmt: skip
+    args = core().RotaryArgs(
+        x=address(x),
+        y=address(y),
+        x_picture=x.stride(0),
+        x_row=x.stride(1),
+        y_picture=y.stride(0),
+        y_row=y.stride(1),
+        cosines=address(cosines),
+        sines=address(sines),
+        table_rows=len(cosines),
+        positions=address(positions),
+        pictures=x.shape[0],
+        rows=x.shape[1],
+        heads=heads,
+        width=x.shape[2] // heads,
+        y_dtype=DTYPES[x.dtype],
+    )
+    bad = core().rotary(args, DTYPES[x.dtype], torch.get_num_threads())
     if bad >= 0:
         raise _outside(int(positions.view(-1)[bad]), len(cosines))
     return y
@@ -217,14 +231,38 @@ def _cpu_cache(
     y = _memory.empty(q.shape, q.dtype)
     n, count, width = q.shape
     head = width // heads
+
+    def part(x: Tensor, y: Tensor, tables: tuple[int, int], into_cache: bool) -> Any:
+        return core().RotaryArgs(
+            x=address(x),
+            y=address(y),
+            x_picture=x.stride(0),
+            x_row=x.stride(1),
+            y_picture=y.stride(0),
+            y_row=y.stride(1),
+            cosines=tables[0],
+            sines=tables[1],
+            table_rows=0 if cosines is None else len(cosines),
+            lengths=address(lengths),
+            into_cache=into_cache,
+            slots=address(slots) if into_cache else 0,
+            pictures=n,
+            rows=count,
+            heads=x.shape[2] // head,
+            width=head,
+            y_dtype=DTYPES[y.dtype],
+        )
+
+    tables = address(cosines), address(sines)
     bad = core().rotary_cache(
-        address(q), address(k), address(v), address(keys), address(values),
-        (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *keys.stride()[:2],
-         *values.stride()[:2]),
-        address(cosines), address(sines), 0 if cosines is None else len(cosines),
-        address(lengths), address(slots), address(y), n, count, len(keys), keys.shape[1], heads,
-        keys.shape[2] // head, head, DTYPES[q.dtype], DTYPES[keys.dtype], torch.get_num_threads(),
-    )  # fmt: skip
+        part(q, y, tables, False),
+        part(k, keys, tables, True),
+        part(v, values, (0, 0), True),
+        len(keys),
+        keys.shape[1],
+        DTYPES[q.dtype],
+        torch.get_num_threads(),
+    )
     if bad >= 0:
         places = _places(keys, cosines)
         raise refused("rotary_cache", lengths, slots, keys, bad, count, places)

@@ -58,10 +58,16 @@ def _cpu(logits: Tensor, uniform: Tensor, settings: Tensor) -> Tensor:
     n, size = uniform.shape[0], logits.shape[1]
     guided = logits.shape[0] == 2 * n and n > 0
     conditional = address(logits) + (n * size * logits.element_size() if guided else 0)
-    core().sample_token(
-        conditional, address(logits) if guided else 0, address(uniform), address(settings),
-        n, size, address(tokens), DTYPES[logits.dtype], torch.get_num_threads(),
-    )  # fmt: skip
+    args = core().SampleTokenArgs(
+        logits=conditional,
+        unconditional=address(logits) if guided else 0,
+        uniform=address(uniform),
+        settings=address(settings),
+        rows=n,
+        size=size,
+        tokens=address(tokens),
+    )
+    core().sample_token(args, DTYPES[logits.dtype], torch.get_num_threads())
     refuse_faults("sample_token", tokens)
     return tokens
 

@@ -56,7 +56,9 @@ def _cpu(
         return new.to(dtype), d.to(dtype), y.to(dtype)
     x, out, coeffs = x.contiguous(), out.to(dtype).contiguous(), float32(coeffs)
     variance = None if variance is None else variance.to(dtype)
-    kept = [None if t is None else t.contiguous() for t in (d1, d2, d3, base, noise, variance)]
+    d1, d2, d3, base, noise, variance = (
+        None if t is None else t.contiguous() for t in (d1, d2, d3, base, noise, variance)
+    )
     results = _empty(x)
     n = x.shape[0]
     size = x.numel() // n if n else 0
@@ -64,11 +66,25 @@ def _cpu(
     conditional = address(out)
     if guided:
         conditional += x.numel() * x.element_size()
-    core().sampler_step(
-        address(x), conditional, address(out) if guided else 0, address(coeffs),
-        *map(address, kept), *map(address, results), n, size,
-        DTYPES[dtype], torch.get_num_threads(),
-    )  # fmt: skip
+    x_new, d, y = results
+    args = core().SamplerStepArgs(
+        x=address(x),
+        out=conditional,
+        unconditional=address(out) if guided else 0,
+        coefficients=address(coeffs),
+        d1=address(d1),
+        d2=address(d2),
+        d3=address(d3),
+        base=address(base),
+        noise=address(noise),
+        variance=address(variance),
+        x_new=address(x_new),
+        d=address(d),
+        y=address(y),
+        pictures=n,
+        size=size,
+    )
+    core().sampler_step(args, DTYPES[dtype], torch.get_num_threads())
     return results
 
 

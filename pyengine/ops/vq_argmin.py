@@ -54,12 +54,20 @@ def _cpu(
     x, codebook = x.contiguous(), float32(codebook)
     index, distances = _empty(x, codebook, return_distances=return_distances)
     levels = codebook.shape[0] if codebook.dim() == 3 else 1
-    core().vq_argmin(
-        address(x), address(codebook), x.numel() // x.shape[-1], x.shape[-1], codebook.shape[-1],
-        codebook.shape[-2], levels, metric == "cosine", residual,
-        address(index), address(distances) if return_distances else 0,
-        DTYPES[x.dtype], torch.get_num_threads(),
-    )  # fmt: skip
+    args = core().VqArgminArgs(
+        x=address(x),
+        codebook=address(codebook),
+        rows=x.numel() // x.shape[-1],
+        stride=x.shape[-1],
+        width=codebook.shape[-1],
+        entries=codebook.shape[-2],
+        levels=levels,
+        cosine=metric == "cosine",
+        residual=residual,
+        indices=address(index),
+        distances=address(distances) if return_distances else 0,
+    )
+    core().vq_argmin(args, DTYPES[x.dtype], torch.get_num_threads())
     return index, distances
 
 

@@ -68,11 +68,20 @@ def _cpu(
     weight = None if weight is None else float32(weight.T)
     bias = None if bias is None else float32(bias)
     levels, entries = codebook.shape[0] if codebook.dim() == 3 else 1, codebook.shape[-2]
-    bad = core().vq_decode(
-        address(indices), address(codebook), indices.numel() // levels, levels, entries,
-        codebook.shape[-1], residual, address(weight), address(bias), y.shape[-1], address(y),
-        DTYPES[codebook.dtype], torch.get_num_threads(),
-    )  # fmt: skip
+    args = core().VqDecodeArgs(
+        indices=address(indices),
+        codebook=address(codebook),
+        rows=indices.numel() // levels,
+        levels=levels,
+        entries=entries,
+        width=codebook.shape[-1],
+        residual=residual,
+        weight=address(weight),
+        bias=address(bias),
+        outputs=y.shape[-1],
+        y=address(y),
+    )
+    bad = core().vq_decode(args, DTYPES[codebook.dtype], torch.get_num_threads())
     if bad >= 0:
         raise _outside(int(indices.view(-1)[bad]), entries)
     return y

@@ -54,7 +54,18 @@ def test_a_convolutions_numbers_are_those_of_its_shape(run, tmp_path):
     assert told["isa"] == core().isa()
     step = next(s for s in told["steps"] if s["part"] == "unet" and s["layer"] == "conv_in")
     assert (step["op"], step["shape"]) == ("conv2d", [2, 8, 8, 16])
-    assert step["algorithm"] == core().conv2d_algorithm(8, 8, 4, 16, 3, 3, 1, False, 0, 0)
+    shape = core().ConvShape(
+        height_out=8,
+        width_out=8,
+        channels=4,
+        channels_out=16,
+        kernel_height=3,
+        kernel_width=3,
+        stride=1,
+        weight_dtype=0,
+        dtype=0,
+    )
+    assert step["algorithm"] == core().conv2d_algorithm(shape)
     assert step["gflop"] == 2 * (2 * 8 * 8 * 16) * 9 * 4 / 1e9
     # The weight is packed: 16 channels are one panel.
     assert step["mbytes"] == 4 * (2 * 8 * 8 * (4 + 16) + 16 * 9 * 4 + 16) / 1e6

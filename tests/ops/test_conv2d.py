@@ -34,6 +34,12 @@ def test_the_prologue_is_our_kernels_and_the_group_norms():
 
 FORMATS = (torch.float32, torch.bfloat16, torch.float16)
 PADDED = (1, 1, 1, 1)
+#: Fields of the core's struct, of 3x3 with zeros around.
+SIZES = {
+    "pictures": 1, "height": 4, "width": 4, "channels": 4, "channels2": 0, "height_out": 4,
+    "width_out": 4, "channels_out": 4, "kernel_height": 3, "kernel_width": 3, "stride": 1,
+    "top": 1, "left": 1, "activation": 0, "dtype": 0, "weight_dtype": 0,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("weight_dtype", FORMATS)
@@ -137,10 +143,16 @@ def test_the_residual_may_be_where_the_result_goes():
     x, weight = torch.randn(2, 9, 9, 12), ops.pack_weight(torch.randn(20, 3, 3, 12) / 10)
     residual = torch.randn(2, 9, 9, 20)
     wanted = ops.conv2d(x, weight, padding=PADDED, residual=residual, out_channels=20)
-    core().conv2d(
-        x.data_ptr(), 0, weight.data_ptr(), *[0] * 5, residual.data_ptr(), residual.data_ptr(),
-        2, 9, 9, 12, 0, 9, 9, 20, 3, 3, 1, 1, 1, 0, False, False, 0, 0, "direct", 2,
-    )  # fmt: skip
+    sizes = dict(SIZES, pictures=2, height=9, width=9, channels=12)
+    sizes |= {"height_out": 9, "width_out": 9, "channels_out": 20}
+    args = core().Conv2dArgs(
+        x=x.data_ptr(),
+        weight=weight.data_ptr(),
+        residual=residual.data_ptr(),
+        y=residual.data_ptr(),
+        **sizes,
+    )
+    core().conv2d(args, 2, "direct")
     assert torch.equal(residual, wanted)
 
 
@@ -169,14 +181,20 @@ def test_an_empty_batch():
 )
 def test_core_refuses_sizes_that_cannot_be(change):
     """Whatever Python let through: no read or write where it should not be."""
-    sizes = {
-        "pictures": 1, "height": 4, "width": 4, "channels": 4, "channels2": 0, "height_out": 4,
-        "width_out": 4, "channels_out": 4, "kernel_height": 3, "kernel_width": 3, "stride": 1,
-    } | change  # fmt: skip
-    x = torch.zeros(4096)
-    a = x.data_ptr()
+    a = torch.zeros(4096).data_ptr()
+    args = core().Conv2dArgs(x=a, weight=a, y=a, **SIZES | change)
     with pytest.raises(ValueError, match="conv2d: size"):
-        core().conv2d(a, 0, a, *[0] * 6, a, *sizes.values(), 1, 1, 0, False, False, 0, 0, "", 1)
+        core().conv2d(args, 1)
+
+
+def test_core_refuses_weights_of_the_other_kind():
+    a = torch.zeros(4096).data_ptr()
+    args = core().Conv2dArgs(x=a, weight=a, y=a, **SIZES | {"weight_dtype": 3})
+    with pytest.raises(ValueError, match="conv2d: weights in int8"):
+        core().conv2d(args, 1)
+    args = core().Conv2dArgs(x=a, weight=a, y=a, **SIZES)
+    with pytest.raises(ValueError, match="conv2d_int8: weights of another dtype"):
+        core().conv2d_int8(args, a, 1)
 
 
 def test_gradients_reach_the_weights():

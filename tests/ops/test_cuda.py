@@ -61,6 +61,18 @@ def run(code):
     return json.loads(result.stdout)
 
 
+def geglu(dtype=0, **changed):
+    """A call, as source."""
+    fields = {"x": 4096, "y": 4096, "rows": 2, "width": 8} | changed
+    return f"geglu(_cuda.GegluArgs(**{fields}), {dtype}, 0)"
+
+
+def sampler_step(**changed):
+    fields = dict.fromkeys(("x", "out", "coefficients", "x_new", "d", "y"), 4096)
+    fields |= {"pictures": 1, "size": 8} | changed
+    return f"sampler_step(_cuda.SamplerStepArgs(**{fields}), 0, 0)"
+
+
 @needs_module
 def test_imports_without_torch_or_a_gpu():
     facts = run("print(json.dumps([_cuda.ARCHITECTURES, _cuda.runtime_version()]))")
@@ -79,7 +91,7 @@ def test_knows_as_many_coefficients_as_the_specification():
 @needs_module
 @no_gpu
 def test_without_a_gpu_a_call_says_so():
-    calls = ("_cuda.device_count()", "_cuda.geglu(4096, 8192, 2, 8, 0, 0)")
+    calls = ("_cuda.device_count()", f"_cuda.{geglu(y=8192)}")
     for call in calls:
         said = run(
             f"try:\n    {call}\nexcept _cuda.CudaError as error:\n"
@@ -111,21 +123,18 @@ def test_wide_kernels_read_and_write_16_bytes_at_a_time(source, tmp_path):
         assert "LDG.E.128" in code
 
 
-STEP = "4096, " * 4 + "0, " * 6 + "4096, " * 3
-
-
 @needs_module
 @pytest.mark.parametrize(
     ("call", "complaint"),
     [
-        ("geglu(0, 4096, 2, 8, 0, 0)", "geglu: null pointer"),
-        ("geglu(4096, 4096, 2, -8, 0, 0)", "geglu: negative size -8"),
-        ("geglu(4096, 4096, 2**40, 2**40, 0, 0)", "geglu: sizes overflow"),
-        ("geglu(4096, 4096, 1, 2**31, 0, 0)", "geglu: width of 2^31 or more"),
-        ("geglu(4096, 4096, 2, 8, 3, 0)", "no dtype 3"),
-        (f"sampler_step({STEP} -1, 8, 0, 0)", "sampler_step: negative size -1"),
-        (f"sampler_step({STEP} 2**31, 8, 0, 0)", "sampler_step: too many elements for one launch"),
-        ("sampler_step(" + "0, " * 13 + "1, 8, 0, 0)", "sampler_step: null pointer"),
+        (geglu(x=0), "geglu: null pointer"),
+        (geglu(width=-8), "geglu: negative size -8"),
+        (geglu(rows=2**40, width=2**40), "geglu: sizes overflow"),
+        (geglu(width=2**31), "geglu: width of 2^31 or more"),
+        (geglu(3), "no dtype 3"),
+        (sampler_step(pictures=-1), "sampler_step: negative size -1"),
+        (sampler_step(pictures=2**31), "sampler_step: too many elements for one launch"),
+        (sampler_step(x=0), "sampler_step: null pointer"),
     ],
 )
 def test_impossible_arguments_are_refused_before_any_launch(call, complaint):
@@ -137,4 +146,4 @@ def test_impossible_arguments_are_refused_before_any_launch(call, complaint):
 
 @needs_module
 def test_nothing_to_do_is_no_launch():
-    assert run("print(json.dumps(_cuda.geglu(0, 0, 0, 8, 0, 0)))") is None
+    assert run(f"print(json.dumps(_cuda.{geglu(x=0, y=0, rows=0)}))") is None

@@ -39,9 +39,9 @@ def cuda_geglu(x):
 
     y = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
     stream = torch.cuda.current_stream().cuda_stream
-    _cuda.geglu(
-        address(x), address(y), y.numel() // y.shape[-1], y.shape[-1], CODES[x.dtype], stream
-    )
+    width = y.shape[-1]
+    args = _cuda.GegluArgs(x=address(x), y=address(y), rows=y.numel() // width, width=width)
+    _cuda.geglu(args, CODES[x.dtype], stream)
     return y
 
 
@@ -54,9 +54,12 @@ def cuda_sampler_step(x, out, coeffs, **given):
     uncond, cond = out.chunk(2) if out.shape[0] == 2 * n else (None, out)
     results = [torch.empty_like(x) for _ in range(3)]
     stream = torch.cuda.current_stream().cuda_stream
-    others = [given.get(name) for name in EXTRAS]
-    pointers = map(address, (x, cond, uncond, coeffs, *others, *results))
-    _cuda.sampler_step(*pointers, n, x.numel() // n, CODES[x.dtype], stream)
+    tensors = {"x": x, "out": cond, "unconditional": uncond, "coefficients": coeffs}
+    tensors |= {name: given.get(name) for name in EXTRAS}
+    tensors |= dict(zip(("x_new", "d", "y"), results, strict=True))
+    pointers = {name: address(tensor) for name, tensor in tensors.items()}
+    args = _cuda.SamplerStepArgs(**pointers, pictures=n, size=x.numel() // n)
+    _cuda.sampler_step(args, CODES[x.dtype], stream)
     return tuple(results)
 
 

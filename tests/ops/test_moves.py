@@ -9,6 +9,15 @@ from pyengine.ops._core import core
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
+#: Fields of the kernels' structs without memory.
+HALVED = {
+    "pictures": 1, "height": 4, "width": 4, "channels": 3, "height_out": 2, "width_out": 2,
+}  # fmt: skip
+JOINED = {
+    "pictures": 1, "first_rows": 2, "second_rows": 3, "bytes": 16, "first_picture": 0,
+    "first_row": 0, "second_picture": 0, "second_row": 0,
+}  # fmt: skip
+
 
 def draw(*shape, dtype=torch.float32):
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).to(dtype)
@@ -96,20 +105,28 @@ def test_gradients_go_through():
 
 
 @pytest.mark.parametrize(
-    ("kernel", "arguments"),
+    ("kernel", "change", "others"),
     [
-        ("halve", (0, 0, 1, 4, 4, 3, 2, 2, 1)),
-        ("halve", (0, 0, 1, 4, 4, 3, 4, 4, 1)),
-        ("halve", (0, 0, 1, 4, 4, -3, 2, 2, 1)),
-        ("enlarge", (0, 0, 1, 4, 4, 3, 8, 8, 4, 1)),
-        ("enlarge", (0, 0, 2**62, 4, 4, 3, 8, 8, 4, 1)),
-        ("join_rows", (0, 0, 0, 1, 2, 3, 16, (0, 0, 0, 0), 1)),
-        ("join_rows", (0, 0, 0, 1, 2, 3, 16, (0, -4, 0, 0), 1)),
-        ("modulate", (0, 0, 0, 0, 0, 2, 3)),
-        ("divide", (0, 2.0, 5, 1)),
-        ("divide", (0, 2.0, -5, 1)),
+        ("halve", {}, (1,)),
+        ("halve", {"height_out": 4, "width_out": 4}, (1,)),
+        ("halve", {"channels": -3}, (1,)),
+        ("enlarge", {"height_out": 8, "width_out": 8}, (4, 1)),
+        ("enlarge", {"pictures": 2**62}, (4, 1)),
+        ("join_rows", {}, (1,)),
+        ("join_rows", {"first_row": -4}, (1,)),
+        ("modulate", {}, ()),
     ],
 )
-def test_what_kernels_refuse(kernel, arguments):
+def test_what_kernels_refuse(kernel, change, others):
+    made, fields = {
+        "join_rows": (core().JoinArgs, JOINED),
+        "modulate": (core().ModulateArgs, {"pictures": 2, "channels": 3}),
+    }.get(kernel, (core().ResizeArgs, HALVED))
     with pytest.raises(ValueError, match=f"{kernel}: "):
-        getattr(core(), kernel)(*arguments)
+        getattr(core(), kernel)(made(**fields | change), *others)
+
+
+@pytest.mark.parametrize("count", [5, -5])
+def test_divide_refuses_null_pointers_and_negative_sizes(count):
+    with pytest.raises(ValueError, match="divide: "):
+        core().divide(0, 2.0, count, 1)

@@ -211,9 +211,10 @@ def test_the_process_ends_while_kernels_run():
         "from pyengine import _core\n"
         "x, w = torch.ones(1 << 16, 64), torch.ones(64)\n"
         "y = torch.empty_like(x)\n"
-        "at = [t.data_ptr() for t in (x, w, w, y)]\n"
+        "at = {n: t.data_ptr() for n, t in dict(x=x, weight=w, bias=w, y=y).items()}\n"
+        "args = _core.LayerNormArgs(**at, rows=1 << 16, width=64, eps=1e-5)\n"
         "def work():\n"
-        "    while True: _core.layer_norm(*at, 1 << 16, 64, 1e-5, 0, 3)\n"
+        "    while True: _core.layer_norm(args, 0, 3)\n"
         "for _ in range(2): threading.Thread(target=work, daemon=True).start()\n"
         "time.sleep(0.3); print('end')"
     )

@@ -41,8 +41,10 @@ int64_t block_of(const AttentionArgs& a) {
 // Of float32 products.
 AttentionSizes sizes_of(const AttentionArgs& a, int64_t group) {
     const int64_t block = block_of(a);
-    return {block, round_up(block * (a.width + a.value_width), kLine),
-            group * (a.width + a.value_width + 2), group * block};
+    return {.block = block,
+            .block_floats = round_up(block * (a.width + a.value_width), kLine),
+            .group_floats = group * (a.width + a.value_width + 2),
+            .floats = group * block};
 }
 
 void check(const AttentionArgs& a) {

@@ -45,7 +45,9 @@ int64_t decode_attention(const DecodeAttentionArgs& a, int threads) {
     const auto run = table().decode_attention[a.cache_dtype];
     parallel_for(shares, 1, threads, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i)
-            run(a, {items * i / shares, items * (i + 1) / shares, memory + i * room});
+            run(a, {.begin = items * i / shares,
+                    .end = items * (i + 1) / shares,
+                    .scratch = memory + i * room});
     });
     return -1;
 }

@@ -5,10 +5,16 @@
 namespace pyengine {
 
 ConvShape shape_of(const Conv2dArgs& args) {
-    return {args.height_out,   args.width_out,     args.channels + args.channels2,
-            args.channels_out, args.kernel_height, args.kernel_width,
-            args.stride,       args.upsample,      args.weight_dtype,
-            args.dtype};
+    return {.height_out = args.height_out,
+            .width_out = args.width_out,
+            .channels = args.channels + args.channels2,
+            .channels_out = args.channels_out,
+            .kernel_height = args.kernel_height,
+            .kernel_width = args.kernel_width,
+            .stride = args.stride,
+            .upsample = args.upsample,
+            .weight_dtype = args.weight_dtype,
+            .dtype = args.dtype};
 }
 
 bool winograd_applies(const ConvShape& shape) {

@@ -25,7 +25,7 @@ void check_sizes(const Conv2dArgs& a, const char* op) {
     const int64_t channels = a.channels + a.channels2;
     checked_count(op, a.pictures, a.height, a.width, channels);
     checked_count(op, a.pictures, a.height_out, a.width_out, a.channels_out);
-    checked_count(op, a.channels_out + kPanelWidth, a.kernel_height, a.kernel_width, channels);
+    checked_count(op, a.channels_out + kPanel, a.kernel_height, a.kernel_width, channels);
     // The padded picture that the outputs read.
     checked_count(op, a.pictures, a.height_out * a.stride + a.kernel_height,
                   a.width_out * a.stride + a.kernel_width, channels);
@@ -68,6 +68,7 @@ void conv2d(const Conv2dArgs& args, int algorithm, int threads) {
         chosen != ConvAlgorithm::direct_bf16 || (tiles && direct_bf16_applies(shape)), kOp,
         "direct_bf16 is for bfloat16, 3x3, channels in multiples of 32, 16 outputs or more, and "
         "an instruction set with tiles");
+    require(args.weight_dtype != DType::int8, kOp, "weights in int8 are for conv2d_int8");
     require(args.weight_dtype != kBFloat16Pairs || chosen == ConvAlgorithm::direct_bf16, kOp,
             "weights in pairs are for direct_bf16");
     switch (chosen) {

@@ -3,14 +3,13 @@
 #include <stdint.h>
 
 #include "dtype.h"
+#include "panel.h"
 
 namespace pyengine {
 
-// Output channels of a panel of weights.
-constexpr int64_t kPanelWidth = 16;
-
 // Of a convolution's input, after scale and shift.
 enum class InputActivation : int { none, silu, gelu, relu };
+constexpr int kInputActivations = 4;
 
 // y = leak(conv(activation([x, x2] * scale + shift)) + bias + channel_add) + residual, all NHWC,
 // with leak(v) = v where v > 0, v * slopes elsewhere.

@@ -47,7 +47,7 @@ DirectShape direct_shape(const Conv2dArgs& args) {
     const bool merges = args.upsample && args.stride == 1 && args.kernel_height == 3 &&
                         args.kernel_width == 3 && args.top == 1 && args.left == 1 &&
                         args.height_out == 2 * args.height && args.width_out == 2 * args.width;
-    shape.joined = args.transposed && 4 * args.channels_out <= kPanelWidth;
+    shape.joined = args.transposed && 4 * args.channels_out <= kPanel;
     shape.parities = !shape.joined && (merges || args.transposed);
     shape.narrow = !shape.parities && !shape.joined && args.channels_out <= kDirectNarrow;
     const int64_t parts = shape.parities ? 2 : 1;
@@ -59,7 +59,7 @@ DirectShape direct_shape(const Conv2dArgs& args) {
     shape.rows = (shape.height - 1) * args.stride + shape.kernel_height + parts - 1;
     shape.columns = (shape.width - 1) * args.stride + shape.kernel_width + parts - 1;
     shape.depth = shape.kernel_height * shape.kernel_width * (args.channels + args.channels2);
-    shape.panels = ceil_divide(args.channels_out, kPanelWidth);
+    shape.panels = ceil_divide(args.channels_out, kPanel);
     return shape;
 }
 
@@ -76,14 +76,14 @@ void conv2d_direct(const Conv2dArgs& args, int threads) {
     const auto floats = [](int64_t count) { return round_up(count + kSlack, kSlack); };
     direct.block_at = floats(checked_count(kOp, direct.ring, shape.columns, channels));
     direct.sums_at = direct.block_at + floats(kDirectBlock * kDirectDepth);
-    const int64_t outputs = direct.panels_per_share * kPanelWidth;
+    const int64_t outputs = direct.panels_per_share * kPanel;
     direct.base_at = direct.sums_at + kDirectBlock * outputs;
     direct.weights_at = direct.base_at + outputs;
     const int64_t line = shape.kernel_width * channels;
     direct.scratch_stride =
         direct.weights_at +
         (shape.narrow ? checked_count(kOp, kDirectNarrow, shape.kernel_height, floats(line))
-                      : 2 * kPanelWidth * kDirectDepth);
+                      : 2 * kPanel * kDirectDepth);
     const int64_t items = direct.pixel_shares * direct.panel_shares;
     direct.scratch = scratch(checked_count(kOp, items, direct.scratch_stride));
 

@@ -10,7 +10,7 @@ namespace pyengine::PYENGINE_NS {
 
 namespace {
 
-static_assert(kDirectDepth >= kDepth && kPanelWidth == kPanel && kDirectBlock % kTileRows == 0);
+static_assert(kDirectDepth >= kDepth && kDirectBlock % kTileRows == 0);
 
 constexpr int64_t kGroup = kTilePanels * kPanel;  // channels that a tile computes side by side
 

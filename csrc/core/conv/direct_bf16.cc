@@ -31,7 +31,7 @@ int64_t strip_rows(const DirectBf16Args& band) {
 
 void share(DirectBf16Args& band, int threads) {
     const int64_t pixels = (band.end_row - band.first_row) * band.conv.width_out;
-    const int64_t groups = ceil_divide(band.conv.channels_out, 2 * kPanelWidth);
+    const int64_t groups = ceil_divide(band.conv.channels_out, 2 * kPanel);
     band.pixel_shares = std::clamp<int64_t>(pixels / kPixelsOfShare, 1, threads);
     band.panel_shares = std::min<int64_t>(threads / band.pixel_shares, groups);
 }

@@ -140,7 +140,7 @@ struct FinishPixels {
 
     void operator()(int64_t row, int64_t rows, int64_t column, int64_t panels, const float* sums,
                     int64_t stride) const {
-        const int64_t width = least(band.conv.channels_out - column, panels * 16);
+        const int64_t width = least(band.conv.channels_out - column, panels * kPanel);
         for_vectors(width, [&](int64_t c, auto lanes) {
             finish(band.first_row * band.conv.width_out + row, rows, column + c, sums + c, stride,
                    lanes);
@@ -200,7 +200,7 @@ Share share_of(const DirectBf16Args& band, int64_t item) {
     share.groups.weight = static_cast<const BFloat16*>(conv.weight);
     share.groups.paired = conv.weight_dtype == kBFloat16Pairs;
     share.groups.depth = taps * (conv.channels + conv.channels2);
-    share.groups.panels = ceil_divide(conv.channels_out, 16);
+    share.groups.panels = ceil_divide(conv.channels_out, kPanel);
     const int64_t groups = ceil_divide(share.groups.panels, 2);
     share.groups.begin = groups * panel_part / band.panel_shares;
     share.groups.end = groups * (panel_part + 1) / band.panel_shares;

@@ -58,6 +58,7 @@ void conv2d_int8(const ConvInt8Args& args, int threads) {
     if (!check_conv2d(conv, kOp)) return;
     const int64_t channels = conv.channels + conv.channels2;
     require(channels <= kMostChannels, kOp, "too many channels for sums of 32 bits");
+    require(conv.weight_dtype == DType::int8, kOp, "weights of another dtype");
     require(!conv.transposed && !conv.slopes, kOp, "no transposed convolution and no slopes");
     require(args.weight_scale, kOp, "null pointer weight_scale");
     threads = std::clamp(threads, 1, 1024);

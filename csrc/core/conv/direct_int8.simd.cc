@@ -160,7 +160,7 @@ struct Share {
         const Conv2dArgs& conv = work.conv;
         const int64_t taps = conv.kernel_height * conv.kernel_width;
         const int64_t tap_bytes = work.steps * kInt8TileBytes, panel = taps * tap_bytes;
-        const int64_t panels = least(2, ceil_divide(conv.channels_out, 16) - group * 2);
+        const int64_t panels = least(2, ceil_divide(conv.channels_out, kPanel) - group * 2);
         const int8_t* weight = static_cast<const int8_t*>(conv.weight) + group * 2 * panel;
         const int64_t pixel_bytes = work.steps * kInt8Step;
         for (int64_t tap = 0; tap < taps; ++tap) {

@@ -15,9 +15,6 @@ namespace {
 
 constexpr const char* kOp = "conv2d_winograd";
 
-// As tile.simd.h has it.
-constexpr int64_t kPanel = 16;
-
 // Floats of a block's transformed input, which is read from the last-level cache once per group.
 constexpr int64_t kInputFloats = 3 << 20;
 // Most tiles in a block. From here on the weights' transform, once per block, is 2% of the

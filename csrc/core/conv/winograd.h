@@ -13,13 +13,40 @@
 
 namespace pyengine {
 
-// How one call is cut. Everything that decides the order of an output's operations (slab, pass)
+// How one call is cut. Of the pixels, for tiles of 4x4 and segments of three:
+//
+//      a picture's output                              a segment's strip, prepared in cache:
+//      +--------+--------+--------+--------+---        (4 + 2) x (4 * 3 + 2) input pixels of
+//      `depth` | tile 0 |   1    |   2    |   3    |           channels, through the prologue
+//      +--------+--------+--------+--------+---         . . . . . . . . . . . . . .
+//      |<------- segment -------->|<-- next             . +-----+ +-----+ +-----+ .    tiles
+//      overlap |        |        |        |                     . |  0  | |  1  | |  2  | .    by
+//      two pixels
+//      +--------+--------+--------+---                  . +-----+ +-----+ +-----+ .
+//      ...                                              . . . . . . . . . . . . . .
+//
+// Segments are taken in blocks, whose transformed input stays in the last-level cache. Of the input
+// channels:
+//
+//      |<------------- slab 0 ------------->|<------------- slab 1 ------------->|  rows of V
+//      |<-- depth -->|<-- depth -->|<-depth>|<-- ...                               a strip each
+//      |<---- pass ---->|<---- pass ---->|  |<-- ...                               products of U V
+//
+// The first phase, one strip after the other, fills V. The second multiplies and writes: an item is
+// one unit (the panels of a register tile) of one part of the block's tiles, a share some items in
+// a row, and two panels of neighbouring units that one share has are a group:
+//
+//                   unit 0    unit 1    unit 2    unit 3
+//      part 0      [ share 0: group ] [ group ]| share 1
+//      part 1       share 1          |           share 2
+//
+// Everything that decides the order of an output's operations (slab, pass)
 // depends on the channels alone: neither the batch nor the threads change a bit.
 struct WinogradArgs {
     Conv2dArgs conv;
     int64_t output_tile;                   // 4 or 2 pixels on a side
     int64_t tiles_high, tiles_wide;        // of one picture
-    int64_t segments_wide, segment;        // a row of tiles lies in so many segments of so many
+    int64_t segments_wide, segment;        // of a row of tiles; tiles of each but the last
     int64_t slab;                          // input channels beside each other in `input`
     int64_t pass;                          // of those, how many are multiplied at a time
     int64_t depth;                         // of those, how many are prepared at a time
@@ -40,7 +67,7 @@ constexpr int64_t kWinogradGroup = 2;
 // Floats of a group's transformed weights; each position has a line more than it fills, so that not
 // all fall into one set of the cache.
 constexpr int64_t winograd_weights_floats(int64_t output_tile, int64_t pass) {
-    return (output_tile + 2) * (output_tile + 2) * (kWinogradGroup * pass * 16 + 16);
+    return (output_tile + 2) * (output_tile + 2) * (kWinogradGroup * pass * kPanel + 16);
 }
 
 // y = conv(x), where args.kernel_height = kernel_width = 3 and stride = 1. output_tile: 4 or 2.

@@ -213,7 +213,11 @@ void multiply_group(const WinogradArgs& args, const Group& group, float* u, floa
                                               ((group.panel + p) * 9 * channels + first) * kPanel,
                                           channels, k, stride, u + p * k * kPanel);
             Ahead ahead = ahead_of<W>(args, group, first + k, calls);
-            const Product product{rows, panels, k, kPositions * kGroup * kPanel, first > 0};
+            const Product product{.rows = rows,
+                                  .panels = panels,
+                                  .k = k,
+                                  .c_stride = kPositions * kGroup * kPanel,
+                                  .accumulate = first > 0};
             const float* v =
                 args.input + slab * args.slab_stride + group.from * kDepth + first - begin;
             for (int64_t i = 0; i < kPositions; ++i, v += args.position_stride)
@@ -237,8 +241,11 @@ void multiply_share(const WinogradArgs& args, int64_t share) {
             const int64_t run = least(least(kGroup / kTilePanels, units - from), left);
             return run ? least(run * kTilePanels, panels - from * kTilePanels) : 0;
         };
-        Group group{args.tiles * part / args.tile_parts, args.tiles * (part + 1) / args.tile_parts,
-                    unit * kTilePanels, group_at(unit, end - i), 0};
+        Group group{.from = args.tiles * part / args.tile_parts,
+                    .to = args.tiles * (part + 1) / args.tile_parts,
+                    .panel = unit * kTilePanels,
+                    .panels = group_at(unit, end - i),
+                    .next_panels = 0};
         const int64_t run = ceil_divide(group.panels, kTilePanels);
         group.next_panels = group_at(unit + run, end - i - run);
         multiply_group<Output, W>(args, group, u, m);

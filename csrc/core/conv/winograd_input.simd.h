@@ -17,8 +17,11 @@ struct Segment {
 
 PYENGINE_INLINE Segment segment_of(const WinogradArgs& args, int64_t i) {
     const int64_t row = i / args.segments_wide, from = i % args.segments_wide * args.segment;
-    return {row / args.tiles_high, row % args.tiles_high, from,
-            least(args.segment, args.tiles_wide - from), row * args.tiles_wide + from};
+    return {.picture = row / args.tiles_high,
+            .tile_row = row % args.tiles_high,
+            .tile_column = from,
+            .tiles = least(args.segment, args.tiles_wide - from),
+            .index = row * args.tiles_wide + from};
 }
 
 // Channels [first, first + count) of x or x2, whose channels begin at `begin` of both together.

@@ -6,10 +6,9 @@
 #include "isa/divide.simd.h"
 #include "isa/math.simd.h"
 #include "isa/round_int8.simd.h"
+#include "panel.h"
 
 namespace pyengine::PYENGINE_NS {
-
-constexpr int64_t kInt8Panel = 16;
 
 // Rows [place, place + rows) of the work, outputs from `column` on. sums: their whole numbers, rows
 // kInt8Columns apart; overwritten.
@@ -69,7 +68,7 @@ void activate_int8(float* values, int64_t rows, int64_t width) {
     constexpr bool kGated = is_gated(Chosen);
     for (int64_t r = 0; r < rows; ++r, values += kInt8Columns)
         for (int64_t c = 0; c < width; c += kLanes) {
-            Floats value = load(values + c), x = kGated ? load(values + kInt8Panel + c) : value;
+            Floats value = load(values + c), x = kGated ? load(values + kPanel + c) : value;
             if constexpr (Chosen == Activation::silu) x = silu(x);
             if constexpr (Chosen == Activation::gelu || Chosen == Activation::geglu) x = gelu(x);
             if constexpr (Chosen == Activation::quick_gelu) x = quick_gelu(x);
@@ -126,9 +125,9 @@ void finish_int8(const LinearInt8Work& work, int64_t place, int64_t rows, int64_
     if (args.activation == Activation::none && !args.addend && !args.gate)
         return finish_plain<T>(work, place, rows, column, sums);
     const bool gated = is_gated(args.activation);
-    const int64_t width = least(args.outputs - column, gated ? kInt8Panel : kInt8Columns);
+    const int64_t width = least(args.outputs - column, gated ? kPanel : kInt8Columns);
     scale_int8<T>(work, place, rows, column, width, sums);
-    if (gated) scale_int8<T>(work, place, rows, args.outputs + column, width, sums + kInt8Panel);
+    if (gated) scale_int8<T>(work, place, rows, args.outputs + column, width, sums + kPanel);
     float* values = reinterpret_cast<float*>(sums);
     activate_int8(args.activation, values, rows, width);
     join_int8<T>(work, place, rows, column, width, values);

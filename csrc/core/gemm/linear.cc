@@ -6,6 +6,7 @@
 #include "divide.h"
 #include "gemm/linear_int8.h"
 #include "gemm/pairs.h"
+#include "panel.h"
 #include "parallel.h"
 #include "scratch.h"
 #include "table.h"
@@ -15,9 +16,15 @@ namespace pyengine {
 namespace {
 
 constexpr const char* kOp = "linear";
-constexpr int64_t kPanel = 16;
 
-// How many threads share the rows, and how many the units of outputs.
+// How many threads share the rows, and how many the units of outputs: two panels, or of gated ones
+// a panel of values and one of gates. Six threads as a grid of 2 x 3:
+//
+//                  W:     unit 0 1 2 | 3 4 5 | 6 7 8      each share reads its columns of W
+//                        +-----------+-------+-------+    and its rows of x; twice as many rows
+//      x:  rows 0 .. 7   |  share 0  |   1   |   2   |    of shares read W twice as often, twice
+//          rows 8 .. 15  |  share 3  |   4   |   5   |    as many columns x
+//                        +-----------+-------+-------+
 struct Grid {
     int64_t rows, units;
 };
@@ -40,7 +47,7 @@ constexpr double kSmall = 200e3;
 // The grid whose slowest thread has least to do.
 Grid grid_for(const LinearArgs& args, int64_t units, int threads) {
     const int64_t depth = args.channels + args.channels2, width = 2 * kPanel;
-    Grid best{1, 1};
+    Grid best{.rows = 1, .units = 1};
     double least = cost(depth, args.rows, units * width);
     if (least < kSmall) return best;
     for (int64_t r = 1; r <= std::min<int64_t>(threads, args.rows); ++r) {
@@ -48,7 +55,7 @@ Grid grid_for(const LinearArgs& args, int64_t units, int threads) {
         const double slowest =
             cost(depth, ceil_divide(args.rows, r), ceil_divide(units, u) * width);
         if (slowest < least) {
-            best = {r, u};
+            best = {.rows = r, .units = u};
             least = slowest;
         }
     }
@@ -90,8 +97,10 @@ void linear(const LinearArgs& args, int threads) {
     const Grid grid = grid_for(args, units, std::clamp(threads, 1, 1024));
     const auto share = [&](int64_t i) {
         const int64_t row = i / grid.units, unit = i % grid.units;
-        return LinearShare{args.rows * row / grid.rows, args.rows * (row + 1) / grid.rows,
-                           units * unit / grid.units, units * (unit + 1) / grid.units};
+        return LinearShare{.row_begin = args.rows * row / grid.rows,
+                           .row_end = args.rows * (row + 1) / grid.rows,
+                           .unit_begin = units * unit / grid.units,
+                           .unit_end = units * (unit + 1) / grid.units};
     };
     const int64_t shares = grid.rows * grid.units;
     int64_t room = 0;

@@ -234,7 +234,7 @@ struct Share {
     }
 
     void finish_group(int64_t group, int64_t row, int64_t rows, float* from) const {
-        const int64_t columns = is_gated(args.activation) ? int64_t{kPanel} : plan.panels * kPanel;
+        const int64_t columns = is_gated(args.activation) ? kPanel : plan.panels * kPanel;
         if constexpr (sizeof(W) == 1)
             scale_sums(args, group * columns, panels_of(args, plan, group), rows, from,
                        plan.panels * kPanel);

@@ -4,6 +4,7 @@
 
 #include "check.h"
 #include "divide.h"
+#include "panel.h"
 #include "parallel.h"
 #include "scratch.h"
 #include "table.h"
@@ -45,7 +46,7 @@ void linear_int8(const LinearArgs& args, int threads) {
     work.args = args;
     work.steps = ceil_divide(depth, kInt8Step);
     work.product = &int8_product();
-    const int64_t panels = ceil_divide(args.outputs, int64_t{16});
+    const int64_t panels = ceil_divide(args.outputs, kPanel);
     work.units = is_gated(args.activation) ? panels : ceil_divide(panels, 2);
     const int64_t fits = kRounded / std::max<int64_t>(work.steps * kInt8Step, 1);
     const int64_t most = std::max(fits / kInt8TileRows * kInt8TileRows, kInt8BlockRows);

@@ -80,7 +80,7 @@ struct Share {
 
     int64_t panels_of(int64_t unit) const {
         if (is_gated(work.args.activation)) return 2;
-        return least(2, ceil_divide(work.args.outputs, kInt8Panel) - unit * 2);
+        return least(2, ceil_divide(work.args.outputs, kPanel) - unit * 2);
     }
 
     // Rows [begin, end) of the work by one unit of outputs.
@@ -88,10 +88,10 @@ struct Share {
         const LinearArgs& args = work.args;
         const bool gated = is_gated(args.activation);
         const int64_t panel = work.steps * kInt8TileBytes, panels = panels_of(unit);
-        const int64_t apart = gated ? ceil_divide(args.outputs, kInt8Panel) * panel : panel;
+        const int64_t apart = gated ? ceil_divide(args.outputs, kPanel) * panel : panel;
         const int8_t* weight =
             static_cast<const int8_t*>(args.weight) + (gated ? unit : unit * 2) * panel;
-        const int64_t column = unit * (gated ? int64_t{kInt8Panel} : kInt8Columns);
+        const int64_t column = unit * (gated ? kPanel : kInt8Columns);
         // Without channels there is one of no steps, whose sums are zero.
         const int64_t passes = work.steps ? ceil_divide(work.steps, kPassSteps) : 1;
         const int64_t most = 2 * kInt8TileRows;

@@ -11,10 +11,10 @@
 #pragma once
 
 #include "isa/vector.simd.h"
+#include "panel.h"
 
 namespace pyengine::PYENGINE_NS {
 
-constexpr int kPanel = 16;
 // Most elements of K in one pass. The panels of B beside a tile then take 20 KB and a tile of A 8
 // (9 with 16 lanes) of the first-level cache's 32 KB; it divides the widths of U-Nets: 320, 640,
 // 1280, 2880.

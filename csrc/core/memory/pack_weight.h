@@ -2,10 +2,9 @@
 
 #include <stdint.h>
 
-namespace pyengine {
+#include "panel.h"
 
-// A panel: this many output channels side by side, whatever the instruction set.
-constexpr int64_t kPanel = 16;
+namespace pyengine {
 
 struct PackWeightArgs {
     const void* weight;  // [channels_out, channels, taps], as checkpoints have it

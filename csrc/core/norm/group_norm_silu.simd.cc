@@ -69,17 +69,17 @@ void apply_row(const T* x, int64_t channels, const float* scale, const float* sh
 
 template <bool Silu, bool Centred, class T>
 void apply(const GroupNormApplyArgs& args, int64_t begin, int64_t end) {
-    const int64_t channels = args.channels, channels2 = args.channels2;
+    const int64_t channels = args.in.channels, channels2 = args.in.channels2;
     const int64_t width = channels + channels2;
     for (int64_t pixel = begin; pixel < end; ++pixel) {
-        const int64_t first = pixel / args.pixels * width, second = first + channels;
+        const int64_t first = pixel / args.in.pixels * width, second = first + channels;
         T* y = static_cast<T*>(args.y) + pixel * width;
-        apply_row<Silu, Centred>(static_cast<const T*>(args.x) + pixel * channels, channels,
+        apply_row<Silu, Centred>(static_cast<const T*>(args.in.x) + pixel * channels, channels,
                                  args.scale + first, args.shift + first,
                                  Centred ? args.centre + first : nullptr, y);
         if (channels2)
-            apply_row<Silu, Centred>(static_cast<const T*>(args.x2) + pixel * channels2, channels2,
-                                     args.scale + second, args.shift + second,
+            apply_row<Silu, Centred>(static_cast<const T*>(args.in.x2) + pixel * channels2,
+                                     channels2, args.scale + second, args.shift + second,
                                      Centred ? args.centre + second : nullptr, y + channels);
     }
 }
@@ -89,19 +89,19 @@ void apply(const GroupNormApplyArgs& args, int64_t begin, int64_t end) {
 // Items are strips: picture after picture, kStripRows pixels each, the last of a picture shorter.
 template <class T>
 void group_norm_statistics(const GroupNormArgs& args, int64_t begin, int64_t end) {
-    const int64_t channels = args.channels, channels2 = args.channels2;
+    const int64_t channels = args.in.channels, channels2 = args.in.channels2;
     const int64_t width = channels + channels2;
-    const int64_t strips = (args.pixels + kStripRows - 1) / kStripRows;
+    const int64_t strips = (args.in.pixels + kStripRows - 1) / kStripRows;
     for (int64_t i = begin; i < end; ++i) {
-        const int64_t row = i % strips * kStripRows, left = args.pixels - row;
-        const int64_t pixel = i / strips * args.pixels + row;
+        const int64_t row = i % strips * kStripRows, left = args.in.pixels - row;
+        const int64_t pixel = i / strips * args.in.pixels + row;
         const int64_t rows = left < kStripRows ? left : kStripRows;
         float* centre = args.partial + i * 3 * width;
         float *sums = centre + width, *square_sums = sums + width;
-        strip_of(static_cast<const T*>(args.x) + pixel * channels, channels, rows, centre, sums,
+        strip_of(static_cast<const T*>(args.in.x) + pixel * channels, channels, rows, centre, sums,
                  square_sums);
         if (channels2)
-            strip_of(static_cast<const T*>(args.x2) + pixel * channels2, channels2, rows,
+            strip_of(static_cast<const T*>(args.in.x2) + pixel * channels2, channels2, rows,
                      centre + channels, sums + channels, square_sums + channels);
     }
 }

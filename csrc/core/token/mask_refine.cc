@@ -1,13 +1,12 @@
 #include "token/mask_refine.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <new>
-#include <vector>
 
 #include "check.h"
+#include "divide.h"
 #include "parallel.h"
+#include "scratch.h"
 #include "table.h"
 #include "token/sample_token.h"
 
@@ -27,8 +26,13 @@ void predict(const MaskRefineArgs& args, int64_t place, DType dtype, float* guid
     };
     float top;
     const float guidance = args.guidance ? args.guidance[picture] : 1.0f;
-    const TokenWeightsArgs weigh{
-        row_of(args.logits), row_of(args.unconditional), guidance, 1.0f, guided, weights, &top};
+    const TokenWeightsArgs weigh{.logits = row_of(args.logits),
+                                 .unconditional = row_of(args.unconditional),
+                                 .guidance = guidance,
+                                 .temperature = 1.0f,
+                                 .guided = guided,
+                                 .weights = weights,
+                                 .top = &top};
     table().token_weights[dtype](weigh, 0, args.size);
     int64_t token;
     const double share = args.uniform ? args.uniform[place] : 0, gumbel = args.gumbel[place];
@@ -41,7 +45,9 @@ void predict(const MaskRefineArgs& args, int64_t place, DType dtype, float* guid
     } else if (args.uniform) {
         token = draw_token(weights, args.size, share, [](int64_t) { return true; });
     } else {
-        table().token_race({weights, args.race + place * args.size, &token}, 0, args.size);
+        table().token_race(
+            {.weights = weights, .race = args.race + place * args.size, .winner = &token}, 0,
+            args.size);
         if (token < 0) token = kBadUniform;
     }
     args.predicted[place] = token;
@@ -53,21 +59,20 @@ void predict(const MaskRefineArgs& args, int64_t place, DType dtype, float* guid
                              static_cast<double>(args.temperature[picture]) * noise;
 }
 
-// Masks the least certain of a picture's places again.
-void choose(const MaskRefineArgs& args, int64_t picture, std::vector<double>& order) {
+// Masks the least certain of a picture's places again. order: room for `places` numbers.
+void choose(const MaskRefineArgs& args, int64_t picture, double* order) {
     const int64_t first = picture * args.places;
-    order.clear();
+    int64_t unknown = 0;
     for (int64_t i = first; i < first + args.places; ++i)
-        if (args.tokens[i] == args.mask_token) order.push_back(args.confidence[i]);
-    const int64_t unknown = static_cast<int64_t>(order.size());
+        if (args.tokens[i] == args.mask_token) order[unknown++] = args.confidence[i];
     double cut = -HUGE_VAL;
     if (args.masked[picture] > 0 && unknown > 0) {
         const int64_t count =
             std::max<int64_t>(1, std::min<int64_t>(unknown - 1, args.masked[picture]));
         cut = HUGE_VAL;  // all of them, where that leaves none
         if (count < unknown) {
-            std::nth_element(order.begin(), order.begin() + count, order.end());
-            cut = order[static_cast<size_t>(count)];
+            std::nth_element(order, order + count, order + unknown);
+            cut = order[count];
         }
     }
     for (int64_t i = first; i < first + args.places; ++i) {
@@ -87,23 +92,19 @@ void mask_refine(const MaskRefineArgs& args, DType dtype, int threads) {
                 args.masked && args.temperature && args.next && args.predicted && args.confidence,
             kOp, "null pointer");
     require(!args.unconditional || args.guidance, kOp, "null pointer guidance");
-    std::atomic<bool> failed{false};
-    parallel_for(places, 1 + 8192 / args.size, threads, [&](int64_t begin, int64_t end) {
-        try {
-            std::vector<float> memory(static_cast<size_t>(2 * args.size));
-            for (int64_t i = begin; i < end; ++i) {
-                if (args.tokens[i] != args.mask_token)
-                    args.predicted[i] = args.tokens[i];
-                else
-                    predict(args, i, dtype, memory.data(), memory.data() + args.size);
-            }
-        } catch (const std::bad_alloc&) {
-            failed = true;
+    const int64_t shares = shares_of(places, 1 + 8192 / args.size, threads);
+    const int64_t room = round_up(2 * args.size, 16);
+    float* memory = scratch(std::max(checked_count(kOp, shares, room), 2 * args.places));
+    parallel_shares(places, shares, threads, [&](int64_t share, int64_t begin, int64_t end) {
+        float* guided = memory + share * room;
+        for (int64_t i = begin; i < end; ++i) {
+            if (args.tokens[i] != args.mask_token)
+                args.predicted[i] = args.tokens[i];
+            else
+                predict(args, i, dtype, guided, guided + args.size);
         }
     });
-    if (failed) throw std::bad_alloc();
-    std::vector<double> order;
-    order.reserve(static_cast<size_t>(args.places));
+    double* order = reinterpret_cast<double*>(memory);
     for (int64_t picture = 0; picture < args.pictures; ++picture) choose(args, picture, order);
 }
 

@@ -1,14 +1,12 @@
 #include "token/sample_token.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <memory>
-#include <new>
-#include <vector>
 
 #include "check.h"
+#include "divide.h"
 #include "parallel.h"
+#include "scratch.h"
 #include "table.h"
 
 namespace pyengine {
@@ -42,63 +40,64 @@ struct Row {
     float top;
 };
 
+// Of a share.
 struct Memory {
-    std::vector<float> guided, weights;
-    std::vector<int64_t> counts, inside;
-    std::vector<double> masses;
-    explicit Memory(int64_t size)
-        : guided(static_cast<size_t>(size)),
-          weights(static_cast<size_t>(size)),
-          counts(kBuckets),
-          masses(kBuckets) {
-        inside.reserve(static_cast<size_t>(size));
-    }
+    float *guided, *weights;   // [size]
+    int64_t *counts, *inside;  // [kBuckets], [size]
+    double* masses;            // [kBuckets]
+    int64_t found = 0;         // of `inside`
+
+    static int64_t floats(int64_t size) { return round_up(4 * size + 4 * kBuckets, 16); }
+    Memory(float* from, int64_t size)
+        : guided(from + 2 * size + 4 * kBuckets),
+          weights(guided + size),
+          counts(reinterpret_cast<int64_t*>(from)),
+          inside(counts + kBuckets),
+          masses(reinterpret_cast<double*>(inside + size)) {}
 };
 
 // The kept tokens of one bucket, in falling order; the lowest index first among equals.
 void sort_bucket(const Row& row, const Limit& limit, int64_t bucket, Memory& memory) {
-    memory.inside.clear();
+    memory.found = 0;
     for (int64_t i = 0; i < row.size; ++i)
         if (bucket_of(row.guided[i], row.top) == bucket && limit.keeps(row.guided[i], i))
-            memory.inside.push_back(i);
-    std::sort(memory.inside.begin(), memory.inside.end(), [&](int64_t a, int64_t b) {
+            memory.inside[memory.found++] = i;
+    std::sort(memory.inside, memory.inside + memory.found, [&](int64_t a, int64_t b) {
         return row.guided[a] > row.guided[b] || (row.guided[a] == row.guided[b] && a < b);
     });
 }
 
 // The k largest, and those equal to the last of them.
 Limit top_k(const Row& row, int64_t k, Memory& memory) {
-    std::fill(memory.counts.begin(), memory.counts.end(), 0);
-    for (int64_t i = 0; i < row.size; ++i)
-        ++memory.counts[static_cast<size_t>(bucket_of(row.guided[i], row.top))];
+    std::fill_n(memory.counts, kBuckets, 0);
+    for (int64_t i = 0; i < row.size; ++i) ++memory.counts[bucket_of(row.guided[i], row.top)];
     int64_t before = 0, bucket = 0;
-    while (before + memory.counts[static_cast<size_t>(bucket)] < k)
-        before += memory.counts[static_cast<size_t>(bucket++)];
+    while (before + memory.counts[bucket] < k) before += memory.counts[bucket++];
     sort_bucket(row, {}, bucket, memory);
-    return {row.guided[memory.inside[static_cast<size_t>(k - before - 1)]], INT64_MAX};
+    return {.logit = row.guided[memory.inside[k - before - 1]]};
 }
 
 // The largest, until what is kept has `share` of the weight of what `limit` keeps.
 Limit top_p(const Row& row, const Limit& limit, double share, Memory& memory) {
-    std::fill(memory.masses.begin(), memory.masses.end(), 0.0);
+    std::fill_n(memory.masses, kBuckets, 0.0);
     for (int64_t i = 0; i < row.size; ++i)
         if (limit.keeps(row.guided[i], i))
-            memory.masses[static_cast<size_t>(bucket_of(row.guided[i], row.top))] +=
-                static_cast<double>(row.weights[i]);
+            memory.masses[bucket_of(row.guided[i], row.top)] += static_cast<double>(row.weights[i]);
     double total = 0, ahead = 0;
-    for (double mass : memory.masses) total += mass;
+    for (int64_t i = 0; i < kBuckets; ++i) total += memory.masses[i];
     const double wanted = share * total;
-    size_t bucket = 0;
+    int64_t bucket = 0;
     while (bucket + 1 < kBuckets && ahead + memory.masses[bucket] < wanted)
         ahead += memory.masses[bucket++];
-    sort_bucket(row, limit, static_cast<int64_t>(bucket), memory);
+    sort_bucket(row, limit, bucket, memory);
     Limit result = limit;
     bool first = bucket == 0;  // the largest is always kept
-    for (int64_t i : memory.inside) {
+    for (int64_t at = 0; at < memory.found; ++at) {
         if (!first && ahead >= wanted) break;
         first = false;
-        result = {row.guided[i], i};
-        ahead += static_cast<double>(row.weights[i]);
+        const int64_t token = memory.inside[at];
+        result = {.logit = row.guided[token], .token = token};
+        ahead += static_cast<double>(row.weights[token]);
     }
     return result;
 }
@@ -120,13 +119,18 @@ int64_t sample_row(const SampleTokenArgs& args, int64_t i, DType dtype, Memory& 
         return tensor ? static_cast<const char*>(tensor) + offset : nullptr;
     };
     float top;
-    const TokenWeightsArgs weigh{
-        row_of(args.logits),  row_of(args.unconditional), s.guidance, s.temperature,
-        memory.guided.data(), memory.weights.data(),      &top};
+    const TokenWeightsArgs weigh{.logits = row_of(args.logits),
+                                 .unconditional = row_of(args.unconditional),
+                                 .guidance = s.guidance,
+                                 .temperature = s.temperature,
+                                 .guided = memory.guided,
+                                 .weights = memory.weights,
+                                 .top = &top};
     table().token_weights[dtype](weigh, 0, args.size);
     if (std::isnan(top)) return kNoNumber;
     if (top == -HUGE_VALF) return kAllMasked;
-    const Row row{memory.guided.data(), memory.weights.data(), args.size, top};
+    const Row row{
+        .guided = memory.guided, .weights = memory.weights, .size = args.size, .top = top};
     if (s.temperature == 0) return std::find(row.guided, row.guided + row.size, top) - row.guided;
     Limit limit;
     const int64_t k = static_cast<int64_t>(s.top_k);
@@ -144,17 +148,13 @@ void sample_token(const SampleTokenArgs& args, DType dtype, int threads) {
     require(args.size > 0 && args.size < INT32_MAX, kOp, "no tokens, or too many");
     if (args.rows == 0) return;
     require(args.logits && args.uniform && args.settings && args.tokens, kOp, "null pointer");
-    std::atomic<bool> failed{false};
-    parallel_for(args.rows, 1 + 8192 / args.size, threads, [&](int64_t begin, int64_t end) {
-        try {
-            Memory memory(args.size);
-            for (int64_t i = begin; i < end; ++i)
-                args.tokens[i] = sample_row(args, i, dtype, memory);
-        } catch (const std::bad_alloc&) {
-            failed = true;
-        }
+    const int64_t shares = shares_of(args.rows, 1 + 8192 / args.size, threads);
+    const int64_t room = Memory::floats(args.size);
+    float* floats = scratch(checked_count(kOp, shares, room));
+    parallel_shares(args.rows, shares, threads, [&](int64_t share, int64_t begin, int64_t end) {
+        Memory memory(floats + share * room, args.size);
+        for (int64_t i = begin; i < end; ++i) args.tokens[i] = sample_row(args, i, dtype, memory);
     });
-    if (failed) throw std::bad_alloc();
 }
 
 }  // namespace pyengine

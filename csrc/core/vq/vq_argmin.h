@@ -9,13 +9,19 @@
 
 namespace pyengine {
 
-// One level of a codebook: its entries against one slice of each row.
 struct VqArgminArgs {
-    const void* x;          // [rows, stride]; the level's slice begins at `offset` of each row
+    const void* x;          // [rows, stride]; each level has a slice of a row, or all of it
     const float* codebook;  // [levels, entries, width]
-    int64_t rows, stride, offset, width, entries, levels, level;
+    int64_t rows, stride, width, entries, levels;
     bool cosine;
-    bool residual;  // search for x minus the entries that the earlier levels chose
+    bool residual;     // search for x minus the entries that the earlier levels chose
+    int64_t* indices;  // [rows, levels]
+    float* distances;  // likewise, or null
+};
+
+// One level of the codebook, as the kernel is given it: its entries against one slice of each row.
+struct VqSearch : VqArgminArgs {
+    int64_t level, offset;  // the slice begins at `offset` of each row
 
     // From vq_pack; null in a call of so few rows that packing would take longer than the search.
     // [panels, width + 1, entries of a panel]: half the squared norm of each entry, then the entry.
@@ -23,13 +29,10 @@ struct VqArgminArgs {
     const float* centre;           // [width], subtracted from entries and rows alike
     int64_t panels, group_panels;  // minima are kept per group of panels, and lane
 
-    // Scratch of the calling thread: kVqBlock * (width + groups * entries of a panel) floats if
-    // packed; width + lanes + kVqBlock doubles.
+    // Of the share: kVqBlock * (width + groups * entries of a panel) floats if packed; width +
+    // lanes + kVqBlock doubles.
     float* tiles;
     double* row;
-
-    int64_t* indices;  // [rows, levels]
-    float* distances;  // likewise, or null
 };
 
 struct VqPackArgs {
@@ -46,7 +49,6 @@ constexpr int64_t kVqGroups = 64;       // at most, so that a row's minima stay 
 constexpr int64_t kVqGroupPanels = 16;  // at least, so that the minima are few beside the scores
 constexpr int64_t kVqVectors = 2;       // of a panel
 
-// args.level, offset and everything from `packed` to `row` are ignored.
 void vq_argmin(const VqArgminArgs& args, DType dtype, int threads);
 
 }  // namespace pyengine

@@ -61,7 +61,7 @@ PYENGINE_INLINE float least(Floats value) {
     return result;
 }
 
-PYENGINE_INLINE int64_t groups_of(const VqArgminArgs& args) {
+PYENGINE_INLINE int64_t groups_of(const VqSearch& args) {
     return args.packed ? (args.panels + args.group_panels - 1) / args.group_panels : 0;
 }
 
@@ -69,7 +69,7 @@ PYENGINE_INLINE int64_t groups_of(const VqArgminArgs& args) {
 
 // A row of the level in double, padded with zeros to whole vectors; returns its squared norm.
 template <class T>
-PYENGINE_INLINE double read_row(const VqArgminArgs& args, int64_t row, double* out) {
+PYENGINE_INLINE double read_row(const VqSearch& args, int64_t row, double* out) {
     const T* x = static_cast<const T*>(args.x) + row * args.stride + args.offset;
     Doubles squares{};
     for_vectors(args.width, [&](int64_t k, auto lanes) {
@@ -142,7 +142,7 @@ void tile(const float* x, const float* panel, int64_t count, int64_t any_width, 
 }
 
 // All rows of a block against all panels; low: [groups, rows, kPanel].
-void search(const VqArgminArgs& args, const float* x, int64_t rows, float* low) {
+void search(const VqSearch& args, const float* x, int64_t rows, float* low) {
     const int64_t width = args.width, bytes = (width + 1) * kPanel * 4;
     const int64_t chunk = bytes < kCacheBytes ? kCacheBytes / bytes : 1;
     const auto run = width == 4 ? tile<4> : width == 8 ? tile<8> : width == 16 ? tile<16> : tile<0>;
@@ -177,7 +177,7 @@ PYENGINE_INLINE double twice_the_error(double low, double norm, int64_t width) {
 }
 
 template <class T, bool Cosine>
-void decide(const VqArgminArgs& args, int64_t row, double norm, const float* low, int64_t rows,
+void decide(const VqSearch& args, int64_t row, double norm, const float* low, int64_t rows,
             double* buffer) {
     const double square = read_row<T>(args, row, buffer);
     const float* codebook = args.codebook + args.level * args.entries * args.width;
@@ -218,7 +218,7 @@ void decide(const VqArgminArgs& args, int64_t row, double norm, const float* low
 }
 
 // The centred row, negated, into its column of a tile; returns its norm.
-PYENGINE_INLINE double centre_row(const VqArgminArgs& args, const double* row, double square,
+PYENGINE_INLINE double centre_row(const VqSearch& args, const double* row, double square,
                                   float* out) {
     const double scale = !args.cosine ? 1 : square > 0 ? 1 / __builtin_sqrt(square) : 0;
     double total = 0;
@@ -234,7 +234,7 @@ PYENGINE_INLINE double centre_row(const VqArgminArgs& args, const double* row, d
 
 // Items are rows.
 template <class T>
-void vq_argmin(const VqArgminArgs& args, int64_t begin, int64_t end) {
+void vq_argmin(const VqSearch& args, int64_t begin, int64_t end) {
     const int64_t groups = groups_of(args);
     double *buffer = args.row, *norms = buffer + args.width + kLanes;
     float *x = args.tiles, *low = x + (groups ? kVqBlock * args.width : 0);
@@ -309,6 +309,6 @@ void vq_pack(const VqPackArgs& args, int64_t begin, int64_t end) {
     }
 }
 
-PYENGINE_INSTANTIATE(vq_argmin, PYENGINE_RANGE(VqArgminArgs));
+PYENGINE_INSTANTIATE(vq_argmin, PYENGINE_RANGE(VqSearch));
 
 }  // namespace pyengine::PYENGINE_NS

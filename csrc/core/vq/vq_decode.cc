@@ -1,11 +1,9 @@
 #include "vq/vq_decode.h"
 
-#include <atomic>
-#include <memory>
-#include <new>
-
 #include "check.h"
+#include "divide.h"
 #include "parallel.h"
+#include "scratch.h"
 #include "table.h"
 
 namespace pyengine {
@@ -27,15 +25,12 @@ int64_t vq_decode(const VqDecodeArgs& args, DType dtype, int threads) {
 
     const auto run = table().vq_decode[dtype];
     const int64_t work = 1 + (args.weight ? inputs * args.outputs : inputs);
-    std::atomic<bool> failed{false};
-    parallel_for(args.rows, 1 + 32768 / work, threads, [&](int64_t begin, int64_t end) {
-        const std::unique_ptr<float[]> gathered(
-            new (std::nothrow) float[static_cast<size_t>(inputs + 1)]);
-        VqDecodeArgs mine = args;
-        mine.gathered = gathered.get();
-        gathered ? run(mine, begin, end) : failed.store(true);
+    const int64_t shares = shares_of(args.rows, 1 + 32768 / work, threads);
+    const int64_t room = round_up(inputs, 16);
+    float* memory = scratch(checked_count(kOp, shares, room));
+    parallel_shares(args.rows, shares, threads, [&](int64_t share, int64_t begin, int64_t end) {
+        run({args, memory + share * room}, begin, end);
     });
-    if (failed) throw std::bad_alloc();
     return -1;
 }
 

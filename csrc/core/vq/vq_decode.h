@@ -15,8 +15,12 @@ struct VqDecodeArgs {
     const float* weight;  // [inputs, outputs], inputs = width (* levels if side by side), or null
     const float* bias;    // [outputs], or null
     int64_t outputs;      // without a weight: inputs
-    float* gathered;      // scratch of the calling thread: [inputs]
     void* y;              // [rows, outputs]
+};
+
+// What the kernel is given.
+struct VqDecodeWork : VqDecodeArgs {
+    float* gathered;  // of the share: [inputs]
 };
 
 // Returns the position of the first index outside [0, entries), or -1. There nothing was done.

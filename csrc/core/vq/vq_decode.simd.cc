@@ -10,7 +10,7 @@ constexpr int64_t kTerms = 16;  // of a sum that are added before they join it: 
 
 // One row's entries in float32, side by side or added up.
 template <class T>
-void gather(const VqDecodeArgs& args, const int64_t* indices, float* out) {
+void gather(const VqDecodeWork& args, const int64_t* indices, float* out) {
     for (int64_t level = 0; level < args.levels; ++level) {
         const T* entry = static_cast<const T*>(args.codebook) +
                          (level * args.entries + indices[level]) * args.width;
@@ -26,7 +26,7 @@ void gather(const VqDecodeArgs& args, const int64_t* indices, float* out) {
 
 // Items are rows.
 template <class T>
-void vq_decode(const VqDecodeArgs& args, int64_t begin, int64_t end) {
+void vq_decode(const VqDecodeWork& args, int64_t begin, int64_t end) {
     const int64_t inputs = (args.residual ? 1 : args.levels) * args.width;
     const float* x = args.gathered;
     for (int64_t row = begin; row < end; ++row) {
@@ -48,6 +48,6 @@ void vq_decode(const VqDecodeArgs& args, int64_t begin, int64_t end) {
     }
 }
 
-PYENGINE_INSTANTIATE(vq_decode, PYENGINE_RANGE(VqDecodeArgs));
+PYENGINE_INSTANTIATE(vq_decode, PYENGINE_RANGE(VqDecodeWork));
 
 }  // namespace pyengine::PYENGINE_NS
