@@ -144,6 +144,7 @@ _FACTS = {
     "first_call_seconds": ("first call", "{:.2f} s"),
     "prompt_seconds": ("once a prompt", "{:.3f} s"),
     "first_step_begins": ("load to first step", "{:.2f} s"),
+    "precision": ("computes in", "{}"),
     "relative_l2": ("relative L2 from the reference", "{:.1e}"),
     "passes_per_token": ("passes per token", "{:.3f}"),
     "psnr": ("PSNR against the reference", "{:.1f} dB"),

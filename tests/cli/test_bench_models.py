@@ -1,6 +1,7 @@
 """`pyengine bench unet`, `vae` and `pipeline` at tiny shapes, beside their peers."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,6 +55,7 @@ def test_sdxl_beside_diffusers(weights, run, kept, tmp_path):
     assert status == 0, err
     [row] = json.loads((tmp_path / "m.json").read_text())["rows"]
     assert row["shape"] == "SDXL, 8x8 latents x 2" + ", our weights in fp8" * bool(weights)
+    assert row["facts"]["diffusers"]["relative_l2"] > 1e-3  # from its own result in float32
     distance, usual = row["facts"][OURS]["relative_l2"], models.AGREEMENT["sdxl"][torch.bfloat16]
     assert (usual < distance <= models.FP8_AGREEMENT["sdxl"]) if weights else distance <= usual
 
@@ -114,10 +116,18 @@ def test_openvino_agrees(run, kept, tmp_path):
         "--save", tmp_path / "m.json",
     )  # fmt: skip
     assert status == 0, err
-    [row] = json.loads((tmp_path / "m.json").read_text())["rows"]
+    facts = json.loads((tmp_path / "m.json").read_text())
+    [row] = facts["rows"]
     assert row["facts"]["openvino"]["relative_l2"] <= 1e-5
     assert row["facts"]["openvino"]["convert_seconds"] > 0
+    assert row["facts"]["openvino"]["precision"] == "f32"
     assert "converted in" in out
+    # By itself it is a contestant where it computes in another precision, and only there.
+    alone = row["facts"].get(models.BY_ITSELF)
+    if alone is None:
+        assert "it computes in f32 here too" in facts["missing"][models.BY_ITSELF]
+    else:
+        assert alone["precision"] != "f32"
 
 
 @pytest.mark.slow
@@ -140,16 +150,42 @@ def test_peers_that_are_missing_are_said(run, kept, tmp_path, monkeypatch, spawn
         assert f"not measured: {name}: {name} is not installed" in out
 
 
-def test_a_wrong_model_stops_the_benchmark():
-    class Off:
-        def __init__(self, result):
-            self.result = result
+class Off:
+    """A contestant's result and nothing else."""
 
+    def __init__(self, result):
+        self.result = result
+        self.loaded = SimpleNamespace(notes={})
+
+
+def test_a_wrong_model_stops_the_benchmark():
     right = np.linspace(1, 2, 9, dtype=np.float32)
     for wrong in (right * 1.001, right * np.nan, right[:3]):
         found = Contestants({OURS: Off(wrong), "diffusers": Off(right)})
         with pytest.raises(RuntimeError, match=r"pyengine is .* away from diffusers"):
             models.check(found, Task("unet", 8, 2, True), 1, {})
+
+
+@pytest.mark.parametrize("name", ["openvino", models.BY_ITSELF])
+def test_what_openvino_rounds_is_told_and_stops_nothing(name, monkeypatch):
+    """But nothing excuses a result that is none."""
+    right = np.linspace(1, 2, 9, dtype=np.float32)
+    monkeypatch.setattr(models, "_reference", lambda *_: ("diffusers", right))
+    narrow = [
+        Task("unet", 8, 2, True, dtype=torch.bfloat16),
+        Task("unet", 8, 2, True, weights="int8"),
+    ]
+    by_itself = name == models.BY_ITSELF
+    for task in narrow + [Task("unet", 8, 2, True)] * by_itself:
+        contestant = Off(right * 1.2)
+        models.check(Contestants({name: contestant}), task, 1, {})
+        assert contestant.loaded.notes["relative_l2"] == pytest.approx(0.2, rel=1e-5)
+        for wrong in (right * np.nan, right[:3]):
+            with pytest.raises(RuntimeError, match=f"{name} is inf away from diffusers"):
+                models.check(Contestants({name: Off(wrong)}), task, 1, {})
+    if not by_itself:
+        with pytest.raises(RuntimeError, match=r"openvino is 2.0e-01 away from diffusers"):
+            models.check(Contestants({name: Off(right * 1.2)}), Task("unet", 8, 2, True), 1, {})
 
 
 def test_flops_are_diffusers_own(kept):

@@ -68,11 +68,15 @@ def _wrap(model: Any, kind: str) -> Any:
 
 
 def static(
-    notes: Notes, *, threads: int, inputs: dict[str, Any], converted: Path, precision: str = "f32"
-) -> Run:
-    """One request at a time on all threads; tensors are shared, not copied.
+    notes: Notes, *, threads: int, inputs: dict[str, Any], converted: Path,
+    precision: str | None = "f32", other_than: str | None = None,
+) -> Run:  # fmt: skip
+    """One request at a time on all threads; tensors are shared, not copied. Notes in which
+    precision OpenVINO computes.
 
-    precision: f32, throughout, or bf16 or f16, where OpenVINO computes in them on this CPU.
+    precision: f32, throughout, or bf16 or f16, where OpenVINO computes in them on this CPU (in f32
+    elsewhere, in silence); None: as it chooses by itself. other_than: UnavailableError where it
+    computes in this one, which another contestant has.
     """
     import openvino  # type: ignore[import-not-found,unused-ignore]  # optional
 
@@ -82,10 +86,14 @@ def static(
     core = openvino.Core()
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
     }
+    if precision is not None:
+        settings["INFERENCE_PRECISION_HINT"] = precision
     model = core.compile_model(core.read_model(converted), "CPU", settings)
+    notes["precision"] = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if notes["precision"] == other_than:
+        raise UnavailableError(f"by itself it computes in {other_than} here too")
     notes["load_seconds"] = time.perf_counter() - begin
     request = model.create_infer_request()
     values = list(inputs.values())
