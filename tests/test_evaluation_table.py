@@ -21,6 +21,17 @@ def test_readme_has_the_table_of_the_evaluations(evaluations):
     assert evaluation_table.put(readme, evaluations) == readme
 
 
+def test_families_have_their_figures(evaluations):
+    page = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    assert evaluation_table.put(page, evaluations) == page
+    named = [match["model"] for match in evaluation_table.FIGURES.finditer(page)]
+    assert sorted(named) == sorted(evaluations)
+    other = {**evaluations, "emoji": evaluations["emoji-flow"]}
+    assert evaluation_table.put(page, other) != page
+    with pytest.raises(ValueError, match="expected marks of emoji, given"):
+        evaluation_table.put(page, {"emoji": evaluations["emoji"]})
+
+
 def test_it_is_what_the_package_carries(evaluations):
     carried = ROOT / "pyengine" / "assets" / "evaluation.json"
     assert json.loads(carried.read_text(encoding="utf-8")) == evaluations
