@@ -14,6 +14,7 @@ from . import _backend, _check
 from ._backend import ALL_FLOATS, Table
 from ._core import Negated
 from ._kinds import Kinds, are_flags
+from ._schema import schema_of
 
 LIBRARY = torch.library.Library("pyengine", "DEF")
 
@@ -44,34 +45,35 @@ def planned(note: Callable[[Call], None]) -> Iterator[None]:
 class Op(Generic[Result]):
     """One operation, registered with torch as pyengine::<name>.
 
-    name: as in pyengine.ops and pyengine.ops.reference.
-    schema: its arguments and results in torch's schema language; the first is a tensor.
+    specification: of pyengine.ops.reference. Its name is the op's, its signature the op's schema in
+        torch's language (see schema_of); the first argument is a tensor.
     check: takes the op's arguments and raises RequestError for what cannot be computed.
     fake: takes the op's arguments and returns empty results, for torch.compile.
     table: device type -> backends in order of preference.
     module: base name of the op's files where it shares them with another.
     decides: the position of the tensor whose device and dtype choose the backend.
+    writes: names of the arguments that it writes into.
     """
 
     def __init__(
         self,
-        name: str,
-        schema: str,
+        specification: Callable[..., Any],
         *,
         check: Callable[..., None],
         fake: Callable[..., Result],
         table: Table,
         module: str | None = None,
         decides: int = 0,
+        writes: tuple[str, ...] = (),
     ):
-        self.name = name
-        self.schema = schema
+        self.name = name = specification.__name__
+        self.schema = schema_of(specification, writes)
         self.check = check
         self.fake = fake
         self.table = table
         self.module = module or name
         self.decides = decides
-        LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        LIBRARY.define(name + self.schema, tags=(torch.Tag.pt2_compliant_tag,))
         LIBRARY.impl(name, self.run, "CompositeExplicitAutograd")
         torch.library.register_fake(f"pyengine::{name}", self._fake, lib=LIBRARY)
         self.overload: Callable[..., Result] = getattr(torch.ops.pyengine, name).default

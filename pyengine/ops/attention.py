@@ -213,9 +213,7 @@ _TRITON = _backend.triton(
 _ROWS = (_backend.torch_backed(_torch), _backend.reference(reference.attention))
 
 OP = Op(
-    "attention",
-    "(Tensor q, Tensor k, Tensor v, int heads, *, Tensor? mask=None, bool causal=False, "
-    "float? scale=None) -> Tensor",
+    reference.attention,
     check=_check_arguments,
     fake=_empty,
     table={

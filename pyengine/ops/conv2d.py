@@ -356,12 +356,7 @@ _REFERENCE = _backend.reference(reference.conv2d)
 _ROWS = (_backend.torch_backed(_torch), _REFERENCE)
 
 OP = Op(
-    "conv2d",
-    "(Tensor x, Tensor weight, Tensor? bias=None, *, int stride=1, int[4] padding=[0, 0, 0, 0], "
-    "Tensor? x2=None, Tensor? scale=None, Tensor? shift=None, bool silu=False, "
-    "Tensor? channel_add=None, Tensor? residual=None, bool upsample=False, "
-    'int? out_channels=None, str input_activation="none", Tensor? slopes=None, '
-    "bool transposed=False, Tensor? weight_scale=None) -> Tensor",
+    reference.conv2d,
     check=_check_arguments,
     fake=_empty,
     table={

@@ -89,9 +89,7 @@ def _checked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 _REFERENCE = _backend.reference(_checked(reference.decode_attention))
 
 OP = Op(
-    _NAME,
-    "(Tensor q, Tensor keys, Tensor values, Tensor lengths, int heads, *, float? scale=None, "
-    "Tensor? slots=None) -> Tensor",
+    reference.decode_attention,
     check=_check_arguments,
     fake=_empty,
     table={

@@ -42,8 +42,7 @@ def _cpu_for(op: str) -> Callable[[Tensor], Tensor]:
 def _op(name: str) -> Op[Tensor]:
     specification = _backend.reference(getattr(reference, name))
     return Op(
-        name,
-        "(Tensor x) -> Tensor",
+        getattr(reference, name),
         check=_check_for(name),
         fake=_empty,
         table={

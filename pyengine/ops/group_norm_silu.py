@@ -102,9 +102,7 @@ def _cpu_silu(
 
 
 OP = Op(
-    "group_norm_silu",
-    "(Tensor x, Tensor? weight, Tensor? bias, int groups, float eps=1e-05, Tensor? x2=None, "
-    "bool silu=True) -> Tensor",
+    reference.group_norm_silu,
     check=_check_silu,
     fake=_empty_silu,
     table={
@@ -180,9 +178,7 @@ def _cpu_scale_shift(
 
 
 SCALE_SHIFT = Op(
-    "group_norm_scale_shift",
-    "(Tensor x, Tensor? weight, Tensor? bias, int groups, float eps=1e-05, Tensor? x2=None) "
-    "-> (Tensor, Tensor)",
+    reference.group_norm_scale_shift,
     check=_check_scale_shift,
     fake=_empty_scale_shift,
     table={

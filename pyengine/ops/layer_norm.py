@@ -46,8 +46,7 @@ def _cpu(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 1e-
 
 
 OP = Op(
-    "layer_norm",
-    "(Tensor x, Tensor? weight, Tensor? bias, float eps=1e-05) -> Tensor",
+    reference.layer_norm,
     check=_check_arguments,
     fake=_empty,
     table={
@@ -105,8 +104,7 @@ def _cpu_rms(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tens
 
 
 RMS_NORM = Op(
-    "rms_norm",
-    "(Tensor x, Tensor? weight=None, float eps=1e-06) -> Tensor",
+    reference.rms_norm,
     check=_check_rms,
     fake=_empty_rms,
     table={

@@ -301,11 +301,7 @@ _TRITON = _backend.triton(
 _ROWS = (_backend.torch_backed(_torch), _backend.reference(reference.linear))
 
 OP = Op(
-    "linear",
-    "(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? x2=None, "
-    "Tensor? addend=None, str activation='none', Tensor? gate=None, Tensor? residual=None, "
-    "Tensor? scale=None, Tensor? shift=None, bool silu=False, int? out_features=None, "
-    "Tensor? weight_scale=None, bool quantize_x=False) -> Tensor",
+    reference.linear,
     check=_check_arguments,
     fake=_empty,
     table={"cpu": (_backend.cpu(_cpu), *_ROWS), "cuda": (_TRITON, *_ROWS), _backend.ANY: _ROWS},

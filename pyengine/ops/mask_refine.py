@@ -108,9 +108,7 @@ def _checked(
 
 
 OP = Op(
-    _NAME,
-    "(Tensor logits, Tensor tokens, Tensor noise, Tensor gumbel, Tensor masked, "
-    "Tensor temperature, int mask_token, Tensor? guidance=None) -> (Tensor, Tensor)",
+    reference.mask_refine,
     check=_check_arguments,
     fake=_empty,
     table={

@@ -113,8 +113,7 @@ def _checked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 OP = Op(
-    "rotary",
-    "(Tensor x, Tensor cosines, Tensor sines, Tensor positions, int heads) -> Tensor",
+    reference.rotary,
     check=_check_rotary,
     fake=_empty,
     table={
@@ -300,9 +299,7 @@ def check_room(
 _CACHE_REFERENCE = _backend.reference(_room_checked(reference.rotary_cache))
 
 ROTARY_CACHE = Op(
-    "rotary_cache",
-    "(Tensor q, Tensor k, Tensor v, Tensor(a!) keys, Tensor(b!) values, Tensor lengths, int heads, "
-    "Tensor? cosines=None, Tensor? sines=None, Tensor? slots=None) -> Tensor",
+    reference.rotary_cache,
     check=_check_rotary_cache,
     fake=_empty_cache,
     table={
@@ -314,6 +311,7 @@ ROTARY_CACHE = Op(
         _backend.ANY: (_CACHE_REFERENCE,),
     },
     module="rotary",
+    writes=("keys", "values"),
 )
 
 

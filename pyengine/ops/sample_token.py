@@ -84,8 +84,7 @@ def _checked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 OP = Op(
-    "sample_token",
-    "(Tensor logits, Tensor uniform, Tensor settings) -> Tensor",
+    reference.sample_token,
     check=_check_arguments,
     fake=_empty,
     table={

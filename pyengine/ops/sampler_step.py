@@ -89,9 +89,7 @@ def _cpu(
 
 
 OP = Op(
-    "sampler_step",
-    "(Tensor x, Tensor out, Tensor coeffs, Tensor? d1=None, Tensor? d2=None, Tensor? d3=None, "
-    "Tensor? base=None, Tensor? noise=None, Tensor? variance=None) -> (Tensor, Tensor, Tensor)",
+    reference.sampler_step,
     check=_check_arguments,
     fake=_empty,
     table={

@@ -90,9 +90,7 @@ def _paired(function: Callable[..., Any]) -> Callable[..., tuple[Tensor, Tensor]
 _REFERENCE = _backend.reference(_paired(reference.vq_argmin))
 
 OP = Op(
-    "vq_argmin",
-    '(Tensor x, Tensor codebook, *, str metric="l2", bool residual=False, '
-    "bool return_distances=False) -> (Tensor, Tensor)",
+    reference.vq_argmin,
     check=_check_arguments,
     fake=_empty,
     table={

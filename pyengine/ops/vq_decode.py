@@ -103,9 +103,7 @@ def _checked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 _REFERENCE = _backend.reference(_checked(reference.vq_decode))
 
 OP = Op(
-    _NAME,
-    "(Tensor indices, Tensor codebook, Tensor? weight=None, Tensor? bias=None, *, "
-    "bool residual=False) -> Tensor",
+    reference.vq_decode,
     check=_check_arguments,
     fake=_empty,
     table={
