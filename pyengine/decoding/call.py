@@ -17,13 +17,11 @@ from .request import TokenRequest
 CallBack = Callable[[TokenRequest, int, int, Tensor], Tensor]
 
 
-class TokenCall(Call):
+class TokenCall(Call[TokenRequest, TokenJob]):
     """The jobs of a call that draws tokens. grid: (height, width) of a picture in tokens."""
 
     stage: ClassVar[str] = "draw"
     title: ClassVar[str] = "drawing"
-    request: TokenRequest
-    jobs: list[TokenJob]  # type: ignore[assignment]  # of this call's alone
 
     def __init__(
         self, request: TokenRequest, report: Report, jobs: Sequence[TokenJob], decoder: Decoder,

@@ -24,6 +24,7 @@ from ..jobs import checks
 from ..jobs.job import Call, Job
 from ..jobs.noise import NoiseSource
 from ..jobs.output import Report
+from ..jobs.request import RequestT
 from ..jobs.runs import Run
 from ..models.tokens.uvit import UVit2DModel, UVitContext
 from ..schedules.masked import MaskedPlan
@@ -74,12 +75,12 @@ class StepNumbers:
 
     def __init__(self, noise: NoiseSource, rows: int):
         self._noise, self._rows = noise, rows
-        self._jobs: weakref.WeakSet[MaskedJob] = weakref.WeakSet()
+        self.jobs: weakref.WeakSet[MaskedJob] = weakref.WeakSet()
         self._drawn: dict[int, tuple[Tensor, Tensor]] = {}
 
     def add(self, job: "MaskedJob") -> None:
         """The job's steps are among those that numbers are kept for."""
-        self._jobs.add(job)
+        self.jobs.add(job)
 
     def at(self, job: "MaskedJob", logits: Tensor) -> tuple[Tensor, Tensor]:
         """(exponential [1, L, K], uniform [1, L]) for the step that the job is at.
@@ -97,7 +98,7 @@ class StepNumbers:
 
     def forget(self) -> None:
         """Frees the numbers of steps that all active jobs have behind them."""
-        first = min((job.steps for job in self._jobs if job.active), default=None)
+        first = min((job.steps for job in self.jobs if job.active), default=None)
         for step in list(self._drawn):
             if first is None or step < first:
                 del self._drawn[step]
@@ -182,7 +183,7 @@ class JoinedContext:
     """
 
     def __init__(self, jobs: Sequence[MaskedJob]):
-        self._jobs = [weakref.ref(job) for job in jobs]
+        self.jobs = [weakref.ref(job) for job in jobs]
         self.context = _joined([
             *((c.context, c.negative) for c in (j.conditions for j in jobs)
               if c.negative is not None),
@@ -191,8 +192,8 @@ class JoinedContext:
 
     def is_of(self, jobs: Sequence[MaskedJob]) -> bool:
         """Whether it was made for these jobs, in this order."""
-        return len(jobs) == len(self._jobs) and all(
-            known() is job for known, job in zip(self._jobs, jobs, strict=True)
+        return len(jobs) == len(self.jobs) and all(
+            known() is job for known, job in zip(self.jobs, jobs, strict=True)
         )
 
 
@@ -343,7 +344,7 @@ def check_result(job: MaskedJob) -> Tensor:
     return job.result
 
 
-class MaskedCall(Call):
+class MaskedCall(Call[RequestT, MaskedJob]):
     """The jobs of one call of a pipeline of masked tokens.
 
     Its callback sees the tokens [N, h, w] of all of them, the mask token where they are masked, and
@@ -352,14 +353,14 @@ class MaskedCall(Call):
 
     stage, title = "denoise", "denoising"
 
-    def __init__(self, pipe: Any, request: Any, report: Report, jobs: Sequence[MaskedJob]):
+    def __init__(self, pipe: Any, request: RequestT, report: Report, jobs: Sequence[MaskedJob]):
         super().__init__(request, report, jobs)
-        self._pipe, self._jobs = pipe, list(jobs)
+        self._pipe = pipe
         self._timestep = 0
 
     @property
     def total(self) -> int:
-        return max(len(job.plan.timesteps) for job in self._jobs)
+        return max(len(job.plan.timesteps) for job in self.jobs)
 
     def stepped(self, jobs: Sequence[MaskedJob]) -> int:
         self.raise_error()
@@ -372,21 +373,21 @@ class MaskedCall(Call):
         return 1
 
     def _call_back(self) -> None:
-        old = torch.stack([job.tokens for job in self._jobs])
+        old = torch.stack([job.tokens for job in self.jobs])
         new = self._pipe._call_back(self.request, self.report.steps - 1, self._timestep, old)
         codes, mask_token = self._pipe.model.config.codebook_size, self._pipe.mask_token
         if ((new < 0) | ((new >= codes) & (new != mask_token))).any():
             raise checks.refuse("callback_on_step_end: tokens",
                                 f"0 to {codes - 1}, or the mask {mask_token}",
                                 f"{int(new.min())} to {int(new.max())}")  # fmt: skip
-        for job, tokens in zip(self._jobs, new, strict=True):
+        for job, tokens in zip(self.jobs, new, strict=True):
             job.replace(tokens)
 
     def seen(self) -> tuple[Tensor, int]:
-        return torch.stack([check_result(job) for job in self._jobs]), self._timestep
+        return torch.stack([check_result(job) for job in self.jobs]), self._timestep
 
     def end(self) -> None:
         super().end()
         self.raise_error()
-        for job in self._jobs:
+        for job in self.jobs:
             check_result(job)

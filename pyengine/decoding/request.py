@@ -1,13 +1,12 @@
 """What is asked of a run that draws tokens, checked."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import ops
-from ..jobs.runs import Run
+from ..jobs.request import CallRequest
 
 #: What a callback may ask for and give back.
 CALLBACK_TENSORS = ("tokens",)
@@ -41,14 +40,14 @@ class Sampling:
 SAMPLING = tuple(f.name for f in fields(Sampling))
 
 
-@dataclass
-class TokenRequest:
+@dataclass(kw_only=True)
+class TokenRequest(CallRequest):
     """A call's arguments, checked, with defaults filled in.
 
     prompts: [B], None each where the model takes none; per_prompt: pictures of each, together.
     height, width: pixels. prefix: [count, n] int64, the first tokens of every picture, or None.
     decoding, window: how the model is read; window is at most a picture's tokens. texts: ids of
-    every picture's text, then, with guidance, of what each is compared with.
+    every picture's text, then, with guidance, of what each is compared with. tokens: of a picture.
     """
 
     prompts: list[str | None]
@@ -58,21 +57,21 @@ class TokenRequest:
     width: int
     guidance_scale: float
     sampling: Sampling
-    output_type: str
-    seeds: list[int | None]
     generators: list[torch.Generator] | torch.Generator
-    callback: Any = None
     callback_inputs: tuple[str, ...] = CALLBACK_TENSORS
     callback_known: tuple[str, ...] = CALLBACK_TENSORS
     prefix: Tensor | None = None
     decoding: str = "sequential"
     window: int = 1
     texts: list[list[int]] = field(default_factory=list)
-    extra: dict[str, Any] = field(default_factory=dict)
-    run: Run = field(default_factory=Run)
-    timeout: float | None = None
-    return_dict: bool = True
+    tokens: int = 1
 
     @property
     def count(self) -> int:
         return len(self.prompts) * self.per_prompt
+
+    @property
+    def evaluations(self) -> int:
+        prefix = 0 if self.prefix is None else self.prefix.shape[1]
+        window = 1 if self.decoding == "sequential" else self.window
+        return max(1, -(-(self.tokens - prefix) // window))

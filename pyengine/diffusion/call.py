@@ -14,6 +14,7 @@ from ..jobs import checks
 from ..jobs.job import Call
 from ..jobs.noise import NoiseSource, PictureNoise
 from ..jobs.output import Report
+from ..jobs.request import RequestT
 from ..schedules import Plan, State
 from .conditions import Conditions
 from .evaluator import Evaluator
@@ -21,7 +22,7 @@ from .job import Batch, DenoisingJob
 from .watch import check_answer, check_noted, check_start, note
 
 
-class DenoisingCall(Call):
+class DenoisingCall(Call[RequestT, DenoisingJob]):
     """The jobs of one call, all of one plan, with the conditions that they share.
 
     pipe: what the callback gets. evaluate: of the pipeline's network. state: of all N pictures.
@@ -29,15 +30,13 @@ class DenoisingCall(Call):
     """
 
     stage, title = "denoise", "denoising"
-    jobs: list[DenoisingJob]  # type: ignore[assignment]  # narrower than Call's
 
     def __init__(
-        self, pipe: Any, evaluate: Evaluator, r: Any, plan: Plan, state: State,
+        self, pipe: Any, evaluate: Evaluator, r: RequestT, plan: Plan, state: State,
         conditions: Conditions, noise: NoiseSource, report: Report,
         guidance: Sequence[Guidance] | None = None,
     ):  # fmt: skip
-        """r: has run, seeds and the callback's fields; see pyengine.diffusion.request.Request."""
-        self.pipe, self.r, self.plan = pipe, r, plan
+        self.pipe, self.plan = pipe, plan
         self.unet, self.conditions, self.count = evaluate.unet, conditions, len(state.x)
         self.leash = Leash(self.unet.device)
         own = PictureNoise.of_call(noise, self.count)
@@ -62,7 +61,7 @@ class DenoisingCall(Call):
         self.report.evaluations += 1
         self.report.steps += self.plan.ends_step[i]
         self.leash.step()
-        if self.r.callback is not None:
+        if self.request.callback is not None:
             self._call_back(i)
         return int(self.plan.ends_step[i])
 
@@ -94,10 +93,10 @@ class DenoisingCall(Call):
         """Shows the callback what it asked for and goes on with what it gives back; after
         StopSampling with everything as it was. Whether conditions have changed.
         """
-        shown = {name: self._shown(name) for name in self.r.callback_inputs}
+        shown = {name: self._shown(name) for name in self.request.callback_inputs}
         versions = {name: version_of(t) for name, t in shown.items()}
         given = dict(shown)
-        answer = checks.call_back(self.pipe, self.r, i, self.plan.timesteps[i], given)
+        answer = checks.call_back(self.pipe, self.request, i, self.plan.timesteps[i], given)
         changed = False
         for name in dict.fromkeys([*shown, *answer]):
             old = shown[name] if name in shown else self._shown(name)

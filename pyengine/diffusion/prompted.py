@@ -32,13 +32,11 @@ def callback_tensors(xl: bool, distilled: bool, masked: bool) -> tuple[str, ...]
     return (*names, "mask", "masked_image_latents") if masked else tuple(names)
 
 
-class PromptedCall(DenoisingCall):
+class PromptedCall(DenoisingCall[Request]):
     """The jobs of a call with classifier-free guidance by texts.
 
     guides: whether a call with such guidance scales takes negative rows.
     """
-
-    r: Request
 
     def __init__(
         self, pipe: Any, evaluate: Evaluator, guides: Callable[[Sequence[float]], bool],
@@ -67,17 +65,17 @@ class PromptedCall(DenoisingCall):
         """Takes over the run's guidance, which callbacks change through the pipeline
         (`pipe._guidance_scale = 0.0`); says whether it was another.
         """
-        settings = self.r.run.settings
+        settings, method = self.request.run.settings, self.request.method
         asked = settings["guidance_scale"], settings["guidance_rescale"]
         if asked == self._settings:
             return False
         scales = checks.guidance_scales("guidance_scale", asked[0], self.count)
-        self.r.method.check(scales)
+        method.check(scales)
         rescale = checks.real("guidance_rescale", asked[1], 0, 1)
         self._settings = asked
         self.guided = self.guides(scales)
         for job, scale in zip(self.jobs, scales, strict=True):
-            job.guidance = self.r.method.guidance(scale) if self.guided else classifier_free(1.0)
+            job.guidance = method.guidance(scale) if self.guided else classifier_free(1.0)
             job.guidance_rescale = rescale
         return True
 
@@ -89,19 +87,19 @@ class PromptedCall(DenoisingCall):
         if c.added is not None:
             shown = {"text_embeds": "add_text_embeds", "time_ids": "add_time_ids"}
             c.added = {name: self._fit(shown[name], t) for name, t in c.added.items()}
-        c.names = self.r.method.names(self.guided)
+        c.names = self.request.method.names(self.guided)
         c.changed(self.unet)
 
     def _fit(self, name: str, rows: Tensor) -> Tensor:
         """As many rows as guidance takes: without it the first ones are left out, which are those
         of other conditions than the prompt.
         """
-        wanted = self.count * len(self.r.method.names(self.guided))
+        wanted = self.count * len(self.request.method.names(self.guided))
         if len(rows) == wanted:
             return rows
         if len(rows) > wanted and len(rows) % wanted == 0 and wanted == self.count:
             return rows[-wanted:]
-        scale = self.r.run.settings["guidance_scale"]
+        scale = self.request.run.settings["guidance_scale"]
         raise checks.refuse(f"callback_on_step_end: {name}", f"{wanted} rows, since guidance_scale"
                             f" is {show(scale)}", f"{len(rows)} rows")  # fmt: skip
 
@@ -142,7 +140,7 @@ class PromptedCall(DenoisingCall):
             return False
         if name == "latents":
             return super()._take(name, new, old)
-        rows = {self.count, self.count * len(self.r.method.names(True))}
+        rows = {self.count, self.count * len(self.request.method.names(True))}
         rows = {self.count} if name == "w_embedding" else rows
         free = (1,) if name == "prompt_embeds" else ()  # the text's length
         new = self._fitting(name, new, old, rows, free)

@@ -1,18 +1,17 @@
 """What is asked of a run of denoising, checked."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from ..guidance import Method
-from ..jobs.runs import Run
+from ..jobs.request import CallRequest, expected
 from .step_caching import StepCaching
 
 
-@dataclass
-class Request:
+@dataclass(kw_only=True)
+class Request(CallRequest):
     """A call's arguments, with defaults filled in; see StableDiffusionPipeline.__call__.
 
     texts: embeddings.Texts, B prompts. count: pictures, B x num_images_per_prompt, those of a
@@ -37,23 +36,17 @@ class Request:
     guidance_rescale: float
     eta: float
     clip_skip: int | None
-    output_type: str
     strength: float = 1.0
     scheduler: str | None = None
-    seeds: list[int | None] | None = None
     generators: list[torch.Generator] | torch.Generator | None = None
     latents: torch.Tensor | None = None
     images: list[Any] | None = None
     masks: list[Any] | None = None
-    callback: Callable[..., Any] | None = None
     callback_inputs: tuple[str, ...] = ("latents",)
     callback_known: tuple[str, ...] = ("latents",)
     masked_latents: torch.Tensor | None = None
     part: Any = None
     plan: dict[str, Any] = field(default_factory=dict)
-    run: Run = field(default_factory=Run)
-    timeout: float | None = None
-    return_dict: bool = True
     guides: Any = None
     control: Any = None
     image_prompts: tuple[Any, ...] = ()
@@ -86,6 +79,10 @@ class Request:
     def count(self) -> int:
         batch: int = self.texts.batch
         return batch * self.per_prompt
+
+    @property
+    def evaluations(self) -> int:
+        return expected(self.plan, self.steps, self.strength)
 
     @property
     def begun_from(self) -> list[Any]:

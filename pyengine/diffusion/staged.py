@@ -21,6 +21,7 @@ from ..jobs import checks
 from ..jobs.job import Call, Job
 from ..jobs.noise import NoiseSource, PictureNoise
 from ..jobs.output import Report
+from ..jobs.request import Heard, RequestT
 from ..jobs.runs import Run
 from .call import DenoisingCall, version_of
 from .evaluator import Evaluator
@@ -143,17 +144,16 @@ def _finite(job: StagedJob) -> bool:
     return job.error is None
 
 
-class StagedCall(Call):
+class StagedCall(Call[RequestT, StagedJob]):
     """The jobs of one call. Its callback counts the steps of all stages, and sees and may change
     what is denoised in the one that it is at.
     """
 
     stage, title = "denoise", "denoising"
-    jobs: list[StagedJob]  # type: ignore[assignment]  # narrower than Call's
 
-    def __init__(self, pipe: Any, r: Any, report: Report, jobs: Sequence[StagedJob]):
-        """pipe: has `stages`. r: has run and the callback's fields, see Request."""
-        self.pipe, self.r = pipe, r
+    def __init__(self, pipe: Any, r: RequestT, report: Report, jobs: Sequence[StagedJob]):
+        """pipe: has `stages`."""
+        self.pipe = pipe
         self.leash = Leash(pipe.device)
         super().__init__(r, report, jobs)
 
@@ -172,9 +172,9 @@ class StagedCall(Call):
             self._call_back(heard, first + position, jobs[0].inner[0].plan.timesteps[position])
         return 1
 
-    def heard(self, stage: int) -> tuple[Any, int]:
+    def heard(self, stage: int) -> tuple[Heard, int]:
         """(what has the callback of a stage as a request has it, the number of its first step)."""
-        return self.r, sum(self.jobs[0].course.lengths[:stage])
+        return self.request, sum(self.jobs[0].course.lengths[:stage])
 
     def seen(self) -> tuple[Tensor, Any]:
         return self.latents().clone(), self._shown()[0].timestep
@@ -196,7 +196,7 @@ class StagedCall(Call):
         """[N, ...], of the stage that the call has come to."""
         return torch.cat([job.latents for job in self._shown()])
 
-    def _call_back(self, r: Any, i: int, timestep: Any) -> None:
+    def _call_back(self, r: Heard, i: int, timestep: Any) -> None:
         shown, old = self._shown(), self.latents()
         before = version_of(old)
         answer = checks.call_back(self.pipe, r, i, timestep, {"latents": old})

@@ -7,8 +7,10 @@ from typing import Any
 from ..guard import inference
 from ..jobs.job import Job
 from ..jobs.output import Report
+from ..jobs.request import Requested
 from ..ops import kernels_used
 from ..ops._backend import KernelsUsed
+from ..pipelines.base import Pipeline
 from ..pipelines.steps import Step, Steps
 
 #: (model, height, width) of requests that are expected to share evaluations.
@@ -18,12 +20,11 @@ Queue = tuple[str, int, int]
 class Stages(Steps):
     """A request whose steps are taken by whoever steps its pictures, with any others."""
 
-    def __init__(self, model: str, pipe: Any, request: Any):
+    def __init__(self, model: str, pipe: Pipeline, request: Requested):
         super().__init__(pipe, request)
         self.model, self.pipe, self.request = model, pipe, request
         self.queue: Queue = (model, request.height, request.width)
         self.count = len(request.seeds) if request.seeds else request.count
-        self.units = units_of(pipe, request)
         self.total = 0
         self._previews: list[int] = []
         #: Whether the previews that were asked for in the beginning are quick ones.
@@ -34,8 +35,7 @@ class Stages(Steps):
 
     @property
     def report(self) -> Report:
-        found: Report = self._report
-        return found
+        return self._report
 
     @property
     def pictures(self) -> tuple[Job, ...]:
@@ -45,7 +45,7 @@ class Stages(Steps):
     def left(self) -> int:
         """Evaluations of one picture that are left, of all pictures together."""
         if self._call is None:
-            return self.units * self.count
+            return self.request.evaluations * self.count
         return sum(picture.left for picture in self.pictures)
 
     @property
@@ -112,26 +112,8 @@ class Stages(Steps):
         return output if self.request.return_dict else self.pipe._tuple(output)
 
 
-def step(pipe: Any, pictures: Sequence[Job]) -> KernelsUsed:
+def step(pipe: Pipeline, pictures: Sequence[Job]) -> KernelsUsed:
     """One evaluation of pictures of any requests; the kernels that ran."""
     with kernels_used() as used:
         pipe.step(pictures)
     return used
-
-
-def units_of(pipe: Any, request: Any) -> int:
-    """Evaluations that a picture of the request takes at least, before its plan is made."""
-    plan, strength = getattr(request, "plan", None), getattr(request, "strength", None)
-    plan = plan if isinstance(plan, dict) else {}
-    listed = next((plan[n] for n in ("timesteps", "sigmas") if plan.get(n) is not None), None)
-    steps = getattr(request, "steps", plan.get("num_inference_steps"))
-    if listed is not None:
-        steps = len(listed)
-    if isinstance(steps, int):
-        return max(1, int(steps * (1.0 if strength is None else strength)))
-    if hasattr(request, "window"):
-        height, width = map(int, pipe.grid)
-        prefix = 0 if request.prefix is None else int(request.prefix.shape[1])
-        window = 1 if request.decoding == "sequential" else int(request.window)
-        return max(1, -(-(height * width - prefix) // window))
-    return 1

@@ -15,6 +15,7 @@ from ..errors import RequestError
 from ..guard import outside
 from ..tokenizer import check_text
 from ..weights.text import did_you_mean, show
+from .request import Heard, Requested
 from .runs import MAX_TIMEOUT, Run
 
 T = TypeVar("T")
@@ -128,7 +129,7 @@ def side(field: str, value: Any, multiple: int) -> int:
     return number
 
 
-def memory_advice(r: Any) -> str:
+def memory_advice(r: Requested) -> str:
     """What helps where a request's pictures do not fit into memory."""
     return (
         f"{r.count} picture{'s' if r.count > 1 else ''} of {r.height}x{r.width}: fewer at a time,"
@@ -235,11 +236,12 @@ def check_callback(callback: Any, inputs: Any, known: Sequence[str]) -> tuple[st
 
 
 def call_back(
-    pipe: Any, r: Any, step: int, timestep: Any, tensors: dict[str, Any]
+    pipe: Any, r: Heard, step: int, timestep: Any, tensors: dict[str, Any]
 ) -> dict[str, Any]:
     """What the request's callback gives back, with values still to be checked; nothing where it
-    gives None or raises StopSampling, which ends the request's run. r: Request or TokenRequest.
+    gives None or raises StopSampling, which ends the request's run.
     """
+    assert r.callback is not None  # who calls has looked
     given = {name: tensors[name] for name in r.callback_inputs}
     try:
         with outside():  # the caller's code, in the caller's state

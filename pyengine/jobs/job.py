@@ -2,12 +2,18 @@
 
 from collections.abc import Hashable, Sequence
 from copy import copy
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from torch import Tensor
 
 from .output import Report
+from .request import RequestT
 from .runs import Run
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+else:
+    from typing import TypeVar
 
 
 class Job:
@@ -72,7 +78,13 @@ class Job:
             raise copy(self.error)  # whose traceback would refer to the job: a reference cycle
 
 
-class Call:
+if TYPE_CHECKING:
+    JobT = TypeVar("JobT", bound=Job, default=Any)
+else:
+    JobT = TypeVar("JobT")
+
+
+class Call(Generic[RequestT, JobT]):
     """The jobs of one call on their way, whoever steps them: `pipe(...)`, a loop over `pipe.steps`,
     or an engine, with jobs of other calls.
 
@@ -83,8 +95,8 @@ class Call:
     stage: ClassVar[str]
     title: ClassVar[str]
 
-    def __init__(self, request: Any, report: Report, jobs: Sequence[Job]):
-        """request: has run, output_type and callback. report: is filled in as the jobs go on."""
+    def __init__(self, request: RequestT, report: Report, jobs: Sequence[JobT]):
+        """report: is filled in as the jobs go on."""
         self.request, self.report, self.jobs = request, report, list(jobs)
         request.run.jobs = jobs
         for job in jobs:
@@ -104,7 +116,7 @@ class Call:
     def active(self) -> bool:
         return any(job.active for job in self.jobs)
 
-    def stepped(self, jobs: Sequence[Any]) -> int:
+    def stepped(self, jobs: Sequence[JobT]) -> int:
         """Takes note of an evaluation that these of its jobs, active before, took part in, and
         calls the caller's callback; returns units of progress.
 

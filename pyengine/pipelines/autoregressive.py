@@ -13,12 +13,12 @@ from ..decoding.decoder import Decoder
 from ..decoding.job import TokenJob
 from ..decoding.recorded import TokenGraphs
 from ..decoding.request import TokenRequest
-from ..jobs.job import Call, Job
+from ..jobs.job import Call
 from ..jobs.output import PipelineOutput, Report
 from .tokens import TokenPipeline
 
 
-class AutoregressivePipeline(TokenPipeline):
+class AutoregressivePipeline(TokenPipeline[TokenRequest, TokenJob]):
     """Base of the pipelines that draw one token after another, or windows of guesses of them.
 
     A subclass has `default_size`, `grid`, `_decode`, `_new_decoder`, `_texts` and `_prefix`.
@@ -78,23 +78,22 @@ class AutoregressivePipeline(TokenPipeline):
         self._check_size(given.pop("height"), given.pop("width"))
         prefix = given.pop("prefix")
         r = self._request(size=self.default_size, **given)
-        r.texts = self._texts(r)
+        r.texts, r.tokens = self._texts(r), self.grid[0] * self.grid[1]
         if prefix is not None:
             r.prefix = self._prefix(prefix, r)
         return r
 
-    def _begin(self, r: TokenRequest, report: Report) -> Call:
+    def _begin(self, r: TokenRequest, report: Report) -> TokenCall:
         report.decoding = r.decoding
         stage = "encode_prompt" if self.takes_prompt else TokenCall.stage
         with report.stage(stage, self.device):
             jobs = self.decoder.prepare(r)
         return TokenCall(r, report, jobs, self.decoder, self.grid, self._call_back)
 
-    def _step(self, jobs: Sequence[Job]) -> None:
-        self.decoder.step([job for job in jobs if isinstance(job, TokenJob)])
+    def _step(self, jobs: Sequence[TokenJob]) -> None:
+        self.decoder.step(jobs)
 
-    def _picture(self, job: Job) -> Any:
-        assert isinstance(job, TokenJob)
+    def _picture(self, job: TokenJob) -> Any:
         self.decoder.look([job])
         job.release()
         job.raise_error()
@@ -106,7 +105,7 @@ class AutoregressivePipeline(TokenPipeline):
         """Pictures of tokens [N, h, w] of which some, -1, are not drawn yet."""
         return self._decode(tokens, output_type)
 
-    def _output(self, call: Call) -> PipelineOutput:
+    def _output(self, call: Call[TokenRequest, TokenJob]) -> PipelineOutput:
         assert isinstance(call, TokenCall)
         tokens = call.tokens()
         images = self._images(tokens, call.request.output_type, call.report)

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -12,8 +12,9 @@ from ..cuda import within_memory
 from ..errors import RequestError
 from ..guard import inference
 from ..jobs import checks
-from ..jobs.job import Call, Job
+from ..jobs.job import Call, Job, JobT
 from ..jobs.output import PipelineOutput, Report
+from ..jobs.request import RequestT
 from ..jobs.runs import Run, Running
 from ..models.base import Model
 from ..weights.text import show
@@ -25,13 +26,14 @@ from .upscaling import check_upscaler, find_upscaler, upscaled
 T = TypeVar("T")
 
 
-class Pipeline(DiffusersNames, Running):
+class Pipeline(DiffusersNames, Running, Generic[RequestT, JobT]):
     """Base of all pipelines: three functions over jobs, and the call, which drives jobs by them.
 
     A job is one picture in the making (pyengine.jobs.Job). `prepare` makes a call's jobs, `step`
     takes any jobs of this pipeline one model evaluation further, also those of different calls, and
     `finish` makes a job's picture; whoever calls them, a picture's bits are the same. The pipeline
-    itself keeps nothing of a run but whose turn it is (see pyengine.jobs.runs).
+    itself keeps nothing of a run but whose turn it is (see pyengine.jobs.runs). For type checkers
+    it is generic over its requests and its jobs; `Pipeline` alone stands for any.
 
     A subclass has `_checked`, `_begin`, `_step`, `_picture` and `_output`.
     """
@@ -55,27 +57,27 @@ class Pipeline(DiffusersNames, Running):
         """Pictures; the arguments are the subclass's, see there."""
         raise NotImplementedError
 
-    def _checked(self, arguments: dict[str, Any]) -> Any:
+    def _checked(self, arguments: dict[str, Any]) -> RequestT:
         """The request that a call's arguments make: __call__'s by name, without progress."""
         raise NotImplementedError
 
-    def _report(self, r: Any) -> Report:
+    def _report(self, r: RequestT) -> Report:
         """A report of the request r, before anything was done."""
         raise NotImplementedError
 
-    def _begin(self, r: Any, report: Report) -> Call:
+    def _begin(self, r: RequestT, report: Report) -> Call[RequestT, JobT]:
         """The jobs of the request r, ready for their first step."""
         raise NotImplementedError
 
-    def _step(self, jobs: Sequence[Job]) -> None:
+    def _step(self, jobs: Sequence[JobT]) -> None:
         """One model evaluation and update of these jobs, all active and of this pipeline."""
         raise NotImplementedError
 
-    def _picture(self, job: Job) -> Any:
+    def _picture(self, job: JobT) -> Any:
         """What the job has come to, as the request's output_type has it."""
         raise NotImplementedError
 
-    def _output(self, call: Call) -> PipelineOutput:
+    def _output(self, call: Call[RequestT, JobT]) -> PipelineOutput:
         """The pictures of all of a call's jobs."""
         raise NotImplementedError
 
@@ -100,7 +102,7 @@ class Pipeline(DiffusersNames, Running):
     # --- jobs -------------------------------------------------------------------------------------
 
     @inference
-    def request(self, *args: Any, **kwargs: Any) -> Any:
+    def request(self, *args: Any, **kwargs: Any) -> RequestT:
         """The checked request of a call with these arguments; progress means nothing here.
 
         Raises RequestError that names the argument.
@@ -115,7 +117,7 @@ class Pipeline(DiffusersNames, Running):
         return self._requested({name: v for name, v in arguments.items() if name != "self"})
 
     @inference
-    def prepare(self, request: Any) -> list[Job]:
+    def prepare(self, request: RequestT) -> list[JobT]:
         """The jobs of a request, one per picture, ready for their first step: texts are encoded,
         pictures too, and every picture's noise is drawn.
 
@@ -139,13 +141,11 @@ class Pipeline(DiffusersNames, Running):
         """
         if not isinstance(jobs, Iterable):
             raise RequestError(f"jobs: expected a list of jobs, given {show(type(jobs).__name__)}")
-        jobs = list(jobs)
-        for job in jobs:
-            self._check_job("jobs", job)
-        if len(set(map(id, jobs))) != len(jobs):
+        own = [self._own_job("jobs", job) for job in jobs]
+        if len(set(map(id, own))) != len(own):
             raise RequestError("jobs: expected each of them once")
         with self._runs.begin(Run(), self.device):
-            active = [job for job in jobs if job.active]
+            active = [job for job in own if job.active]
             if active:
                 advice = "fewer jobs in a step would help"
                 within_memory(lambda: self._step(active), advice, self._release)
@@ -157,14 +157,14 @@ class Pipeline(DiffusersNames, Running):
 
         Raises the job's error, where it has one; RequestError where it is still active.
         """
-        self._check_job("job", job)
+        own = self._own_job("job", job)
         job.raise_error()
         if job.active:
             raise RequestError("job: expected one that is complete or cancelled, given one that"
                                f" is at step {job.steps}")  # fmt: skip
         with self._runs.begin(Run(), self.device):
             try:
-                picture = within_memory(lambda: self._picture(job), "smaller pictures would help",
+                picture = within_memory(lambda: self._picture(own), "smaller pictures would help",
                                         self._release)  # fmt: skip
                 upscaler = job.request.upscaler
                 if upscaler is None:
@@ -173,7 +173,7 @@ class Pipeline(DiffusersNames, Running):
             finally:
                 self._trim()
 
-    def steps(self, *args: Any, **kwargs: Any) -> Steps:
+    def steps(self, *args: Any, **kwargs: Any) -> Steps[RequestT, JobT]:
         """A call's steps, to be looked at one by one: `for step in pipe.steps(prompt, seed=1)`.
 
         Takes the arguments of the call. After the loop, or where it is left, `steps.output` has
@@ -195,7 +195,7 @@ class Pipeline(DiffusersNames, Running):
         given = {name: value for name, value in arguments.items() if name not in names}
         return self._generate(self._requested(given), arguments["progress"])
 
-    def _requested(self, given: dict[str, Any]) -> Any:
+    def _requested(self, given: dict[str, Any]) -> RequestT:
         """The checked request; it has the upscaler of the arguments, or None."""
         upscaler = find_upscaler(given.pop("upscaler", None), self.device, self._kept)
         r = self._checked(given)
@@ -203,7 +203,7 @@ class Pipeline(DiffusersNames, Running):
         r.upscaler = upscaler
         return r
 
-    def _generate(self, r: Any, show_progress: bool | None) -> Any:
+    def _generate(self, r: RequestT, show_progress: bool | None) -> Any:
         show_progress = self._shows(show_progress)
         with self._runs.begin(r.run, self.device, r.timeout):
             try:
@@ -214,7 +214,7 @@ class Pipeline(DiffusersNames, Running):
         output.report.warn(finished=True)
         return output if r.return_dict else self._tuple(output)
 
-    def _finished(self, call: Call) -> PipelineOutput:
+    def _finished(self, call: Call[RequestT, JobT]) -> PipelineOutput:
         """`_output`, and what the request's upscaler makes of its pictures."""
         output, r = self._output(call), call.request
         if r.upscaler is not None:
@@ -222,14 +222,14 @@ class Pipeline(DiffusersNames, Running):
                 output.images = upscaled(r.upscaler, output.images, r.output_type)
         return output
 
-    def _begun(self, r: Any, report: Report) -> Call:
+    def _begun(self, r: RequestT, report: Report) -> Call[RequestT, JobT]:
         """`_begin`; the jobs know whose they are."""
         call = self._begin(r, report)
         for job in call.jobs:
             job.owner, job.loaded = self, self._loaded
         return call
 
-    def _within_memory(self, work: Callable[[], T], r: Any) -> T:
+    def _within_memory(self, work: Callable[[], T], r: RequestT) -> T:
         return within_memory(work, checks.memory_advice(r), self._release)
 
     def _check_request(self, request: Any) -> None:
@@ -237,7 +237,8 @@ class Pipeline(DiffusersNames, Running):
             raise RequestError(f"request: expected what pipe.request(...) gives, given"
                                f" {show(type(request).__name__)}")  # fmt: skip
 
-    def _check_job(self, name: str, job: Any) -> None:
+    def _own_job(self, name: str, job: Any) -> JobT:
+        """The job, which this pipeline prepared. Raises RequestError for any other."""
         if not isinstance(job, Job):
             raise RequestError(f"{name}: expected what pipe.prepare(...) gives, given"
                                f" {show(type(job).__name__)}")  # fmt: skip
@@ -246,9 +247,10 @@ class Pipeline(DiffusersNames, Running):
         if job.loaded is not self._loaded:
             raise RequestError(f"{name}: expected jobs prepared since the pipeline was moved or got"
                                " another part; prepare them again")  # fmt: skip
+        return cast("JobT", job)
 
 
-class NetworkPipeline(Pipeline):
+class NetworkPipeline(Pipeline[RequestT, JobT]):
     """Base of pipelines of a checkpoint with one network that does most of the work: they compute
     where it does, in its dtype. A subclass has `network` and sets `checkpoint`.
     """

@@ -15,6 +15,7 @@ from ..jobs import checks
 from ..jobs.job import Call, Job
 from ..jobs.noise import NoiseSource
 from ..jobs.output import PipelineOutput, Report
+from ..jobs.request import CallRequest
 from ..jobs.runs import Run
 from ..models.base import Model
 from .base import NetworkPipeline
@@ -31,8 +32,8 @@ class OnePassDefaults:
     """What a call uses where the caller says nothing: nothing that all generators have."""
 
 
-@dataclass
-class OnePassRequest:
+@dataclass(kw_only=True)
+class OnePassRequest(CallRequest):
     """A call's arguments, checked.
 
     latents: [count, ...] float32, or None: drawn from each picture's own generator. settings: of
@@ -42,17 +43,11 @@ class OnePassRequest:
     count: int
     height: int
     width: int
-    output_type: str
-    seeds: list[int | None]
     generators: list[torch.Generator] | torch.Generator
     latents: Tensor | None
     settings: list[Any]
-    run: Run
-    callback: Any = None
     callback_inputs: tuple[str, ...] = CALLBACK_TENSORS
     callback_known: tuple[str, ...] = CALLBACK_TENSORS
-    timeout: float | None = None
-    return_dict: bool = True
 
 
 class OnePassJob(Job):
@@ -76,7 +71,7 @@ class OnePassJob(Job):
         return tuple(self.latents.shape)
 
 
-class OnePassCall(Call):
+class OnePassCall(Call[OnePassRequest, OnePassJob]):
     """The pictures of one call; its one step makes all of them."""
 
     stage: ClassVar[str] = "generate"
@@ -92,7 +87,7 @@ class OnePassCall(Call):
     def total(self) -> int:
         return 1
 
-    def stepped(self, jobs: Sequence[Job]) -> int:
+    def stepped(self, jobs: Sequence[OnePassJob]) -> int:
         self.raise_error()
         self.report.steps = self.report.evaluations = 1
         if self.request.callback is not None:
@@ -112,10 +107,10 @@ class OnePassCall(Call):
                                 " back", list(getattr(new, "shape", ())))  # fmt: skip
         for job, row in zip(self.jobs, new.to(images.device, images.dtype), strict=True):
             if job.complete:
-                job.result = row  # type: ignore[attr-defined] # all are OnePassJobs
+                job.result = row
 
 
-class OnePassPipeline(NetworkPipeline):
+class OnePassPipeline(NetworkPipeline[OnePassRequest, OnePassJob]):
     """Base of the pipelines that make a picture in one pass.
 
     Made by `pyengine.from_pretrained`. A subclass has `size`, `latent_shape`, `_draw_latents` where
@@ -213,12 +208,12 @@ class OnePassPipeline(NetworkPipeline):
         ]
         return OnePassCall(self, r, report, jobs)
 
-    def _step(self, jobs: Sequence[Job]) -> None:
+    def _step(self, jobs: Sequence[OnePassJob]) -> None:
         some = max(1, MAX_PASS_PIXELS // (self.default_size[0] * self.default_size[1]))
         for begin in range(0, len(jobs), some):
-            self._pass([job for job in jobs[begin : begin + some] if isinstance(job, OnePassJob)])
+            self._pass(jobs[begin : begin + some])
 
-    def _pass(self, jobs: list[OnePassJob]) -> None:
+    def _pass(self, jobs: Sequence[OnePassJob]) -> None:
         """One evaluation for these; a picture that is not finite is its job's error."""
         latents = torch.stack([job.latents for job in jobs])
         made = self._evaluate(latents, [job.settings for job in jobs])
@@ -231,9 +226,8 @@ class OnePassPipeline(NetworkPipeline):
             job.result = picture
             job.evaluations = job.steps = 1
 
-    def _made(self, job: Job) -> Tensor:
+    def _made(self, job: OnePassJob) -> Tensor:
         """[C, H, W] in -1..1: the job's picture, mid-grey where it was cancelled before."""
-        assert isinstance(job, OnePassJob)  # of this pipeline
         if job.result is None:
             return job.latents.new_zeros((3, *self.default_size), dtype=self.dtype)
         return job.result
@@ -241,20 +235,19 @@ class OnePassPipeline(NetworkPipeline):
     def _trim(self) -> None:
         self.model.arena.trim()
 
-    def _picture(self, job: Job) -> Any:
+    def _picture(self, job: OnePassJob) -> Any:
         if job.request.output_type == "latent":
-            assert isinstance(job, OnePassJob)
             return job.latents
         return self._preview(self._made(job)[None], job.request.output_type)[0]
 
     def _preview(self, images: Tensor, output_type: str) -> Any:
         return pictures.from_tensor(images.expand(-1, 3, -1, -1), output_type)
 
-    def _output(self, call: Call) -> PipelineOutput:
+    def _output(self, call: Call[OnePassRequest, OnePassJob]) -> PipelineOutput:
         r = call.request
         if r.output_type == "latent":
-            latents = [job.latents for job in call.jobs if isinstance(job, OnePassJob)]
-            return PipelineOutput(torch.stack(latents), r.seeds, call.report)
+            latents = torch.stack([job.latents for job in call.jobs])
+            return PipelineOutput(latents, r.seeds, call.report)
         images, _ = call.seen()
         return PipelineOutput(self._preview(images, r.output_type), r.seeds, call.report)
 

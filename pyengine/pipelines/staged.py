@@ -1,22 +1,23 @@
 """What the pipelines share whose pictures go through several networks, one after the other."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .. import images as pictures
-from ..diffusion.staged import Stage, StagedCall, StagedJob, take_step
+from ..diffusion.staged import Stage, StagedJob, take_step
 from ..diffusion.watch import check_noted
-from ..jobs.job import Call, Job
+from ..jobs.job import Call
 from ..jobs.output import PipelineOutput
+from ..jobs.request import RequestT
 from ..models.base import Model
 from .base import NetworkPipeline
 
 
-class StagedPipeline(NetworkPipeline):
+class StagedPipeline(NetworkPipeline[RequestT, StagedJob]):
     """Base of such pipelines. A subclass has `stages`, `network` and `_pixels`."""
 
     #: What the jobs go through, in order.
@@ -33,19 +34,17 @@ class StagedPipeline(NetworkPipeline):
         """What output_type "latent" gives: [1, C, h, w], of the last stage."""
         return self._pixels(job)
 
-    def _step(self, jobs: Sequence[Job]) -> None:
-        take_step(self.stages, cast(Sequence[StagedJob], jobs))
+    def _step(self, jobs: Sequence[StagedJob]) -> None:
+        take_step(self.stages, jobs)
 
-    def _picture(self, job: Job) -> Any:
-        assert isinstance(job, StagedJob)  # of this pipeline
+    def _picture(self, job: StagedJob) -> Any:
         check_noted(job.inner)
         return self._made(job, job.request.output_type)[0]
 
-    def _output(self, call: Call) -> PipelineOutput:
-        assert isinstance(call, StagedCall)
+    def _output(self, call: Call[RequestT, StagedJob]) -> PipelineOutput:
         with call.report.stage("decode", self.device):
-            made = [self._made(job, call.r.output_type) for job in call.jobs]
-        return PipelineOutput(_joined(made), call.r.seeds, call.report)
+            made = [self._made(job, call.request.output_type) for job in call.jobs]
+        return PipelineOutput(_joined(made), call.request.seeds, call.report)
 
     def _made(self, job: StagedJob, output_type: str) -> Any:
         """A batch of one picture."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from torch import Tensor
 
@@ -13,12 +13,16 @@ from ..cuda import within_memory
 from ..errors import CancelledError
 from ..guard import inference
 from ..jobs import checks
-from ..jobs.job import Call, Job
+from ..jobs.job import Call, Job, JobT
 from ..jobs.output import PipelineOutput, peak_memory, reset_peak_memory
+from ..jobs.request import RequestT
 from ..jobs.runs import Run
 from ..ops import kernels_used
 from ..ops._backend import KernelsUsed
 from ..progress import progress as progress_bar
+
+if TYPE_CHECKING:
+    from .base import Pipeline
 
 #: What a preview can be: decoded.
 PREVIEWS = tuple(kind for kind in checks.OUTPUT_TYPES if kind != "latent")
@@ -38,7 +42,7 @@ class Step:
     timestep: Any
     latents: Tensor
     jobs: tuple[Job, ...]
-    _pipe: Any
+    _pipe: Pipeline
 
     @inference
     def preview(self, output_type: str = "pil", quick: bool = False) -> Any:
@@ -56,7 +60,7 @@ class Step:
                 pipe._trim()
 
 
-def advance(pipe: Any, call: Call) -> int:
+def advance(pipe: Pipeline[RequestT, JobT], call: Call[RequestT, JobT]) -> int:
     """One evaluation for the call's active jobs, and what it means to the call; units of progress.
     Where no job is active, since another thread has just cancelled the last one, nothing.
 
@@ -74,16 +78,16 @@ def advance(pipe: Any, call: Call) -> int:
         raise
 
 
-class Steps:
+class Steps(Generic[RequestT, JobT]):
     """An iterator over the steps of a run; see Pipeline.steps. It may be iterated once.
 
     Nothing is held between two steps, so a loop may be left at any time.
     """
 
-    def __init__(self, pipe: Any, request: Any):
+    def __init__(self, pipe: Pipeline[RequestT, JobT], request: RequestT):
         self._pipe, self._request = pipe, request
         self._report = pipe._report(request)
-        self._call: Call | None = None
+        self._call: Call[RequestT, JobT] | None = None
         self._output: PipelineOutput | None = None
         self._used = KernelsUsed()
         self._taken = 0
@@ -106,7 +110,7 @@ class Steps:
             raise StopIteration
         latents, timestep = call.seen()
         self._taken += 1
-        pipe = call.shown_by or self._pipe
+        pipe: Pipeline = call.shown_by or self._pipe
         return Step(self._taken - 1, timestep, latents, tuple(call.jobs), pipe)
 
     def close(self) -> None:
@@ -114,7 +118,7 @@ class Steps:
         self._closed = True
 
     @property
-    def jobs(self) -> tuple[Job, ...]:
+    def jobs(self) -> tuple[JobT, ...]:
         """The pictures in the making, once the first step is taken."""
         return () if self._call is None else tuple(self._call.jobs)
 
@@ -146,25 +150,22 @@ class Steps:
         report.peak_memory = peak_memory(pipe.device)
         return output
 
-    def _begun(self) -> Call:
+    def _begun(self) -> Call[RequestT, JobT]:
         reset_peak_memory(self._pipe.device)
-        call: Call = self._pipe._begun(self._request, self._report)
-        return call
+        return self._pipe._begun(self._request, self._report)
 
-    def _ended(self, call: Call) -> PipelineOutput:
+    def _ended(self, call: Call[RequestT, JobT]) -> PipelineOutput:
         call.end()
-        output: PipelineOutput = self._pipe._finished(call)
-        return output
+        return self._pipe._finished(call)
 
     @inference
-    def _begin(self) -> Call:
+    def _begin(self) -> Call[RequestT, JobT]:
         pipe, r = self._pipe, self._request
         with pipe._runs.begin(r.run, pipe.device, r.timeout), self._kernels():
-            call: Call = pipe._within_memory(self._begun, r)
-        return call
+            return pipe._within_memory(self._begun, r)
 
     @inference
-    def _advance(self, call: Call) -> bool:
+    def _advance(self, call: Call[RequestT, JobT]) -> bool:
         """One step; whether there was one before the run was ended."""
         pipe, r = self._pipe, self._request
         before = [job.evaluations for job in call.jobs]
@@ -180,13 +181,11 @@ class Steps:
         return before != [job.evaluations for job in call.jobs]
 
     @inference
-    def _finish(self, call: Call) -> PipelineOutput:
+    def _finish(self, call: Call[RequestT, JobT]) -> PipelineOutput:
         pipe, report = self._pipe, self._report
         with pipe._runs.begin(Run(), pipe.device), self._kernels():
             try:
-                output: PipelineOutput = pipe._within_memory(
-                    lambda: self._ended(call), self._request
-                )
+                output = pipe._within_memory(lambda: self._ended(call), self._request)
             finally:
                 pipe._trim()
         report.peak_memory = peak_memory(pipe.device)

@@ -1,7 +1,7 @@
 """What the pipelines of token models share: a call's arguments, the run around the drawing."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -10,11 +10,17 @@ from ..cuda import Record
 from ..decoding.request import CALLBACK_TENSORS, SAMPLING, Sampling, TokenRequest
 from ..finite import check_finite
 from ..jobs import checks
+from ..jobs.job import JobT
 from ..jobs.output import PipelineOutput, Report
 from ..models.base import Model
 from .arguments import check, checked
 from .base import NetworkPipeline
 from .keywords import refuse_others
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+else:
+    from typing import TypeVar
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,13 @@ class TokenDefaults(Sampling):
     window: int = 8
 
 
-class TokenPipeline(NetworkPipeline):
+if TYPE_CHECKING:
+    TokenRequestT = TypeVar("TokenRequestT", bound=TokenRequest, default=Any)
+else:
+    TokenRequestT = TypeVar("TokenRequestT")
+
+
+class TokenPipeline(NetworkPipeline[TokenRequestT, JobT]):
     """Base of the pipelines that draw a picture's tokens and decode them.
 
     Made by `pyengine.from_pretrained`. One call runs at a time; others wait.
@@ -148,7 +160,7 @@ class TokenPipeline(NetworkPipeline):
         check_finite(f"{self.source}: the decoder of tokens", decoded)
         return decoded
 
-    def _report(self, r: TokenRequest) -> Report:
+    def _report(self, r: TokenRequestT) -> Report:
         return Report(
             model=self.source,
             pipeline=self.checkpoint.pipeline_class,

@@ -17,7 +17,7 @@ from ..guidance import EMPTY, NEGATIVE, TEXT, Method
 from ..jobs import checks
 from ..jobs.noise import NoiseSource
 from ..jobs.output import Report
-from ..jobs.runs import Run
+from ..jobs.request import CallRequest
 from ..models.base import Model
 from ..schedules import Plan
 from ..schedules.plus_plus import check_plus_plus
@@ -30,8 +30,8 @@ from .staged import StagedPipeline
 from .unprompted import CALLBACK_TENSORS
 
 
-@dataclass
-class TwoStageRequest:
+@dataclass(kw_only=True)
+class TwoStageRequest(CallRequest):
     """A call's arguments, checked. prompts, negatives: of each of the N pictures. plans: of the
     stages. scales: of each stage, the guidance of each picture; () for a stage without. method:
     how, and at which steps of each stage, these guide.
@@ -44,21 +44,13 @@ class TwoStageRequest:
     negatives: list[str]
     plans: tuple[Plan, ...]
     scales: tuple[tuple[float, ...], ...]
-    output_type: str
-    seeds: list[int | None]
     generators: list[torch.Generator] | torch.Generator
-    run: Run
     method: Method = field(default_factory=Method)
-    callback: Any = None
     callback_inputs: tuple[str, ...] = CALLBACK_TENSORS
     callback_known: tuple[str, ...] = CALLBACK_TENSORS
-    timeout: float | None = None
-    return_dict: bool = True
-    upscaler: Any = None
-    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def steps(self) -> int:
+    def evaluations(self) -> int:
         """Of both stages."""
         return sum(map(len, self.plans))
 
@@ -124,7 +116,7 @@ class TwoStageCourse:
         return Read(torch.cat([r.hidden for r in rows]), torch.cat([r.vectors for r in rows]))
 
 
-class TwoStagePipeline(StagedPipeline):
+class TwoStagePipeline(StagedPipeline[TwoStageRequest]):
     """Base of these pipelines. A subclass has `steps_of`, `main_part`, `_told`, `_seen` and
     `__call__`, and gives its `stages` and `shapes` of what they denoise.
     """
@@ -261,8 +253,8 @@ class TwoStagePipeline(StagedPipeline):
             weights=self.network.weights,
         )  # fmt: skip
 
-    def _begin(self, r: TwoStageRequest, report: Report) -> StagedCall:
-        r.run.settings = {"num_timesteps": r.steps, **r.settings}
+    def _begin(self, r: TwoStageRequest, report: Report) -> StagedCall[TwoStageRequest]:
+        r.run.settings = {"num_timesteps": r.evaluations}
         with report.stage("encode_prompt", self.device):
             texts = {TEXT: r.prompts, NEGATIVE: r.negatives}
             if r.method.three:

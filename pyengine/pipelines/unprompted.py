@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -19,10 +19,10 @@ from ..errors import ConfigError
 from ..finite import check_finite
 from ..guidance import Guidance, Method
 from ..jobs import checks
-from ..jobs.job import Call, Job
+from ..jobs.job import Call
 from ..jobs.noise import NoiseSource
 from ..jobs.output import PipelineOutput, Report
-from ..jobs.runs import Run
+from ..jobs.request import CallRequest, expected
 from ..models.base import Model
 from ..schedules import Plan, find_name
 from ..schedules.plan import State
@@ -38,6 +38,11 @@ from .guidance_methods import method_of, scale_or_default, taken
 from .guides import NAMES, Guides, guides_of, labels_to_follow
 from .keywords import refuse_others
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+else:
+    from typing import TypeVar
+
 #: What a callback may ask for and give back.
 CALLBACK_TENSORS = ("latents",)
 
@@ -49,8 +54,8 @@ class UnpromptedDefaults:
     num_inference_steps: int = bounded(50, 1, 1000)
 
 
-@dataclass
-class UnpromptedRequest:
+@dataclass(kw_only=True)
+class UnpromptedRequest(CallRequest):
     """A call's arguments, checked. height, width: pixels. labels: what the network is told,
     [count, ...] or None. guides: what guides by gradients.
 
@@ -62,26 +67,29 @@ class UnpromptedRequest:
     height: int
     width: int
     labels: Tensor | None
-    output_type: str
-    seeds: list[int | None]
     generators: list[torch.Generator] | torch.Generator
     latents: Tensor | None
     scheduler: str | None
     plan: dict[str, Any]
-    run: Run
     guidance_scale: tuple[float, ...] = ()
     method: Method = field(default_factory=Method)
     guides: Guides = field(default_factory=Guides)
-    callback: Any = None
     callback_inputs: tuple[str, ...] = CALLBACK_TENSORS
     callback_known: tuple[str, ...] = CALLBACK_TENSORS
-    timeout: float | None = None
-    return_dict: bool = True
-    upscaler: Any = None
-    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def evaluations(self) -> int:
+        plan = self.plan
+        return expected(plan, plan.get("num_inference_steps"), plan.get("strength"))
 
 
-class UnpromptedPipeline(SchedulerNames, NetworkPipeline):
+if TYPE_CHECKING:
+    UnpromptedT = TypeVar("UnpromptedT", bound=UnpromptedRequest, default=Any)
+else:
+    UnpromptedT = TypeVar("UnpromptedT")
+
+
+class UnpromptedPipeline(SchedulerNames, NetworkPipeline[UnpromptedT, DenoisingJob]):
     """Base of the pipelines that denoise without a text.
 
     Made by `pyengine.from_pretrained`. A subclass has `main_part`, `known_labels`, `factor`,
@@ -152,11 +160,11 @@ class UnpromptedPipeline(SchedulerNames, NetworkPipeline):
         """Whether any picture takes more than one row."""
         return any(map(r.method.guides, r.guidance_scale))
 
-    def _guidance(self, r: UnpromptedRequest) -> list[Guidance]:
+    def _guidance(self, r: UnpromptedT) -> list[Guidance]:
         """Of each picture."""
         return [r.method.guidance(scale) for scale in r.guidance_scale]
 
-    def _conditions(self, r: UnpromptedRequest) -> Conditions:
+    def _conditions(self, r: UnpromptedT) -> Conditions:
         labels = None if r.labels is None else to_device(r.labels, self.device)
         return Conditions(labels=labels, pictures=r.count)
 
@@ -273,7 +281,7 @@ class UnpromptedPipeline(SchedulerNames, NetworkPipeline):
 
     # --- the run ----------------------------------------------------------------------------------
 
-    def _report(self, r: UnpromptedRequest) -> Report:
+    def _report(self, r: UnpromptedT) -> Report:
         scales = set(r.guidance_scale)
         return Report(
             model=self.source, pipeline=self._class_name, device=str(self.device),
@@ -282,7 +290,7 @@ class UnpromptedPipeline(SchedulerNames, NetworkPipeline):
             weights=self.network.weights,
         )  # fmt: skip
 
-    def _planned(self, r: UnpromptedRequest, report: Report) -> tuple[Plan, NamedScheduler]:
+    def _planned(self, r: UnpromptedT, report: Report) -> tuple[Plan, NamedScheduler]:
         """The request's run, and its sampler; the report gets its name and warnings."""
         named = self.scheduler if r.scheduler is None else self._named_scheduler(r.scheduler)
         r.guides.check_scheduler(named.sampler)
@@ -298,9 +306,9 @@ class UnpromptedPipeline(SchedulerNames, NetworkPipeline):
         report.warnings += named.sampler.warnings
         return plan, named
 
-    def _begin(self, r: UnpromptedRequest, report: Report) -> DenoisingCall:
+    def _begin(self, r: UnpromptedT, report: Report) -> DenoisingCall[UnpromptedT]:
         plan, named = self._planned(r, report)
-        r.run.settings = {"num_timesteps": len(plan), **r.settings}
+        r.run.settings = {"num_timesteps": len(plan)}
         noise = NoiseSource(r.generators, self.device)
         with report.stage("prepare", self.device):
             state = self._start(r, plan, noise)
@@ -313,34 +321,33 @@ class UnpromptedPipeline(SchedulerNames, NetworkPipeline):
             r.guides.guide(call.jobs, self, named.sampler, report.warnings)
             return call
 
-    def _plan(self, r: UnpromptedRequest, sampler: Any) -> Plan:
+    def _plan(self, r: UnpromptedT, sampler: Any) -> Plan:
         """Of a sampler of schedules.Scheduler. Raises RequestError where it does not fit."""
         plan: Plan = sampler.plan(**r.plan)
         return plan
 
-    def _start(self, r: UnpromptedRequest, plan: Plan, noise: NoiseSource) -> State:
+    def _start(self, r: UnpromptedT, plan: Plan, noise: NoiseSource) -> State:
         """What the sampler begins with: noise."""
         return plan.start(self._noise(r, noise))
 
-    def _noise(self, r: UnpromptedRequest, noise: NoiseSource) -> Tensor:
+    def _noise(self, r: UnpromptedT, noise: NoiseSource) -> Tensor:
         if r.latents is not None:
             return r.latents.to(self.device, self.dtype)
         sides = r.height // self.factor, r.width // self.factor
         return noise.draw((r.count, self.channels, *sides), self.dtype)
 
-    def _step(self, jobs: Sequence[Job]) -> None:
-        step(self._evaluate, cast(Sequence[DenoisingJob], jobs))
+    def _step(self, jobs: Sequence[DenoisingJob]) -> None:
+        step(self._evaluate, jobs)
 
-    def _picture(self, job: Job) -> Any:
-        assert isinstance(job, DenoisingJob)  # of this pipeline
+    def _picture(self, job: DenoisingJob) -> Any:
         check_noted([job])
         return self._preview(job.latents, job.request.output_type)[0]
 
-    def _output(self, call: Call) -> PipelineOutput:
+    def _output(self, call: Call[UnpromptedT, DenoisingJob]) -> PipelineOutput:
         assert isinstance(call, DenoisingCall)
         with call.report.stage("decode", self.device):
-            images = self._preview(call.latents(), call.r.output_type)
-        return PipelineOutput(images, call.r.seeds, call.report)
+            images = self._preview(call.latents(), call.request.output_type)
+        return PipelineOutput(images, call.request.seeds, call.report)
 
     def _preview(self, latents: Tensor, output_type: str) -> Any:
         return latents if output_type == "latent" else self._decode(latents, output_type)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import RequestError
+from ..jobs.request import Enlarger, Requested
 from ..weights.layout import find
 from ..weights.text import show
 from .kept import Kept
@@ -17,7 +18,7 @@ from .kept import Kept
 _PIPELINE = "pyengine.pipelines.upscale.pipeline:UpscalePipeline"
 
 
-def find_upscaler(value: Any, device: torch.device, kept: Kept) -> Any:
+def find_upscaler(value: Any, device: torch.device, kept: Kept) -> Enlarger | None:
     """The UpscalePipeline that a call's argument names: one that is loaded, or a file or folder,
     which is loaded for `device` where `kept` has it not; None for None. Raises RequestError for
     anything else.
@@ -26,16 +27,18 @@ def find_upscaler(value: Any, device: torch.device, kept: Kept) -> Any:
         return None
     pipeline = find(_PIPELINE)
     if isinstance(value, pipeline):
-        return value
+        found: Enlarger = value
+        return found
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise RequestError(
             f"upscaler: expected a file, a folder or an UpscalePipeline, given {show(value)}"
         )
     load = partial(pipeline.from_pretrained, value, device=device)
-    return kept.get("upscaler", value, device, load)
+    loaded: Enlarger = kept.get("upscaler", value, device, load)
+    return loaded
 
 
-def check_upscaler(upscaler: Any, r: Any) -> None:
+def check_upscaler(upscaler: Enlarger | None, r: Requested) -> None:
     """Raises RequestError where a request's pictures are too large to be enlarged, or are none."""
     if upscaler is None:
         return
@@ -47,7 +50,7 @@ def check_upscaler(upscaler: Any, r: Any) -> None:
         raise RequestError(f"upscaler: {e}") from None
 
 
-def upscaled(upscaler: Any, images: Any, output_type: str) -> Any:
+def upscaled(upscaler: Enlarger, images: Any, output_type: str) -> Any:
     """A call's pictures, or one of them, enlarged, as they came: see PipelineOutput.images."""
     one = not isinstance(images, list) and getattr(images, "ndim", 3) == 3
     made = upscaler([images] if one else images, output_type=output_type, progress=False).images

@@ -28,7 +28,7 @@ from ...errors import RequestError
 from ...finite import check_finite
 from ...guard import inference
 from ...jobs import checks
-from ...jobs.job import Call, Job
+from ...jobs.job import Call
 from ...jobs.noise import NoiseSource
 from ...jobs.output import PipelineOutput, Report
 from ...jobs.runs import Run
@@ -59,7 +59,7 @@ class AmusedDefaults(TokenDefaults):
     aesthetic_score: float = bounded(6.0, 0, 10)
 
 
-class AmusedPipeline(TokenPipeline):
+class AmusedPipeline(TokenPipeline[MaskedRequest, MaskedJob]):
     """Text to pictures with an aMUSEd checkpoint; see `__call__`."""
 
     defaults_class = AmusedDefaults
@@ -234,13 +234,13 @@ class AmusedPipeline(TokenPipeline):
         """The transformer is a CUDA graph from now on. record: given for tests."""
         self.graphs = TransformerGraphs(self.model, record)
 
-    def _report(self, r: TokenRequest) -> Report:
+    def _report(self, r: MaskedRequest) -> Report:
         report = super()._report(r)
-        if isinstance(r, MaskedRequest) and r.images is not None:
+        if r.images is not None:
             report.strength = r.strength
         return report
 
-    def _begin(self, r: MaskedRequest, report: Report) -> MaskedCall:
+    def _begin(self, r: MaskedRequest, report: Report) -> MaskedCall[MaskedRequest]:
         guided = r.guidance_scale > 1
         with report.stage("encode_prompt", self.device):
             context, text_length = self._context(r, guided, report.warnings)
@@ -304,20 +304,19 @@ class AmusedPipeline(TokenPipeline):
         tokens = tokens.masked_fill(hidden.to(self.device), self.mask_token)
         return tokens, shares
 
-    def _step(self, jobs: Sequence[Job]) -> None:
-        masked = cast("Sequence[MaskedJob]", jobs)
+    def _step(self, jobs: Sequence[MaskedJob]) -> None:
         # With graphs no step waits, unless somebody is to look at its tokens.
-        waits = self.graphs is None or any(job.request.callback for job in masked)
-        step(masked, self.model.logits if self.graphs is None else self.graphs.logits, waits)
+        waits = self.graphs is None or any(job.request.callback for job in jobs)
+        step(jobs, self.model.logits if self.graphs is None else self.graphs.logits, waits)
         self._in_flight.step()
 
-    def _picture(self, job: Job) -> Any:
-        tokens, output_type = check_result(cast("MaskedJob", job)), job.request.output_type
+    def _picture(self, job: MaskedJob) -> Any:
+        tokens, output_type = check_result(job), job.request.output_type
         return tokens if output_type == "latent" else self._decode(tokens[None], output_type)[0]
 
-    def _output(self, call: Call) -> PipelineOutput:
+    def _output(self, call: Call[MaskedRequest, MaskedJob]) -> PipelineOutput:
         r, report = call.request, call.report
-        tokens = torch.stack([cast("MaskedJob", job).result for job in call.jobs])
+        tokens = torch.stack([job.result for job in call.jobs])
         images = self._images(tokens, r.output_type, report)
         return PipelineOutput(images, r.seeds, report, tokens)
 

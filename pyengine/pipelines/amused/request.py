@@ -11,7 +11,7 @@ from ...errors import RequestError
 from ...jobs import checks
 
 
-@dataclass
+@dataclass(kw_only=True)
 class MaskedRequest(TokenRequest):
     """A call's arguments, checked, with defaults filled in.
 
@@ -29,6 +29,10 @@ class MaskedRequest(TokenRequest):
     images: list[Any] | None = None
     masks: list[Any] | None = None
     known: Tensor | None = None
+
+    @property
+    def evaluations(self) -> int:
+        return max(1, int(self.steps * self.strength))
 
 
 def pictures_of(image: Any, mask: Any) -> tuple[list[Any] | None, list[Any] | None]:

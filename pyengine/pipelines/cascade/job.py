@@ -1,7 +1,7 @@
 """A picture on its way through the stages, and the pictures of a call."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -11,6 +11,7 @@ from ...errors import OutOfMemoryError, PyengineError
 from ...jobs import checks
 from ...jobs.job import Call, Job
 from ...jobs.output import Report
+from ...jobs.request import CallRequest
 from ...jobs.runs import Run
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 CALLBACK_TENSORS = ("latents",)
 
 
-@dataclass
-class CascadeRequest:
+@dataclass(kw_only=True)
+class CascadeRequest(CallRequest):
     """A call's arguments, checked.
 
     pictures: of each picture its prompt, negative prompt and class, by the arguments' names.
@@ -37,17 +38,9 @@ class CascadeRequest:
     units: list[int]
     guided: list[bool]
     begin: list[dict[str, Any]]
-    output_type: str
-    seeds: list[int | None]
     generators: list[torch.Generator]
-    run: Run
-    callback: Any = None
     callback_inputs: tuple[str, ...] = CALLBACK_TENSORS
     callback_known: tuple[str, ...] = ()
-    timeout: float | None = None
-    return_dict: bool = True
-    upscaler: Any = None
-    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -62,7 +55,7 @@ class CascadeRequest:
         return self.sizes[-1][1]
 
     @property
-    def steps(self) -> int:
+    def evaluations(self) -> int:
         """Evaluations of a picture, in all stages."""
         return sum(self.units)
 
@@ -87,7 +80,8 @@ class CascadeJob(Job):
 
     @property
     def inner(self) -> Job:
-        return self.call.jobs[0]
+        first: Job = self.call.jobs[0]
+        return first
 
     @property
     def last(self) -> bool:
@@ -128,12 +122,11 @@ class CascadeJob(Job):
         self.error = self.inner.error
 
 
-class CascadeCall(Call):
+class CascadeCall(Call[CascadeRequest, CascadeJob]):
     """The pictures of one call."""
 
     stage: ClassVar[str] = "stages"
     title: ClassVar[str] = "steps"
-    jobs: list[CascadeJob]  # type: ignore[assignment]  # narrower than Call's
 
     def __init__(
         self, pipe: "CascadePipeline", r: CascadeRequest, report: Report, jobs: list[CascadeJob]

@@ -30,7 +30,7 @@ class CascadeDefaults:
     """What a call uses where the caller says nothing: each stage has defaults of its own."""
 
 
-class CascadePipeline(Pipeline):
+class CascadePipeline(Pipeline[CascadeRequest, CascadeJob]):
     """Several pipelines as one; made by `pyengine.cascade`. See `__call__`."""
 
     defaults_class: ClassVar[type[Any]] = CascadeDefaults
@@ -241,7 +241,7 @@ class CascadePipeline(Pipeline):
             asked = self._stage_request(r, k, 0, grey, torch.Generator())
             size = asked.height, asked.width
             r.sizes.append(size)
-            r.units.append(_units(asked))
+            r.units.append(asked.evaluations)
             scales = getattr(asked, "guidance_scale", 1.0)
             r.guided.append(max(scales if isinstance(scales, tuple) else (scales,)) > 1)
             checks.check_total(*size, r.count)
@@ -380,16 +380,3 @@ def _check(stages: Sequence[Any]) -> None:
 
 #: That one cascade has at most.
 MAX_STAGES = 8
-
-
-def _units(asked: Any) -> int:
-    """Evaluations of the model that a stage's request asks for, before its plan is made."""
-    plan = getattr(asked, "plan", None)
-    plan = plan if isinstance(plan, dict) else {}
-    steps = plan.get("num_inference_steps", getattr(asked, "steps", None))
-    if plan.get("timesteps") is not None:
-        steps = len(plan["timesteps"])
-    strength = plan.get("strength", getattr(asked, "strength", None))
-    if not isinstance(steps, int):
-        return 1
-    return max(1, int(steps * (1.0 if strength is None else strength)))

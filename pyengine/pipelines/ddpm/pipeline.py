@@ -40,7 +40,7 @@ class DDIMDefaults(UnpromptedDefaults):
     """Of diffusers' DDIMPipeline."""
 
 
-class DDPMPipeline(UnpromptedPipeline):
+class DDPMPipeline(UnpromptedPipeline[UnpromptedRequest]):
     """Pictures of a UNet2DModel checkpoint; see `__call__`."""
 
     defaults_class: ClassVar[type[Any]] = DDPMDefaults

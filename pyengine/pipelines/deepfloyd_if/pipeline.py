@@ -54,7 +54,7 @@ class IFDefaults(UnpromptedDefaults):
     inpaint_strength: float = bounded(1.0, 0, 1)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class IFRequest(UnpromptedRequest):
     """texts: B prompts; per_prompt: pictures of each. rows: [R, L, C], the texts as T5 has read
     them, negative ones first, while the request is carried out. beginning: None: noise alone.
@@ -89,7 +89,7 @@ def side_of(config: UNet2DConditionConfig) -> tuple[int, int]:
     return size if isinstance(size, tuple) else (size, size)
 
 
-class IFPipeline(UnpromptedPipeline):
+class IFPipeline(UnpromptedPipeline[IFRequest]):
     """Text to pictures with a DeepFloyd IF checkpoint of the first stage; see `__call__`.
 
     Safety checkers and watermarkers that a checkpoint may bring are not run.
@@ -336,14 +336,12 @@ class IFPipeline(UnpromptedPipeline):
             beginning = given.read(base.height, base.width, base.count, texts.batch)
         return IFRequest(**own, texts=texts, per_prompt=per_prompt, beginning=beginning)
 
-    def _report(self, r: UnpromptedRequest) -> Report:
-        assert isinstance(r, IFRequest)
+    def _report(self, r: IFRequest) -> Report:
         report = super()._report(r)
         report.strength = None if r.beginning is None else r.beginning.strength
         return report
 
-    def _begin(self, r: UnpromptedRequest, report: Report) -> DenoisingCall:
-        assert isinstance(r, IFRequest)
+    def _begin(self, r: IFRequest, report: Report) -> DenoisingCall[IFRequest]:
         with report.stage("encode_prompt", self.device):
             rows = self._rows(r, report.warnings)
             check_finite(f"{self.source}: text encoder", rows, r.count)
@@ -362,8 +360,7 @@ class IFPipeline(UnpromptedPipeline):
         texts = torch.cat(rows).repeat_interleave(r.per_prompt, dim=0)
         return texts.to(self.device, self.text_encoder.dtype)
 
-    def _start(self, r: UnpromptedRequest, plan: Plan, noise: NoiseSource) -> State:
-        assert isinstance(r, IFRequest)
+    def _start(self, r: IFRequest, plan: Plan, noise: NoiseSource) -> State:
         if r.beginning is None:
             return super()._start(r, plan, noise)
         clean = to_device(r.beginning.clean, self.device).to(self.dtype)
@@ -373,8 +370,7 @@ class IFPipeline(UnpromptedPipeline):
         mask = to_device(r.beginning.mask, self.device).to(self.dtype)
         return replace(state, x=(1 - mask) * clean + mask * state.x)
 
-    def _conditions(self, r: UnpromptedRequest) -> Conditions:
-        assert isinstance(r, IFRequest)
+    def _conditions(self, r: IFRequest) -> Conditions:
         assert r.rows is not None
         added = None
         if self.unet.config.addition_embed_type == "text":

@@ -25,7 +25,7 @@ from ..arguments import checked
 from ..defaults import bounded
 from ..diffusers_names.schedulers import NamedScheduler
 from ..t5_tokenizer import T5Tokenizer
-from ..unprompted import CALLBACK_TENSORS, UnpromptedRequest
+from ..unprompted import CALLBACK_TENSORS
 from .pipeline import IFDefaults, IFPipeline, IFRequest
 
 
@@ -42,7 +42,7 @@ class SuperResolutionDefaults(IFDefaults):
     noise_level: int = bounded(250, 0, 999)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SuperResolutionRequest(IFRequest):
     """images: [N, 3, height, width] in -1..1, enlarged. noise_level: the timestep of the noise that
     they get. noise: that noise, while the request is carried out.
@@ -178,14 +178,14 @@ class IFSuperResolutionPipeline(IFPipeline):
             )
         return torch.cat([rows[i] for i in order])
 
-    def _noise(self, r: UnpromptedRequest, noise: NoiseSource) -> Tensor:
+    def _noise(self, r: IFRequest, noise: NoiseSource) -> Tensor:
         """The noise of the start; then, as diffusers draws it, that of the small picture."""
         assert isinstance(r, SuperResolutionRequest)
         start = super()._noise(r, noise)
         r.noise = noise.draw((r.count, self.channels, r.height, r.width), self.dtype)
         return start
 
-    def _conditions(self, r: UnpromptedRequest) -> Conditions:
+    def _conditions(self, r: IFRequest) -> Conditions:
         assert isinstance(r, SuperResolutionRequest)
         assert r.images is not None
         assert r.noise is not None

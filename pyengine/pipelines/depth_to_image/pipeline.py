@@ -21,7 +21,7 @@ from ..stable_diffusion.pipeline import StableDiffusionPipeline
 from ..stable_diffusion.unasked import unasked
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DepthRequest(Request):
     """depth: [M, H, W] float32, M dividing the number of pictures."""
 

@@ -36,7 +36,7 @@ class DiTDefaults(UnpromptedDefaults):
     guidance_scale: float = bounded(4.0, 0, 1000)
 
 
-class DiTPipeline(UnpromptedPipeline):
+class DiTPipeline(UnpromptedPipeline[UnpromptedRequest]):
     """Pictures of a DiT checkpoint; see `__call__`."""
 
     defaults_class: ClassVar[type[Any]] = DiTDefaults

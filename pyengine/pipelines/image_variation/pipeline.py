@@ -27,7 +27,7 @@ from ..stable_diffusion.unasked import unasked
 from .parts import VariationParts
 
 
-@dataclass
+@dataclass(kw_only=True)
 class VariationRequest(Request):
     """pixels: [B, 3, S, S], what the image encoder reads of each picture."""
 

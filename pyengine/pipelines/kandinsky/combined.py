@@ -45,7 +45,7 @@ class CombinedDefaults(KandinskyDefaults):
     prior_guidance_scale: float = bounded(4.0, 0, 1000)
 
 
-class KandinskyV22CombinedPipeline(SchedulerNames, StagedPipeline):
+class KandinskyV22CombinedPipeline(SchedulerNames, StagedPipeline[CombinedRequest]):
     """Text to pictures with Kandinsky 2.2's prior and decoder; see `__call__`."""
 
     defaults_class: ClassVar[type[Any]] = CombinedDefaults
@@ -222,7 +222,7 @@ class KandinskyV22CombinedPipeline(SchedulerNames, StagedPipeline):
         self.decoder_pipe._sampler = self._sampler
         plan, named = self.decoder_pipe._planned(r.decoder, report)
         plans = unclip.plan(self.prior_pipe.schedule, r.prior.num_inference_steps), plan
-        r.run.settings = {"num_timesteps": sum(map(len, plans)), **r.settings}
+        r.run.settings = {"num_timesteps": sum(map(len, plans))}
         with report.stage("encode_prompt", self.device):
             conditions = self.prior_pipe._conditions(r.prior, report.warnings)
         with report.stage("prepare", self.device):

@@ -1,7 +1,7 @@
 """What a call of Kandinsky's prior and decoder together is asked, and the stages that it takes."""
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from ...diffusion.job import Batch, DenoisingJob
 from ...diffusion.staged import StagedCall, StagedJob, StageNoise
 from ...diffusion.watch import check_start
 from ...jobs.noise import NoiseSource
+from ...jobs.request import Enlarger, Heard
 from ...jobs.runs import Run
 from ...schedules import Plan
 from ..prior_denoiser import PriorConditions
@@ -29,8 +30,7 @@ class CombinedRequest:
     prior: PriorRequest
     decoder: KandinskyRequest
     wide: Tensor | None = None
-    upscaler: Any = None
-    settings: dict[str, Any] = field(default_factory=dict)
+    upscaler: Enlarger | None = None
 
     @property
     def run(self) -> Run:
@@ -65,7 +65,7 @@ class CombinedRequest:
         return self.decoder.return_dict
 
     @property
-    def callback(self) -> Any:
+    def callback(self) -> Callable[..., Any] | None:
         return self.decoder.callback
 
     @property
@@ -73,20 +73,19 @@ class CombinedRequest:
         return self.decoder.callback_inputs
 
     @property
-    def steps(self) -> int:
-        """Of both, as far as is known before the plans are made."""
-        r = self.decoder
-        listed = r.plan.get("timesteps")
-        own = r.plan.get("num_inference_steps", 1) if listed is None else len(listed)
-        share = 1.0 if r.strength is None else r.strength
-        return self.prior.num_inference_steps + int(own * share)
+    def callback_known(self) -> tuple[str, ...]:
+        return self.decoder.callback_known
+
+    @property
+    def evaluations(self) -> int:
+        return self.prior.evaluations + self.decoder.evaluations
 
 
-class CombinedCall(StagedCall):
+class CombinedCall(StagedCall[CombinedRequest]):
     """Each of the two stages has a callback, which counts its own steps."""
 
-    def heard(self, stage: int) -> tuple[Any, int]:
-        return (self.r.decoder if stage else self.r.prior), 0
+    def heard(self, stage: int) -> tuple[Heard, int]:
+        return (self.request.decoder if stage else self.request.prior), 0
 
     def seen(self) -> tuple[Tensor, Any]:
         """Of each picture one: not the negative embeddings that may be made beside the others."""

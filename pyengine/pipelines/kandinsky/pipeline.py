@@ -49,7 +49,7 @@ class KandinskyDefaults(UnpromptedDefaults):
     strength: float = bounded(0.3, 0, 1)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class KandinskyRequest(UnpromptedRequest):
     """embeds: [R, D], negative ones first where there is guidance. images: [M, 3, height, width] in
     -1..1, to begin from, each for count / M pictures, or None. strength: the share of the steps
@@ -85,7 +85,7 @@ def bordered(mask: Tensor) -> Tensor:
     return torch.stack([padded[:, :, i : i + h, j : j + w] for i, j in shifts]).amax(dim=0)
 
 
-class KandinskyV22Pipeline(UnpromptedPipeline):
+class KandinskyV22Pipeline(UnpromptedPipeline[KandinskyRequest]):
     """Pictures of their embeddings with a Kandinsky 2.2 decoder; see `__call__`."""
 
     defaults_class: ClassVar[type[Any]] = KandinskyDefaults
@@ -329,14 +329,12 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
 
     # --- the run ----------------------------------------------------------------------------------
 
-    def _report(self, r: UnpromptedRequest) -> Report:
-        assert isinstance(r, KandinskyRequest)
+    def _report(self, r: KandinskyRequest) -> Report:
         report = super()._report(r)
         report.strength = r.strength
         return report
 
-    def _start(self, r: UnpromptedRequest, plan: Plan, noise: NoiseSource) -> State:
-        assert isinstance(r, KandinskyRequest)
+    def _start(self, r: KandinskyRequest, plan: Plan, noise: NoiseSource) -> State:
         if r.images is None:
             return super()._start(r, plan, noise)
         given = to_device(r.images, self.device)
@@ -350,8 +348,7 @@ class KandinskyV22Pipeline(UnpromptedPipeline):
             return state
         return plan.start(self._noise(r, noise), clean)
 
-    def _conditions(self, r: UnpromptedRequest) -> Conditions:
-        assert isinstance(r, KandinskyRequest)
+    def _conditions(self, r: KandinskyRequest) -> Conditions:
         assert r.embeds is not None
         embeds = r.embeds.to(self.device, self.dtype)
         conditions = Conditions(

@@ -22,7 +22,7 @@ from ...diffusion.watch import check_noted
 from ...finite import check_finite
 from ...guard import inference
 from ...jobs import checks
-from ...jobs.job import Call, Job
+from ...jobs.job import Call
 from ...jobs.noise import NoiseSource
 from ...jobs.output import PipelineOutput, Report
 from ...jobs.runs import Run
@@ -57,7 +57,7 @@ class PriorDefaults:
     guidance_scale: float = bounded(4.0, 0, 1000)
 
 
-class KandinskyV22PriorPipeline(NetworkPipeline):
+class KandinskyV22PriorPipeline(NetworkPipeline[PriorRequest, DenoisingJob]):
     """Embeddings of pictures from texts with a Kandinsky 2.2 prior; see `__call__`."""
 
     defaults_class: ClassVar[type[Any]] = PriorDefaults
@@ -247,8 +247,9 @@ class KandinskyV22PriorPipeline(NetworkPipeline):
             latents = checks.check_latents(latents, shape)
         callback, inputs = a["callback_on_step_end"], a["callback_on_step_end_tensor_inputs"]
         return PriorRequest(
-            texts, negatives, wanted, steps, scales * (count // wanted), simple["output_type"],
-            seeds, generators, latents, callback=callback,
+            texts=texts, negatives=negatives, wanted=wanted, num_inference_steps=steps,
+            guidance_scale=scales * (count // wanted), output_type=simple["output_type"],
+            seeds=seeds, generators=generators, latents=latents, callback=callback,
             method=method_of(taken(a), has_negative=None),
             callback_inputs=checks.check_callback(callback, inputs, CALLBACK_TENSORS),
             **checks.manners(a["run"], a["timeout"], a["return_dict"]),
@@ -275,9 +276,9 @@ class KandinskyV22PriorPipeline(NetworkPipeline):
             weights=self.prior.weights,
         )  # fmt: skip
 
-    def _begin(self, r: PriorRequest, report: Report) -> DenoisingCall:
+    def _begin(self, r: PriorRequest, report: Report) -> DenoisingCall[PriorRequest]:
         plan = unclip.plan(self.schedule, r.num_inference_steps)
-        r.run.settings = {"num_timesteps": len(plan), **r.settings}
+        r.run.settings = {"num_timesteps": len(plan)}
         noise = NoiseSource(r.generators, self.device)
         with report.stage("encode_prompt", self.device):
             conditions = self._conditions(r, report.warnings)
@@ -306,17 +307,16 @@ class KandinskyV22PriorPipeline(NetworkPipeline):
             seen=seen.to(self.device),
         )  # fmt: skip
 
-    def _step(self, jobs: Sequence[Job]) -> None:
-        step(self._evaluate, cast(Sequence[DenoisingJob], jobs))
+    def _step(self, jobs: Sequence[DenoisingJob]) -> None:
+        step(self._evaluate, jobs)
 
-    def _picture(self, job: Job) -> Any:
-        assert isinstance(job, DenoisingJob)  # of this pipeline
+    def _picture(self, job: DenoisingJob) -> Any:
         check_noted([job])
         return self._shown(self.prior.post_process_latents(job.latents), job.request)[0]
 
-    def _output(self, call: Call) -> PriorOutput:
+    def _output(self, call: Call[PriorRequest, DenoisingJob]) -> PriorOutput:
         assert isinstance(call, DenoisingCall)
-        r = call.r
+        r = call.request
         with call.report.stage("decode", self.device):
             made = self.prior.post_process_latents(call.latents())
             negative = made[r.wanted :]

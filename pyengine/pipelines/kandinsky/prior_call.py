@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ...guidance import Method
 from ...jobs.output import PipelineOutput
-from ...jobs.runs import Run
+from ...jobs.request import CallRequest
 from ..unprompted import CALLBACK_TENSORS
 
 
-@dataclass
-class PriorRequest:
+@dataclass(kw_only=True)
+class PriorRequest(CallRequest):
     """texts, negatives: of each of the `count` embeddings that are made. wanted: the first so many
     of them are the prompts', those behind them the negative prompts'. guidance_scale: of each.
     method: at which steps it guides.
@@ -25,25 +25,21 @@ class PriorRequest:
     wanted: int
     num_inference_steps: int
     guidance_scale: tuple[float, ...]
-    output_type: str
-    seeds: list[int | None]
     generators: list[torch.Generator] | torch.Generator
     latents: Tensor | None
-    run: Run
     method: Method = field(default_factory=Method)
-    callback: Any = None
     callback_inputs: tuple[str, ...] = CALLBACK_TENSORS
     callback_known: tuple[str, ...] = CALLBACK_TENSORS
-    timeout: float | None = None
-    return_dict: bool = True
-    upscaler: Any = None
     height: int = 0
     width: int = 0
-    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
         return len(self.texts)
+
+    @property
+    def evaluations(self) -> int:
+        return self.num_inference_steps
 
 
 @dataclass(eq=False)

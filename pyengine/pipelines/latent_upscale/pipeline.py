@@ -47,7 +47,7 @@ class LatentUpscaleDefaults(Defaults):
     guidance_scale: float = 9.0
 
 
-@dataclass
+@dataclass(kw_only=True)
 class LatentUpscaleRequest(Request):
     """small: the pictures or latents as they were given, as many as divide the pictures drawn."""
 

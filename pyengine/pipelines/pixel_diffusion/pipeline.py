@@ -42,7 +42,7 @@ class PixelDiffusionDefaults(UnpromptedDefaults):
     guidance_scale: float = bounded(2.0, 0, 1000)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PixelDiffusionRequest(UnpromptedRequest):
     """prompts, negatives: B texts each. vectors: [R, V], as the text encoder has read them, the
     prompts' last, while the request is carried out.
@@ -53,7 +53,7 @@ class PixelDiffusionRequest(UnpromptedRequest):
     vectors: Tensor | None = None
 
 
-class PixelDiffusionPipeline(UnpromptedPipeline):
+class PixelDiffusionPipeline(UnpromptedPipeline[PixelDiffusionRequest]):
     """Text to pictures with a checkpoint of `pyengine train ddpm`; see `__call__`."""
 
     defaults_class: ClassVar[type[Any]] = PixelDiffusionDefaults
@@ -190,8 +190,9 @@ class PixelDiffusionPipeline(UnpromptedPipeline):
         own = {f.name: getattr(base, f.name) for f in fields(base)}
         return PixelDiffusionRequest(**own, prompts=prompts, negatives=negatives)
 
-    def _begin(self, r: UnpromptedRequest, report: Report) -> DenoisingCall:
-        assert isinstance(r, PixelDiffusionRequest)
+    def _begin(
+        self, r: PixelDiffusionRequest, report: Report
+    ) -> DenoisingCall[PixelDiffusionRequest]:
         with report.stage("encode_prompt", self.device):
             named = {EMPTY: [""] * len(r.prompts), NEGATIVE: r.negatives, TEXT: r.prompts}
             texts = [text for name in r.method.names(self._guided(r)) for text in named[name]]
@@ -200,8 +201,7 @@ class PixelDiffusionPipeline(UnpromptedPipeline):
             check_finite(f"{self.source}: text encoder", vectors, r.count)
         return super()._begin(replace(r, vectors=vectors), report)
 
-    def _conditions(self, r: UnpromptedRequest) -> Conditions:
-        assert isinstance(r, PixelDiffusionRequest)
+    def _conditions(self, r: PixelDiffusionRequest) -> Conditions:
         assert r.vectors is not None
         names = r.method.names(self._guided(r))
         labels = to_device(r.vectors, self.device)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ... import images as pictures
 from ... import ops
+from ...decoding.call import TokenCall
 from ...decoding.decoder import Decoder
 from ...decoding.request import TokenRequest
-from ...jobs.job import Call
 from ...jobs.output import Report
 from ...models import CLIPTextModel, PixelGPT
 from ...models.tokens.kv_cache import KVCache
@@ -95,7 +95,7 @@ class PixelGPTPipeline(TextTokensPipeline):
         ids = tokenize(self.parts.tokenizer, self.parts.text_encoder, texts, warned)
         return cast("list[list[int]]", ids.tolist())
 
-    def _begin(self, r: TokenRequest, report: Report) -> Call:
+    def _begin(self, r: TokenRequest, report: Report) -> TokenCall:
         self._ids(r, report.warnings)
         return super()._begin(r, report)
 

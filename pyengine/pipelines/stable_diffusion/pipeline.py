@@ -24,7 +24,7 @@ from ...diffusion.watch import check_noted
 from ...finite import check_finite
 from ...guard import inference
 from ...guidance import Method
-from ...jobs.job import Call, Job
+from ...jobs.job import Call
 from ...jobs.noise import NoiseSource
 from ...jobs.output import PipelineOutput, Report
 from ...jobs.runs import Run
@@ -62,7 +62,7 @@ class StableDiffusionPipeline(
     PromptEncoding,
     PartNames,
     RunProperties,
-    Pipeline,
+    Pipeline[Request, DenoisingJob],
 ):
     """Text to pictures with a Stable Diffusion 1.x or 2.x checkpoint; see `__call__`.
 
@@ -427,20 +427,19 @@ class StableDiffusionPipeline(
         else:
             conditions.features = r.control.features(r, plan.num_steps)
 
-    def _step(self, jobs: Sequence[Job]) -> None:
-        step(self._evaluate, cast(Sequence[DenoisingJob], jobs))
+    def _step(self, jobs: Sequence[DenoisingJob]) -> None:
+        step(self._evaluate, jobs)
 
-    def _picture(self, job: Job) -> Any:
-        assert isinstance(job, DenoisingJob)
+    def _picture(self, job: DenoisingJob) -> Any:
         check_noted([job])
         r = job.request
         shown = self._shown(r)[job.index : job.index + 1]
         picture = self._decode(job.latents, r.output_type, shown=shown)[0]
         return picture if r.part is None else r.part.lay(picture)
 
-    def _output(self, call: Call) -> PipelineOutput:
+    def _output(self, call: Call[Request, DenoisingJob]) -> PipelineOutput:
         assert isinstance(call, DenoisingCall)
-        r = call.r
+        r = call.request
         with call.report.stage("decode", self.device):
             result = self._decode(call.latents(), r.output_type, shown=self._shown(r))
         if r.part is not None:

@@ -38,7 +38,7 @@ class XLDefaults(Defaults):
     control_strength: float | None = bounded(0.8, 0, 1)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class XLRequest(Request):
     """Sizes, (height, width), that SDXL is told. original: of the training picture; crop: where
     its corner was cut; target: what was cut out; negative_*: for the negative prompt, None: as the

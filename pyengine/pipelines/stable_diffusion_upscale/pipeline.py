@@ -45,7 +45,7 @@ class UpscaleDefaults(Defaults):
     noise_level: int = bounded(20, 0, 999)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class UpscaleRequest(Request):
     """small: the pictures as they were given, one for each that is drawn. noise_level: the timestep
     of the noise that they get.

@@ -61,7 +61,7 @@ def square(config: Any) -> int:
     return int(size[0] if isinstance(size, tuple) else size)
 
 
-class UnCLIPBase(StagedPipeline):
+class UnCLIPBase(StagedPipeline[UnCLIPRequest]):
     """Base of unCLIP's pipelines; a subclass has `names`, `__call__`, `_checked` and `_texts`."""
 
     #: The parts that predict, in the order in which they do.
@@ -210,10 +210,10 @@ class UnCLIPBase(StagedPipeline):
             weights=self.decoder.weights,
         )  # fmt: skip
 
-    def _begin(self, r: UnCLIPRequest, report: Report) -> StagedCall:
+    def _begin(self, r: UnCLIPRequest, report: Report) -> StagedCall[UnCLIPRequest]:
         plans = {name: unclip.plan(self.schedules[name], steps) for name, steps in
                  r.steps_of.items()}  # fmt: skip
-        r.run.settings = {"num_timesteps": r.steps, **r.settings}
+        r.run.settings = {"num_timesteps": r.evaluations}
         with report.stage("encode_prompt", self.device):
             r = self._prepared(r)
             texts, empty = self._texts(r, report.warnings), self._encode([""], report.warnings)

@@ -1,13 +1,12 @@
 """What calls of unCLIP's pipelines are asked."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...guidance import Method
-from ...jobs.runs import Run
+from ...jobs.request import CallRequest
 from ..guides import Guides
 from ..unprompted import CALLBACK_TENSORS
 
@@ -35,8 +34,8 @@ class Texts:
         )  # fmt: skip
 
 
-@dataclass
-class UnCLIPRequest:
+@dataclass(kw_only=True)
+class UnCLIPRequest(CallRequest):
     """A call's arguments, checked; of each of the `count` pictures where there are several.
 
     prompts: texts, or None where `texts` are given in their place. embeddings: [B, D] of pictures,
@@ -53,10 +52,7 @@ class UnCLIPRequest:
     steps_of: dict[str, int]
     latents_of: dict[str, Tensor | None]
     decoder_scale: tuple[float, ...]
-    output_type: str
-    seeds: list[int | None]
     generators: list[torch.Generator] | torch.Generator
-    run: Run
     prior_scale: tuple[float, ...] = ()
     prompts: list[str] | None = None
     texts: Texts | None = None
@@ -64,16 +60,11 @@ class UnCLIPRequest:
     per_embedding: int = 1
     method: Method = field(default_factory=Method)
     guides: Guides = field(default_factory=Guides)
-    callback: Any = None
     callback_inputs: tuple[str, ...] = CALLBACK_TENSORS
     callback_known: tuple[str, ...] = CALLBACK_TENSORS
-    timeout: float | None = None
-    return_dict: bool = True
-    upscaler: Any = None
-    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def steps(self) -> int:
+    def evaluations(self) -> int:
         """Of all stages."""
         return sum(self.steps_of.values())
 

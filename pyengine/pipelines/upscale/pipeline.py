@@ -1,7 +1,7 @@
 """Enlarging pictures: whole, or tile by tile."""
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +14,7 @@ from ...guard import inference
 from ...jobs import checks
 from ...jobs.job import Call, Job
 from ...jobs.output import PipelineOutput, Report
+from ...jobs.request import CallRequest
 from ...jobs.runs import Run
 from ...models.base import Model
 from ...models.upscale.base import Upscaler
@@ -27,8 +28,8 @@ MAX_TILE = 1 << 15
 CALLBACK_TENSORS = ("images",)
 
 
-@dataclass
-class UpscaleRequest:
+@dataclass(kw_only=True)
+class UpscaleRequest(CallRequest):
     """A call's arguments, checked. items: pictures of images.as_list; sizes: (height, width) of
     each. height, width: of the first result, in pixels.
     """
@@ -39,15 +40,8 @@ class UpscaleRequest:
     width: int
     tile: int | None
     overlap: int
-    output_type: str
-    seeds: list[int | None]
-    run: Run
-    callback: Any = None
     callback_inputs: tuple[str, ...] = CALLBACK_TENSORS
     callback_known: tuple[str, ...] = ()
-    timeout: float | None = None
-    return_dict: bool = True
-    warned: list[str] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -80,7 +74,7 @@ class UpscaleJob(Job):
         return tuple(self.image.shape)
 
 
-class UpscaleCall(Call):
+class UpscaleCall(Call[UpscaleRequest, UpscaleJob]):
     """The pictures of one call: a step makes a tile of each."""
 
     stage: ClassVar[str] = "upscale"
@@ -94,9 +88,9 @@ class UpscaleCall(Call):
 
     @property
     def total(self) -> int:
-        return sum(len(job.tiles) for job in self.jobs if isinstance(job, UpscaleJob))
+        return sum(len(job.tiles) for job in self.jobs)
 
-    def stepped(self, jobs: Sequence[Job]) -> int:
+    def stepped(self, jobs: Sequence[UpscaleJob]) -> int:
         self.raise_error()
         self.report.steps = max(job.steps for job in self.jobs)
         self.report.evaluations += len(jobs)
@@ -116,7 +110,7 @@ class UpscaleCall(Call):
         return torch.stack(same if len(same) == len(made) else made[:1]), 0
 
 
-class UpscalePipeline(NetworkPipeline):
+class UpscalePipeline(NetworkPipeline[UpscaleRequest, UpscaleJob]):
     """Enlarges pictures by an upscaler's network; see `__call__`."""
 
     defaults_class: ClassVar[type[Any]] = OnePassDefaults
@@ -242,9 +236,8 @@ class UpscalePipeline(NetworkPipeline):
             jobs.append(UpscaleJob(r.run, k, r.seeds[k], image, cut, self.scale))
         return UpscaleCall(self, r, report, jobs)
 
-    def _step(self, jobs: Sequence[Job]) -> None:
+    def _step(self, jobs: Sequence[UpscaleJob]) -> None:
         for job in jobs:
-            assert isinstance(job, UpscaleJob)  # of this pipeline
             made = self.enlarge_tile(job.image, job.tiles[job.steps], job.canvas)
             if not all_finite(made):
                 where = f"picture {job.index}"
@@ -267,8 +260,7 @@ class UpscalePipeline(NetworkPipeline):
         canvas[:, top * s : bottom * s, left * s : right * s] = kept.float().cpu()
         return kept
 
-    def _picture(self, job: Job) -> Any:
-        assert isinstance(job, UpscaleJob)  # of this pipeline
+    def _picture(self, job: UpscaleJob) -> Any:
         return self._preview(job.canvas[None], job.request.output_type)[0]
 
     def _preview(self, images: Tensor, output_type: str) -> Any:
@@ -277,7 +269,7 @@ class UpscalePipeline(NetworkPipeline):
     def _trim(self) -> None:
         self.model.arena.trim()
 
-    def _output(self, call: Call) -> PipelineOutput:
+    def _output(self, call: Call[UpscaleRequest, UpscaleJob]) -> PipelineOutput:
         made = [self._picture(job) for job in call.jobs]
         kind_of = call.request.output_type
         if kind_of == "pt":
