@@ -261,7 +261,7 @@ PYBIND11_MODULE(_core, m) {
 
     // Counted up with every change of a signature, a field or SAMPLER_COLUMNS, as in
     // pyengine/ops/_core.py.
-    m.attr("INTERFACE") = 7;
+    m.attr("INTERFACE") = 8;
     m.attr("SANITIZERS") = PYENGINE_SANITIZE;
     m.attr("SAMPLER_COLUMNS") = kSamplerColumns;
     m.def("isa", [] { return std::string(table().name); });

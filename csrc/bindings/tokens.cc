@@ -26,16 +26,45 @@ void bind_cache(py::module_& m) {
 #undef FIELD
     bind_kernel<RotaryArgs, rotary>(
         m, "rotary", "Turns each head's halves; returns -1, or the row of a bad position.");
-    m.def(
-        "rotary_cache",
-        [](Given<RotaryArgs> q, Given<RotaryArgs> k, Given<RotaryArgs> v, int64_t cache_rows,
-           int64_t most, int dtype, int threads) {
-            return rotary_cache(*q, *k, *v, cache_rows, most, dtype_of(dtype), threads);
-        },
-        py::arg("q"), py::arg("k"), py::arg("v"), py::arg("cache_rows"), py::arg("most"),
-        py::arg("dtype"), py::arg("threads"), Release(),
-        "Turns queries, and keys into a cache of cache_rows x most; values go as they are. Returns "
-        "-1, or the picture that has no room.");
+
+#define FIELD(name) field<&RotaryCacheArgs::name>(#name)
+    ArgsClass<RotaryCacheArgs>::bind(m, "RotaryCacheArgs",
+                                     "New rows and their cache: csrc/core/attention/rotary.h.",
+                                     {FIELD(q),
+                                      FIELD(k),
+                                      FIELD(v),
+                                      FIELD(y),
+                                      FIELD(k_cache),
+                                      FIELD(v_cache),
+                                      FIELD(q_picture),
+                                      FIELD(q_row),
+                                      FIELD(k_picture),
+                                      FIELD(k_row),
+                                      FIELD(v_picture),
+                                      FIELD(v_row),
+                                      FIELD(k_cache_picture),
+                                      FIELD(k_cache_row),
+                                      FIELD(v_cache_picture),
+                                      FIELD(v_cache_row),
+                                      FIELD(cosines),
+                                      FIELD(sines),
+                                      FIELD(table_rows),
+                                      FIELD(lengths),
+                                      FIELD(slots),
+                                      FIELD(pictures),
+                                      FIELD(rows),
+                                      FIELD(cache_rows),
+                                      FIELD(most),
+                                      FIELD(heads),
+                                      FIELD(kv_heads),
+                                      FIELD(width),
+                                      FIELD(dtype),
+                                      FIELD(cache_dtype)});
+#undef FIELD
+    bind_kernel<RotaryCacheArgs, rotary_cache>(
+        m, "rotary_cache",
+        "Turns queries, and keys into a cache; values go as they are. Returns -1, or the picture "
+        "that has no room.");
 
 #define FIELD(name) field<&DecodeAttentionArgs::name>(#name)
     ArgsClass<DecodeAttentionArgs>::bind(

@@ -1,5 +1,6 @@
 // The CUDA kernels' launchers. Arguments are those of the CPU functions in csrc/core, with pointers
-// to memory of the current device; a launch is queued on the stream and not waited for.
+// to memory of the current device; a launch is queued on the stream and not waited for. The table
+// of backends calls them where Triton, whose kernels stand before them, is not installed.
 //
 // Every launcher throws std::invalid_argument for sizes it cannot take and CudaError where the
 // launch fails. An element's bits depend neither on the batch nor on the pointers' alignment.

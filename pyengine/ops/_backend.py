@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cache, partial
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import RequestError, UnavailableError
 from ._core import DTYPES, core
@@ -29,7 +32,8 @@ class Backend:
     """One implementation of one op, with the signature of the op's reference."""
 
     name: str
-    """cpu (C++), triton, flash-attention-3, torch (its own kernels) or reference."""
+    """cpu (C++), cuda (CUDA C++), triton, flash-attention-3, torch (its own kernels) or reference.
+    """
     why: str
     """Why it stands where it does in the table."""
     load: Callable[[], Callable[..., Any]]
@@ -96,6 +100,38 @@ def triton(
     return Backend("triton", why, load, FLOATS, serves=serves)
 
 
+@cache
+def without_triton() -> bool:
+    """Whether pyengine's CUDA C++ was built and Triton is not installed."""
+    return find_spec("triton") is None and find_spec("pyengine._cuda") is not None
+
+
+def cuda(run: Callable[..., Any]) -> Backend:
+    """CUDA C++, in Triton's place where that is missing. run: takes the module, then the op's
+    arguments.
+    """
+
+    def load() -> Callable[..., Any]:
+        try:
+            module = import_module("pyengine._cuda")
+        except ImportError as error:
+            raise UnavailableError(
+                f"pyengine was built without its CUDA C++ kernels ({error}); install it again"
+                " where nvcc is, with PYENGINE_CUDA=on"
+            ) from error
+        return partial(run, module)
+
+    why = "our CUDA C++, where it was built and Triton is not installed"
+    return Backend("cuda", why, load, FLOATS, serves=lambda *_, **__: without_triton())
+
+
+@contextmanager
+def stream_of(x: Tensor) -> Iterator[int]:
+    """The current stream's handle on x's GPU, which is the current device in the block."""
+    with torch.cuda.device(x.device):
+        yield torch.cuda.current_stream().cuda_stream
+
+
 def torch_backed(function: Callable[..., Any]) -> Backend:
     """torch's own kernels, arranged without needless copies."""
     why = "torch's own kernels, where ours do not run"
@@ -159,10 +195,10 @@ def choose(
 def force(backend: str, *ops: str) -> Iterator[None]:
     """Runs the named ops (all if none is named) on one backend within a `with` block.
 
-    backend: "cpu", "triton", "flash-attention-3", "torch" or "reference".  An op that lacks it
-    raises UnavailableError when called.  Applies to this thread (context) alone; blocks nest.
+    backend: "cpu", "cuda", "triton", "flash-attention-3", "torch" or "reference".  An op that lacks
+    it raises UnavailableError when called.  Applies to this thread (context) alone; blocks nest.
     """
-    known = ("cpu", "triton", "flash-attention-3", "torch", "reference")
+    known = ("cpu", "cuda", "triton", "flash-attention-3", "torch", "reference")
     if backend not in known:
         raise RequestError(f"force: expected one of {', '.join(known)}, got {backend!r}")
     outer = (_forced.get() or {}) if ops else {}

@@ -21,7 +21,7 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 WEIGHT_DTYPES = {**DTYPES, torch.int8: 3}
 
 #: Of the functions that pyengine._core must have: csrc/bindings/core.cc counts it up.
-INTERFACE = 7
+INTERFACE = 8
 
 _stand_in: ContextVar[Any] = ContextVar("pyengine_core", default=None)
 

@@ -1,6 +1,7 @@
 """geglu and swiglu: gated activations of transformer blocks.  Shazeer 2020, arXiv:2002.05202."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,29 +26,41 @@ def _empty(x: Tensor) -> Tensor:
     return x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
 
 
+def _queue(module: Any, op: str, x: Tensor, y: Tensor, on: int) -> Tensor:
+    """on: a number of threads, of the CPU's module; a stream's handle, of the GPU's."""
+    width = y.shape[-1]
+    rows = y.numel() // width if width else 0
+    args = module.GegluArgs(x=address(x), y=address(y), rows=rows, width=width)
+    getattr(module, op)(args, DTYPES[x.dtype], on)
+    return y
+
+
 def _cpu_for(op: str) -> Callable[[Tensor], Tensor]:
     def run(x: Tensor) -> Tensor:
         x = x.contiguous()
         y = _memory.empty((*x.shape[:-1], x.shape[-1] // 2), x.dtype)
-        width = y.shape[-1]
-        rows = y.numel() // width if width else 0
-        kernel = getattr(core(), op)
-        args = core().GegluArgs(x=address(x), y=address(y), rows=rows, width=width)
-        kernel(args, DTYPES[x.dtype], torch.get_num_threads())
-        return y
+        return _queue(core(), op, x, y, torch.get_num_threads())
 
     return run
 
 
+def _cuda(module: Any, x: Tensor) -> Tensor:
+    x = x.contiguous()
+    with _backend.stream_of(x) as stream:
+        return _queue(module, "geglu", x, _empty(x), stream)
+
+
 def _op(name: str) -> Op[Tensor]:
     specification = _backend.reference(getattr(reference, name))
+    triton = _backend.triton(name, module="geglu")
+    on_gpus = (_backend.cuda(_cuda), triton) if name == "geglu" else (triton,)
     return Op(
         getattr(reference, name),
         check=_check_for(name),
         fake=_empty,
         table={
             "cpu": (_backend.cpu(_cpu_for(name)), specification),
-            "cuda": (_backend.triton(name, module="geglu"), specification),
+            "cuda": (*on_gpus, specification),
             _backend.ANY: (specification,),
         },
         module="geglu",

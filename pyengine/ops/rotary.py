@@ -1,7 +1,6 @@
 """rotary positions, alone and on the way into a cache.  Su et al. 2021, arXiv:2104.09864."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -230,38 +229,42 @@ def _cpu_cache(
     y = _memory.empty(q.shape, q.dtype)
     n, count, width = q.shape
     head = width // heads
-
-    def part(x: Tensor, y: Tensor, tables: tuple[int, int], into_cache: bool) -> Any:
-        return core().RotaryArgs(
-            x=address(x),
-            y=address(y),
-            x_picture=x.stride(0),
-            x_row=x.stride(1),
-            y_picture=y.stride(0),
-            y_row=y.stride(1),
-            cosines=tables[0],
-            sines=tables[1],
-            table_rows=0 if cosines is None else len(cosines),
-            lengths=address(lengths),
-            into_cache=into_cache,
-            slots=address(slots) if into_cache else 0,
-            pictures=n,
-            rows=count,
-            heads=x.shape[2] // head,
-            width=head,
-            y_dtype=DTYPES[y.dtype],
-        )
-
-    tables = address(cosines), address(sines)
-    bad = core().rotary_cache(
-        part(q, y, tables, False),
-        part(k, keys, tables, True),
-        part(v, values, (0, 0), True),
-        len(keys),
-        keys.shape[1],
-        DTYPES[q.dtype],
-        torch.get_num_threads(),
+    (q_picture, q_row, _), (k_picture, k_row, _), (v_picture, v_row, _) = (
+        t.stride() for t in (q, k, v)
     )
+    args = core().RotaryCacheArgs(
+        q=address(q),
+        k=address(k),
+        v=address(v),
+        y=address(y),
+        k_cache=address(keys),
+        v_cache=address(values),
+        q_picture=q_picture,
+        q_row=q_row,
+        k_picture=k_picture,
+        k_row=k_row,
+        v_picture=v_picture,
+        v_row=v_row,
+        k_cache_picture=keys.stride(0),
+        k_cache_row=keys.stride(1),
+        v_cache_picture=values.stride(0),
+        v_cache_row=values.stride(1),
+        cosines=address(cosines),
+        sines=address(sines),
+        table_rows=0 if cosines is None else len(cosines),
+        lengths=address(lengths),
+        slots=address(slots),
+        pictures=n,
+        rows=count,
+        cache_rows=len(keys),
+        most=keys.shape[1],
+        heads=heads,
+        kv_heads=keys.shape[2] // head,
+        width=head,
+        dtype=DTYPES[q.dtype],
+        cache_dtype=DTYPES[keys.dtype],
+    )
+    bad = core().rotary_cache(args, torch.get_num_threads())
     if bad >= 0:
         places = _places(keys, cosines)
         raise refused("rotary_cache", lengths, slots, keys, bad, count, places)

@@ -1,5 +1,7 @@
 """sampler_step: guidance and one update of any linear sampler, in one pass."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -41,18 +43,20 @@ def _empty(x: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(x.shape), x.new_empty(x.shape)
 
 
-def _cpu(
+def _queue(
+    module: Any, on: int,
     x: Tensor, out: Tensor, coeffs: Tensor, d1: Tensor | None = None, d2: Tensor | None = None,
     d3: Tensor | None = None, base: Tensor | None = None, noise: Tensor | None = None,
     variance: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """on: a number of threads, of the CPU's module; a stream's handle, of the GPU's."""
     dtype = x.dtype
     wide = out.dtype != dtype or (variance is not None and variance.dtype != dtype)
     if wide and dtype != torch.float32:
         # The samples are narrower than the model's output: in float32, then rounded once.
         past = (d1, d2, d3, base, noise, variance)
         wider = (None if t is None else t.float() for t in past)
-        new, d, y = _cpu(x.float(), out.float(), coeffs.float(), *wider)
+        new, d, y = _queue(module, on, x.float(), out.float(), coeffs.float(), *wider)
         return new.to(dtype), d.to(dtype), y.to(dtype)
     x, out, coeffs = x.contiguous(), out.to(dtype).contiguous(), float32(coeffs)
     variance = None if variance is None else variance.to(dtype)
@@ -67,7 +71,7 @@ def _cpu(
     if guided:
         conditional += x.numel() * x.element_size()
     x_new, d, y = results
-    args = core().SamplerStepArgs(
+    args = module.SamplerStepArgs(
         x=address(x),
         out=conditional,
         unconditional=address(out) if guided else 0,
@@ -84,8 +88,17 @@ def _cpu(
         pictures=n,
         size=size,
     )
-    core().sampler_step(args, DTYPES[dtype], torch.get_num_threads())
+    module.sampler_step(args, DTYPES[dtype], on)
     return results
+
+
+def _cpu(x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _queue(core(), torch.get_num_threads(), x, *args, **kwargs)
+
+
+def _cuda(module: Any, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    with _backend.stream_of(x) as stream:
+        return _queue(module, stream, x, *args, **kwargs)
 
 
 OP = Op(
@@ -94,7 +107,11 @@ OP = Op(
     fake=_empty,
     table={
         "cpu": (_backend.cpu(_cpu), _backend.reference(reference.sampler_step)),
-        "cuda": (_backend.triton("sampler_step"), _backend.reference(reference.sampler_step)),
+        "cuda": (
+            _backend.cuda(_cuda),
+            _backend.triton("sampler_step"),
+            _backend.reference(reference.sampler_step),
+        ),
         _backend.ANY: (_backend.reference(reference.sampler_step),),
     },
 )

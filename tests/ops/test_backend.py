@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from instruction_sets import ISAS
 
 from pyengine import ops
 from pyengine.errors import RequestError, UnavailableError
-from pyengine.ops import OPS, reference
+from pyengine.ops import OPS, _backend, reference
+from pyengine.ops._core import core
 
 
 def _python(code, **environment):
@@ -70,7 +72,7 @@ def test_a_forced_backend_that_is_not_there_is_refused():
     with ops.force("cpu"), pytest.raises(UnavailableError, match="float64 on cpu"):
         ops.geglu(x.double())
     with pytest.raises(
-        RequestError, match="expected one of cpu, triton, flash-attention-3, torch, reference"
+        RequestError, match="expected one of cpu, cuda, triton, flash-attention-3, torch, reference"
     ):
         ops.force("avx2").__enter__()
 
@@ -150,3 +152,56 @@ def test_an_unknown_instruction_set_is_refused_with_the_known_ones():
     done = _python("from pyengine import ops; ops.isa()", PYENGINE_ISA="sse9")
     assert 'PYENGINE_ISA: no instruction set "sse9" in this build; it has' in done.stderr
     assert "portable" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["geglu", "sampler_step"])
+def test_cuda_stands_in_for_triton_where_that_is_missing(name, monkeypatch):
+    table, takes = OPS[name].table, (name, OPS[name].table, "cuda", torch.float16, False)
+    missing = {"triton"}
+    monkeypatch.setattr(_backend, "find_spec", lambda module: None if module in missing else module)
+    for gone, chosen in (
+        ({"triton"}, "cuda"),
+        ({"pyengine._cuda"}, "triton"),
+        ({"triton", "pyengine._cuda"}, "triton"),  # whose error says what to install
+        (set(), "triton"),
+    ):
+        missing = gone
+        _backend.without_triton.cache_clear()
+        row = _backend.choose(*takes, lambda row: row.serves is None or row.serves())
+        assert row.name == chosen
+    _backend.without_triton.cache_clear()
+    assert [row.name for row in table["cuda"]] == ["cuda", "triton", "reference"]
+
+
+def test_cudas_wrappers_give_the_kernel_what_the_cpus_do(monkeypatch):
+    """The CPU's module in the other's place: its functions take the same structs."""
+    streams = []
+
+    @contextmanager
+    def stream_of(x):
+        streams.append(x.shape)
+        yield 1
+
+    monkeypatch.setattr(_backend, "stream_of", stream_of)
+    monkeypatch.setattr(_backend, "import_module", lambda name: {"pyengine._cuda": core()}[name])
+    rows = {name: OPS[name].table["cuda"][0].load() for name in ("geglu", "sampler_step")}
+    x = torch.randn(3, 10, dtype=torch.bfloat16).T
+    assert torch.equal(rows["geglu"](x[:, :2]), ops.geglu(x[:, :2]))
+    samples, coefficients = torch.randn(2, 5), torch.rand(2, len(ops.COLUMNS))
+    out, noise = torch.randn(4, 5), torch.randn(2, 5)
+    for dtype in (torch.float32, torch.float16):  # the samples may be narrower than the output
+        given = (samples.to(dtype), out, coefficients)
+        got = rows["sampler_step"](*given, noise=noise.to(dtype))
+        want = ops.sampler_step(*given, noise=noise.to(dtype))
+        assert all(map(torch.equal, got, want))
+    assert len(streams) == 3
+
+
+def test_cuda_that_was_not_built_says_how():
+    def missing(name):
+        raise ImportError(f"No module named {name!r}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_backend, "import_module", missing)
+        with pytest.raises(UnavailableError, match="PYENGINE_CUDA=on"):
+            OPS["geglu"].table["cuda"][0].load()

@@ -38,19 +38,55 @@ int64_t rotary(const RotaryArgs& a, DType dtype, int threads) {
     return -1;
 }
 
-int64_t rotary_cache(const RotaryArgs& q, const RotaryArgs& k, const RotaryArgs& v,
-                     int64_t cache_rows, int64_t most, DType dtype, int threads) {
+int64_t rotary_cache(const RotaryCacheArgs& a, int threads) {
+    const RotaryArgs q{.x = a.q,
+                       .y = a.y,
+                       .x_picture = a.q_picture,
+                       .x_row = a.q_row,
+                       .y_picture = a.rows * a.heads * a.width,
+                       .y_row = a.heads * a.width,
+                       .cosines = a.cosines,
+                       .sines = a.sines,
+                       .table_rows = a.table_rows,
+                       .positions = nullptr,
+                       .lengths = a.lengths,
+                       .into_cache = false,
+                       .slots = nullptr,
+                       .pictures = a.pictures,
+                       .rows = a.rows,
+                       .heads = a.heads,
+                       .width = a.width,
+                       .y_dtype = a.dtype};
+    RotaryArgs k = q;
+    k.x = a.k;
+    k.y = a.k_cache;
+    k.x_picture = a.k_picture;
+    k.x_row = a.k_row;
+    k.y_picture = a.k_cache_picture;
+    k.y_row = a.k_cache_row;
+    k.into_cache = true;
+    k.slots = a.slots;
+    k.heads = a.kv_heads;
+    k.y_dtype = a.cache_dtype;
+    RotaryArgs v = k;
+    v.x = a.v;
+    v.y = a.v_cache;
+    v.x_picture = a.v_picture;
+    v.x_row = a.v_row;
+    v.y_picture = a.v_cache_picture;
+    v.y_row = a.v_cache_row;
+    v.cosines = v.sines = nullptr;
     const RotaryArgs* parts[] = {&q, &k, &v};
     bool any = false;
     for (const RotaryArgs* part : parts) any |= check("rotary_cache", *part);
     if (!any) return -1;
-    const int64_t places = q.cosines && q.table_rows < most ? q.table_rows : most;
-    const int64_t bad = first_bad_slot(k.slots, q.pictures, cache_rows);
+    const int64_t places = a.cosines && a.table_rows < a.most ? a.table_rows : a.most;
+    const int64_t bad = first_bad_slot(a.slots, a.pictures, a.cache_rows);
     if (bad >= 0) return bad;
-    for (int64_t i = 0; i < q.pictures; ++i)
-        if (q.lengths[i] < 0 || q.lengths[i] > places - q.rows) return i;
+    for (int64_t i = 0; i < a.pictures; ++i)
+        if (a.lengths[i] < 0 || a.lengths[i] > places - a.rows) return i;
     for (const RotaryArgs* part : parts)
-        if (part->heads * part->width > 0) run(*part, dtype, threads);
+        if (part->heads * part->width > 0) run(*part, a.dtype, threads);
     return -1;
 }
 

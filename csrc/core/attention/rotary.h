@@ -32,11 +32,29 @@ struct RotaryArgs {
 // it was.
 int64_t rotary(const RotaryArgs& args, DType dtype, int threads);
 
-// q is turned, k too on its way into its cache, v goes into its cache as it is. most: rows of a
-// picture's cache, of which there are cache_rows. Returns -1, or the first picture whose slot is
-// not in the cache, or is an earlier one's, or whose new rows do not fit in the table or the cache;
-// then nothing was written.
-int64_t rotary_cache(const RotaryArgs& q, const RotaryArgs& k, const RotaryArgs& v,
-                     int64_t cache_rows, int64_t most, DType dtype, int threads);
+// New rows on their way into a cache; steps as in RotaryArgs.
+struct RotaryCacheArgs {
+    const void* q;  // [pictures, rows, heads * width]
+    const void* k;  // [pictures, rows, kv_heads * width]
+    const void* v;  // as k
+    void* y;        // as q, contiguous
+    void* k_cache;  // [cache_rows, most, kv_heads * width]
+    void* v_cache;  // as k_cache
+    int64_t q_picture, q_row, k_picture, k_row, v_picture, v_row;
+    int64_t k_cache_picture, k_cache_row, v_cache_picture, v_cache_row;
+    const float* cosines;  // [table_rows, width / 2], or null: nothing is turned
+    const float* sines;
+    int64_t table_rows;
+    const int64_t* lengths;  // [pictures]: rows that are there already
+    const int64_t* slots;    // [pictures]: the cache row of each; null: a picture's own index
+    int64_t pictures, rows, cache_rows, most, heads, kv_heads, width;
+    DType dtype;        // of q, k, v and y
+    DType cache_dtype;  // of both caches
+};
+
+// q is turned, k too on its way into its cache, v goes into its cache as it is. Returns -1, or the
+// first picture whose slot is not in the cache, or is an earlier one's, or whose new rows do not
+// fit in the table or the cache; then nothing was written.
+int64_t rotary_cache(const RotaryCacheArgs& args, int threads);
 
 }  // namespace pyengine
