@@ -35,14 +35,15 @@ def digest(tensor: Any) -> str:
     return hashlib.sha256(f"{data.shape}{data.dtype}".encode() + data.tobytes()).hexdigest()[:16]
 
 
-#: torch's functions of float32 that are MKL's on a CPU. Its code for each kind of CPU has other
-#: last bits: of an embedding's sines 5% are not the float32 numbers nearest to them on an Intel
-#: CPU, and not the same 5% on an AMD CPU.
+#: torch's functions of float32 that are MKL's or oneDNN's on a CPU. Their code for each kind of CPU
+#: has other last bits: of an embedding's sines 5% are not the float32 numbers nearest to them on an
+#: Intel CPU, and not the same 5% on an AMD CPU.
 OF_MKL = frozenset(
     f"aten.{name}"
     for name in (
-        "acos", "addmm", "baddbmm", "bmm", "cos", "erf", "exp", "expm1", "log", "log10", "log1p",
-        "log2", "mm", "mv", "pow", "rsqrt", "sigmoid", "sin", "sqrt", "tan", "tanh",
+        "acos", "addmm", "baddbmm", "bmm", "convolution", "convolution_backward", "cos", "erf",
+        "exp", "expm1", "log", "log10", "log1p", "log2", "mm", "mv", "pow", "rsqrt", "sigmoid",
+        "sin", "sqrt", "tan", "tanh",
     )
 )  # fmt: skip
 
@@ -64,7 +65,10 @@ def rounded_functions() -> Any:
             if str(func.overloadpacket) not in OF_MKL or not narrow:
                 return func(*args, **kwargs)
             wide = (x.double() if isinstance(x, torch.Tensor) else x for x in args)
-            return func(*wide, **kwargs).float()
+            found = func(*wide, **kwargs)
+            if isinstance(found, tuple):  # gradients, of which some may not be asked for
+                return tuple(None if x is None else x.float() for x in found)
+            return found.float()
 
     return RoundedFunctions()
 
@@ -321,11 +325,13 @@ def from_pictures(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
 def small(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """(case, function that draws it) of the small models that ship, one of each family."""
     import numpy as np
+    from PIL import Image
 
     import pyengine
 
     y, x = np.mgrid[0:64, 0:64]
     photo = np.stack((x * 4, y * 4, (x // 8 + y // 8) % 2 * 255), axis=-1).astype(np.uint8)
+    hole = Image.fromarray(np.where((x > 20) & (y > 30), 255, 0).astype(np.uint8))
 
     def case(pipe: Any, output: str = "pt", **call: Any) -> Callable[[], Any]:
         call = {"seed": [3, 14], "num_images_per_prompt": 2, **call}
@@ -337,8 +343,11 @@ def small(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     few = {"num_inference_steps": 4}
     calls: dict[str, list[dict[str, Any]]] = {
         "one-shot": [{}], "vae": [{}], "gan": [{}], "flow": [{"temperature": 0.9}],
-        "pixels": [{"output": "latent"}], "masked": [few],
+        "pixels": [{"output": "latent"}, {"output": "latent", "guidance_scale": 1.0}],
+        "masked": [few, {"image": Image.fromarray(photo), "mask_image": hole, **few}],
         "ddpm": [few, {"guidance_scale": 1.0, "scheduler": "euler_ancestral", **few}],
+        "cascade": [{"super_res_num_inference_steps": 3, **few}],
+        "prior": [{"prior_num_inference_steps": 3, **few}],
     }  # fmt: skip
     for name, own in calls.items():
         pipe = pyengine.from_pretrained(f"emoji-{name}", device="cpu")
@@ -346,6 +355,20 @@ def small(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
             yield f"emoji-{name}: picture {number}", case(pipe, **call)
         if hasattr(pipe, "encode"):
             yield f"emoji-{name}: encode", coded(pipe)
+
+
+def guided(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(case, function that draws it) of emoji, guided by gradients of the models that ship."""
+    import pyengine
+
+    pipe = pyengine.from_pretrained("emoji", device="cpu")
+
+    def case(prompt: str, **call: Any) -> Callable[[], Any]:
+        call = {"seed": 3, "num_inference_steps": 3, "guidance_scale": 1.0, **call}
+        return lambda: pipe(prompt, output_type="latent", **call).images
+
+    clip = {"clip_model": "emoji-clip", "clip_prompt": "a red heart", "clip_guidance_scale": 100.0}
+    yield "emoji-clip: ddim", case("a fox", **clip)
 
 
 def digests() -> dict[str, str]:
@@ -357,7 +380,7 @@ def digests() -> dict[str, str]:
         cases = [*diffusion(Path(folder)), *labelled(Path(folder)),
                  *cascades(Path(folder)), *tokens(Path(folder)),
                  *beside(Path(folder)), *from_pictures(Path(folder)),
-                 *small(Path(folder))]  # fmt: skip
+                 *small(Path(folder)), *guided(Path(folder))]  # fmt: skip
         with rounded_functions():
             return {name: digest(draw()) for name, draw in cases}
 
