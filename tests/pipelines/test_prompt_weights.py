@@ -36,6 +36,11 @@ A1111 = [
     ("(a BREAK b:2)", [[("a", 2.0)], [("b", 2.0)]]),
     ("aBREAK breaks", [[("aBREAK breaks", 1.0)]]),
     ("(low:-0.5)", [[("low", -0.5)]]),
+    ("()[](:1.5)(((:9))) x", [[(" x", 1.0)]]),
+    ("(a:nan) (a:1e9)", [[("a:nan", 1.1), (" ", 1.0), ("a:1e9", 1.1)]]),
+    ("(a [b) c]", [[("a ", 1.1), ("b", 1.0), (" c", 0.9091)]]),
+    ("BREAK", [[("", 1.0)], [("", 1.0)]]),
+    ("", [[]]),
 ]
 
 
@@ -54,6 +59,9 @@ COMPEL = [
     ("(a (red)1.5 x)2", [[("a ", 2.0), ("red", 3.0), (" x", 2.0)]]),
     ("(kept) text", [[("kept text", 1.0)]]),
     (r"a\+ \(b\)", [[("a+ (b)", 1.0)]]),
+    ('()++ ""1.5', [[(" ", 1.0)]]),
+    ("a" + "-" * 9000, [[("a", 0.0)]]),
+    ("", [[]]),
 ]
 
 
@@ -83,6 +91,14 @@ WRONG = [
     ("compel", "(a, b).and(1, 2)", "expected no weights"),
     ("compel", "(a)1000", "up to 100"),
     ("compel", "(" * 60 + "a" + ")" * 60, "50 deep"),
+    ("compel", "(a, b, c).blend(0.1, 0.2, -0.3)", "sum is not 0"),
+    ("compel", "a" + "+" * 9000, "up to 100"),  # 1.1 to that power is no float
+    ("compel", "(a)" + "+" * 9000, "up to 100"),
+    ("compel", "((a)50)50", "weight from -100 to 100, given 'a' with 2500"),
+    ("a1111", "((a:50):-50)", "weight from -100 to 100, given 'a' with -2500"),
+    ("a1111", "(" * 50 + "a", "weight from -100 to 100, given 'a' with 117"),
+    ("a1111", "(a" * 60, "50 deep"),
+    ("a1111", "(a BREAK [" * 10_000, "50 deep"),  # in time that grows with the text alone
     ("a1111", "red " * 3000, "at most 2400 tokens"),
 ]
 

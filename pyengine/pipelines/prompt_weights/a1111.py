@@ -9,10 +9,9 @@ import re
 
 from ...errors import RequestError
 from ...weights.text import show
-from .pieces import Mix, Piece, Section
+from .pieces import MAX_DEPTH, MAX_WEIGHT, Mix, Piece, merged, too_deep
 
 _STEP = 1.1
-MAX_WEIGHT = 100.0
 _TOKEN = re.compile(
     r"\\[()\[\]\\]|\\|[(\[]|:\s*([+-]?[.\d]+)\s*\)|[)\]]|[^\\()\[\]:]+|:", re.DOTALL
 )
@@ -22,16 +21,18 @@ _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 
 
 def parse(text: str) -> Mix:
-    """Raises RequestError for a weight that is no number, or beyond 100."""
-    sections: list[list[list[object]]] = [[]]  # of [text, weight]
+    """Raises RequestError for a weight that is no number, or beyond 100, and for brackets more than
+    50 deep.
+    """
+    sections: list[list[tuple[str, float]]] = [[]]
     #: Open brackets: ("(" or "[", the section and the piece that each begins with).
     opened: list[tuple[str, int, int]] = []
 
     def scale(since: tuple[str, int, int], factor: float) -> None:
         _, section, piece = since
         for s in range(section, len(sections)):
-            for own in sections[s][piece if s == section else 0 :]:
-                own[1] = float(own[1]) * factor  # type: ignore[arg-type]
+            first = piece if s == section else 0
+            sections[s][first:] = [(own, w * factor) for own, w in sections[s][first:]]
 
     def close(kind: str, factor: float) -> bool:
         """Ends the innermost bracket of this kind."""
@@ -44,8 +45,10 @@ def parse(text: str) -> Mix:
     for match in _TOKEN.finditer(text):
         token, weight = match[0], match[1]
         if token[0] == "\\":
-            sections[-1].append([token[1:], 1.0])
+            sections[-1].append((token[1:], 1.0))
         elif token in "([":
+            if len(opened) == MAX_DEPTH:
+                raise too_deep()
             opened.append((token, len(sections) - 1, len(sections[-1])))
         elif weight is not None and any(kind == "(" for kind, _, _ in opened):
             close("(", _number(weight))
@@ -55,10 +58,10 @@ def parse(text: str) -> Mix:
             for i, part in enumerate(_BREAK.split(token)):
                 if i:
                     sections.append([])
-                sections[-1].append([part, 1.0])
+                sections[-1].append((part, 1.0))
     for since in opened:
         scale(since, _ENDS[")" if since[0] == "(" else "]"][1])
-    return Mix((tuple(map(_merged, sections)),))
+    return Mix((tuple(merged(Piece(t, w) for t, w in own) for own in sections),))
 
 
 def _number(text: str) -> float:
@@ -71,15 +74,3 @@ def _number(text: str) -> float:
             f"prompt: expected a weight from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}, given {show(text)}"
         )
     return value
-
-
-def _merged(pieces: list[list[object]]) -> Section:
-    """Neighbours of one weight put together, so that words are not torn where a bracket was."""
-    found: list[Piece] = []
-    for text, weight in pieces:
-        own = Piece(str(text), float(weight))  # type: ignore[arg-type]
-        if found and found[-1].weight == own.weight:
-            found[-1] = Piece(found[-1].text + own.text, own.weight)
-        else:
-            found.append(own)
-    return tuple(found)

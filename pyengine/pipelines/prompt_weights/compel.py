@@ -10,14 +10,16 @@ import re
 
 from ...errors import RequestError
 from ...weights.text import show
-from .a1111 import MAX_WEIGHT
-from .pieces import Mix, Piece, Section
+from .pieces import MAX_DEPTH, MAX_WEIGHT, Mix, Piece, Section, merged, too_deep
 
 _UP, _DOWN = 1.1, 0.9
 _WHOLE = re.compile(r"\.(blend|and)\(([^()]*)\)\s*$")
 _SUFFIX = re.compile(r"\.attend\(\s*(\++|-+|\d+(?:\.\d*)?|\.\d+)\s*\)|(\++|-+|\d+(?:\.\d*)?|\.\d+)")
 _WORD_SIGNS = re.compile(r"(\++|-+)(?=[\s().,\"]|$)")
-MAX_DEPTH = 50
+#: More of them are too many, or nothing.
+_MOST_SIGNS = 6000
+#: Of the weights of a blend, whose embeddings are divided by it.
+_LEAST_SUM = 1e-3
 
 
 def parse(text: str) -> Mix:
@@ -49,7 +51,7 @@ def _mixed(items: list[str], operator: str, arguments: str) -> Mix:
     weights = weights or (1.0,) * len(items)
     if operator == "and" and set(weights) != {1.0}:
         raise RequestError("prompt: .and(): expected no weights; weigh the words within")
-    if operator == "blend" and normalised and not sum(weights):
+    if operator == "blend" and normalised and abs(sum(weights)) < _LEAST_SUM:
         raise RequestError("prompt: .blend(): expected weights whose sum is not 0, or no_normalize")
     return Mix(tuple(map(_prompt, items)), weights, normalised, operator == "and")
 
@@ -72,18 +74,12 @@ def _items(text: str) -> list[str]:
 
 
 def _prompt(text: str) -> tuple[Section, ...]:
-    pieces: list[Piece] = []
-    for own in _pieces(text, 1.0, 0):
-        if pieces and pieces[-1].weight == own.weight:
-            pieces[-1] = Piece(pieces[-1].text + own.text, own.weight)
-        else:
-            pieces.append(own)
-    return (tuple(pieces),)
+    return (merged(_pieces(text, 1.0, 0)),)
 
 
 def _pieces(text: str, weight: float, depth: int) -> list[Piece]:
     if depth > MAX_DEPTH:
-        raise RequestError(f"prompt: expected brackets at most {MAX_DEPTH} deep")
+        raise too_deep()
     found: list[Piece] = []
     at, word = 0, ""
 
@@ -141,7 +137,7 @@ def _suffix(text: str, at: int) -> tuple[float, int]:
 
 def _times(text: str) -> float:
     base = {"+": _UP, "-": _DOWN}.get(text[0])
-    value = float(text) if base is None else base ** len(text)
+    value = float(text) if base is None else base ** min(len(text), _MOST_SIGNS)
     if value > MAX_WEIGHT:
         raise RequestError(f"prompt: expected a weight up to {MAX_WEIGHT:g}, given {show(text)}")
     return value

@@ -1,9 +1,11 @@
 """What a weighted prompt comes to, whichever syntax it was written in."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ...errors import RequestError
 from ...tokenizer import ClipTokenizer
+from ...weights.text import show
 
 #: Chunks of one prompt: 2,400 tokens, which the U-Net's attentions read at every step.
 MAX_CHUNKS = 32
@@ -17,6 +19,35 @@ class Piece:
 
     text: str
     weight: float = 1.0
+
+
+#: Weights of words, those of brackets within brackets multiplied.
+MAX_WEIGHT = 100.0
+#: Brackets in each other.
+MAX_DEPTH = 50
+
+
+def merged(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
+    """Neighbours of one weight put together, so that words are not torn where a bracket was.
+
+    Raises RequestError for a text of a weight beyond MAX_WEIGHT.
+    """
+    found: list[Piece] = []
+    for own in pieces:
+        if own.text.strip() and not abs(own.weight) <= MAX_WEIGHT:
+            raise RequestError(
+                f"prompt: expected a weight from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}, given"
+                f" {show(own.text.strip(), 60)} with {own.weight:g}"
+            )
+        if found and found[-1].weight == own.weight:
+            found[-1] = Piece(found[-1].text + own.text, own.weight)
+        else:
+            found.append(own)
+    return tuple(found)
+
+
+def too_deep() -> RequestError:
+    return RequestError(f"prompt: expected brackets at most {MAX_DEPTH} deep")
 
 
 #: What shares chunks; the next section begins a chunk of its own.
