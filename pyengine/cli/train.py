@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RequestError, UnavailableError
+from ..jobs import checks
 from ..pipelines.loading import find_device
 from . import concepts as labels
 
@@ -63,24 +64,27 @@ def run_small(*, name: str, device: str, export: Path | None, **options: Any) ->
 def run_lora(
     *, device: str, export: Path | None, data: Path | None, out: Path, **options: Any
 ) -> int:  # fmt: skip
-    place = str(find_device(device))
-    options |= {"data": data or built_data(out), "out": out}
-    out = training("lora").train(device=place, **options)
+    place, recipe = str(find_device(device)), training("lora")
+    recipe.check(options["model"])  # before the minutes of building the pictures
+    options |= {"data": data or built_data(out, options["style"]), "out": out}
+    out = recipe.train(device=place, **options)
     print(out)
     if export is not None:
         print(training("lora_export").export(run=out, to=export, data=options["data"]))
     return 0
 
 
-def built_data(run: Path) -> Path | None:
+def built_data(run: Path, style: str) -> Path | None:
     """The pictures in a run's folder, which are built where they are not there; None where
-    $PYENGINE_DATA says where others are.
+    $PYENGINE_DATA says where others are. Raises RequestError for a style that is not built.
     """
     dataset, place = training("dataset"), run / "data"
     if os.environ.get(dataset.DATA_VARIABLE):
         return None
     if not (place / dataset.TRAIN).is_file():
-        training("data").build(place)
+        builder = training("data")
+        checks.choice("style", style, builder.STYLES)
+        builder.build(place)
     return place
 
 

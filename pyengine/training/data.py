@@ -9,6 +9,7 @@ one emoji is in one part in all its styles.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -42,6 +43,12 @@ ICONIFY = {
     "fluent-flat": ("@iconify-json/fluent-emoji-flat", ("@iconify-json/fluent-emoji-flat",)),
 }
 WEBP_STYLE, WEBP_PACKAGE = "fluent-3d", "@lobehub/fluent-emoji-3d"
+STYLES = (*ICONIFY, WEBP_STYLE)
+NO_RASTERISER = "training needs the package resvg-py: pip install 'pyengine[train]'"
+NO_NPM = (
+    "packages: expected npm on the PATH, which fetches them (it comes with Node.js), or folders of"
+    " unpacked packages (`train data --packages`), given neither"
+)
 SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 
 
@@ -90,9 +97,9 @@ def fetch(folder: Path, echo: Callable[[str], None] = print) -> Path:
     """Install the packages with npm (no scripts run) and return the folder."""
     npm = shutil.which("npm")
     if npm is None:
-        raise UnavailableError(
-            "packages: expected npm on the PATH or folders of unpacked packages, given neither"
-        )
+        raise UnavailableError(NO_NPM)
+    if importlib.util.find_spec("resvg_py") is None:  # before the minutes that fetching takes
+        raise UnavailableError(NO_RASTERISER)
     folder.mkdir(parents=True, exist_ok=True)
     wanted = [f"{name}@{version}" for name, version in PACKAGES.items()]
     command = [
@@ -188,9 +195,7 @@ def rasterise(text: str, size: int) -> np.ndarray:
     try:
         import resvg_py  # type: ignore[import-not-found]  # an optional package
     except ImportError as error:
-        raise UnavailableError(
-            "resvg-py: expected to be installed (pip install resvg-py), given no such module"
-        ) from error
+        raise UnavailableError(NO_RASTERISER) from error
     png = resvg_py.svg_to_bytes(svg_string=text, width=size, height=size)
     return on_white(bytes(png), size)
 

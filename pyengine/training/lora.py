@@ -9,17 +9,20 @@ those of the model's own training (:mod:`.denoiser`). The run's folder holds set
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import RequestError
+from ..errors import RequestError, UnavailableError
 from ..pipelines.loading import NAMED, SHIPPED, shipped_folder
 from . import autoencoder, course, dataset, denoiser, evaluate, loop, recipe, tokenizer
 
 CHECKPOINT = "lora.pt"
+#: Of the extra `train`, what a run imports when it has begun.
+PACKAGES = ("diffusers", "transformers", "peft")
 #: Layers of the U-Net by the ends of their names.
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "net.0.proj", "net.2")
 #: And of the text encoder.
@@ -178,6 +181,18 @@ def train(
         log=loop.Log(folder / recipe.LOG, "lora", log_every, echo),
     )  # fmt: skip
     return folder
+
+
+def check(model: str | os.PathLike[str]) -> None:
+    """Raises what train would, of a model that cannot be taught and of packages that are not there,
+    and takes no time.
+    """
+    find_model(model)
+    for package in PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise UnavailableError(
+                f"training needs the package {package}: pip install 'pyengine[train]'"
+            )
 
 
 def prepare(

@@ -140,9 +140,21 @@ def test_packages_that_are_missing(packages, tmp_path, monkeypatch):
         data.build(tmp_path / "out")
 
 
+def test_a_rasteriser_that_is_missing_is_said_before_anything_is_fetched(tmp_path, monkeypatch):
+    def called(*args, **options):
+        raise AssertionError("npm runs")
+
+    monkeypatch.setattr(data.shutil, "which", lambda name: "npm")
+    monkeypatch.setattr(data.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(data.subprocess, "run", called)
+    with pytest.raises(UnavailableError, match=r"package resvg-py: pip install 'pyengine\[train"):
+        data.build(tmp_path / "out", echo=lambda line: None)
+
+
 def test_npm_failing_is_said(tmp_path, monkeypatch):
     failed = subprocess.CompletedProcess([], 1, "", "no network")
     monkeypatch.setattr(data.shutil, "which", lambda name: "npm")
+    monkeypatch.setattr(data.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(data.subprocess, "run", lambda *args, **options: failed)
     with pytest.raises(UnavailableError, match="given 1: no network"):
         data.build(tmp_path / "out", echo=lambda line: None)

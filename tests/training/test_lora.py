@@ -213,3 +213,24 @@ def test_models_of_other_predictions_are_refused(train, model, tmp_path):
     config.write_text(config.read_text().replace("v_prediction", "epsilon"))
     with pytest.raises(RequestError, match="model: expected one of v_prediction, given 'epsilon'"):
         train(model=other)
+
+
+def test_what_is_wrong_is_said_before_the_pictures_are_built(monkeypatch, tmp_path, capsys):
+    """The style, the model and missing packages, by the one command from nothing."""
+    from pyengine.training import data
+
+    def built(*args, **options):
+        raise AssertionError("it builds")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(dataset.DATA_VARIABLE, raising=False)
+    monkeypatch.setattr(data, "build", built)
+    command = ["train", "lora", "--out", "run", "--style"]
+    assert main([*command, "fluent-flatt"]) == 2
+    assert "style: expected one of noto, " in capsys.readouterr().err
+    assert main([*command, "fluent-flat", "--model", "nothing"]) == 2
+    assert "model: expected a folder with model_index.json" in capsys.readouterr().err
+    monkeypatch.setattr(lora.importlib.util, "find_spec", lambda name: None)
+    assert main([*command, "fluent-flat"]) != 0
+    assert "training needs the package diffusers: pip install" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
