@@ -1,5 +1,6 @@
 """The command `serve` and its options; the work is in serving.py."""
 
+from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
@@ -76,6 +77,35 @@ def serve(
     ] = None,
     variant: Variant = None,
     preset: Preset = None,
+    lora_dir: Annotated[
+        Path | None,
+        Option(metavar="FOLDER", show_default="none",
+               help="LoRAs, which requests name: lora, <lora:name:0.8> in prompts."),
+    ] = None,
+    embeddings_dir: Annotated[
+        Path | None,
+        Option(metavar="FOLDER", show_default="none",
+               help="Textual inversions, which prompts name as their files are called."),
+    ] = None,
+    controlnet: Annotated[
+        str | None,
+        Option(metavar="PLACE", help="A ControlNet's folder or file, beside every model; what it"
+               " sees is a request's control_image."),
+    ] = None,
+    t2i_adapter: Annotated[
+        str | None,
+        Option(metavar="PLACE", help="A T2I-Adapter's folder or file, likewise."),
+    ] = None,
+    ip_adapter: Annotated[
+        str | None,
+        Option(metavar="PLACE", help="An IP-Adapter's folder or file; what it reads is a request's"
+               " ip_adapter_image."),
+    ] = None,
+    image_encoder: Annotated[
+        str | None,
+        Option(metavar="FOLDER", show_default="image_encoder beside it",
+               help="The IP-Adapter's encoder of pictures."),
+    ] = None,
     ray: Annotated[
         bool,
         Option("--ray", help="An engine in each of several processes, on this machine or, with"
@@ -93,15 +123,19 @@ def serve(
     pyengine serve emoji emoji-ar
     pyengine serve ./stable-diffusion-v1-5 --port 8080 --dtype bfloat16
     PYENGINE_API_KEY=secret pyengine serve emoji --host 0.0.0.0
+    pyengine serve sd15 --lora-dir loras --controlnet control_canny.safetensors
     pyengine serve emoji --ray --replicas 2
     """
-    from .serving import Options, keys_in, run
+    from .serving import Options, given, keys_in, run
 
     return run(Options(
         models=models or ["emoji"], host=host, port=port, max_waiting=max_waiting, memory=memory,
         ray=ray, replicas=replicas,
         loading={"device": device or "auto", "dtype": dtype, "weights": weights,
-                 "variant": variant} | ({} if preset is None else {"preset": preset}),
+                 "variant": variant, **given(preset=preset, controlnet=controlnet,
+                                             adapter=t2i_adapter)},
+        folders=given(lora_dir=lora_dir, embeddings_dir=embeddings_dir),
+        ip_adapter=given(place=ip_adapter, image_encoder=image_encoder),
         settings={
             "api_keys": (*(api_key or ()), *keys_in(api_key_file)),
             "deadline": deadline, "rate": rate, "keep": keep,

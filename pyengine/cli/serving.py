@@ -2,7 +2,7 @@
 
 import ipaddress
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..engine import Engine
@@ -17,7 +17,10 @@ MAX_KEYS = 1 << 20
 
 @dataclass
 class Options:
-    """The command's options. loading: keywords of from_pretrained. settings: of ServerSettings."""
+    """The command's options. loading: keywords of from_pretrained. settings: of ServerSettings.
+    folders: lora_dir and embeddings_dir, for the models that take them; ip_adapter: of
+    load_ip_adapter.
+    """
 
     models: list[str]
     host: str
@@ -26,6 +29,8 @@ class Options:
     memory: str | None
     loading: dict[str, Any]
     settings: dict[str, Any]
+    folders: dict[str, Any] = field(default_factory=dict)
+    ip_adapter: dict[str, Any] = field(default_factory=dict)
     ray: bool = False
     replicas: str | None = None
 
@@ -38,6 +43,9 @@ def run(o: Options) -> int:
         raise RequestError(f"port: expected a whole number from 0 to 65535, given {o.port}")
     if o.replicas is not None and not o.ray:
         raise RequestError("replicas: expected --ray with it")
+    if o.ip_adapter and ("place" not in o.ip_adapter or o.ray):
+        raise RequestError("image-encoder: expected --ip-adapter with it, given none" if not o.ray
+                           else "ip-adapter: expected none with --ray")  # fmt: skip
     try:
         from ..serving import create_app, logs, process
     except ImportError as e:
@@ -54,18 +62,44 @@ def run(o: Options) -> int:
     if o.ray:
         from ..ray.local import front
 
-        engine_options = {"memory": o.memory, **o.loading}
+        engine_options = {"memory": o.memory, **o.loading, **o.folders}
         with front(o.models, replicas=_replicas(o.replicas or "1"), max_waiting=o.max_waiting,
                    settings=settings, engine=engine_options) as app:  # fmt: skip
             logs.configure()
             process.serve(app, app.stop, settings, o.host, o.port, tell)
         return 0
     engine = Engine(*o.models, max_waiting=o.max_waiting, memory=o.memory, **o.loading)
+    _give(engine, o)
     if o.memory is None and engine.pipeline().device.type == "cpu":
         engine.limit_memory(free_memory())
     logs.configure()
     process.serve(create_app(engine, settings), engine.stop, settings, o.host, o.port, tell)
     return 0
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Those that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _give(engine: Engine, o: Options) -> None:
+    """Sets what the models that take it have beside them."""
+    pipes = [engine.pipeline(name) for name in engine.models]
+    for name, value in o.folders.items():
+        for pipe in _taking(pipes, name):
+            setattr(pipe, name, value)
+    if o.ip_adapter:
+        for pipe in _taking(pipes, "load_ip_adapter"):
+            pipe.load_ip_adapter(**o.ip_adapter)
+
+
+def _taking(pipes: list[Any], name: str) -> list[Any]:
+    found = [pipe for pipe in pipes if hasattr(type(pipe), name)]
+    if not found:
+        option = name.removeprefix("load_").replace("_", "-")
+        kinds = ", ".join(type(pipe).__name__ for pipe in pipes)
+        raise RequestError(f"{option}: expected a model that takes it, given {kinds}")
+    return found
 
 
 def keys_in(path: str | None) -> tuple[str, ...]:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters import Lora, LoraFile, read_lora
+from ..errors import CheckpointError, PyengineError
 from ..jobs import checks
 from ..jobs.output import issue
-from ..weights.files import allowed_roots, list_folder
+from ..weights.files import allowed_roots, is_inside, list_folder
+from ..weights.text import show
 
 #: Bytes of the tensors of LoRAs out of a folder that stay loaded; the one that was not asked for
 #: the longest time goes first. One of rank 32 for SDXL's attentions takes some 200 MB.
@@ -32,15 +34,23 @@ class LoraFolder:
         return [n.removesuffix(ends) for n in list_folder(self.path) if n.endswith(ends)]
 
     def get(self, name: str) -> Lora | None:
-        """The LoRA of that name; None where there is none."""
+        """The LoRA of that name; None where there is none. Raises PyengineError for one that does
+        not fit, in words without the folder's place, since a server's clients read them.
+        """
         if name in self._kept:
             self._kept.move_to_end(name)
             return self._kept[name]
         if name not in self.files():
             return None
         path = self.path / f"{name}.safetensors"
-        with LoraFile(path, str(path), allowed_roots(self.path)) as file:
-            lora = self._kept[name] = read_lora(file, self._models)
+        roots = allowed_roots(self.path)
+        if not is_inside(path, roots):
+            raise CheckpointError(f"lora {show(name)}: a link that leads outside of its folder")
+        try:
+            with LoraFile(path, f"lora {show(name)}", roots) as file:
+                lora = self._kept[name] = read_lora(file, self._models)
+        except PyengineError as e:
+            raise type(e)(str(e).replace(str(path), f"lora {show(name)}")) from None
         issue(lora.warnings)
         while len(self._kept) > 1 and sum(own.nbytes for own in self._kept.values()) > CACHE_BYTES:
             self._kept.popitem(last=False)

@@ -3,13 +3,17 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 from PIL import Image
 
 from .. import __version__
+from ..adapters.ip_adapter import find_file
+from ..adapters.places import hash_of
 from ..decoding.request import OTHER_DRAWS
+from ..errors import PyengineError
 from ..jobs.output import PipelineOutput, Report
 from ..metadata import ASKED, Settings
 from .loading import SHIPPED
@@ -63,6 +67,30 @@ def settings_of(
         **asked,
         **hashes,
     )
+
+
+def hashes_beside(pipe: Any, digests: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Those of the networks beside a pipeline that a call's pictures went to, by their fields of
+    Settings: of the one ControlNet or T2I-Adapter, or IP-Adapter, that was loaded by its place.
+    Computed once. digests: of the pictures that went in.
+    """
+    places: dict[str, Any] = {}
+    if digests.get("control") is not None:
+        for keyword, own in getattr(pipe.parts, "beside_places", {}).items():
+            if len(own) == 1:
+                field = "t2i_adapter" if keyword == "adapter" else keyword
+                places[field] = own[0], pipe.parts.hub.get("variant")
+    image = getattr(pipe, "_image_places", None)
+    if digests.get("ip_adapter_image") is not None and image is not None:
+        with suppress(PyengineError):  # of several: none
+            place = (image["place"], image["subfolder"], image["weight_name"])
+            places["ip_adapter"] = find_file(*place), None
+    kept: dict[Any, str] = pipe.__dict__.setdefault("_hashes_beside", {})
+    for field, own in places.items():
+        if own not in kept:
+            with suppress(PyengineError):  # it is no longer there
+                kept[own] = hash_of(field, *own)
+    return {field: kept.get(own) for field, own in places.items()}
 
 
 def files_of_loras(report: Report) -> dict[str, str]:

@@ -40,6 +40,8 @@ from .settings import ServerSettings
 #: Items of a list that is given for an argument, and characters of a text.
 MAX_ITEMS = 1024
 MAX_TEXT = 200
+#: Of LoRAs with their weights, which JSON may say block by block.
+MAX_WEIGHTS = 8_000
 #: Arguments that a client's request may hold.
 PLAIN = Whole | Real | Choice | Words | Picture | Weighted | Data
 #: Arguments by what the command line and a picture's settings call them: "steps", "guidance".
@@ -76,8 +78,9 @@ class Drawing:
 
     def settings(self, output: Any) -> list[Settings]:
         """Of each of the output's pictures."""
+        hashes = self.digests | remembered.hashes_beside(self.pipe, self.digests)
         whole = remembered.settings_of(
-            self.pipe, self.call, output, model=self.model, hashes=self.digests
+            self.pipe, self.call, output, model=self.model, hashes=hashes
         )
         return [remembered.of_picture(whole, output, i) for i in range(len(output.seeds))]
 
@@ -229,12 +232,14 @@ class Drawings:
             return {key: weight if isinstance(weight, dict)  # the pipeline's to check
                     else checks.real(f"{name}: {show(key)}", weight, kind.low, kind.high)
                     for key, weight in value.items()}  # fmt: skip
-        return self._words(name, value) if isinstance(kind, Weighted) else _data(name, value)
+        if isinstance(kind, Weighted):
+            return self._words(name, value, MAX_WEIGHTS)
+        return _data(name, value)
 
-    def _words(self, name: str, value: Any) -> str:
+    def _words(self, name: str, value: Any, limit: int = MAX_TEXT) -> str:
         if not isinstance(value, str):
             raise checks.refuse(name, "a text", value)
-        limit = self.settings.max_prompt if "prompt" in name else MAX_TEXT
+        limit = self.settings.max_prompt if "prompt" in name else limit
         if len(value) > limit:
             raise RequestError(f"{name}: expected at most {limit} characters, given {len(value)}")
         return value

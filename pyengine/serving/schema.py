@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ..pipelines.argument_kinds import Argument, Choice, Data, Picture, Real, Weighted, Whole, Words
 from ..pipelines.arguments import ARGUMENTS
-from .drawing import ALIASES, MAX_ITEMS, MAX_TEXT, PLAIN
+from .drawing import ALIASES, MAX_ITEMS, MAX_TEXT, MAX_WEIGHTS, PLAIN
 
 
 class Answer(BaseModel):
@@ -79,7 +79,7 @@ def _described(row: Argument, pictures: dict[str, Any]) -> dict[str, Any]:
         schema = nullable({"type": "string", "maxLength": 100_000 if "prompt" in row.name
                            else MAX_TEXT})  # fmt: skip
     elif isinstance(kind, Weighted):
-        text = {"type": "string", "maxLength": MAX_TEXT}
+        text = {"type": "string", "maxLength": MAX_WEIGHTS}
         schema = {"anyOf": [kind.schema(), text, {"type": "null"}]}
     else:
         assert isinstance(kind, Data)

@@ -50,6 +50,11 @@ def allowed_roots(folder: Path) -> tuple[str, ...]:
     return tuple(roots)
 
 
+def is_inside(path: Path, roots: tuple[str, ...]) -> bool:
+    """Whether `path`, with its links followed, lies inside one of `roots`."""
+    return _inside(os.path.realpath(path), roots)
+
+
 def check_inside(path: Path, roots: tuple[str, ...]) -> None:
     """Raises CheckpointError if `path`, with its links followed, lies outside all `roots`."""
     real = os.path.realpath(path)

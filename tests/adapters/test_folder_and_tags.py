@@ -86,10 +86,30 @@ def test_a_link_out_of_the_folder(pipe, folder):
     link = folder / "link.safetensors"
     os.symlink(folder.parent / "outside.safetensors", link)
     try:
-        with pytest.raises(CheckpointError, match=r"leads outside"):
+        with pytest.raises(CheckpointError, match=r"^lora 'link': a link that leads outside") as e:
             draw(pipe, "a fox <lora:link:1>")
+        assert str(folder.parent) not in str(e.value)
     finally:
         link.unlink()
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 100, b"\x80\x02.", b"", None, "cut", "other"])
+def test_files_of_the_folder_that_do_not_fit(pipe, folder, content):
+    """Named without the folder's place: a server's clients read it."""
+    bad = folder / "bad.safetensors"
+    if content is None:
+        bad.mkdir()
+    elif content == "other":
+        save_file({"what": torch.ones(2)}, bad)
+    else:
+        whole = (folder / "ink.safetensors").read_bytes()
+        bad.write_bytes(whole[:-100] if content == "cut" else content)
+    try:
+        with pytest.raises(CheckpointError, match=r"^lora 'bad': ") as e:
+            draw(pipe, "a fox <lora:bad:1>")
+        assert str(folder) not in str(e.value)
+    finally:
+        bad.rmdir() if bad.is_dir() else bad.unlink()
 
 
 def test_without_a_folder_tags_are_text(opened):
