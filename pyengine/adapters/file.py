@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.resources import files as package_files
@@ -87,19 +88,59 @@ def _by_part(text: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def peft_alpha(config: Mapping[str, Any], module: str, rank: int) -> float | None:
-    """alpha as a peft config has it, for a module of that rank; None where it says nothing.
+#: What peft's init_lora_weights begins with where the model's own weights were changed, too.
+_OTHER_WEIGHTS = ("pissa", "olora", "corda", "loftq")
+
+
+def check_peft(configs: Mapping[str, Mapping[str, Any]], where: str) -> None:
+    """Raises CheckpointError for adapters of peft's whose tensors mean something else here: not
+    LoRA's, or differences from weights that are not the model's.
+    """
+    for config in configs.values():
+        kind, first = config.get("peft_type", "LORA"), config.get("init_lora_weights", True)
+        if kind not in ("LORA", None):
+            raise CheckpointError(f"{where}: peft_type: expected LORA, found {show(kind)}")
+        if isinstance(first, str) and first.lower().startswith(_OTHER_WEIGHTS):
+            raise CheckpointError(
+                f"{where}: init_lora_weights: it was trained beside other weights than the model's,"
+                f" {show(first)}: save it with path_initial_model_for_weight_conversion"
+            )
+
+
+def peft_alpha(config: Mapping[str, Any], module: str, rank: int, where: str) -> float | None:
+    """alpha as a peft config has it, for a module of that rank; None where it says nothing. Of
+    several patterns the first that matches counts, as in peft.
 
     use_rslora divides by the root of the rank: Kalajdzievski 2023, arXiv:2312.03732.
+    Raises CheckpointError for patterns that are more than names: see _matches.
     """
     patterns = config.get("alpha_pattern")
     alpha = config.get("lora_alpha")
     for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
-        if module == pattern or module.endswith(f".{pattern}"):
+        if _matches(pattern, module, where):
             alpha = value
+            break
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         return None
     return float(alpha) * (math.sqrt(rank) if config.get("use_rslora") is True else 1.0)
+
+
+def _matches(pattern: str, module: str, where: str) -> bool:
+    """Whether a key of alpha_pattern is a module's whole name or, without ^, an end of it behind a
+    dot. To peft these keys are regular expressions, which may take any time: here names, with
+    escaped dots, ^, $ and |.
+    """
+    plain = pattern.replace("\\.", ".")
+    if len(pattern) > 10_000 or not re.fullmatch(r"[\w.^$|-]*", plain):
+        raise CheckpointError(
+            f"{where}: alpha_pattern: expected names of modules, without wildcards, found"
+            f" {show(pattern)}"
+        )
+    for name in (one.removesuffix("$") for one in plain.split("|")):
+        whole = name.removeprefix("^")
+        if module == whole or (whole == name and module.endswith(f".{name}")):
+            return True
+    return False
 
 
 def open_lora(

@@ -12,7 +12,7 @@ from ..branches import Adapter, Difference, Row, Target, weight_of
 from ..errors import CheckpointError
 from ..weights.quantised import FLOATS_8
 from ..weights.text import listing, show
-from .file import LoraFile, peft_alpha
+from .file import LoraFile, check_peft, peft_alpha
 from .formulas import BESIDE, KINDS, difference, kind_of
 from .keys import Key, parse
 from .names import Layers
@@ -110,6 +110,7 @@ def read_lora(file: Opened, models: Mapping[str, nn.Module]) -> Lora:
     Raises CheckpointError that names a tensor: for a file that has none for these models, for
     shapes that are not their layers', for tensors that are no LoRA's, incomplete or not finite.
     """
+    check_peft(file.configs, file.source)
     layers = {part: Layers(part, model) for part, model in models.items()}
     modules, unfit, tokens = _matched(file, layers)
     if not modules:
@@ -193,7 +194,7 @@ def _change(file: Opened, part: str, name: str, module: _Module) -> Difference:
     tensors = {leaf: _read(file, tensor) for leaf, tensor in module.names.items()}
     if kind == "LoRA" and "alpha" not in tensors:
         config = file.configs.get(part, file.configs.get("", {}))
-        alpha = peft_alpha(config, name, max(len(tensors["down"]), 1))
+        alpha = peft_alpha(config, name, max(len(tensors["down"]), 1), file.source)
         if alpha is not None:
             tensors["alpha"] = torch.tensor(alpha, dtype=torch.float64)
     decomposed = {"dora_scale", "magnitude"} & set(tensors)

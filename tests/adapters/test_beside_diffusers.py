@@ -152,9 +152,19 @@ def draw_with(one, path):
         {"lora_alpha": 8},
         {"lora_alpha": 3, "use_rslora": True},
         {"lora_alpha": 6, "alpha_pattern": {"attn1.to_q": 2}},
+        {
+            "lora_alpha": 6,
+            "alpha_pattern": {
+                "to_q": 2,
+                "attn1.to_q": 30,
+                r"attn2\.to_k|to_v$": 12,
+                r"^mid_block.attentions.0.proj_in": 1,
+                "^to_out.0": 40,
+            },
+        },
         {"lora_alpha": 4, "use_dora": True},
     ],
-    ids=["alpha", "rslora", "alpha-pattern", "dora"],
+    ids=["alpha", "rslora", "alpha-pattern", "alpha-patterns", "dora"],
 )
 def test_files_that_peft_trained(opened, tmp_path, settings):
     """Of linear layers and convolutions, saved by diffusers with peft's config beside them."""

@@ -285,6 +285,29 @@ def test_out_of_the_hubs_cache(opened, good, tmp_path, monkeypatch):
                       local_files_only=True)  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        ({"peft_type": "LOHA"}, "peft_type: expected LORA, found 'LOHA'"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights: it was trained beside other"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights: it was trained beside other"),
+        ({"alpha_pattern": {"(a+)+": 3}}, r"alpha_pattern: expected names.*found '\(a\+\)\+'"),
+        ({"alpha_pattern": {".*to_q": 3}}, "alpha_pattern: expected names"),
+    ],
+)
+def test_configs_of_peft_that_are_refused(opened, good, tmp_path, config, complaint):
+    """Whose tensors would mean something else here."""
+    tensors = {n: t for n, t in good.items() if not n.endswith(".alpha")}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, **config}))
+    with pytest.raises(CheckpointError, match=rf"adapter_model\.safetensors: {complaint}"):
+        opened("sd1").own.load_lora(tmp_path, "a")
+    taken = {"peft_type": "LORA", "init_lora_weights": "gaussian", "alpha_pattern": {"to_q": 3}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, **taken}))
+    opened("sd1").own.load_lora(tmp_path, "a")
+    opened("sd1").own.unload_lora("a")
+
+
 def test_other_parts_while_fused(opened, good, tmp_path):
     """A pipeline that gets another U-Net reads its LoRAs again for it, and fuses them again."""
     own = pyengine.from_pretrained(opened("sd1").folder, device="cpu")
