@@ -46,11 +46,17 @@ class Engine:
         longest_step: float = LONGEST_STEP, _clock: Callable[[], float] = time.monotonic,
         _thread: bool = True, **loading: Any,
     ):  # fmt: skip
-        """models: as pyengine.from_pretrained takes them, or its pipelines; the first is used where
-        a request names none. max_waiting: jobs that may wait. memory: bytes, or "8GB", that the
-        pictures of an evaluation may take, beside the weights; None: what the device has.
-        longest_step: seconds that an evaluation of several pictures may take: how long a new
-        request waits at most. loading: keywords of from_pretrained, for all that are loaded.
+        """Loads the models, and starts the thread that runs their jobs.
+
+        Args:
+            models: as pyengine.from_pretrained takes them, or its pipelines; the first is used
+                where a request names none.
+            max_waiting: jobs that may wait.
+            memory: bytes, or "8GB", that the pictures of an evaluation may take, beside the
+                weights; None: what the device has.
+            longest_step: seconds that an evaluation of several pictures may take: how long a new
+                request waits at most.
+            loading: keywords of from_pretrained, for all that are loaded.
         """
         self.max_waiting = checks.integer("max_waiting", max_waiting, 1, MAX_WAITING)
         limit = None if memory is None else read_size("memory", memory)
@@ -107,18 +113,29 @@ class Engine:
     ) -> EngineJob:  # fmt: skip
         """A job for a call of the model, at once.
 
-        call: arguments of the pipeline's call; a callback is not among them, since events say what
-        it would. priority: -10 to 10; one more is as good as ten seconds earlier. deadline: seconds
-        from now within which the job must be done. previews: how many times the pictures are shown
-        on the way, decoded; quick_previews: coarsely instead, for next to nothing, where the model
-        has latents (see pipelines/linear_preview.py). share: on whose behalf; a job goes behind
-        those of others by as many seconds as its own share has work that is not done. check: is
-        called with the checked request before there is a job; what it raises is raised.
+        What the call warns of is in `job.report.warnings`. The retry_after of what refuses a job
+        for want of room or time is when to come again, in seconds.
 
-        Raises RequestError for an argument that cannot be used, QueueFullError where `max_waiting`
-        jobs wait, DeadlineError where the deadline is sooner than the job is likely to be done,
-        TooLongError where it is sooner than it would be with nothing beside it; `retry_after` of
-        these is when to come again, in seconds. What a call warns of is in `job.report.warnings`.
+        Args:
+            model: one of the engine's; None: the first.
+            priority: -10 to 10; one more is as good as ten seconds earlier.
+            deadline: seconds from now within which the job must be done.
+            previews: how many times the pictures are shown on the way, decoded.
+            quick_previews: whether they are shown coarsely instead, for next to nothing, where the
+                model has latents.
+            share: on whose behalf; a job goes behind those of others by as many seconds as its own
+                share has work that is not done.
+            check: is called with the checked request before there is a job; what it raises is
+                raised.
+            call: arguments of the pipeline's call; a callback is not among them, since events say
+                what it would.
+
+        Raises:
+            RequestError: for an argument that cannot be used.
+            QueueFullError: where `max_waiting` jobs wait.
+            DeadlineError: where the deadline is sooner than the job is likely to be done.
+            TooLongError: where it is sooner than it would be with nothing beside it.
+            UnavailableError: in a process that was forked after the engine was made.
         """
         if os.getpid() != self._process:
             raise UnavailableError("engine: expected the process that made it, which is another's"
@@ -147,7 +164,11 @@ class Engine:
         self._driver.check_room()
 
     def limit_memory(self, limit: int | str | None) -> None:
-        """As the argument `memory`, for the evaluations that come."""
+        """Sets how much the pictures of an evaluation may take, from the next one on.
+
+        Args:
+            limit: as memory of Engine.
+        """
         self._driver.costs.memory = None if limit is None else read_size("memory", limit)
 
     @property

@@ -78,18 +78,25 @@ class EngineJob:
 
     def ask_preview(self, quick: bool = False) -> None:
         """Has the pictures shown after the next step, besides those `previews` that were asked for
-        in the beginning; once, however often it is called meanwhile. quick: see Engine.submit.
+        in the beginning; once, however often it is called meanwhile.
+
+        Args:
+            quick: see Engine.submit.
         """
         stages = self.stages
         if stages is not None:
             stages.asked = quick and stages.asked is not False
 
     def result(self, timeout: float | None = None) -> Any:
-        """What the pipeline's call would return.
+        """What the pipeline's call would return; raises what the call would raise.
 
-        Raises what the call would raise; CancelledError where the job was cancelled; DeadlineError
-        where its deadline passed; BusyError where it has not ended after `timeout` seconds, and
-        goes on.
+        Args:
+            timeout: seconds to wait; None: as long as it takes.
+
+        Raises:
+            CancelledError: where the job was cancelled.
+            DeadlineError: where its deadline passed.
+            BusyError: where it has not ended after `timeout` seconds, and goes on.
         """
         if not self._ended.wait(timeout):
             raise BusyError(f"timeout: the job was still at work after {timeout:g} s")

@@ -19,7 +19,12 @@ State = TypeVar("State")
 
 
 class SetMetric(ABC, Generic[State]):
-    """A metric of generated pictures against real ones, each set kept as a State."""
+    """A metric of generated pictures against real ones, each set kept as a State.
+
+    Args:
+        features: a function of uint8 [N, 3, H, W] to [N, D]; InceptionV3 is one.
+        reset_real_features: False keeps the real pictures at `reset`.
+    """
 
     def __init__(self, features: Features, *, reset_real_features: bool = True):
         if not callable(features):
@@ -45,7 +50,12 @@ class SetMetric(ABC, Generic[State]):
     def compute(self) -> Any: ...
 
     def update(self, images: Any, real: bool) -> None:
-        """Takes pictures in: uint8 [N, 3, H, W]. real: whether they are of the real ones."""
+        """Takes pictures in.
+
+        Args:
+            images: uint8 [N, 3, H, W].
+            real: whether they are of the real ones.
+        """
         check_real(real)
         images = check_images(images)
         with torch.inference_mode():
@@ -53,7 +63,12 @@ class SetMetric(ABC, Generic[State]):
         self.update_features(rows, real)
 
     def update_features(self, rows: Tensor, real: bool) -> None:
-        """Takes in what the feature network said of pictures: [N, D]."""
+        """Takes in what the feature network said of pictures.
+
+        Args:
+            rows: [N, D], finite.
+            real: whether they are of the real ones.
+        """
         check_real(real)
         self._add(self.real if real else self.generated, check_rows("features", rows))
 
@@ -64,7 +79,7 @@ class SetMetric(ABC, Generic[State]):
             self.real = self._empty()
 
     def merge_state(self, other: "Self") -> None:
-        """Takes in what another metric of the same kind has seen, on another machine perhaps."""
+        """Takes in what the `other` metric, of the same kind, has seen, perhaps elsewhere."""
         if type(other) is not type(self):
             raise RequestError(
                 f"other: expected a {type(self).__name__}, given {type(other).__name__}"

@@ -24,10 +24,13 @@ class TextsAndImages(Protocol):
 
 
 class CLIPScore:
-    """max(0, the mean of 100 cos(image, text)) over pictures and their texts, as torchmetrics'
-    CLIPScore has it. (The paper clips each picture's cosine, and scales by 2.5.)
+    """The mean of 100 cos(image, text) over pictures and their texts, at least 0, as torchmetrics.
 
-    model: embeds pictures and texts; only over the same CLIP do scores compare. Sums are float64.
+    (The paper clips each picture's cosine, and scales by 2.5.) Sums are float64.
+
+    Args:
+        model: embeds pictures when called and texts by `texts`; only over the same CLIP do scores
+            compare.
     """
 
     def __init__(self, model: TextsAndImages):
@@ -40,7 +43,12 @@ class CLIPScore:
         self.reset()
 
     def update(self, images: Any, text: str | Sequence[str]) -> None:
-        """Takes in pictures, uint8 [N, 3, H, W] or one [3, H, W], and a text for each."""
+        """Takes in pictures and their texts.
+
+        Args:
+            images: uint8 [N, 3, H, W], or one [3, H, W].
+            text: a text for each, or one of one.
+        """
         if getattr(images, "ndim", 0) == 3:
             images = images[None]
         images = check_images(images)
@@ -53,7 +61,11 @@ class CLIPScore:
             self.update_embeddings(self.model(images), self.model.texts(texts))
 
     def update_embeddings(self, images: Tensor, texts: Tensor) -> None:
-        """Takes in what the CLIP said of pictures and of their texts: [N, P] each."""
+        """Takes in what the CLIP said of pictures and of their texts.
+
+        Args:
+            images, texts: [N, P] each.
+        """
         images, texts = check_rows("images", images).double(), check_rows("texts", texts).double()
         if images.shape != texts.shape:
             raise RequestError(

@@ -22,10 +22,14 @@ class FrechetDistance(SetMetric[Moments]):
     pictures, and what several machines have seen is joined by `merge_state`. With the weights that
     FID is defined over it equals torchmetrics' FrechetInceptionDistance.
 
-    features: a function of uint8 [N, 3, H, W] to [N, D]. shrinkage: the share of the identity in
-    both covariances, 0 to 1, or "oas" for the estimate of Chen et al. 2010 of each; 0 is what
-    others compute. Covariances of fewer pictures than features are singular, and the distance then
-    is too large by much: `compute` warns of it, and `report()` tells what was used.
+    Covariances of fewer pictures than features are singular, and the distance then is too large by
+    much: `compute` warns of it, and `report()` tells what was used.
+
+    Args:
+        features: a function of uint8 [N, 3, H, W] to [N, D]; InceptionV3 is one.
+        shrinkage: the share of the identity in both covariances, 0 to 1, or "oas" for the estimate
+            of Chen et al. 2010 of each; 0 is what others compute.
+        reset_real_features: False keeps the real pictures at `reset`.
     """
 
     def __init__(
@@ -81,10 +85,17 @@ class FrechetDistance(SetMetric[Moments]):
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
-    """|mean1 - mean2|^2 + tr(cov1 + cov2 - 2 (cov1 cov2)^(1/2)): means [D], covariances [D, D].
+    """|mean1 - mean2|^2 + tr(cov1 + cov2 - 2 (cov1 cov2)^(1/2)).
 
     The trace of the root is that of (R cov2 R)^(1/2), with R the root of cov1: of a symmetric
     matrix, whose eigenvalues are real. In float64; those that rounding has made negative are 0.
+
+    Args:
+        mean1, mean2: means, [D].
+        cov1, cov2: covariances, [D, D].
+
+    Returns:
+        A float64 scalar.
     """
     mean1, cov1, mean2, cov2 = (t.double() for t in (mean1, cov1, mean2, cov2))
     values, vectors = torch.linalg.eigh(cov1)

@@ -192,12 +192,14 @@ def _pool(x: Tensor, pool: Pool) -> Tensor:
 class InceptionV3(nn.Module):
     """Features of pictures: uint8 [N, 3, H, W] -> float32 [N, 2048] (or another output's width).
 
-    file: safetensors in torch-fidelity's layout (Conv2d_1a_3x3.conv.weight, ..., fc.bias).
-    output: "2048" is that of FID; "64", "192" and "768" are means of earlier layers.
-    resize: what a picture that is not 299x299 goes through. "tensorflow": bilinear without
-    antialiasing, as TensorFlow 1 and so torch-fidelity and torchmetrics; "pil": bicubic with
-    antialiasing, each channel in floating point and not rounded again, as clean-fid (Parmar et al.
-    2022, arXiv:2104.11222). Figures of the two do not compare. batch: pictures at once.
+    Args:
+        file: safetensors in torch-fidelity's layout (Conv2d_1a_3x3.conv.weight, ..., fc.bias).
+        output: "2048" is that of FID; "64", "192" and "768" are means of earlier layers.
+        resize: what a picture that is not 299x299 goes through. "tensorflow": bilinear without
+            antialiasing, as TensorFlow 1 and so torch-fidelity and torchmetrics; "pil": bicubic
+            with antialiasing, each channel in floating point and not rounded again, as clean-fid
+            (Parmar et al. 2022, arXiv:2104.11222). Figures of the two do not compare.
+        batch: pictures at once.
     """
 
     def __init__(

@@ -12,10 +12,19 @@ from .sampled import CAPACITY, SampledMetric
 class KernelDistance(SampledMetric):
     """The unbiased squared maximum mean discrepancy under a polynomial kernel: mean of subsets.
 
-    k(x, y) = (gamma x.y + coef)^degree, gamma 1 / D where it is None. Arguments and result are
-    those of torchmetrics' KernelInceptionDistance: with the same features, and torch seeded the
-    same, the subsets are the same. seed: for subsets from a generator of the metric's own, the same
-    at every `compute`; None: from torch's.
+    k(x, y) = (gamma x.y + coef)^degree. Arguments and result are those of torchmetrics'
+    KernelInceptionDistance: with the same features, and torch seeded the same, the subsets are the
+    same.
+
+    Args:
+        features: a function of uint8 [N, 3, H, W] to [N, D]; InceptionV3 is one.
+        subsets: how many are drawn.
+        subset_size: pictures in each, two at least and no more than were seen.
+        degree, gamma, coef: of the kernel; gamma None: 1 / D.
+        seed: for subsets from a generator of the metric's own, the same at every `compute`; None:
+            from torch's.
+        capacity: features that are kept of each set; of more those whose bytes hash smallest.
+        reset_real_features: False keeps the real pictures at `reset`.
     """
 
     def __init__(
@@ -51,10 +60,17 @@ class KernelDistance(SampledMetric):
 def polynomial_mmd(
     x: Tensor, y: Tensor, degree: int = 3, gamma: float | None = None, coef: float = 1.0
 ) -> Tensor:
-    """The unbiased estimate of the squared maximum mean discrepancy of x and y, both [N, D].
+    """The unbiased estimate of the squared maximum mean discrepancy of x and y.
 
     The means of the kernel within each, a row with itself left out, less twice the mean between. In
     float64.
+
+    Args:
+        x, y: [N, D] each, of two rows at least.
+        degree, gamma, coef: of the kernel (gamma x.y + coef)^degree; gamma None: 1 / D.
+
+    Returns:
+        A float64 scalar.
     """
     x, y = x.double(), y.double()
     gamma = 1 / x.shape[1] if gamma is None else gamma

@@ -40,7 +40,13 @@ class PrecisionRecall(_NeighbourMetric):
     """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv:1904.06991).
 
     A set's manifold is the union of balls around its features, each as large as the distance to its
-    own k-th neighbour in the set (k = 3).
+    own k-th neighbour in the set.
+
+    Args:
+        features: a function of uint8 [N, 3, H, W] to [N, D]; InceptionV3 is one.
+        k: the neighbour whose distance is a ball's radius.
+        capacity: features that are kept of each set; of more those whose bytes hash smallest.
+        reset_real_features: False keeps the real pictures at `reset`.
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class PrecisionRecall(_NeighbourMetric):
         super().__init__(features, k=k, capacity=capacity, reset_real_features=reset_real_features)
 
     def compute(self) -> Manifolds:
+        """Precision and recall, float64 scalars."""
         real, generated = self._sets()
         return Manifolds(
             _covered(generated, real, radii(real, self.k)),
@@ -67,8 +74,16 @@ class Densities(NamedTuple):
 
 
 class DensityCoverage(_NeighbourMetric):
-    """Density and coverage (Naeem et al. 2020, arXiv:2002.09797), with k = 5. Unlike precision and
-    recall they build no manifold of generated pictures, which outliers would blow up.
+    """Density and coverage (Naeem et al. 2020, arXiv:2002.09797).
+
+    Unlike precision and recall they build no manifold of generated pictures, which outliers would
+    blow up.
+
+    Args:
+        features: a function of uint8 [N, 3, H, W] to [N, D]; InceptionV3 is one.
+        k: the neighbour whose distance is a ball's radius.
+        capacity: features that are kept of each set; of more those whose bytes hash smallest.
+        reset_real_features: False keeps the real pictures at `reset`.
     """
 
     def __init__(
@@ -78,6 +93,7 @@ class DensityCoverage(_NeighbourMetric):
         super().__init__(features, k=k, capacity=capacity, reset_real_features=reset_real_features)
 
     def compute(self) -> Densities:
+        """Density and coverage, float64 scalars."""
         real, generated = self._sets()
         sizes = radii(real, self.k)
         within = torch.zeros((), dtype=torch.float64)

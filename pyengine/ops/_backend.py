@@ -195,8 +195,12 @@ def choose(
 def force(backend: str, *ops: str) -> Iterator[None]:
     """Runs the named ops (all if none is named) on one backend within a `with` block.
 
-    backend: "cpu", "cuda", "triton", "flash-attention-3", "torch" or "reference".  An op that lacks
-    it raises UnavailableError when called.  Applies to this thread (context) alone; blocks nest.
+    An op that lacks it raises UnavailableError when called. Applies to this thread (context) alone;
+    blocks nest.
+
+    Args:
+        backend: "cpu", "cuda", "triton", "flash-attention-3", "torch" or "reference".
+        ops: names of ops; none: all.
     """
     known = ("cpu", "cuda", "triton", "flash-attention-3", "torch", "reference")
     if backend not in known:

@@ -26,8 +26,11 @@ _MOVED = {*DTYPES, torch.int8, torch.int32}
 def pack_weight(weight: Tensor) -> Tensor:
     """[Cout, ...] -> [ceil(Cout / 16), ..., 16], contiguous, dtype kept; missing channels are zero.
 
-    weight: [Cout, C] of a linear layer or [Cout, KH, KW, C] of a convolution.
-    The returned tensor remembers Cout (see channels_of); its copies and views do not.
+    Args:
+        weight: [Cout, C] of a linear layer or [Cout, KH, KW, C] of a convolution.
+
+    Returns:
+        The packed weight, which remembers Cout (see channels_of); its copies and views do not.
     """
     _check.tensor("pack_weight", "weight", weight)
     if weight.dim() < 2:
@@ -44,9 +47,13 @@ def pack_weight(weight: Tensor) -> Tensor:
 
 
 def pack_filters(weight: Tensor) -> Tensor:
-    """pack_weight of a convolution's weight as checkpoints have it, [Cout, C, KH, KW].
+    """pack_weight of a convolution's weight as checkpoints have it.
 
-    Returns [ceil(Cout / 16), KH, KW, C, 16].
+    Args:
+        weight: [Cout, C, KH, KW].
+
+    Returns:
+        [ceil(Cout / 16), KH, KW, C, 16].
     """
     _check.tensor("pack_filters", "weight", weight)
     if weight.dim() != 4:
@@ -164,14 +171,20 @@ def quantize_weight(
 ) -> tuple[Tensor, Tensor]:
     """A linear layer's weight in 8 bits: (numbers, float32 scales [Cout]).
 
-    weight: [Cout, C] of any floating-point dtype.  dtype: int8, or float8_e4m3fn (Micikevicius et
-    al. 2022, arXiv:2209.05433). Each output channel is rounded as a row of quantize_rows: whole
-    numbers from -127 to 127, so that number * scale is within scale / 2 of the weight but for
-    rounding, or numbers of 4 significant bits, from 2^-6 on within a 16th of the weight. A channel
-    of zeros has the scale 0.
-    products: whether inputs are rounded too: int8 numbers are then packed by pack_quads.
-    Returns the numbers in pack_weight's panels on CPUs, as [Cout, C] elsewhere.
-    Raises RequestError where the weight is no matrix or not finite, and for other dtypes.
+    Each output channel is rounded as a row of quantize_rows: whole numbers from -127 to 127, so
+    that number * scale is within scale / 2 of the weight but for rounding, or numbers of 4
+    significant bits, from 2^-6 on within a 16th of the weight. A channel of zeros has the scale 0.
+
+    Args:
+        weight: [Cout, C] of any floating-point dtype.
+        dtype: int8, or float8_e4m3fn (Micikevicius et al. 2022, arXiv:2209.05433).
+        products: whether inputs are rounded too: int8 numbers are then packed by pack_quads.
+
+    Returns:
+        The numbers in pack_weight's panels on CPUs, as [Cout, C] elsewhere.
+
+    Raises:
+        RequestError: where the weight is no matrix or not finite, and for other dtypes.
     """
     _check.tensor("quantize_weight", "weight", weight)
     if dtype not in _LARGEST:
@@ -216,12 +229,19 @@ def unpack_quads(packed: Tensor, count: int | None, channels: int) -> Tensor:
 
 
 def quantize_filters(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A convolution's weight [Cout, C, KH, KW] for conv2d's int8 products: (numbers, scales).
+    """A convolution's weight for conv2d's int8 products: (numbers, scales).
 
     Each output channel is rounded as quantize_weight's, over all taps; scales: float32 [Cout].
-    Returns the numbers as [ceil(Cout / 16), KH, KW, S / 4, 16, 4], S being C rounded up to a
-    multiple of 64: pack_quads, tap by tap.
-    Raises RequestError where the weight is no convolution's or not finite.
+
+    Args:
+        weight: [Cout, C, KH, KW] of any floating-point dtype.
+
+    Returns:
+        The numbers as [ceil(Cout / 16), KH, KW, S / 4, 16, 4], S being C rounded up to a multiple
+        of 64: pack_quads, tap by tap.
+
+    Raises:
+        RequestError: where the weight is no convolution's or not finite.
     """
     _check.tensor("quantize_filters", "weight", weight)
     if weight.dim() != 4 or not weight.dtype.is_floating_point:
@@ -305,8 +325,11 @@ def check_told(op: str, argument: str, packed: Tensor, hint: str) -> None:
 
 
 def unpack_weight(packed: Tensor, channels: int | None = None) -> Tensor:
-    """What pack_weight or pair_weight was given; channels: Cout, where `packed` does not remember
-    it and it is not a multiple of 16.
+    """What pack_weight or pair_weight was given.
+
+    Args:
+        packed: pack_weight's result, or pair_weight's.
+        channels: Cout, where `packed` does not remember it and it is not a multiple of 16.
     """
     _check.tensor("unpack_weight", "packed", packed)
     if packed.dim() >= 3 and is_paired(packed):

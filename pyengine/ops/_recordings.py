@@ -50,11 +50,17 @@ class Recordings:
     ) -> Result:  # fmt: skip
         """function(x, changing, kept), in memory of its own.
 
-        function: reads these, the network's parameters and buffers, and decides nothing by any
-        contents. x: [N, H, W, C], which changes from call to call as `changing` does; kept: what
-        stays for many calls, not written to in between. which: of several functions. It is called
-        itself where x is large or not on a CPU, where gradients may be wanted or a backend is
-        forced, where a part of the network has hooks, and where torch computes anything in it.
+        The function is called itself where x is large or not on a CPU, where gradients may be
+        wanted or a backend is forced, where a part of the network has hooks, and where torch
+        computes anything in it.
+
+        Args:
+            network: whose parameters and buffers the function reads.
+            function: reads x, changing, kept and the network, and decides nothing by any contents.
+            x: [N, H, W, C], which changes from call to call.
+            changing: tensors that change as x does.
+            kept: tensors that stay for many calls, not written to in between.
+            which: of several functions.
         """
         small = x.dim() == 4 and x[..., 0].numel() <= MOST_PIXELS
         if not small or not suits(x) or not self._lock.acquire(blocking=False):

@@ -53,10 +53,15 @@ class Replays:
     ) -> Tensor:
         """function(x), in memory of its own.
 
-        function: reads x and tensors that lie where they lay in all calls with an equal `same`,
-        and decides nothing by their contents. held: what keeps these tensors in place.
-        It is called itself where x is large or not on a CPU, where gradients may be wanted or a
-        backend is forced, and where torch computes anything in it.
+        The function is called itself where x is large or not on a CPU, where gradients may be
+        wanted or a backend is forced, and where torch computes anything in it.
+
+        Args:
+            function: reads x, and tensors that lie where they lay in all calls with an equal
+                `same`; decides nothing by their contents.
+            x: a tensor, copied in.
+            same: names those calls.
+            held: what keeps these tensors in place.
         """
         if x.numel() > MOST or not suits(x):
             return function(x)

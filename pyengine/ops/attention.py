@@ -236,13 +236,22 @@ def attention(
 ) -> Tensor:
     """softmax(q k^T * scale + mask) v, the heads lying side by side in the last dimension.
 
-    q: [N, Lq, heads * D]; k: [N, Lk, heads * D]; v: [N, Lk, heads * Dv]; float32 | bfloat16 |
-    float16 | float64, one dtype.  Views whose last dimension is contiguous,
-    such as slices of one fused projection, are read in place.
-    mask: additive, floating-point, broadcastable to [N, heads, Lq, Lk], or None.
-    causal: row i sees keys 0..i.  scale: D ** -0.5 when None.
-    Returns [N, Lq, heads * Dv] in q's dtype.
-    Raises RequestError for other shapes and dtypes.
     Vaswani et al. 2017, arXiv:1706.03762.
+
+    Args:
+        q: [N, Lq, heads * D] float32 | bfloat16 | float16 | float64. Views whose last dimension is
+            contiguous, such as slices of one fused projection, are read in place.
+        k: [N, Lk, heads * D] in q's dtype.
+        v: [N, Lk, heads * Dv] in q's dtype.
+        heads: their number, side by side in the last dimension.
+        mask: additive, floating-point, broadcastable to [N, heads, Lq, Lk], or None.
+        causal: row i sees keys 0..i.
+        scale: D ** -0.5 when None.
+
+    Returns:
+        [N, Lq, heads * Dv] in q's dtype.
+
+    Raises:
+        RequestError: for other shapes and dtypes.
     """
     return OP(q, k, v, heads, mask=mask, causal=causal, scale=scale)

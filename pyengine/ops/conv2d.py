@@ -389,25 +389,38 @@ def conv2d(
 ) -> Tensor:
     """Convolution of [N, H, W, C] pictures, with what surrounds it in a residual block.
 
-    x: [N, H, W, C] float32 | bfloat16 | float16 | float64; x2, channel_add and residual of its
-    dtype, weight, bias, scale, shift and slopes of any floating-point dtype.
-    Prologue: x and x2 [N, H, W, C2] side by side in C; x * scale + shift per picture and channel
-    ([N, C + C2], group_norm_scale_shift's result); input_activation: "none", "silu" (also by
-    silu=True), "gelu" (erf) or "relu"; nearest-neighbour 2x enlargement when upsample.
-    weight: [Cout, KH, KW, C + C2], or packed by pack_weight: [ceil(Cout / 16), KH, KW, C + C2, 16],
-    whose own result remembers Cout; of its copies and views bias or out_channels tells it.
-    weight_scale: [Cout] of any floating-point dtype, with quantize_filters' weight: each pixel that
-    the prologue gives is rounded to int8 under a scale of its own, and products are added up in
-    int32 (docs/numerics.md). Neither transposed nor with slopes; C at most 2^17.
-    bias: [Cout].
-    padding: zeros (top, bottom, left, right).
-    Epilogue: + bias, + channel_add [N, Cout] (the time embedding); with slopes [Cout] a PReLU: v
-    where v > 0, v * slopes elsewhere (all equal: leaky ReLU; 0: ReLU); + residual [N, H', W',
-    Cout].
-    transposed: the convolution whose gradient is that of one of stride 2: [N, 2 H, 2 W, Cout]; of a
-    4x4 kernel, stride 2 and padding 1 alone, and the weight's taps as torch.nn.ConvTranspose2d's.
-    Returns [N, H', W', Cout] in x's dtype.
-    Raises RequestError for other shapes and dtypes.
+    Args:
+        x: [N, H, W, C] float32 | bfloat16 | float16 | float64.
+        weight: [Cout, KH, KW, C + C2], or packed by pack_weight: [ceil(Cout / 16), KH, KW, C + C2,
+            16], whose own result remembers Cout; of its copies and views bias or out_channels tells
+            it.
+        bias: [Cout] of any floating-point dtype, or None.
+        stride: at least 1, along both sides.
+        padding: zeros (top, bottom, left, right).
+        x2: [N, H, W, C2] in x's dtype, side by side with it in C, or None.
+        scale, shift: the prologue x * scale + shift, [N, C + C2] of any floating-point dtype
+            (group_norm_scale_shift's result); both or neither.
+        silu: the same as input_activation="silu".
+        channel_add: [N, Cout] in x's dtype, added after the bias (the time embedding), or None.
+        residual: [N, H', W', Cout] in x's dtype, added at last, or None.
+        upsample: whether what the prologue gives is enlarged twice, each pixel drawn four times.
+        out_channels: Cout, where neither a packed weight nor bias tells it.
+        input_activation: after it: "none", "silu", "gelu" (erf) or "relu".
+        slopes: [Cout] of any floating-point dtype, of a PReLU then: v where v > 0, v * slopes
+            elsewhere (all equal: leaky ReLU; 0: ReLU); or None.
+        transposed: the convolution whose gradient is that of one of stride 2: [N, 2 H, 2 W, Cout];
+            of a 4x4 kernel, stride 2 and padding 1 alone, and the weight's taps as
+            torch.nn.ConvTranspose2d's.
+        weight_scale: [Cout] of any floating-point dtype, with quantize_filters' weight: each pixel
+            that the prologue gives is rounded to int8 under a scale of its own, and products are
+            added up in int32 (docs/numerics.md). Neither transposed nor with slopes; C at most
+            2^17.
+
+    Returns:
+        [N, H', W', Cout] in x's dtype.
+
+    Raises:
+        RequestError: for other shapes and dtypes.
     """
     if out_channels is None:
         out_channels = channels_of(weight)

@@ -112,20 +112,27 @@ def decode_attention(
 ) -> Tensor:
     """softmax(q k^T * scale) v over a cache: row i of n sees its first lengths[n] + i + 1 keys.
 
-    q: [N, L, heads * D] float32 | bfloat16 | float16 | float64, L new tokens of every row; a view
-        whose last dimension is contiguous is read in place.
-    keys, values: [N, most, kv_heads * D] of one dtype, q's or another of at most 32 bits, where
-        rotary_cache has written the new tokens' own; views with contiguous last dimension.  heads
-        is a multiple of kv_heads, and head h looks at key head h * kv_heads // heads (grouped
-        queries, Ainslie et al. 2023, arXiv:2305.13245). With slots [S, most, kv_heads * D].
-    lengths: [N] int64, how many tokens each row had before the new ones.
-    scale: D ** -0.5 when None.
-    slots: [N] int64, all different: the row of the cache that belongs to each of the batch; None:
-        row n's is n.
-    Returns q's shape and dtype, contiguous.  A token's bits depend neither on other rows, nor on
-    `most`, nor on how many new tokens come with it.
-    Raises RequestError where lengths[n] + L is more than `most`, where a row has no slot of its
-    own, and for other shapes and dtypes.
     Vaswani et al. 2017, arXiv:1706.03762.
+
+    Args:
+        q: [N, L, heads * D] float32 | bfloat16 | float16 | float64, L new tokens of every row; a
+            view whose last dimension is contiguous is read in place.
+        keys, values: [N, most, kv_heads * D] of one dtype, q's or another of at most 32 bits, where
+            rotary_cache has written the new tokens' own; views with contiguous last dimension. With
+            slots [S, most, kv_heads * D].
+        lengths: [N] int64, how many tokens each row had before the new ones.
+        heads: of q, a multiple of the keys' kv_heads: head h looks at key head h * kv_heads //
+            heads (grouped queries, Ainslie et al. 2023, arXiv:2305.13245).
+        scale: D ** -0.5 when None.
+        slots: [N] int64, all different: the row of the cache that belongs to each of the batch;
+            None: row n's is n.
+
+    Returns:
+        q's shape and dtype, contiguous. A token's bits depend neither on other rows, nor on `most`,
+        nor on how many new tokens come with it.
+
+    Raises:
+        RequestError: where lengths[n] + L is more than `most`, where a row has no slot of its own,
+            and for other shapes and dtypes.
     """
     return OP(q, keys, values, lengths, heads, scale=scale, slots=slots)

@@ -74,10 +74,16 @@ SWIGLU = _op("swiglu")
 def geglu(x: Tensor) -> Tensor:
     """value * GELU(gate), x = [value, gate] in the last dimension; the exact (erf) GELU.
 
-    x: [..., 2 * D] float32 | bfloat16 | float16 | float64; copied if it is not contiguous.
-    Returns [..., D], x's dtype; computed in float32 (float64 for float64).
-    Raises RequestError if the last dimension is odd.
     Shazeer 2020, arXiv:2002.05202.
+
+    Args:
+        x: [..., 2 * D] float32 | bfloat16 | float16 | float64; copied if it is not contiguous.
+
+    Returns:
+        [..., D], x's dtype; computed in float32 (float64 for float64).
+
+    Raises:
+        RequestError: if the last dimension is odd.
     """
     return OP(x)
 
@@ -85,9 +91,15 @@ def geglu(x: Tensor) -> Tensor:
 def swiglu(x: Tensor) -> Tensor:
     """value * SiLU(gate), x = [value, gate] in the last dimension.
 
-    x: [..., 2 * D] float32 | bfloat16 | float16 | float64; copied if it is not contiguous.
-    Returns [..., D], x's dtype; computed in float32 (float64 for float64).
-    Raises RequestError if the last dimension is odd.
     Shazeer 2020, arXiv:2002.05202.
+
+    Args:
+        x: [..., 2 * D] float32 | bfloat16 | float16 | float64; copied if it is not contiguous.
+
+    Returns:
+        [..., D], x's dtype; computed in float32 (float64 for float64).
+
+    Raises:
+        RequestError: if the last dimension is odd.
     """
     return SWIGLU(x)

@@ -127,13 +127,22 @@ def group_norm_silu(
 ) -> Tensor:
     """SiLU(group_norm(x)), or group_norm(x) alone with silu=False, in two passes over x.
 
-    x: [N, H, W, C] float32 | bfloat16 | float16 | float64; x2: [N, H, W, C2] of the same dtype or
-    None, side by side with x in C (a group may lie across both); copied if not contiguous.
-    weight, bias: [C + C2] of any floating-point dtype, or None for ones and zeros.
-    eps: added to the variance, at least 0.
-    Returns [N, H, W, C + C2] in x's dtype; computed in float32 (float64 for float64).
-    Raises RequestError if C + C2 is not divisible by groups, and for other shapes.
     Wu & He 2018, arXiv:1803.08494.
+
+    Args:
+        x: [N, H, W, C] float32 | bfloat16 | float16 | float64; copied if not contiguous.
+        weight, bias: [C + C2] of any floating-point dtype, or None for ones and zeros.
+        groups: that divide C + C2.
+        eps: added to the variance, at least 0.
+        x2: [N, H, W, C2] in x's dtype, or None, side by side with x in C (a group may lie across
+            both).
+        silu: whether SiLU follows.
+
+    Returns:
+        [N, H, W, C + C2] in x's dtype; computed in float32 (float64 for float64).
+
+    Raises:
+        RequestError: if C + C2 is not divisible by groups, and for other shapes.
     """
     return OP(x, weight, bias, groups, eps, x2, silu)
 
@@ -206,10 +215,14 @@ def group_norm_scale_shift(
 ) -> tuple[Tensor, Tensor]:
     """The (scale, shift) with which group_norm(x) = x * scale + shift, per picture and channel.
 
-    x, weight, bias, groups, eps, x2: as group_norm_silu's.
-    Returns two [N, C + C2] tensors, float32 (float64 for float64): what conv2d takes as its
-    prologue.
-    Raises RequestError if C + C2 is not divisible by groups, and for other shapes.
+    Args:
+        x, weight, bias, groups, eps, x2: as group_norm_silu's.
+
+    Returns:
+        Two [N, C + C2] tensors, float32 (float64 for float64): what conv2d takes as its prologue.
+
+    Raises:
+        RequestError: if C + C2 is not divisible by groups, and for other shapes.
     """
     return SCALE_SHIFT(x, weight, bias, groups, eps, x2)
 

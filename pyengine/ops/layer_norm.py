@@ -60,11 +60,18 @@ OP = Op(
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(var + eps) * weight + bias over the last dimension.
 
-    x: [..., C] float32 | bfloat16 | float16 | float64; copied if it is not contiguous.
-    weight, bias: [C] of any floating-point dtype, or None for ones and zeros.  eps: at least 0.
-    Returns x's shape and dtype; computed in float32 (float64 for float64).
-    Raises RequestError for other shapes.
     Ba, Kiros & Hinton 2016, arXiv:1607.06450.
+
+    Args:
+        x: [..., C] float32 | bfloat16 | float16 | float64; copied if it is not contiguous.
+        weight, bias: [C] of any floating-point dtype, or None for ones and zeros.
+        eps: at least 0.
+
+    Returns:
+        x's shape and dtype; computed in float32 (float64 for float64).
+
+    Raises:
+        RequestError: for other shapes.
     """
     return OP(x, weight, bias, eps)
 
@@ -122,10 +129,17 @@ RMS_NORM = Op(
 def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension.
 
-    x: [..., C] float32 | bfloat16 | float16 | float64; copied if it is not contiguous.
-    weight: [C] of any floating-point dtype, or None for ones.  eps: at least 0.
-    Returns x's shape and dtype; computed in float32 (float64 for float64), rounded once.
-    Raises RequestError for other shapes.
     Zhang & Sennrich 2019, arXiv:1910.07467.
+
+    Args:
+        x: [..., C] float32 | bfloat16 | float16 | float64; copied if it is not contiguous.
+        weight: [C] of any floating-point dtype, or None for ones.
+        eps: at least 0.
+
+    Returns:
+        x's shape and dtype; computed in float32 (float64 for float64), rounded once.
+
+    Raises:
+        RequestError: for other shapes.
     """
     return RMS_NORM(x, weight, eps)

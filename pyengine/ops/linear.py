@@ -327,36 +327,43 @@ def linear(
 ) -> Tensor:
     """gate * activation(prologue(x) @ weight.T + bias + addend) + residual, in one pass over each.
 
-    x: [..., C] float32 | bfloat16 | float16 | float64; x2: [..., C2] or None, side by side with it
-    in C, of its dtype.
-    weight: [Cout, C + C2], or pack_weight's [ceil(Cout / 16), C + C2, 16], which the CPU's kernel
-    reads as it is (a plain one it packs in every call), or pair_weight's; float32, bfloat16 or
-    float16 whatever x's dtype, or x's.  bias: [Cout] of any floating-point dtype, or None.
-    out_features: Cout, where a packed weight is not pack_weight's own result, which remembers it,
-    and neither bias nor scales tell it.
-    weight_scale: [Cout] of any floating-point dtype, with an int8 or float8_e4m3fn weight, plain or
-    packed, and only with one: weight * weight_scale is then what x is multiplied by
-    (quantize_weight makes both).
-    quantize_x: each row of the prologue's result is rounded to the weight's kind of numbers under a
-    scale of its own. With an int8 weight, plain, in panels, or as quantize_weight(products=True)
-    packs it, [ceil(Cout / 16), S / 4, 16, 4], S being C + C2 rounded up to a multiple of 64: whole
-    numbers, the row's largest magnitude 127, whose products are added up in int32, exactly; C + C2
-    at most 2^17 (docs/numerics.md). With a float8_e4m3fn weight: e4m3, the largest 448, so that
-    tensor cores can multiply in fp8 (Micikevicius et al. 2022, arXiv:2209.05433); made for GPUs: a
-    CPU rounds x and widens the weights in every call; not with silu. A row that holds NaN or
-    infinity becomes NaN.
-    Prologue: x * scale + shift, where scale and shift are [N, C + C2] of any floating-point dtype
-    and x is [N, ..., C] (group_norm_scale_shift's result); SiLU when silu.
-    addend: [..., Cout] in x's dtype, or None: what a side branch (LoRA) adds. A row of -0.0 leaves
-    the bits that the row has without one.
-    activation: none, silu, gelu (erf), gelu_tanh (its approximation by tanh), quick_gelu, or geglu
-    and geglu_tanh: the first half of Cout times gelu or gelu_tanh of the second, so that
-    [..., Cout / 2] remains (Shazeer 2020, arXiv:2002.05202).
-    gate: [N, Cout] (or half of it) of any floating-point dtype for x [N, ..., C], or None: one
-    factor per picture and channel (adaLN-zero; Peebles & Xie 2022, arXiv:2212.09748).
-    residual: of the result's shape and x's dtype, or None.
-    Returns [..., Cout] or [..., Cout / 2] in x's dtype; computed in float32 at least.
-    Raises RequestError for other shapes, dtypes and activations.
+    Args:
+        x: [..., C] float32 | bfloat16 | float16 | float64.
+        weight: [Cout, C + C2], or pack_weight's [ceil(Cout / 16), C + C2, 16], which the CPU's
+            kernel reads as it is (a plain one it packs in every call), or pair_weight's; float32,
+            bfloat16 or float16 whatever x's dtype, or x's.
+        bias: [Cout] of any floating-point dtype, or None.
+        x2: [..., C2] or None, side by side with it in C, of its dtype.
+        addend: [..., Cout] in x's dtype, or None: what a side branch (LoRA) adds. A row of -0.0
+            leaves the bits that the row has without one.
+        activation: none, silu, gelu (erf), gelu_tanh (its approximation by tanh), quick_gelu, or
+            geglu and geglu_tanh: the first half of Cout times gelu or gelu_tanh of the second, so
+            that [..., Cout / 2] remains (Shazeer 2020, arXiv:2002.05202).
+        gate: [N, Cout] (or half of it) of any floating-point dtype for x [N, ..., C], or None: one
+            factor per picture and channel (adaLN-zero; Peebles & Xie 2022, arXiv:2212.09748).
+        residual: of the result's shape and x's dtype, or None.
+        scale, shift: the prologue x * scale + shift, [N, C + C2] of any floating-point dtype for x
+            [N, ..., C] (group_norm_scale_shift's result); both or neither.
+        silu: whether SiLU ends the prologue.
+        out_features: Cout, where a packed weight is not pack_weight's own result, which remembers
+            it, and neither bias nor scales tell it.
+        weight_scale: [Cout] of any floating-point dtype, with an int8 or float8_e4m3fn weight,
+            plain or packed, and only with one: weight * weight_scale is then what x is multiplied
+            by (quantize_weight makes both).
+        quantize_x: each row of the prologue's result is rounded to the weight's kind of numbers
+            under a scale of its own. With an int8 weight, plain, in panels, or as
+            quantize_weight(products=True) packs it, [ceil(Cout / 16), S / 4, 16, 4], S being C + C2
+            rounded up to a multiple of 64: whole numbers, the row's largest magnitude 127, whose
+            products are added up in int32, exactly; C + C2 at most 2^17 (docs/numerics.md). With a
+            float8_e4m3fn weight: e4m3, the largest 448, so that tensor cores can multiply in fp8
+            (Micikevicius et al. 2022, arXiv:2209.05433); made for GPUs: a CPU rounds x and widens
+            the weights in every call; not with silu. A row that holds NaN or infinity becomes NaN.
+
+    Returns:
+        [..., Cout] or [..., Cout / 2] in x's dtype; computed in float32 at least.
+
+    Raises:
+        RequestError: for other shapes, dtypes and activations.
     """
     if out_features is None:
         out_features = channels_of(weight)

@@ -134,21 +134,29 @@ def mask_refine(
 ) -> tuple[Tensor, Tensor]:
     """Draws a token for every masked place, then masks the least certain again.
 
-    logits: [N, L, V] float32 | bfloat16 | float16 | float64, or, with guidance [N], [2 N, L, V]
-        with the N unconditional pictures u first and the N conditional ones c after them: then
-        u + guidance (c - u) counts.  Minus infinity masks a token.
-    tokens: [N, L] int64; those equal to mask_token are unknown, the others stay as they are.
-    noise: one draw per place: [N, L] uniform in [0, 1), or [N, L, V] from the exponential
-        distribution, which is how torch.multinomial, and so aMUSEd in diffusers, draws.
-    gumbel: [N, L] uniform in [0, 1), made into Gumbel noise.
-    masked: [N] int64, how many places to mask again (see places_to_mask), 0 for none; at least 1
-        and at most one fewer than are unknown otherwise.
-    temperature: [N], what multiplies the Gumbel noise of the confidence.
-    Returns (next tokens, predicted tokens), each [N, L] int64: with and without masks; the formulas
-    are in pyengine.ops.reference.mask_refine.
-    Raises RequestError, naming field and row, for logits that are NaN, plus infinity or all masked,
-    and for numbers out of range; and for other shapes and dtypes.
     Chang et al. 2022, arXiv:2202.04200 (MaskGIT); Patil et al. 2024, arXiv:2401.01808 (aMUSEd).
+
+    Args:
+        logits: [N, L, V] float32 | bfloat16 | float16 | float64, or, with guidance [N], [2 N, L, V]
+            with the N unconditional pictures u first and the N conditional ones c after them: then
+            u + guidance (c - u) counts. Minus infinity masks a token.
+        tokens: [N, L] int64; those equal to mask_token are unknown, the others stay as they are.
+        noise: one draw per place: [N, L] uniform in [0, 1), or [N, L, V] from the exponential
+            distribution, which is how torch.multinomial, and so aMUSEd in diffusers, draws.
+        gumbel: [N, L] uniform in [0, 1), made into Gumbel noise.
+        masked: [N] int64, how many places to mask again (see places_to_mask), 0 for none; at least
+            1 and at most one fewer than are unknown otherwise.
+        temperature: [N], what multiplies the Gumbel noise of the confidence.
+        mask_token: the id that stands for an unknown token.
+        guidance: [N], the scales of classifier-free guidance, or None.
+
+    Returns:
+        (next tokens, predicted tokens), each [N, L] int64: with and without masks; the formulas are
+        in pyengine.ops.reference.mask_refine.
+
+    Raises:
+        RequestError: naming field and row, for logits that are NaN, plus infinity or all masked,
+            and for numbers out of range; and for other shapes and dtypes.
     """
     return OP(logits, tokens, noise, gumbel, masked, temperature, mask_token, guidance)
 
@@ -158,8 +166,15 @@ def places_to_mask(
 ) -> int:
     """How many of a picture's places stay masked after step 0 <= step < steps.
 
-    schedule: "cosine", cos(pi/2 r), or "linear", 1 - r, of r = (step + 1) / steps; start multiplies
-    it (image to image).  At least 1 before the last step, 0 after it.
+    Args:
+        step: from 0 to steps - 1.
+        steps: of the whole run.
+        places: tokens of the picture.
+        schedule: "cosine", cos(pi / 2 r), or "linear", 1 - r, of r = (step + 1) / steps.
+        start: multiplies it (image to image).
+
+    Returns:
+        At least 1 before the last step, 0 after it.
     """
     if not 0 <= step < steps:
         raise RequestError(f"places_to_mask: step: expected 0 to {steps - 1}, got {step}")
@@ -171,9 +186,14 @@ def places_to_mask(
 
 
 def share_to_mask(step: int, steps: int, schedule: str) -> Tensor:
-    """places_to_mask's formula (step, steps, schedule: as there): [] float32, of which a rounding
-    decides at whole numbers; so it is computed as diffusers does. cos(pi / 3) is less than a half
-    there, and one place fewer is masked.
+    """places_to_mask's formula, of which a rounding decides at whole numbers; so it is computed as
+    diffusers does: cos(pi / 3) is less than a half there, and one place fewer is masked.
+
+    Args:
+        step, steps, schedule: as places_to_mask's.
+
+    Returns:
+        [] float32.
     """
     ratio = torch.tensor((step + 1) / steps)
     return torch.cos(ratio * math.pi / 2) if schedule == "cosine" else 1 - ratio

@@ -129,14 +129,21 @@ OP = Op(
 def rotary(x: Tensor, cosines: Tensor, sines: Tensor, positions: Tensor, heads: int) -> Tensor:
     """Each head's halves a, b turned by the row's position: a cos - b sin, b cos + a sin.
 
-    x: [N, L, heads * D] float32 | bfloat16 | float16 | float64, D even; a view whose last dimension
-        is contiguous, such as a slice of one fused projection, is read in place.
-    cosines, sines: [P, D / 2] of any floating-point dtype (see rotary_table), in one dimension or
-        two: a position is a row of the tables.
-    positions: [N, L] int64 in 0..P-1.
-    Returns x's shape and dtype, contiguous; computed in float32 (float64 for float64).
-    Raises RequestError for a position outside the tables, and for other shapes and dtypes.
     Su et al. 2021, arXiv:2104.09864.
+
+    Args:
+        x: [N, L, heads * D] float32 | bfloat16 | float16 | float64, D even; a view whose last
+            dimension is contiguous, such as a slice of one fused projection, is read in place.
+        cosines, sines: [P, D / 2] of any floating-point dtype (see rotary_table), in one dimension
+            or two: a position is a row of the tables.
+        positions: [N, L] int64 in 0..P-1.
+        heads: their number.
+
+    Returns:
+        x's shape and dtype, contiguous; computed in float32 (float64 for float64).
+
+    Raises:
+        RequestError: for a position outside the tables, and for other shapes and dtypes.
     """
     return OP(x, cosines, sines, positions, heads)
 
@@ -332,20 +339,27 @@ def rotary_cache(
 ) -> Tensor:
     """New tokens into a cache: q and k turned by their positions, k and v written there.
 
-    q: [N, L, heads * D]; k, v: [N, L, kv_heads * D], float32 | bfloat16 | float16 | float64; views
-        whose last dimension is contiguous, such as slices of one fused projection, are read in
-        place.
-    keys, values: [N, most, kv_heads * D] of one dtype, which is q's or another of at most 32 bits;
-        positions lengths[n] to lengths[n] + L - 1 are written, rounded once. With slots
-        [S, most, kv_heads * D] for any S.
-    lengths: [N] int64, how many tokens each row has; the new ones' positions follow.
-    cosines, sines: [P, D / 2] (see rotary_table), or None: nothing is turned.
-    slots: [N] int64, all different: the row of the cache that belongs to each of the batch, so that
-        sequences join and leave a batch without a copy; None: row n's is n.
-    Returns q turned, its shape and dtype, contiguous; the bits are `rotary`'s.
-    Raises RequestError, before anything is written, where a row has no room for L more tokens or no
-    slot of its own, and for other shapes and dtypes.
     Su et al. 2021, arXiv:2104.09864.
+
+    Args:
+        q: [N, L, heads * D] float32 | bfloat16 | float16 | float64.
+        k, v: [N, L, kv_heads * D] in q's dtype; views of all three whose last dimension is
+            contiguous, such as slices of one fused projection, are read in place.
+        keys, values: [N, most, kv_heads * D] of one dtype, which is q's or another of at most 32
+            bits; positions lengths[n] to lengths[n] + L - 1 are written, rounded once. With slots
+            [S, most, kv_heads * D] for any S.
+        lengths: [N] int64, how many tokens each row has; the new ones' positions follow.
+        heads: of q, a multiple of kv_heads.
+        cosines, sines: [P, D / 2] (see rotary_table), or None: nothing is turned.
+        slots: [N] int64, all different: the row of the cache that belongs to each of the batch, so
+            that sequences join and leave a batch without a copy; None: row n's is n.
+
+    Returns:
+        q turned, its shape and dtype, contiguous; the bits are `rotary`'s.
+
+    Raises:
+        RequestError: before anything is written, where a row has no room for L more tokens or no
+            slot of its own, and for other shapes and dtypes.
     """
     return ROTARY_CACHE(q, k, v, keys, values, lengths, heads, cosines, sines, slots)
 
@@ -356,10 +370,15 @@ def rotary_cache(
 def rotary_table(positions: Tensor, width: int, theta: float = 1e4) -> tuple[Tensor, Tensor]:
     """(cosines, sines) for heads of `width` channels, [P, width // 2] float32 each.
 
-    positions: [P], or [P, 2] for places in a picture: then the first half of the pairs turns by the
-    row and the second by the column (width divisible by 4), as LlamaGen's (Sun et al. 2024,
-    arXiv:2406.06525).  theta: the base of the frequencies.  A position's bits do not depend on what
-    stands beside it.
+    Args:
+        positions: [P], or [P, 2] for places in a picture: then the first half of the pairs turns by
+            the row and the second by the column (width divisible by 4), as LlamaGen's (Sun et al.
+            2024, arXiv:2406.06525).
+        width: channels of a head, even.
+        theta: the base of the frequencies.
+
+    Returns:
+        Two [P, width // 2] float32; a position's bits do not depend on what stands beside it.
     """
     axes = positions.shape[1] if positions.dim() == 2 else 1
     if positions.dim() not in (1, 2) or axes > 2 or width <= 0 or width % (2 * axes):

@@ -101,20 +101,27 @@ OP = Op(
 def sample_token(logits: Tensor, uniform: Tensor, settings: Tensor) -> Tensor:
     """A token per row: guidance, temperature, top-k, top-p, min-p, and the draw, in one pass.
 
-    logits: [N, V] float32 | bfloat16 | float16 | float64, or [2 N, V] with the N unconditional rows
-        u first and the N conditional ones c after them; then u + guidance (c - u) counts.  Minus
-        infinity masks a token, in either; a masked token is never drawn.
-    uniform: [N] in [0, 1), one number per row from the generator of that picture; best float64,
-        since float32 has only 2^24 different ones.
-    settings: [N, len(SAMPLING_COLUMNS)], a row per picture (see sampling_settings), which may all
-        differ: guidance; temperature, 0 for the largest logit; top_k, 0 for all; top_p, 1 for all;
-        min_p, 0 for all.  In this order and with these meanings: transformers' generate; the
-        formulas are in pyengine.ops.reference.sample_token.
-    Returns [N] int64.
-    Raises RequestError, naming field and row, where a logit is NaN or plus infinity, all tokens are
-    masked, a setting cannot be, or uniform is not in [0, 1); and for other shapes and dtypes.
     Fan et al. 2018, arXiv:1805.04833; Holtzman et al. 2019, arXiv:1904.09751; Nguyen et al. 2024,
     arXiv:2407.01082.
+
+    Args:
+        logits: [N, V] float32 | bfloat16 | float16 | float64, or [2 N, V] with the N unconditional
+            rows u first and the N conditional ones c after them; then u + guidance (c - u) counts.
+            Minus infinity masks a token, in either; a masked token is never drawn.
+        uniform: [N] in [0, 1), one number per row from the generator of that picture; best float64,
+            since float32 has only 2^24 different ones.
+        settings: [N, len(SAMPLING_COLUMNS)], a row per picture (see sampling_settings), which may
+            all differ: guidance; temperature, 0 for the largest logit; top_k, 0 for all; top_p, 1
+            for all; min_p, 0 for all. In this order and with these meanings: transformers'
+            generate; the formulas are in pyengine.ops.reference.sample_token.
+
+    Returns:
+        [N] int64.
+
+    Raises:
+        RequestError: naming field and row, where a logit is NaN or plus infinity, all tokens are
+            masked, a setting cannot be, or uniform is not in [0, 1); and for other shapes and
+            dtypes.
     """
     return OP(logits, uniform, settings)
 
@@ -130,8 +137,10 @@ def sampling_settings(
 ) -> Tensor:
     """n equal rows of settings for sample_token, [n, len(SAMPLING_COLUMNS)] float32.
 
-    guidance, temperature, top_k, top_p, min_p: what each is, pyengine.ops.reference.sample_token
-    says; unless told, none has an effect.
+    Args:
+        n: rows.
+        guidance, temperature, top_k, top_p, min_p: numbers (see sample_token); unless told, none
+            has an effect.
     """
     return torch.tensor([[guidance, temperature, float(top_k), top_p, min_p]]).repeat(n, 1)
 
@@ -139,9 +148,13 @@ def sampling_settings(
 def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> Tensor:
     """What sample_token's limits leave of logits, for draws of another kind, as mask_refine's.
 
-    logits: [..., V] floating-point.  top_k, top_p, min_p: one of each for all; 0, 1 and 0 leave
-    every token.  Returns the logits with minus infinity where a token is not to be drawn, by the
-    rules of pyengine.ops.reference.sample_token; in plain torch.
+    Args:
+        logits: [..., V] floating-point.
+        top_k, top_p, min_p: one of each for all; 0, 1 and 0 leave every token.
+
+    Returns:
+        The logits with minus infinity where a token is not to be drawn, by the rules of
+        pyengine.ops.reference.sample_token; in plain torch.
     """
     low = float("-inf")
     if 0 < top_k < logits.shape[-1]:

@@ -130,16 +130,26 @@ def sampler_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step: m = u + g (c - u), D, then the new sample and the kept tensor, in one pass.
 
-    x: [N, ...] float32 | bfloat16 | float16 | float64, the current sample.
-    out: the model's output, [N, ...], or [2 N, ...] with the N unconditional rows first; any
-        floating-point dtype.
-    coeffs: [N, len(COLUMNS)], a row per picture (pyengine.ops.COLUMNS).
-    d1, d2, d3, base, noise: [N, ...] in x's dtype, or None: counts as zero and is not read.
-    variance: [N, ...] of any floating-point dtype, or None: what the model says of the noise's
-        variance, by which the noise has a factor of its own for every element.
-    All are copied if not contiguous.  Returns (new x, D, y), each [N, ...] in x's dtype, computed
-    in float32 (float64 for float64); the formulas are in pyengine.ops.reference.sampler_step.
-    Raises RequestError for other shapes and dtypes.
+    All are copied if not contiguous.
+
     Ho & Salimans 2022, arXiv:2207.12598 (guidance); Nichol & Dhariwal 2021, arXiv:2102.09672.
+
+    Args:
+        x: [N, ...] float32 | bfloat16 | float16 | float64, the current sample.
+        out: the model's output, [N, ...], or [2 N, ...] with the N unconditional rows first; any
+            floating-point dtype.
+        coeffs: [N, len(COLUMNS)], a row per picture (pyengine.ops.COLUMNS).
+        d1, d2, d3: [N, ...] in x's dtype: the D of the last evaluations, the newest first; or None,
+            which counts as zero and is not read.
+        base, noise: [N, ...] in x's dtype, likewise: a sample that was kept, and normal numbers.
+        variance: [N, ...] of any floating-point dtype, or None: what the model says of the noise's
+            variance, by which the noise has a factor of its own for every element.
+
+    Returns:
+        (new x, D, y), each [N, ...] in x's dtype, computed in float32 (float64 for float64); the
+        formulas are in pyengine.ops.reference.sampler_step.
+
+    Raises:
+        RequestError: for other shapes and dtypes.
     """
     return OP(x, out, coeffs, d1, d2, d3, base, noise, variance)

@@ -121,19 +121,29 @@ def vq_argmin(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The index of the nearest codebook entry, the lowest where several are as near.
 
-    x: [..., d] float32 | bfloat16 | float16 | float64; copied if not contiguous.
-    codebook, of any floating-point dtype (read as float32, as float64 for float64 x):
-        [K, d]: one index a row, [...].
-        [G, K, d / G]: a product codebook, part g of each row against codebook g: [..., G].
-        [G, K, d] with residual=True: codebook g against what the entries chosen from codebooks 0
-        to g - 1 leave of the row: [..., G].
-    metric: "l2", whose distances are squared, or "cosine", 1 - x.c / (|x| |c|), 1 if either is 0.
-    Returns int64 indices; with return_distances also those entries' distances, each rounded once
-    to float32 (float64 for float64 x).  They are decided in float64: the search in float32 only
-    finds the entries among which the nearest must be.  A distance that is NaN counts as infinite;
-    where all are infinite the index is 0.  No gradient passes.
-    Raises RequestError for shapes that do not fit, an empty codebook and unknown metrics.
+    Distances are decided in float64: the search in float32 only finds the entries among which the
+    nearest must be. A distance that is NaN counts as infinite; where all are infinite the index is
+    0. No gradient passes.
+
     van den Oord et al. 2017, arXiv:1711.00937; residual: Zeghidour et al. 2021, arXiv:2107.03312.
+
+    Args:
+        x: [..., d] float32 | bfloat16 | float16 | float64; copied if not contiguous.
+        codebook: of any floating-point dtype, read as float32 (as float64 for float64 x). [K, d]:
+            one index a row. [G, K, d / G]: a product codebook, part g of each row against codebook
+            g. [G, K, d] with residual: codebook g against what the entries chosen from codebooks 0
+            to g - 1 leave of the row.
+        metric: "l2", whose distances are squared, or "cosine", 1 - x.c / (|x| |c|), 1 if either is
+            0.
+        residual: whether the codebooks are one behind the other.
+        return_distances: whether the entries' distances are wanted too.
+
+    Returns:
+        int64 indices, [...] or [..., G]; with return_distances (indices, distances), these rounded
+        once to float32 (float64 for float64 x).
+
+    Raises:
+        RequestError: for shapes that do not fit, an empty codebook and unknown metrics.
     """
     index, distances = OP(
         x, codebook, metric=metric, residual=residual, return_distances=return_distances

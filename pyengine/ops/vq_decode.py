@@ -125,16 +125,23 @@ def vq_decode(
 ) -> Tensor:
     """The codebook's entries at the indices, and a 1x1 convolution of them, in one pass.
 
-    indices: int64, [...] for a codebook [K, d], [..., G] for [G, K, d]: the entries lie side by
-        side (product codebook), or are added up with residual=True.
-    codebook: float32 | bfloat16 | float16 | float64.
-    weight: [C, inputs], inputs = d or G d: the post-quantisation convolution; bias: [C] or None;
-        both of any floating-point dtype.
-    Returns [..., inputs], or [..., C] with a weight, in the codebook's dtype, computed in float32
-    (float64 for float64).
-    Raises RequestError for an index outside the codebook, before anything is read with it, and for
-    shapes that do not fit.
-    A model decodes with one codebook again and again: see fold_codebook.
+    A model that decodes with one codebook again and again folds it: see fold_codebook.
+
+    Args:
+        indices: int64, [...] for a codebook [K, d], [..., G] for [G, K, d]: the entries lie side by
+            side (product codebook), or are added up with residual=True.
+        codebook: float32 | bfloat16 | float16 | float64.
+        weight: [C, inputs], inputs = d or G d: the post-quantisation convolution; or None.
+        bias: [C], or None; weight and bias of any floating-point dtype.
+        residual: whether the entries of a row's codebooks are added up.
+
+    Returns:
+        [..., inputs], or [..., C] with a weight, in the codebook's dtype, computed in float32
+        (float64 for float64).
+
+    Raises:
+        RequestError: for an index outside the codebook, before anything is read with it, and for
+            shapes that do not fit.
     """
     return OP(indices, codebook, weight, bias, residual=residual)
 
@@ -144,10 +151,14 @@ def fold_codebook(
 ) -> Tensor:
     """A codebook with the post-quantisation convolution inside, computed once, at load.
 
-    codebook, weight, bias, residual: as vq_decode's.  Returns [K, C] for a codebook [K, d], for
-    which vq_decode(indices, folded) has the bits of vq_decode(indices, codebook, weight, bias).
-    Returns [G, K, C] for [G, K, d], to be read with residual=True whether the codebook was residual
-    or a product: either way the convolution of all parts is the sum of theirs.
+    Args:
+        codebook, weight, bias, residual: as vq_decode's.
+
+    Returns:
+        [K, C] for a codebook [K, d], for which vq_decode(indices, folded) has the bits of
+        vq_decode(indices, codebook, weight, bias). [G, K, C] for [G, K, d], to be read with
+        residual=True whether the codebook was residual or a product: either way the convolution of
+        all parts is the sum of theirs.
     """
     _check_arguments(
         torch.empty(codebook.shape[:-2], dtype=torch.int64, device=codebook.device),

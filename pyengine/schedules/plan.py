@@ -30,12 +30,16 @@ from .rows import (
 class Evaluation:
     """One model evaluation and the update after it.
 
-    timestep: what the model is told.  row: [len(COLUMNS)] float64.  level: the (a, b) of
-    x = a clean + b noise at this point of the run.  in_scale: factor on the model's input.
-    draws_noise: whether the update draws from the generator.  known_level: the (a, b) that known
-    latents get here, where that is not `level`.  remembers: whether D becomes d1, and d1 d2...
-    variance: of an update that is a mean and noise of a variance between these steps (DDPM), where
-    the model does not predict it per pixel; None: of other updates.
+    Attributes:
+        timestep: what the model is told.
+        row: [len(COLUMNS)] float64.
+        level: the (a, b) of x = a clean + b noise at this point of the run.
+        in_scale: factor on the model's input.
+        draws_noise: whether the update draws from the generator.
+        known_level: the (a, b) that known latents get here, where that is not `level`.
+        remembers: whether D becomes d1, and d1 d2...
+        variance: of an update that is a mean and noise of a variance between these steps (DDPM),
+            where the model does not predict it per pixel; None: of other updates.
     """
 
     timestep: int | float
@@ -52,10 +56,16 @@ class Evaluation:
 class Plan:
     """A run of one sampler: see the package's docstring for its use.
 
-    sampler: our name for it.  evaluations: those that will run.  begin: index of the first of
-    them in the whole run.  order: evaluations per step.  extra: evaluations that the first step
-    has besides.  threshold: (ratio, largest) of dynamic thresholding, or None.  variance: what the
-    model predicts of the noise's variance, beside its output, or None.
+    Attributes:
+        sampler: our name for it.
+        evaluations: those that will run.
+        init_noise_sigma: the standard deviation of the noise that a run begins with.
+        begin: index of the first of them in the whole run.
+        order: evaluations per step.
+        extra: evaluations that the first step has besides.
+        threshold: (ratio, largest) of dynamic thresholding, or None.
+        noise_dtype: what noise is drawn in, where that is not the model's dtype.
+        variance: what the model predicts of the noise's variance, beside its output, or None.
     """
 
     sampler: str
@@ -127,7 +137,8 @@ class Plan:
     def until(self, cutoff: float) -> "Plan":
         """The same run, ended where the timesteps fall below `cutoff`.
 
-        Raises RequestError where that leaves nothing.
+        Raises:
+            RequestError: where that leaves nothing.
         """
         kept = [e for e in self.evaluations if e.timestep >= cutoff]
         if not kept:
@@ -140,20 +151,32 @@ class Plan:
     def start(self, noise: Tensor, clean: Tensor | None = None) -> State:
         """The state before the first evaluation.
 
-        noise: [N, ...] standard normal.  clean: [N, ...] latents to begin from (image-to-image),
-        or None for pure noise, scaled by init_noise_sigma.
+        Args:
+            noise: [N, ...] standard normal.
+            clean: [N, ...] latents to begin from (image-to-image), or None for pure noise, scaled
+                by init_noise_sigma.
         """
         if clean is None:
             return State(noise if self.init_noise_sigma == 1 else noise * self.init_noise_sigma)
         return State(self.add_noise(clean, noise))
 
     def add_noise(self, clean: Tensor, noise: Tensor) -> Tensor:
-        """`clean` at the noise level where the run begins."""
+        """`clean` at the noise level where the run begins.
+
+        Args:
+            clean: [N, ...].
+            noise: [N, ...] standard normal.
+        """
         a, b = self.level
         return a * clean + b * noise
 
     def scale_input(self, i: int, x: Tensor) -> Tensor:
-        """What the model is given for the sample x in evaluation i."""
+        """What the model is given for the sample x in evaluation i.
+
+        Args:
+            i: the evaluation.
+            x: [N, ...].
+        """
         scale = self.evaluations[i].in_scale
         return x if scale == 1 else x * scale
 
@@ -162,16 +185,24 @@ class Plan:
     ) -> State:
         """The state after evaluation i with the known part put back, at its noise level.
 
-        clean, noise: [N, ...] latents of the known picture and the noise it began with; None: the
-        known part is clean at every level.
-        mask: broadcastable to them, 1 where the picture is made anew, 0 where it is known.
+        Args:
+            i: the evaluation.
+            state: after it.
+            clean, noise: [N, ...] latents of the known picture and the noise it began with; None:
+                the known part is clean at every level.
+            mask: broadcastable to them, 1 where the picture is made anew, 0 where it is known.
         """
         a, b = self.renoise[i]
         known = clean if noise is None or not b else a * clean + b * noise
         return replace(state, x=(1 - mask) * known + mask * state.x)
 
     def all_rows(self, x: Tensor, guidance_scale: float | Sequence[float] = 1.0) -> list[Rows]:
-        """Of every evaluation for the pictures x [N, ...], copied to where these are at once."""
+        """The rows of every evaluation for N pictures, copied to their device at once.
+
+        Args:
+            x: [N, ...], whose dtype and device the rows are for.
+            guidance_scale: one number, or one per picture.
+        """
         every = [stack_rows([(self, i)] * len(x), guidance_scale) for i in range(len(self))]
         numbers = [np.concatenate([r.in_scale[:, None], r.table], axis=1) for r in every]
         there = to_device(torch.from_numpy(np.stack(numbers)).to(accumulator(x)), x.device)
@@ -189,8 +220,13 @@ class Plan:
     ) -> State:
         """The state after evaluation i, whose model output is `out`.
 
-        state: before it.  guidance_scale: one number, or one per picture; of no effect where `out`
-        has no unconditional rows.  noise, guidance_rescale, errors: as `step_rows`'.
+        Args:
+            i: the evaluation.
+            state: before it.
+            out: the model's output, as step_rows takes it.
+            guidance_scale: one number, or one per picture; of no effect where `out` has no
+                unconditional rows.
+            noise, guidance_rescale: as step_rows'.
         """
         rows = stack_rows([(self, i)] * state.x.shape[0], guidance_scale)
         return step_rows(state, out, rows, noise, guidance_rescale)
@@ -218,9 +254,11 @@ class Plan:
 def stack_rows(
     at: Sequence[tuple[Plan, int]], guidance_scale: float | Sequence[float] = 1.0
 ) -> Rows:
-    """The rows of N pictures: for each its plan and the evaluation it is at.
+    """The rows of N pictures, each at an evaluation of its own plan.
 
-    guidance_scale: one number, or one per picture.
+    Args:
+        at: (plan, index of the evaluation) of each picture.
+        guidance_scale: one number, or one per picture.
     """
     table = np.stack([plan.evaluations[i].row for plan, i in at])
     table[:, AT["g"]] = per_picture("guidance_scale", guidance_scale, len(at))

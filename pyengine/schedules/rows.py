@@ -36,8 +36,11 @@ def row(**coefficients: float) -> np.ndarray:
 class State:
     """What a sampler remembers between evaluations.
 
-    x: [N, ...] the current sample.  d1, d2, d3: [N, ...] the D of one to three evaluations ago
-    (see pyengine.ops.sampler_step), base: [N, ...] its kept tensor y; None counts as zero.
+    Attributes:
+        x: [N, ...] the current sample.
+        d1, d2, d3: [N, ...] the D of one to three evaluations ago (see pyengine.ops.sampler_step);
+            None counts as zero.
+        base: [N, ...] its kept tensor y; None counts as zero.
     """
 
     x: Tensor
@@ -54,7 +57,7 @@ class State:
 
     @staticmethod
     def join(states: Sequence["State"]) -> "State":
-        """One state of the pictures of several, in order; shapes after N must agree."""
+        """One state of the pictures of several `states`, in order; shapes after N must agree."""
 
         def column(name: str) -> Tensor | None:
             parts = [getattr(s, name) for s in states]
@@ -72,11 +75,17 @@ class State:
 class Rows:
     """A coefficient row per picture, for pictures that share one model evaluation.
 
-    table: [N, len(COLUMNS)] float64.  timesteps: [N], float32 or int64.  in_scale: [N] float64.
-    draws_noise: [N] bools.  thresholds: per picture (ratio, largest) of dynamic thresholding, or
-    None.  depth: how many past D the pictures' plans look back on, 0 to 3.  keeps_base: whether
-    any of them uses the kept tensor.  remembers: [N] bools, whose D becomes d1.  variances:
-    of pictures whose model predicts a variance too.
+    Attributes:
+        table: [N, len(COLUMNS)] float64.
+        timesteps: [N], float32 or int64.
+        in_scale: [N] float64.
+        draws_noise: [N] bools.
+        thresholds: per picture (ratio, largest) of dynamic thresholding, or None.
+        depth: how many past D the pictures' plans look back on, 0 to 3.
+        keeps_base: whether any of them uses the kept tensor.
+        remembers: [N] bools, whose D becomes d1.
+        variances: of pictures whose model predicts a variance too.
+        there: (in_scale, table) where the pictures are; see `tensors`.
     """
 
     table: np.ndarray
@@ -109,7 +118,12 @@ class Rows:
         return scale, table
 
     def next_state(self, state: State, new: Tensor, d: Tensor, kept: Tensor) -> State:
-        """What follows `state`, given what sampler_step returned."""
+        """The state after an update.
+
+        Args:
+            state: of the N pictures before the update.
+            new, d, kept: what sampler_step returned, [N, ...] each.
+        """
         history = [d, state.d1, state.d2]
         if not all(self.remembers):
             past = zip((state.d1, state.d2, state.d3), history, strict=True)
@@ -137,14 +151,19 @@ def step_rows(
 ) -> State:
     """One update of N pictures, each by its own row.
 
-    state: of the N pictures, before the update.  rows: of the same pictures.
-    out: the model's output, [N, ...], or [2 N, ...] with the N unconditional rows first. Where a
-    picture's plan has a `variance`, twice as many channels, the second half its variance (of
-    guided pictures that of their conditional rows counts, as in diffusers' IFPipeline).
-    noise: [N, ...] standard normal, needed where a picture draws (zeros for the others).
-    guidance_rescale: 0 to 1, one number or one per picture: how far to pull the guided output's
-    standard deviation back to the conditional one's. Lin et al. 2023, arXiv:2305.08891, sec. 3.4.
-    Raises ValueError if shapes disagree, noise is missing or evaluations were left out.
+    Args:
+        state: of the N pictures, before the update.
+        out: the model's output, [N, ...], or [2 N, ...] with the N unconditional rows first. Where
+            a picture's plan has a `variance`, twice as many channels, the second half its variance
+            (of guided pictures that of their conditional rows counts, as in diffusers' IFPipeline).
+        rows: of the same pictures.
+        noise: [N, ...] standard normal, needed where a picture draws (zeros for the others).
+        guidance_rescale: 0 to 1, one number or one per picture: how far to pull the guided output's
+            standard deviation back to the conditional one's. Lin et al. 2023, arXiv:2305.08891,
+            sec. 3.4.
+
+    Raises:
+        ValueError: if shapes disagree, noise is missing or evaluations were left out.
     """
     n = state.x.shape[0]
     out, variance = parted(out, state.x, rows)

@@ -171,11 +171,14 @@ _KNOWN = (
 def find_name(name: object) -> str:
     """Our name for the sampler that somebody calls `name`.
 
-    name: one of SAMPLER_NAMES, diffusers' class, or a name of A1111 or ComfyUI, in any case:
-    "DDIM", "Euler a", "DPM++ 2M Karras", "dpmpp_2m_sde", "PNDMScheduler". Where diffusers' class
-    has the option, "karras", "exponential", "beta" or "trailing" (also "SGM uniform") may follow:
-    "Euler beta" is "euler_beta".
-    Raises RequestError that names the nearest.
+    Args:
+        name: one of SAMPLER_NAMES, diffusers' class, or a name of A1111 or ComfyUI, in any case:
+            "DDIM", "Euler a", "DPM++ 2M Karras", "dpmpp_2m_sde", "PNDMScheduler". Where diffusers'
+            class has the option, "karras", "exponential", "beta" or "trailing" (also "SGM uniform")
+            may follow: "Euler beta" is "euler_beta".
+
+    Raises:
+        RequestError: that names the nearest.
     """
     plain = _plain(name) if isinstance(name, str) and len(name) <= 120 else ""
     if plain in _KNOWN:

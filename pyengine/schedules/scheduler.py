@@ -97,20 +97,28 @@ class Scheduler:
     ) -> Plan:
         """The table of one run.
 
-        num_inference_steps: denoising steps of the whole run, 1 to num_train_timesteps; or the run
-        is given by `timesteps` or by `sigmas`, descending, where `takes_timesteps` or
-        `takes_sigmas` says so.  timestep_spacing: "leading", "linspace" or "trailing", in place of
-        the config's.  strength: the share of the steps that runs, from the end (image-to-image).
-        all_steps: strength thins the timesteps instead, and all steps run (LCM and TCD, as in
-        diffusers' LatentConsistencyModelImg2ImgPipeline).  denoising_start: the share of the
-        training timesteps, above 0 and below 1, at which the run begins, whatever strength is;
-        begin from latents that are so noisy already (`State(latents)`).  denoising_end: the share
-        at which the run ends, with latents that are still noisy.  eta: the noise of DDIM and TCD,
-        0 to 1; others ignore it.  original_inference_steps: LCM's and TCD's.
-        use_clipped_model_output: DDIM alone: the noise of a step is what is left of the sample
-        beside the clipped clean one, not the model's.
-        Raises RequestError for arguments out of range or steps that the noise schedule cannot
-        tell apart, ConfigError for a config that cannot run at all.
+        Args:
+            num_inference_steps: denoising steps of the whole run, 1 to num_train_timesteps; None
+                with timesteps or sigmas.
+            strength: the share of the steps that runs, from the end (image-to-image).
+            eta: the noise of DDIM and TCD, 0 to 1; others ignore it.
+            timesteps, sigmas: the steps themselves, descending, where `takes_timesteps` or
+                `takes_sigmas` says so.
+            timestep_spacing: "leading", "linspace" or "trailing", in place of the config's.
+            denoising_start: the share of the training timesteps, above 0 and below 1, at which the
+                run begins, whatever strength is; begin from latents that are so noisy already
+                (`State(latents)`).
+            denoising_end: the share at which the run ends, with latents that are still noisy.
+            original_inference_steps: LCM's and TCD's.
+            all_steps: strength thins the timesteps instead, and all steps run (LCM and TCD, as in
+                diffusers' LatentConsistencyModelImg2ImgPipeline).
+            use_clipped_model_output: DDIM alone: the noise of a step is what is left of the sample
+                beside the clipped clean one, not the model's.
+
+        Raises:
+            RequestError: for arguments out of range or steps that the noise schedule cannot tell
+                apart.
+            ConfigError: for a config that cannot run at all.
         """
         config = self._spaced(timestep_spacing)
         for name, own, takes in (
@@ -190,13 +198,19 @@ def from_config(
 ) -> Scheduler:
     """The sampler that a checkpoint's scheduler config asks for, or another one in its place.
 
-    config: the parsed JSON.  name: whatever `find_name` knows: that sampler with the keys that the
-    checkpoint saved, of whatever class, and its own defaults for the rest, as diffusers'
-    `Cls.from_config(pipe.scheduler.config)` makes it.  pipeline: the class of diffusers' pipeline
-    that the checkpoint is loaded into; what its __init__ changes in the scheduler that it is given
-    is changed (Stable Diffusion 1.x/2.x: steps_offset 1, clip_sample False).  where: how errors
-    call the config.
-    Raises ConfigError, or RequestError for an unknown name.
+    Args:
+        config: the parsed JSON.
+        name: whatever `find_name` knows: that sampler with the keys that the checkpoint saved, of
+            whatever class, and its own defaults for the rest, as diffusers'
+            `Cls.from_config(pipe.scheduler.config)` makes it.
+        pipeline: the class of diffusers' pipeline that the checkpoint is loaded into; what its
+            __init__ changes in the scheduler that it is given is changed (Stable Diffusion 1.x/2.x:
+            steps_offset 1, clip_sample False).
+        where: how errors call the config.
+
+    Raises:
+        ConfigError: for a config that cannot be used.
+        RequestError: for an unknown name.
     """
     found, checked = read_scheduler_config(config, name, pipeline, where)
     return Scheduler(found, checked, dict(config))
