@@ -56,8 +56,13 @@ READ_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 def open_image(path: str | os.PathLike[str], field: str = "image") -> Image.Image:
     """A picture file's header and text chunks; pixels are decoded later, and are few enough then.
 
-    Raises RequestError if there is no such file, it is no picture of a common format, or it
-    declares more than MAX_PIXELS pixels.
+    Args:
+        path: the file.
+        field: the argument that errors name.
+
+    Raises:
+        RequestError: if there is no such file, it is no picture of a common format, or it declares
+            more than MAX_PIXELS pixels.
     """
     name = show(os.fspath(path))
     try:
@@ -96,9 +101,15 @@ def _open(source: Any, name: str, field: str) -> Image.Image:
 
 
 def load_image(path: str | os.PathLike[str], field: str = "image") -> Image.Image:
-    """The decoded RGB picture in a file, turned upright by its EXIF orientation.
+    """The decoded RGB picture in a file, turned upright by its EXIF orientation; a transparent one
+    is laid on white.
 
-    A transparent one is laid on white. Raises RequestError; see `open_image`.
+    Args:
+        path: the file.
+        field: the argument that errors name.
+
+    Raises:
+        RequestError: as open_image, and for pixels that cannot be decoded.
     """
     with open_image(path, field) as image:
         return to_rgb(decode(image, field, upright=True), field)
@@ -106,7 +117,14 @@ def load_image(path: str | os.PathLike[str], field: str = "image") -> Image.Imag
 
 def load_mask(path: str | os.PathLike[str], field: str = "mask_image") -> Image.Image:
     """The decoded grey picture in a file: white is made anew; black, and what is transparent, is
-    kept. Raises RequestError.
+    kept.
+
+    Args:
+        path: the file.
+        field: the argument that errors name.
+
+    Raises:
+        RequestError: as open_image, and for pixels that cannot be decoded.
     """
     with open_image(path, field) as image:
         return to_grey(decode(image, field, upright=True), field)
@@ -151,18 +169,33 @@ def check_size(image: Image.Image, field: str) -> None:
 
 
 def save_atomically(image: Image.Image, path: str | os.PathLike[str], **options: Any) -> Path:
-    """Writes `image` so that `path` holds either what it held before or the whole new picture.
+    """Writes a picture so that `path` holds either what it held before or the whole new one.
 
-    options: for PIL's save. Raises RequestError if the folder or file cannot be written.
+    Args:
+        image: a PIL picture.
+        path: where to; its ending is the format.
+        options: for PIL's save.
+
+    Raises:
+        RequestError: if the folder or file cannot be written.
     """
     _save(image, Path(path), os.replace, options)
     return Path(path)
 
 
 def save_new(image: Image.Image, path: str | os.PathLike[str], **options: Any) -> bool:
-    """Writes `image` where nothing is yet, else returns False: two processes never write one file.
+    """Writes a picture where nothing is yet: two processes never write one file.
 
-    Otherwise as save_atomically.
+    Args:
+        image: a PIL picture.
+        path: where to; its ending is the format.
+        options: for PIL's save.
+
+    Returns:
+        Whether it was written.
+
+    Raises:
+        RequestError: if the folder or file cannot be written.
     """
     try:
         _save(image, Path(path), _move_to_new, options)
@@ -292,12 +325,23 @@ def to_unit(
     items: Sequence[Any], height: int, width: int, field: str, warned: list[str] | None = None,
     resample: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> "torch.Tensor":  # fmt: skip
-    """[N, 3, height, width] float32 in [0, 1] from `as_list`'s pictures.
+    """Pictures as a tensor in [0, 1].
 
-    PIL pictures are resized by `resample`, arrays and tensors to the nearest pixel, as diffusers
-    does. What their numbers mean, and what becomes of transparency: see pyengine.pixels. warned:
-    gets the warnings, which are issued where it is None. Raises RequestError for other shapes and
-    values.
+    What their numbers mean, and what becomes of transparency: see pyengine.pixels.
+
+    Args:
+        items: PIL pictures, arrays [H, W, 3] or tensors [3, H, W], as `as_list` gives them.
+        height, width: of the result, in pixels.
+        field: the argument that errors name.
+        warned: gets the warnings; None: they are issued.
+        resample: how PIL pictures are resized; arrays and tensors are taken at the nearest pixel,
+            as diffusers does.
+
+    Returns:
+        [N, 3, height, width] float32.
+
+    Raises:
+        RequestError: for other shapes and values.
     """
     import torch
 
@@ -315,10 +359,24 @@ def to_mask(
     items: Sequence[Any], height: int, width: int, field: str, warned: list[str] | None = None,
     resample: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> "torch.Tensor":  # fmt: skip
-    """[N, 1, height, width] float32 of 0 (keep) and 1 (make anew): what is at least mid-grey.
+    """Masks as a tensor: what is at least mid-grey is made anew.
 
     Transparent parts are kept, whatever colour lies under them. A mask that comes out all 0 or all
-    1 is warned of. See `to_unit`.
+    1 is warned of.
+
+    Args:
+        items: PIL pictures, arrays [H, W] or tensors [1, H, W], as `as_list` gives them.
+        height, width: of the result, in pixels.
+        field: the argument that errors name.
+        warned: gets the warnings; None: they are issued.
+        resample: how PIL pictures are resized; arrays and tensors are taken at the nearest pixel,
+            as diffusers does.
+
+    Returns:
+        [N, 1, height, width] float32 of 0 (keep) and 1 (make anew).
+
+    Raises:
+        RequestError: for other shapes and values.
     """
     import torch
 
@@ -369,8 +427,14 @@ def to_size(value: "torch.Tensor", height: int, width: int) -> "torch.Tensor":
 
 
 def from_tensor(pictures: "torch.Tensor", output_type: str) -> Any:
-    """[N, 3, H, W] in [-1, 1] to "pt": the same shape in [0, 1]; "np": [N, H, W, 3] float32;
-    "pil": a list of pictures.
+    """Pictures as callers get them.
+
+    Args:
+        pictures: [N, 3, H, W] in [-1, 1]; what lies beyond is clamped.
+        output_type: "pt", "np" or "pil".
+
+    Returns:
+        "pt": [N, 3, H, W] in [0, 1]; "np": [N, H, W, 3] float32; "pil": a list of pictures.
     """
     return from_unit(pictures * 0.5 + 0.5, output_type)
 

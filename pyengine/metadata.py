@@ -155,7 +155,15 @@ class Settings(_Asked):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], where: str = "settings") -> "Settings":
-        """Raises ConfigError that lists every wrong, missing or unknown field."""
+        """Settings as a picture carries them.
+
+        Args:
+            data: the parsed JSON.
+            where: how errors call it.
+
+        Raises:
+            ConfigError: that lists every wrong, missing or unknown field.
+        """
         prompt, negative = data.get("prompt"), data.get("negative_prompt")
         for name, text in (("prompt", prompt), ("negative_prompt", negative)):
             if not isinstance(text, str) and not (text is None and name != "prompt"):
@@ -188,6 +196,7 @@ class Settings(_Asked):
         return _names_and_hashes(self.embeddings)
 
     def to_json(self) -> str:
+        """The settings as a picture carries them."""
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, ensure_ascii=False)
 
     @property
@@ -240,7 +249,7 @@ def quoted(value: Any) -> str:
 
 
 def png_info(settings: Settings) -> "PngInfo":
-    """Both text chunks, for PIL's Image.save(path, pnginfo=...)."""
+    """Both text chunks of `settings`, for PIL's Image.save(path, pnginfo=...)."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
@@ -253,9 +262,10 @@ def png_info(settings: Settings) -> "PngInfo":
 
 
 def read(path: str | os.PathLike[str]) -> Settings:
-    """The settings that a PNG of ours carries.
+    """The settings that a PNG of ours carries, by its `path`.
 
-    Raises RequestError for no picture, one without settings, or settings that cannot be.
+    Raises:
+        RequestError: for no picture, one without settings, or settings that cannot be.
     """
     from .images import open_image
 
@@ -264,7 +274,12 @@ def read(path: str | os.PathLike[str]) -> Settings:
 
 
 def read_image(image: "Image", where: str) -> Settings:
-    """As `read`, of a picture that was opened. where: what errors call it."""
+    """As `read`, of a picture that was opened.
+
+    Args:
+        image: as PIL opened it.
+        where: what errors call it.
+    """
     text = image.info.get(CHUNK)
     if not isinstance(text, str):
         foreign = A1111_CHUNK in image.info

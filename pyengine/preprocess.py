@@ -27,8 +27,12 @@ def canny(picture: Any, low: float = 100, high: float = 200) -> Image.Image:
 
     Sobel's 3x3 derivatives with the border repeated, of each pixel the channel where |dx| + |dy| is
     largest; edges are where that is a maximum across the edge and above `high`, or above `low` and
-    connected with such a pixel. No blur comes before. low, high: 0 to 2040, swapped where low is
-    the larger. Integers throughout, so the result is that of cv2.Canny(rgb, low, high) bit for bit.
+    connected with such a pixel. No blur comes before. Integers throughout, so the result is that of
+    cv2.Canny(rgb, low, high) bit for bit.
+
+    Args:
+        picture: a PIL picture, an array [H, W, 3] or a tensor [3, H, W].
+        low, high: thresholds of |dx| + |dy|, 0 to 2040, swapped where low is the larger.
     """
     low, high = (_number(name, value, 2040) for name, value in (("low", low), ("high", high)))
     low, high = sorted((int(np.floor(low)), int(np.floor(high))))
@@ -47,13 +51,21 @@ def gray(picture: Any) -> Image.Image:
 
 
 def invert(picture: Any) -> Image.Image:
-    """The negative: drawings in black on white for networks that were trained on white lines."""
+    """The negative: drawings in black on white for networks that were trained on white lines.
+
+    Args:
+        picture: a PIL picture, an array [H, W, 3] or a tensor [3, H, W].
+    """
     return Image.fromarray(255 - np.asarray(_rgb(picture)))
 
 
 def tile(picture: Any, factor: float = 1.0) -> Image.Image:
-    """The picture `factor` times smaller (1 to 64) and enlarged again, both by Lanczos: what a
-    tile ControlNet makes sharp. 1 leaves it as it is.
+    """The picture made smaller and enlarged again, both by Lanczos: what a tile ControlNet makes
+    sharp.
+
+    Args:
+        picture: a PIL picture, an array [H, W, 3] or a tensor [3, H, W].
+        factor: 1 to 64; 1 leaves it as it is.
     """
     factor = _number("factor", factor, 64, 1)
     whole = _rgb(picture)
@@ -71,7 +83,15 @@ KINDS: dict[str, Callable[[Any], Image.Image]] = {
 
 
 def prepare(picture: Any, kind: str) -> Image.Image:
-    """The picture by one of KINDS, with its defaults. Raises RequestError for other kinds."""
+    """The picture as a ControlNet of a kind is shown it, by that function's defaults.
+
+    Args:
+        picture: a PIL picture, an array [H, W, 3] or a tensor [3, H, W].
+        kind: one of KINDS.
+
+    Raises:
+        RequestError: for other kinds.
+    """
     if not isinstance(kind, str) or kind not in KINDS:
         raise RequestError(f"control_kind: expected one of {', '.join(KINDS)}, given {show(kind)}"
                            f"{did_you_mean(kind, KINDS)}")  # fmt: skip

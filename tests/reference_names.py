@@ -46,6 +46,8 @@ def callables():
 
 
 def _methods(cls):
+    if dataclasses.is_dataclass(cls) and cls.__name__.endswith("Config"):
+        return  # whose methods are its network's
     for key, value in vars(cls).items():
         if key == "__init__" and (dataclasses.is_dataclass(cls) or _is_made_elsewhere(cls)):
             continue

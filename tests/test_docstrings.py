@@ -1,4 +1,4 @@
-"""Docstrings of the public functions, which the reference is made from, say what each parameter is."""
+"""Docstrings of the public functions say what each parameter is: the reference is made of them."""
 
 import importlib
 import inspect
@@ -11,7 +11,7 @@ FUNCTIONS = callables()
 SECTION = re.compile(r"^(?:Keyword )?Args:\n((?:(?:    .*)?(?:\n|$))+)", re.MULTILINE)
 ENTRY = re.compile(r"^    (\w+(?:,\s+\w+)*)(?: \([^)]*\))?:", re.MULTILINE)
 #: A docstring that leaves what it does not tell to another: "see StableDiffusionPipeline.__call__".
-ELSEWHERE = re.compile(r"\b(?:see|as|as in|as of)\s+`?(\w+)(?:\.__call__|'s call)")
+ELSEWHERE = re.compile(r"\b(?:see|as in|as of|as)\s+`?(\w+)(?:\.__call__|.s call)", re.IGNORECASE)
 
 
 def text_of(name, function):
@@ -25,10 +25,9 @@ def text_of(name, function):
 
 def parameters_of(function):
     """Names of what a caller gives; what collects other keywords is none."""
-    kinds = (inspect.Parameter.VAR_KEYWORD,)
     return [p.name for p in inspect.signature(function).parameters.values()
-            if p.name not in ("self", "cls") and not p.name.startswith("_")
-            and p.kind not in kinds]  # fmt: skip
+            if p.name not in ("self", "cls", "args") and not p.name.startswith("_")
+            and p.kind is not p.VAR_KEYWORD]  # fmt: skip
 
 
 def entries_of(text):

@@ -11,10 +11,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from reference_names import documented, found
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-MENTIONED = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
 #: Values, not functions or classes: tables and constants that other entries speak of.
 VALUES = {"CLASSES", "COLUMNS", "OPS", "PANEL", "SAMPLER_NAMES", "SAMPLING_COLUMNS", "__version__"}
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -26,21 +26,6 @@ def module(name):
     found = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
     return found
-
-
-def documented():
-    """What the reference's pages are made from, by its whole name."""
-    pages = (DOCS / "reference").glob("*.md")
-    return [name for page in pages for name in MENTIONED.findall(page.read_text(encoding="utf-8"))]
-
-
-def found(name):
-    """The object, or module, of a dotted name."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError:
-        home, _, last = name.rpartition(".")
-        return getattr(importlib.import_module(home), last)
 
 
 def test_the_reference_names_what_there_is_once():

@@ -113,8 +113,9 @@ class EngineJob:
         return self._answer()
 
     def when_done(self, call: Callable[[], Any]) -> None:
-        """Calls it once the job has ended, in whatever way: in the engine's thread, which it must
-        not hold up; at once where the job has ended.
+        """Has `call()` called once the job has ended, in whatever way.
+
+        In the engine's thread, which it must not hold up; at once where the job has ended.
         """
         with self._lock:
             if not self.done:
@@ -135,9 +136,11 @@ class EngineJob:
     # --- the engine's side ------------------------------------------------------------------------
 
     def succeed(self, output: Any) -> None:
+        """Ends the job with its `output`; the engine does."""
         self._end(Event("done", output=output), output=output)
 
     def fail(self, error: Exception) -> None:
+        """Ends the job with an `error`; the engine does."""
         self._run.interrupt()
         if isinstance(error, PyengineError):  # whose frames hold tensors, and which say it all
             error.__traceback__ = error.__cause__ = error.__context__ = None

@@ -86,7 +86,12 @@ class Report:
 
     @contextmanager
     def stage(self, name: str, device: torch.device) -> Iterator[None]:
-        """Adds the time that its body takes, on the device too, to seconds[name]."""
+        """Adds the time that its body takes, on the device too, to seconds[name].
+
+        Args:
+            name: of the stage, in `seconds`.
+            device: whose work is waited for.
+        """
         synchronise(device)
         begin = time.perf_counter()
         try:
@@ -142,6 +147,7 @@ class PipelineOutput(Mapping[str, Any]):
     __hash__ = object.__hash__
 
     def to_tuple(self) -> tuple[Any]:
+        """(images,), as diffusers' outputs have it."""
         return (self.images,)
 
     def __getitem__(self, key: Any) -> Any:

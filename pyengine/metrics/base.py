@@ -47,7 +47,8 @@ class SetMetric(ABC, Generic[State]):
     def _join(self, state: State, other: State) -> None: ...
 
     @abstractmethod
-    def compute(self) -> Any: ...
+    def compute(self) -> Any:
+        """The metric of what was taken in."""
 
     def update(self, images: Any, real: bool) -> None:
         """Takes pictures in.

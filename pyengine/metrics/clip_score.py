@@ -87,7 +87,7 @@ class CLIPScore:
         self.sum, self.count = 0.0, 0
 
     def merge_state(self, other: "Self") -> None:
-        """Takes in what another has seen, on another machine perhaps."""
+        """Takes in what the `other` score has seen, perhaps elsewhere."""
         if type(other) is not type(self):
             raise RequestError(
                 f"other: expected a {type(self).__name__}, given {type(other).__name__}"

@@ -241,6 +241,14 @@ class InceptionV3(nn.Module):
 
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
+        """The features of pictures.
+
+        Args:
+            images: uint8 [N, 3, H, W].
+
+        Returns:
+            float32 [N, 2048], or another output's width.
+        """
         images = check_images(images)
         device = self.fc.weight.device
         return torch.cat([

@@ -31,7 +31,7 @@ class Moments:
         self.merge(Moments(len(rows), mean, deviations.T @ deviations))
 
     def merge(self, other: "Moments") -> None:
-        """Takes in what another has seen."""
+        """Takes in what the `other` has seen."""
         if not other.count:
             return
         if not self.count:

@@ -105,15 +105,23 @@ class Model(nn.Module):
         weights: str | None = None,
         ignore_config_keys: Sequence[str] = (),
     ) -> "Model":
-        """The model saved in `folder` (or in its `subfolder`) by diffusers or transformers.
+        """The model saved in a folder by diffusers or transformers.
 
-        variant: "fp16" reads *.fp16.safetensors. dtype: float32 (unless told), float16 or bfloat16:
-        of activations and results; what is stored otherwise is converted. Only weights stored in
-        16 bits stay so under float32 on the CPU, whose kernels widen them, exactly, as they read.
-        weights: one of `tiers` rounds the layers that `quantized_layers` names to 8 bits.
-        ignore_config_keys: keys of config.json that may be left unread although they are unknown.
-        Raises ConfigError or CheckpointError for anything that is not such a model, RequestError
-        for a tier that it has not.
+        Args:
+            folder: with config.json and safetensors.
+            subfolder: of it, where the model is a checkpoint's part.
+            variant: "fp16" reads *.fp16.safetensors.
+            dtype: float32 (unless told), float16 or bfloat16: of activations and results; what is
+                stored otherwise is converted. Only weights stored in 16 bits stay so under float32
+                on the CPU, whose kernels widen them, exactly, as they read.
+            device: where it computes: "cpu", "cuda".
+            weights: one of `tiers` rounds the layers that `quantized_layers` names to 8 bits.
+            ignore_config_keys: keys of config.json that may be left unread although they are
+                unknown.
+
+        Raises:
+            ConfigError, CheckpointError: for anything that is not such a model.
+            RequestError: for a tier that it has not.
         """
         with open_weights(folder, subfolder=subfolder, variant=variant) as source:
             place = Path(folder) / subfolder if subfolder else Path(folder)

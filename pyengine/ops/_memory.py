@@ -39,8 +39,12 @@ class Arena:
     """
 
     def __init__(self, reserve: int | None = None, replayed: bool = False):
-        """replayed: all results come from here, the smallest too, and kernels that are called again
-        write to memory that was given back.
+        """Reserves address space, no memory yet.
+
+        Args:
+            reserve: bytes of address space; None: the machine's memory.
+            replayed: all results come from here, the smallest too, and kernels that are called
+                again write to memory that was given back.
         """
         self._arena: Any = None  # of pyengine._core, made when it is first used
         self._reserve, self._replayed = reserve, replayed

@@ -134,7 +134,11 @@ class Steps(Generic[RequestT, JobT]):
         return self._output
 
     def run(self, show_progress: bool | None) -> PipelineOutput:
-        """All of it in one turn of the pipeline, which the caller has: what `pipe(...)` does."""
+        """All of it in one turn of the pipeline, which the caller has: what `pipe(...)` does.
+
+        Args:
+            show_progress: whether a bar is shown; None: on a terminal.
+        """
         pipe, report = self._pipe, self._report
         with self._kernels(), report.stage("total", pipe.device):
             call = self._begun()

@@ -65,11 +65,32 @@ class TextOnePassPipeline(OnePassPipeline):
     ) -> PipelineOutput:
         """Pictures for one prompt or a list of them.
 
-        latents: [N, latent_channels], standard normal; without it, each picture's come from its own
-        generator. height, width: the model's own, or nothing. callback_on_step_end is called once,
-        with {"images": [N, 3, H, W]} in -1..1, which it may change. output_type "latent": the
-        latents. Others: as of StableDiffusionPipeline.
-        Raises RequestError that names the argument.
+        Args:
+            prompt: one text or B of them.
+            latents: [N, latent_channels] standard normal, in place of drawn.
+            num_images_per_prompt: pictures of a prompt follow each other.
+            height, width: pixels, the model's own; anything else is refused.
+            seed: s gives picture i the seed s + i; a list one each; None random ones, which the
+                result tells.
+            generator: one per picture, or one from which the batch is drawn, one picture after the
+                other.
+            output_type: "pil", "np", "pt" (0 to 1) or "latent", the latents.
+            upscaler: a file or folder of one, or an UpscalePipeline, which enlarges the pictures.
+            callback_on_step_end: called once as (pipe, 0, 0, {"images": [N, 3, H, W]}), in -1..1,
+                before they become pictures; it may return them changed.
+            callback_on_step_end_tensor_inputs: what of these it is given: images.
+            progress: a bar on standard error; None shows one on a terminal.
+            return_dict: False gives a tuple in place of a PipelineOutput.
+            timeout: seconds to wait for calls of other threads, then BusyError.
+            run: a Run, to end this call from elsewhere.
+
+        Returns:
+            The pictures, with their seeds and a report.
+
+        Raises:
+            RequestError: that names the argument.
+            BusyError: where `timeout` is over first.
+            NotFiniteError: where the network's numbers are not finite.
         """
         output: PipelineOutput = self._call(locals())
         return output

@@ -197,8 +197,17 @@ class AsymmetricAutoencoderKL(AutoencoderKL):
         self, z: Tensor, return_dict: bool = True, *, image: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> "DecoderOutput | tuple[Tensor, ...]":  # fmt: skip
-        """As AutoencoderKL.decode. image: [N, out_channels, H, W] in -1..1 and mask: [N, 1, H, W],
-        1 where the picture is made anew, of the result's size: both or neither; then not in tiles.
+        """Pictures of latents, as AutoencoderKL.decode.
+
+        Args:
+            z: [N, C, h, w], unscaled latents.
+            return_dict: False gives a tuple in place of an object with names.
+            image: [N, out_channels, H, W] in -1..1, of the result's size.
+            mask: [N, 1, H, W], 1 where the picture is made anew; with image, or neither; then not
+                in tiles.
+
+        Returns:
+            [N, out_channels, h * downscale, w * downscale], as `sample` of the result.
         """
         if image is None and mask is None:
             return super().decode(z, return_dict)

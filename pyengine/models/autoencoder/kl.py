@@ -300,7 +300,12 @@ class AutoencoderKL(Model):
         self.set_tiles(c.sample_size, c.downscale)
 
     def set_tiles(self, side: int, factor: int) -> None:
-        """Tiles of `side` pixels, for `enable_tiling`; none yet."""
+        """Sets what `enable_tiling` cuts into; it cuts nothing yet.
+
+        Args:
+            side: of a tile, in pixels.
+            factor: pixels of a latent's side.
+        """
         self.use_tiling = False
         self.tile_sample_min_size = side
         self.tile_latent_min_size = side // factor
@@ -327,14 +332,23 @@ class AutoencoderKL(Model):
         """Accepted: see enable_slicing."""
 
     def disable_tiling(self) -> None:
+        """Encodes and decodes pictures whole."""
         self.use_tiling = False
 
     @inference
     def encode(self, x: Tensor, return_dict: bool = True) -> EncoderOutput | tuple[Any, ...]:
-        """x: [N, in_channels, H, W] in -1..1 -> a distribution over [N, C, h, w], unscaled.
+        """The distribution of a picture's latents.
 
-        h = H // downscale and w = W // downscale; times `config.scaling_factor` (after
-        `config.shift_factor` is subtracted) they are what the U-Net works on.
+        Times `config.scaling_factor` (after `config.shift_factor` is subtracted) they are what the
+        U-Net works on.
+
+        Args:
+            x: [N, in_channels, H, W] in -1..1.
+            return_dict: False gives a tuple in place of an object with names.
+
+        Returns:
+            A distribution over [N, C, h, w], unscaled, as `latent_dist` of the result; h = H //
+            downscale and w = W // downscale.
         """
         x = self._nhwc(x, self.config.in_channels, "x")
         sizes = self.tile_sample_min_size, self.tile_latent_min_size
@@ -347,7 +361,15 @@ class AutoencoderKL(Model):
 
     @inference
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Any, ...]:
-        """z: [N, C, h, w], unscaled latents -> [N, out_channels, h * downscale, w * downscale]."""
+        """Pictures of latents.
+
+        Args:
+            z: [N, C, h, w], unscaled latents.
+            return_dict: False gives a tuple in place of an object with names.
+
+        Returns:
+            [N, out_channels, h * downscale, w * downscale], about -1..1, as `sample` of the result.
+        """
         z = self._nhwc(z, self.config.latent_channels, "z")
         sizes = self.tile_latent_min_size, self.tile_sample_min_size
         tiled = self.use_tiling and max(z.shape[1:3]) > sizes[0]

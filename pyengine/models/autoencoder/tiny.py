@@ -235,10 +235,16 @@ class AutoencoderTiny(Model):
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
     ) -> "AutoencoderTiny":
-        """The model in the publisher's files, one of each half, or one file of both given as either
-        argument; without a half it does not encode or decode. dtype: float32 unless told.
+        """The model of the publisher's files.
 
-        Raises CheckpointError for other files.
+        Args:
+            encoder, decoder: the publisher's files, one of each half, or one file of both given as
+                either; without a half it does not encode or decode.
+            dtype: float32 unless told.
+            device: where it computes: "cpu", "cuda".
+
+        Raises:
+            CheckpointError: for other files.
         """
         from .tiny_files import load
 
@@ -249,9 +255,15 @@ class AutoencoderTiny(Model):
     def encode(
         self, x: Tensor, return_dict: bool = True
     ) -> "AutoencoderTinyOutput | tuple[Tensor, ...]":
-        """x: [N, in_channels, H, W] in -1..1 -> latents [N, latent_channels, h, w].
+        """Latents of pictures.
 
-        h and w are H and W over downscale, rounded up.
+        Args:
+            x: [N, in_channels, H, W] in -1..1.
+            return_dict: False gives a tuple in place of an object with names.
+
+        Returns:
+            [N, latent_channels, h, w], as `latents` of the result; h and w are H and W over
+            downscale, rounded up.
         """
         if self.encoder is None:
             raise RequestError("x: expected a model with an encoder; the file has a decoder alone")
@@ -263,8 +275,14 @@ class AutoencoderTiny(Model):
 
     @inference
     def decode(self, x: Tensor, return_dict: bool = True) -> "DecoderOutput | tuple[Tensor, ...]":
-        """x: [N, latent_channels, h, w] -> [N, out_channels, h * downscale, w * downscale], about
-        -1..1.
+        """Pictures of latents.
+
+        Args:
+            x: [N, latent_channels, h, w].
+            return_dict: False gives a tuple in place of an object with names.
+
+        Returns:
+            [N, out_channels, h * downscale, w * downscale], about -1..1, as `sample` of the result.
         """
         if self.decoder is None:
             raise RequestError("x: expected a model with a decoder; the file has an encoder alone")

@@ -194,9 +194,15 @@ class VQModel(Model):
 
     @inference
     def encode(self, x: Tensor, return_dict: bool = True) -> VQEncoderOutput | tuple[Any, ...]:
-        """x: [N, in_channels, H, W] -> latents [N, vq_embed_dim, h, w], not yet quantised.
+        """Latents of pictures, not yet quantised.
 
-        h = H // downscale and w = W // downscale. VQGANs take pictures in -1..1, aMUSEd's in 0..1.
+        Args:
+            x: [N, in_channels, H, W]: VQGANs take pictures in -1..1, aMUSEd's in 0..1.
+            return_dict: False gives a tuple in place of an object with names.
+
+        Returns:
+            [N, vq_embed_dim, h, w], as `latents` of the result; h = H // downscale and w = W //
+            downscale.
         """
         latents = self._encode(x).permute(0, 3, 1, 2).contiguous()
         out = VQEncoderOutput(latents)
@@ -220,9 +226,15 @@ class VQModel(Model):
     def decode(
         self, h: Tensor, force_not_quantize: bool = False, return_dict: bool = True
     ) -> DecoderOutput | tuple[Any, ...]:
-        """h: [N, vq_embed_dim, h, w], latents -> [N, out_channels, h * downscale, w * downscale].
+        """Pictures of latents; of tokens: see `decode_tokens`.
 
-        The latents are quantised first, unless `force_not_quantize`. Tokens: see `decode_tokens`.
+        Args:
+            h: [N, vq_embed_dim, h, w], latents.
+            force_not_quantize: whether they are taken as they are, not quantised first.
+            return_dict: False gives a tuple in place of an object with names.
+
+        Returns:
+            [N, out_channels, h * downscale, w * downscale], as `sample` of the result.
         """
         if force_not_quantize:
             return self._decode_code(self._nhwc(h, self.config.embed_dim, "h"), return_dict)
@@ -232,9 +244,17 @@ class VQModel(Model):
     def decode_tokens(
         self, tokens: Tensor, return_dict: bool = True
     ) -> DecoderOutput | tuple[Any, ...]:
-        """tokens: [N, h, w] integers -> [N, out_channels, h * downscale, w * downscale].
+        """Pictures of codebook entries.
 
-        Raises RequestError for tokens that are no entry of the codebook.
+        Args:
+            tokens: [N, h, w] integers.
+            return_dict: False gives a tuple in place of an object with names.
+
+        Returns:
+            [N, out_channels, h * downscale, w * downscale], as `sample` of the result.
+
+        Raises:
+            RequestError: for tokens that are no entry of the codebook.
         """
         return self._decode_entries(self._checked(tokens), return_dict)
 

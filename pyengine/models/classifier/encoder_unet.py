@@ -187,10 +187,17 @@ class EncoderUNetModel(Model):
 
     @inference
     def forward(self, x: Tensor, timesteps: Tensor | float) -> Tensor:
-        """Logits [N, out_channels] of noised pictures.
+        """Logits of noised pictures.
 
-        x: [N, in_channels, image_size, image_size]. timesteps: a number or [N], of training's
-        schedule. Raises RequestError for another shape.
+        Args:
+            x: [N, in_channels, image_size, image_size].
+            timesteps: a number or [N], of training's schedule.
+
+        Returns:
+            [N, out_channels].
+
+        Raises:
+            RequestError: for other shapes.
         """
         c, n = self.config, len(x)
         if x.dim() != 4 or list(x.shape[1:]) != [c.in_channels, c.image_size, c.image_size]:

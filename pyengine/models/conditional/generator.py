@@ -148,10 +148,17 @@ class TextGenerator(Model):
 
     @inference
     def forward(self, text: Tensor, latents: Tensor) -> Tensor:
-        """text: [N, text_width], a text's vector; latents: [N, latent_channels], standard normal.
-        Returns [N, 3, H, W], not limited to -1..1.
+        """Pictures of texts.
 
-        Raises RequestError for another shape.
+        Args:
+            text: [N, text_width], a text's vector.
+            latents: [N, latent_channels], standard normal.
+
+        Returns:
+            [N, 3, H, W], not limited to -1..1.
+
+        Raises:
+            RequestError: for other shapes.
         """
         c = self.config
         check_vectors("text", text, c.text_width)

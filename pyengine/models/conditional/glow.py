@@ -249,10 +249,17 @@ class Glow(Model):
 
     @inference
     def forward(self, text: Tensor, latents: Tensor) -> Tensor:
-        """text: [N, text_width]; latents: [N, latent_size], standard normal. Returns [N, 3, H, W],
-        not limited to -1..1.
+        """Pictures of texts.
 
-        Raises RequestError for another shape.
+        Args:
+            text: [N, text_width], a text's vector.
+            latents: [N, latent_size], standard normal.
+
+        Returns:
+            [N, 3, H, W], not limited to -1..1.
+
+        Raises:
+            RequestError: for other shapes.
         """
         check_vectors("text", text, self.config.text_width)
         check_vectors("latents", latents, self.config.latent_size, len(text))
@@ -262,11 +269,18 @@ class Glow(Model):
 
     @inference
     def encode(self, text: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """text: [N, text_width]; images: [N, 3, H, W] in -1..1. Returns the latents, [N,
-        latent_size], and log |det| of the latents by the spread values (see `from_pixels`), float64
-        [N].
+        """Latents of pictures, and how much the way there stretches.
 
-        Raises RequestError for another shape.
+        Args:
+            text: [N, text_width], a text's vector.
+            images: [N, 3, H, W] in -1..1.
+
+        Returns:
+            ([N, latent_size], log |det| of the latents by the spread values, see `from_pixels`,
+            float64 [N]).
+
+        Raises:
+            RequestError: for other shapes.
         """
         check_vectors("text", text, self.config.text_width)
         side = self.config.sample_size

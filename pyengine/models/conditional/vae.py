@@ -104,10 +104,17 @@ class ConditionalVAE(Model):
 
     @inference
     def forward(self, text: Tensor, latents: Tensor) -> Tensor:
-        """The decoder. text: [N, text_width]; latents: [N, latent_channels], standard normal.
-        Returns [N, 3, H, W], not limited to -1..1.
+        """The decoder: pictures of texts and latents.
 
-        Raises RequestError for another shape.
+        Args:
+            text: [N, text_width], a text's vector.
+            latents: [N, latent_channels], standard normal.
+
+        Returns:
+            [N, 3, H, W], not limited to -1..1.
+
+        Raises:
+            RequestError: for other shapes.
         """
         check_vectors("text", text, self.config.text_width)
         check_vectors("latents", latents, self.config.latent_channels, len(text))
@@ -118,10 +125,17 @@ class ConditionalVAE(Model):
 
     @inference
     def encode(self, text: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder. text: [N, text_width]; images: [N, 3, H, W] in -1..1. Returns the mean and
-        the log variance of the latents, [N, latent_channels] each.
+        """The encoder: latents of pictures.
 
-        Raises RequestError for another shape.
+        Args:
+            text: [N, text_width], a text's vector.
+            images: [N, 3, H, W] in -1..1.
+
+        Returns:
+            The mean and the log variance of the latents, [N, latent_channels] each.
+
+        Raises:
+            RequestError: for other shapes.
         """
         check_vectors("text", text, self.config.text_width)
         side = self.config.sample_size

@@ -80,9 +80,16 @@ class ControlNetModel(ConditionEncoder):
 
     @inference
     def embed_picture(self, picture: Tensor) -> Tensor:
-        """[N, H / factor, W / factor, C] for `evaluate`, from pictures [N, 3, H, W] in [0, 1].
+        """A picture as `evaluate` takes it.
 
-        Raises RequestError for other shapes.
+        Args:
+            picture: [N, 3, H, W] in [0, 1].
+
+        Returns:
+            [N, H / factor, W / factor, C].
+
+        Raises:
+            RequestError: for other shapes.
         """
         c: ControlNetConfig = self.config
         fits = picture.dim() == 4 and picture.shape[1] == c.conditioning_channels
@@ -103,12 +110,16 @@ class ControlNetModel(ConditionEncoder):
         self, sample: Tensor, times: TimeEmbedding, context: TextContext,
         pictures: Sequence[Tensor], scales: Tensor, guess: Sequence[bool],
     ) -> Residuals:  # fmt: skip
-        """What is added to the U-Net's skips and middle, as [N, H, W, C].
+        """What is added to the U-Net's skips and middle; a row does not depend on the others.
 
-        sample, times, context: as UNet2DConditionModel.evaluate takes them, N rows. pictures: one,
-        as embedded, of N rows. scales: [N, 1], what the result counts in each row. guess: of each
-        row, whether it is in guess mode, where the finer skips count less. A row of the result
-        does not depend on the others.
+        Args:
+            sample, times, context: as UNet2DConditionModel.evaluate takes them, N rows.
+            pictures: one, as embedded, of N rows.
+            scales: [N, 1], what the result counts in each row.
+            guess: of each row, whether it is in guess mode, where the finer skips count less.
+
+        Returns:
+            [N, H, W, C] each.
         """
         x, given = self._prepared(sample, times, context, None)
         with self.arena.use():
@@ -158,9 +169,21 @@ class ControlNetModel(ConditionEncoder):
     ) -> ControlNetOutput | tuple[tuple[Tensor, ...], Tensor]:
         """As diffusers' ControlNetModel is called.
 
-        sample: [N, in_channels, H, W]. timestep: a number or [N]. encoder_hidden_states: [N, L, C].
-        controlnet_cond: [N, 3, H * factor, W * factor] in [0, 1]. The other conditions are those
-        of UNet2DConditionModel. Raises RequestError for what does not fit the config.
+        Args:
+            sample: [N, in_channels, H, W].
+            timestep: a number or [N].
+            encoder_hidden_states: [N, L, C].
+            controlnet_cond: [N, 3, H * factor, W * factor] in [0, 1].
+            conditioning_scale: what the result is multiplied by.
+            class_labels, added_cond_kwargs: as UNet2DConditionModel's.
+            guess_mode: whether the finer skips count less.
+            return_dict: False gives a tuple in place of an object with names.
+
+        Returns:
+            down_block_res_samples and mid_block_res_sample, [N, C, H, W] each.
+
+        Raises:
+            RequestError: for what does not fit the config.
         """
         picture = self.embed_picture(controlnet_cond)
         x, given = self._prepared(

@@ -164,8 +164,16 @@ class T2IAdapter(Model):
 
     @inference
     def features(self, picture: Tensor) -> tuple[Tensor, ...]:
-        """[N, h, w, C] each, what is added on the way down, of pictures [N, in_channels, H, W] in
-        [0, 1]. Raises RequestError for other shapes.
+        """What is added on the U-Net's way down.
+
+        Args:
+            picture: [N, in_channels, H, W] in [0, 1].
+
+        Returns:
+            [N, h, w, C] each.
+
+        Raises:
+            RequestError: for other shapes.
         """
         c: T2IAdapterConfig = self.config
         fits = picture.dim() == 4 and picture.shape[1] == c.in_channels

@@ -104,7 +104,18 @@ class ControlNetUnionModel(ControlNetModel):
         )
 
     def kinds(self, modes: Sequence[int], rows: int) -> Tensor:
-        """[rows, num_control_type] of 0 and 1: which kinds `modes` names. Raises RequestError."""
+        """Which kinds of pictures are shown.
+
+        Args:
+            modes: kinds of pictures, from 0 on.
+            rows: how many.
+
+        Returns:
+            [rows, num_control_type] of 0 and 1.
+
+        Raises:
+            RequestError: for a kind that there is not.
+        """
         count = self.config.num_control_type
         for mode in modes:
             if not 0 <= mode < count:
@@ -132,10 +143,19 @@ class ControlNetUnionModel(ControlNetModel):
     ) -> Residuals:  # fmt: skip
         """As ControlNetModel.evaluate, of one or several pictures a row.
 
-        pictures: as embedded, of N rows each. scales: [N, number of pictures]. modes: the kinds of
-        each row's pictures. groups: the rows of each picture that is drawn, which see each other;
-        unless told, all rows. whole: the first scale counts for the result, as of one picture;
-        else, of several, each scales its picture.
+        Args:
+            sample, times, context: as UNet2DConditionModel.evaluate takes them, N rows.
+            pictures: one or several, as embedded, of N rows each.
+            scales: [N, number of pictures].
+            guess: of each row, whether it is in guess mode, where the finer skips count less.
+            modes: the kinds of each row's pictures.
+            groups: the rows of each picture that is drawn, which see each other; unless told, all
+                rows.
+            whole: whether the first scale counts for the result, as of one picture; else, of
+                several, each scales its picture.
+
+        Returns:
+            [N, H, W, C] each.
         """
         x, given = self._prepared(sample, times, context, None)
         groups = groups or [range(len(x))]
@@ -194,9 +214,25 @@ class ControlNetUnionModel(ControlNetModel):
     ) -> ControlNetOutput | tuple[tuple[Tensor, ...], Tensor]:
         """As diffusers' ControlNetUnionModel is called: all rows see each other.
 
-        controlnet_cond: pictures [N, 3, H * factor, W * factor] in [0, 1], of the kinds that
-        control_type_idx names. control_type: [N, num_control_type] of 0 and 1. The others are those
-        of ControlNetModel. Raises RequestError for what does not fit the config.
+        Args:
+            sample: [N, in_channels, H, W].
+            timestep: a number or [N].
+            encoder_hidden_states: [N, L, C].
+            controlnet_cond: pictures [N, 3, H * factor, W * factor] in [0, 1].
+            control_type: [N, num_control_type] of 0 and 1: the kinds that are shown.
+            control_type_idx: the kind of each picture.
+            conditioning_scale: what the result is multiplied by, or one for each picture.
+            class_labels, added_cond_kwargs: as UNet2DConditionModel's.
+            from_multi: as diffusers' MultiControlNet sets it: conditioning_scale is then the
+                result's.
+            guess_mode: whether the finer skips count less.
+            return_dict: False gives a tuple in place of an object with names.
+
+        Returns:
+            down_block_res_samples and mid_block_res_sample, [N, C, H, W] each.
+
+        Raises:
+            RequestError: for what does not fit the config.
         """
         pictures = [self.embed_picture(picture) for picture in controlnet_cond]
         if isinstance(conditioning_scale, int | float):

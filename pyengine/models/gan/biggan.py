@@ -72,11 +72,19 @@ class BigGAN(Model):
     def forward(
         self, z: Tensor, class_label: Tensor, truncation: float | Sequence[float]
     ) -> Tensor:
-        """z: [N, z_dim], normal, cut at 2 and times the truncation. class_label: [N] integers, or
-        [N, num_classes] shares. truncation: in (0, 1], for all or one each: by which the statistics
-        of batch norm are chosen. Returns [N, 3, H, W] in -1..1.
+        """Pictures of classes.
 
-        Raises RequestError for another shape or number.
+        Args:
+            z: [N, z_dim], normal, cut at 2 and times the truncation.
+            class_label: [N] integers, or [N, num_classes] shares.
+            truncation: in (0, 1], for all or one each: by which the statistics of batch norm are
+                chosen.
+
+        Returns:
+            [N, 3, H, W] in -1..1.
+
+        Raises:
+            RequestError: for another shape or number.
         """
         c = self.config
         if z.dim() != 2 or z.shape[1] != c.z_dim or not len(z):

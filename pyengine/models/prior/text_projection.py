@@ -65,13 +65,21 @@ class UnCLIPTextProjModel(Model):
         text_encoder_hidden_states: Tensor,
         do_classifier_free_guidance: bool,
     ) -> tuple[Tensor, Tensor]:
-        """(tokens [R, clip_extra_context_tokens + L, cross_attention_dim], vectors
-        [R, time_embed_dim], which are the decoder's class_labels).
+        """What unCLIP's decoder is told of pictures' embeddings and texts.
 
-        image_embeddings: [N, clip_embeddings_dim], of pictures. prompt_embeds: [R, the same], of
-        texts. text_encoder_hidden_states: [R, L, the same], their tokens. R is N, or 2 N with
-        do_classifier_free_guidance, whose first N rows are the negative texts', with the embedding
-        that stands for no picture. Raises RequestError for other shapes.
+        Args:
+            image_embeddings: [N, clip_embeddings_dim], of pictures.
+            prompt_embeds: [R, clip_embeddings_dim], of texts.
+            text_encoder_hidden_states: [R, L, clip_embeddings_dim], their tokens.
+            do_classifier_free_guidance: whether R is 2 N in place of N: the first N rows are then
+                the negative texts', with the embedding that stands for no picture.
+
+        Returns:
+            (tokens [R, clip_extra_context_tokens + L, cross_attention_dim], vectors [R,
+            time_embed_dim], which are the decoder's class_labels).
+
+        Raises:
+            RequestError: for other shapes.
         """
         images = self._checked("image_embeddings", image_embeddings, 2)
         texts = self._checked("prompt_embeds", prompt_embeds, 2)

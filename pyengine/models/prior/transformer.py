@@ -183,13 +183,20 @@ class PriorTransformer(Model):
         attention_mask: Tensor | None = None,
         return_dict: bool = True,
     ) -> PriorOutput | tuple[Tensor, ...]:
-        """hidden_states: [N, embedding_dim], the noisy embedding (or [N, M, embedding_dim], tokens
-        of a model without added_emb_type). timestep: a number or [N]. proj_embedding:
-        [N, projected_dim], the text's. encoder_hidden_states: [N, num_embeddings, embedding_dim],
-        its tokens. attention_mask: [N, num_embeddings], 0 (or False) hides a token, and every token
-        sees those before it alone; None: all see all.
+        """One evaluation of the network, in its dtype.
 
-        Raises RequestError for other shapes.
+        Args:
+            hidden_states: [N, embedding_dim], the noisy embedding (or [N, M, embedding_dim], tokens
+                of a model without added_emb_type).
+            timestep: a number or [N].
+            proj_embedding: [N, projected_dim], the text's.
+            encoder_hidden_states: [N, num_embeddings, embedding_dim], its tokens.
+            attention_mask: [N, num_embeddings], 0 (or False) hides a token, and every token sees
+                those before it alone; None: all see all.
+            return_dict: False gives a tuple in place of an object with names.
+
+        Raises:
+            RequestError: for other shapes.
         """
         c = self.config
         texts = self._texts(encoder_hidden_states, len(hidden_states))
@@ -217,7 +224,14 @@ class PriorTransformer(Model):
 
     @inference
     def post_process_latents(self, prior_latents: Tensor) -> Tensor:
-        """[N, clip_dim], from the space of the diffusion to CLIP's."""
+        """Embeddings from the space of the diffusion to CLIP's.
+
+        Args:
+            prior_latents: [N, clip_dim].
+
+        Returns:
+            [N, clip_dim].
+        """
         latents = prior_latents.to(device=self.device, dtype=self.dtype)
         return latents * self.clip_std + self.clip_mean
 

@@ -201,11 +201,22 @@ class CLIPTextModel(_TextEncoder):
         return_dict: bool = True,
         learnt: LearntRows | None = None,
     ) -> CLIPTextOutput | tuple[Any, ...]:
-        """input_ids: [N, L] integers, L at most max_position_embeddings. attention_mask: [N, L],
-        0 hides a token from all later ones; Stable Diffusion passes none. learnt: rows in place of
-        the table's, of learnt tokens.
+        """Hidden states of texts.
 
-        Raises RequestError for ids that are no row of the vocabulary, or too many of them.
+        Args:
+            input_ids: [N, L] integers, L at most max_position_embeddings.
+            attention_mask: [N, L], 0 hides a token from all later ones; Stable Diffusion passes
+                none.
+            output_hidden_states: whether every layer's are in the result, too.
+            return_dict: False gives a tuple in place of an object with names.
+            learnt: rows in place of the table's, of learnt tokens.
+
+        Returns:
+            last_hidden_state [N, L, C] after the last norm and pooler_output [N, C], that of the
+            end token.
+
+        Raises:
+            RequestError: for ids that are no row of the vocabulary, or too many of them.
         """
         last, pooled, states = self._encode(input_ids, attention_mask, learnt)
         out = CLIPTextOutput(last, pooled, tuple(states) if output_hidden_states else None)
@@ -231,7 +242,22 @@ class CLIPTextModelWithProjection(_TextEncoder):
         return_dict: bool = True,
         learnt: LearntRows | None = None,
     ) -> CLIPTextProjectionOutput | tuple[Any, ...]:
-        """As CLIPTextModel.forward, with the projected pooled state first."""
+        """Hidden states of texts, and their embeddings.
+
+        Args:
+            input_ids: [N, L] integers, L at most max_position_embeddings.
+            attention_mask: [N, L], 0 hides a token from all later ones; Stable Diffusion passes
+                none.
+            output_hidden_states: whether every layer's are in the result, too.
+            return_dict: False gives a tuple in place of an object with names.
+            learnt: rows in place of the table's, of learnt tokens.
+
+        Returns:
+            text_embeds [N, P], the projected pooled state, and last_hidden_state [N, L, C].
+
+        Raises:
+            RequestError: for ids that are no row of the vocabulary, or too many of them.
+        """
         last, pooled, states = self._encode(input_ids, attention_mask, learnt)
         kept = tuple(states) if output_hidden_states else None
         out = CLIPTextProjectionOutput(self.text_projection(pooled), last, kept)

@@ -242,10 +242,19 @@ class T5EncoderModel(Model):
         output_hidden_states: bool = False,
         return_dict: bool = True,
     ) -> T5EncoderOutput | tuple[Tensor, ...]:
-        """input_ids: [N, L] integers, of any L. attention_mask: [N, L], 0 hides a token from the
-        others.
+        """Hidden states of texts.
 
-        Raises RequestError for ids that are no row of the vocabulary, and masks of other shapes.
+        Args:
+            input_ids: [N, L] integers, of any L.
+            attention_mask: [N, L], 0 hides a token from the others.
+            output_hidden_states: whether every layer's are in the result, too.
+            return_dict: False gives a tuple in place of an object with names.
+
+        Returns:
+            [N, L, d_model], as `last_hidden_state` of the result.
+
+        Raises:
+            RequestError: for ids that are no row of the vocabulary, and masks of other shapes.
         """
         check_ids("input_ids", input_ids, self.config.vocab_size)
         ids = input_ids.to(self.device)
@@ -262,7 +271,15 @@ class T5EncoderModel(Model):
         return out if return_dict else out.to_tuple()
 
     def buckets(self, length: int, device: torch.device) -> Tensor:
-        """[length, length]: row i has, of every key j, the bucket of j - i."""
+        """The buckets of relative positions.
+
+        Args:
+            length: of the texts, in tokens.
+            device: where they are to be.
+
+        Returns:
+            [length, length]: row i has, of every key j, the bucket of j - i.
+        """
         c = self.config
         one_way = c.relative_attention_num_buckets // 2
         table = buckets_of_distances(one_way, c.relative_attention_max_distance).to(device)

@@ -156,7 +156,13 @@ class ImageGPT(Model):
         self.lm_head = Linear(config.n_embd, config.codes, bias=False)
 
     def cache(self, rows: int, most: int, slots: int | None = None) -> KVCache:
-        """An empty cache for `rows` pictures of at most `most` tokens; slots: see KVCache."""
+        """An empty cache of keys and values.
+
+        Args:
+            rows: sequences of a batch.
+            most: tokens of a sequence.
+            slots: how many sequences it can hold; see KVCache.
+        """
         c = self.config
         like = self.transformer.ln_f.weight
         assert like is not None
@@ -174,8 +180,15 @@ class ImageGPT(Model):
 
     @inference
     def next_logits(self, input_ids: Tensor, cache: KVCache, every: bool = False) -> Tensor:
-        """[N, vocab_size - 1]: logits of the token after the last of input_ids [N, L], which come
-        behind what `cache` holds and are added to it; every: [N, L, vocab_size - 1], after each.
+        """Logits of the token that follows.
+
+        Args:
+            input_ids: [N, L] clusters, which come behind what the cache holds.
+            cache: what comes before; they are added to it.
+            every: whether the logits after each of them are wanted.
+
+        Returns:
+            [N, vocab_size - 1]; with every [N, L, vocab_size - 1].
         """
         ids = self._checked(input_ids, cache.lengths)
         x = self.transformer(ids, cache)

@@ -113,13 +113,29 @@ class Janus(Model):
         return self.model.vqmodel
 
     def cache(self, rows: int, most: int, slots: int | None = None) -> KVCache:
-        """An empty cache for `rows` sequences of at most `most` tokens; slots: see KVCache."""
+        """An empty cache of keys and values.
+
+        Args:
+            rows: sequences of a batch.
+            most: tokens of a sequence.
+            slots: how many sequences it can hold; see KVCache.
+        """
         return self.model.language_model.cache(rows, most, slots)
 
     @inference
     def read_text(self, input_ids: Tensor, cache: KVCache, ends: Tensor | None = None) -> Tensor:
-        """[N, num_embeddings]: logits of the picture token after the text input_ids [N, L], which
-        is added to `cache`; ends: see last_of. Raises RequestError for ids that are no token.
+        """Logits of the picture token after a text.
+
+        Args:
+            input_ids: [N, L], a text.
+            cache: what comes before; they are added to it.
+            ends: where each row's text ends, see last_of.
+
+        Returns:
+            [N, num_embeddings].
+
+        Raises:
+            RequestError: for ids that are no token.
         """
         check_ids("input_ids", input_ids, self.config.text_config.vocab_size)
         ids = input_ids.to(self.device)
@@ -129,7 +145,16 @@ class Janus(Model):
 
     @inference
     def read_tokens(self, tokens: Tensor, cache: KVCache, every: bool = False) -> Tensor:
-        """The same after picture tokens [N, L]; every: [N, L, num_embeddings], after each."""
+        """Logits of the picture token after others.
+
+        Args:
+            tokens: [N, L] of a picture.
+            cache: what comes before; they are added to it.
+            every: whether the logits after each of them are wanted.
+
+        Returns:
+            [N, num_embeddings]; with every [N, L, num_embeddings].
+        """
         check_ids("tokens", tokens, self.config.vq_config.num_embeddings)
         tokens = tokens.to(self.device)
         x = self.model.generation_aligner(self.model.generation_embeddings(tokens))

@@ -159,6 +159,7 @@ class Llama(nn.Module):
     """transformers' LlamaModel: embeddings in, hidden states out."""
 
     def __init__(self, config: LlamaConfig):
+        """The layers of a `config`, without weights."""
         super().__init__()
         self.config = config
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
@@ -167,7 +168,13 @@ class Llama(nn.Module):
         self._tables: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
     def cache(self, rows: int, most: int, slots: int | None = None) -> KVCache:
-        """An empty cache for `rows` sequences of at most `most` tokens; slots: see KVCache."""
+        """An empty cache of keys and values.
+
+        Args:
+            rows: sequences of a batch.
+            most: tokens of a sequence.
+            slots: how many sequences it can hold; see KVCache.
+        """
         c = self.config
         width, like = c.kv_heads * c.head_width, self.norm.weight
         assert like is not None
@@ -189,8 +196,14 @@ class Llama(nn.Module):
         return found
 
     def forward(self, x: Tensor, cache: KVCache) -> Tensor:
-        """[N, L, hidden_size] after the last norm, for embeddings x [N, L, hidden_size] that come
-        behind what `cache` holds and are added to it.
+        """Hidden states after the last norm.
+
+        Args:
+            x: [N, L, hidden_size] embeddings, which come behind what the cache holds.
+            cache: what comes before; they are added to it.
+
+        Returns:
+            [N, L, hidden_size].
         """
         x = cache.through(self, self._layers, x)
         cache.advance(x.shape[1])

@@ -168,8 +168,11 @@ class MaskedTransformer(Model):
 
     @inference
     def encode_context(self, hidden: Tensor, pooled: Tensor) -> UVitContext:
-        """What `logits` is told besides tokens. hidden: [N, T, encoder_hidden_size], the text's
-        hidden states; pooled: [N, encoder_hidden_size], that of its end token.
+        """What `logits` is told besides tokens.
+
+        Args:
+            hidden: [N, T, encoder_hidden_size], the text's hidden states.
+            pooled: [N, encoder_hidden_size], that of its end token.
         """
         n, width = len(hidden), self.config.encoder_hidden_size
         for name, x, shape in (("hidden", hidden, (n, -1, width)), ("pooled", pooled, (n, width))):
@@ -185,7 +188,15 @@ class MaskedTransformer(Model):
 
     @inference
     def logits(self, input_ids: Tensor, context: UVitContext) -> Tensor:
-        """[N, h, w, codebook_size] for input_ids [N, h, w], integers below vocab_size."""
+        """Logits of every token of pictures.
+
+        Args:
+            input_ids: [N, h, w], integers below vocab_size.
+            context: of `encode_context`.
+
+        Returns:
+            [N, h, w, codebook_size].
+        """
         c = self.config
         shape = (context.rows, c.sample_size, c.sample_size)
         if input_ids.shape != shape or input_ids.is_floating_point():
@@ -200,6 +211,14 @@ class MaskedTransformer(Model):
         return logits.view(*shape, -1)
 
     def forward(self, input_ids: Tensor, hidden: Tensor, pooled: Tensor) -> Tensor:
-        """[N, h, w, codebook_size]: arguments as of `encode_context` and `logits`."""
+        """Logits of every token of pictures.
+
+        Args:
+            input_ids: [N, h, w], integers below vocab_size.
+            hidden, pooled: as `encode_context` takes them.
+
+        Returns:
+            [N, h, w, codebook_size].
+        """
         found: Tensor = self.logits(input_ids, self.encode_context(hidden, pooled))
         return found

@@ -58,7 +58,15 @@ class PictureTokens:
 
     @classmethod
     def from_dict(cls, d: dict[str, Any], where: str = "config.json") -> "PictureTokens":
-        """From the parsed config.json; raises ConfigError that lists every problem."""
+        """The tokens that a config names.
+
+        Args:
+            d: the parsed config.json.
+            where: how errors call it.
+
+        Raises:
+            ConfigError: that lists every problem.
+        """
         return read_config(cls, d, where)
 
     def __post_init__(self) -> None:
@@ -124,7 +132,13 @@ class PictureGPT(Model):
         self.lm_head = _Head(config.hidden_size, config.vocab_size, bias=False)
 
     def cache(self, rows: int, most: int, slots: int | None = None) -> KVCache:
-        """An empty cache for `rows` sequences of at most `most` tokens; slots: see KVCache."""
+        """An empty cache of keys and values.
+
+        Args:
+            rows: sequences of a batch.
+            most: tokens of a sequence.
+            slots: how many sequences it can hold; see KVCache.
+        """
         return self.model.cache(rows, most, slots)
 
     @inference
@@ -137,11 +151,21 @@ class PictureGPT(Model):
         every: bool = False,
         ends: Tensor | None = None,
     ) -> Tensor:
-        """[N, count] logits of the ids first, first + 1... coming after ids [N, L].
+        """Logits of the id that follows.
 
-        The ids come behind what `cache` holds and are added to it. count: None for all. every:
-        [N, L, count], the logits after each of the ids. ends: see last_of.
-        Raises RequestError for ids that are no token, or more of them than the model's context.
+        Args:
+            ids: [N, L], which come behind what the cache holds.
+            cache: what comes before; they are added to it.
+            first: the first id whose logits are wanted.
+            count: of how many ids, from first on; None: all.
+            every: whether the logits after each of them are wanted.
+            ends: where each row's text ends, see last_of.
+
+        Returns:
+            [N, count]; with every [N, L, count].
+
+        Raises:
+            RequestError: for ids that are no token, or more of them than the model's context.
         """
         c = self.config
         check_ids("ids", ids, c.vocab_size)

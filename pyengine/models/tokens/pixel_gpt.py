@@ -82,13 +82,25 @@ class PixelGPT(Model):
         self.head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def cache(self, rows: int, most: int, slots: int | None = None) -> KVCache:
-        """An empty cache for `rows` sequences of at most `most` positions; slots: see KVCache."""
+        """An empty cache of keys and values.
+
+        Args:
+            rows: sequences of a batch.
+            most: tokens of a sequence.
+            slots: how many sequences it can hold; see KVCache.
+        """
         return self.model.cache(rows, most, slots)
 
     @inference
     def read_text(self, hidden: Tensor, cache: KVCache) -> Tensor:
-        """[N, vocab_size]: logits of the first pixel after a text's hidden states [N, text_length,
-        encoder_hidden_size], which come first in `cache`.
+        """Logits of the first pixel after a text.
+
+        Args:
+            hidden: [N, text_length, encoder_hidden_size], a text's hidden states.
+            cache: an empty one; they come first in it.
+
+        Returns:
+            [N, vocab_size].
         """
         c = self.config
         shape = (len(cache), c.text_length, c.encoder_hidden_size)
@@ -100,10 +112,18 @@ class PixelGPT(Model):
 
     @inference
     def read_pixels(self, pixels: Tensor, cache: KVCache, every: bool = False) -> Tensor:
-        """[N, vocab_size] logits of the pixel after pixels [N, L], which come behind what `cache`
-        holds and are added to it; every: [N, L, vocab_size], after each of them.
+        """Logits of the pixel that follows.
 
-        Raises RequestError for colours that the palette has not, or more pixels than a picture has.
+        Args:
+            pixels: [N, L] colours, which come behind what the cache holds.
+            cache: what comes before; they are added to it.
+            every: whether the logits after each of them are wanted.
+
+        Returns:
+            [N, vocab_size]; with every [N, L, vocab_size].
+
+        Raises:
+            RequestError: for colours that the palette has not, or more pixels than a picture has.
         """
         c = self.config
         check_ids("pixels", pixels, c.vocab_size)

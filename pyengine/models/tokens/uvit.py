@@ -76,8 +76,12 @@ class UVit2DModel(Model):
     def encode_context(
         self, encoder_hidden_states: Tensor, pooled_text_emb: Tensor, micro_conds: Tensor
     ) -> UVitContext:
-        """encoder_hidden_states: [N, L, encoder_hidden_size]; pooled_text_emb:
-        [N, cond_embed_dim]; micro_conds: [N, 5]: width, height, crop (2), aesthetic score.
+        """What `logits` is told besides tokens.
+
+        Args:
+            encoder_hidden_states: [N, L, encoder_hidden_size].
+            pooled_text_emb: [N, cond_embed_dim].
+            micro_conds: [N, 5]: width, height, crop (2), aesthetic score.
         """
         c, n = self.config, len(encoder_hidden_states)
         for name, tensor, shape in (
@@ -104,7 +108,15 @@ class UVit2DModel(Model):
 
     @inference
     def logits(self, input_ids: Tensor, context: UVitContext) -> Tensor:
-        """[N, h, w, codebook_size] for input_ids [N, h, w] integers below vocab_size."""
+        """Logits of every token of pictures.
+
+        Args:
+            input_ids: [N, h, w], integers below vocab_size.
+            context: of `encode_context`.
+
+        Returns:
+            [N, h, w, codebook_size].
+        """
         x = self.embed(self._checked(input_ids, context))
         x = self.down_block(x, context.down)
         n, height, width, channels = x.shape
@@ -123,7 +135,15 @@ class UVit2DModel(Model):
         pooled_text_emb: Tensor,
         micro_conds: Tensor,
     ) -> Tensor:
-        """[N, codebook_size, h, w]: arguments as of `encode_context` and `logits`."""
+        """Logits of every token of pictures.
+
+        Args:
+            input_ids: [N, h, w], integers below vocab_size.
+            encoder_hidden_states, pooled_text_emb, micro_conds: as `encode_context` takes them.
+
+        Returns:
+            [N, codebook_size, h, w].
+        """
         context = self.encode_context(encoder_hidden_states, pooled_text_emb, micro_conds)
         return self.logits(input_ids, context).permute(0, 3, 1, 2).contiguous()
 

@@ -190,9 +190,18 @@ class DiTTransformer2DModel(UnpromptedModel):
     ) -> DiTOutput | tuple[Tensor]:
         """One evaluation of the network, in its dtype.
 
-        hidden_states: [N, in_channels, H, W], H and W multiples of patch_size. timestep: a number,
-        [N], or a row of `embed_timesteps`. class_labels: [N], num_embeds_ada_norm for none.
-        Raises RequestError for what does not fit the config.
+        Args:
+            hidden_states: [N, in_channels, H, W], H and W multiples of patch_size.
+            timestep: a number, [N], or a row of `embed_timesteps`.
+            class_labels: [N], num_embeds_ada_norm for none.
+            cross_attention_kwargs: None.
+            return_dict: False gives a tuple in place of an object with names.
+
+        Returns:
+            [N, out_channels, H, W], as `sample` of the result.
+
+        Raises:
+            RequestError: for what does not fit the config.
         """
         if cross_attention_kwargs:
             raise RequestError("cross_attention_kwargs: expected None")

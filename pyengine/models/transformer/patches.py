@@ -132,9 +132,16 @@ class PatchTransformer(UnpromptedModel):
         class_labels: Tensor | None = None,
         return_dict: bool = True,
     ) -> PatchOutput | tuple[Tensor]:
-        """sample: [N, in_channels, sample_size, sample_size]. timestep: a number, [N], or a row of
-        `embed_timesteps`. class_labels: [N, vector_size], the conditions. Raises RequestError for
-        what does not fit the config.
+        """One evaluation of the network, in its dtype.
+
+        Args:
+            sample: [N, in_channels, sample_size, sample_size].
+            timestep: a number, [N], or a row of `embed_timesteps`.
+            class_labels: [N, vector_size], the conditions.
+            return_dict: False gives a tuple in place of an object with names.
+
+        Raises:
+            RequestError: for what does not fit the config.
         """
         c = self.config
         wanted = (c.in_channels, c.sample_size, c.sample_size)

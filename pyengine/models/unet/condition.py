@@ -80,20 +80,32 @@ class UNet2DConditionModel(ConditionEncoder):
     ) -> UNet2DConditionOutput | tuple[Tensor]:
         """One evaluation of the network, in its dtype.
 
-        sample: [N, in_channels, H, W], any H and W. timestep: a number, [N], or a row of
-        `embed_timesteps`. encoder_hidden_states: [N, L, cross_attention_dim], or what
-        `encode_context` made of it; None for a model that reads pictures' embeddings alone.
-        added_cond_kwargs: SDXL's text_embeds [N, C] and time_ids [N, 6], Kandinsky's image_embeds
-        [N, C] and its ControlNet's hint [N, 3, 8 H, 8 W], of which the sample's last 4 channels
-        are made. timestep_cond (LCM): [N, time_cond_proj_dim]. class_labels: by config, [N] or
-        [N, C]. attention_mask: [N, L], 0 hides a token of the text, of models with added keys.
-        down_block_additional_residuals, mid_block_additional_residual (ControlNet): [N, C, H, W]
-        each, both or neither, added to the skips and to the middle block's result; a row of -0.0
-        keeps its bits. down_intrablock_additional_residuals (T2I-Adapter): one per block on the way
-        down, as diffusers adds them. residuals: all of these in one, [N, H, W, C] in the model's
-        dtype, in their place. deep: with features, only the layers outside of these are evaluated;
-        without, it is given them; there are no residuals beside it. Raises RequestError for what
-        does not fit the config.
+        Args:
+            sample: [N, in_channels, H, W], any H and W.
+            timestep: a number, [N], or a row of `embed_timesteps`.
+            encoder_hidden_states: [N, L, cross_attention_dim], or what `encode_context` made of it;
+                None for a model that reads pictures' embeddings alone.
+            added_cond_kwargs: SDXL's text_embeds [N, C] and time_ids [N, 6], Kandinsky's
+                image_embeds [N, C] and its ControlNet's hint [N, 3, 8 H, 8 W], of which the
+                sample's last 4 channels are made.
+            return_dict: False gives a tuple in place of an object with names.
+            class_labels: by config, [N] or [N, C].
+            timestep_cond: [N, time_cond_proj_dim], of latent consistency models.
+            attention_mask: [N, L], 0 hides a token of the text, of models with added keys.
+            down_block_additional_residuals, mid_block_additional_residual: a ControlNet's, [N, C,
+                H, W] each, both or neither, added to the skips and to the middle block's result; a
+                row of -0.0 keeps its bits.
+            down_intrablock_additional_residuals: a T2I-Adapter's, one per block on the way down, as
+                diffusers adds them.
+            residuals: all of these in one, [N, H, W, C] in the model's dtype, in their place.
+            deep: with features, only the layers outside of these are evaluated; without, it is
+                given them; there are no residuals beside it.
+
+        Returns:
+            [N, out_channels, H, W], as `sample` of the result.
+
+        Raises:
+            RequestError: for what does not fit the config.
         """
         x, given = self._prepared(
             sample, timestep, encoder_hidden_states, added_cond_kwargs, class_labels,
@@ -115,7 +127,17 @@ class UNet2DConditionModel(ConditionEncoder):
         self, sample: Tensor, times: TimeEmbedding, context: TextContext,
         residuals: Residuals | None = None, deep: DeepFeatures | None = None,
     ) -> Tensor:  # fmt: skip
-        """`forward` with what was computed before: one tensor."""
+        """`forward` with what was computed before.
+
+        Args:
+            sample: as `forward`'s.
+            times: a row of `embed_timesteps` for each picture.
+            context: of `encode_context`.
+            residuals, deep: as `forward`'s.
+
+        Returns:
+            [N, out_channels, H, W].
+        """
         told = {"residuals": residuals, "deep": deep}
         beside: Any = {name: value for name, value in told.items() if value is not None}
         out: Tensor = self(sample, times, context, return_dict=False, **beside)[0]  # with hooks

@@ -97,7 +97,11 @@ class LatentUpscalerUNet(Model):
 
     @inference
     def encode_context(self, encoder_hidden_states: Tensor) -> TextContext:
-        """The keys and values of a text [N, L, cross_attention_dim] for every layer."""
+        """The keys and values of a text for every layer.
+
+        Args:
+            encoder_hidden_states: [N, L, cross_attention_dim].
+        """
         text, width = encoder_hidden_states, self.config.cross_attention_dim
         if text.dim() != 3 or text.shape[2] != width or not text.shape[1]:
             raise RequestError(
@@ -117,8 +121,10 @@ class LatentUpscalerUNet(Model):
     ) -> TimeEmbedding:
         """The embeddings of a whole schedule: pass `table[i]` as `timestep` in step i.
 
-        timesteps: [T], a quarter of the logarithm of each sigma. timestep_cond: [N,
-        time_cond_proj_dim], the pooled text behind 64 ones and 64 zeros. Others: None.
+        Args:
+            timesteps: [T], a quarter of the logarithm of each sigma.
+            timestep_cond: [N, time_cond_proj_dim], the pooled text behind 64 ones and 64 zeros.
+            class_labels, added_cond_kwargs: None.
         """
         if class_labels is not None or added_cond_kwargs is not None:
             raise RequestError("class_labels, added_cond_kwargs: expected None for this model")
@@ -149,11 +155,19 @@ class LatentUpscalerUNet(Model):
     ) -> UNet2DConditionOutput | tuple[Tensor]:
         """One evaluation of the network, in its dtype.
 
-        sample: [N, in_channels, H, W], H and W multiples of config.divisor, at least twice that;
-        timestep: a quarter of sigma's logarithm, [N] of them, or a row of `embed_timesteps`;
-        encoder_hidden_states: [N, L, cross_attention_dim], or what `encode_context` made of it;
-        timestep_cond: [N, time_cond_proj_dim], unless given to `embed_timesteps`. Returns
-        [N, out_channels, H, W]. Raises RequestError for what does not fit the config.
+        Args:
+            sample: [N, in_channels, H, W], H and W multiples of config.divisor, at least twice
+                that.
+            timestep: a quarter of sigma's logarithm, [N] of them, or a row of `embed_timesteps`.
+            encoder_hidden_states: [N, L, cross_attention_dim], or what `encode_context` made of it.
+            timestep_cond: [N, time_cond_proj_dim], unless given to `embed_timesteps`.
+            return_dict: False gives a tuple in place of an object with names.
+
+        Returns:
+            [N, out_channels, H, W].
+
+        Raises:
+            RequestError: for what does not fit the config.
         """
         self._check_sample(sample)
         text = encoder_hidden_states
@@ -175,8 +189,15 @@ class LatentUpscalerUNet(Model):
     def evaluate(
         self, sample: Tensor, times: TimeEmbedding, context: TextContext
     ) -> Tensor:  # fmt: skip
-        """-forward(...): v as pyengine.schedules has it, whose sign is the other one: the clean
-        sample is x / (1 + sigma^2) + sigma / sqrt(1 + sigma^2) * forward(x / sqrt(1 + sigma^2)).
+        """-forward(...): v as pyengine.schedules has it, whose sign is the other one.
+
+        The clean sample is
+        x / (1 + sigma^2) + sigma / sqrt(1 + sigma^2) * forward(x / sqrt(1 + sigma^2)).
+
+        Args:
+            sample: as `forward`'s.
+            times: a row of `embed_timesteps` for each picture.
+            context: of `encode_context`.
         """
         out: Tensor = self(sample, times, context, return_dict=False)[0]
         return -out

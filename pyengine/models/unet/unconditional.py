@@ -143,9 +143,17 @@ class UNet2DModel(UnpromptedModel):
     ) -> UNet2DOutput | tuple[Tensor]:
         """One evaluation of the network, in its dtype.
 
-        sample: [N, in_channels, H, W], any H and W. timestep: a number, [N], or a row of
-        `embed_timesteps`. class_labels: by config, classes [N], times [N], or vectors
-        [N, time_dim]. Raises RequestError for what does not fit the config.
+        Args:
+            sample: [N, in_channels, H, W], any H and W.
+            timestep: a number, [N], or a row of `embed_timesteps`.
+            class_labels: by config, classes [N], times [N], or vectors [N, time_dim].
+            return_dict: False gives a tuple in place of an object with names.
+
+        Returns:
+            [N, out_channels, H, W], as `sample` of the result.
+
+        Raises:
+            RequestError: for what does not fit the config.
         """
         self._check_sample(sample)
         n = len(sample)

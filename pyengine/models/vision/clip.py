@@ -175,10 +175,20 @@ class CLIPVisionModelWithProjection(Model):
         interpolate_pos_encoding: bool = False,
         return_dict: bool = True,
     ) -> CLIPVisionOutput | tuple[Tensor, ...]:
-        """pixel_values: [N, num_channels, image_size, image_size], as pyengine.clip_pictures makes
-        them. interpolate_pos_encoding: other sizes are taken, too, a patch at least.
+        """Embeddings of pictures.
 
-        Raises RequestError for other shapes.
+        Args:
+            pixel_values: [N, num_channels, image_size, image_size], as pyengine.clip_pictures makes
+                them.
+            output_hidden_states: whether every layer's are in the result, too.
+            interpolate_pos_encoding: whether other sizes are taken, too, a patch at least.
+            return_dict: False gives a tuple in place of an object with names.
+
+        Returns:
+            image_embeds [N, P] and last_hidden_state [N, L, C].
+
+        Raises:
+            RequestError: for other shapes.
         """
         c = self.config
         shape = tuple(pixel_values.shape)

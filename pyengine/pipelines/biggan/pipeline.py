@@ -79,15 +79,35 @@ class BigGANPipeline(OnePassPipeline):
     ) -> PipelineOutput:
         """Pictures of classes.
 
-        class_labels: a class's number, several, or [N, num_classes] shares of classes.
-        num_images_per_prompt: pictures of each, which follow each other. truncation: above 0 and at
-        most 1, for all or one per picture: what the noise is multiplied by, and the statistics of
-        batch norm that go with it. latents: [N, z_dim], times the truncation already; without it,
-        each picture's come from its own generator, normal and cut at 2. height, width: the model's
-        own, or nothing. callback_on_step_end is called once, with {"images": [N, 3, H, W]} in
-        -1..1, which it may change. output_type "latent": the latents. Others: as of
-        StableDiffusionPipeline.
-        Raises RequestError that names the argument.
+        Args:
+            class_labels: a class's number, several, or [B, num_classes] shares of classes.
+            truncation: above 0 and at most 1, for all or one per picture: what the noise is
+                multiplied by, and the statistics of batch norm that go with it.
+            latents: [N, z_dim] in place of drawn, times the truncation already; what is drawn is
+                normal and cut at 2.
+            num_images_per_prompt: pictures of each class, which follow each other.
+            height, width: pixels, the model's own; anything else is refused.
+            seed: s gives picture i the seed s + i; a list one each; None random ones, which the
+                result tells.
+            generator: one per picture, or one from which the batch is drawn, one picture after the
+                other.
+            output_type: "pil", "np", "pt" (0 to 1) or "latent", the latents.
+            upscaler: a file or folder of one, or an UpscalePipeline, which enlarges the pictures.
+            callback_on_step_end: called once as (pipe, 0, 0, {"images": [N, 3, H, W]}), in -1..1,
+                before they become pictures; it may return them changed.
+            callback_on_step_end_tensor_inputs: what of these it is given: images.
+            progress: a bar on standard error; None shows one on a terminal.
+            return_dict: False gives a tuple in place of a PipelineOutput.
+            timeout: seconds to wait for calls of other threads, then BusyError.
+            run: a Run, to end this call from elsewhere.
+
+        Returns:
+            The pictures, with their seeds and a report.
+
+        Raises:
+            RequestError: that names the argument.
+            BusyError: where `timeout` is over first.
+            NotFiniteError: where the network's numbers are not finite.
         """
         output: PipelineOutput = self._call(locals())
         return output

@@ -146,10 +146,11 @@ class CascadePipeline(Pipeline[CascadeRequest, CascadeJob]):
             upscaler: a file or folder of one, or an UpscalePipeline, which enlarges the pictures.
             callback_on_step_end: called as (pipe, step, timestep, {"latents": tensor}) after every
                 evaluation, with what the stage works on, to look at.
+            callback_on_step_end_tensor_inputs: what of these it is given: latents.
             progress: a bar on standard error; None shows one on a terminal.
             timeout: seconds to wait for calls of other threads, then BusyError.
-            run: a Run, to end this call from elsewhere; the pictures are then the stage's that
-                they had come to.
+            run: a Run, to end this call from elsewhere; the pictures are then the stage's that they
+                had come to.
 
         A picture does not depend on the others in the call. Every stage's arguments are checked
         before the first begins. Raises RequestError that names the argument.

@@ -243,7 +243,11 @@ class DDIMPipeline(DDPMPipeline):
         run: Run | None = None,
         **others: Any,
     ) -> PipelineOutput:
-        """As DDPMPipeline's, which says what the arguments are."""
+        """Pictures from noise in diffusers' order of arguments; see DDPMPipeline.__call__, which
+        says what they are.
+
+
+        """
         output: PipelineOutput = self._call(locals())
         return output
 

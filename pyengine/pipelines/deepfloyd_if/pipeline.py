@@ -248,8 +248,18 @@ class IFPipeline(UnpromptedPipeline[IFRequest]):
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """(prompt_embeds, negative_prompt_embeds or None without guidance), [N, L, C] each: a row
-        per picture, those of a prompt together. What is given as embeddings is repeated.
+        """What the text encoder makes of prompts, a row per picture, those of a prompt together.
+
+        Args:
+            prompt: one text or B of them.
+            do_classifier_free_guidance: False leaves the negative ones out.
+            num_images_per_prompt: rows of each prompt, which follow each other.
+            negative_prompt: one for all, or one per prompt.
+            prompt_embeds, negative_prompt_embeds: [B, L, C] in place of the texts: they are
+                repeated and converted.
+
+        Returns:
+            (prompt_embeds, negative_prompt_embeds or None without guidance), [N, L, C] each.
         """
         texts = self._widths.read(
             prompt=prompt, negative_prompt=negative_prompt, prompt_embeds=prompt_embeds,
@@ -265,8 +275,17 @@ class IFPipeline(UnpromptedPipeline[IFRequest]):
     def read_texts(
         self, prompts: Sequence[str], negatives: Sequence[str], guided: bool, warned: list[str]
     ) -> tuple[Tensor, Tensor | None]:
-        """(embeddings of the prompts, those of as many negative ones or None without guidance),
-        [B, L, C] each. warned: gets what was cut off. In a run of its own.
+        """What the text encoder makes of texts, in a run of its own.
+
+        Args:
+            prompts: texts, B of them.
+            negatives: as many.
+            guided: whether the negative ones are read.
+            warned: gets what was cut off.
+
+        Returns:
+            (embeddings of the prompts, those of the negative ones or None without guidance), [B, L,
+            C] each.
         """
         texts = Texts(len(prompts), prompts=list(prompts), negatives=list(negatives))
         with self._runs.begin(Run(), self.device):

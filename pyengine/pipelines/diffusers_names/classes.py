@@ -58,7 +58,11 @@ def _call_of(cls: type[Any]) -> Any:
             given[name] = value
         return super(Task, self).__call__(**given)
 
-    call.__doc__ = Task.__call__.__doc__
+    call.__doc__ = (
+        f"{super(Task, cls).__call__.__qualname__} of this task, by position in the order of"
+        f" diffusers' {cls.__name__}.\n\nWhat the arguments are: see"
+        f" {super(Task, cls).__call__.__qualname__}."
+    )
     call.__name__, call.__qualname__ = "__call__", f"{cls.__name__}.__call__"
     call.__signature__ = _signature(cls, names)  # type: ignore[attr-defined]
     return call
@@ -112,7 +116,13 @@ class DiffusionPipeline:
 
     @classmethod
     def from_pretrained(cls, model: str | os.PathLike[str] | None = None, **keywords: Any) -> Any:
-        """As pyengine.from_pretrained, which takes the same keywords."""
+        """The pipeline for a checkpoint, by pyengine.from_pretrained.
+
+        Args:
+            model: a folder, a file, a Hub id, or the name of a model that ships; None: the first of
+                these.
+            keywords: those of pyengine.from_pretrained.
+        """
         from ..loading import load
         from .base import named_model
 
@@ -121,7 +131,13 @@ class DiffusionPipeline:
 
     @classmethod
     def from_single_file(cls, path: str | os.PathLike[str] | None = None, **keywords: Any) -> Any:
-        """See StableDiffusionPipeline.from_single_file."""
+        """The pipeline for a single file; see StableDiffusionPipeline.from_single_file.
+
+        Args:
+            path: a .safetensors file.
+            keywords: those of pyengine.from_pretrained, and config= and original_config=
+                (docs/from-diffusers.md).
+        """
         from .single import load_single
 
         return load_single(path, keywords, cls._class)

@@ -39,9 +39,17 @@ class NamedScheduler:
     def from_config(
         cls, config: Mapping[str, Any], return_unused_kwargs: bool = False, **changes: Any
     ) -> Self:
-        """This class with another's config, as diffusers': keys that the config's owner had from
-        its own defaults are left to this class' defaults. changes: over the config's keys.
-        Raises ConfigError for keys that are not known or cannot be.
+        """This class with another's config, as diffusers'.
+
+        Args:
+            config: another's, or the parsed JSON; keys that its owner had from its own defaults are
+                left to this class' defaults.
+            return_unused_kwargs: whether the keys that this class has not are given back too,
+                beside it.
+            changes: over the config's keys.
+
+        Raises:
+            ConfigError: for keys that are not known or cannot be.
         """
         if return_unused_kwargs:
             raise RequestError("return_unused_kwargs: unused keys are refused by name here")
@@ -64,7 +72,13 @@ class NamedScheduler:
         return_unused_kwargs: bool = False,
         **changes: Any,
     ) -> Self:
-        """From a checkpoint's folder (subfolder="scheduler") or a scheduler's own."""
+        """A scheduler as it was saved.
+
+        Args:
+            folder: a checkpoint's, with subfolder="scheduler", or a scheduler's own.
+            subfolder: of it.
+            return_unused_kwargs, changes: as from_config's.
+        """
         place = Path(folder) / (subfolder or "")
         if (place / "scheduler").is_dir() and not (place / cls.config_name).exists():
             place = place / "scheduler"
@@ -99,7 +113,7 @@ class NamedScheduler:
         self.sampler = type(self).from_config(self.config, **changes).sampler
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **_: Any) -> None:
-        """Writes scheduler_config.json into a folder."""
+        """Writes scheduler_config.json into the folder `save_directory`."""
         from .saving import write_scheduler
 
         write_scheduler(self, Path(save_directory))

@@ -70,9 +70,16 @@ class DiTPipeline(UnpromptedPipeline[UnpromptedRequest]):
         return dict(sorted(known.items()))
 
     def get_label_ids(self, label: str | Sequence[str]) -> list[int]:
-        """The classes of that name, or of these names: what class_labels takes.
+        """The classes of these names: what class_labels takes.
 
-        Raises RequestError for a name that there is not.
+        Args:
+            label: a name, or a list of names.
+
+        Returns:
+            A list of numbers, one for each name.
+
+        Raises:
+            RequestError: for a name that there is not.
         """
         return label_ids(self._names, label)
 
@@ -192,6 +199,7 @@ class DiTPipeline(UnpromptedPipeline[UnpromptedRequest]):
         )  # fmt: skip
 
     def pixels_of(self, latents: Tensor) -> Tensor:
+        """[N, 3, H, W] in about -1..1 of `latents` [N, C, h, w]; gradients go through it."""
         latents = unscale_latents(latents, self.vae.config, per_channel=False)
         found: Tensor = self.vae.decode(latents, return_dict=False)[0]
         return found

@@ -111,17 +111,41 @@ class ImageGPTPipeline(AutoregressivePipeline):
     ) -> PipelineOutput:
         """Pictures from nothing, or completed from their first pixels.
 
-        num_images_per_prompt: how many. prefix: clusters of the first pixels in reading order, [n]
-        for all or [N, n], or a picture of the upper rows, of the model's width. temperature: 0
-        draws the likeliest cluster every time; top_k (0: all), top_p, min_p: which may be drawn.
-        decoding: "sequential" reads the model once for every token, "jacobi" for a window of so
-        many at once, of which those that were guessed right are drawn, and one more: the same
-        tokens in fewer passes (report.tokens_per_pass); "jacobi-gumbel" draws others of the same
-        distribution, in fewer still where the model is unsure. callback_on_step_end is called after
-        every pass with {"tokens": [N, h * w]}, -1 where none is drawn yet; it may change each
-        picture's last. height, width: the model's own, or nothing.
-        output_type "latent": the tokens as images. Others: as of StableDiffusionPipeline.
-        Raises RequestError that names the argument.
+        Args:
+            num_images_per_prompt: how many pictures.
+            height, width: pixels, the model's own; anything else is refused.
+            seed: s gives picture i the seed s + i; a list one each; None random ones, which the
+                result tells.
+            generator: one per picture, or one from which the batch is drawn, one picture after the
+                other.
+            prefix: clusters of the first pixels in reading order, [n] for all or [N, n], or a
+                picture of the upper rows, of the model's width.
+            temperature: 0 draws the likeliest token every time; 1 unless the model says otherwise.
+            top_k: as many of the likeliest may be drawn; 0: all.
+            top_p: so may the likeliest that reach this probability together; 1: all.
+            min_p: so may those with at least this share of the likeliest one's probability; 0: all.
+            decoding: "sequential" reads the model once for every token, "jacobi" for a window of so
+                many at once, of which those that were guessed right are drawn, and one more: the
+                same tokens in fewer passes (report.tokens_per_pass); "jacobi-gumbel" draws others
+                of the same distribution, in fewer still where the model is unsure.
+            window: tokens that a pass of the latter two reads; the model's own number unless told.
+            output_type: "pil", "np", "pt" (0 to 1) or "latent": the tokens as images.
+            upscaler: a file or folder of one, or an UpscalePipeline, which enlarges the pictures.
+            callback_on_step_end: called as (pipe, step, timestep, {"tokens": [N, h * w]}) after
+                every pass, -1 where none is drawn yet; it may return each picture's last changed.
+            callback_on_step_end_tensor_inputs: what of these it is given: tokens.
+            progress: a bar on standard error; None shows one on a terminal.
+            return_dict: False gives a tuple in place of a PipelineOutput.
+            timeout: seconds to wait for calls of other threads, then BusyError.
+            run: a Run, to end this call from elsewhere.
+
+        Returns:
+            The pictures, with their seeds and a report; of a token model its tokens, too.
+
+        Raises:
+            RequestError: that names the argument.
+            BusyError: where `timeout` is over first.
+            NotFiniteError: where the network's numbers are not finite.
         """
         output: PipelineOutput = self._call(locals())
         return output

@@ -100,7 +100,11 @@ class StableDiffusionImageVariationPipeline(StableDiffusionPipeline):
 
     @inference
     def embed(self, image: Any) -> Tensor:
-        """[B, P], CLIP's embeddings of pictures as `__call__` takes them."""
+        """CLIP's embeddings of pictures, [B, P].
+
+        Args:
+            image: a picture or B of them, as `__call__` takes them.
+        """
         pixels = encoder_pixels(image, self.image_encoder, self.feature_extractor)
         with self._runs.begin(Run(), self.device):
             found = self._embedded(pixels)

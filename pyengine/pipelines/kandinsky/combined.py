@@ -152,15 +152,17 @@ class KandinskyV22CombinedPipeline(SchedulerNames, StagedPipeline[CombinedReques
                 from which all is drawn as diffusers does.
             latents: [N, D] standard normal noise of the prior in place of drawn; with negative
                 prompts [2 N, D].
-            decoder_latents: [N, C, h, w], of the decoder.
             output_type: "pil", "np", "pt" (0 to 1) or "latent", the decoder's.
             return_dict: False gives a tuple in place of a PipelineOutput.
+            decoder_latents: [N, C, h, w], of the decoder.
             seed: s gives picture i the seed s + i; a list one each; None random ones, which the
                 result tells.
             upscaler: a file or folder of one, or an UpscalePipeline, which enlarges the pictures.
-            prior_callback_on_step_end, callback_on_step_end: of each of the two, called as
-                (pipe, step, timestep, {"latents": tensor}) after every evaluation of its network;
-                it may return them changed.
+            prior_callback_on_step_end, callback_on_step_end: of each of the two, called as (pipe,
+                step, timestep, {"latents": tensor}) after every evaluation of its network; it may
+                return them changed.
+            prior_callback_on_step_end_tensor_inputs, callback_on_step_end_tensor_inputs: what of
+                these they are given: latents.
             progress: a bar on standard error; None shows one on a terminal.
             timeout: seconds to wait for calls of other threads, then BusyError.
             run: a Run, to end this call from elsewhere; a picture that was ended before its decoder

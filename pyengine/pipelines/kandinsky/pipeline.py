@@ -367,5 +367,6 @@ class KandinskyV22Pipeline(UnpromptedPipeline[KandinskyRequest]):
         return conditions
 
     def pixels_of(self, latents: Tensor) -> Tensor:
+        """[N, 3, H, W] in about -1..1 of `latents` [N, C, h, w]; gradients go through it."""
         found: Tensor = self.movq.decode(latents, force_not_quantize=True, return_dict=False)[0]
         return found

@@ -136,11 +136,12 @@ class KandinskyV22PriorPipeline(NetworkPipeline[PriorRequest, DenoisingJob]):
             latents: [N, D] standard normal noise in place of drawn; with negative prompts [2 N, D].
             guidance_scale: for all (4 unless told), or one per picture; 1 or less leaves guidance
                 out.
-            guidance_start, guidance_end: shares of the steps between which guidance_scale holds.
             output_type: "pt" or "np".
             return_dict: False gives (image_embeds, negative_image_embeds).
             callback_on_step_end: called as (pipe, step, timestep, {"latents": tensor}) after every
                 model evaluation; it may return them changed.
+            callback_on_step_end_tensor_inputs: what of these it is given: latents.
+            guidance_start, guidance_end: shares of the steps between which guidance_scale holds.
             seed: s gives picture i the seed s + i; a list one each; None random ones, which the
                 result tells. A negative prompt's embedding has the seed of its prompt's.
             progress: a bar on standard error; None shows one on a terminal.
@@ -170,10 +171,15 @@ class KandinskyV22PriorPipeline(NetworkPipeline[PriorRequest, DenoisingJob]):
     ) -> PriorOutput:
         """A weighted sum of the embeddings of texts and pictures, as diffusers' `interpolate`.
 
-        images_and_prompts: texts, PIL pictures, or tensors [B, 3, H, W] as the image encoder takes
-        them. weights: of each, finite numbers. negative_prompt: negative_image_embeds is its
-        embedding; "" those of `__call__`. negative_prior_prompt: the negative prompt of the prior's
-        calls. seed: that of each of these calls. The rest as in `__call__`.
+        Args:
+            images_and_prompts: texts, PIL pictures, or tensors [B, 3, H, W] as the image encoder
+                takes them.
+            weights: of each, finite numbers.
+            num_images_per_prompt, num_inference_steps, generator, latents, guidance_scale: as in
+                KandinskyV22PriorPipeline.__call__.
+            negative_prior_prompt: the negative prompt of the prior's calls.
+            negative_prompt: negative_image_embeds is its embedding; "" those of `__call__`.
+            seed: that of each of these calls. The rest as in `__call__`.
         """
         given = list(images_and_prompts) if isinstance(images_and_prompts, list | tuple) else []
         if not given:

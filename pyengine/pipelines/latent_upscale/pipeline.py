@@ -127,9 +127,21 @@ class StableDiffusionLatentUpscalePipeline(StableDiffusionPipeline):
         pooled_prompt_embeds: Tensor | None = None,
         negative_pooled_prompt_embeds: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-        """(prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds,
-        negative_pooled_prompt_embeds), the negative ones None without guidance, as diffusers'
-        pipeline has it.
+        """What the text encoder makes of prompts, as diffusers' pipeline has it.
+
+        Args:
+            prompt: one text or B of them.
+            device: where the embeddings are to be; None: where the model is.
+            do_classifier_free_guidance: False leaves the negative ones out.
+            negative_prompt: one for all, or one per prompt.
+            prompt_embeds, negative_prompt_embeds: [B, L, C] in place of the texts: they are
+                repeated and converted.
+            pooled_prompt_embeds, negative_pooled_prompt_embeds: [B, P], beside these.
+
+        Returns:
+            (prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds,
+            negative_pooled_prompt_embeds), [B, L, C] and [B, P]; the negative ones None without
+            guidance.
         """
         texts = self._widths().read(
             prompt=prompt, negative_prompt=negative_prompt, prompt_embeds=prompt_embeds,

@@ -72,9 +72,48 @@ class MaskedTokensPipeline(AmusedPipeline):
         run: Run | None = None,
         **others: Any,
     ) -> PipelineOutput:
-        """Pictures for one prompt or a list of them; the arguments are those of
-        AmusedPipeline.__call__ without aMUSEd's micro-conditions. height, width: the model's own,
-        or nothing. Raises RequestError that names the argument.
+        """Pictures for one prompt or a list of them; AmusedPipeline's arguments without its
+        micro-conditions.
+
+        Args:
+            prompt: one text or B of them.
+            height, width: pixels, the model's own; anything else is refused.
+            num_inference_steps: evaluations of the transformer, 1 to 1000.
+            guidance_scale: 1 or less leaves guidance out.
+            negative_prompt: one for all, or one per prompt.
+            num_images_per_prompt: pictures of a prompt follow each other.
+            generator: one per picture, or one from which the batch is drawn, one picture after the
+                other.
+            latents: [N, h, w] int64 tokens to begin with, the mask token where not known.
+            seed: s gives picture i the seed s + i; a list one each; None random ones, which the
+                result tells.
+            prefix: the first tokens of the picture in reading order, [n] for all or [N, n], or a
+                picture of the upper rows.
+            image: a picture to begin from, or one per prompt or picture.
+            strength: 0 to 1, how much of `image` is made anew: 0.5 unless told, with mask_image 1.
+            mask_image: white where `image` is made anew; black and transparent parts are kept.
+            temperature: of the noise that decides which tokens are masked again: at the first and
+                the last step, or one number, which falls to 0.01.
+            top_k: as many of the likeliest may be drawn; 0: all.
+            top_p: so may the likeliest that reach this probability together; 1: all.
+            min_p: so may those with at least this share of the likeliest one's probability; 0: all.
+            output_type: "pil", "np", "pt" (0 to 1) or "latent": the tokens as images.
+            upscaler: a file or folder of one, or an UpscalePipeline, which enlarges the pictures.
+            callback_on_step_end: called as (pipe, step, timestep, {"tokens": [N, h, w]}) after
+                every evaluation; it may return them changed.
+            callback_on_step_end_tensor_inputs: what of these it is given: tokens.
+            progress: a bar on standard error; None shows one on a terminal.
+            return_dict: False gives a tuple in place of a PipelineOutput.
+            timeout: seconds to wait for calls of other threads, then BusyError.
+            run: a Run, to end this call from elsewhere.
+
+        Returns:
+            The pictures, with their seeds and a report; of a token model its tokens, too.
+
+        Raises:
+            RequestError: that names the argument.
+            BusyError: where `timeout` is over first.
+            NotFiniteError: where the network's numbers are not finite.
         """
         output: PipelineOutput = self._call(locals())
         return output

@@ -532,8 +532,13 @@ class StableDiffusionPipeline(
         return maker.from_masked(plan, self.inpainting_unet)
 
     def pixels_of(self, latents: Tensor, vae: Any = None, **told: Tensor) -> Tensor:
-        """[1, 3, H, W] in about -1..1 of latents [1, C, h, w]. Gradients go through it within
-        models.differentiable. vae, told: as of `_decode`.
+        """The decoded picture, [1, 3, H, W] in about -1..1; gradients go through it within
+        models.differentiable.
+
+        Args:
+            latents: [1, C, h, w].
+            vae: in place of the pipeline's own.
+            told: what a decoder for inpainting is shown.
         """
         vae = self.vae if vae is None else vae
         latents = unscale_latents(latents, vae.config, not self.stable_diffusion)

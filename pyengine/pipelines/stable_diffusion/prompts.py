@@ -58,12 +58,25 @@ class PromptEncoding:
         *,
         prompt_weighting: str | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """(prompt_embeds, negative_prompt_embeds or None without guidance), [N, L, C] each, as
-        diffusers' pipeline has it: a row per picture, those of a prompt together.
+        """What the text encoder makes of prompts, as diffusers' pipeline has it.
 
-        device: where they are to be; None: where the model is. What is given as embeddings is
-        repeated and converted. LoRAs that set_adapters chose count, times lora_scale.
-        prompt_weighting: as in a call; all rows are as long as the longest.
+        A row per picture, those of a prompt together. LoRAs that set_adapters chose count.
+
+        Args:
+            prompt: one text or B of them.
+            device: where the embeddings are to be; None: where the model is.
+            num_images_per_prompt: rows of each prompt, which follow each other.
+            do_classifier_free_guidance: False leaves the negative ones out.
+            negative_prompt: one for all, or one per prompt.
+            prompt_embeds, negative_prompt_embeds: [B, L, C] in place of the texts: they are
+                repeated and converted.
+            lora_scale: what the weights of LoRAs that set_adapters chose are multiplied by.
+            clip_skip: text encoder layers to leave out.
+            prompt_weighting: "a1111" or "compel", as in a call; all rows are as long as the
+                longest.
+
+        Returns:
+            (prompt_embeds, negative_prompt_embeds or None without guidance), [N, L, C] each.
         """
         texts = self._widths().read(
             prompt=prompt, negative_prompt=negative_prompt, prompt_embeds=prompt_embeds,

@@ -219,19 +219,20 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
             prompt_2, negative_prompt_2: for the second text encoder, which gets the first's unless
                 told. Without a negative prompt its embedding is zero where the checkpoint says so
                 (force_zeros_for_empty_prompt).
-            pooled_prompt_embeds, negative_pooled_prompt_embeds: [B, P], which prompt_embeds and
-                negative_prompt_embeds need beside them.
             denoising_end: 0 to 1, the share of the noise schedule after which the run ends; the
                 latents (output_type="latent") are then noisy.
+            latents: with an image and no mask, noisy latents to begin with in the image's place.
+            pooled_prompt_embeds, negative_pooled_prompt_embeds: [B, P], which prompt_embeds and
+                negative_prompt_embeds need beside them.
+            original_size, crops_coords_top_left, target_size: (height, width) pairs that the model
+                was trained with; the sizes are the picture's unless told.
+            negative_original_size, negative_crops_coords_top_left, negative_target_size: the same
+                for the negative prompt; the prompt's unless told.
+            callback_on_step_end_tensor_inputs: also add_text_embeds and add_time_ids.
             denoising_start: the share at which a run goes on with such latents, given as `image`;
                 strength is not looked at.
-            latents: with an image and no mask, noisy latents to begin with in the image's place.
-            original_size, crops_coords_top_left, target_size: (height, width) pairs that the model
-                was trained with; the sizes are the picture's unless told. negative_*: the same for
-                the negative prompt.
             aesthetic_score, negative_aesthetic_score: told to a refiner (6 and 2.5), which needs an
                 image; other models refuse them.
-            callback_on_step_end_tensor_inputs: also add_text_embeds and add_time_ids.
         """
         output: PipelineOutput = self._call(locals())
         return output
@@ -266,9 +267,30 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         *,
         prompt_weighting: str | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-        """(prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds,
-        negative_pooled_prompt_embeds), the negative ones None without guidance, as diffusers'
-        pipeline has it; see StableDiffusionPipeline.encode_prompt.
+        """What the text encoders make of prompts, as diffusers' pipeline has it.
+
+        A row per picture, those of a prompt together. LoRAs that set_adapters chose count.
+
+        Args:
+            prompt: one text or B of them.
+            prompt_2: for the second text encoder, which gets prompt's unless told.
+            device: where the embeddings are to be; None: where the model is.
+            num_images_per_prompt: rows of each prompt, which follow each other.
+            do_classifier_free_guidance: False leaves the negative ones out.
+            negative_prompt: one for all, or one per prompt.
+            negative_prompt_2: likewise, for the second text encoder.
+            prompt_embeds, negative_prompt_embeds: [B, L, C] in place of the texts: they are
+                repeated and converted.
+            pooled_prompt_embeds, negative_pooled_prompt_embeds: [B, P], beside these.
+            lora_scale: what the weights of LoRAs that set_adapters chose are multiplied by.
+            clip_skip: text encoder layers to leave out.
+            prompt_weighting: "a1111" or "compel", as in a call; all rows are as long as the
+                longest.
+
+        Returns:
+            (prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds,
+            negative_pooled_prompt_embeds), [N, L, C] and [N, P]; the negative ones None without
+            guidance.
         """
         texts = self._widths().read(
             prompt=prompt, prompt_2=prompt_2, negative_prompt=negative_prompt,

@@ -89,8 +89,8 @@ class UnCLIPImageVariationPipeline(UnCLIPBase):
         UnCLIPImageVariationPipeline.
 
         Args:
-            image: a PIL picture or an array in 0..1, or B of them in a list; or a tensor
-                [B, 3, S, S] as the image encoder takes it (normalised). None with image_embeddings.
+            image: a PIL picture or an array in 0..1, or B of them in a list; or a tensor [B, 3, S,
+                S] as the image encoder takes it (normalised). None with image_embeddings.
             num_images_per_prompt: pictures of each, which follow each other.
             decoder_num_inference_steps, super_res_num_inference_steps: at least 2; 25 and 7 unless
                 told.
@@ -100,11 +100,11 @@ class UnCLIPImageVariationPipeline(UnCLIPBase):
             image_embeddings: [B, D] in place of the pictures; see `embed` and `interpolate`.
             decoder_guidance_scale: for all (8 unless told), or one per picture; 1 or less leaves
                 guidance out.
+            output_type, return_dict, seed, upscaler, callback_on_step_end,
+                callback_on_step_end_tensor_inputs, progress, timeout, run: as of UnCLIPPipeline.
             guidance_start, guidance_end: shares of the decoder's steps between which that holds.
             clip_model, clip_guidance_scale, clip_prompt, clip_image, classifier, classifier_scale,
                 class_labels: as of UnCLIPPipeline, with clip_prompt or clip_image.
-            output_type, return_dict, seed, upscaler, callback_on_step_end, progress, timeout, run:
-                as of UnCLIPPipeline.
 
         With seeds, or a generator per picture, a picture does not depend on the others in the
         call. Raises RequestError that names the argument.
@@ -114,7 +114,11 @@ class UnCLIPImageVariationPipeline(UnCLIPBase):
 
     @inference
     def embed(self, image: Any) -> Tensor:
-        """[B, D], CLIP's embeddings of pictures as `__call__` takes them."""
+        """CLIP's embeddings of pictures, [B, D].
+
+        Args:
+            image: a picture or B of them, as `__call__` takes them.
+        """
         with self._runs.begin(Run(), self.device):
             found = self._embedded(self._pixel_values(image))
             self._trim()
@@ -123,8 +127,11 @@ class UnCLIPImageVariationPipeline(UnCLIPBase):
     @inference
     def interpolate(self, image: Any, steps: int = 5) -> Tensor:
         """[steps, D], embeddings on the great circle from one picture's to another's, both
-        included, for `image_embeddings`. image: two pictures as `__call__` takes them, or their
-        embeddings [2, D].
+        included, for `image_embeddings`.
+
+        Args:
+            image: two pictures as `__call__` takes them, or their embeddings [2, D].
+            steps: how many, the ends among them.
         """
         count = checks.integer("steps", steps, 2, checks.MAX_PICTURES)
         ends = image if isinstance(image, Tensor) and image.dim() == 2 else self.embed(image)

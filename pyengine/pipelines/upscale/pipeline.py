@@ -157,14 +157,31 @@ class UpscalePipeline(NetworkPipeline[UpscaleRequest, UpscaleJob]):
     ) -> PipelineOutput:
         """The pictures, `scale` times as high and wide.
 
-        image: a picture or several, of any sizes; of one size for output_type "np" and "pt". tile:
-        the side in pixels of the tiles that a picture is cut into, which bounds the memory; None:
-        whole up to 512 x 512 pixels, else 384. overlap: pixels around a tile that are read with it;
-        None: all that the network reaches where these are at most 64, so that tiles change nothing
-        but the last bits, else 32 (see docs/generators.md). callback_on_step_end is called after
-        every tile with {"images": [N, 3, H, W]} in 0..1, which it may look at. Nothing is drawn:
-        seed and generator change no pixel. Others: as of StableDiffusionPipeline.
-        Raises RequestError that names the argument.
+        Args:
+            image: a picture or several, of any sizes; of one size for output_type "np" and "pt".
+            tile: the side in pixels of the tiles that a picture is cut into, which bounds the
+                memory; None: whole up to 512 x 512 pixels, else 384.
+            overlap: pixels around a tile that are read with it; None: all that the network reaches
+                where these are at most 64, so that tiles change nothing but the last bits, else 32
+                (docs/generators.md).
+            num_images_per_prompt: 1: there is one result of each picture.
+            seed, generator: checked; nothing is drawn, so they change no pixel.
+            output_type: "pil", "np" or "pt" (0 to 1).
+            callback_on_step_end: called as (pipe, step, timestep, {"images": [N, 3, H, W]}) after
+                every tile, in 0..1, to look at.
+            callback_on_step_end_tensor_inputs: what of these it is given: images.
+            progress: a bar on standard error; None shows one on a terminal.
+            return_dict: False gives a tuple in place of a PipelineOutput.
+            timeout: seconds to wait for calls of other threads, then BusyError.
+            run: a Run, to end this call from elsewhere.
+
+        Returns:
+            The pictures, with their seeds and a report.
+
+        Raises:
+            RequestError: that names the argument.
+            BusyError: where `timeout` is over first.
+            NotFiniteError: where the network's numbers are not finite.
         """
         output: PipelineOutput = self._call(locals())
         return output
@@ -203,7 +220,15 @@ class UpscalePipeline(NetworkPipeline[UpscaleRequest, UpscaleJob]):
         )  # fmt: skip
 
     def check_sizes(self, sizes: list[tuple[int, int]], one_size: bool) -> None:
-        """Before memory is taken: of the results, of all pictures together."""
+        """Refuses what would take too much memory, before any is taken.
+
+        Args:
+            sizes: (height, width) of each picture, before it is enlarged.
+            one_size: whether all have to be the same.
+
+        Raises:
+            RequestError: where a picture is too large, or all together, or sizes differ.
+        """
         if min(min(size) for size in sizes) < 1:
             raise RequestError("image: expected at least one pixel, given none")
         if len(sizes) > checks.MAX_PICTURES:
@@ -246,8 +271,15 @@ class UpscalePipeline(NetworkPipeline[UpscaleRequest, UpscaleJob]):
             job.steps += 1
 
     def enlarge_tile(self, image: Tensor, tile: Tile, canvas: Tensor) -> Tensor:
-        """A tile of image [3, H, W] into its position in canvas [3, H * scale, W * scale]; what the
-        network made of it.
+        """Enlarges a tile into its position in a canvas.
+
+        Args:
+            image: [3, H, W] in 0..1.
+            tile: the part of it.
+            canvas: [3, H * scale, W * scale], which the tile is written to.
+
+        Returns:
+            What the network made of it.
         """
         (top, bottom, read_top, read_bottom), (left, right, read_left, read_right) = tile
         s = self.scale
