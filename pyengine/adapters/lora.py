@@ -46,7 +46,7 @@ class Lora:
     tokens: tuple[str, ...] = ()
     preset: Preset | None = None
     tensors: LoraTensors | None = None
-    _weighted: dict[tuple[str, Hashable], Adapter] = field(default_factory=dict)
+    _weighted: dict[tuple[str, Hashable], Adapter] = field(default_factory=dict, init=False)
 
     def opened(self) -> Opened:
         """What it was read from, to be read again."""

@@ -50,6 +50,17 @@ Uses = tuple[Use, ...]
 LoraArgument = str | Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None
 
 
+@dataclass(frozen=True)
+class FusedUse:
+    """A LoRA that was fused into the weights of `parts`. lora: without its adapters, which need not
+    stay.
+    """
+
+    lora: Lora
+    weight: LoraWeight
+    parts: tuple[str, ...]
+
+
 class Loras:
     """What LoRAs a pipeline has. Safe from any thread.
 
@@ -63,8 +74,8 @@ class Loras:
         self.active: dict[str, LoraWeight] = {}
         self.enabled = True
         self.fused: Fused | None = None
-        #: What was fused, and into which parts.
-        self.fused_names: dict[str, tuple[LoraWeight, tuple[str, ...]]] = {}
+        #: What was fused, loaded still or not.
+        self.fused_names: dict[str, FusedUse] = {}
         self.folder: LoraFolder | None = None
         self._lock = threading.RLock()
 
@@ -81,7 +92,10 @@ class Loras:
             with lora.opened() as file:
                 new.loaded[name] = read_lora(file, models)
         new.active, new.enabled = old.active, old.enabled
-        again = [(n, *own) for n, own in old.fused_names.items() if n in new.loaded]
+        again = []
+        for name, own in old.fused_names.items():
+            with own.lora.opened() as file:
+                again.append((Use(name, read_lora(file, models), own.weight), own.parts))
         old.unfuse()  # some of the models may be the same
         if old.folder is not None:
             new.folder = LoraFolder(old.folder.path, models)
@@ -104,7 +118,14 @@ class Loras:
             self.loaded[name] = lora
         return name, lora
 
+    def is_free(self, name: str) -> bool:
+        """Whether no LoRA is loaded, or was fused into the weights, under that name."""
+        return name not in self.loaded and name not in self.fused_names
+
     def _check_free(self, name: str) -> None:
+        if name not in self.loaded and not self.is_free(name):
+            raise RequestError(f"name: a LoRA {show(name)} is fused into the weights; unfuse_lora()"
+                               " first, or name this one otherwise")  # fmt: skip
         if name in self.loaded:
             raise RequestError(f"name: a LoRA {show(name)} is loaded already; unload it first, or"
                                " name this one otherwise")  # fmt: skip
@@ -148,16 +169,16 @@ class Loras:
 
     # --- fusing -----------------------------------------------------------------------------------
 
-    def fuse(self, wanted: Iterable[tuple[str, LoraWeight, tuple[str, ...]]]) -> None:
+    def fuse(self, wanted: Iterable[tuple[Use, tuple[str, ...]]]) -> None:
         """Merges LoRAs, with what each counts, into the weights of these parts."""
         with self._lock:
-            for name, weight, parts in wanted:
-                use = Use(name, self.get(name, "adapter_names", folder=False), weight)
+            for use, parts in wanted:
                 self.fused = self.fused or Fused()
                 for part in parts:
                     for adapter, scale in use.row(part):
                         self.fused.add(adapter, scale, self.models[part].dtype)
-                self.fused_names[name] = weight, parts
+                light = replace(use.lora, adapters={})
+                self.fused_names[use.name] = FusedUse(light, use.weight, parts)
 
     def unfuse(self) -> None:
         with self._lock:
@@ -171,12 +192,11 @@ class Loras:
         with self._lock:
             return {
                 name: {
-                    **weight.of_parts(parts).shown,
-                    "sha256": self.loaded[name].sha256,
+                    **own.weight.of_parts(own.parts).shown,
+                    "sha256": own.lora.sha256,
                     "fused": True,
                 }
-                for name, (weight, parts) in self.fused_names.items()
-                if name in self.loaded
+                for name, own in self.fused_names.items()
             }
 
     # --- what calls ask ---------------------------------------------------------------------------

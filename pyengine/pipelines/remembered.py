@@ -40,6 +40,8 @@ def settings_of(
     rescale = call.get("guidance_rescale")
     asked = {row.setting: call.get(row.name) for row in ASKED if row.setting}
     asked["lora"] = loras_of(pipe, call.get("lora"), report)
+    if call.get("ip_adapter_image") is not None and call.get("ip_adapter_scale") is None:
+        asked["ip_adapter_scale"] = _image_scale(pipe)
     return Settings(
         prompt=call.get("prompt") or "",
         steps=steps if call.get("num_inference_steps") is None else call["num_inference_steps"],
@@ -96,6 +98,13 @@ def hashes_beside(pipe: Any, digests: Mapping[str, str | None]) -> dict[str, str
 def files_of_loras(report: Report) -> dict[str, str]:
     """{name: SHA-256 of the file} of the LoRAs of a call's pictures."""
     return {name: own["sha256"] for picture in report.loras for name, own in picture.items()}
+
+
+def _image_scale(pipe: Any) -> float | None:
+    """What set_ip_adapter_scale chose, where that is one number and not 1."""
+    scales = set(map(str, pipe._images.scales)), pipe._images.scales
+    number = scales[1][0] if len(scales[0]) == 1 else None
+    return number if isinstance(number, float) and number != 1 else None
 
 
 def loras_of(pipe: Any, asked: Any, report: Report) -> Any:

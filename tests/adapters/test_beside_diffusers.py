@@ -10,8 +10,10 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from test_formats import LEAST_PSNR, usual
 
+import pyengine
 from pyengine.adapters.names import original_name
 from pyengine.branches import targets
+from pyengine.errors import RequestError
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 TEXT = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -243,3 +245,37 @@ def test_which_are_active(opened, tmp_path):
     finally:
         own.unload_lora_weights()
     assert (draw(own) == plain).all()
+
+
+def test_fused_and_unloaded(opened, tmp_path):
+    """diffusers' way of merging one for good, and another beside it; then moved, told, undone."""
+    one = opened("sd1")
+    files = [
+        make(one.own, one.folder, "lora", seed, usual).save(tmp_path / f"{seed}.safetensors")
+        for seed in (1, 2)
+    ]
+    theirs, own = one.theirs(), pyengine.from_pretrained(one.folder, device="cpu")
+    plain = draw(own)
+    for pipe in (theirs, own):
+        pipe.load_lora_weights(str(files[0]))
+        pipe.fuse_lora(lora_scale=0.7)
+        pipe.unload_lora_weights()
+    want, merged = draw(theirs), draw(own)
+    assert psnr(want, merged) >= LEAST_PSNR
+    assert psnr(merged, plain) < 30
+    [told] = own("a", seed=1, num_inference_steps=1, height=32, width=32).report.loras
+    assert (told["default_0"]["weight"], told["default_0"]["fused"]) == (0.7, True)
+    own.to("cpu", torch.bfloat16)
+    own.to("cpu", torch.float32)
+    assert (draw(own) == merged).all()
+    with pytest.raises(RequestError, match=r"^name: a LoRA 'default_0' is fused into the weights"):
+        own.load_lora(files[1], "default_0")
+    for pipe in (theirs, own):
+        pipe.load_lora_weights(str(files[1]))
+    want, both = draw(theirs), draw(own)
+    assert psnr(want, both) >= LEAST_PSNR
+    assert psnr(both, merged) < 30
+    own.unload_lora_weights()
+    own.unfuse_lora()
+    assert (draw(own) == plain).all()
+    own.load_lora(files[1], "default_0")

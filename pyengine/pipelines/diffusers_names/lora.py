@@ -17,7 +17,7 @@ from ...jobs.runs import Run, Runs
 from ...weights.text import listing, show
 from ..lora_folder import find_folder
 from ..lora_weights import ADAPTED, LoraWeight
-from ..loras import Loras, asked, lora_factor
+from ..loras import Loras, Use, asked, lora_factor
 
 #: Keywords of diffusers' load_lora_weights that find the file, as adapters.open_lora takes them.
 _FINDS = (
@@ -120,7 +120,7 @@ class LoraNames:
         where = {k: v for k, v in keywords.items() if k not in _ACCEPTED}
         if adapter_name is None:
             number = 0
-            while f"default_{number}" in self._loras.loaded:
+            while not self._loras.is_free(f"default_{number}"):
                 number += 1
             adapter_name = f"default_{number}"
         self.load_lora(pretrained_model_name_or_path_or_dict, adapter_name, **where)
@@ -207,8 +207,9 @@ class LoraNames:
             raise RequestError(f"fuse_lora: {listing(map(show, again))}: fused already")
         wanted = []
         for name in names:
-            self._loras.get(name, "adapter_names", folder=False)
-            wanted.append((name, active.get(name, LoraWeight()).scaled(factor), parts))
+            lora = self._loras.get(name, "adapter_names", folder=False)
+            weight = active.get(name, LoraWeight()).scaled(factor)
+            wanted.append((Use(name, lora, weight), parts))
         with self._runs.begin(Run(), self.device):
             within_memory(lambda: self._loras.fuse(wanted), "float16 or bfloat16 would help")
             self._changed()
@@ -217,7 +218,7 @@ class LoraNames:
         """The weights of before fuse_lora, to the bit."""
         if components is not None and set(components) != set(self._loras.models):
             parts = [components] if isinstance(components, str) else list(components)
-            fused = {part for _, own in self._loras.fused_names.values() for part in own}
+            fused = {part for own in self._loras.fused_names.values() for part in own.parts}
             if not fused & set(self._loras.models) <= set(parts):
                 raise RequestError("components: expected all parts that were fused:"
                                    f" {', '.join(sorted(fused))}")  # fmt: skip
