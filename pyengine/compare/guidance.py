@@ -30,10 +30,10 @@ class Way:
 SCALES: dict[str, tuple[float, ...]] = {
     "no guidance": (1.0,),
     "classifier-free": (1.5, 2.5, 4.0, 8.0),
-    "classifier": (0.5, 1.0, 2.0, 5.0),
+    "classifier": (1.0, 3.0, 10.0, 30.0),
     "CLIP": (10.0, 30.0, 100.0, 300.0),
     "no prompt": (1.0,),
-    "classifier alone": (1.0, 2.0, 5.0, 10.0),
+    "classifier alone": (1.0, 3.0, 10.0, 30.0),
     "CLIP alone": (100.0, 300.0, 1000.0, 3000.0),
 }
 

@@ -159,7 +159,7 @@ def card_small(small: Any, settings: Any, facts: dict[str, Any]) -> str:
         "hours": str(facts["hours"]),
         "seed": str(facts["seed"]),
         "optimiser": f"AdamW {settings.rate:g}, warm-up {settings.warmup} steps, then constant"
-        + common["cooled"],
+        + (common["cooled"] or _stopped(settings, facts["steps"])),
         "changed on the way": common["history"],
         "average": f"of the weights, decay {settings.decay:g}",
     }
@@ -167,6 +167,16 @@ def card_small(small: Any, settings: Any, facts: dict[str, Any]) -> str:
     sheet = "![24 prompts drawn by the model](samples.png)\n\n" if small.draws else ""
     head = f"{small.card.strip()}\n\n{sheet}## Training\n\n| | |\n| --- | --- |\n{table}\n\n"
     return head + REST.format(**common)
+
+
+def _stopped(settings: Any, steps: int) -> str:
+    """Of a run that was stopped before its end, in words; "" of one that was not."""
+    if steps >= settings.steps:
+        return ""
+    fell = steps - (settings.steps - min(settings.cooldown, settings.steps))
+    share = fell / max(1, settings.cooldown)
+    what = f"; stopped at {steps:,} of {settings.steps:,} steps"
+    return f", descent by {share:.0%} over the last {fell}{what}" if fell > 0 else what
 
 
 def card(facts: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import torch
 import pyengine
 from pyengine import cli
 from pyengine.models import EncoderUNetModel
-from pyengine.training import classifier, dataset, guide_measures, loop, small
+from pyengine.training import card, classifier, dataset, guide_measures, loop, small
 from pyengine.training.encoder_unet import EncoderUNet
 from pyengine.training.prior import encoded
 
@@ -139,3 +139,12 @@ def test_eval_measures_a_folder_of_it(shown, settings, model, tmp_path, capsys):
     for option in (["--save", "x.json"], ["--repeats", "2"], ["--steps", "3"]):
         assert cli.main([*call, *option]) != 0
         assert f"{option[0][2:]}: expected without" in capsys.readouterr().err
+
+
+def test_a_card_says_where_a_run_was_stopped():
+    settings = classifier.ClassifierSettings(steps=100, cooldown=40)
+    words = [card._stopped(settings, steps) for steps in (100, 80, 50)]
+    assert words == [
+        "", ", descent by 50% over the last 20; stopped at 80 of 100 steps",
+        "; stopped at 50 of 100 steps",
+    ]  # fmt: skip
