@@ -19,6 +19,7 @@
 #include "gemm/int8_products.h"
 #include "gemm/linear_int8.h"
 #include "instruction_sets.h"
+#include "isa/peak.h"
 #include "memory/pack_weight.h"
 #include "moves.h"
 #include "norm/group_norm_silu.h"
@@ -274,6 +275,13 @@ PYBIND11_MODULE(_core, m) {
         return sets;
     });
     m.def("pool_threads", &pool_threads);
+    m.def(
+        "multiply_adds",
+        [](int64_t turns, int threads) {
+            const Peak peak = multiply_adds(turns, threads);
+            return std::pair(peak.operations, peak.last);
+        },
+        py::arg("turns"), py::arg("threads"), Release());
     m.def("openmp_lost_its_threads", &openmp_lost_its_threads);
     bind_arena(m);
     bind_tokens(m);

@@ -27,6 +27,7 @@ struct LayerNormArgs;
 struct LinearArgs;
 struct LinearInt8Work;
 struct LinearShare;
+struct PeakArgs;
 struct RaceArgs;
 struct RotaryArgs;
 struct SamplerStepArgs;
@@ -58,6 +59,7 @@ struct WinogradArgs;
     PYENGINE_LINEAR_KERNELS(ONE)                                                              \
     ONE(linear_int8, void, PYENGINE_RANGE(LinearInt8Work))                                    \
     ONE(linear_int8_rows, void, PYENGINE_RANGE(LinearInt8Work)) /* shares of the rows */      \
+    ONE(multiply_adds, void, PYENGINE_RANGE(PeakArgs))                                        \
     EACH(rms_norm, PYENGINE_RANGE(LayerNormArgs))                                             \
     EACH(rotary, PYENGINE_RANGE(RotaryArgs))                                                  \
     EACH(sampler_step, PYENGINE_RANGE(SamplerStepArgs))                                       \

@@ -2,6 +2,7 @@
 #include "table.h"
 
 #include "gemm/tile.simd.h"
+#include "isa/peak.simd.h"
 
 namespace pyengine::PYENGINE_NS {
 

@@ -53,7 +53,8 @@ def _roof(axes: Any, rows: list[Row], style: dict[str, Any]) -> None:
     low, high = min(*places, peak / bandwidth) / 2, max(*places, peak / bandwidth) * 2
     edge = peak / bandwidth
     axes.plot([low, edge, high], [low * bandwidth, peak, peak], color="black", linewidth=1)
-    axes.text(high, peak, f"GEMM {peak:.0f} GFLOP/s", ha="right", va="bottom", fontsize=8)
+    computed = rows[0].limits.computed
+    axes.text(high, peak, f"{computed} {peak:.0f} GFLOP/s", ha="right", va="bottom", fontsize=8)
     axes.text(
         low,
         low * bandwidth,

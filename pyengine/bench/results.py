@@ -65,7 +65,8 @@ class Row:
             "bytes": self.nbytes,
             "bound_seconds": self.bound,
             "limited_by": self.limited_by,
-            "gemm_flops_per_second": self.limits.peak,
+            "peak_flops_per_second": self.limits.peak,
+            "peak_of": self.limits.computed,
             f"{self.limits.moved}_bytes_per_second": self.limits.bandwidth,
             "kernels": self.kernels,
             "times": times,
@@ -125,7 +126,7 @@ def _cells(row: Row, names: list[str], peers: list[str], hot: bool) -> list[str]
         times = row.times.get(name)
         cells.append("-" if times is None else f"{times.median / ours:.2f}x")
     share = row.share(OURS)
-    limit = "GEMM" if row.limited_by == "arithmetic" else row.limits.moved
+    limit = row.limits.computed if row.limited_by == "arithmetic" else row.limits.moved
     cells.append(f"{_ms(row.bound)} ({limit})" if row.bound else "-")
     cells.append("-" if share is None else f"{share:.0%}")
     return cells
@@ -172,8 +173,9 @@ def details(result: Result) -> list[str]:
 def ceilings(result: Result) -> str:
     """The machine's limits over the run, smallest to largest."""
     limits, rates = [row.limits for row in result.rows], []
+    computed = "/".join(sorted({found.computed for found in limits}))
     for what, unit, values in (
-        ("GEMM", "GFLOP/s", [found.peak for found in limits]),
+        (computed, "GFLOP/s", [found.peak for found in limits]),
         (limits[0].moved, "GB/s", [found.bandwidth for found in limits]),
     ):
         low, high = min(values) / 1e9, max(values) / 1e9

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..cuda import Record, Recorder
 from ..ops._check import unseen
+from ..ops._core import core
 
 #: Shortest sample, long against the clock's resolution and a call's overhead.
 SAMPLE_SECONDS = 0.03
@@ -54,13 +55,15 @@ class Times:
 class Limits:
     """What the machine can do at most: bytes and floating-point operations per second.
 
-    Bandwidth is that of a large copy, read and written, or of a sum, which only reads; the peak is
-    that of torch's GEMM. moved: "copy" or "read".
+    Bandwidth is that of a large copy, read and written, or of a sum, which only reads. moved:
+    "copy" or "read". computed: what reached the peak, "FMA", multiply-adds of float32 in registers,
+    or "GEMM", torch's.
     """
 
     bandwidth: float
     peak: float
     moved: str = "copy"
+    computed: str = "GEMM"
 
     def bound(self, flops: int, nbytes: int) -> float:
         """Seconds that the work takes at least, arithmetic and memory fully overlapped.
@@ -175,14 +178,18 @@ class LimitsOfThisMinute:
     def __call__(self) -> Limits:
         if not self.measured or time.perf_counter() - self._when > MINUTE:
             self._when = time.perf_counter()
-            self.measured.append(
-                Limits(
-                    self._bandwidth(),
-                    gemm_peak(self.dtype, self.device, 256 if self.quick else None),
-                    self.moved,
-                )
-            )
+            bandwidth, (peak, computed) = self._bandwidth(), self._peak()
+            self.measured.append(Limits(bandwidth, peak, self.moved, computed))
         return self.measured[-1]
+
+    def _peak(self) -> tuple[float, str]:
+        """The better of two: torch's GEMM reaches 0.4 of the FMA units' rate on some CPUs, which in
+        turn know nothing of instructions for narrower dtypes, nor of GPUs.
+        """
+        gemm = gemm_peak(self.dtype, self.device, 256 if self.quick else None)
+        if self.device.startswith("cuda"):
+            return gemm, "GEMM"
+        return max((gemm, "GEMM"), (fma_peak(self.sample_seconds), "FMA"))
 
     def _bandwidth(self) -> float:
         if self.moved == "read":
@@ -211,3 +218,16 @@ def gemm_peak(dtype: torch.dtype, device: str, n: int | None = None) -> float:
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     times = take_turns({"gemm": sampler(torch.mm, [{"input": a, "mat2": b}], device)}, 5)
     return 2 * n**3 / times["gemm"].median
+
+
+def fma_peak(seconds: float = SAMPLE_SECONDS) -> float:
+    """Operations per second of float32 multiply-adds in the CPU's registers, by all of torch's
+    threads with the instruction set in use. A multiplication and an addition count as two.
+    """
+    threads, turns = torch.get_num_threads(), 1 << 14
+    operations, _ = core().multiply_adds(turns, threads)
+    times = take_turns(
+        {"fma": sampler(core().multiply_adds, [{"turns": turns, "threads": threads}], "cpu")}, 5,
+        seconds,
+    )  # fmt: skip
+    return float(operations) / min(times["fma"].samples)

@@ -28,7 +28,7 @@ def check_json(facts, suite, peers):
         assert row["bytes"] > 0
         assert row["kernels"]
         bound = max(
-            row["flops"] / row["gemm_flops_per_second"],
+            row["flops"] / row["peak_flops_per_second"],
             row["bytes"] / row["copy_bytes_per_second"],
         )
         assert row["bound_seconds"] == pytest.approx(bound)

@@ -25,7 +25,7 @@ def measured(run, path, *arguments):
     for row in facts["rows"]:
         assert row["suite"] == "token"
         assert row["bound_seconds"] == pytest.approx(
-            max(row["flops"] / row["gemm_flops_per_second"],
+            max(row["flops"] / row["peak_flops_per_second"],
                 row["bytes"] / row["read_bytes_per_second"])
         )  # fmt: skip
         assert row["times"][OURS]["median"] > 0

@@ -15,7 +15,7 @@ from pyengine.bench.arguments import attention, conv2d, geglu, linear, vq_argmin
 from pyengine.bench.contest import Contest
 from pyengine.bench.operations import check, compared, inputs_for, packed
 from pyengine.bench.peers.torch_ops import EAGER
-from pyengine.bench.results import OURS
+from pyengine.bench.results import OURS, Result, Row, ceilings
 from pyengine.bench.shapes import GPU_SHAPES, SHAPES, TINY
 from pyengine.ops import OPS
 from pyengine.ops.reference.linear import ACTIVATIONS
@@ -184,3 +184,18 @@ def test_cold_inputs_outgrow_the_cache():
     sets = inputs_for(geglu(7, 20), torch.float32, "cpu", cold=True, most=1 << 16)
     assert len({one["x"].data_ptr() for one in sets}) == len(sets) > 50
     assert len(inputs_for(geglu(7, 20), torch.float32, "cpu", cold=False)) == 1
+
+
+def test_the_peak_is_the_higher_of_two_rates(monkeypatch):
+    """And the report names the one."""
+    for gemm, fma, expected in ((5.0, 3.0, (5.0, "GEMM")), (3.0, 5.0, (5.0, "FMA"))):
+        monkeypatch.setattr(timing, "gemm_peak", lambda *_, gemm=gemm: gemm)
+        monkeypatch.setattr(timing, "fma_peak", lambda *_, fma=fma: fma)
+        found = timing.LimitsOfThisMinute(torch.float32, "cpu", quick=True)()
+        assert (found.peak, found.computed) == expected
+        row = Row("ops", "x", "", "", 10**12, 8, found, {OURS: timing.Times((20.0, 20.0))})
+        assert ceilings(Result([row])).startswith(f"{expected[1]} 5e-09 GFLOP/s; copy ")
+
+
+def test_multiply_adds_are_timed():
+    assert 0 < timing.fma_peak(timing.QUICK_SECONDS) < float("inf")

@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from instruction_sets import ISAS
 
 from pyengine import ops
 from pyengine.ops._core import core
@@ -190,3 +191,27 @@ def test_the_gil_is_released():
         stop.set()
         counter.join()
     assert during > 3
+
+
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_multiply_adds_are_computed_and_counted(name, threads):
+    """Sixteen items a thread of twelve chains of vectors: a loop that the compiler had shortened
+    would come to another number.
+    """
+    c, before = core(), core().isa()
+    if c.isas()[name]:
+        pytest.skip(f"{name} {c.isas()[name]}")
+    c.set_isa(name)
+    try:
+        lanes = c.lanes()
+        for turns in (0, 1, 2, 7):
+            operations, last = c.multiply_adds(turns, threads)
+            assert operations == 2 * turns * 12 * lanes * 16 * threads
+            # x of a chain after n turns of x = x / 2 + 1: 2 + (x - 2) / 2^n, exact in float32.
+            assert last == sum(2 + (x - 2) / 2**turns for x in range(3, 15))
+        for wrong in (-1, HUGE):
+            with pytest.raises(ValueError, match="multiply_adds"):
+                c.multiply_adds(wrong, threads)
+    finally:
+        c.set_isa(before)
