@@ -56,7 +56,8 @@ struct WinogradArgs {
     int64_t position_stride, slab_stride;  // of input, in floats
     float* scratch;                        // of each share
     int64_t scratch_stride;
-    int64_t shares;      // items of both phases: one per thread
+    int64_t shares;      // items of both phases: one per thread, or one in all where threads have
+                         // tiles of their own
     int64_t tile_parts;  // the second phase divides tiles x panels
 };
 
@@ -73,7 +74,8 @@ constexpr int64_t winograd_weights_floats(int64_t output_tile, int64_t pass) {
 // y = conv(x), where args.kernel_height = kernel_width = 3 and stride = 1. output_tile: 4 or 2.
 // Largest error in float32: 2e-5 of the result's standard deviation. A value that is infinite or
 // NaN spoils every pixel of its tiles. Takes scratch of at most 12.6 MB (more only for more than
-// 87,360 input channels) and 1 MB per thread.
+// 87,360 input channels), for each of up to 8 threads where there are many tiles, and 1 MB per
+// thread.
 void conv2d_winograd(const Conv2dArgs& args, int64_t output_tile, int threads);
 
 }  // namespace pyengine
