@@ -36,7 +36,7 @@ help:
 	  'make bench-gpu    all that an NVIDIA GPU has to show (docs/gpu.md), beside diffusers and torch.compile' \
 	  'make sanitize-gpu the kernels under compute-sanitizer, on an NVIDIA GPU' \
 	  'make docs         the site of docs/ and of the docstrings, in build/site' \
-  'make sdist-check  build an sdist, install it elsewhere, run its tests' \
+	  'make sdist-check  build an sdist, install it elsewhere, run its tests' \
 	  'make clean        remove .venv and everything built'
 
 $(BIN)/python:

@@ -1,6 +1,7 @@
 """Gradients through whole models, which only `differentiable` lets through."""
 
 import copy
+import statistics
 import threading
 
 import pytest
@@ -117,22 +118,29 @@ def test_a_text_encoders_gradient_to_its_table(tmp_path):
 def test_through_the_decoder_and_the_unet(unets, tmp_path):
     """As guidance by CLIP needs it: the gradient of a picture's number to the latents.
 
-    Against float64: the chain is so long that two float32 gradients lie up to 1.3e-5 apart.
+    Against float64: the chain is so long that two float32 gradients lie up to 1.3e-5 apart. The
+    middle of five draws, since one may lie where the chain is steep: torch's own is 2e-5 off then.
     """
     theirs, ours = unets
     their_vae, our_vae = load_pair(tiny.make_vae(), AutoencoderKL, tmp_path)
-    x, text = leaf(1, 4, 4, 4), noise(1, 5, context_dim(theirs.config), seed=1)
     given = conditions(theirs.config, 1)
+    exact_unet, exact_vae, exact_given = double(theirs), double(their_vae), double(given)
 
     def picture(unet, vae, x, text, given):
         return vae.decode(0.9 * x - 0.4 * unet(x, 500, text, **given).sample).sample
 
-    exact = double(x)
-    parts = double(theirs), double(their_vae), exact, double(text), double(given)
-    want = gradients(picture(*parts), exact)
-    with differentiable():
-        got = gradients(picture(ours, our_vae, x, text, given), x)
-    assert relative_l2(got[0].double(), want[0]) < LIMIT
+    def off(seed):
+        x, text = (
+            leaf(1, 4, 4, 4, seed=seed),
+            noise(1, 5, context_dim(theirs.config), seed=seed + 1),
+        )
+        exact = double(x)
+        want = gradients(picture(exact_unet, exact_vae, exact, double(text), exact_given), exact)
+        with differentiable():
+            got = gradients(picture(ours, our_vae, x, text, given), x)
+        return relative_l2(got[0].double(), want[0])
+
+    assert statistics.median(off(10 * draw) for draw in range(5)) < LIMIT
 
 
 def test_outside_of_the_block_nothing_is_kept(unets):
