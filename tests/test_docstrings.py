@@ -66,3 +66,33 @@ def test_nothing_else_is_told_of(name):
     text = inspect.getdoc(inspect.unwrap(FUNCTIONS[name])) or ""
     text = re.sub(r"^Keyword Args:\n(    .*\n?)+", "", text, flags=re.MULTILINE)
     assert entries_of(text) <= {p.name for p in names}
+
+
+#: Arguments that mean one thing in all calls: what an entry of theirs begins with.
+SAME = {
+    "seed": "s gives picture i the seed s + i; a list one each; None random ones, which the result",
+    "progress": "a bar on standard error; None shows one on a terminal.",
+    "timeout": "seconds to wait for calls of other threads, then BusyError.",
+    "run": "a Run, to end this call from elsewhere",
+    "upscaler": "a file or folder of one, or an UpscalePipeline, which enlarges the pictures.",
+    "scheduler": "a sampler by name (pyengine.schedules.SAMPLER_NAMES), not the checkpoint's.",
+    "timestep_spacing": '"leading", "linspace" or "trailing", not the sampler\'s own.',
+    "timesteps": "the steps themselves, descending, for samplers that take them.",
+    "eta": "DDIM's noise, 0 to 1.",
+}
+LEFT_TO_ANOTHER = re.compile(r"(as of|as in|of the decoder, see|of every stage|checked;) ?")
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_an_argument_of_many_calls_has_the_same_words_in_each(name):
+    found = []
+    for path, function in FUNCTIONS.items():
+        section = SECTION.search(inspect.getdoc(inspect.unwrap(function)) or "")
+        if not path.endswith("Pipeline.__call__") or section is None:
+            continue
+        for entry in re.split(r"\n(?=    \S)", "\n" + section[1]):
+            names, _, words = " ".join(entry.split()).partition(": ")
+            if name in re.split(r",\s+", names) and not LEFT_TO_ANOTHER.match(words):
+                found.append(words)
+    assert len(found) > 4
+    assert all(words.startswith(SAME[name]) for words in found)

@@ -54,8 +54,7 @@ class TextTokensPipeline(AutoregressivePipeline):
             guidance_scale: 1 or less leaves guidance out.
             seed: s gives picture i the seed s + i; a list one each; None random ones, which the
                 result tells.
-            generator: one per picture, or one from which the batch is drawn, one picture after the
-                other.
+            generator: one per picture, or one from which the batch is drawn.
             prefix: tokens of the picture's beginning in reading order, [n] for all or [N, n], or a
                 picture of the upper rows, as wide as the model draws.
             temperature: 0 draws the likeliest token every time; 1 unless the model says otherwise.

@@ -60,8 +60,7 @@ class DCGANPipeline(OnePassPipeline):
             height, width: pixels, the model's own; anything else is refused.
             seed: s gives picture i the seed s + i; a list one each; None random ones, which the
                 result tells.
-            generator: one per picture, or one from which the batch is drawn, one picture after the
-                other.
+            generator: one per picture, or one from which the batch is drawn.
             output_type: "pil", "np", "pt" (0 to 1) or "latent", the latents.
             upscaler: a file or folder of one, or an UpscalePipeline, which enlarges the pictures.
             callback_on_step_end: called once as (pipe, 0, 0, {"images": [N, C, H, W]}), in -1..1,

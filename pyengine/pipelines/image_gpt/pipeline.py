@@ -116,8 +116,7 @@ class ImageGPTPipeline(AutoregressivePipeline):
             height, width: pixels, the model's own; anything else is refused.
             seed: s gives picture i the seed s + i; a list one each; None random ones, which the
                 result tells.
-            generator: one per picture, or one from which the batch is drawn, one picture after the
-                other.
+            generator: one per picture, or one from which the batch is drawn.
             prefix: clusters of the first pixels in reading order, [n] for all or [N, n], or a
                 picture of the upper rows, of the model's width.
             temperature: 0 draws the likeliest token every time; 1 unless the model says otherwise.

@@ -82,8 +82,7 @@ class MaskedTokensPipeline(AmusedPipeline):
             guidance_scale: 1 or less leaves guidance out.
             negative_prompt: one for all, or one per prompt.
             num_images_per_prompt: pictures of a prompt follow each other.
-            generator: one per picture, or one from which the batch is drawn, one picture after the
-                other.
+            generator: one per picture, or one from which the batch is drawn.
             latents: [N, h, w] int64 tokens to begin with, the mask token where not known.
             seed: s gives picture i the seed s + i; a list one each; None random ones, which the
                 result tells.

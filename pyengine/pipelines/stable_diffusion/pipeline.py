@@ -240,8 +240,7 @@ class StableDiffusionPipeline(
             cross_attention_kwargs: "scale", a number that all LoRAs' weights are multiplied by;
                 "ip_adapter_masks", for each IP-Adapter [1, pictures, H, W], where they count.
             output_type: "pil", "np", "pt" or "latent".
-            upscaler: a file or folder of one, or an UpscalePipeline, which enlarges the decoded
-                pictures.
+            upscaler: a file or folder of one, or an UpscalePipeline, which enlarges the pictures.
             return_dict: False gives diffusers' tuple in place of a PipelineOutput.
             guidance_rescale: 0 to 1, how far the guided output's spread is pulled back.
             clip_skip: text encoder layers to leave out.
