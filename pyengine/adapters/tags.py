@@ -8,7 +8,8 @@ from ..weights.text import show
 
 #: Weights that a LoRA may be given.
 MAX_SCALE = 100.0
-_TAG = re.compile(r"<lora:([^<>\n]*)>")
+#: That web UI takes lyco for the same.
+_TAG = re.compile(r"<(?:lora|lyco):([^<>\n]*)>")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
 _WORDS = {"te": "text", "unet": "unet"}
 

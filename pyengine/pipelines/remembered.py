@@ -102,8 +102,8 @@ def files_of_loras(report: Report) -> dict[str, str]:
 
 def _image_scale(pipe: Any) -> float | None:
     """What set_ip_adapter_scale chose, where that is one number and not 1."""
-    scales = set(map(str, pipe._images.scales)), pipe._images.scales
-    number = scales[1][0] if len(scales[0]) == 1 else None
+    scales = pipe._images.scales
+    number = scales[0] if scales and all(own == scales[0] for own in scales) else None
     return number if isinstance(number, float) and number != 1 else None
 
 

@@ -46,6 +46,7 @@ def pipe(opened, folder):
         ("a fox <lora:oil paint>", "a fox", [Tag("oil paint")]),
         ("<lora:a:-.5><lora:b:1:2>x", "x", [Tag("a", -0.5, -0.5), Tag("b", 1.0, 2.0)]),
         ("<lora:a:te=0.5:unet=0.25>x", "x", [Tag("a", 0.5, 0.25)]),
+        ("a <lyco:ink:0.5> fox", "a fox", [Tag("ink", 0.5, 0.5)]),
         ("a < b <lora> lora:x", "a < b <lora> lora:x", []),
     ],
 )
@@ -110,6 +111,13 @@ def test_files_of_the_folder_that_do_not_fit(pipe, folder, content):
         assert str(folder) not in str(e.value)
     finally:
         bad.rmdir() if bad.is_dir() else bad.unlink()
+
+
+def test_tags_of_negative_prompts_are_text(pipe):
+    """As in A1111's; but that is said."""
+    with pytest.warns(UserWarning, match=r"^negative_prompt: <lora:...> is read in the prompt"):
+        got = draw(pipe, "a fox", negative_prompt="a cat <lora:ink:0.8>")
+    assert (got != draw(pipe, "a fox", negative_prompt="a cat")).any()
 
 
 def test_without_a_folder_tags_are_text(opened):

@@ -189,3 +189,36 @@ def test_settings_tell_all_of_it(opened, files):
     output = own("a fox <lora:sd1:0.5>", lora={"sd1": 0.25}, **how)
     assert output.report.loras[0]["sd1"]["weight"] == 0.75
     assert (output.images == first).all()
+
+
+@pytest.mark.parametrize("names", [5, ["a", 5], ["a", "a"], {"a": 1}, None])
+def test_names_that_are_none(opened, names):
+    """One, or a list with each once."""
+    own = opened("sd1").own
+    with pytest.raises(RequestError, match=r"^adapter_names: expected"):
+        own.set_adapters(names)
+    with pytest.raises(RequestError, match=r"^adapter_names: expected"):
+        own.delete_adapters(names)
+    with pytest.raises(RequestError, match=r"^(adapter_names: expected|fuse_lora: no LoRA)"):
+        own.fuse_lora(adapter_names=names)
+    if names is not None:
+        with pytest.raises(RequestError, match=r"^components: expected"):
+            own.fuse_lora(components=names)
+        with pytest.raises(RequestError, match=r"^components: expected"):
+            own.unfuse_lora(components=names)
+
+
+def test_settings_tell_the_ip_adapters_scale(opened, files):
+    """What set_ip_adapter_scale chose, where it is one number."""
+    from pyengine.pipelines import remembered
+    from pyengine.pipelines.stable_diffusion.image_prompts import ImageAdapters
+
+    class Pipe:
+        _images = ImageAdapters()
+
+    for scales, told in (
+        ((0.5,), 0.5), ((1.0,), None), ((0.5, 0.5), 0.5), ((0.5, 0.6), None), ((), None),
+        (({"mid_block": 0.5},), None), (((0.5, 0.5),), None),
+    ):  # fmt: skip
+        Pipe._images.scales = scales
+        assert remembered._image_scale(Pipe) == told

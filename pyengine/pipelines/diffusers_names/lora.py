@@ -135,9 +135,7 @@ class LoraNames:
         "up": 0.3}, where what is left out is 1 or as "other" says. A convolution of a block counts
         what the block's attention of the same number does, as in diffusers.
         """
-        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
-        if not isinstance(names, list | tuple):
-            raise checks.refuse("adapter_names", "a name or a list of names", adapter_names)
+        names = _names("adapter_names", adapter_names)
         weights = adapter_weights if isinstance(adapter_weights, list | tuple) else (
             [adapter_weights] * len(names)
         )  # fmt: skip
@@ -170,8 +168,7 @@ class LoraNames:
 
     def delete_adapters(self, adapter_names: Any) -> None:
         """unload_lora of one or several names."""
-        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
-        for name in names:
+        for name in _names("adapter_names", adapter_names):
             self._loras.unload(name, "adapter_names")
 
     def unload_lora_weights(self, reset_to_overwritten_params: bool = False) -> None:
@@ -190,15 +187,13 @@ class LoraNames:
         what is not finite was refused when it was loaded. Layers of 8 bits keep side branches,
         since the sum would have to be rounded anew. Takes as much memory as the merged weights.
         """
-        parts = ADAPTED if components is None else tuple(
-            [components] if isinstance(components, str) else components
-        )  # fmt: skip
+        parts = ADAPTED if components is None else tuple(_names("components", components))
         for part in parts:
             checks.choice("components", part, ADAPTED)
         factor = lora_factor("lora_scale", lora_scale)
         active = self._loras.active
         names = [n for n in active if n not in self._loras.fused_names] if adapter_names is None \
-            else list(adapter_names)  # fmt: skip
+            else _names("adapter_names", adapter_names)  # fmt: skip
         if not names:
             raise RequestError("fuse_lora: no LoRA is active; name some: adapter_names=[...], or"
                                " call set_adapters first")  # fmt: skip
@@ -216,8 +211,8 @@ class LoraNames:
 
     def unfuse_lora(self, components: Any = None) -> None:
         """The weights of before fuse_lora, to the bit."""
-        if components is not None and set(components) != set(self._loras.models):
-            parts = [components] if isinstance(components, str) else list(components)
+        if components is not None:
+            parts = _names("components", components)
             fused = {part for own in self._loras.fused_names.values() for part in own.parts}
             if not fused & set(self._loras.models) <= set(parts):
                 raise RequestError("components: expected all parts that were fused:"
@@ -276,6 +271,10 @@ class LoraNames:
         """The tags of each prompt, which are taken out of it where there is a folder of LoRAs."""
         prompt = arguments.get("prompt")
         texts = [prompt] if isinstance(prompt, str) else prompt
+        for name in ("prompt_2", "negative_prompt", "negative_prompt_2"):
+            if any(has_tags(text) for text in _texts(arguments.get(name))):
+                warned.append(f"{name}: <lora:...> is read in the prompt alone; here it is text"
+                              " like all")  # fmt: skip
         if not isinstance(texts, list | tuple) or not all(isinstance(t, str) for t in texts):
             return []
         if self._loras.folder is None:
@@ -286,3 +285,19 @@ class LoraNames:
         found = [find_tags(text) for text in texts]
         arguments["prompt"] = found[0][0] if isinstance(prompt, str) else [t for t, _ in found]
         return [tags for _, tags in found]
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts of an argument that is one, a list of them or something else."""
+    items = value if isinstance(value, list | tuple) else [value]
+    return [item for item in items if isinstance(item, str)]
+
+
+def _names(field: str, value: Any) -> list[str]:
+    """One name or several, each once. Raises RequestError."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise checks.refuse(field, "a name or a list of names", value)
+    if len(set(names)) != len(names):
+        raise checks.refuse(field, "each name once", value)
+    return list(names)
