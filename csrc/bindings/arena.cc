@@ -67,10 +67,18 @@ py::object empty(const std::shared_ptr<Arena>& arena, const py::tuple& shape, in
     void* memory = arena->take(static_cast<size_t>(count) * (kBits[dtype] / 8));
     if (!memory) return py::none();
     lease->arena = arena;
-    lease->managed = {{memory, 1, 0, static_cast<int32_t>(shape.size()), kCode[dtype], kBits[dtype],
-                       1, lease->shape, nullptr, 0},
-                      lease.get(),
-                      end_lease};
+    lease->managed = {.tensor = {.data = memory,
+                                 .device_type = 1,
+                                 .device_id = 0,
+                                 .dimensions = static_cast<int32_t>(shape.size()),
+                                 .code = kCode[dtype],
+                                 .bits = kBits[dtype],
+                                 .lanes = 1,
+                                 .shape = lease->shape,
+                                 .strides = nullptr,
+                                 .byte_offset = 0},
+                      .owner = lease.get(),
+                      .deleter = end_lease};
     PyObject* capsule = PyCapsule_New(&lease->managed, kCapsule, end_capsule);
     if (!capsule) {
         arena->give(memory);

@@ -45,14 +45,27 @@ std::vector<Candidate> candidates() {
     std::vector<Candidate> all;
 #ifdef PYENGINE_X86
     const CpuFeatures cpu = cpu_features();
-    all.push_back({&isa_int8_amx::kProduct, cpu.amx_int8,
-                   "AMX_TILE and AMX_INT8, and a Linux that lets the process use tiles", tiles});
-    all.push_back(
-        {&isa_int8_avx512_vnni::kProduct, cpu.avx512_vnni, "AVX-512 and AVX512_VNNI", lanes16});
-    all.push_back({&isa_int8_avx_vnni::kProduct, cpu.avx_vnni, "AVX2 and AVX_VNNI", lanes8});
-    all.push_back({&isa_int8_avx2::kProduct, cpu.avx2, "AVX2", lanes8});
+    all.push_back({.product = &isa_int8_amx::kProduct,
+                   .runs_here = cpu.amx_int8,
+                   .needs = "AMX_TILE and AMX_INT8, and a Linux that lets the process use tiles",
+                   .rank = tiles});
+    all.push_back({.product = &isa_int8_avx512_vnni::kProduct,
+                   .runs_here = cpu.avx512_vnni,
+                   .needs = "AVX-512 and AVX512_VNNI",
+                   .rank = lanes16});
+    all.push_back({.product = &isa_int8_avx_vnni::kProduct,
+                   .runs_here = cpu.avx_vnni,
+                   .needs = "AVX2 and AVX_VNNI",
+                   .rank = lanes8});
+    all.push_back({.product = &isa_int8_avx2::kProduct,
+                   .runs_here = cpu.avx2,
+                   .needs = "AVX2",
+                   .rank = lanes8});
 #endif
-    all.push_back({&isa_int8_portable::kProduct, true, "", portable});
+    all.push_back({.product = &isa_int8_portable::kProduct,
+                   .runs_here = true,
+                   .needs = "",
+                   .rank = portable});
     return all;
 }
 

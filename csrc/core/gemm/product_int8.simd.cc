@@ -295,6 +295,7 @@ void multiply(const Int8Rows& a, int64_t rows, const int8_t* b, int64_t b_stride
 }  // namespace
 
 extern const Int8Product kProduct;
-const Int8Product kProduct = {PYENGINE_ISA_NAME, begin, end, multiply};
+const Int8Product kProduct = {
+    .name = PYENGINE_ISA_NAME, .begin = begin, .end = end, .multiply = multiply};
 
 }  // namespace pyengine::PYENGINE_NS
