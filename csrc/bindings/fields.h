@@ -16,6 +16,7 @@
 
 #include <new>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -114,7 +115,7 @@ Field field(const char* name) {
     using Type = typename MemberOf<decltype(Member)>::Type;
     const auto set = [](void* args, PyObject* value) {
         auto& to = static_cast<Struct*>(args)->*Member;
-        if constexpr (Read == nullptr)
+        if constexpr (std::is_null_pointer_v<decltype(Read)>)
             return read(value, to);
         else
             return Read(value, to);
