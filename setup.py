@@ -35,7 +35,13 @@ class CMakeBuild(build_ext):
         in_place = self.inplace or getattr(self, "editable_mode", False)
         prefix = ROOT if in_place else Path(self.build_lib).resolve()
         configure = [
-            cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
+            cmake,
+            "-S",
+            str(ROOT),
+            "-B",
+            str(build),
+            "-G",
+            "Ninja",
             f"-DCMAKE_MAKE_PROGRAM={ninja}",
             f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
             f"-DCMAKE_INSTALL_PREFIX={prefix}",
@@ -44,7 +50,7 @@ class CMakeBuild(build_ext):
             f"-DPYENGINE_CUDA={os.environ.get('PYENGINE_CUDA', 'auto')}",
             f"-DPYENGINE_SANITIZE={sanitize}",
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
-        ]  # fmt: skip
+        ]
         for old in prefix.glob("pyengine/_c[ou]*.so"):
             old.unlink()  # else a _cuda that this build leaves out would stay
         compile_, install = [cmake, "--build", str(build)], [cmake, "--install", str(build)]

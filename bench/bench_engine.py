@@ -21,10 +21,15 @@ PROMPTS = ("a red heart", "a rocket", "two cats", "a tree")
 def emoji(request):
     tiny = request.config.getoption("tiny")
     calls = [
-        {"prompt": PROMPTS[k % 4], "seed": k, "scheduler": SAMPLERS[k // 4],
-         "num_inference_steps": 2 if tiny else 5 + k % 8, "guidance_scale": (1.0, 2.5, 4.0)[k % 3]}
+        {
+            "prompt": PROMPTS[k % 4],
+            "seed": k,
+            "scheduler": SAMPLERS[k // 4],
+            "num_inference_steps": 2 if tiny else 5 + k % 8,
+            "guidance_scale": (1.0, 2.5, 4.0)[k % 3],
+        }
         for k in range(2 if tiny else REQUESTS)
-    ]  # fmt: skip
+    ]
     return pyengine.from_pretrained("emoji", device="cpu"), calls
 
 

@@ -29,11 +29,17 @@ def unet(request, tmp_path_factory):
 
 
 def lora(model):
-    return Adapter(model, {
-        name: (torch.randn(RANK, *target.shape[1:]) / 100, torch.randn(target.width, RANK) / 100)
-        for name, target in targets(model).items()
-        if any(part in name.split(".") for part in BESIDE)
-    })  # fmt: skip
+    return Adapter(
+        model,
+        {
+            name: (
+                torch.randn(RANK, *target.shape[1:]) / 100,
+                torch.randn(target.width, RANK) / 100,
+            )
+            for name, target in targets(model).items()
+            if any(part in name.split(".") for part in BESIDE)
+        },
+    )
 
 
 def evaluation(model, rows, side=32):

@@ -37,9 +37,14 @@ def main() -> None:
         return
     notes: dict = {}
     run = MAKERS[arguments.contestant](
-        notes, threads=cores(), folder=folder, kind=TASK.kind, inputs=TASK.inputs(),
-        device=TASK.device, dtype=TASK.dtype,
-    )  # fmt: skip
+        notes,
+        threads=cores(),
+        folder=folder,
+        kind=TASK.kind,
+        inputs=TASK.inputs(),
+        device=TASK.device,
+        dtype=TASK.dtype,
+    )
     print(f"loaded in {notes['load_seconds']:.1f} s")
     print(f"GEMM {timing.gemm_peak(torch.float32, 'cpu') / 1e9:.0f} GFLOP/s")
     for _ in range(arguments.calls):

@@ -85,22 +85,29 @@ BY_CLASS = Family(
     classes=("ByClassPipeline",),
     parts={
         "generator": Part(
-            kind="model", library="elsewhere", classes=("Generator",), network=Generator,
+            kind="model",
+            library="elsewhere",
+            classes=("Generator",),
+            network=Generator,
             summary=("classes", "width"),
         )
     },
     pipeline=ByClassPipeline,
     build=build,
     main="generator",
-)  # fmt: skip
+)
 
 
 def write_checkpoint(folder: Path) -> None:
     """What training would have saved."""
     generator = torch.Generator().manual_seed(1)
     pixels = 3 * SIDE * SIDE
-    shapes = {"first.weight": (4, 5), "first.bias": (4,), "last.weight": (pixels, 4),
-              "last.bias": (pixels,)}  # fmt: skip
+    shapes = {
+        "first.weight": (4, 5),
+        "first.bias": (4,),
+        "last.weight": (pixels, 4),
+        "last.bias": (pixels,),
+    }
     tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     (folder / "generator").mkdir(parents=True)
     save_file(tensors, folder / "generator" / "model.safetensors")

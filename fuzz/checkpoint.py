@@ -27,10 +27,37 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "weights")]
 
 SECONDS, MEMORY = 2.0, 256 << 20
 TOKENS = [
-    "0", "1", "-1", "2", "7", "1e9", "1e308", "1e-320", "0.5", "-0.0", "99999999999", "2147483648",
-    "true", "false", "null", '""', '"a"', '"relu"', '"diffusers"', '"\\ud800"', '"\\u0000"', "[]",
-    "{}", "[1]", "[[[[]]]]", '{"a": 1}', "[0, 0]", "NaN", ",", "9" * 40,
-]  # fmt: skip
+    "0",
+    "1",
+    "-1",
+    "2",
+    "7",
+    "1e9",
+    "1e308",
+    "1e-320",
+    "0.5",
+    "-0.0",
+    "99999999999",
+    "2147483648",
+    "true",
+    "false",
+    "null",
+    '""',
+    '"a"',
+    '"relu"',
+    '"diffusers"',
+    '"\\ud800"',
+    '"\\u0000"',
+    "[]",
+    "{}",
+    "[1]",
+    "[[[[]]]]",
+    '{"a": 1}',
+    "[0, 0]",
+    "NaN",
+    ",",
+    "9" * 40,
+]
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?[\d.]+(?:[eE][+-]?\d+)?|true|false|null|[\[\]{},:]')
 
 
@@ -121,8 +148,9 @@ def main() -> int:
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(source.parent if source.is_file() else source, copy)
         files = sorted(p for p in copy.rglob("*") if p.is_file())
-        target = rng.choice(files if rng.random() < 0.3 else [f for f in files if ".json" in f.name]
-                            or files)  # fmt: skip
+        target = rng.choice(
+            files if rng.random() < 0.3 else [f for f in files if ".json" in f.name] or files
+        )
         damage(target, rng)
         before, start = peak_memory(reset=True), time.process_time()
         problem = None

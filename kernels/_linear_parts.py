@@ -48,9 +48,24 @@ def outputs_of(weight, depth, width, COLUMNS: tl.constexpr):
 
 @triton.jit
 def finish(
-    sums, gates, weight_scale, bias, addend, gate, residual, y, row, there, column, inside, width,
-    lines, ACTIVATION: tl.constexpr, GATED: tl.constexpr, UNIT: tl.constexpr,
-):  # fmt: skip
+    sums,
+    gates,
+    weight_scale,
+    bias,
+    addend,
+    gate,
+    residual,
+    y,
+    row,
+    there,
+    column,
+    inside,
+    width,
+    lines,
+    ACTIVATION: tl.constexpr,
+    GATED: tl.constexpr,
+    UNIT: tl.constexpr,
+):
     """gate * activation(sums * weight_scale + bias + addend) + residual, rounded and stored once.
 
     lines: rows of a picture, which share a row of gate.

@@ -82,11 +82,28 @@ def _product(a, b, sums, FP8: tl.constexpr, CHAIN: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows", "lines"])
 def _linear_tile(
-    x, x_scale, weight, weight_scale, bias, addend, gate, residual, y, rows, depth, width, lines,
-    ACTIVATION: tl.constexpr, GATED: tl.constexpr, UNIT: tl.constexpr,
-    FP8: tl.constexpr, CHAIN: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
-):  # fmt: skip
+    x,
+    x_scale,
+    weight,
+    weight_scale,
+    bias,
+    addend,
+    gate,
+    residual,
+    y,
+    rows,
+    depth,
+    width,
+    lines,
+    ACTIVATION: tl.constexpr,
+    GATED: tl.constexpr,
+    UNIT: tl.constexpr,
+    FP8: tl.constexpr,
+    CHAIN: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
     x, line, row, there = rows_of(x, rows, depth, ROWS)
     weight, second, outputs, column, inside = outputs_of(weight, depth, width, COLUMNS)
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
@@ -105,9 +122,24 @@ def _linear_tile(
         sums *= scale
         gates *= scale
     finish(
-        sums, gates, weight_scale, bias, addend, gate, residual, y, row, there, column, inside,
-        width, lines, ACTIVATION, GATED, UNIT,
-    )  # fmt: skip
+        sums,
+        gates,
+        weight_scale,
+        bias,
+        addend,
+        gate,
+        residual,
+        y,
+        row,
+        there,
+        column,
+        inside,
+        width,
+        lines,
+        ACTIVATION,
+        GATED,
+        UNIT,
+    )
 
 
 def multiplies_fp8(device: torch.device) -> bool:

@@ -35,7 +35,7 @@ LEAST = 16
 @triton.jit
 def _rows(
     pointer, line, step, there, FIRST: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr
-):  # fmt: skip
+):
     """COLUMNS channels of rows, from FIRST on; zeros where a row or a channel is not there."""
     column = FIRST + tl.arange(0, COLUMNS)
     mask = there[:, None] & (column < WIDTH)[None, :]
@@ -44,10 +44,26 @@ def _rows(
 
 @triton.jit
 def _scores(
-    a, a2, k, mask, row, start, k_row, mask_row, mask_key, scale, queries, keys,
-    CAUSAL: tl.constexpr, MASK_ROWS: tl.constexpr, EDGE: tl.constexpr, KEYS: tl.constexpr,
-    WIDTH: tl.constexpr, PART: tl.constexpr, REST: tl.constexpr,
-):  # fmt: skip
+    a,
+    a2,
+    k,
+    mask,
+    row,
+    start,
+    k_row,
+    mask_row,
+    mask_key,
+    scale,
+    queries,
+    keys,
+    CAUSAL: tl.constexpr,
+    MASK_ROWS: tl.constexpr,
+    EDGE: tl.constexpr,
+    KEYS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PART: tl.constexpr,
+    REST: tl.constexpr,
+):
     """Of a block of queries, in parts a and a2, to a block of keys; -inf where a key is not seen.
 
     The fma stands also where nothing is added: a product that the compiler may join to what comes
@@ -82,18 +98,58 @@ def _scores(
 
 @triton.jit
 def _block(
-    most, total, result, result2,
-    a, a2, k, v, mask, row, start, k_row, v_row, mask_row, mask_key, scale, queries, keys,
-    CAUSAL: tl.constexpr, MASK_ROWS: tl.constexpr, EDGE: tl.constexpr, KEYS: tl.constexpr,
-    WIDTH: tl.constexpr, PART: tl.constexpr, REST: tl.constexpr,
-    V_WIDTH: tl.constexpr, V_PART: tl.constexpr, V_REST: tl.constexpr,
-):  # fmt: skip
+    most,
+    total,
+    result,
+    result2,
+    a,
+    a2,
+    k,
+    v,
+    mask,
+    row,
+    start,
+    k_row,
+    v_row,
+    mask_row,
+    mask_key,
+    scale,
+    queries,
+    keys,
+    CAUSAL: tl.constexpr,
+    MASK_ROWS: tl.constexpr,
+    EDGE: tl.constexpr,
+    KEYS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PART: tl.constexpr,
+    REST: tl.constexpr,
+    V_WIDTH: tl.constexpr,
+    V_PART: tl.constexpr,
+    V_REST: tl.constexpr,
+):
     """What the keys before have left, and a block more: the greatest score, the sum of the weights
     and the weighted values."""
     scores = _scores(
-        a, a2, k, mask, row, start, k_row, mask_row, mask_key, scale, queries, keys,
-        CAUSAL, MASK_ROWS, EDGE, KEYS, WIDTH, PART, REST,
-    )  # fmt: skip
+        a,
+        a2,
+        k,
+        mask,
+        row,
+        start,
+        k_row,
+        mask_row,
+        mask_key,
+        scale,
+        queries,
+        keys,
+        CAUSAL,
+        MASK_ROWS,
+        EDGE,
+        KEYS,
+        WIDTH,
+        PART,
+        REST,
+    )
     now = tl.maximum(most, tl.max(scores, axis=1))
     # Where no key was seen yet, -inf - -inf would be NaN.
     base = tl.where(now == float("-inf"), 0.0, now)
@@ -117,13 +173,37 @@ def _block(
 
 @triton.jit(do_not_specialize=["q_picture", "k_picture", "v_picture", "mask_picture"])
 def _attention(
-    q, k, v, mask, y, queries, keys, q_picture, q_row, k_picture, k_row, v_picture, v_row, y_row,
-    mask_picture, mask_head, mask_row, mask_key, scale,
-    CAUSAL: tl.constexpr, MASK_ROWS: tl.constexpr, UNIT: tl.constexpr,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr,
-    WIDTH: tl.constexpr, PART: tl.constexpr, REST: tl.constexpr,
-    V_WIDTH: tl.constexpr, V_PART: tl.constexpr, V_REST: tl.constexpr,
-):  # fmt: skip
+    q,
+    k,
+    v,
+    mask,
+    y,
+    queries,
+    keys,
+    q_picture,
+    q_row,
+    k_picture,
+    k_row,
+    v_picture,
+    v_row,
+    y_row,
+    mask_picture,
+    mask_head,
+    mask_row,
+    mask_key,
+    scale,
+    CAUSAL: tl.constexpr,
+    MASK_ROWS: tl.constexpr,
+    UNIT: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PART: tl.constexpr,
+    REST: tl.constexpr,
+    V_WIDTH: tl.constexpr,
+    V_PART: tl.constexpr,
+    V_REST: tl.constexpr,
+):
     first = tl.program_id(0) * QUERIES
     head = tl.program_id(1)
     picture = tl.program_id(2).to(tl.int64)
@@ -157,18 +237,68 @@ def _attention(
     full = full // KEYS * KEYS
     for start in range(0, full, KEYS):
         most, total, result, result2 = _block(
-            most, total, result, result2,
-            a, a2, k, v, mask, row, start, k_row, v_row, mask_row, mask_key, scale, queries, keys,
-            CAUSAL, MASK_ROWS, False, KEYS, WIDTH, PART, REST, V_WIDTH, V_PART, V_REST,
-        )  # fmt: skip
+            most,
+            total,
+            result,
+            result2,
+            a,
+            a2,
+            k,
+            v,
+            mask,
+            row,
+            start,
+            k_row,
+            v_row,
+            mask_row,
+            mask_key,
+            scale,
+            queries,
+            keys,
+            CAUSAL,
+            MASK_ROWS,
+            False,
+            KEYS,
+            WIDTH,
+            PART,
+            REST,
+            V_WIDTH,
+            V_PART,
+            V_REST,
+        )
         k += KEYS * k_row
         v += KEYS * v_row
     for start in range(full, end, KEYS):
         most, total, result, result2 = _block(
-            most, total, result, result2,
-            a, a2, k, v, mask, row, start, k_row, v_row, mask_row, mask_key, scale, queries, keys,
-            CAUSAL, MASK_ROWS, True, KEYS, WIDTH, PART, REST, V_WIDTH, V_PART, V_REST,
-        )  # fmt: skip
+            most,
+            total,
+            result,
+            result2,
+            a,
+            a2,
+            k,
+            v,
+            mask,
+            row,
+            start,
+            k_row,
+            v_row,
+            mask_row,
+            mask_key,
+            scale,
+            queries,
+            keys,
+            CAUSAL,
+            MASK_ROWS,
+            True,
+            KEYS,
+            WIDTH,
+            PART,
+            REST,
+            V_WIDTH,
+            V_PART,
+            V_REST,
+        )
         k += KEYS * k_row
         v += KEYS * v_row
 

@@ -14,9 +14,16 @@ MOST_COLUMNS = 64
 
 @triton.jit
 def _epilogue(
-    y, bias, channel_add, slopes, residual, positions, width,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
+    y,
+    bias,
+    channel_add,
+    slopes,
+    residual,
+    positions,
+    width,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
     row = tl.program_id(0) * ROWS
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     picture = tl.program_id(2).to(tl.int64)

@@ -27,9 +27,26 @@ MOST_KEYS = 256
 # Blocks of keys begin at multiples of KEYS: a row's bits depend on what it sees, not on the cache.
 @triton.jit(do_not_specialize=["rows", "q_picture", "q_row", "k_picture", "v_picture"])
 def _decode_attention(
-    q, k, v, lengths, slots, y, rows, q_picture, q_row, k_picture, k_row, v_picture, v_row, width,
-    group, scale, UNIT: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
+    q,
+    k,
+    v,
+    lengths,
+    slots,
+    y,
+    rows,
+    q_picture,
+    q_row,
+    k_picture,
+    k_row,
+    v_picture,
+    v_row,
+    width,
+    group,
+    scale,
+    UNIT: tl.constexpr,
+    KEYS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
     item = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     picture = item // rows

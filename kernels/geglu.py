@@ -21,9 +21,7 @@ def gelu(v):
 
 # One program for any number of rows.
 @triton.jit(do_not_specialize=["rows"])
-def _geglu(
-    x, y, rows, width, SILU: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
-):  # fmt: skip
+def _geglu(x, y, rows, width, SILU: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * ROWS
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     line = tl.arange(0, ROWS)

@@ -46,9 +46,17 @@ def _source(x, x2, channels, channels2, BLOCK: tl.constexpr):
 
 @triton.jit
 def _moments(
-    x, x2, mean, squares, positions, channels, channels2, tiles,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    x,
+    x2,
+    mean,
+    squares,
+    positions,
+    channels,
+    channels2,
+    tiles,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     source, width, column, before = _source(x, x2, channels, channels2, BLOCK)
     chunk = tl.program_id(1)
     picture = tl.program_id(2).to(tl.int64)
@@ -81,10 +89,22 @@ def _moments(
 
 @triton.jit
 def _scale_shift(
-    mean, squares, weight, bias, scale, shift, centre,
-    positions, channels, chunks, chunk_rows, size, eps,
-    CHUNKS: tl.constexpr, GROUP: tl.constexpr,
-):  # fmt: skip
+    mean,
+    squares,
+    weight,
+    bias,
+    scale,
+    shift,
+    centre,
+    positions,
+    channels,
+    chunks,
+    chunk_rows,
+    size,
+    eps,
+    CHUNKS: tl.constexpr,
+    GROUP: tl.constexpr,
+):
     group = tl.program_id(0)
     picture = tl.program_id(1).to(tl.int64)
     inside = tl.arange(0, GROUP) < size
@@ -128,9 +148,19 @@ def _scale_shift(
 
 @triton.jit
 def _apply(
-    x, x2, scale, shift, centre, y, positions, channels, channels2,
-    ACTIVATION: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    x,
+    x2,
+    scale,
+    shift,
+    centre,
+    y,
+    positions,
+    channels,
+    channels2,
+    ACTIVATION: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     source, width, column, before = _source(x, x2, channels, channels2, BLOCK)
     row = tl.program_id(1) * ROWS
     picture = tl.program_id(2).to(tl.int64)

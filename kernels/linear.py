@@ -30,10 +30,26 @@ COLUMNS = 16
 
 @triton.jit(do_not_specialize=["rows", "lines"])
 def _linear_dot(
-    x, weight, weight_scale, bias, addend, gate, residual, y, rows, depth, width, lines,
-    ACTIVATION: tl.constexpr, GATED: tl.constexpr, SILU: tl.constexpr, UNIT: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
-):  # fmt: skip
+    x,
+    weight,
+    weight_scale,
+    bias,
+    addend,
+    gate,
+    residual,
+    y,
+    rows,
+    depth,
+    width,
+    lines,
+    ACTIVATION: tl.constexpr,
+    GATED: tl.constexpr,
+    SILU: tl.constexpr,
+    UNIT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
     x, line, row, there = rows_of(x, rows, depth, ROWS)
     weight, second, outputs, column, inside = outputs_of(weight, depth, width, COLUMNS)
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
@@ -53,17 +69,48 @@ def _linear_dot(
             b = tl.load(second + place, mask=mask, other=0)
             gates = tl.dot(a, tl.trans(widened(b, a.dtype)), gates)
     finish(
-        sums, gates, weight_scale, bias, addend, gate, residual, y, row, there, column, inside,
-        width, lines, ACTIVATION, GATED, UNIT,
-    )  # fmt: skip
+        sums,
+        gates,
+        weight_scale,
+        bias,
+        addend,
+        gate,
+        residual,
+        y,
+        row,
+        there,
+        column,
+        inside,
+        width,
+        lines,
+        ACTIVATION,
+        GATED,
+        UNIT,
+    )
 
 
 @triton.jit(do_not_specialize=["rows", "lines"])
 def _linear_sum(
-    x, weight, weight_scale, bias, addend, gate, residual, y, rows, depth, width, lines,
-    ACTIVATION: tl.constexpr, GATED: tl.constexpr, SILU: tl.constexpr, UNIT: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
-):  # fmt: skip
+    x,
+    weight,
+    weight_scale,
+    bias,
+    addend,
+    gate,
+    residual,
+    y,
+    rows,
+    depth,
+    width,
+    lines,
+    ACTIVATION: tl.constexpr,
+    GATED: tl.constexpr,
+    SILU: tl.constexpr,
+    UNIT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
     x, line, row, there = rows_of(x, rows, depth, ROWS)
     weight, second, outputs, column, inside = outputs_of(weight, depth, width, COLUMNS)
     sums = tl.zeros([ROWS, COLUMNS, DEPTH], tl.float32)
@@ -82,10 +129,24 @@ def _linear_sum(
         if GATED:
             gates += a * widened(tl.load(second + place, mask=mask, other=0), tl.float32)
     finish(
-        tl.sum(sums, axis=2), tl.sum(gates, axis=2),
-        weight_scale, bias, addend, gate, residual, y, row, there, column, inside,
-        width, lines, ACTIVATION, GATED, UNIT,
-    )  # fmt: skip
+        tl.sum(sums, axis=2),
+        tl.sum(gates, axis=2),
+        weight_scale,
+        bias,
+        addend,
+        gate,
+        residual,
+        y,
+        row,
+        there,
+        column,
+        inside,
+        width,
+        lines,
+        ACTIVATION,
+        GATED,
+        UNIT,
+    )
 
 
 def _prologue(x: Tensor, x2: Tensor | None, scale: Tensor | None, shift: Tensor | None) -> Tensor:
@@ -182,10 +243,21 @@ def linear(
     read the whole weight.
     """
     launches, y = plan(
-        x, weight, bias, x2=x2, addend=addend, activation=activation, gate=gate,
-        residual=residual, scale=scale, shift=shift, silu=silu, out_features=out_features,
-        weight_scale=weight_scale, quantize_x=quantize_x,
-    )  # fmt: skip
+        x,
+        weight,
+        bias,
+        x2=x2,
+        addend=addend,
+        activation=activation,
+        gate=gate,
+        residual=residual,
+        scale=scale,
+        shift=shift,
+        silu=silu,
+        out_features=out_features,
+        weight_scale=weight_scale,
+        quantize_x=quantize_x,
+    )
     for launch in launches:
         launch.run()
     return y

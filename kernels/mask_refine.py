@@ -36,9 +36,22 @@ def _race(weights, race, start, size, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows"])
 def _predict(
-    guided, weights, tops, uniform, race, gumbel, temperature, tokens, predicted, confidence,
-    rows, places, size, mask_token, BLOCK: tl.constexpr,
-):  # fmt: skip
+    guided,
+    weights,
+    tops,
+    uniform,
+    race,
+    gumbel,
+    temperature,
+    tokens,
+    predicted,
+    confidence,
+    rows,
+    places,
+    size,
+    mask_token,
+    BLOCK: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     start = row * size
     known = tl.load(tokens + row)

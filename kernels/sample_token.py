@@ -42,9 +42,21 @@ def _guided(logits, unconditional, start, token, inside, g):
 
 @triton.jit(do_not_specialize=["rows"])
 def weigh(
-    logits, unconditional, guidance, temperature, guided, weights, tops, rows, places, stride, size,
-    GUIDANCE_AT: tl.constexpr, TEMPERATURE_AT: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    logits,
+    unconditional,
+    guidance,
+    temperature,
+    guided,
+    weights,
+    tops,
+    rows,
+    places,
+    stride,
+    size,
+    GUIDANCE_AT: tl.constexpr,
+    TEMPERATURE_AT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """guided and weights [rows, size]; tops [rows], NaN where a logit is no number.
 
     guidance and temperature (None for 1) have an element for each `places` rows, `stride` apart,

@@ -40,9 +40,24 @@ def _add(new, kept, tensor, offset, mask, row, X: tl.constexpr, Y: tl.constexpr)
 # One program for any number of pictures.
 @triton.jit(do_not_specialize=["pictures"])
 def _sampler_step(
-    x, out, coeffs, d1, d2, d3, base, noise, variance, new_x, new_d, new_y, pictures, size,
-    GUIDED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    x,
+    out,
+    coeffs,
+    d1,
+    d2,
+    d3,
+    base,
+    noise,
+    variance,
+    new_x,
+    new_d,
+    new_y,
+    pictures,
+    size,
+    GUIDED: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     picture = tl.program_id(1).to(tl.int64)
     element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = element < size

@@ -23,10 +23,23 @@ CENTRE_ENTRIES = 256
 
 @triton.jit(do_not_specialize=["rows"])
 def _prepare(
-    x, codebook, centre, indices, rest, centred, norms,
-    rows, stride, offset, width, entries, levels,
-    PREVIOUS: tl.constexpr, COSINE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    x,
+    codebook,
+    centre,
+    indices,
+    rest,
+    centred,
+    norms,
+    rows,
+    stride,
+    offset,
+    width,
+    entries,
+    levels,
+    PREVIOUS: tl.constexpr,
+    COSINE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     k = tl.arange(0, BLOCK)
     inside = k < width
@@ -46,9 +59,19 @@ def _prepare(
 
 @triton.jit(do_not_specialize=["rows"])
 def _lows(
-    centred, packed, halves, lows, rows, width, entries, groups, blocks,
-    ROWS: tl.constexpr, ENTRIES: tl.constexpr, DEPTH: tl.constexpr,
-):  # fmt: skip
+    centred,
+    packed,
+    halves,
+    lows,
+    rows,
+    width,
+    entries,
+    groups,
+    blocks,
+    ROWS: tl.constexpr,
+    ENTRIES: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     group = tl.program_id(1)
     depth = tl.arange(0, DEPTH)
@@ -107,10 +130,25 @@ def _distances(rest, book, entry, there, width, COSINE: tl.constexpr, DEPTH: tl.
 
 @triton.jit(do_not_specialize=["rows"])
 def _decide(
-    rest, norms, book, lows, indices, distances, rows, width, entries, groups, blocks,
-    levels, level, unit,
-    COSINE: tl.constexpr, GROUPS: tl.constexpr, ENTRIES: tl.constexpr, DEPTH: tl.constexpr,
-):  # fmt: skip
+    rest,
+    norms,
+    book,
+    lows,
+    indices,
+    distances,
+    rows,
+    width,
+    entries,
+    groups,
+    blocks,
+    levels,
+    level,
+    unit,
+    COSINE: tl.constexpr,
+    GROUPS: tl.constexpr,
+    ENTRIES: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     line = tl.arange(0, GROUPS)
     every = tl.load(lows + row * groups + line, mask=line < groups, other=float("inf"))

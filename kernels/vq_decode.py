@@ -34,9 +34,22 @@ def _gather(
 
 @triton.jit(do_not_specialize=["rows"])
 def _vq_decode(
-    indices, codebook, weight, bias, y, rows, levels, entries, width, inputs, outputs,
-    RESIDUAL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
-):  # fmt: skip
+    indices,
+    codebook,
+    weight,
+    bias,
+    y,
+    rows,
+    levels,
+    entries,
+    width,
+    inputs,
+    outputs,
+    RESIDUAL: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     there = row < rows

@@ -224,12 +224,16 @@ if not TYPE_CHECKING:  # or pyengine.nothing would have a type
             return importlib.import_module(f"{__name__}.{name}")
         names = f"{__name__}.pipelines.diffusers_names"
         place = (
-            f"{names}.scheduler_types" if name.endswith("Scheduler")
-            else f"{__name__}.engine" if name == "Engine"
-            else f"{__name__}.pipelines.cascade.loading" if name == "cascade"
-            else f"{names}.classes" if name == "DiffusionPipeline" or name.startswith("Auto")
+            f"{names}.scheduler_types"
+            if name.endswith("Scheduler")
+            else f"{__name__}.engine"
+            if name == "Engine"
+            else f"{__name__}.pipelines.cascade.loading"
+            if name == "cascade"
+            else f"{names}.classes"
+            if name == "DiffusionPipeline" or name.startswith("Auto")
             else f"{__name__}.pipelines"
-        )  # fmt: skip
+        )
         found = globals()[name] = getattr(importlib.import_module(place), name)
         return found
 

@@ -314,17 +314,25 @@ def is_latents(item: Any, channels: int) -> bool:
 
 
 def to_tensor(
-    items: Sequence[Any], height: int, width: int, field: str, warned: list[str] | None = None,
+    items: Sequence[Any],
+    height: int,
+    width: int,
+    field: str,
+    warned: list[str] | None = None,
     resample: Image.Resampling = Image.Resampling.LANCZOS,
-) -> "torch.Tensor":  # fmt: skip
+) -> "torch.Tensor":
     """[N, 3, height, width] float32 in [-1, 1] from `as_list`'s pictures; see `to_unit`."""
     return 2.0 * to_unit(items, height, width, field, warned, resample) - 1.0
 
 
 def to_unit(
-    items: Sequence[Any], height: int, width: int, field: str, warned: list[str] | None = None,
+    items: Sequence[Any],
+    height: int,
+    width: int,
+    field: str,
+    warned: list[str] | None = None,
     resample: Image.Resampling = Image.Resampling.LANCZOS,
-) -> "torch.Tensor":  # fmt: skip
+) -> "torch.Tensor":
     """Pictures as a tensor in [0, 1].
 
     What their numbers mean, and what becomes of transparency: see pyengine.pixels.
@@ -356,9 +364,13 @@ def to_unit(
 
 
 def to_mask(
-    items: Sequence[Any], height: int, width: int, field: str, warned: list[str] | None = None,
+    items: Sequence[Any],
+    height: int,
+    width: int,
+    field: str,
+    warned: list[str] | None = None,
     resample: Image.Resampling = Image.Resampling.LANCZOS,
-) -> "torch.Tensor":  # fmt: skip
+) -> "torch.Tensor":
     """Masks as a tensor: what is at least mid-grey is made anew.
 
     Transparent parts are kept, whatever colour lies under them. A mask that comes out all 0 or all
@@ -401,9 +413,11 @@ def numbers_of(item: Any, field: str, channels: int) -> Numbers:
 
 
 def resize(
-    image: Image.Image, height: int, width: int,
+    image: Image.Image,
+    height: int,
+    width: int,
     resample: Image.Resampling = Image.Resampling.LANCZOS,
-) -> Image.Image:  # fmt: skip
+) -> Image.Image:
     return image.resize((width, height), resample=resample)
 
 

@@ -93,10 +93,15 @@ class Linear(Layer):
 
         def product(x: Tensor, x2: Tensor | None, around: dict[str, Any]) -> Tensor:
             return ops.linear(
-                x, weight, bias, x2=x2, out_features=self.out_features,
-                weight_scale=self.weight_scale, quantize_x=self.packed and self.quantize_x,
+                x,
+                weight,
+                bias,
+                x2=x2,
+                out_features=self.out_features,
+                weight_scale=self.weight_scale,
+                quantize_x=self.packed and self.quantize_x,
                 **around,
-            )  # fmt: skip
+            )
 
         adapted = branches.active()
         if adapted is None:
@@ -174,9 +179,11 @@ class Fused(nn.Module):
     def product(self) -> dict[str, Any]:
         """As Linear.product, of all parts side by side, padded as the result is."""
         return {
-            "weight": self.weight, "weight_scale": self.weight_scale,
-            "quantize_x": self.quantize_x, "rows": sum(self.steps),
-        }  # fmt: skip
+            "weight": self.weight,
+            "weight_scale": self.weight_scale,
+            "quantize_x": self.quantize_x,
+            "rows": sum(self.steps),
+        }
 
     def branch_targets(self) -> Iterator[BranchTarget]:
         begins = itertools.accumulate(self.steps, initial=0)
@@ -187,9 +194,15 @@ class Fused(nn.Module):
 
         def product(x: Tensor, x2: Tensor | None, around: dict[str, Any]) -> Tensor:
             return ops.linear(
-                x, self.weight, self.bias, x2=x2, out_features=sum(self.steps),
-                weight_scale=self.weight_scale, quantize_x=self.quantize_x, **around,
-            )  # fmt: skip
+                x,
+                self.weight,
+                self.bias,
+                x2=x2,
+                out_features=sum(self.steps),
+                weight_scale=self.weight_scale,
+                quantize_x=self.quantize_x,
+                **around,
+            )
 
         adapted = branches.active()
         if adapted is None:
@@ -281,9 +294,14 @@ class Conv2d(Layer):
         if adapted is not None:
             around = adapted.conv2d(self, self.stride, self.padding, x, around)
         return ops.conv2d(
-            x, weight, self.bias, stride=self.stride, padding=self.padding,
-            weight_scale=self.weight_scale, **around,
-        )  # fmt: skip
+            x,
+            weight,
+            self.bias,
+            stride=self.stride,
+            padding=self.padding,
+            weight_scale=self.weight_scale,
+            **around,
+        )
 
     def product(self) -> dict[str, Any]:
         """The product without the bias, as ops.conv2d takes it, and `rows`, its outputs."""
@@ -313,11 +331,13 @@ class GroupNorm(Layer):
         adapted = branches.active()
         if adapted is not None:
             scale, shift = adapted.norm(
-                self, x, (scale, shift),
+                self,
+                x,
+                (scale, shift),
                 lambda rows, w, b: self._scale_shift(
                     x[rows], None if x2 is None else x2[rows], w, b
                 ),
-            )  # fmt: skip
+            )
         return {"scale": scale, "shift": shift}
 
     def _scale_shift(

@@ -181,8 +181,9 @@ class Settings(_Asked):
         texts: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative}
         settings = dataclasses.replace(settings, **texts)
         if settings.index is not None and settings.index >= settings.count:
-            raise ConfigError(f"{where}: index: expected below count {settings.count}, found"
-                              f" {settings.index}")  # fmt: skip
+            raise ConfigError(
+                f"{where}: index: expected below count {settings.count}, found {settings.index}"
+            )
         return settings
 
     @property

@@ -241,10 +241,13 @@ def warn_of_dark(picture: "torch.Tensor", field: str, warned: list[str] | None) 
 
 def warn_of_mask(masks: "torch.Tensor", field: str, warned: list[str] | None) -> None:
     """Says so where one of the masks [N, 1, H, W] of zeros and ones is all of one kind."""
-    for value, what in enumerate((
-        "nothing of it is white, so nothing is made anew (white is; black and transparent is kept)",
-        "all of it is white, so nothing of the picture is kept",
-    )):  # fmt: skip
+    for value, what in enumerate(
+        (
+            "nothing of it is white, so nothing is made anew (white is; black and transparent"
+            " is kept)",
+            "all of it is white, so nothing of the picture is kept",
+        )
+    ):
         found = [i for i, mask in enumerate(masks) if (mask == value).all()]
         if not found:
             continue

@@ -78,8 +78,11 @@ def tile(picture: Any, factor: float = 1.0) -> Image.Image:
 
 #: By name, as the command line's --control-kind takes them.
 KINDS: dict[str, Callable[[Any], Image.Image]] = {
-    "canny": canny, "gray": gray, "invert": invert, "tile": tile,
-}  # fmt: skip
+    "canny": canny,
+    "gray": gray,
+    "invert": invert,
+    "tile": tile,
+}
 
 
 def prepare(picture: Any, kind: str) -> Image.Image:
@@ -93,8 +96,10 @@ def prepare(picture: Any, kind: str) -> Image.Image:
         RequestError: for other kinds.
     """
     if not isinstance(kind, str) or kind not in KINDS:
-        raise RequestError(f"control_kind: expected one of {', '.join(KINDS)}, given {show(kind)}"
-                           f"{did_you_mean(kind, KINDS)}")  # fmt: skip
+        raise RequestError(
+            f"control_kind: expected one of {', '.join(KINDS)}, given {show(kind)}"
+            f"{did_you_mean(kind, KINDS)}"
+        )
     return KINDS[kind](picture)
 
 
@@ -111,8 +116,9 @@ def _rgb(picture: Any) -> Image.Image:
 def _number(name: str, value: Any, high: float, low: float = 0) -> float:
     good = isinstance(value, int | float) and not isinstance(value, bool)
     if not good or not low <= value <= high:
-        raise RequestError(f"{name}: expected a number from {low:g} to {high:g}, given"
-                           f" {show(value)}")  # fmt: skip
+        raise RequestError(
+            f"{name}: expected a number from {low:g} to {high:g}, given {show(value)}"
+        )
     return float(value)
 
 

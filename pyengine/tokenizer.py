@@ -139,8 +139,11 @@ class ClipTokenizer:
         if not self.learnt:
             return []
         ids = set(self.ids(text))
-        return [token for token, own in zip(self.learnt, self._ids.values(), strict=True)
-                if ids & set(own)]  # fmt: skip
+        return [
+            token
+            for token, own in zip(self.learnt, self._ids.values(), strict=True)
+            if ids & set(own)
+        ]
 
     def ids(self, text: str) -> list[int]:
         """Ids of `text` alone, without start and end, neither cut nor padded."""
@@ -252,8 +255,9 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
     added = {}
     for token in data.get("added_tokens") or []:
         if not isinstance(token, dict) or not isinstance(token.get("id"), int):
-            raise ConfigError(f"{path}: added_tokens: expected objects with an id, found"
-                              f" {show(token)}")  # fmt: skip
+            raise ConfigError(
+                f"{path}: added_tokens: expected objects with an id, found {show(token)}"
+            )
         added[token["id"]] = {k: v for k, v in token.items() if k != "id"}
     return vocab, pairs, added
 
@@ -299,8 +303,10 @@ def read_special_tokens(
     decoder = config.get("added_tokens_decoder")
     if decoder is not None:
         if not isinstance(decoder, dict) or not all(str(k).isdecimal() for k in decoder):
-            raise ConfigError(f"{where}: added_tokens_decoder: expected an object of id -> token,"
-                              f" found {show(decoder)}")  # fmt: skip
+            raise ConfigError(
+                f"{where}: added_tokens_decoder: expected an object of id -> token,"
+                f" found {show(decoder)}"
+            )
         added = {int(i): token for i, token in decoder.items()}
     elif "special_tokens_map.json" in files:
         saved = load_json(files["special_tokens_map.json"])
@@ -330,11 +336,15 @@ def check_token(value: object, where: str, special: bool = False) -> dict[str, A
     if not isinstance(value, dict) or not value.get("content"):
         raise ConfigError(f"{where}: expected a token, found {show(value)}")
     token = {k: v for k, v in value.items() if k != "__type"}
-    wrong = [k for k in token if k not in (*FLAGS, "content") or not isinstance(
-        token[k], str if k == "content" else bool)]  # fmt: skip
+    wrong = [
+        k
+        for k in token
+        if k not in (*FLAGS, "content") or not isinstance(token[k], str if k == "content" else bool)
+    ]
     if wrong:
-        raise ConfigError(f"{where}: token {show(token['content'])}: {show(wrong[0])} is no flag"
-                          " of a token")  # fmt: skip
+        raise ConfigError(
+            f"{where}: token {show(token['content'])}: {show(wrong[0])} is no flag of a token"
+        )
     return token
 
 
@@ -355,22 +365,30 @@ def build(
     for left, right in merges:
         for token in (left, right, left + right):
             if token not in vocab:
-                raise ConfigError(f"{where}: merge of {show(left)} and {show(right)}: {show(token)}"
-                                  " is not in the vocabulary")  # fmt: skip
+                raise ConfigError(
+                    f"{where}: merge of {show(left)} and {show(right)}: {show(token)}"
+                    " is not in the vocabulary"
+                )
     missing = [specials[n] for n in ("bos_token", "eos_token") if specials[n] not in vocab]
     if missing:
         raise ConfigError(f"{where}: {show(missing[0])} is not in the vocabulary")
     tokenizer = Tokenizer(
-        BPE(vocab=vocab, merges=merges, end_of_word_suffix=END_OF_WORD,
-            unk_token=specials["unk_token"])
-    )  # fmt: skip
+        BPE(
+            vocab=vocab,
+            merges=merges,
+            end_of_word_suffix=END_OF_WORD,
+            unk_token=specials["unk_token"],
+        )
+    )
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(PIECES), behavior="removed", invert=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-    ])  # fmt: skip
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECES), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     for content, own in flags.items():
         tokenizer.add_tokens([AddedToken(content, **own)])

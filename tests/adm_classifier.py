@@ -40,9 +40,7 @@ class ResBlock(Timed):
         self.out_layers = nn.Sequential(
             nn.GroupNorm(32, out), nn.SiLU(), nn.Dropout(0.0), nn.Conv2d(out, out, 3, padding=1)
         )
-        self.skip_connection = (
-            nn.Identity() if out == channels else nn.Conv2d(channels, out, 1)
-        )  # fmt: skip
+        self.skip_connection = nn.Identity() if out == channels else nn.Conv2d(channels, out, 1)
 
     def forward(self, x, emb):
         if self.down:
@@ -109,11 +107,22 @@ class AttentionPool(nn.Module):
 
 class EncoderUNetModel(nn.Module):
     def __init__(
-        self, image_size, in_channels, model_channels, out_channels, num_res_blocks,
-        attention_resolutions, channel_mult=(1, 2, 4, 8), conv_resample=True, num_heads=1,
-        num_head_channels=-1, use_scale_shift_norm=False, resblock_updown=False,
-        use_new_attention_order=False, pool="adaptive",
-    ):  # fmt: skip
+        self,
+        image_size,
+        in_channels,
+        model_channels,
+        out_channels,
+        num_res_blocks,
+        attention_resolutions,
+        channel_mult=(1, 2, 4, 8),
+        conv_resample=True,
+        num_heads=1,
+        num_head_channels=-1,
+        use_scale_shift_norm=False,
+        resblock_updown=False,
+        use_new_attention_order=False,
+        pool="adaptive",
+    ):
         super().__init__()
         self.model_channels, self.pool = model_channels, pool
         emb = 4 * model_channels
@@ -140,34 +149,42 @@ class EncoderUNetModel(nn.Module):
             if level != len(channel_mult) - 1:
                 block = (
                     ResBlock(ch, emb, ch, use_scale_shift_norm, True)
-                    if resblock_updown else Downsample(ch, conv_resample)
-                )  # fmt: skip
+                    if resblock_updown
+                    else Downsample(ch, conv_resample)
+                )
                 blocks.append(Sequence(block))
                 ds *= 2
                 features += ch
         self.input_blocks = nn.ModuleList(blocks)
         self.middle_block = Sequence(
-            ResBlock(ch, emb, ch, use_scale_shift_norm), attention(ch),
             ResBlock(ch, emb, ch, use_scale_shift_norm),
-        )  # fmt: skip
+            attention(ch),
+            ResBlock(ch, emb, ch, use_scale_shift_norm),
+        )
         features += ch
         self.out = {
             "adaptive": lambda: nn.Sequential(
-                nn.GroupNorm(32, ch), nn.SiLU(), nn.AdaptiveAvgPool2d(1),
-                nn.Conv2d(ch, out_channels, 1), nn.Flatten(),
+                nn.GroupNorm(32, ch),
+                nn.SiLU(),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Conv2d(ch, out_channels, 1),
+                nn.Flatten(),
             ),
             "attention": lambda: nn.Sequential(
-                nn.GroupNorm(32, ch), nn.SiLU(),
+                nn.GroupNorm(32, ch),
+                nn.SiLU(),
                 AttentionPool(image_size // ds, ch, num_head_channels, out_channels),
             ),
             "spatial": lambda: nn.Sequential(
                 nn.Linear(features, 2048), nn.ReLU(), nn.Linear(2048, out_channels)
             ),
             "spatial_v2": lambda: nn.Sequential(
-                nn.Linear(features, 2048), nn.GroupNorm(32, 2048), nn.SiLU(),
+                nn.Linear(features, 2048),
+                nn.GroupNorm(32, 2048),
+                nn.SiLU(),
                 nn.Linear(2048, out_channels),
             ),
-        }[pool]()  # fmt: skip
+        }[pool]()
 
     def forward(self, x, timesteps):
         half = self.model_channels // 2

@@ -27,9 +27,11 @@ def make_union(unet, seed=4, kinds=6):
     width = unet.config.block_out_channels[0]
     made = ControlNetUnionModel(
         **{name: value for name, value in unet.config.items() if name in names},
-        conditioning_embedding_out_channels=HINT, num_control_type=kinds,
-        num_trans_channel=width, num_proj_channel=width,
-    )  # fmt: skip
+        conditioning_embedding_out_channels=HINT,
+        num_control_type=kinds,
+        num_trans_channel=width,
+        num_proj_channel=width,
+    )
     return tiny.randomise(made, seed).eval()
 
 
@@ -56,10 +58,12 @@ _RESNET = {
     "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
 }  # fmt: skip
 _ENDS = {
-    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_in": "input_blocks.0.0",
-}  # fmt: skip
+}
 
 
 def _original(name, layers, last):

@@ -63,9 +63,11 @@ def write_dcgan(place: Path, **kwargs) -> Path:
         save_file({n: t.float() for n, t in tensors.items()}, place)
         return place
     config = {
-        "model_type": "dcgan", "latent_channels": kwargs["latent"],
-        "block_out_channels": kwargs["widths"], "out_channels": kwargs["out"],
-    }  # fmt: skip
+        "model_type": "dcgan",
+        "latent_channels": kwargs["latent"],
+        "block_out_channels": kwargs["widths"],
+        "out_channels": kwargs["out"],
+    }
     return write_folder(place, config, tensors)
 
 
@@ -172,8 +174,12 @@ def esrgan_name(name: str, kind: str, ups: int) -> str:
     number = int(stem[7:]) if stem.startswith("conv_up") else 0
     new = {"conv_body": "trunk_conv", "conv_hr": "HRconv"}
     # nn.Sequential: first, [blocks], then upsampling, convolution, activation for each doubling.
-    old = {"conv_first": 0, "conv_body": "1.sub.99", "conv_hr": 3 * ups + 2,
-           "conv_last": 3 * ups + 4}  # fmt: skip
+    old = {
+        "conv_first": 0,
+        "conv_body": "1.sub.99",
+        "conv_hr": 3 * ups + 2,
+        "conv_last": 3 * ups + 4,
+    }
     if kind == "new":
         return f"upconv{number}.{leaf}" if number else f"{new.get(stem, stem)}.{leaf}"
     return f"model.{3 * number}.{leaf}" if number else f"model.{old[stem]}.{leaf}"
@@ -190,9 +196,13 @@ def write_rrdb(place: Path, kind: str = "basicsr", **sizes) -> Path:
         save_file(tensors, place)
         return place
     config = {
-        "model_type": "rrdbnet", "scale": sizes["scale"], "num_feat": sizes["feat"],
-        "num_block": sizes["blocks"], "num_grow_ch": sizes["grow"], "num_upsample": sizes["ups"],
-    }  # fmt: skip
+        "model_type": "rrdbnet",
+        "scale": sizes["scale"],
+        "num_feat": sizes["feat"],
+        "num_block": sizes["blocks"],
+        "num_grow_ch": sizes["grow"],
+        "num_upsample": sizes["ups"],
+    }
     return write_folder(place, config, tensors)
 
 
@@ -204,9 +214,11 @@ def write_compact(place: Path, **sizes) -> Path:
         save_file(tensors, place)
         return place
     config = {
-        "model_type": "srvgg_compact", "upscale": sizes["scale"], "num_feat": sizes["feat"],
+        "model_type": "srvgg_compact",
+        "upscale": sizes["scale"],
+        "num_feat": sizes["feat"],
         "num_conv": sizes["convs"],
-    }  # fmt: skip
+    }
     return write_folder(place, config, tensors)
 
 
@@ -285,9 +297,11 @@ class PlainBlock(nn.Module):
         if pooled:
             wide = 4 * width
             self.pool = nn.Sequential(
-                nn.Conv2d(width, wide, 1, bias=False), nn.GroupNorm(4, wide), nn.ReLU(),
+                nn.Conv2d(width, wide, 1, bias=False),
+                nn.GroupNorm(4, wide),
+                nn.ReLU(),
                 nn.Conv2d(wide, width, 1, bias=False),
-            )  # fmt: skip
+            )
 
     def forward(self, x):
         if self.pool is not None:

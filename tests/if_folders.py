@@ -75,10 +75,15 @@ def write(folder, *, unet=None, text=None, scheduler=None, gain: float = 0.1, pi
     for p in net.conv_out.parameters():
         p.data.mul_(gain)
     pipe = diffusers.IFPipeline(
-        tokenizer=tokenizer(), text_encoder=make_t5(**(text or {})), unet=net,
-        scheduler=scheduler or diffusers.DDPMScheduler(**SCHEDULER), safety_checker=None,
-        feature_extractor=None, watermarker=None, requires_safety_checker=False,
-    )  # fmt: skip
+        tokenizer=tokenizer(),
+        text_encoder=make_t5(**(text or {})),
+        unet=net,
+        scheduler=scheduler or diffusers.DDPMScheduler(**SCHEDULER),
+        safety_checker=None,
+        feature_extractor=None,
+        watermarker=None,
+        requires_safety_checker=False,
+    )
     pipe.save_pretrained(folder)
     if pieces:
         (folder / "tokenizer" / "tokenizer.json").unlink()
@@ -91,20 +96,30 @@ def write_super_resolution(folder, *, unet=None, gain: float = 0.1):
     import diffusers
 
     keys = {
-        **UNET, "sample_size": 32, "in_channels": 6, "class_embed_type": "timestep",
-        "only_cross_attention": True, "resnet_skip_time_act": True,
-        "time_embedding_act_fn": "gelu", "resnet_out_scale_factor": 1 / 0.7071,
-        "mid_block_scale_factor": 1 / 0.7071, "time_embedding_dim": 48,
-    }  # fmt: skip
+        **UNET,
+        "sample_size": 32,
+        "in_channels": 6,
+        "class_embed_type": "timestep",
+        "only_cross_attention": True,
+        "resnet_skip_time_act": True,
+        "time_embedding_act_fn": "gelu",
+        "resnet_out_scale_factor": 1 / 0.7071,
+        "mid_block_scale_factor": 1 / 0.7071,
+        "time_embedding_dim": 48,
+    }
     net = tiny.make_unet(14, **{**keys, **(unet or {})})
     for p in net.conv_out.parameters():
         p.data.mul_(gain)
     pipe = diffusers.IFSuperResolutionPipeline(
-        tokenizer=tokenizer(), text_encoder=make_t5(), unet=net,
+        tokenizer=tokenizer(),
+        text_encoder=make_t5(),
+        unet=net,
         scheduler=diffusers.DDPMScheduler(**{**SCHEDULER, "sample_max_value": 1.0}),
         image_noising_scheduler=diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
-        safety_checker=None, feature_extractor=None, watermarker=None,
+        safety_checker=None,
+        feature_extractor=None,
+        watermarker=None,
         requires_safety_checker=False,
-    )  # fmt: skip
+    )
     pipe.save_pretrained(Path(folder))
     return Path(folder)

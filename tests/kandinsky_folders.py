@@ -55,16 +55,19 @@ def write(folder, *, unet=None, movq=None, scheduler=None, gain: float = 0.1, ki
     import diffusers
 
     own = {
-        "Inpaint": {"in_channels": 9}, "Controlnet": HINTED, "ControlnetImg2Img": HINTED,
-    }.get(kind, {})  # fmt: skip
+        "Inpaint": {"in_channels": 9},
+        "Controlnet": HINTED,
+        "ControlnetImg2Img": HINTED,
+    }.get(kind, {})
     net = tiny.make_unet(13, **{**UNET, **own, **(unet or {})})
     for p in net.conv_out.parameters():
         p.data.mul_(gain)
     cls = getattr(diffusers, f"KandinskyV22{kind}Pipeline")
     pipe = cls(
-        unet=net, movq=tiny.make_vq(**{**MOVQ, **(movq or {})}),
+        unet=net,
+        movq=tiny.make_vq(**{**MOVQ, **(movq or {})}),
         scheduler=scheduler or diffusers.DDPMScheduler(**SCHEDULER),
-    )  # fmt: skip
+    )
     pipe.save_pretrained(folder)
     return Path(folder)
 
@@ -90,7 +93,7 @@ def write_prior(folder, *, prior=None, image=None, text=None):
         image_processor=CLIPImageProcessor(
             size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
         ),
-    )  # fmt: skip
+    )
     shutil.rmtree(words)
     pipe.save_pretrained(folder)
     return folder

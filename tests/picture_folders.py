@@ -19,9 +19,12 @@ def write_variation(folder: Path, *, image: dict | None = None, **unet) -> Path:
     from transformers import CLIPImageProcessor
 
     scheduler = diffusers.PNDMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
         steps_offset=1,
-    )  # fmt: skip
+    )
     diffusers.StableDiffusionImageVariationPipeline(
         vae=tiny.make_vae(),
         image_encoder=tiny.make_image_encoder(**{"projection_dim": WIDTH, **(image or {})}),
@@ -43,15 +46,26 @@ def make_latent_unet(seed: int = 12, **overrides):
     import diffusers
 
     config = {
-        "act_fn": "gelu", "attention_head_dim": 8, "norm_num_groups": None,
-        "block_out_channels": (32, 32, 64, 64), "time_cond_proj_dim": 128 + 32,
-        "conv_in_kernel": 1, "conv_out_kernel": 1, "cross_attention_dim": 32,
+        "act_fn": "gelu",
+        "attention_head_dim": 8,
+        "norm_num_groups": None,
+        "block_out_channels": (32, 32, 64, 64),
+        "time_cond_proj_dim": 128 + 32,
+        "conv_in_kernel": 1,
+        "conv_out_kernel": 1,
+        "cross_attention_dim": 32,
         "down_block_types": ("KDownBlock2D", *("KCrossAttnDownBlock2D",) * 3),
         "up_block_types": (*("KCrossAttnUpBlock2D",) * 3, "KUpBlock2D"),
-        "in_channels": 8, "out_channels": 5, "mid_block_type": None, "layers_per_block": 2,
-        "resnet_time_scale_shift": "scale_shift", "time_embedding_type": "fourier",
-        "timestep_post_act": "gelu", "sample_size": 16, **overrides,
-    }  # fmt: skip
+        "in_channels": 8,
+        "out_channels": 5,
+        "mid_block_type": None,
+        "layers_per_block": 2,
+        "resnet_time_scale_shift": "scale_shift",
+        "time_embedding_type": "fourier",
+        "timestep_post_act": "gelu",
+        "sample_size": 16,
+        **overrides,
+    }
     return tiny.randomise(diffusers.UNet2DConditionModel(**config), seed)
 
 
@@ -67,9 +81,12 @@ def write_latent_upscaler(folder: Path, *, prediction: str = "original_sample", 
         tokenizer=text.tokenizer,
         unet=make_latent_unet(**unet),
         scheduler=diffusers.EulerDiscreteScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-            prediction_type=prediction, timestep_spacing="linspace",
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            prediction_type=prediction,
+            timestep_spacing="linspace",
         ),
-    ).save_pretrained(folder)  # fmt: skip
+    ).save_pretrained(folder)
     shutil.rmtree(words)
     return folder

@@ -34,9 +34,11 @@ def callables():
         thing = found(name)
         own = {name: thing}
         if inspect.ismodule(thing):
-            own = {f"{name}.{key}": value for key, value in vars(thing).items()
-                   if not key.startswith("_")
-                   and getattr(value, "__module__", None) == name}  # fmt: skip
+            own = {
+                f"{name}.{key}": value
+                for key, value in vars(thing).items()
+                if not key.startswith("_") and getattr(value, "__module__", None) == name
+            }
         for path, value in own.items():
             if inspect.isclass(value):
                 named |= {f"{path}.{key}": f for key, f in _methods(value)}

@@ -60,8 +60,11 @@ def test_every_example_is_listed():
 def test_the_asyncio_script(tmp_path, monkeypatch, pipe, capsys):
     run_script("asyncio_script.py", monkeypatch, tmp_path, "--number", 2, "--steps", 4)
     assert {f.name for f in tmp_path.iterdir()} == {
-        "0.png", "0-step2.png", "1.png", "1-step2.png",
-    }  # fmt: skip
+        "0.png",
+        "0-step2.png",
+        "1.png",
+        "1-step2.png",
+    }
     assert same(tmp_path / "1.png", pipe, prompt="a red heart", seed=1, num_inference_steps=4)
     assert "seed 0: all 4 steps" in capsys.readouterr().out
 
@@ -107,8 +110,12 @@ def test_openais_client(address, tmp_path, monkeypatch, pipe, capsys):
     pytest.importorskip("openai")
     run_script("openai_client.py", monkeypatch, address, tmp_path)
     assert {f.name for f in tmp_path.iterdir()} == {
-        "heart-0.png", "heart-1.png", "rocket.png", "rocket-partial-0.png", "rocket-partial-1.png",
-    }  # fmt: skip
+        "heart-0.png",
+        "heart-1.png",
+        "rocket.png",
+        "rocket-partial-0.png",
+        "rocket-partial-1.png",
+    }
     call = {"num_inference_steps": 8, "negative_prompt": "blue", "prompt": "a red heart"}
     assert same(tmp_path / "heart-1.png", pipe, seed=2, **call)
     assert same(tmp_path / "rocket.png", pipe, prompt="a rocket", seed=2)
@@ -120,12 +127,28 @@ def test_gunicorn(tmp_path, pipe):
     for package in ("gunicorn", "uvicorn_worker", "fastapi"):
         pytest.importorskip(package)
     port = free_port()
-    environment = {**os.environ, "BIND": f"127.0.0.1:{port}", "WORKERS": "2",
-                   "PYTHONPATH": str(ROOT)}  # fmt: skip
-    command = [sys.executable, "-m", "gunicorn", "-c", str(EXAMPLES / "gunicorn.conf.py"),
-               "gunicorn_app:app"]  # fmt: skip
-    with subprocess.Popen(command, env=environment, cwd=tmp_path, start_new_session=True,
-                          stderr=subprocess.PIPE, text=True) as server:  # fmt: skip
+    environment = {
+        **os.environ,
+        "BIND": f"127.0.0.1:{port}",
+        "WORKERS": "2",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "-c",
+        str(EXAMPLES / "gunicorn.conf.py"),
+        "gunicorn_app:app",
+    ]
+    with subprocess.Popen(
+        command,
+        env=environment,
+        cwd=tmp_path,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
         try:
             body = b'{"prompt": "a cat", "seed": 3, "num_inference_steps": 2}'
             found = [answer_of(port, body, server) for _ in range(4)]
@@ -141,9 +164,10 @@ def test_gunicorn(tmp_path, pipe):
 def answer_of(port, body, server):
     """The answer to a generation, once the server listens."""
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/images/generations", body,
+        f"http://127.0.0.1:{port}/v1/images/generations",
+        body,
         {"content-type": "application/json"},
-    )  # fmt: skip
+    )
     until = time.monotonic() + 120
     while True:
         try:
@@ -195,8 +219,9 @@ def test_what_a_watched_run_shows_last_is_what_it_leaves(tmp_path, monkeypatch):
 
 def test_inpainting_keeps_what_is_black(tmp_path, monkeypatch):
     run_script("inpainting.py", monkeypatch, tmp_path)
-    first, painted = (np.asarray(Image.open(tmp_path / f"{n}.png")).astype(float)
-                      for n in ("first", "painted"))  # fmt: skip
+    first, painted = (
+        np.asarray(Image.open(tmp_path / f"{n}.png")).astype(float) for n in ("first", "painted")
+    )
     half = first.shape[1] // 2
     changed = np.abs(first - painted).mean(axis=(0, 2))
     assert changed[:half].mean() > 2 * changed[half + 8 :].mean()
@@ -224,8 +249,11 @@ def test_the_dockerfile():
     assert {line.split()[0] for line in lines} <= known
     stages = [line.split()[-1] for line in lines if line.startswith("FROM") and " AS " in line]
     assert all(stage in stages for stage in re.findall(r"--from=(\w+)", text))
-    serves = [json.loads(line.split(maxsplit=1)[1]) for line in lines
-              if line.startswith(("ENTRYPOINT", "CMD"))]  # fmt: skip
+    serves = [
+        json.loads(line.split(maxsplit=1)[1])
+        for line in lines
+        if line.startswith(("ENTRYPOINT", "CMD"))
+    ]
     check_command([*serves[0], *serves[1]])
 
 

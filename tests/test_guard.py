@@ -107,12 +107,20 @@ def seen():
     """All that this file's states change, as a caller sees it."""
     smallest = float(np.float64(5e-324))
     return (
-        torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"),
-        torch.get_default_dtype(), torch.empty(0).device.type, torch.is_inference_mode_enabled(),
-        torch._C._len_torch_function_stack(), torch.are_deterministic_algorithms_enabled(),
-        torch.is_grad_enabled(), smallest * 1.0 == 0, torch.get_float32_matmul_precision(),
-        torch._C._get_mkldnn_enabled(), tuple(np.geterr().items()), torch.get_num_threads(),
-    )  # fmt: skip
+        torch.is_autocast_enabled("cpu"),
+        torch.get_autocast_dtype("cpu"),
+        torch.get_default_dtype(),
+        torch.empty(0).device.type,
+        torch.is_inference_mode_enabled(),
+        torch._C._len_torch_function_stack(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_grad_enabled(),
+        smallest * 1.0 == 0,
+        torch.get_float32_matmul_precision(),
+        torch._C._get_mkldnn_enabled(),
+        tuple(np.geterr().items()),
+        torch.get_num_threads(),
+    )
 
 
 @pytest.fixture(scope="module")

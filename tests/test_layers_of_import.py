@@ -211,9 +211,11 @@ def _exists(name):
 def test_core_knows_neither_python_nor_torch():
     """The C++ kernels: pointers and sizes. Only csrc/bindings sees Python."""
     sources = [
-        p for folder in ("core", "cuda") for p in (ROOT / "csrc" / folder).rglob("*.*")
+        p
+        for folder in ("core", "cuda")
+        for p in (ROOT / "csrc" / folder).rglob("*.*")
         if p.suffix in {".cc", ".h", ".cu", ".cuh"}
-    ]  # fmt: skip
+    ]
     assert sources
     for path in sources:
         for include in re.findall(r'#\s*include\s*[<"]([^>"]+)', path.read_text()):

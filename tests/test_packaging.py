@@ -43,8 +43,9 @@ def archives(tmp_path_factory):
     pytest.importorskip("build", reason="needs the extra `dev`")
     folder = tmp_path_factory.mktemp("archives")
     source = folder / "source"
-    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True,
-                           check=False)  # fmt: skip
+    names = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if names.returncode:
         pytest.skip("needs the git repository: an sdist is not built from an sdist here")
     for name in names.stdout.splitlines():
@@ -58,8 +59,9 @@ def archives(tmp_path_factory):
         f"print(b.build_sdist({str(folder)!r}))\n"
         f"print(b.prepare_metadata_for_build_wheel({str(folder)!r}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True,
-                          check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return next(folder.glob("*.tar.gz")), next(folder.glob("*.dist-info"))
 
@@ -87,8 +89,12 @@ def test_the_archives_hold_the_licence(archives):
 
 def test_test_modules_have_names_of_their_own():
     """pytest imports two files of one name as one module, and refuses the second."""
-    names = [path.name for folder in ("tests", "bench") for path in (ROOT / folder).rglob("*.py")
-             if path.name not in ("conftest.py", "__init__.py")]  # fmt: skip
+    names = [
+        path.name
+        for folder in ("tests", "bench")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name not in ("conftest.py", "__init__.py")
+    ]
     assert sorted(names) == sorted(set(names))
 
 

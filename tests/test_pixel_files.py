@@ -40,24 +40,37 @@ def key_files(folder):
     return {
         **{
             f"{bits} bits": png(
-                folder / f"{bits}.png", bits, 0, [packed(2**bits - 1, 2**bits - 2, bits)] * HEIGHT,
+                folder / f"{bits}.png",
+                bits,
+                0,
+                [packed(2**bits - 1, 2**bits - 2, bits)] * HEIGHT,
                 chunk(b"tRNS", struct.pack(">H", 2**bits - 2)),
             )
             for bits in (1, 2, 4, 8, 16)
         },
         "RGB": png(
-            folder / "rgb.png", 8, 2, [b"\xff\xff\xff" * 8 + b"\xff\xff\xfe" * 8] * HEIGHT,
+            folder / "rgb.png",
+            8,
+            2,
+            [b"\xff\xff\xff" * 8 + b"\xff\xff\xfe" * 8] * HEIGHT,
             chunk(b"tRNS", struct.pack(">3H", 255, 255, 254)),
         ),
         "RGB of 16 bits": png(
-            folder / "rgb16.png", 16, 2, [wide[0] * 8 + wide[1] * 8] * HEIGHT,
+            folder / "rgb16.png",
+            16,
+            2,
+            [wide[0] * 8 + wide[1] * 8] * HEIGHT,
             chunk(b"tRNS", wide[1]),
         ),
         "palette": png(
-            folder / "p.png", 8, 3, [b"\0" * 8 + b"\1" * 8] * HEIGHT,
-            chunk(b"PLTE", b"\xff" * 6), chunk(b"tRNS", b"\xff\0"),
+            folder / "p.png",
+            8,
+            3,
+            [b"\0" * 8 + b"\1" * 8] * HEIGHT,
+            chunk(b"PLTE", b"\xff" * 6),
+            chunk(b"tRNS", b"\xff\0"),
         ),
-    }  # fmt: skip
+    }
 
 
 KEYS = ["1 bits", "2 bits", "4 bits", "8 bits", "16 bits", "RGB", "RGB of 16 bits", "palette"]

@@ -228,9 +228,13 @@ def test_numbers_that_mean_nothing(value, words):
 
 @pytest.mark.parametrize(
     "dark",
-    [grey(np.ones((8, 8), np.uint8)), grey(np.full((8, 8), 300, np.int32)),
-     grey(np.full((8, 8), 1.5, np.float32)), np.full((8, 8, 3), 1 / 255, np.float32)],
-)  # fmt: skip
+    [
+        grey(np.ones((8, 8), np.uint8)),
+        grey(np.full((8, 8), 300, np.int32)),
+        grey(np.full((8, 8), 1.5, np.float32)),
+        np.full((8, 8, 3), 1 / 255, np.float32),
+    ],
+)
 def test_nearly_black_pictures_are_warned_of(dark):
     warned = []
     assert unit_of(dark, warned).max() < 0.01

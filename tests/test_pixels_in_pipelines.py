@@ -32,9 +32,18 @@ def inpaint(pipe, mask, **call):
     y, x = np.mgrid[0:height, 0:width]
     photo = Image.fromarray(((x * 7 + y * 3) % 256).astype(np.uint8)).convert("RGB")
     return pipe(
-        "a red heart", image=photo, mask_image=mask, height=height, width=width, seed=4,
-        num_inference_steps=2, output_type="pt", progress=False, strength=1.0, **call,
-    )  # fmt: skip
+        "a red heart",
+        image=photo,
+        mask_image=mask,
+        height=height,
+        width=width,
+        seed=4,
+        num_inference_steps=2,
+        output_type="pt",
+        progress=False,
+        strength=1.0,
+        **call,
+    )
 
 
 def masks_for(pipe):

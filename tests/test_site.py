@@ -44,14 +44,20 @@ def test_every_public_name_is_in_the_reference(name):
         whole = vars(thing).values() if inspect.ismodule(thing) else ()
         there |= {id(thing), *map(id, whole)}
     public = {n: getattr(package, n) for n in package.__all__ if n not in VALUES}
-    assert not {n for n, thing in public.items()
-                if not inspect.ismodule(thing) and id(thing) not in there}  # fmt: skip
+    assert not {
+        n for n, thing in public.items() if not inspect.ismodule(thing) and id(thing) not in there
+    }
 
 
 def test_links_lead_somewhere():
     """On a code host, where mkdocs does not look."""
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md",
-             *DOCS.rglob("*.md"), ROOT / "examples" / "README.md"]  # fmt: skip
+    pages = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "CHANGELOG.md",
+        *DOCS.rglob("*.md"),
+        ROOT / "examples" / "README.md",
+    ]
     for page in pages:
         text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         for link in LINK.findall(text):
@@ -70,8 +76,10 @@ def test_every_page_is_in_the_navigation():
 def test_the_diagrams_names_are_in_their_files():
     """docs/images/life-of-a-picture.svg: each box has a name and the file that defines it."""
     svg = ElementTree.parse(DOCS / "images" / "life-of-a-picture.svg").getroot()
-    boxes = [{text.get("class"): text.text for text in box if text.get("class")}
-             for box in svg.iter("{http://www.w3.org/2000/svg}g")]  # fmt: skip
+    boxes = [
+        {text.get("class"): text.text for text in box if text.get("class")}
+        for box in svg.iter("{http://www.w3.org/2000/svg}g")
+    ]
     assert len(boxes) > 20
     for box in boxes:
         name, file = box["name"], ROOT / box["file"]

@@ -50,11 +50,13 @@ PRIOR = {
 #: As kakaobrain/karlo-v1-alpha has them.
 SCHEDULERS = {
     "prior": {
-        "prediction_type": "sample", "variance_type": "fixed_small_log", "clip_sample_range": 5.0
+        "prediction_type": "sample",
+        "variance_type": "fixed_small_log",
+        "clip_sample_range": 5.0,
     },
     "decoder": {"prediction_type": "epsilon", "variance_type": "learned_range"},
     "super_res": {"prediction_type": "epsilon", "variance_type": "fixed_small_log"},
-}  # fmt: skip
+}
 
 
 def make_text_proj(seed: int = 9, **overrides):

@@ -41,9 +41,12 @@ _MIDDLE = re.compile(r"middle_block_out\.0\.(weight|bias)")
 
 
 def load_controlnet(
-    place: Place, unet: UNet2DConditionConfig, device: torch.device, dtype: torch.dtype,
+    place: Place,
+    unet: UNet2DConditionConfig,
+    device: torch.device,
+    dtype: torch.dtype,
     hub: Hub | None = None,
-) -> ControlNetModel:  # fmt: skip
+) -> ControlNetModel:
     """The ControlNet in a folder of diffusers' or under a Hub id, or in a .safetensors file of
     either layout, whose config follows that of the U-Net beside it.
 
@@ -139,8 +142,10 @@ def _read(
 def _original(shapes: Shapes, unet: UNet2DConditionConfig, where: str) -> dict[str, str]:
     layers = unet.layers_per_block
     if not isinstance(layers, int):
-        raise ConfigError(f"{where}: in the original layout it follows a U-Net of one"
-                          f" layers_per_block, which this has not: {layers}")  # fmt: skip
+        raise ConfigError(
+            f"{where}: in the original layout it follows a U-Net of one"
+            f" layers_per_block, which this has not: {layers}"
+        )
     numbers = [int(m[1]) for m in map(_HINT.fullmatch, shapes) if m]
     last = max(numbers)
     table: dict[str, str] = {}
@@ -150,8 +155,9 @@ def _original(shapes: Shapes, unet: UNet2DConditionConfig, where: str) -> dict[s
         if new is None:
             unknown.append(show(name))
         elif new in table:
-            raise CheckpointError(f"{where}: {show(table[new])} and {show(name)} are both"
-                                  f" {show(new)}")  # fmt: skip
+            raise CheckpointError(
+                f"{where}: {show(table[new])} and {show(name)} are both {show(new)}"
+            )
         else:
             table[new] = name
     if unknown:
@@ -200,8 +206,9 @@ def _config(shapes: Shapes, unet: UNet2DConditionConfig, where: str) -> ControlN
     try:
         return cls.of_unet(unet, **own)
     except ValueError as e:
-        raise ConfigError(f"{where}: what its tensors' shapes and the U-Net's config say:"
-                          f" {e}") from None  # fmt: skip
+        raise ConfigError(
+            f"{where}: what its tensors' shapes and the U-Net's config say: {e}"
+        ) from None
 
 
 def _widths(shapes: Shapes, where: str) -> Iterable[int]:

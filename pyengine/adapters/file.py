@@ -45,8 +45,10 @@ class LoraFile:
         memory = machine_memory()
         if memory is not None and self.tensors.nbytes() > memory:
             self.close()
-            raise CheckpointError(f"{source}: takes {self.tensors.nbytes() / 1e9:.1f} GB, this"
-                                  f" machine has {memory / 1e9:.1f} GB")  # fmt: skip
+            raise CheckpointError(
+                f"{source}: takes {self.tensors.nbytes() / 1e9:.1f} GB, this"
+                f" machine has {memory / 1e9:.1f} GB"
+            )
 
     def _configs(self, path: Path, roots: tuple[str, ...] | None) -> dict[str, dict[str, Any]]:
         text = self.metadata.get(DIFFUSERS_METADATA)
@@ -186,10 +188,14 @@ def open_lora(
         return _in_folder(kept, weight_name, subfolder, usual)
     names = [weight_name] if weight_name is not None else list(usual[:1])
     path = download_file(
-        text, "/".join(filter(None, (subfolder, names[0]))), revision=revision,
-        cache_dir=cache_dir, token=token, local_files_only=local_files_only,
+        text,
+        "/".join(filter(None, (subfolder, names[0]))),
+        revision=revision,
+        cache_dir=cache_dir,
+        token=token,
+        local_files_only=local_files_only,
         force_download=force_download,
-    )  # fmt: skip
+    )
     return LoraFile(path, f"{text}: {names[0]}")
 
 

@@ -60,8 +60,10 @@ def difference(t: Tensors, shape: tuple[int, ...], weight: Tensor | None) -> Dif
     Raises CheckpointError ("leaf: expected ..., found ...") for shapes that do not fit.
     """
     if len(shape) == 2:  # a 1x1 convolution that is computed as a matrix product
-        t = {leaf: x.flatten(1) if x.dim() == 4 and x.shape[2:] == (1, 1) else x for leaf, x in
-             t.items()}  # fmt: skip
+        t = {
+            leaf: x.flatten(1) if x.dim() == 4 and x.shape[2:] == (1, 1) else x
+            for leaf, x in t.items()
+        }
     kind = kind_of(set(t))
     made = _MAKERS[kind](t, shape) if kind in _MAKERS else Difference()
     magnitude = t.get("dora_scale", t.get("magnitude"))
@@ -95,8 +97,9 @@ def _lora(t: Tensors, shape: tuple[int, ...]) -> Difference:
     if bias is not None:
         _expect("up_bias", bias, (shape[0],))
         bias = ratio * bias.float()
-    return Difference(down.reshape(out_rank, *shape[1:]), up.reshape(shape[0], out_rank), ratio,
-                      bias=bias)  # fmt: skip
+    return Difference(
+        down.reshape(out_rank, *shape[1:]), up.reshape(shape[0], out_rank), ratio, bias=bias
+    )
 
 
 def _loha(t: Tensors, shape: tuple[int, ...]) -> Difference:

@@ -32,8 +32,9 @@ def file_order(unet: UNet2DConditionModel) -> list[str]:
     down, on the way up, in the middle.
     """
     names = list(unet.cross_attentions)
-    return [n for part in ("down_blocks", "up_blocks", "mid_block") for n in names
-            if n.startswith(part)]  # fmt: skip
+    return [
+        n for part in ("down_blocks", "up_blocks", "mid_block") for n in names if n.startswith(part)
+    ]
 
 
 def find_file(
@@ -49,8 +50,9 @@ def find_file(
     path = find_place("ip_adapter", place)
     if path.is_file():
         if subfolder or weight_name:
-            raise RequestError("weight_name: expected None beside a file, given"
-                               f" {show(weight_name or subfolder)}")  # fmt: skip
+            raise RequestError(
+                f"weight_name: expected None beside a file, given {show(weight_name or subfolder)}"
+            )
         return path
     folder = below(path, "subfolder", subfolder)
     if weight_name is not None:
@@ -73,8 +75,10 @@ def is_elsewhere(place: Any) -> bool:
 def _inside(subfolder: Any, weight_name: Any) -> str:
     """The name of a file in a repository, checked."""
     if not isinstance(weight_name, str):
-        raise RequestError("weight_name: expected the name of a .safetensors file of the Hub id,"
-                           f" given {show(weight_name)}")  # fmt: skip
+        raise RequestError(
+            "weight_name: expected the name of a .safetensors file of the Hub id,"
+            f" given {show(weight_name)}"
+        )
     name = "/".join(filter(None, (subfolder, weight_name)))
     if name.startswith(("/", "~")) or ".." in name.split("/"):
         raise RequestError(f"weight_name: expected a name within the folder, given {show(name)}")
@@ -142,10 +146,13 @@ def _config(shapes: Shapes, unet: UNet2DConditionModel, where: str) -> IPAdapter
         latents = shapes["image_proj.latents"]
         heads = _sides(shapes, "image_proj.layers.0.0.to_q.weight", where)[0] // HEAD
         own = {
-            "kind": "plus", "image_width": image, "inner": inner, "heads": heads,
+            "kind": "plus",
+            "image_width": image,
+            "inner": inner,
+            "heads": heads,
             "tokens": latents[1] if len(latents) == 3 else 1,
             "depth": len({n.split(".")[2] for n in shapes if n.startswith("image_proj.layers.")}),
-        }  # fmt: skip
+        }
     else:
         like = other_kind(n for n in shapes if not n.startswith(("ip_adapter.", "image_proj.")))
         raise CheckpointError(
@@ -153,8 +160,9 @@ def _config(shapes: Shapes, unet: UNet2DConditionModel, where: str) -> IPAdapter
             f" {listing(map(show, sorted(shapes)))}" + (f" (as of {like})" if like else "")
         )
     if found != width:
-        raise ConfigError(f"{where}: is for a U-Net with cross_attention_dim {found}, this has"
-                          f" {width}")  # fmt: skip
+        raise ConfigError(
+            f"{where}: is for a U-Net with cross_attention_dim {found}, this has {width}"
+        )
     try:
         return IPAdapterConfig(**common, **own, width=width)
     except ValueError as e:

@@ -120,9 +120,15 @@ def read_lora(file: Opened, models: Mapping[str, nn.Module]) -> Lora:
         changes.setdefault(part, {})[name] = _change(file, part, name, module)
     adapters = {part: Adapter(layers[part].model, own) for part, own in changes.items()}
     return Lora(
-        file.source, file.path, file.sha256, adapters, tuple(unfit), tuple(tokens),
-        preset_of(file.metadata, file.source), file if isinstance(file, LoraTensors) else None,
-    )  # fmt: skip
+        file.source,
+        file.path,
+        file.sha256,
+        adapters,
+        tuple(unfit),
+        tuple(tokens),
+        preset_of(file.metadata, file.source),
+        file if isinstance(file, LoraTensors) else None,
+    )
 
 
 def _matched(
@@ -158,9 +164,12 @@ def _matched(
 
 
 def _place(
-    file: Opened, key: Key, tensor: str, layers: Mapping[str, Layers],
+    file: Opened,
+    key: Key,
+    tensor: str,
+    layers: Mapping[str, Layers],
     modules: dict[tuple[str, str], _Module],
-) -> bool:  # fmt: skip
+) -> bool:
     """Notes the tensor among its module's; False where no layer is its own.
 
     Of a layer that is there under diffusers' and under the original code's name, the former wins.
@@ -254,8 +263,9 @@ def _read(file: Opened, name: str) -> Tensor:
     wide = torch.float32 if dtype == torch.float64 else FLOATS_8.get(dtype, dtype)
     tensor = file.tensors.read(name, wide)
     if tensor.is_floating_point() and not tensor.isfinite().all():
-        raise CheckpointError(f"{file.source}: {show(name)}: expected finite numbers, found NaN or"
-                              " infinity")  # fmt: skip
+        raise CheckpointError(
+            f"{file.source}: {show(name)}: expected finite numbers, found NaN or infinity"
+        )
     return tensor
 
 

@@ -34,8 +34,9 @@ class Preset:
     def fill(self, arguments: dict[str, Any]) -> None:
         """Writes into a call's arguments what they leave to the model."""
         own: dict[str, Any] = {
-            "num_inference_steps": self.steps, "guidance_scale": self.guidance_scale
-        }  # fmt: skip
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+        }
         if any(arguments.get(name) is not None for name in ("timesteps", "sigmas")):
             del own["num_inference_steps"]
         elif arguments.get("scheduler") is None:
@@ -64,8 +65,10 @@ PRESETS: Mapping[str, Preset] = {
 def find_preset(name: object, argument: str = "preset") -> Preset:
     """The preset of that name. Raises RequestError for another."""
     if not isinstance(name, str) or name not in PRESETS:
-        raise RequestError(f"{argument}: expected one of {', '.join(PRESETS)}, given {show(name)}"
-                           f"{did_you_mean(name, PRESETS)}")  # fmt: skip
+        raise RequestError(
+            f"{argument}: expected one of {', '.join(PRESETS)}, given {show(name)}"
+            f"{did_you_mean(name, PRESETS)}"
+        )
     return PRESETS[name]
 
 
@@ -77,6 +80,8 @@ def preset_of(metadata: Mapping[str, str], where: str) -> Preset | None:
     if name is None:
         return None
     if name not in PRESETS:
-        raise CheckpointError(f"{where}: metadata {METADATA}: expected one of {', '.join(PRESETS)},"
-                              f" found {show(name)}")  # fmt: skip
+        raise CheckpointError(
+            f"{where}: metadata {METADATA}: expected one of {', '.join(PRESETS)},"
+            f" found {show(name)}"
+        )
     return PRESETS[name]

@@ -43,9 +43,10 @@ def summary(file: LoraFile) -> dict[str, Any] | None:
 
 
 def _parts(
-    file: LoraFile, modules: dict[tuple[str, str], dict[str, str]],
+    file: LoraFile,
+    modules: dict[tuple[str, str], dict[str, str]],
     kinds: dict[tuple[str, str], str | None],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     for (part, module), leaves in modules.items():
         own = parts.setdefault(part, {"modules": 0, "kinds": Counter(), "ranks": set()})

@@ -80,8 +80,11 @@ def _original(shapes: Shapes, where: str) -> dict[str, str]:
     if not light:
         # Residual blocks that widen, or halve, begin a block.
         numbers = {int(m[1]) for m in map(_FULL.fullmatch, shapes) if m}
-        widened = sorted(int(m[1]) for m in map(_FULL.fullmatch, shapes)
-                         if m and m[2] == "in_conv" and m[3] == "weight")  # fmt: skip
+        widened = sorted(
+            int(m[1])
+            for m in map(_FULL.fullmatch, shapes)
+            if m and m[2] == "in_conv" and m[3] == "weight"
+        )
         count = widened[0] if widened else 0
         if not count or len(numbers) % count:
             raise CheckpointError(

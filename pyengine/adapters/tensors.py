@@ -30,8 +30,9 @@ class LoraTensors:
         self.metadata: Mapping[str, str] = {}
         self.configs: dict[str, dict[str, Any]] = {}
         if len(tensors) > MAX_TENSORS:
-            raise RequestError(f"lora: expected at most {MAX_TENSORS} tensors, given"
-                               f" {len(tensors)}")  # fmt: skip
+            raise RequestError(
+                f"lora: expected at most {MAX_TENSORS} tensors, given {len(tensors)}"
+            )
         for name, tensor in tensors.items():
             _check(name, tensor)
         self.tensors = Tensors(
@@ -59,13 +60,16 @@ def _check(name: Any, tensor: Any) -> None:
     if not isinstance(name, str):
         raise RequestError(f"lora: expected names of tensors, given {show(name)}")
     if not isinstance(tensor, Tensor):
-        raise RequestError(f"lora: {show(name)}: expected a tensor, given"
-                           f" {show(type(tensor).__name__)}")  # fmt: skip
+        raise RequestError(
+            f"lora: {show(name)}: expected a tensor, given {show(type(tensor).__name__)}"
+        )
     dense = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
     if not dense or tensor.dtype not in DTYPE_NAMES:
-        raise RequestError(f"lora: {show(name)}: expected a dense tensor of a dtype that files"
-                           f" hold, given {tensor.dtype}, {tensor.layout}, on"
-                           f" {tensor.device}")  # fmt: skip
+        raise RequestError(
+            f"lora: {show(name)}: expected a dense tensor of a dtype that files"
+            f" hold, given {tensor.dtype}, {tensor.layout}, on"
+            f" {tensor.device}"
+        )
 
 
 class Tensors:

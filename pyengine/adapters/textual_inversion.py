@@ -60,8 +60,10 @@ def read_file(
     if len(names) > MAX_TOKENS:
         beside = [n for n in names if is_token(n, file.metadata)]
         if not beside:
-            raise CheckpointError(f"{file.source}: expected at most {MAX_TOKENS} tensors of learnt"
-                                  f" tokens, found {len(names)}")  # fmt: skip
+            raise CheckpointError(
+                f"{file.source}: expected at most {MAX_TOKENS} tensors of learnt"
+                f" tokens, found {len(names)}"
+            )
         names = beside
     elif is_ordinal(names) or any(is_token(n, file.metadata) for n in names):
         names = [n for n in names if is_token(n, file.metadata)]
@@ -81,17 +83,22 @@ def read_file(
 
 
 def read_tensors(
-    tensors: Mapping[str, Tensor], tokens: Sequence[str] | None, widths: Mapping[str, int],
-    source: str, name: str | None = None, sha256: str = "",
+    tensors: Mapping[str, Tensor],
+    tokens: Sequence[str] | None,
+    widths: Mapping[str, int],
+    source: str,
+    name: str | None = None,
+    sha256: str = "",
     metadata: Mapping[str, str] | None = None,
-) -> list[Learnt]:  # fmt: skip
+) -> list[Learnt]:
     """As read_file, of tensors by name. name: of the token where nothing else tells it."""
     if not tensors:
         raise CheckpointError(f"{source}: holds no tensors; expected learnt tokens")
     for key, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{source}: {show(key)}: expected a tensor, found"
-                                  f" {show(type(tensor).__name__)}")  # fmt: skip
+            raise CheckpointError(
+                f"{source}: {show(key)}: expected a tensor, found {show(type(tensor).__name__)}"
+            )
         _check_spec(key, tensor.dtype, tuple(tensor.shape), source)
     if any(key in ENCODER_OF for key in tensors):
         found = _of_encoders(tensors, widths, source)
@@ -138,9 +145,12 @@ def _of_encoders(
 
 
 def _of_tokens(
-    tensors: Mapping[str, Tensor], tokens: Sequence[str] | None, widths: Mapping[str, int],
-    source: str, sha256: str,
-) -> list[Learnt]:  # fmt: skip
+    tensors: Mapping[str, Tensor],
+    tokens: Sequence[str] | None,
+    widths: Mapping[str, int],
+    source: str,
+    sha256: str,
+) -> list[Learnt]:
     """One tensor for each token, under its name or the one that the caller gives it."""
     names = list(tensors)
     if tokens is not None and len(tokens) != len(names):
@@ -159,9 +169,12 @@ def _of_tokens(
 
 
 def _named(
-    vectors: Mapping[str, Tensor], tokens: Sequence[str] | None, name: str | None, source: str,
+    vectors: Mapping[str, Tensor],
+    tokens: Sequence[str] | None,
+    name: str | None,
+    source: str,
     sha256: str,
-) -> list[Learnt]:  # fmt: skip
+) -> list[Learnt]:
     """One token of all the vectors; where several are named, one of each vector."""
     if tokens is None:
         if name is None:
@@ -171,13 +184,16 @@ def _named(
         return [Learnt(check_token(tokens[0], source), dict(vectors), source, sha256)]
     count = len(next(iter(vectors.values())))
     if len(tokens) != count:
-        raise RequestError(f"token: {source} holds {count} vectors: expected one name, or {count},"
-                           f" given {len(tokens)}")  # fmt: skip
+        raise RequestError(
+            f"token: {source} holds {count} vectors: expected one name, or {count},"
+            f" given {len(tokens)}"
+        )
     return [
-        Learnt(check_token(own, source), {p: v[i : i + 1] for p, v in vectors.items()}, source,
-               sha256)
+        Learnt(
+            check_token(own, source), {p: v[i : i + 1] for p, v in vectors.items()}, source, sha256
+        )
         for i, own in enumerate(tokens)
-    ]  # fmt: skip
+    ]
 
 
 def check_token(token: Any, where: str = "token") -> str:
@@ -196,8 +212,10 @@ def _check_spec(key: str, dtype: torch.dtype, shape: tuple[int, ...], source: st
     """Raises CheckpointError for what cannot be vectors of a token; nothing is read before."""
     vectors = shape[0] if len(shape) == 2 else 1
     if len(shape) not in (1, 2) or not dtype.is_floating_point or 0 in shape:
-        raise CheckpointError(f"{source}: {show(key)}: expected floats [C] or [K, C], found"
-                              f" {str(dtype).removeprefix('torch.')} {list(shape)}")  # fmt: skip
+        raise CheckpointError(
+            f"{source}: {show(key)}: expected floats [C] or [K, C], found"
+            f" {str(dtype).removeprefix('torch.')} {list(shape)}"
+        )
     if vectors > MAX_VECTORS:
         raise CheckpointError(
             f"{source}: {show(key)}: expected at most {MAX_VECTORS} vectors, found {list(shape)}"
@@ -214,8 +232,9 @@ def _fitting(key: str, width: int, widths: Mapping[str, int], source: str) -> st
     for part, own in widths.items():
         if own == width:
             return part
-    raise CheckpointError(f"{source}: {show(key)}: expected vectors of {_expected(widths)}, found"
-                          f" {width} numbers")  # fmt: skip
+    raise CheckpointError(
+        f"{source}: {show(key)}: expected vectors of {_expected(widths)}, found {width} numbers"
+    )
 
 
 def _expected(widths: Mapping[str, int]) -> str:
@@ -226,8 +245,9 @@ def _vectors(key: str, tensor: Tensor, source: str) -> Tensor:
     """[K, C] float32, finite."""
     found = tensor.detach().to("cpu", torch.float32).reshape(-1, tensor.shape[-1]).clone()
     if not torch.isfinite(found).all():
-        raise CheckpointError(f"{source}: {show(key)}: expected finite numbers, found NaN or"
-                              " infinity")  # fmt: skip
+        raise CheckpointError(
+            f"{source}: {show(key)}: expected finite numbers, found NaN or infinity"
+        )
     return found
 
 

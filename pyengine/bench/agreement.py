@@ -81,9 +81,12 @@ def table(result: Agreement) -> Any:
     found = Table(*heads, box=box.MARKDOWN)
     for pair in result.pairs:
         found.add_row(
-            pair.model, pair.prompt, str(pair.seed),
+            pair.model,
+            pair.prompt,
+            str(pair.seed),
             "same bits" if pair.same else f"{pair.psnr:.1f} dB",
             "-" if pair.other_tokens is None else str(pair.other_tokens),
-            f"{pair.cpu_seconds:.2f}", f"{pair.device_seconds:.2f}",
-        )  # fmt: skip
+            f"{pair.cpu_seconds:.2f}",
+            f"{pair.device_seconds:.2f}",
+        )
     return found

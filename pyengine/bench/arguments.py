@@ -16,9 +16,15 @@ GROUPS = 32
 
 #: Coefficients of a DPM++ 2M step with guidance; the other columns are 0.
 SAMPLER_ROW = {
-    "g": 7.5, "p": 0.9, "q": -0.4, "limit": float("inf"), "dscale": 1.0,
-    "x_x": 0.8, "x_d": 0.3, "x_d1": -0.1,
-}  # fmt: skip
+    "g": 7.5,
+    "p": 0.9,
+    "q": -0.4,
+    "limit": float("inf"),
+    "dscale": 1.0,
+    "x_x": 0.8,
+    "x_d": 0.3,
+    "x_d1": -0.1,
+}
 #: Guidance, temperature, top-k, top-p and min-p, as Janus and LlamaGen are sampled.
 SAMPLING_ROW = (5.0, 1.0, 1000.0, 0.95, 0.0)
 
@@ -179,9 +185,16 @@ def sampler_step(side: int, channels: int = 4, pictures: int = BATCH) -> Shape:
 
 
 def conv2d(
-    side: int, c: int, c_out: int, c2: int = 0, kernel: int = 3, batch: int = BATCH,
-    stride: int = 1, upsample: bool = False, block: bool = False,
-) -> Shape:  # fmt: skip
+    side: int,
+    c: int,
+    c_out: int,
+    c2: int = 0,
+    kernel: int = 3,
+    batch: int = BATCH,
+    stride: int = 1,
+    upsample: bool = False,
+    block: bool = False,
+) -> Shape:
     """A convolution with bias: two inputs or one, of the same size unless stride or upsample.
 
     block: with what surrounds it in a residual block: scale, shift, SiLU before; a residual after.
@@ -217,9 +230,15 @@ def conv2d(
 
 
 def linear(
-    rows: int, c: int, c_out: int, activation: str = "none", bias: bool = True,
-    residual: bool = False, int8: bool = False, gate: bool = False,
-) -> Shape:  # fmt: skip
+    rows: int,
+    c: int,
+    c_out: int,
+    activation: str = "none",
+    bias: bool = True,
+    residual: bool = False,
+    int8: bool = False,
+    gate: bool = False,
+) -> Shape:
     """rows x c -> rows x c_out, with bias; c_out is what is left after GEGLU, which halves.
 
     An even number of rows is two pictures', which decides what a GPU runs. int8: weights of 8 bits,

@@ -32,8 +32,12 @@ DIT: dict[str, Any] = {
     "num_embeds_ada_norm": 1000,
 }
 TINY_DIT = {
-    **DIT, "num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "sample_size": 8
-}  # fmt: skip
+    **DIT,
+    "num_attention_heads": 2,
+    "attention_head_dim": 8,
+    "num_layers": 2,
+    "sample_size": 8,
+}
 DIT_SCHEDULER: dict[str, Any] = {
     "_class_name": "DDIMScheduler",
     "beta_start": 0.0001,
@@ -83,9 +87,12 @@ def _dit(folder: Path, quick: bool) -> None:
     write_model(place, DiTTransformer2DModel, config, torch.float32, seed=1, last="proj_out_2")
     write_model(folder / "vae", AutoencoderKL, vae, torch.float32, seed=2)
     _index(
-        folder, "DiTPipeline", DIT_SCHEDULER, transformer="DiTTransformer2DModel",
+        folder,
+        "DiTPipeline",
+        DIT_SCHEDULER,
+        transformer="DiTTransformer2DModel",
         vae="AutoencoderKL",
-    )  # fmt: skip
+    )
 
 
 def _dcgan(folder: Path, quick: bool) -> None:
@@ -107,8 +114,12 @@ def _index(folder: Path, pipeline: str, scheduler: dict[str, Any], **networks: s
 
 
 _WRITERS: dict[str, Callable[[Path, bool], None]] = {
-    "sd15": _sd15, "ddpm": _ddpm, "dit": _dit, "biggan": _biggan, "dcgan": _dcgan,
-}  # fmt: skip
+    "sd15": _sd15,
+    "ddpm": _ddpm,
+    "dit": _dit,
+    "biggan": _biggan,
+    "dcgan": _dcgan,
+}
 #: What `--arrangement` may be.
 NAMES = tuple(_WRITERS)
 

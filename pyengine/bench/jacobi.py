@@ -58,12 +58,15 @@ def measure(contest: Contest, model: str, windows: list[int], pictures: int) -> 
             )
         }
         row = Row(
-            suite="token", name=decoding, inputs="",
+            suite="token",
+            name=decoding,
+            inputs="",
             shape=f"{pictures} pictures of {plain[0].tokens[0].numel()} tokens, window {window}",
-            flops=0, nbytes=weights * sum(o.report.evaluations for o in found),
+            flops=0,
+            nbytes=weights * sum(o.report.evaluations for o in found),
             kernels=found[0].report.kernels,
             facts={name: {"passes_per_token": value} for name, value in passes.items()},
             **contest.times(samplers),
-        )  # fmt: skip
+        )
         rows.append(row)
     return rows

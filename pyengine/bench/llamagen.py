@@ -74,9 +74,14 @@ class Shape:
     def tokens(self) -> PictureTokens:
         """Two prompts of one id each, then the id that begins a picture."""
         return PictureTokens(
-            picture_tokens=self.codes, text_tokens=2, first_text_token=self.codes,
-            begin_of_picture=self.codes + 2, padding=self.codes + 3, text_length=2, side=self.side,
-        )  # fmt: skip
+            picture_tokens=self.codes,
+            text_tokens=2,
+            first_text_token=self.codes,
+            begin_of_picture=self.codes + 2,
+            padding=self.codes + 3,
+            text_length=2,
+            side=self.side,
+        )
 
     def ids(self) -> np.ndarray:
         """[ROWS, behind + 1] int64; the last is the token whose pass is measured."""

@@ -111,8 +111,13 @@ async def offer(port: int, requests: Sequence[Request], patience: float) -> list
         client.close()
 
 
-async def closed(port: int, requests: Iterator[Request], callers: int, patience: float,
-                 until: float = float("inf")) -> list[Outcome]:  # fmt: skip
+async def closed(
+    port: int,
+    requests: Iterator[Request],
+    callers: int,
+    patience: float,
+    until: float = float("inf"),
+) -> list[Outcome]:
     """Sends requests one after the other by so many callers, until there are none or until that
     time of time.perf_counter().
     """
@@ -232,8 +237,9 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if hasattr(self, "answer") and not self.answer.done():
-            self.answer.set_exception(exc or ValueError("half an answer" if self._pieces
-                                                        else "no answer"))  # fmt: skip
+            self.answer.set_exception(
+                exc or ValueError("half an answer" if self._pieces else "no answer")
+            )
 
     def over(self) -> None:
         """The client gives up: the server sees that it has gone."""

@@ -43,9 +43,17 @@ CUDA_PEERS = PEERS[:2]
 
 
 def ours(
-    notes: Notes, *, threads: int, folder: Path, kind: str, inputs: dict[str, Any], device: str,
-    dtype: torch.dtype, weights: str | None = None, backend: str = "",
-) -> Run:  # fmt: skip
+    notes: Notes,
+    *,
+    threads: int,
+    folder: Path,
+    kind: str,
+    inputs: dict[str, Any],
+    device: str,
+    dtype: torch.dtype,
+    weights: str | None = None,
+    backend: str = "",
+) -> Run:
     """The engine's network as a pipeline calls it: text and timesteps are prepared once a prompt,
     and on a GPU a call is a CUDA graph.
 
@@ -97,9 +105,13 @@ def measure(contest: Contest, tasks: list[Task]) -> Result:
             contest.say(f"{task.kind}, {task.label}: measuring {', '.join(found.workers)}")
             flops, nbytes = task.work()
             row = contest.row(
-                found.workers, suite=task.kind, name=task.kind, shape=task.label, flops=flops,
+                found.workers,
+                suite=task.kind,
+                name=task.kind,
+                shape=task.label,
+                flops=flops,
                 nbytes=nbytes,
-            )  # fmt: skip
+            )
             result.rows.append(row)
     return result
 

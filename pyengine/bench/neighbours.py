@@ -81,9 +81,14 @@ def neighbours(count: int) -> Iterator[None]:
 
 
 def measure(
-    models: list[str], *, busy: int, pictures: int, threads: int, rounds: int,
+    models: list[str],
+    *,
+    busy: int,
+    pictures: int,
+    threads: int,
+    rounds: int,
     say: Callable[[str], None],
-) -> list[Beside]:  # fmt: skip
+) -> list[Beside]:
     """In each round some pictures alone, then as many beside `busy` processes."""
     found = []
     for model in models:
@@ -108,10 +113,14 @@ def table(found: list[Beside]) -> Any:
     result = Table(*heads, box=box.MARKDOWN)
     for row in found:
         result.add_row(
-            row.model, str(row.busy), f"{statistics.median(row.alone):.3f}",
-            f"{statistics.median(row.beside):.3f}", f"{row.ratio:.2f}x", f"{row.worst:.2f}x",
+            row.model,
+            str(row.busy),
+            f"{statistics.median(row.alone):.3f}",
+            f"{statistics.median(row.beside):.3f}",
+            f"{row.ratio:.2f}x",
+            f"{row.worst:.2f}x",
             f"{row.fair:.2f}x",
-        )  # fmt: skip
+        )
     return result
 
 

@@ -179,9 +179,12 @@ def rows(contest: Contest, shape: Shape, missing: dict[str, str]) -> list[Row]:
 
 
 def _peers(
-    contest: Contest, shape: Shape, inputs: dict[str, Any], agree: Callable[..., None],
+    contest: Contest,
+    shape: Shape,
+    inputs: dict[str, Any],
+    agree: Callable[..., None],
     missing: dict[str, str],
-) -> tuple[dict[str, tuple[_Call, _Call]], dict[str, dict[str, Any]]]:  # fmt: skip
+) -> tuple[dict[str, tuple[_Call, _Call]], dict[str, dict[str, Any]]]:
     """Peers that compute in this process, after `agree` has checked their results.
 
     Returns (name -> (its function, what converts our arguments to its), name -> facts).
@@ -209,9 +212,13 @@ def _peers(
 
 
 def _add_ncnn(
-    stack: ExitStack, samplers: dict[str, timing.Sampler], inputs: dict[str, Any],
-    expected: Tensor, threads: int, missing: dict[str, str],
-) -> None:  # fmt: skip
+    stack: ExitStack,
+    samplers: dict[str, timing.Sampler],
+    inputs: dict[str, Any],
+    expected: Tensor,
+    threads: int,
+    missing: dict[str, str],
+) -> None:
     """Adds a worker in which ncnn runs a chain of convolutions a call, where it supports them."""
     if not ncnn_conv.supports(inputs):
         return

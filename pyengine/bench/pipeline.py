@@ -27,9 +27,13 @@ SIDE, QUICK_SIDE = 512, 64
 
 
 def ours(
-    notes: Notes, *, threads: int, model: str | os.PathLike[str] | None, call: Call,
+    notes: Notes,
+    *,
+    threads: int,
+    model: str | os.PathLike[str] | None,
+    call: Call,
     backend: str = "",
-) -> Run:  # fmt: skip
+) -> Run:
     """from_pretrained and calls of the pipeline. backend: for pyengine.ops.force; "" leaves the
     choice to the op tables.
     """
@@ -48,9 +52,13 @@ def ours(
 
 
 def measure(
-    contest: Contest, model: str | None, arrangement: str, size: int | None, steps: int | None,
+    contest: Contest,
+    model: str | None,
+    arrangement: str,
+    size: int | None,
+    steps: int | None,
     pictures: int,
-) -> Result:  # fmt: skip
+) -> Result:
     """One call. model: as from_pretrained takes it; None: of random weights in the arrangement."""
     random = model is None
     if random:
@@ -78,9 +86,13 @@ def measure(
         flops, nbytes = _work(size, count, contest.quick) if counted and size else (0, 0)
         name = family_of(checkpoint.pipeline_class).name
         row = contest.row(
-            found.workers, suite="pipeline", name=arrangement if random else name,
-            shape=_shape(found.workers[OURS].result, call), flops=flops, nbytes=nbytes,
-        )  # fmt: skip
+            found.workers,
+            suite="pipeline",
+            name=arrangement if random else name,
+            shape=_shape(found.workers[OURS].result, call),
+            flops=flops,
+            nbytes=nbytes,
+        )
     return Result([row], found.missing)
 
 

@@ -71,10 +71,12 @@ def _roof(axes: Any, rows: list[Row], style: dict[str, Any]) -> None:
                 axes.scatter(
                     [x for x, _ in some],
                     [max(row.flops, 1) / row.times[name].median / 1e9 for _, row in some],
-                    marker=marker, s=28, edgecolors=colour,
+                    marker=marker,
+                    s=28,
+                    edgecolors=colour,
                     facecolors=colour if filled else "none",
                     label=name if filled else f"{name}, hot",
-                )  # fmt: skip
+                )
     axes.set(xscale="log", yscale="log", xlabel="FLOP per byte", ylabel="GFLOP/s")
     axes.grid(which="major", linewidth=0.3)
     axes.legend(fontsize=8, loc="lower right")
@@ -89,8 +91,10 @@ def _bars(axes: Any, rows: list[Row], style: dict[str, Any]) -> None:
         axes.barh(
             [y + i * height for y, _ in some],
             [row.nbytes / row.times[name].median / 1e9 for _, row in some],
-            height, color=style[name][0], label=name,
-        )  # fmt: skip
+            height,
+            color=style[name][0],
+            label=name,
+        )
     bandwidth = statistics.median(row.limits.bandwidth for row in rows) / 1e9
     axes.axvline(bandwidth, color="black", linewidth=1)
     axes.text(bandwidth, -0.6, f"{rows[0].limits.moved} {bandwidth:.1f}", fontsize=8, ha="center")

@@ -19,9 +19,14 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def write_model(
-    folder: Path, cls: type[Model], config: dict[str, Any], dtype: torch.dtype, seed: int,
-    weights: str = WEIGHTS, last: str = "",
-) -> Path:  # fmt: skip
+    folder: Path,
+    cls: type[Model],
+    config: dict[str, Any],
+    dtype: torch.dtype,
+    seed: int,
+    weights: str = WEIGHTS,
+    last: str = "",
+) -> Path:
     """config.json and the random weights that cls needs, unless the folder has them already.
 
     last: names that begin so are a tenth as large: of the last layer of a network whose outputs are

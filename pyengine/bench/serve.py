@@ -97,8 +97,12 @@ def kinds_of(sides: dict[str, int]) -> list[Kind]:
             found.append(Kind(f"{model}, tokens", {"model": model}, 25))
             continue
         for name, steps, times, share, short in SORTS:
-            body = {"model": model, "num_inference_steps": steps, "guidance_scale": GUIDANCE,
-                    "size": f"{times * side}x{times * side}"}  # fmt: skip
+            body = {
+                "model": model,
+                "num_inference_steps": steps,
+                "guidance_scale": GUIDANCE,
+                "size": f"{times * side}x{times * side}",
+            }
             found.append(Kind(f"{model}, {name}", body, share, short))
     return found
 
@@ -146,8 +150,10 @@ def _alone(port: int, kinds: Sequence[Kind], work: Work) -> dict[str, float]:
     """Seconds of each kind with nothing beside it: the median of three, after one that warms up."""
     found = {}
     for kind in kinds:
-        outcomes = [asyncio.run(ask(port, Request(kind, k), work.patience, time.perf_counter()))
-                    for k in range(2 if work.quick else 4)]  # fmt: skip
+        outcomes = [
+            asyncio.run(ask(port, Request(kind, k), work.patience, time.perf_counter()))
+            for k in range(2 if work.quick else 4)
+        ]
         if not all(outcome.done for outcome in outcomes):
             raise RuntimeError(f"{kind.name}: answered with {[o.status for o in outcomes]}")
         found[kind.name] = statistics.median(outcome.seconds for outcome in outcomes[1:])
@@ -209,8 +215,14 @@ def summary(
     """What is told of a load. alone: seconds of each kind; seconds: in which requests came."""
     done = [outcome for outcome in outcomes if outcome.done]
     refused = [outcome for outcome in outcomes if outcome.refused]
-    load = Load(name, times, len(outcomes), len(done), len(refused),
-                len(outcomes) - len(done) - len(refused))  # fmt: skip
+    load = Load(
+        name,
+        times,
+        len(outcomes),
+        len(done),
+        len(refused),
+        len(outcomes) - len(done) - len(refused),
+    )
     shown = {"": done, "short ": [outcome for outcome in done if outcome.request.kind.short]}
     for what, some in shown.items():
         for p in (50, 95, 99):
@@ -253,6 +265,7 @@ def soak(server: ServerProcess, kinds: Sequence[Kind], work: Work) -> list[dict[
         check_answers(outcomes)
         refused = sum(not outcome.done for outcome in outcomes)
         held = server.usage_at_rest(int(min(point["files"] for point in found)))
-        found.append({"requests": found[-1]["requests"] + len(outcomes), "not_done": refused,
-                      **asdict(held)})  # fmt: skip
+        found.append(
+            {"requests": found[-1]["requests"] + len(outcomes), "not_done": refused, **asdict(held)}
+        )
     return found

@@ -14,18 +14,37 @@ def table(result: Result) -> Any:
     from rich import box
     from rich.table import Table
 
-    heads = ("server", "load", "requests", "done", "refused", "p50, s", "p95, s", "p99, s",
-             "p50 of short ones, s", "goodput, 1/s", "of capacity",
-             f"within {IN_TIME:g}x alone")  # fmt: skip
+    heads = (
+        "server",
+        "load",
+        "requests",
+        "done",
+        "refused",
+        "p50, s",
+        "p95, s",
+        "p99, s",
+        "p50 of short ones, s",
+        "goodput, 1/s",
+        "of capacity",
+        f"within {IN_TIME:g}x alone",
+    )
     found = Table(*heads, box=box.MARKDOWN)
     for load in result.loads:
         refused = str(load.refused + load.gave_up)
         if load.refused_within is not None:
             refused += f" (99% in {load.refused_within * 1e3:.0f} ms)"
         times = [_seconds(load.seconds[key]) for key in ("p50", "p95", "p99", "short p50")]
-        found.add_row(load.contestant, f"{load.times_capacity:g}x", str(load.offered),
-                      str(load.done), refused, *times, f"{load.goodput:.2f}",
-                      f"{load.goodput / result.capacity:.0%}", f"{load.in_time:.0%}")  # fmt: skip
+        found.add_row(
+            load.contestant,
+            f"{load.times_capacity:g}x",
+            str(load.offered),
+            str(load.done),
+            refused,
+            *times,
+            f"{load.goodput:.2f}",
+            f"{load.goodput / result.capacity:.0%}",
+            f"{load.in_time:.0%}",
+        )
     return found
 
 
@@ -40,8 +59,9 @@ def lines(result: Result) -> list[str]:
     found += [_held(load) for load in result.loads if load.before is not None]
     for point in result.soak:
         held = f"{point['threads']:.0f} threads, {point['files']:.0f} files"
-        found.append(f"after {point['requests']:.0f} small requests:"
-                     f" {point['memory'] / 1e6:.1f} MB, {held}")  # fmt: skip
+        found.append(
+            f"after {point['requests']:.0f} small requests: {point['memory'] / 1e6:.1f} MB, {held}"
+        )
     found += [f"not measured: {name}: {why}" for name, why in result.missing.items()]
     return found
 
@@ -49,11 +69,13 @@ def lines(result: Result) -> list[str]:
 def _held(load: Load) -> str:
     assert load.before is not None
     assert load.after is not None
-    return (f"{load.contestant} at {load.times_capacity:g}x: {load.before.memory / 1e6:.0f} MB"
-            f" before, {load.after.memory / 1e6:.0f} MB after; {load.after.threads} threads,"
-            f" {load.after.files} files; {load.after.cpu - load.before.cpu:.1f} s of CPU, and"
-            f" {load.client_cpu:.1f} s of the client, which sent 99% within"
-            f" {load.client_late * 1e3:.0f} ms")  # fmt: skip
+    return (
+        f"{load.contestant} at {load.times_capacity:g}x: {load.before.memory / 1e6:.0f} MB"
+        f" before, {load.after.memory / 1e6:.0f} MB after; {load.after.threads} threads,"
+        f" {load.after.files} files; {load.after.cpu - load.before.cpu:.1f} s of CPU, and"
+        f" {load.client_cpu:.1f} s of the client, which sent 99% within"
+        f" {load.client_late * 1e3:.0f} ms"
+    )
 
 
 def plain(result: Result, work: Work, machine: dict[str, Any]) -> dict[str, Any]:
@@ -76,8 +98,9 @@ def plot(result: Result, path: Path, title: str) -> None:
     seconds, goodput = figure.subplots(1, 2)
     names = list(dict.fromkeys(load.contestant for load in result.loads))
     for i, name in enumerate(names):
-        loads = sorted((x for x in result.loads if x.contestant == name),
-                       key=lambda load: load.times_capacity)  # fmt: skip
+        loads = sorted(
+            (x for x in result.loads if x.contestant == name), key=lambda load: load.times_capacity
+        )
         places = [load.times_capacity for load in loads]
         for key, style in (("short p50", "-"), ("p99", ":")):
             values = [load.seconds[key] for load in loads]

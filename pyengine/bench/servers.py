@@ -42,8 +42,9 @@ class ServerProcess:
     draws tokens.
     """
 
-    def __init__(self, name: str, make: Make, models: Sequence[str], max_waiting: int,
-                 threads: int):  # fmt: skip
+    def __init__(
+        self, name: str, make: Make, models: Sequence[str], max_waiting: int, threads: int
+    ):
         context = multiprocessing.get_context("spawn")
         pipe, theirs = context.Pipe()
         self.name = name
@@ -166,8 +167,9 @@ def of_diffusers(models: Sequence[str], max_waiting: int) -> tuple[Any, dict[str
         generator = torch.Generator("cpu").manual_seed(call.pop("seed"))
         return pipes[model](**call, generator=generator).images[0]
 
-    sides = {name: pipe.unet.config.sample_size * pipe.vae_scale_factor
-             for name, pipe in pipes.items()}  # fmt: skip
+    sides = {
+        name: pipe.unet.config.sample_size * pipe.vae_scale_factor for name, pipe in pipes.items()
+    }
     return _behind_a_lock(draw), sides
 
 

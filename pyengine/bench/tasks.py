@@ -14,9 +14,12 @@ from .flops import model_work
 
 #: Values of `--model`, and the names for the report.
 NAMES = {
-    "sd15": "SD 1.5", "sdxl": "SDXL", "ddpm": "DDPM (CIFAR-10)", "unclip": "unCLIP's decoder",
+    "sd15": "SD 1.5",
+    "sdxl": "SDXL",
+    "ddpm": "DDPM (CIFAR-10)",
+    "unclip": "unCLIP's decoder",
     "if": "IF-I-M",
-}  # fmt: skip
+}
 TOKENS = 77
 #: Of an embedding, before those of the text (unCLIP).
 EXTRA_TOKENS = 4

@@ -63,17 +63,19 @@ def ways(pipe: Any, quick: bool) -> list[Way]:
     found.append(Way('effort="fast"', {"effort": "fast"}))
     for n, interval, branch in ((own, 4, 3), (8, 2, 3), (10, 2, 1)):
         if n <= own and branch < pipe.unet.branches:
-            call = {"num_inference_steps": n, "cache_interval": interval,
-                    "cache_branch_id": branch}  # fmt: skip
+            call = {"num_inference_steps": n, "cache_interval": interval, "cache_branch_id": branch}
             found.append(Way(f"{sampler}, {n} steps, cache {interval}, branch {branch}", call))
     found.append(Way(f"{sampler}, {own} steps, guidance to 0.5", {"guidance_end": 0.5}))
     return [found[0], found[len(fewer)], *found[-3:]] if quick else found
 
 
 def time_them(
-    pipe: Any, chosen: Sequence[Way], rounds: int, peer: Callable[[], Any] | None,
+    pipe: Any,
+    chosen: Sequence[Way],
+    rounds: int,
+    peer: Callable[[], Any] | None,
     say: Callable[[str], None],
-) -> float | None:  # fmt: skip
+) -> float | None:
     """Fills in seconds, all ways in turn; gives those of a peer's call."""
     runs: list[Callable[[], Any]] = [
         partial(pipe, PROMPT, seed=SEED, progress=False, **way.call) for way in chosen
@@ -118,9 +120,13 @@ def as_long_as(chosen: Sequence[Way]) -> None:
 
 
 def look_at_them(
-    pipe: Any, chosen: Sequence[Way], data: Path | None, count: int, seed: int,
+    pipe: Any,
+    chosen: Sequence[Way],
+    data: Path | None,
+    count: int,
+    seed: int,
     say: Callable[[str], None],
-) -> None:  # fmt: skip
+) -> None:
     """Fills in distance, psnr, real and top1, of `count` things that the model knows, one picture
     each. data: a data set's place, or None.
     """
@@ -185,9 +191,11 @@ def peer_of(pipe: Any) -> Callable[[], Any]:
             cast(Any, part).to(memory_format=torch.channels_last)
     d = pipe.defaults
     return lambda: theirs(
-        PROMPT, num_inference_steps=d.num_inference_steps, guidance_scale=d.guidance_scale,
+        PROMPT,
+        num_inference_steps=d.num_inference_steps,
+        guidance_scale=d.guidance_scale,
         generator=torch.Generator().manual_seed(SEED),
-    )  # fmt: skip
+    )
 
 
 def table(chosen: Sequence[Way], peer: float | None) -> Any:
@@ -200,16 +208,22 @@ def table(chosen: Sequence[Way], peer: float | None) -> Any:
     against = chosen[0].seconds if peer is None else peer
     result = Table(*heads, box=box.MARKDOWN)
     if peer is not None:
-        result.add_row(f"{PEER}, eager", str(chosen[0].evaluations), f"{peer:.3f}", "1.00x",
-                       *["-"] * 5)  # fmt: skip
-    for way in chosen:
-        shown = [f"{x:.3g}" if isinstance(x, float) else "-" for x in
-                 (way.distance, way.psnr, way.real)]  # fmt: skip
         result.add_row(
-            way.name, f"{way.evaluations} ({way.whole})", f"{way.seconds:.3f}",
-            f"{against / way.seconds:.2f}x", f"{way.steps:.1f}", *shown,
+            f"{PEER}, eager", str(chosen[0].evaluations), f"{peer:.3f}", "1.00x", *["-"] * 5
+        )
+    for way in chosen:
+        shown = [
+            f"{x:.3g}" if isinstance(x, float) else "-" for x in (way.distance, way.psnr, way.real)
+        ]
+        result.add_row(
+            way.name,
+            f"{way.evaluations} ({way.whole})",
+            f"{way.seconds:.3f}",
+            f"{against / way.seconds:.2f}x",
+            f"{way.steps:.1f}",
+            *shown,
             "-" if way.top1 is None else f"{way.top1:.1%}",
-        )  # fmt: skip
+        )
     return result
 
 

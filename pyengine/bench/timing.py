@@ -121,9 +121,11 @@ def sampler(run: Callable[..., Any], inputs: Iterable[dict[str, Any]], device: s
 
 
 def recorded(
-    run: Callable[..., Any], inputs: Iterable[dict[str, Any]], device: str,
+    run: Callable[..., Any],
+    inputs: Iterable[dict[str, Any]],
+    device: str,
     record: Record | None = None,
-) -> Sampler:  # fmt: skip
+) -> Sampler:
     """The same, but on a GPU all of the calls are one CUDA graph, since an op's kernels take less
     time there than Python needs to launch them. A sample is at least one turn through the graph.
 
@@ -227,7 +229,8 @@ def fma_peak(seconds: float = SAMPLE_SECONDS) -> float:
     threads, turns = torch.get_num_threads(), 1 << 14
     operations, _ = core().multiply_adds(turns, threads)
     times = take_turns(
-        {"fma": sampler(core().multiply_adds, [{"turns": turns, "threads": threads}], "cpu")}, 5,
+        {"fma": sampler(core().multiply_adds, [{"turns": turns, "threads": threads}], "cpu")},
+        5,
         seconds,
-    )  # fmt: skip
+    )
     return float(operations) / min(times["fma"].samples)

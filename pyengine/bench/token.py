@@ -38,9 +38,13 @@ def parts(only: list[str], model: str | None) -> tuple[str, ...]:
 
 
 def measure(
-    contest: Contest, chosen: tuple[str, ...], shape: Shape, model: str | None,
-    windows: list[int], pictures: int,
-) -> Result:  # fmt: skip
+    contest: Contest,
+    chosen: tuple[str, ...],
+    shape: Shape,
+    model: str | None,
+    windows: list[int],
+    pictures: int,
+) -> Result:
     """The chosen parts."""
     result = Result()
     if "token" in chosen or "picture" in chosen:
@@ -74,9 +78,16 @@ def load_gpt(folder: Path, storage: str, device: str, dtype: torch.dtype) -> Pic
 
 
 def ours(
-    notes: Notes, *, threads: int, folder: Path, ids: np.ndarray, storage: str, device: str,
-    dtype: torch.dtype, record: Record | None = None,
-) -> Run:  # fmt: skip
+    notes: Notes,
+    *,
+    threads: int,
+    folder: Path,
+    ids: np.ndarray,
+    storage: str,
+    device: str,
+    dtype: torch.dtype,
+    record: Record | None = None,
+) -> Run:
     """Logits after the last of ids, with the others in the cache; on a GPU a CUDA graph, as in a
     pipeline. record: pyengine.cuda.Record, given for tests.
     """
@@ -123,11 +134,14 @@ def measure_tokens(contest: Contest, result: Result, gpt: Path, shape: Shape) ->
             contest.say(f"token: measuring weights in {storage}")
             flops, nbytes = shape.work(chosen[storage].itemsize)
             row = contest.row(
-                {**found.workers, OURS: worker}, suite="token", name="token",
+                {**found.workers, OURS: worker},
+                suite="token",
+                name="token",
                 shape=f"{shape.matrices() / 1e6:.0f}M weights in {storage}, {ROWS} rows behind"
                 f" {shape.behind}",
-                flops=flops, nbytes=nbytes,
-            )  # fmt: skip
+                flops=flops,
+                nbytes=nbytes,
+            )
             result.rows.append(row)
 
 
@@ -219,8 +233,11 @@ def measure_pictures(contest: Contest, result: Result, gpt: Path, vq: Path, shap
         work = [shape.work(itemsize, behind) for behind in range(shape.side**2)]
         flops, nbytes = (sum(values) for values in zip(*work, strict=True))
         row = contest.row(
-            found.workers, suite="token", name="picture",
+            found.workers,
+            suite="token",
+            name="picture",
             shape=f"{shape.side**2} tokens in {storage}, and their decoding",
-            flops=flops, nbytes=nbytes,
-        )  # fmt: skip
+            flops=flops,
+            nbytes=nbytes,
+        )
         result.rows.append(row)

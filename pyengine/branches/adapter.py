@@ -52,9 +52,14 @@ class _LowRank:
     def branch(self) -> Branch:
         rank, width = len(self.down), len(self.up)
         return Branch(
-            _arranged(self.down), arranged(self.up), rank, ((rank, self.ratio),), (self.name,),
-            self.begin, width,
-        )  # fmt: skip
+            _arranged(self.down),
+            arranged(self.up),
+            rank,
+            ((rank, self.ratio),),
+            (self.name,),
+            self.begin,
+            width,
+        )
 
 
 @dataclass
@@ -152,10 +157,13 @@ class Adapter:
         at: dict[nn.Module, list[tuple[Target, float]]] = {}
         for name, target in self._targets.items():
             at.setdefault(target.layer, []).append((target, factors[name]))
-        return self._with({
-            layer: own.weighted(factors, at[layer]) for layer, own in self._beside.items()
-            if any(number for _, number in at[layer])
-        })  # fmt: skip
+        return self._with(
+            {
+                layer: own.weighted(factors, at[layer])
+                for layer, own in self._beside.items()
+                if any(number for _, number in at[layer])
+            }
+        )
 
     def _with(self, beside: dict[nn.Module, Beside]) -> "Adapter":
         made = object.__new__(Adapter)
@@ -166,15 +174,14 @@ class Adapter:
     def nbytes(self) -> int:
         """Bytes of its tensors."""
         held = (
-            t for b in self._beside.values()
+            t
+            for b in self._beside.values()
             for t in (b.gain, b.bias, *b.norm, *(t for x in b.branches for t in (x.down, x.up)))
             if t is not None
-        )  # fmt: skip
+        )
         return sum(t.numel() * t.element_size() for t in held)
 
-    def _add(
-        self, name: str, target: Target, change: Difference, low: list[_LowRank]
-    ) -> None:  # fmt: skip
+    def _add(self, name: str, target: Target, change: Difference, low: list[_LowRank]) -> None:
         beside = self._beside.setdefault(target.layer, Beside())
         if change.down is not None and change.up is not None:
             low.append(_low_rank(name, target, change.down, change.up, float(change.ratio)))

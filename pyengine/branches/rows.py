@@ -160,9 +160,14 @@ class Adapted:
 
     @staticmethod
     def _addend(
-        layer: nn.Module, width: int, x: Tensor, around: dict[str, Any], x2: Tensor | None,
-        beside: Sequence[_Own], into: Tensor | None,
-    ) -> Tensor | None:  # fmt: skip
+        layer: nn.Module,
+        width: int,
+        x: Tensor,
+        around: dict[str, Any],
+        x2: Tensor | None,
+        beside: Sequence[_Own],
+        into: Tensor | None,
+    ) -> Tensor | None:
         """What is added to a run's rows; None: nothing. around: of these rows."""
         given = {k: v for k, v in around.items() if k in ("scale", "shift", "silu")}
         given["x2"] = x2
@@ -271,9 +276,15 @@ def _new(shape: tuple[int, ...], x: Tensor) -> Tensor:
 
 
 def _linear(
-    layer: nn.Module, width: int, x: Tensor, given: dict[str, Any], own: Beside, scales: _Scales,
-    total: Tensor | None, into: Tensor | None,
-) -> Tensor:  # fmt: skip
+    layer: nn.Module,
+    width: int,
+    x: Tensor,
+    given: dict[str, Any],
+    own: Beside,
+    scales: _Scales,
+    total: Tensor | None,
+    into: Tensor | None,
+) -> Tensor:
     """`total`, or nothing, and what one adapter adds to rows of a linear layer's result.
 
     into: where it may be, or None.
@@ -310,9 +321,13 @@ def _blank(own: Beside, x: Tensor, shape: tuple[int, ...], into: Tensor | None) 
 
 
 def _product(
-    x: Tensor, given: dict[str, Any], branch: Branch, scales: _Scales, total: Tensor | None,
+    x: Tensor,
+    given: dict[str, Any],
+    branch: Branch,
+    scales: _Scales,
+    total: Tensor | None,
     into: Tensor | None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     if branch.up is None:
         gate = scales.factors(x.device, branch.ratios)[0]
         return ops.linear(
@@ -326,9 +341,13 @@ def _product(
 
 
 def _conv2d(
-    layer: nn.Module, x: Tensor, given: dict[str, Any], own: Beside, scales: _Scales,
+    layer: nn.Module,
+    x: Tensor,
+    given: dict[str, Any],
+    own: Beside,
+    scales: _Scales,
     total: Tensor | None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """As _linear, of a convolution."""
     if own.gain is not None:
         y = _own_conv2d(layer, x, given)

@@ -260,9 +260,13 @@ def pipeline(
     from ..bench.run import run_pipeline
 
     return run_pipeline(
-        _options(keep=keep, **shared), model=model, arrangement=arrangement, size=size,
-        steps=steps, pictures=pictures,
-    )  # fmt: skip
+        _options(keep=keep, **shared),
+        model=model,
+        arrangement=arrangement,
+        size=size,
+        steps=steps,
+        pictures=pictures,
+    )
 
 
 @_command()
@@ -313,9 +317,13 @@ def token(
     from ..bench.run import run_token
 
     return run_token(
-        _options(dtype=dtype, device=device, keep=keep, **shared), model=model, windows=windows,
-        pictures=pictures, only=only or [], size=size,
-    )  # fmt: skip
+        _options(dtype=dtype, device=device, keep=keep, **shared),
+        model=model,
+        windows=windows,
+        pictures=pictures,
+        only=only or [],
+        size=size,
+    )
 
 
 @app.command()

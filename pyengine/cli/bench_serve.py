@@ -12,9 +12,14 @@ from .values import Json, models, real, whole
 def serve(
     model: Annotated[
         list[str] | None,
-        Option("--model", "-m", metavar="MODEL", autocompletion=models,
-               show_default="those that ship; with --peers emoji",
-               help="A model; may be repeated."),
+        Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            autocompletion=models,
+            show_default="those that ship; with --peers emoji",
+            help="A model; may be repeated.",
+        ),
     ] = None,
     load: Annotated[
         str, Option("--load", metavar="X,X", help="Loads, in times what the server can do.")
@@ -30,8 +35,11 @@ def serve(
     ] = 64,
     requests: Annotated[
         int,
-        Option(metavar="N", parser=whole(0),
-               help="Then so many small requests: what the process holds by and by."),
+        Option(
+            metavar="N",
+            parser=whole(0),
+            help="Then so many small requests: what the process holds by and by.",
+        ),
     ] = 0,
     only: Annotated[
         str, Option(metavar="TEXT", help="Of the kinds of requests those with this in their names.")
@@ -44,7 +52,7 @@ def serve(
     json: Json = False,
     save: Save = None,
     plot: Plot = None,
-) -> int:  # fmt: skip
+) -> int:
     """A server under mixed load that does not wait for answers, below and above what it can do.
 
     \b
@@ -61,9 +69,17 @@ def serve(
     """
     from ..bench.run import run_serve
 
-    given = _options(peers=peers, without=without, threads=threads, quick=quick, json=json,
-                     save=save, plot=plot)  # fmt: skip
+    given = _options(
+        peers=peers, without=without, threads=threads, quick=quick, json=json, save=save, plot=plot
+    )
     return run_serve(
-        given, model=model or [], load=load, seconds=seconds, patience=patience,
-        max_waiting=max_waiting, requests=requests, only=only, others=not no_others,
-    )  # fmt: skip
+        given,
+        model=model or [],
+        load=load,
+        seconds=seconds,
+        patience=patience,
+        max_waiting=max_waiting,
+        requests=requests,
+        only=only,
+        others=not no_others,
+    )

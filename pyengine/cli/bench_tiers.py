@@ -13,13 +13,21 @@ from .values import Json, models, whole
 def tiers(
     model: Annotated[
         str,
-        Option("--model", "-m", metavar="MODEL", autocompletion=models,
-               help="A Stable Diffusion model, which knows the things it was trained on."),
+        Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            autocompletion=models,
+            help="A Stable Diffusion model, which knows the things it was trained on.",
+        ),
     ] = "emoji",
     data: Annotated[
         Path | None,
-        Option(metavar="PLACE", show_default="none",
-               help="Its data set: distances to that, and how often things are recognised."),
+        Option(
+            metavar="PLACE",
+            show_default="none",
+            help="Its data set: distances to that, and how often things are recognised.",
+        ),
     ] = None,
     count: Annotated[
         int, Option(metavar="N", parser=whole(0), help="Pictures of each way; 0: times alone.")
@@ -31,7 +39,7 @@ def tiers(
     quick: Quick = False,
     json: Json = False,
     save: Save = None,
-) -> int:  # fmt: skip
+) -> int:
     """Whole pictures by less work: seconds of each way, and what it costs in quality.
 
     \b
@@ -44,6 +52,5 @@ def tiers(
     """
     from ..bench.run import run_tiers
 
-    given = _options(peers=peers, threads=threads, rounds=rounds, quick=quick, json=json,
-                     save=save)  # fmt: skip
+    given = _options(peers=peers, threads=threads, rounds=rounds, quick=quick, json=json, save=save)
     return run_tiers(given, model=model, data=data, count=count, seed=seed)

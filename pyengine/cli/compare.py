@@ -17,8 +17,11 @@ def compare(
     ] = Path("compare.png"),
     families: Annotated[
         str | None,
-        Option(metavar="NAMES", show_default="all that ship",
-               help="Models, by commas: masked,ar,emoji."),
+        Option(
+            metavar="NAMES",
+            show_default="all that ship",
+            help="Models, by commas: masked,ar,emoji.",
+        ),
     ] = None,
     number: Annotated[
         int, Option("--number", "-n", metavar="N", parser=whole(1), help="Rows: a seed each.")
@@ -26,8 +29,11 @@ def compare(
     seed: Annotated[int, Option(metavar="N", parser=whole(0), help="Of the first row.")] = 0,
     trajectory: Annotated[
         bool,
-        Option("--trajectory", help="Beside the sheet FILE: their ways to the picture, as a strip"
-               " (FILE-trajectory.png) and animated (FILE-trajectory.webp)."),
+        Option(
+            "--trajectory",
+            help="Beside the sheet FILE: their ways to the picture, as a strip"
+            " (FILE-trajectory.png) and animated (FILE-trajectory.webp).",
+        ),
     ] = False,
     guidance: Annotated[
         bool,
@@ -35,12 +41,17 @@ def compare(
     ] = False,
     model: Annotated[
         str,
-        Option("--model", "-m", metavar="MODEL", autocompletion=values.models,
-               help="The model of --guidance, of diffusion."),
+        Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            autocompletion=values.models,
+            help="The model of --guidance, of diffusion.",
+        ),
     ] = "emoji",
     device: Device = "auto",
     json: Json = False,
-) -> int:  # fmt: skip
+) -> int:
     """Draw one prompt with every family that ships, side by side: a sheet and a table.
 
     \b
@@ -49,5 +60,6 @@ def compare(
     """
     from .comparing import Options, run
 
-    return run(Options(prompt, output, families, number, seed, trajectory, guidance, model, device,
-                       json))  # fmt: skip
+    return run(
+        Options(prompt, output, families, number, seed, trajectory, guidance, model, device, json)
+    )

@@ -92,13 +92,17 @@ def run(o: Options) -> int:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         loading = {
-            "device": o.device or "auto", "dtype": o.dtype, "variant": o.variant,
-            "weights": o.weights, "ignore_config_keys": o.ignore_config_key or (),
+            "device": o.device or "auto",
+            "dtype": o.dtype,
+            "variant": o.variant,
+            "weights": o.weights,
+            "ignore_config_keys": o.ignore_config_key or (),
             "lora_dir": o.lora_dir,
             **{keyword: getattr(o, name) for name, keyword in BESIDE.items()},
-            "embeddings_dir": o.embeddings_dir, "preset": o.preset,
+            "embeddings_dir": o.embeddings_dir,
+            "preset": o.preset,
             **{name: getattr(o, name) for name in PARTS if getattr(o, name) is not None},
-        }  # fmt: skip
+        }
         pipe: Any
         if o.further:
             pipe = cascade([o.model, *o.further], **loading)
@@ -229,21 +233,29 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
             raise RequestError(f"from: {what}: expected it as --{option.replace('_', '-')}")
     if saved.loras and o.lora_dir is None:
         names = listing(show(name) for name, _ in saved.files_of_loras)
-        raise RequestError(f"from: the picture was drawn with LoRAs, {names}: expected --lora-dir"
-                           " with the folder that holds them")  # fmt: skip
+        raise RequestError(
+            f"from: the picture was drawn with LoRAs, {names}: expected --lora-dir"
+            " with the folder that holds them"
+        )
     for name in (*BESIDE, "ip_adapter"):
         if getattr(o, name) is None and getattr(saved, name) is not None:
             option = name.replace("_", "-")
-            raise RequestError(f"from: the picture was made with a network beside the model:"
-                               f" expected it as --{option}")  # fmt: skip
+            raise RequestError(
+                f"from: the picture was made with a network beside the model:"
+                f" expected it as --{option}"
+            )
     for name in PARTS:
         if getattr(o, name) is None and getattr(saved, name) is not None:
-            raise RequestError(f"from: the picture was made with another checkpoint's {name}:"
-                               f" expected it as --{name}")  # fmt: skip
+            raise RequestError(
+                f"from: the picture was made with another checkpoint's {name}:"
+                f" expected it as --{name}"
+            )
     if saved.embeddings and o.embeddings_dir is None:
         names = listing(show(name) for name, _ in saved.files_of_embeddings)
-        raise RequestError(f"from: the picture was drawn with textual inversions, {names}: expected"
-                           " --embeddings-dir with the folder that holds them")  # fmt: skip
+        raise RequestError(
+            f"from: the picture was drawn with textual inversions, {names}: expected"
+            " --embeddings-dir with the folder that holds them"
+        )
     if o.call["image"] is None and o.call["original_image"] is None:
         call["strength"] = None
     if saved.stages is not None:  # which hold all that was asked of a cascade's stages
@@ -255,8 +267,10 @@ def repeat(o: Options, saved: Settings, again: bool) -> Options:
         filled["model"] = saved.model
     elif o.model is None and saved.model != SHIPPED:
         # A stranger's file does not choose what is loaded or downloaded.
-        raise RequestError(f"from: the picture was made with {show(saved.model)}: expected --model"
-                           " with the place of it")  # fmt: skip
+        raise RequestError(
+            f"from: the picture was made with {show(saved.model)}: expected --model"
+            " with the place of it"
+        )
     if again:
         if saved.first_seed is None:
             raise RequestError("from: the picture's seed is not known")

@@ -60,8 +60,11 @@ def describe(checkpoint: Checkpoint, source: str) -> dict[str, Any]:
         data, tensors = checkpoint.component(name)
         config = part.config_class(data).from_dict(data, f"{source}: {name}/config.json")
         values = {"class": data["_class_name"]} if part.others and "_class_name" in data else {}
-        values |= {k.rpartition(".")[2]: operator.attrgetter(k)(config) for k in part.summary
-                   if not part.others or hasattr(config, k)}  # fmt: skip
+        values |= {
+            k.rpartition(".")[2]: operator.attrgetter(k)(config)
+            for k in part.summary
+            if not part.others or hasattr(config, k)
+        }
         parts[name] = {**count(tensors), "config": values}
     return {
         "model": source,

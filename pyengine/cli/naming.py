@@ -26,8 +26,9 @@ def in_options(text: str, arguments: Sequence[str]) -> str:
         fields = [_option(field, known) for field in match[1].split(", ")]
         if all(fields):
             head, begin = ", ".join(map(str, fields)) + ": ", match.end()
-    return head + re.sub(r"\b[a-z]+(?:_[a-z]+)+\b", lambda m: _option(m[0], known) or m[0],
-                         text[begin:])  # fmt: skip
+    return head + re.sub(
+        r"\b[a-z]+(?:_[a-z]+)+\b", lambda m: _option(m[0], known) or m[0], text[begin:]
+    )
 
 
 def refusal(error: Any) -> str:

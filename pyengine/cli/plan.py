@@ -68,14 +68,23 @@ def run(
     print(f"{show_plain(source)} on cpu-{core().isa()}, an evaluation of {batch} rows")
     lines = [("layer", "op", "result", "algorithm", "GFLOP", "MB", "bound")]
     lines += [
-        (f"{s.part}.{s.layer}".rstrip("."), s.op, "x".join(map(str, s.shape)), s.algorithm,
-         f"{s.gflop:.3f}", f"{s.mbytes:.2f}", s.bound)
+        (
+            f"{s.part}.{s.layer}".rstrip("."),
+            s.op,
+            "x".join(map(str, s.shape)),
+            s.algorithm,
+            f"{s.gflop:.3f}",
+            f"{s.mbytes:.2f}",
+            s.bound,
+        )
         for s in steps
-    ]  # fmt: skip
+    ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        cells = [c.rjust(w) if i in (4, 5) else c.ljust(w)
-                 for i, (c, w) in enumerate(zip(line, widths, strict=True))]  # fmt: skip
+        cells = [
+            c.rjust(w) if i in (4, 5) else c.ljust(w)
+            for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ]
         print("  ".join(cells).rstrip())
     for part, total in totals.items():
         print(
@@ -111,8 +120,10 @@ def plan(
     kind = checkpoint.pipeline_class
     family = family_of(kind)
     if family.rehearse is None:
-        raise RequestError(f"plan: {source} is a {kind}: expected a diffusion model, a GAN or an"
-                           " upscaler, whose evaluations are all alike")  # fmt: skip
+        raise RequestError(
+            f"plan: {source} is a {kind}: expected a diffusion model, a GAN or an"
+            " upscaler, whose evaluations are all alike"
+        )
     models = {}
     for name in checkpoint.models:
         data, tensors = checkpoint.component(name)

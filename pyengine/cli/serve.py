@@ -12,9 +12,13 @@ from .values import TIERS, ChosenDevice, Dtype, Preset, Variant, one_of, real, w
 def serve(
     models: Annotated[
         list[str] | None,
-        Argument(metavar="MODEL...", autocompletion=values.models, show_default="emoji",
-                 help="Folders, .safetensors files, Hub ids or models that ship; the first is used"
-                 " where a request names none."),
+        Argument(
+            metavar="MODEL...",
+            autocompletion=values.models,
+            show_default="emoji",
+            help="Folders, .safetensors files, Hub ids or models that ship; the first is used"
+            " where a request names none.",
+        ),
     ] = None,
     host: Annotated[
         str, Option(metavar="HOST", help="Address to listen at; 0.0.0.0: from other machines.")
@@ -22,9 +26,13 @@ def serve(
     port: Annotated[int, Option(metavar="PORT", parser=whole(0), help="0: a free one.")] = 8000,
     api_key: Annotated[
         list[str] | None,
-        Option("--api-key", metavar="KEY", envvar="PYENGINE_API_KEY", show_default="none",
-               help="A key that callers need; can be repeated (in the variable: with spaces"
-               " between)."),
+        Option(
+            "--api-key",
+            metavar="KEY",
+            envvar="PYENGINE_API_KEY",
+            show_default="none",
+            help="A key that callers need; can be repeated (in the variable: with spaces between).",
+        ),
     ] = None,
     api_key_file: Annotated[
         str | None,
@@ -43,8 +51,11 @@ def serve(
     ] = 0,
     memory: Annotated[
         str | None,
-        Option(metavar="SIZE", show_default="on the CPU four fifths of what is free",
-               help='What the pictures of an evaluation may take, such as "8GB".'),
+        Option(
+            metavar="SIZE",
+            show_default="on the CPU four fifths of what is free",
+            help='What the pictures of an evaluation may take, such as "8GB".',
+        ),
     ] = None,
     keep: Annotated[
         float,
@@ -52,14 +63,22 @@ def serve(
     ] = 3600.0,
     allowed_host: Annotated[
         list[str] | None,
-        Option("--allowed-host", metavar="NAME", show_default="localhost and addresses",
-               help="That clients may call the server by, such as pictures.example.com; *: any;"
-               " can be repeated."),
+        Option(
+            "--allowed-host",
+            metavar="NAME",
+            show_default="localhost and addresses",
+            help="That clients may call the server by, such as pictures.example.com; *: any;"
+            " can be repeated.",
+        ),
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
-        Option("--cors-origin", metavar="ORIGIN", show_default="none",
-               help="Whose pages may call, such as https://example.com; can be repeated."),
+        Option(
+            "--cors-origin",
+            metavar="ORIGIN",
+            show_default="none",
+            help="Whose pages may call, such as https://example.com; can be repeated.",
+        ),
     ] = None,
     alias_unknown_models: Annotated[
         bool,
@@ -72,25 +91,38 @@ def serve(
     dtype: Dtype = None,
     weights: Annotated[
         str | None,
-        Option(metavar="TIER", autocompletion=one_of(TIERS), show_default="as stored",
-               help="8 bits: int8 or fp8, of token models and U-Nets."),
+        Option(
+            metavar="TIER",
+            autocompletion=one_of(TIERS),
+            show_default="as stored",
+            help="8 bits: int8 or fp8, of token models and U-Nets.",
+        ),
     ] = None,
     variant: Variant = None,
     preset: Preset = None,
     lora_dir: Annotated[
         Path | None,
-        Option(metavar="FOLDER", show_default="none",
-               help="LoRAs, which requests name: lora, <lora:name:0.8> in prompts."),
+        Option(
+            metavar="FOLDER",
+            show_default="none",
+            help="LoRAs, which requests name: lora, <lora:name:0.8> in prompts.",
+        ),
     ] = None,
     embeddings_dir: Annotated[
         Path | None,
-        Option(metavar="FOLDER", show_default="none",
-               help="Textual inversions, which prompts name as their files are called."),
+        Option(
+            metavar="FOLDER",
+            show_default="none",
+            help="Textual inversions, which prompts name as their files are called.",
+        ),
     ] = None,
     controlnet: Annotated[
         str | None,
-        Option(metavar="PLACE", help="A ControlNet's folder or file, beside every model; what it"
-               " sees is a request's control_image."),
+        Option(
+            metavar="PLACE",
+            help="A ControlNet's folder or file, beside every model; what it"
+            " sees is a request's control_image.",
+        ),
     ] = None,
     t2i_adapter: Annotated[
         str | None,
@@ -98,25 +130,36 @@ def serve(
     ] = None,
     ip_adapter: Annotated[
         str | None,
-        Option(metavar="PLACE", help="An IP-Adapter's folder or file; what it reads is a request's"
-               " ip_adapter_image."),
+        Option(
+            metavar="PLACE",
+            help="An IP-Adapter's folder or file; what it reads is a request's ip_adapter_image.",
+        ),
     ] = None,
     image_encoder: Annotated[
         str | None,
-        Option(metavar="FOLDER", show_default="image_encoder beside it",
-               help="The IP-Adapter's encoder of pictures."),
+        Option(
+            metavar="FOLDER",
+            show_default="image_encoder beside it",
+            help="The IP-Adapter's encoder of pictures.",
+        ),
     ] = None,
     ray: Annotated[
         bool,
-        Option("--ray", help="An engine in each of several processes, on this machine or, with"
-               " RAY_ADDRESS, a cluster (the extra `ray`)."),
+        Option(
+            "--ray",
+            help="An engine in each of several processes, on this machine or, with"
+            " RAY_ADDRESS, a cluster (the extra `ray`).",
+        ),
     ] = False,
     replicas: Annotated[
         str | None,
-        Option(metavar="COUNT", show_default="1",
-               help="With --ray: how many engines; 1,8: as many as there is work for."),
+        Option(
+            metavar="COUNT",
+            show_default="1",
+            help="With --ray: how many engines; 1,8: as many as there is work for.",
+        ),
     ] = None,
-) -> int:  # fmt: skip
+) -> int:
     """Serve models over HTTP: a page, OpenAI's images API, A1111's, jobs, health and metrics.
 
     \b
@@ -128,19 +171,33 @@ def serve(
     """
     from .serving import Options, given, keys_in, run
 
-    return run(Options(
-        models=models or ["emoji"], host=host, port=port, max_waiting=max_waiting, memory=memory,
-        ray=ray, replicas=replicas,
-        loading={"device": device or "auto", "dtype": dtype, "weights": weights,
-                 "variant": variant, **given(preset=preset, controlnet=controlnet,
-                                             adapter=t2i_adapter)},
-        folders=given(lora_dir=lora_dir, embeddings_dir=embeddings_dir),
-        ip_adapter=given(place=ip_adapter, image_encoder=image_encoder),
-        settings={
-            "api_keys": (*(api_key or ()), *keys_in(api_key_file)),
-            "deadline": deadline, "rate": rate, "keep": keep,
-            "allowed_hosts": tuple(allowed_host or ()),
-            "cors_origins": tuple(cors_origin or ()), "warm_up": not no_warm_up,
-            "alias_unknown_models": alias_unknown_models,
-        },
-    ))  # fmt: skip
+    return run(
+        Options(
+            models=models or ["emoji"],
+            host=host,
+            port=port,
+            max_waiting=max_waiting,
+            memory=memory,
+            ray=ray,
+            replicas=replicas,
+            loading={
+                "device": device or "auto",
+                "dtype": dtype,
+                "weights": weights,
+                "variant": variant,
+                **given(preset=preset, controlnet=controlnet, adapter=t2i_adapter),
+            },
+            folders=given(lora_dir=lora_dir, embeddings_dir=embeddings_dir),
+            ip_adapter=given(place=ip_adapter, image_encoder=image_encoder),
+            settings={
+                "api_keys": (*(api_key or ()), *keys_in(api_key_file)),
+                "deadline": deadline,
+                "rate": rate,
+                "keep": keep,
+                "allowed_hosts": tuple(allowed_host or ()),
+                "cors_origins": tuple(cors_origin or ()),
+                "warm_up": not no_warm_up,
+                "alias_unknown_models": alias_unknown_models,
+            },
+        )
+    )

@@ -44,8 +44,11 @@ def run(o: Options) -> int:
     if o.replicas is not None and not o.ray:
         raise RequestError("replicas: expected --ray with it")
     if o.ip_adapter and ("place" not in o.ip_adapter or o.ray):
-        raise RequestError("image-encoder: expected --ip-adapter with it, given none" if not o.ray
-                           else "ip-adapter: expected none with --ray")  # fmt: skip
+        raise RequestError(
+            "image-encoder: expected --ip-adapter with it, given none"
+            if not o.ray
+            else "ip-adapter: expected none with --ray"
+        )
     try:
         from ..serving import create_app, logs, process
     except ImportError as e:
@@ -63,8 +66,13 @@ def run(o: Options) -> int:
         from ..ray.local import front
 
         engine_options = {"memory": o.memory, **o.loading, **o.folders}
-        with front(o.models, replicas=_replicas(o.replicas or "1"), max_waiting=o.max_waiting,
-                   settings=settings, engine=engine_options) as app:  # fmt: skip
+        with front(
+            o.models,
+            replicas=_replicas(o.replicas or "1"),
+            max_waiting=o.max_waiting,
+            settings=settings,
+            engine=engine_options,
+        ) as app:
             logs.configure()
             process.serve(app, app.stop, settings, o.host, o.port, tell)
         return 0

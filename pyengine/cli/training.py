@@ -197,7 +197,9 @@ def train_lora(
     model: Annotated[
         str,
         Option(
-            "--model", "-m", metavar="MODEL",
+            "--model",
+            "-m",
+            metavar="MODEL",
             help="A model that ships, or a folder of one of v-prediction.",
         ),
     ] = "emoji",
@@ -220,7 +222,7 @@ def train_lora(
         Path | None,
         Option(metavar="FOLDER", help="Write the LoRA here when done, with a sheet and a card."),
     ] = None,
-) -> int:  # fmt: skip
+) -> int:
     """Teach a model another style of the pictures, as a LoRA, or go on where it stopped.
 
     Without --data the pictures are built in the run's folder first, as `train data` does.

@@ -15,28 +15,47 @@ def upscale(
     ],
     model: Annotated[
         str,
-        Option("--model", "-m", metavar="MODEL", autocompletion=values.models, show_default=False,
-               help="An upscaler's folder or .safetensors file, or a Hub id."),
+        Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            autocompletion=values.models,
+            show_default=False,
+            help="An upscaler's folder or .safetensors file, or a Hub id.",
+        ),
     ],
     output: Annotated[
         str | None,
-        Option("--output", "-o", metavar="PATH", show_default="out/PICTURE-large.png",
-               help="A .png file, which is replaced, or a folder, where files are numbered."),
+        Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            show_default="out/PICTURE-large.png",
+            help="A .png file, which is replaced, or a folder, where files are numbered.",
+        ),
     ] = None,
     tile: Annotated[
         int | None,
-        Option(metavar="N", parser=whole(1), show_default="384 beyond 512x512 pixels",
-               help="Side of the tiles that a picture is cut into: less takes less memory."),
+        Option(
+            metavar="N",
+            parser=whole(1),
+            show_default="384 beyond 512x512 pixels",
+            help="Side of the tiles that a picture is cut into: less takes less memory.",
+        ),
     ] = None,
     overlap: Annotated[
         int | None,
-        Option(metavar="N", parser=whole(0), show_default="the model's",
-               help="Pixels around a tile that are read with it."),
+        Option(
+            metavar="N",
+            parser=whole(0),
+            show_default="the model's",
+            help="Pixels around a tile that are read with it.",
+        ),
     ] = None,
     device: ChosenDevice = None,
     dtype: Dtype = None,
     json: Json = False,
-) -> int:  # fmt: skip
+) -> int:
     """Enlarge pictures by an upscaler: ESRGAN, Real-ESRGAN or its compact form.
 
     \b

@@ -45,9 +45,12 @@ def run(o: Options) -> int:
         report = result.report
         report.seconds = {"load": loaded, **report.seconds}
         if o.json:
-            answer = {"picture": str(path), "files": [str(f) for f in written],
-                      "replaced": [str(f) for f in replaced],
-                      "report": dataclasses.asdict(report)}  # fmt: skip
+            answer = {
+                "picture": str(path),
+                "files": [str(f) for f in written],
+                "replaced": [str(f) for f in replaced],
+                "report": dataclasses.asdict(report),
+            }
             print(json.dumps(answer))
             continue
         print(written[0])

@@ -31,8 +31,11 @@ class Command(TyperCommand):
     """A command whose help names no class of Python's beside its argument."""
 
     def get_help(self, ctx: Any) -> str:
-        return re.sub(r"(?m)^(  [A-Z]+(?:\.{3})?)( <[\w\[\]]+>)",
-                      lambda m: m[1] + " " * len(m[2]), super().get_help(ctx))  # fmt: skip
+        return re.sub(
+            r"(?m)^(  [A-Z]+(?:\.{3})?)( <[\w\[\]]+>)",
+            lambda m: m[1] + " " * len(m[2]),
+            super().get_help(ctx),
+        )
 
 
 def whole(low: int | None = None) -> Callable[[str], int]:
@@ -82,8 +85,11 @@ def one_of(names: Sequence[str]) -> Callable[[str], list[str]]:
 def models(incomplete: str) -> list[str]:
     """Names of models that ship, then folders and .safetensors files."""
     paths = glob.glob(glob.escape(os.path.expanduser(incomplete)) + "*")
-    usable = [p + "/" if os.path.isdir(p) else p for p in sorted(paths)
-              if os.path.isdir(p) or p.endswith(".safetensors")]  # fmt: skip
+    usable = [
+        p + "/" if os.path.isdir(p) else p
+        for p in sorted(paths)
+        if os.path.isdir(p) or p.endswith(".safetensors")
+    ]
     return [*one_of(MODELS)(incomplete), *usable]
 
 
@@ -136,14 +142,21 @@ def with_call_options(after: str) -> Callable[[Callable[..., int]], Callable[...
 MODEL = "Folder, .safetensors file, Hub id, or a model that ships: emoji, emoji-ar."
 Model = Annotated[
     str | None,
-    Option("--model", "-m", metavar="MODEL", autocompletion=models, show_default="emoji",
-           help=MODEL),
-]  # fmt: skip
+    Option(
+        "--model", "-m", metavar="MODEL", autocompletion=models, show_default="emoji", help=MODEL
+    ),
+]
 Models = Annotated[
     list[str] | None,
-    Option("--model", "-m", metavar="MODEL", autocompletion=models, show_default="emoji",
-           help=f"{MODEL} Again: a cascade's next stage."),
-]  # fmt: skip
+    Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        autocompletion=models,
+        show_default="emoji",
+        help=f"{MODEL} Again: a cascade's next stage.",
+    ),
+]
 Device = Annotated[
     str,
     Option(metavar="DEVICE", autocompletion=one_of(DEVICES), help="auto, cpu, cuda or cuda:N."),
@@ -151,20 +164,33 @@ Device = Annotated[
 #: The same, None where it is not given.
 ChosenDevice = Annotated[
     str | None,
-    Option(metavar="DEVICE", autocompletion=one_of(DEVICES), show_default="auto",
-           help="auto, cpu, cuda or cuda:N."),
-]  # fmt: skip
+    Option(
+        metavar="DEVICE",
+        autocompletion=one_of(DEVICES),
+        show_default="auto",
+        help="auto, cpu, cuda or cuda:N.",
+    ),
+]
 Dtype = Annotated[
     str | None,
-    Option(metavar="DTYPE", autocompletion=one_of(DTYPES), show_default="float32",
-           help="float32, float16 (fp16) or bfloat16 (bf16)."),
-]  # fmt: skip
+    Option(
+        metavar="DTYPE",
+        autocompletion=one_of(DTYPES),
+        show_default="float32",
+        help="float32, float16 (fp16) or bfloat16 (bf16).",
+    ),
+]
 Preset = Annotated[
     str | None,
-    Option(metavar="NAME", autocompletion=one_of(PRESETS), show_default="none",
-           help="The few-step model that it is, whose sampler, steps and guidance are used: "
-           + ", ".join(PRESETS) + "."),
-]  # fmt: skip
+    Option(
+        metavar="NAME",
+        autocompletion=one_of(PRESETS),
+        show_default="none",
+        help="The few-step model that it is, whose sampler, steps and guidance are used: "
+        + ", ".join(PRESETS)
+        + ".",
+    ),
+]
 Variant = Annotated[str | None, Option(metavar="NAME", help="Weights of a variant, such as fp16.")]
 IgnoredKeys = Annotated[
     list[str] | None,

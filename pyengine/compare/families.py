@@ -38,9 +38,13 @@ class Drawn:
     def row(self) -> dict[str, Any]:
         """As `--json` prints it."""
         return {
-            "family": self.family, "model": self.model, "seconds": round(self.seconds, 4),
-            "evaluations": self.evaluations, "parameters": self.parameters, **self.figures,
-        }  # fmt: skip
+            "family": self.family,
+            "model": self.model,
+            "seconds": round(self.seconds, 4),
+            "evaluations": self.evaluations,
+            "parameters": self.parameters,
+            **self.figures,
+        }
 
 
 def chosen(names: Sequence[str] | None) -> list[str]:

@@ -48,20 +48,33 @@ def ways(prompt: str, label: int | None = None) -> list[Way]:
         return {"guidance_scale": scale}
 
     def towards(scale: float) -> dict[str, Any]:
-        return {**free(1.0), "classifier": CLASSIFIER, "classifier_scale": scale,
-                "class_labels": label}  # fmt: skip
+        return {
+            **free(1.0),
+            "classifier": CLASSIFIER,
+            "classifier_scale": scale,
+            "class_labels": label,
+        }
 
     def like(scale: float) -> dict[str, Any]:
-        return {**free(1.0), "clip_model": CLIP, "clip_guidance_scale": scale,
-                "clip_prompt": prompt}  # fmt: skip
+        return {
+            **free(1.0),
+            "clip_model": CLIP,
+            "clip_guidance_scale": scale,
+            "clip_prompt": prompt,
+        }
 
     def alone(given: Given) -> Given:
         return lambda scale: {**given(scale), "prompt": ""}
 
     found = {
-        "no guidance": free, "classifier-free": free, "classifier": towards, "CLIP": like,
-        "no prompt": alone(free), "classifier alone": alone(towards), "CLIP alone": alone(like),
-    }  # fmt: skip
+        "no guidance": free,
+        "classifier-free": free,
+        "classifier": towards,
+        "CLIP": like,
+        "no prompt": alone(free),
+        "classifier alone": alone(towards),
+        "CLIP alone": alone(like),
+    }
     return [
         Way(name, SCALES[name], given)
         for name, given in found.items()

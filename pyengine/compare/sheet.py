@@ -20,9 +20,10 @@ def cell(picture: Image.Image) -> Image.Image:
 
 
 def grid(
-    rows: Sequence[Sequence[Image.Image]], heads: Sequence[Sequence[str]] = (),
+    rows: Sequence[Sequence[Image.Image]],
+    heads: Sequence[Sequence[str]] = (),
     names: Sequence[Sequence[str]] = (),
-) -> Image.Image:  # fmt: skip
+) -> Image.Image:
     """Pictures in rows. heads: lines above each column; names: lines left of each row."""
     columns = max(len(row) for row in rows)
     top = GAP + LINE * max((len(lines) for lines in heads), default=0)
@@ -47,9 +48,10 @@ def sheet_of(drawn: Sequence[Drawn]) -> Image.Image:
     heads = []
     for d in drawn:
         lines = [
-            d.model, f"{d.seconds:.3f} s, {d.evaluations} ev.",
+            d.model,
+            f"{d.seconds:.3f} s, {d.evaluations} ev.",
             f"{d.parameters / 1e6:.2f} M parameters",
-        ]  # fmt: skip
+        ]
         if "top1" in d.figures:
             lines.append(f"top 1 {d.figures['top1']:.0%}, 5 {d.figures['top5']:.0%}")
         heads.append(lines)

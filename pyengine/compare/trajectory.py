@@ -41,10 +41,12 @@ def animate(named: Sequence[tuple[str, Sequence[Image.Image]]], path: Path) -> N
         raise RequestError(f"trajectory: expected a .webp or .png file, given {path.name!r}")
     count = max(len(frames) for _, frames in named)
     pages = [
-        grid([[frames[min(i, len(frames) - 1)] for _, frames in named]],
-             [[name] for name, _ in named])
+        grid(
+            [[frames[min(i, len(frames) - 1)] for _, frames in named]],
+            [[name] for name, _ in named],
+        )
         for i in range(count)
-    ]  # fmt: skip
+    ]
     times = [SHOWN] * (count - 1) + [LAST]
     pages[0].save(path, save_all=True, append_images=pages[1:], duration=times, loop=0)
 

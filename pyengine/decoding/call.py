@@ -24,9 +24,14 @@ class TokenCall(Call[TokenRequest, TokenJob]):
     title: ClassVar[str] = "drawing"
 
     def __init__(
-        self, request: TokenRequest, report: Report, jobs: Sequence[TokenJob], decoder: Decoder,
-        grid: tuple[int, int], call_back: CallBack,
-    ):  # fmt: skip
+        self,
+        request: TokenRequest,
+        report: Report,
+        jobs: Sequence[TokenJob],
+        decoder: Decoder,
+        grid: tuple[int, int],
+        call_back: CallBack,
+    ):
         super().__init__(request, report, jobs)
         self.decoder, self.grid, self._call_back = decoder, grid, call_back
         self._done = self._slowest()
@@ -50,8 +55,9 @@ class TokenCall(Call[TokenRequest, TokenJob]):
 
     def _slowest(self) -> int:
         """Tokens of the picture that has fewest and goes on; of a whole one if none does."""
-        return min((job.position for job in self.jobs if not job.complete),
-                   default=self.decoder.length)  # fmt: skip
+        return min(
+            (job.position for job in self.jobs if not job.complete), default=self.decoder.length
+        )
 
     def seen(self) -> tuple[Tensor, int]:
         self.decoder.look(self.jobs)
@@ -103,9 +109,11 @@ class TokenCall(Call[TokenRequest, TokenJob]):
         tokens = {picture: int(new[picture, position]) for picture, position in last.items()}
         low, high = min(tokens.values()), max(tokens.values())
         if low < 0 or high >= self.decoder.vocab_size:
-            raise checks.refuse("callback_on_step_end: tokens",
-                                f"tokens 0 to {self.decoder.vocab_size - 1}",
-                                f"{low} to {high}")  # fmt: skip
+            raise checks.refuse(
+                "callback_on_step_end: tokens",
+                f"tokens 0 to {self.decoder.vocab_size - 1}",
+                f"{low} to {high}",
+            )
         for job in open_jobs:
             if job.index in tokens:
                 self.decoder.replace_last(job, tokens[job.index])

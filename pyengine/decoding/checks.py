@@ -47,8 +47,9 @@ def fault_of(logits: Tensor, source: str, picture: int, step: int) -> NotFiniteE
     return not_finite(f"{source}: logits", found, where, logits.dtype)
 
 
-def check_drawn(tokens: Tensor, source: str, pictures: Sequence[int] | None = None,
-                first: int = 0) -> None:  # fmt: skip
+def check_drawn(
+    tokens: Tensor, source: str, pictures: Sequence[int] | None = None, first: int = 0
+) -> None:
     """Raises NotFiniteError where ops drew a negative token, which says that logits were at fault.
 
     tokens: [N, L], drawn at the positions from `first` on. pictures: which, else 0 to N - 1.

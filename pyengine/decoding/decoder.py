@@ -51,9 +51,18 @@ class Decoder:
     """
 
     def __init__(
-        self, model: TokenModel, source: str, device: torch.device, *, length: int, vocab_size: int,
-        limit: int, drafts: Tensor | None = None, end: int | None = None, fill: int = 0,
-    ):  # fmt: skip
+        self,
+        model: TokenModel,
+        source: str,
+        device: torch.device,
+        *,
+        length: int,
+        vocab_size: int,
+        limit: int,
+        drafts: Tensor | None = None,
+        end: int | None = None,
+        fill: int = 0,
+    ):
         self.model, self.source, self.device = model, source, device
         self.length, self.vocab_size, self.end, self.fill = length, vocab_size, end, fill
         self.drafts = None if drafts is None else Drafts(drafts)
@@ -118,11 +127,19 @@ class Decoder:
             assert numbers is not None
             jobs.append(
                 TokenJob(
-                    r.run, i, seed, length=self.length, prefix=list(prefixes[i]), draw=how,
-                    window=window, numbers=numbers, row=row,
-                    end=self.end, fill=self.fill,
+                    r.run,
+                    i,
+                    seed,
+                    length=self.length,
+                    prefix=list(prefixes[i]),
+                    draw=how,
+                    window=window,
+                    numbers=numbers,
+                    row=row,
+                    end=self.end,
+                    fill=self.fill,
                 )
-            )  # fmt: skip
+            )
         return jobs
 
     def _numbers(
@@ -203,8 +220,9 @@ class Decoder:
 
     def _queue(self, graphs: "TokenGraphs", jobs: Sequence[TokenJob]) -> None:
         """A step of jobs that draw one after another, for which the host does not wait."""
-        first, rest = ([job for job in jobs if bool(job.logits) == at_first]
-                       for at_first in (True, False))  # fmt: skip
+        first, rest = (
+            [job for job in jobs if bool(job.logits) == at_first] for at_first in (True, False)
+        )
         for _, cell in _grouped(first, lambda job: job.draw.guided):
             graphs.first(self, cell, torch.cat(first_logits(cell)))
         if rest:
@@ -231,8 +249,9 @@ class Decoder:
         lengths: list[int] = []
         for cell in cells:
             begins = [begin_of(job, width) for job in cell]
-            given = [self._window(job, begin, width)
-                     for job, begin in zip(cell, begins, strict=True)]  # fmt: skip
+            given = [
+                self._window(job, begin, width) for job, begin in zip(cell, begins, strict=True)
+            ]
             for i in reversed(range(1 + cell[0].draw.guided)):
                 tokens += given
                 slots += [job.slots[i] for job in cell]
@@ -268,8 +287,9 @@ class Decoder:
         for row, (job, begin) in enumerate(zip(jobs, begins, strict=True)):
             new = drawn[row * width : (row + 1) * width]
             if min(new) < 0:
-                job.error = fault_of(logits[row :: len(jobs)], self.source, job.index,
-                                     len(job.tokens))  # fmt: skip
+                job.error = fault_of(
+                    logits[row :: len(jobs)], self.source, job.index, len(job.tokens)
+                )
             elif job.window == 1:
                 job.add(new)
             else:

@@ -59,9 +59,21 @@ class TokenJob(Job):
     are read to its first step.
     """
 
-    def __init__(self, run: Run, index: int, seed: int | None, *, length: int, prefix: list[int],
-                 draw: Draw, window: int, numbers: Uniform | Gumbel, row: int,
-                 end: int | None = None, fill: int = 0):  # fmt: skip
+    def __init__(
+        self,
+        run: Run,
+        index: int,
+        seed: int | None,
+        *,
+        length: int,
+        prefix: list[int],
+        draw: Draw,
+        window: int,
+        numbers: Uniform | Gumbel,
+        row: int,
+        end: int | None = None,
+        fill: int = 0,
+    ):
         """numbers, row: its random numbers, and which row of them. end: a token after which the
         picture gets no more; what follows it is `fill`.
         """

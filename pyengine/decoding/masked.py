@@ -122,10 +122,20 @@ class MaskedJob(Job):
     """
 
     def __init__(
-        self, run: Run, index: int, seed: int | None, *, plan: MaskedPlan, tokens: Tensor,
-        masked_share: float, sampling: MaskedSampling, conditions: Conditions,
-        numbers: StepNumbers, row: int, source: str,
-    ):  # fmt: skip
+        self,
+        run: Run,
+        index: int,
+        seed: int | None,
+        *,
+        plan: MaskedPlan,
+        tokens: Tensor,
+        masked_share: float,
+        sampling: MaskedSampling,
+        conditions: Conditions,
+        numbers: StepNumbers,
+        row: int,
+        source: str,
+    ):
         super().__init__(run, index, seed)
         self.plan, self.sampling, self.conditions = plan, sampling, conditions
         self.tokens = self.drawn = tokens
@@ -184,11 +194,16 @@ class JoinedContext:
 
     def __init__(self, jobs: Sequence[MaskedJob]):
         self.jobs = [weakref.ref(job) for job in jobs]
-        self.context = _joined([
-            *((c.context, c.negative) for c in (j.conditions for j in jobs)
-              if c.negative is not None),
-            *((job.conditions.context, job.conditions.positive) for job in jobs),
-        ])  # fmt: skip
+        self.context = _joined(
+            [
+                *(
+                    (c.context, c.negative)
+                    for c in (j.conditions for j in jobs)
+                    if c.negative is not None
+                ),
+                *((job.conditions.context, job.conditions.positive) for job in jobs),
+            ]
+        )
 
     def is_of(self, jobs: Sequence[MaskedJob]) -> bool:
         """Whether it was made for these jobs, in this order."""
@@ -204,10 +219,12 @@ def _joined(rows: Sequence[tuple[UVitContext, int]]) -> UVitContext:
     if own and [row for _, row in rows] == list(range(first.rows)):
         return first
     tensors = {id(context): context.tensors() for context, _ in rows}
-    return first.over([
-        torch.cat([tensors[id(context)][i][row : row + 1] for context, row in rows])
-        for i in range(len(tensors[id(first)]))
-    ])  # fmt: skip
+    return first.over(
+        [
+            torch.cat([tensors[id(context)][i][row : row + 1] for context, row in rows])
+            for i in range(len(tensors[id(first)]))
+        ]
+    )
 
 
 def step(jobs: Sequence[MaskedJob], evaluate: Evaluate, waits: bool = True) -> None:
@@ -253,8 +270,12 @@ def _step_together(jobs: list[MaskedJob], evaluate: Evaluate, waits: bool) -> No
 
 
 def _order(sampling: MaskedSampling) -> tuple[Any, ...]:
-    return (not sampling.guided, sampling.guidance_scale, astuple(sampling.limits),
-            sampling.mask_token)  # fmt: skip
+    return (
+        not sampling.guided,
+        sampling.guidance_scale,
+        astuple(sampling.limits),
+        sampling.mask_token,
+    )
 
 
 def _without_faults(jobs: list[MaskedJob], logits: Tensor) -> tuple[list[MaskedJob], Tensor]:
@@ -287,9 +308,14 @@ def _refine(jobs: list[MaskedJob], logits: Tensor, s: MaskedSampling, waits: boo
     temperature = torch.stack([job.plan.temperature[job.steps] for job in jobs])
     with nullcontext() if waits else ops.unseen():
         tokens, drawn = ops.mask_refine(
-            logits, torch.stack([job.tokens.flatten() for job in jobs]), exponential, gumbel,
-            to_device(masked, device), to_device(temperature, device), s.mask_token,
-        )  # fmt: skip
+            logits,
+            torch.stack([job.tokens.flatten() for job in jobs]),
+            exponential,
+            gumbel,
+            to_device(masked, device),
+            to_device(temperature, device),
+            s.mask_token,
+        )
     for job, new, predicted in zip(jobs, tokens, drawn, strict=True):
         job.advance(new, predicted)
     for source in {job.numbers for job in jobs}:
@@ -377,9 +403,11 @@ class MaskedCall(Call[RequestT, MaskedJob]):
         new = self._pipe._call_back(self.request, self.report.steps - 1, self._timestep, old)
         codes, mask_token = self._pipe.model.config.codebook_size, self._pipe.mask_token
         if ((new < 0) | ((new >= codes) & (new != mask_token))).any():
-            raise checks.refuse("callback_on_step_end: tokens",
-                                f"0 to {codes - 1}, or the mask {mask_token}",
-                                f"{int(new.min())} to {int(new.max())}")  # fmt: skip
+            raise checks.refuse(
+                "callback_on_step_end: tokens",
+                f"0 to {codes - 1}, or the mask {mask_token}",
+                f"{int(new.min())} to {int(new.max())}",
+            )
         for job, tokens in zip(self.jobs, new, strict=True):
             job.replace(tokens)
 

@@ -76,8 +76,9 @@ class TokenGraphs:
         if self._board is None or self._cache is not cache:
             self.clear(self._cache)
             old, slots = self._board, len(cache.memory.tensor)
-            self._board = torch.zeros(slots, decoder.length, dtype=torch.int64,
-                                      device=decoder.device)  # fmt: skip
+            self._board = torch.zeros(
+                slots, decoder.length, dtype=torch.int64, device=decoder.device
+            )
             if old is not None:  # a cache that has grown keeps its slots
                 kept = min(len(old), slots)
                 self._board[:kept] = old[:kept]
@@ -99,8 +100,9 @@ class TokenGraphs:
         for row, job in enumerate(jobs):
             job.logits = ()
             if not fine[row]:
-                job.error = fault_of(logits[row :: len(jobs)], decoder.source, job.index,
-                                     job.position)  # fmt: skip
+                job.error = fault_of(
+                    logits[row :: len(jobs)], decoder.source, job.index, job.position
+                )
         self._queued(decoder, [job for job in jobs if job.error is None])
 
     def step(self, decoder: "Decoder", jobs: Sequence[TokenJob]) -> None:
@@ -142,9 +144,10 @@ class TokenGraphs:
         known = self._known.setdefault(kind, set())
         if wanted not in known:
             room = [
-                sizes for sizes in known
+                sizes
+                for sizes in known
                 if all(map(ge, sizes, wanted)) and sum(sizes) <= IDLE * sum(wanted)
-            ]  # fmt: skip
+            ]
             for sizes in sorted(room, key=sum):
                 idle = map(mul, map(sub, sizes, wanted), slots)
                 if sum(idle) <= len(pool.spare()):
@@ -212,8 +215,13 @@ class TokenGraphs:
 
     # --- windows ----------------------------------------------------------------------------------
 
-    def read(self, decoder: "Decoder", tokens: Sequence[Sequence[int]], slots: Sequence[int],
-             lengths: Sequence[int]) -> Tensor:  # fmt: skip
+    def read(
+        self,
+        decoder: "Decoder",
+        tokens: Sequence[Sequence[int]],
+        slots: Sequence[int],
+        lengths: Sequence[int],
+    ) -> Tensor:
         """[N, W, K]: logits after each of tokens [N, W], which come behind the first `lengths` of
         what the slots hold.
         """

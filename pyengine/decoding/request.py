@@ -27,9 +27,13 @@ class Sampling:
     def rows(self, count: int, guidance_scale: float) -> Tensor:
         """A row of settings for each of `count` pictures, as ops.sample_token takes them."""
         return ops.sampling_settings(
-            count, guidance=guidance_scale, temperature=self.temperature, top_k=self.top_k,
-            top_p=self.top_p, min_p=self.min_p,
-        )  # fmt: skip
+            count,
+            guidance=guidance_scale,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+        )
 
     def filter(self, logits: Tensor) -> Tensor:
         """Logits [..., K] with minus infinity for what may not be drawn: see ops.filter_logits."""

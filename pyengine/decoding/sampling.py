@@ -63,9 +63,11 @@ def _gumbel(
         scores = scores.masked_fill(masked, -torch.inf)
     scores = (scores - scores.amax(dim=-1, keepdim=True)) / s.temperature
     left = s.filter(scores)
-    numbers = torch.cat([
-        job.numbers.at(job.row, min(max(position, job.position), job.length - 1))
-        for job, position in zip(jobs, positions, strict=True)
-    ])  # fmt: skip
+    numbers = torch.cat(
+        [
+            job.numbers.at(job.row, min(max(position, job.position), job.length - 1))
+            for job, position in zip(jobs, positions, strict=True)
+        ]
+    )
     drawn: list[int] = (left + numbers).argmax(dim=-1).where(fine, NONE).tolist()
     return drawn

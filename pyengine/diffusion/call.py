@@ -32,10 +32,17 @@ class DenoisingCall(Call[RequestT, DenoisingJob]):
     stage, title = "denoise", "denoising"
 
     def __init__(
-        self, pipe: Any, evaluate: Evaluator, r: RequestT, plan: Plan, state: State,
-        conditions: Conditions, noise: NoiseSource, report: Report,
+        self,
+        pipe: Any,
+        evaluate: Evaluator,
+        r: RequestT,
+        plan: Plan,
+        state: State,
+        conditions: Conditions,
+        noise: NoiseSource,
+        report: Report,
         guidance: Sequence[Guidance] | None = None,
-    ):  # fmt: skip
+    ):
         self.pipe, self.plan = pipe, plan
         self.unet, self.conditions, self.count = evaluate.unet, conditions, len(state.x)
         self.leash = Leash(self.unet.device)
@@ -43,10 +50,11 @@ class DenoisingCall(Call[RequestT, DenoisingJob]):
         seeds = r.seeds or [None] * self.count
         guidance = guidance or [classifier_free(1.0)] * self.count
         jobs = [
-            DenoisingJob(r.run, i, seeds[i], plan, conditions, guidance[i], 0.0, own[i],
-                         pipe.source)
+            DenoisingJob(
+                r.run, i, seeds[i], plan, conditions, guidance[i], 0.0, own[i], pipe.source
+            )
             for i in range(self.count)
-        ]  # fmt: skip
+        ]
         super().__init__(r, report, jobs)
         Batch(jobs, state)
         check_start(pipe.source, state.x)
@@ -130,18 +138,28 @@ class DenoisingCall(Call[RequestT, DenoisingJob]):
         """`new` as a tensor of the shape, dtype and device of `old`, with as many rows as one of
         `rows`; free: dimensions of any size.
         """
-        fits = isinstance(new, Tensor) and old is not None and new.dim() == old.dim() and all(
-            n == m or d in free for d, (n, m) in enumerate(zip(new.shape, old.shape, strict=True))
-            if d
-        )  # fmt: skip
+        fits = (
+            isinstance(new, Tensor)
+            and old is not None
+            and new.dim() == old.dim()
+            and all(
+                n == m or d in free
+                for d, (n, m) in enumerate(zip(new.shape, old.shape, strict=True))
+                if d
+            )
+        )
         if old is None or not fits or len(new) not in rows or not new.is_floating_point():
             shape = [] if old is None else list(old.shape)
-            raise checks.refuse(f"callback_on_step_end: {name}", f"a float tensor {shape} back",
-                                getattr(new, "shape", new))  # fmt: skip
+            raise checks.refuse(
+                f"callback_on_step_end: {name}",
+                f"a float tensor {shape} back",
+                getattr(new, "shape", new),
+            )
         made: Tensor = new.to(old.device, old.dtype)
         if name != "latents" and not all_finite(made):
-            raise checks.refuse(f"callback_on_step_end: {name}", "finite values back",
-                                "NaN or infinity")  # fmt: skip
+            raise checks.refuse(
+                f"callback_on_step_end: {name}", "finite values back", "NaN or infinity"
+            )
         return made
 
 

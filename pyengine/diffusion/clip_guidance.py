@@ -57,8 +57,9 @@ class ClipGuidance:
         """The network's output for x under what the picture is told last."""
         c = job.conditions
         row = c.row(TEXT, job.place)
-        times = TimeEmbedding(tuple(_row(t, row) for t in c.times(self.network, job.plan,
-                                                                  job.position).rows))  # fmt: skip
+        times = TimeEmbedding(
+            tuple(_row(t, row) for t in c.times(self.network, job.plan, job.position).rows)
+        )
         context = gather_contexts([c.context], [row])
         # What ControlNets add depends on the picture, too: the gradient goes through them.
         residuals = residuals_of([job], _OneRow(row), x)
@@ -84,8 +85,9 @@ class ClipGuidance:
 
     def _distance(self, shown: Tensor) -> Tensor:
         picture = (self.pixels(shown).float() / 2 + 0.5).clamp(0, 1).expand(-1, 3, -1, -1)
-        mean, std = (torch.tensor(v, device=picture.device).view(1, -1, 1, 1)
-                     for v in (self.mean, self.std))  # fmt: skip
+        mean, std = (
+            torch.tensor(v, device=picture.device).view(1, -1, 1, 1) for v in (self.mean, self.std)
+        )
         pixels = (middle(picture, self.tower.config.image_size) - mean) / std
         own = self.tower(pixels, return_dict=False)[0]
         chord = (F.normalize(own, dim=-1) - F.normalize(self.targets, dim=-1)).norm(dim=-1)
@@ -117,6 +119,6 @@ def middle(picture: Tensor, side: int) -> Tensor:
     size = [side * s // short for s in (height, width)]
     picture = F.interpolate(
         picture, size=size, mode="bilinear", align_corners=False, antialias=True
-    )  # fmt: skip
+    )
     top, left = (size[0] - side) // 2, (size[1] - side) // 2
     return picture[:, :, top : top + side, left : left + side]

@@ -119,9 +119,12 @@ def residuals_of(jobs: Sequence[DenoisingJob], told: ToldRows, x: Tensor) -> Res
 
 
 def _evaluate(
-    n: int, jobs: Sequence[DenoisingJob], told: ToldRows, x: Tensor,
+    n: int,
+    jobs: Sequence[DenoisingJob],
+    told: ToldRows,
+    x: Tensor,
     members: Sequence[tuple[int, list[float]]],
-) -> list[Tensor]:  # fmt: skip
+) -> list[Tensor]:
     """The n-th ControlNet of these rows' jobs, which is the same. members: rows, their scales."""
     rows = [row for row, _ in members]
     owners = [told.entries[row][0] for row in rows]
@@ -142,8 +145,11 @@ def _evaluate(
         places: dict[int, list[int]] = {}
         for place, k in enumerate(owners):
             places.setdefault(k, []).append(place)
-        more = {"modes": [c.modes for c in controls], "groups": list(places.values()),
-                "whole": controls[0].whole}  # fmt: skip
+        more = {
+            "modes": [c.modes for c in controls],
+            "groups": list(places.values()),
+            "whole": controls[0].whole,
+        }
     sample = x[torch.tensor(owners, device=x.device)]
     scales = torch.tensor([scales for _, scales in members])
     guess = [c.guess[job.place] for c, job in zip(controls, own, strict=True)]
@@ -192,8 +198,12 @@ def _features(jobs: Sequence[DenoisingJob], told: ToldRows) -> tuple[Tensor, ...
     parts = []
     for i, like in enumerate(first):
         nothing = like.new_full((1, *like.shape[1:]), -0.0)
-        parts.append(gather([
-            (found[k].blocks[i], jobs[k].index) if k in found else (nothing, 0)
-            for k, _ in told.entries
-        ]))  # fmt: skip
+        parts.append(
+            gather(
+                [
+                    (found[k].blocks[i], jobs[k].index) if k in found else (nothing, 0)
+                    for k, _ in told.entries
+                ]
+            )
+        )
     return tuple(parts)

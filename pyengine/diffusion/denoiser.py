@@ -38,9 +38,7 @@ class Denoiser(Encoder, Protocol):
     row of a result does not depend on the other rows.
     """
 
-    def evaluate(
-        self, sample: Tensor, times: TimeEmbedding, context: TextContext
-    ) -> Tensor:  # fmt: skip
+    def evaluate(self, sample: Tensor, times: TimeEmbedding, context: TextContext) -> Tensor:
         """[R, ...] from sample [R, C, H, W], one timestep's embedding and the text, which is empty
         for a network that reads none.
         """
@@ -52,6 +50,10 @@ class ResidualDenoiser(Denoiser, Protocol):
     """
 
     def evaluate(
-        self, sample: Tensor, times: TimeEmbedding, context: TextContext,
-        residuals: Residuals | None = None, deep: DeepFeatures | None = None,
-    ) -> Tensor: ...  # fmt: skip
+        self,
+        sample: Tensor,
+        times: TimeEmbedding,
+        context: TextContext,
+        residuals: Residuals | None = None,
+        deep: DeepFeatures | None = None,
+    ) -> Tensor: ...

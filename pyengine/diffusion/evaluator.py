@@ -45,10 +45,17 @@ class Evaluator:
         return self.unet.evaluate(x, TimeEmbedding(tuple(rows)), TextContext.of(kept))
 
     def step(
-        self, jobs: Sequence[DenoisingJob], state: State, rows: Rows, told: Told,
-        times: TimeEmbedding, residuals: Residuals | None, deep: DeepFeatures | None,
-        noise: Tensor | None, moves: Moves | None = None,
-    ) -> State:  # fmt: skip
+        self,
+        jobs: Sequence[DenoisingJob],
+        state: State,
+        rows: Rows,
+        told: Told,
+        times: TimeEmbedding,
+        residuals: Residuals | None,
+        deep: DeepFeatures | None,
+        noise: Tensor | None,
+        moves: Moves | None = None,
+    ) -> State:
         """The state of the jobs after a model evaluation and the update that `rows` tell.
 
         told, times: of these jobs. residuals: of every row, what ControlNets and T2I-Adapters add.
@@ -78,9 +85,14 @@ class Evaluator:
         return rows.next_state(state, *(t.clone() for t in self.steps(given, kept)))
 
     def output(
-        self, state: State, rows: Rows, told: Told, times: TimeEmbedding,
-        residuals: Residuals | None = None, deep: DeepFeatures | None = None,
-    ) -> Tensor:  # fmt: skip
+        self,
+        state: State,
+        rows: Rows,
+        told: Told,
+        times: TimeEmbedding,
+        residuals: Residuals | None = None,
+        deep: DeepFeatures | None = None,
+    ) -> Tensor:
         """What the U-Net gives at a state, a row for each of told's; arguments as of `step`."""
         given = told.model_input(rows.scale_input(state.x))
         if not told.adapters and residuals is None and deep is None:

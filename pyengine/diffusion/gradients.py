@@ -76,9 +76,7 @@ class ClassifierGuidance:
 
     name = "classifier"
 
-    def __init__(
-        self, model: EncoderUNetModel, label: int, scale: float, prediction: Prediction
-    ):  # fmt: skip
+    def __init__(self, model: EncoderUNetModel, label: int, scale: float, prediction: Prediction):
         self.model, self.label, self.scale, self.prediction = model, label, scale, prediction
 
     def gradient(self, x: Tensor, job: Any) -> Tensor:

@@ -30,9 +30,17 @@ class DenoisingJob(Job):
     """
 
     def __init__(
-        self, run: Run, index: int, seed: int | None, plan: Plan, conditions: Conditions,
-        guidance: Guidance, guidance_rescale: float, noise: PictureNoise, source: str,
-    ):  # fmt: skip
+        self,
+        run: Run,
+        index: int,
+        seed: int | None,
+        plan: Plan,
+        conditions: Conditions,
+        guidance: Guidance,
+        guidance_rescale: float,
+        noise: PictureNoise,
+        source: str,
+    ):
         super().__init__(run, index, seed)
         self.plan, self.conditions, self._guidance = plan, conditions, guidance
         self.guidance_rescale, self.noise, self.source = guidance_rescale, noise, source
@@ -146,7 +154,9 @@ class Batch:
 
 
 def _joined(bad: Sequence[Tensor | None], states: Sequence[State]) -> Tensor:
-    return torch.cat([
-        torch.full((len(s.x),), -1, device=s.x.device) if b is None else b
-        for b, s in zip(bad, states, strict=True)
-    ])  # fmt: skip
+    return torch.cat(
+        [
+            torch.full((len(s.x),), -1, device=s.x.device) if b is None else b
+            for b, s in zip(bad, states, strict=True)
+        ]
+    )

@@ -39,10 +39,17 @@ class PromptedCall(DenoisingCall[Request]):
     """
 
     def __init__(
-        self, pipe: Any, evaluate: Evaluator, guides: Callable[[Sequence[float]], bool],
-        r: Request, plan: Plan, start: Start, conditions: Conditions, noise: NoiseSource,
+        self,
+        pipe: Any,
+        evaluate: Evaluator,
+        guides: Callable[[Sequence[float]], bool],
+        r: Request,
+        plan: Plan,
+        start: Start,
+        conditions: Conditions,
+        noise: NoiseSource,
         report: Report,
-    ):  # fmt: skip
+    ):
         conditions.mask, conditions.masked = start.mask, start.masked
         conditions.known, conditions.noise = start.known, start.noise
         conditions.in_input = start.known is None
@@ -56,8 +63,11 @@ class PromptedCall(DenoisingCall[Request]):
         added = conditions.added or {}
         halves = conditions.text, added.get("text_embeds"), added.get("time_ids")
         #: As they were when the run began: what diffusers shows to the end.
-        self._unread = {name: self._half(rows) for name, rows in zip(_UNREAD, halves, strict=True)
-                        if name in r.callback_inputs}  # fmt: skip
+        self._unread = {
+            name: self._half(rows)
+            for name, rows in zip(_UNREAD, halves, strict=True)
+            if name in r.callback_inputs
+        }
 
     # --- what the steps depend on -----------------------------------------------------------------
 
@@ -100,8 +110,11 @@ class PromptedCall(DenoisingCall[Request]):
         if len(rows) > wanted and len(rows) % wanted == 0 and wanted == self.count:
             return rows[-wanted:]
         scale = self.request.run.settings["guidance_scale"]
-        raise checks.refuse(f"callback_on_step_end: {name}", f"{wanted} rows, since guidance_scale"
-                            f" is {show(scale)}", f"{len(rows)} rows")  # fmt: skip
+        raise checks.refuse(
+            f"callback_on_step_end: {name}",
+            f"{wanted} rows, since guidance_scale is {show(scale)}",
+            f"{len(rows)} rows",
+        )
 
     def _half(self, rows: Tensor | None) -> Tensor | None:
         """The negative rows, which are those before the last; None without guidance."""

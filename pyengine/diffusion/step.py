@@ -90,8 +90,13 @@ def keep_known(jobs: Sequence[DenoisingJob], state: State) -> State:
     if all(job.conditions.known is None for job in jobs):
         return state
     first, c = jobs[0], jobs[0].conditions
-    together = all(job.conditions is c and job.plan is first.plan and job.place == k
-                   and job.position == first.position for k, job in enumerate(jobs))  # fmt: skip
+    together = all(
+        job.conditions is c
+        and job.plan is first.plan
+        and job.place == k
+        and job.position == first.position
+        for k, job in enumerate(jobs)
+    )
     if together and c.count == len(jobs) and c.known is not None:
         assert c.mask is not None
         return first.plan.keep_known(first.position, state, c.known, c.noise, c.mask[: c.count])

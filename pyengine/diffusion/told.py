@@ -65,10 +65,14 @@ class Told:
     def key_of(jobs: Sequence[DenoisingJob]) -> tuple[object, ...]:
         """What it depends on: it holds for as long as this is the same."""
         return tuple(
-            (id(j.conditions), j.conditions.version, j.guidance.conditions,
-             j.guidance.scale is None)
+            (
+                id(j.conditions),
+                j.conditions.version,
+                j.guidance.conditions,
+                j.guidance.scale is None,
+            )
             for j in jobs
-        )  # fmt: skip
+        )
 
     @property
     def entries(self) -> list[tuple[int, str]]:
@@ -86,10 +90,16 @@ class Told:
         conditions = [job.conditions for job in jobs]
         if conditions[0].extra is None:
             return None
-        if self.times_each and all(c.extra is not None and len(c.extra) == c.count
-                                   for c in conditions):  # fmt: skip
-            return gather([(c.extra, job.place) for c, job in zip(conditions, jobs, strict=True)
-                           if c.extra is not None])  # fmt: skip
+        if self.times_each and all(
+            c.extra is not None and len(c.extra) == c.count for c in conditions
+        ):
+            return gather(
+                [
+                    (c.extra, job.place)
+                    for c, job in zip(conditions, jobs, strict=True)
+                    if c.extra is not None
+                ]
+            )
         parts = []
         for k, name in self._entries:
             c = conditions[k]
@@ -150,9 +160,9 @@ def gather_contexts(
         for context in contexts
     }
     sources = [own[id(context)] for context in contexts]
-    text = TextContext.of([
-        gather(list(zip(tensors, rows, strict=True))) for tensors in zip(*sources, strict=True)
-    ])  # fmt: skip
+    text = TextContext.of(
+        [gather(list(zip(tensors, rows, strict=True))) for tensors in zip(*sources, strict=True)]
+    )
     further = gather_further([context.further for context in contexts], rows)
     return replace(text, further=further) if further else text
 
@@ -176,11 +186,17 @@ def gather_times(
         return first
     if alike and list(rows) == list(range(len(first.rows[0]))):
         return first
-    return TimeEmbedding(tuple(
-        gather([(table.rows[block], 0 if len(table.rows[block]) == 1 else row)
-                for table, row in zip(own, rows, strict=True)])
-        for block in range(len(first.rows))
-    ))  # fmt: skip
+    return TimeEmbedding(
+        tuple(
+            gather(
+                [
+                    (table.rows[block], 0 if len(table.rows[block]) == 1 else row)
+                    for table, row in zip(own, rows, strict=True)
+                ]
+            )
+            for block in range(len(first.rows))
+        )
+    )
 
 
 def _adapters(job: DenoisingJob) -> Row:

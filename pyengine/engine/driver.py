@@ -94,8 +94,9 @@ class Driver:
             if len(self.waiting) >= self.max_waiting:
                 raise QueueFullError(
                     f"max_waiting: expected at most {self.max_waiting} jobs that wait; the queue is"
-                    " full", estimates.next_place(self),
-                )  # fmt: skip
+                    " full",
+                    estimates.next_place(self),
+                )
 
     def _check_deadline(self, entry: Entry) -> None:
         """Raises DeadlineError where the job is not likely to be done by then."""
@@ -104,14 +105,17 @@ class Driver:
             return
         alone = estimates.alone(self, entry)
         if alone > deadline:
-            raise TooLongError(_SOONER.format(alone, "takes with nothing beside it", deadline),
-                               max(alone - deadline, 0.1))  # fmt: skip
+            raise TooLongError(
+                _SOONER.format(alone, "takes with nothing beside it", deadline),
+                max(alone - deadline, 0.1),
+            )
         if not (self.waiting or self.running):  # it may try, to learn that it has become faster
             return
         now = estimates.MARGIN * estimates.finish(self, entry)
         if now > deadline:
-            raise DeadlineError(_SOONER.format(now, "is likely to take now", deadline),
-                                max(now - deadline, 0.1))  # fmt: skip
+            raise DeadlineError(
+                _SOONER.format(now, "is likely to take now", deadline), max(now - deadline, 0.1)
+            )
 
     def cancelled(self, job: EngineJob) -> None:
         with self.lock:
@@ -362,8 +366,9 @@ class Driver:
                 self._fail(entry, e)
         return used
 
-    def _stepped(self, entry: Entry, pictures: Sequence[Job], seconds: float,
-                 used: KernelsUsed) -> None:  # fmt: skip
+    def _stepped(
+        self, entry: Entry, pictures: Sequence[Job], seconds: float, used: KernelsUsed
+    ) -> None:
         """These of a job's pictures have taken a step."""
         if entry not in self.running:
             return

@@ -42,10 +42,15 @@ class Engine:
     """
 
     def __init__(
-        self, *models: Any, max_waiting: int = 64, memory: int | str | None = None,
-        longest_step: float = LONGEST_STEP, _clock: Callable[[], float] = time.monotonic,
-        _thread: bool = True, **loading: Any,
-    ):  # fmt: skip
+        self,
+        *models: Any,
+        max_waiting: int = 64,
+        memory: int | str | None = None,
+        longest_step: float = LONGEST_STEP,
+        _clock: Callable[[], float] = time.monotonic,
+        _thread: bool = True,
+        **loading: Any,
+    ):
         """Loads the models, and starts the thread that runs their jobs.
 
         Args:
@@ -63,8 +68,9 @@ class Engine:
         longest = checks.real("longest_step", longest_step, 1e-3, 1e6)
         if not models:
             raise RequestError("models: expected one at least, given none")
-        names = [model.source if isinstance(model, Pipeline) else os.fspath(model)
-                 for model in models]  # fmt: skip
+        names = [
+            model.source if isinstance(model, Pipeline) else os.fspath(model) for model in models
+        ]
         if len(set(names)) != len(names):
             raise RequestError(f"models: expected each once, given {', '.join(names)}")
         self._pipes: dict[str, Any] = {
@@ -107,10 +113,17 @@ class Engine:
         return estimates.remaining(self._driver)
 
     def submit(
-        self, model: Any = None, *, priority: int = 0, deadline: float | None = None,
-        previews: int = 0, quick_previews: bool = False, share: str = "",
-        check: Callable[[Any], None] | None = None, **call: Any,
-    ) -> EngineJob:  # fmt: skip
+        self,
+        model: Any = None,
+        *,
+        priority: int = 0,
+        deadline: float | None = None,
+        previews: int = 0,
+        quick_previews: bool = False,
+        share: str = "",
+        check: Callable[[Any], None] | None = None,
+        **call: Any,
+    ) -> EngineJob:
         """A job for a call of the model, at once.
 
         What the call warns of is in `job.report.warnings`. The retry_after of what refuses a job
@@ -138,8 +151,10 @@ class Engine:
             UnavailableError: in a process that was forked after the engine was made.
         """
         if os.getpid() != self._process:
-            raise UnavailableError("engine: expected the process that made it, which is another's"
-                                   " parent; make an engine after the fork")  # fmt: skip
+            raise UnavailableError(
+                "engine: expected the process that made it, which is another's"
+                " parent; make an engine after the fork"
+            )
         name, pipe = self._find(model)
         priority = checks.integer("priority", priority, -MAX_PRIORITY, MAX_PRIORITY)
         previews = checks.integer("previews", previews, 0, MAX_PREVIEWS)
@@ -154,8 +169,15 @@ class Engine:
             check(request)
         stages = Stages(name, pipe, request)
         stages.quick = quick_previews
-        job = EngineJob(self._driver, name, stages, priority=priority, deadline=deadline,
-                        previews=previews, share=share)  # fmt: skip
+        job = EngineJob(
+            self._driver,
+            name,
+            stages,
+            priority=priority,
+            deadline=deadline,
+            previews=previews,
+            share=share,
+        )
         self._driver.submit(job)
         return job
 
@@ -218,9 +240,11 @@ class Engine:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         try:
             self.drain()
         except KeyboardInterrupt:

@@ -30,8 +30,17 @@ class EngineJob:
     report: how it is carried out, complete when the job is done. All is safe from any thread.
     """
 
-    def __init__(self, owner: Owner, model: str, stages: Stages, *, priority: int = 0,
-                 deadline: float | None = None, previews: int = 0, share: str = ""):  # fmt: skip
+    def __init__(
+        self,
+        owner: Owner,
+        model: str,
+        stages: Stages,
+        *,
+        priority: int = 0,
+        deadline: float | None = None,
+        previews: int = 0,
+        share: str = "",
+    ):
         self.model, self.share = model, share
         self.priority, self.deadline, self.previews = priority, deadline, previews
         self.report: Report = stages.report

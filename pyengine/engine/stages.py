@@ -62,9 +62,9 @@ class Stages(Steps):
         self._call = self._begin()
         self.total = self.left
         steps = self.progress[1]
-        self._previews = sorted({
-            k * steps // (previews + 1) for k in range(1, previews + 1)
-        } - {0, steps})  # fmt: skip
+        self._previews = sorted(
+            {k * steps // (previews + 1) for k in range(1, previews + 1)} - {0, steps}
+        )
 
     def key(self, picture: Job) -> Hashable:
         """Equal for pictures that share an evaluation."""

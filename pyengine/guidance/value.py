@@ -62,9 +62,11 @@ class Guidance:
     def conditions(self) -> tuple[str, ...]:
         """Names of the conditions, each once: the base, then as the terms name them."""
         named = (
-            name for term in self.terms for name in (term.away, term.across, term.towards)
+            name
+            for term in self.terms
+            for name in (term.away, term.across, term.towards)
             if name is not None and name != self.last
-        )  # fmt: skip
+        )
         return tuple(dict.fromkeys((self.base, *named, self.last)))
 
     @property
@@ -80,8 +82,12 @@ class Guidance:
         if not self.terms:
             return 1.0
         term = self.terms[0]
-        alone = (len(self.terms) == 1 and term.away == self.base and term.towards != self.base
-                 and term.across is None)  # fmt: skip
+        alone = (
+            len(self.terms) == 1
+            and term.away == self.base
+            and term.towards != self.base
+            and term.across is None
+        )
         return term.scale if alone else None
 
     def combine(self, outputs: Mapping[str, Tensor]) -> Tensor:

@@ -126,10 +126,18 @@ def _e(pool: Literal["mean", "max"]) -> tuple[Branch, ...]:
 
 
 _BLOCKS: dict[str, tuple[Branch, ...]] = {
-    "Mixed_5b": _a(32), "Mixed_5c": _a(64), "Mixed_5d": _a(64), "Mixed_6a": _B,
-    "Mixed_6b": _c(128), "Mixed_6c": _c(160), "Mixed_6d": _c(160), "Mixed_6e": _c(192),
-    "Mixed_7a": _D, "Mixed_7b": _e("mean"), "Mixed_7c": _e("max"),
-}  # fmt: skip
+    "Mixed_5b": _a(32),
+    "Mixed_5c": _a(64),
+    "Mixed_5d": _a(64),
+    "Mixed_6a": _B,
+    "Mixed_6b": _c(128),
+    "Mixed_6c": _c(160),
+    "Mixed_6d": _c(160),
+    "Mixed_6e": _c(192),
+    "Mixed_7a": _D,
+    "Mixed_7b": _e("mean"),
+    "Mixed_7c": _e("max"),
+}
 
 
 class _ConvNorm(nn.Module):
@@ -203,9 +211,12 @@ class InceptionV3(nn.Module):
     """
 
     def __init__(
-        self, file: str | os.PathLike[str] | None, output: Output = "2048",
-        resize: Resize = "tensorflow", batch: int = 32,
-    ):  # fmt: skip
+        self,
+        file: str | os.PathLike[str] | None,
+        output: Output = "2048",
+        resize: Resize = "tensorflow",
+        batch: int = 32,
+    ):
         super().__init__()
         if output not in OUTPUTS:
             raise RequestError(f"output: expected one of {', '.join(OUTPUTS)}, given {output!r}")
@@ -251,10 +262,16 @@ class InceptionV3(nn.Module):
         """
         images = check_images(images)
         device = self.fc.weight.device
-        return torch.cat([
-            self._features(resized(images[i : i + self.batch].to(device), self.resize))
-            for i in range(0, len(images), self.batch)
-        ]) if len(images) else torch.empty(0, self._width())  # fmt: skip
+        return (
+            torch.cat(
+                [
+                    self._features(resized(images[i : i + self.batch].to(device), self.resize))
+                    for i in range(0, len(images), self.batch)
+                ]
+            )
+            if len(images)
+            else torch.empty(0, self._width())
+        )
 
     def _width(self) -> int:
         return int(self.output) if self.output.isdigit() else self.fc.out_features

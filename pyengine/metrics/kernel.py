@@ -28,10 +28,18 @@ class KernelDistance(SampledMetric):
     """
 
     def __init__(
-        self, features: Features, *, subsets: int = 100, subset_size: int = 1000, degree: int = 3,
-        gamma: float | None = None, coef: float = 1.0, seed: int | None = None,
-        capacity: int = CAPACITY, reset_real_features: bool = True,
-    ):  # fmt: skip
+        self,
+        features: Features,
+        *,
+        subsets: int = 100,
+        subset_size: int = 1000,
+        degree: int = 3,
+        gamma: float | None = None,
+        coef: float = 1.0,
+        seed: int | None = None,
+        capacity: int = CAPACITY,
+        reset_real_features: bool = True,
+    ):
         self.subsets = check_whole("subsets", subsets, 1)
         self.subset_size = check_whole("subset_size", subset_size, 2)
         self.degree = check_whole("degree", degree, 1)

@@ -16,9 +16,13 @@ BLOCK = 1024
 
 class _NeighbourMetric(SampledMetric):
     def __init__(
-        self, features: Features, *, k: int, capacity: int = CAPACITY,
+        self,
+        features: Features,
+        *,
+        k: int,
+        capacity: int = CAPACITY,
         reset_real_features: bool = True,
-    ):  # fmt: skip
+    ):
         self.k = check_whole("k", k, 1)
         super().__init__(features, capacity=capacity, reset_real_features=reset_real_features)
 
@@ -50,9 +54,13 @@ class PrecisionRecall(_NeighbourMetric):
     """
 
     def __init__(
-        self, features: Features, *, k: int = 3, capacity: int = CAPACITY,
+        self,
+        features: Features,
+        *,
+        k: int = 3,
+        capacity: int = CAPACITY,
         reset_real_features: bool = True,
-    ):  # fmt: skip
+    ):
         super().__init__(features, k=k, capacity=capacity, reset_real_features=reset_real_features)
 
     def compute(self) -> Manifolds:
@@ -87,9 +95,13 @@ class DensityCoverage(_NeighbourMetric):
     """
 
     def __init__(
-        self, features: Features, *, k: int = 5, capacity: int = CAPACITY,
+        self,
+        features: Features,
+        *,
+        k: int = 5,
+        capacity: int = CAPACITY,
         reset_real_features: bool = True,
-    ):  # fmt: skip
+    ):
         super().__init__(features, k=k, capacity=capacity, reset_real_features=reset_real_features)
 
     def compute(self) -> Densities:

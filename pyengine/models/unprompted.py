@@ -39,8 +39,10 @@ class UnpromptedModel(Model):
         timesteps: [T]. class_labels: as of `forward`, for N pictures or one; they must be given
         here, not to `forward`. The others: of other networks, refused.
         """
-        for name, value in (("timestep_cond", timestep_cond),
-                            ("added_cond_kwargs", added_cond_kwargs)):  # fmt: skip
+        for name, value in (
+            ("timestep_cond", timestep_cond),
+            ("added_cond_kwargs", added_cond_kwargs),
+        ):
             if value is not None:
                 raise RequestError(f"{name}: expected None for a {type(self).__name__}")
         return self._embed(flat_timesteps(timesteps, self.device)[:, None], class_labels)

@@ -40,8 +40,12 @@ def tensor(op: str, argument: str, value: object) -> None:
         hint = "; torch.from_numpy makes one" if type(value).__name__ == "ndarray" else ""
         raise wrong(op, argument, "a torch.Tensor", given(value) + hint)
     if value.is_nested:
-        raise wrong(op, argument, "a dense tensor", "a nested one; torch.nested.to_padded_tensor"
-                    " makes a dense one")  # fmt: skip
+        raise wrong(
+            op,
+            argument,
+            "a dense tensor",
+            "a nested one; torch.nested.to_padded_tensor makes a dense one",
+        )
     if value.layout is not torch.strided:
         raise wrong(op, argument, "a dense tensor", f"{value.layout}; to_dense() makes one")
 

@@ -11,14 +11,23 @@ MOST = 1 << 17
 
 
 def check(
-    x: Tensor, weight: Tensor, weight_scale: Tensor, channels: int, *, transposed: bool,
+    x: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    channels: int,
+    *,
+    transposed: bool,
     slopes: Tensor | None,
-) -> None:  # fmt: skip
+) -> None:
     """Raises RequestError unless weight and weight_scale are what quantize_filters made for x."""
     op = "conv2d"
     if weight.dtype != int8 or weight.dim() != 6:
-        raise wrong(op, "weight", "quantize_filters' numbers beside weight_scale",
-                    f"{weight.dtype} {list(weight.shape)}")  # fmt: skip
+        raise wrong(
+            op,
+            "weight",
+            "quantize_filters' numbers beside weight_scale",
+            f"{weight.dtype} {list(weight.shape)}",
+        )
     if weight.device != x.device:
         raise wrong(op, "weight", f"x's device {x.device}", weight.device)
     if channels > MOST:

@@ -105,18 +105,24 @@ class Op(Generic[Result]):
             self.kinds.check(self.name, (x, *args), kwargs)
         if lead.dtype not in ALL_FLOATS:
             raise _check.wrong(
-                self.name, self.kinds.names[self.decides],
-                "a floating-point dtype up to float64", lead.dtype,
-            )  # fmt: skip
+                self.name,
+                self.kinds.names[self.decides],
+                "a floating-point dtype up to float64",
+                lead.dtype,
+            )
         if x.is_meta and not _backend.forced(self.name):
             self.kinds.check(self.name, (x, *args), kwargs)
             return self._on_meta(x, *args, **kwargs)
         self.check(x, *args, **kwargs)
         gradient = torch.is_grad_enabled() and _wants_gradient(x, *args, *kwargs.values())
         backend = _backend.choose(
-            self.name, self.table, lead.device.type, lead.dtype, gradient,
+            self.name,
+            self.table,
+            lead.device.type,
+            lead.dtype,
+            gradient,
             lambda row: row.serves is None or row.serves(x, *args, **kwargs),
-        )  # fmt: skip
+        )
         if backend.name != "cpu":  # torch might compute something from what is no dense tensor
             self._look_closer(backend.name, (x, *args), kwargs)
         function: Callable[..., Result] = backend.function

@@ -191,9 +191,11 @@ def quantize_weight(
         raise wrong("quantize_weight", "dtype", "torch.int8 or torch.float8_e4m3fn", dtype)
     if weight.dim() != 2 or not weight.dtype.is_floating_point:
         raise wrong(
-            "quantize_weight", "weight", "a floating-point matrix [Cout, C]",
+            "quantize_weight",
+            "weight",
+            "a floating-point matrix [Cout, C]",
             f"{weight.dtype} {list(weight.shape)}",
-        )  # fmt: skip
+        )
     numbers, scale = quantize_rows(weight.detach(), dtype)
     if not scale.isfinite().all():
         raise wrong("quantize_weight", "weight", "finite numbers in float32", "NaN or infinity")
@@ -246,9 +248,11 @@ def quantize_filters(weight: Tensor) -> tuple[Tensor, Tensor]:
     _check.tensor("quantize_filters", "weight", weight)
     if weight.dim() != 4 or not weight.dtype.is_floating_point:
         raise wrong(
-            "quantize_filters", "weight", "floating-point filters [Cout, C, KH, KW]",
+            "quantize_filters",
+            "weight",
+            "floating-point filters [Cout, C, KH, KW]",
             f"{weight.dtype} {list(weight.shape)}",
-        )  # fmt: skip
+        )
     channels, height, width = weight.shape[1:]
     numbers, scale = quantize_rows(ohwi(weight.detach()).flatten(1), torch.int8)
     if not scale.isfinite().all():
@@ -319,9 +323,11 @@ def check_told(op: str, argument: str, packed: Tensor, hint: str) -> None:
         and not packed[-1, ..., -last:].any()
     ):
         raise wrong(
-            op, argument, f"{hint} beside it, since its last panel seems to be padded",
+            op,
+            argument,
+            f"{hint} beside it, since its last panel seems to be padded",
             f"{list(packed.shape)} alone",
-        )  # fmt: skip
+        )
 
 
 def unpack_weight(packed: Tensor, channels: int | None = None) -> Tensor:

@@ -45,9 +45,14 @@ class Recordings:
         return Recordings, ()
 
     def __call__(
-        self, network: nn.Module, function: Function[Result], x: Tensor,
-        changing: Sequence[Tensor], kept: Sequence[Tensor] = (), which: Hashable = None,
-    ) -> Result:  # fmt: skip
+        self,
+        network: nn.Module,
+        function: Function[Result],
+        x: Tensor,
+        changing: Sequence[Tensor],
+        kept: Sequence[Tensor] = (),
+        which: Hashable = None,
+    ) -> Result:
         """function(x, changing, kept), in memory of its own.
 
         The function is called itself where x is large or not on a CPU, where gradients may be
@@ -71,9 +76,14 @@ class Recordings:
             self._lock.release()
 
     def _locked(
-        self, network: nn.Module, function: Function[Result], x: Tensor,
-        changing: Sequence[Tensor], kept: Sequence[Tensor], which: Hashable,
-    ) -> Result:  # fmt: skip
+        self,
+        network: nn.Module,
+        function: Function[Result],
+        x: Tensor,
+        changing: Sequence[Tensor],
+        kept: Sequence[Tensor],
+        which: Hashable,
+    ) -> Result:
         shapes = tuple((t.shape, t.dtype) for t in (x, *changing, *kept))
         key = (which, shapes, len(kept), torch.get_num_threads(), _core.isa())
         if key not in self._known:  # a shape that comes once is not recorded
@@ -119,9 +129,12 @@ class _Recording:
     @torch.inference_mode(False)
     @torch.no_grad()
     def note(
-        self, function: Function[Result], x: Tensor, changing: Sequence[Tensor],
+        self,
+        function: Function[Result],
+        x: Tensor,
+        changing: Sequence[Tensor],
         kept: Sequence[Tensor],
-    ) -> Result:  # fmt: skip
+    ) -> Result:
         """Runs the function once, noting."""
         self.x = _own(x)
         self.changing, self.kept = list(map(_own, changing)), list(map(_own, kept))

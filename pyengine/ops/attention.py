@@ -18,9 +18,15 @@ from ._op import Op
 
 
 def _check_arguments(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, *, mask: Tensor | None = None,
-    causal: bool = False, scale: float | None = None,
-) -> None:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> None:
     op = "attention"
     if q.dim() != 3:
         raise wrong(op, "q", "3 dimensions [N, Lq, heads * D]", list(q.shape))
@@ -48,16 +54,28 @@ def _check_arguments(
 
 
 def _empty(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, *, mask: Tensor | None = None,
-    causal: bool = False, scale: float | None = None,
-) -> Tensor:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
     return q.new_empty(q.shape[0], q.shape[1], v.shape[2])
 
 
 def _torch(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, *, mask: Tensor | None = None,
-    causal: bool = False, scale: float | None = None,
-) -> Tensor:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
     n, lq, lk = q.shape[0], q.shape[1], k.shape[1]
     qh, kh, vh = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (q, k, v))
     if mask is not None:
@@ -78,9 +96,15 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _cpu(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, *, mask: Tensor | None = None,
-    causal: bool = False, scale: float | None = None,
-) -> Tensor:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
     q, k, v = _rows(q), _rows(k), _rows(v)
     n, lq, width = q.shape
     lk, values = k.shape[1], v.shape[2]
@@ -117,9 +141,15 @@ def _cpu(
 
 
 def _ours_on_gpus(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, *, mask: Tensor | None = None,
-    causal: bool = False, scale: float | None = None,
-) -> bool:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> bool:
     """Where torch's FlashAttention pads a head by a third more than our kernel, or does not run.
 
     It computes heads in widths of 32, 64, 96, 128, 192 and 256: 40 as 64, where we take 48.
@@ -146,9 +176,15 @@ def _is_hopper(device: torch.device) -> bool:
 
 
 def _flash_3_serves(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, *, mask: Tensor | None = None,
-    causal: bool = False, scale: float | None = None,
-) -> bool:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> bool:
     """Where it computes what we mean, and pads no more than torch's FlashAttention: it takes heads
     in widths of 64, 96, 128, 192 and 256, in multiples of 8, and its causal rows end with the keys
     where ours begin with them.
@@ -183,9 +219,15 @@ def _load_flash_3() -> Callable[..., Tensor]:
         ) from error
 
     def flash_3(
-        q: Tensor, k: Tensor, v: Tensor, heads: int, *, mask: Tensor | None = None,
-        causal: bool = False, scale: float | None = None,
-    ) -> Tensor:  # fmt: skip
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        heads: int,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        scale: float | None = None,
+    ) -> Tensor:
         q, k, v = (_aligned(t).unflatten(2, (heads, -1)) for t in (q, k, v))
         # Keys in one part: how many it would choose depends on the batch.
         y = function(q, k, v, softmax_scale=scale, causal=causal, num_splits=1)

@@ -30,13 +30,25 @@ INPUT_ACTIVATIONS = ("none", "silu", "gelu", "relu")
 
 
 def _check_arguments(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1,
-    padding: Sequence[int] = (0, 0, 0, 0), x2: Tensor | None = None, scale: Tensor | None = None,
-    shift: Tensor | None = None, silu: bool = False, channel_add: Tensor | None = None,
-    residual: Tensor | None = None, upsample: bool = False, out_channels: int | None = None,
-    input_activation: str = "none", slopes: Tensor | None = None, transposed: bool = False,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: Sequence[int] = (0, 0, 0, 0),
+    x2: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    silu: bool = False,
+    channel_add: Tensor | None = None,
+    residual: Tensor | None = None,
+    upsample: bool = False,
+    out_channels: int | None = None,
+    input_activation: str = "none",
+    slopes: Tensor | None = None,
+    transposed: bool = False,
     weight_scale: Tensor | None = None,
-) -> None:  # fmt: skip
+) -> None:
     op = "conv2d"
     if x.dim() != 4:
         raise wrong(op, "x", "4 dimensions [N, H, W, C]", list(x.shape))
@@ -61,8 +73,9 @@ def _check_arguments(
     if (scale is None) != (shift is None):
         raise wrong(op, "scale", "both scale and shift or neither", "one")
     if input_activation not in INPUT_ACTIVATIONS:
-        raise wrong(op, "input_activation", f"one of {', '.join(INPUT_ACTIVATIONS)}",
-                    input_activation)  # fmt: skip
+        raise wrong(
+            op, "input_activation", f"one of {', '.join(INPUT_ACTIVATIONS)}", input_activation
+        )
     if silu and input_activation not in ("none", "silu"):
         raise wrong(op, "input_activation", "silu or none where silu is True", input_activation)
     shape = _output_shape(x, weight, bias, stride, padding, upsample, out_channels, transposed)
@@ -92,9 +105,13 @@ def _check_transposed(
 
 
 def _check_weight(
-    op: str, x: Tensor, weight: Tensor, channels: int, bias: Tensor | None,
+    op: str,
+    x: Tensor,
+    weight: Tensor,
+    channels: int,
+    bias: Tensor | None,
     out_channels: int | None,
-) -> None:  # fmt: skip
+) -> None:
     packed = weight.dim() == 5
     panels = (channels // 2, 2 * PANEL) if is_paired(weight) else (channels, PANEL)
     _check.shape(weight, (None,) * 3 + (panels if packed else (channels,)), op, "weight")
@@ -123,9 +140,15 @@ def _channels_out(weight: Tensor, bias: Tensor | None, out_channels: int | None)
 
 
 def _output_shape(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Sequence[int],
-    upsample: bool, out_channels: int | None, transposed: bool = False,
-) -> tuple[int, int, int, int]:  # fmt: skip
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    padding: Sequence[int],
+    upsample: bool,
+    out_channels: int | None,
+    transposed: bool = False,
+) -> tuple[int, int, int, int]:
     if transposed:  # of the one kind that there is
         height, width = (2 * side for side in x.shape[1:3])
         return x.shape[0], height, width, _channels_out(weight, bias, out_channels)
@@ -140,10 +163,18 @@ def _output_shape(
 
 
 def _empty(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1,
-    padding: Sequence[int] = (0, 0, 0, 0), upsample: bool = False, out_channels: int | None = None,
-    transposed: bool = False, weight_scale: Tensor | None = None, **_: Any,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: Sequence[int] = (0, 0, 0, 0),
+    upsample: bool = False,
+    out_channels: int | None = None,
+    transposed: bool = False,
+    weight_scale: Tensor | None = None,
+    **_: Any,
+) -> Tensor:
     out_channels = out_channels if weight_scale is None else len(weight_scale)
     return x.new_empty(
         _output_shape(x, weight, bias, stride, padding, upsample, out_channels, transposed)
@@ -155,13 +186,26 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
 
 
 def _cpu(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1,
-    padding: Sequence[int] = (0, 0, 0, 0), x2: Tensor | None = None, scale: Tensor | None = None,
-    shift: Tensor | None = None, silu: bool = False, channel_add: Tensor | None = None,
-    residual: Tensor | None = None, upsample: bool = False, out_channels: int | None = None,
-    input_activation: str = "none", slopes: Tensor | None = None, transposed: bool = False,
-    weight_scale: Tensor | None = None, algorithm: str = "",
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: Sequence[int] = (0, 0, 0, 0),
+    x2: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    silu: bool = False,
+    channel_add: Tensor | None = None,
+    residual: Tensor | None = None,
+    upsample: bool = False,
+    out_channels: int | None = None,
+    input_activation: str = "none",
+    slopes: Tensor | None = None,
+    transposed: bool = False,
+    weight_scale: Tensor | None = None,
+    algorithm: str = "",
+) -> Tensor:
     """algorithm: "" for the table's choice (csrc/core/conv/algorithm.cc), or one by its name; of no
     meaning beside weight_scale.
     """
@@ -221,10 +265,18 @@ def _cpu(
 
 
 def algorithm_of(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1,
-    padding: Sequence[int] = (0, 0, 0, 0), x2: Tensor | None = None, upsample: bool = False,
-    out_channels: int | None = None, transposed: bool = False, **_: Any,
-) -> str:  # fmt: skip
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: Sequence[int] = (0, 0, 0, 0),
+    x2: Tensor | None = None,
+    upsample: bool = False,
+    out_channels: int | None = None,
+    transposed: bool = False,
+    **_: Any,
+) -> str:
     """The algorithm that our C++ takes for a call: direct, winograd4 (F(4x4, 3x3)), winograd2
     or direct_bf16.
 
@@ -249,9 +301,13 @@ def algorithm_of(
 
 
 def _prologue(
-    x: Tensor, x2: Tensor | None, scale: Tensor | None, shift: Tensor | None, activation: str,
+    x: Tensor,
+    x2: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    activation: str,
     apply: Callable[..., Tensor] | None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """The input of the convolution: one tensor, in one pass where our kernel runs."""
     if scale is not None and shift is not None:
         simple = activation in ("none", "silu")
@@ -276,38 +332,77 @@ def _activated(x: Tensor, activation: str) -> Tensor:
 
 
 def _convolved(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Sequence[int],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    padding: Sequence[int],
     transposed: bool = False,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """F.conv2d or F.conv_transpose2d, whatever the caller has set in torch.backends.cudnn: no
     algorithm is chosen by timing, all are deterministic, and float32 is not multiplied in TF32,
     which is torch's default.
     """
     benchmark, deterministic, cudnn, tf32 = False, True, True, False
     y: Tensor = torch.ops.aten._convolution(
-        x, weight, bias, (stride, stride), padding, (1, 1), transposed, (0, 0), 1,
-        benchmark, deterministic, cudnn, tf32,
-    )  # fmt: skip
+        x,
+        weight,
+        bias,
+        (stride, stride),
+        padding,
+        (1, 1),
+        transposed,
+        (0, 0),
+        1,
+        benchmark,
+        deterministic,
+        cudnn,
+        tf32,
+    )
     return y
 
 
 def _torch(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1,
-    padding: Sequence[int] = (0, 0, 0, 0), x2: Tensor | None = None, scale: Tensor | None = None,
-    shift: Tensor | None = None, silu: bool = False, channel_add: Tensor | None = None,
-    residual: Tensor | None = None, upsample: bool = False, out_channels: int | None = None,
-    input_activation: str = "none", slopes: Tensor | None = None, transposed: bool = False,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: Sequence[int] = (0, 0, 0, 0),
+    x2: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    silu: bool = False,
+    channel_add: Tensor | None = None,
+    residual: Tensor | None = None,
+    upsample: bool = False,
+    out_channels: int | None = None,
+    input_activation: str = "none",
+    slopes: Tensor | None = None,
+    transposed: bool = False,
     weight_scale: Tensor | None = None,
-    apply: Callable[..., Tensor] | None = None, add: Callable[..., Tensor] | None = None,
-) -> Tensor:  # fmt: skip
+    apply: Callable[..., Tensor] | None = None,
+    add: Callable[..., Tensor] | None = None,
+) -> Tensor:
     """apply, add: apply_scale_shift and add_epilogue of pyengine.kernels, or None for torch's."""
     if weight_scale is not None:  # made for CPUs
         top, bottom, left, right = padding
         return reference.conv2d(
-            x, weight, bias, stride=stride, padding=(top, bottom, left, right), x2=x2,
-            scale=scale, shift=shift, silu=silu, channel_add=channel_add, residual=residual,
-            upsample=upsample, input_activation=input_activation, weight_scale=weight_scale,
-        )  # fmt: skip
+            x,
+            weight,
+            bias,
+            stride=stride,
+            padding=(top, bottom, left, right),
+            x2=x2,
+            scale=scale,
+            shift=shift,
+            silu=silu,
+            channel_add=channel_add,
+            residual=residual,
+            upsample=upsample,
+            input_activation=input_activation,
+            weight_scale=weight_scale,
+        )
     if weight.dim() == 5:
         weight = unpack_weight(weight, _channels_out(weight, bias, out_channels))
     weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
@@ -425,8 +520,21 @@ def conv2d(
     if out_channels is None:
         out_channels = channels_of(weight)
     return OP(
-        x, weight, bias, stride=stride, padding=padding, x2=x2, scale=scale, shift=shift,
-        silu=silu, channel_add=channel_add, residual=residual, upsample=upsample,
-        out_channels=out_channels, input_activation=input_activation, slopes=slopes,
-        transposed=transposed, weight_scale=weight_scale,
-    )  # fmt: skip
+        x,
+        weight,
+        bias,
+        stride=stride,
+        padding=padding,
+        x2=x2,
+        scale=scale,
+        shift=shift,
+        silu=silu,
+        channel_add=channel_add,
+        residual=residual,
+        upsample=upsample,
+        out_channels=out_channels,
+        input_activation=input_activation,
+        slopes=slopes,
+        transposed=transposed,
+        weight_scale=weight_scale,
+    )

@@ -15,9 +15,15 @@ _NAME = "decode_attention"
 
 
 def _check_arguments(
-    q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: int, *,
-    scale: float | None = None, slots: Tensor | None = None,
-) -> None:  # fmt: skip
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    heads: int,
+    *,
+    scale: float | None = None,
+    slots: Tensor | None = None,
+) -> None:
     width = _check_heads(_NAME, "q", q, heads)
     _check.like(q, q, _NAME, "q")
     kv_heads = check_cache(_NAME, q, width, keys, values, lengths, slots)
@@ -26,16 +32,28 @@ def _check_arguments(
 
 
 def _empty(
-    q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: int, *,
-    scale: float | None = None, slots: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    heads: int,
+    *,
+    scale: float | None = None,
+    slots: Tensor | None = None,
+) -> Tensor:
     return q.new_empty(q.shape)
 
 
 def _cpu(
-    q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: int, *,
-    scale: float | None = None, slots: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    heads: int,
+    *,
+    scale: float | None = None,
+    slots: Tensor | None = None,
+) -> Tensor:
     q, lengths, slots = _rows(q), lengths.contiguous(), contiguous(slots)
     n, count, width = q.shape
     head = width // heads
@@ -77,9 +95,15 @@ def _checked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A backend that reads the cache itself, behind a look at the lengths and slots."""
 
     def run(
-        q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: int, *,
-        scale: float | None = None, slots: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+        q: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        lengths: Tensor,
+        heads: int,
+        *,
+        scale: float | None = None,
+        slots: Tensor | None = None,
+    ) -> Tensor:
         check_room(_NAME, lengths, slots, keys, q.shape[1], keys.shape[1])
         return function(q, keys, values, lengths, heads, scale=scale, slots=slots)
 

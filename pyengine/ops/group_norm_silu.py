@@ -66,16 +66,26 @@ def _weights(weight: Tensor | None, bias: Tensor | None, groups: int, eps: float
 
 
 def _check_silu(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float = 1e-5,
-    x2: Tensor | None = None, silu: bool = True,
-) -> None:  # fmt: skip
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    groups: int,
+    eps: float = 1e-5,
+    x2: Tensor | None = None,
+    silu: bool = True,
+) -> None:
     _check_norm("group_norm_silu", x, weight, bias, groups, eps, x2)
 
 
 def _empty_silu(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float = 1e-5,
-    x2: Tensor | None = None, silu: bool = True,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    groups: int,
+    eps: float = 1e-5,
+    x2: Tensor | None = None,
+    silu: bool = True,
+) -> Tensor:
     return x.new_empty(_empty_shape(x, x2))
 
 
@@ -84,9 +94,14 @@ def _empty_shape(x: Tensor, x2: Tensor | None) -> tuple[int, ...]:
 
 
 def _cpu_silu(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float = 1e-5,
-    x2: Tensor | None = None, silu: bool = True,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    groups: int,
+    eps: float = 1e-5,
+    x2: Tensor | None = None,
+    silu: bool = True,
+) -> Tensor:
     x, x2 = x.contiguous(), None if x2 is None else x2.contiguous()
     weight, bias = (None if t is None else float32(t) for t in (weight, bias))
     y = _memory.empty(_empty_shape(x, x2), x.dtype)
@@ -151,16 +166,24 @@ def group_norm_silu(
 
 
 def _check_scale_shift(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float = 1e-5,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    groups: int,
+    eps: float = 1e-5,
     x2: Tensor | None = None,
-) -> None:  # fmt: skip
+) -> None:
     _check_norm("group_norm_scale_shift", x, weight, bias, groups, eps, x2)
 
 
 def _empty_scale_shift(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float = 1e-5,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    groups: int,
+    eps: float = 1e-5,
     x2: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     channels = x.shape[3] + (0 if x2 is None else x2.shape[3])
     shape = x.shape[0], channels
@@ -168,9 +191,13 @@ def _empty_scale_shift(
 
 
 def _cpu_scale_shift(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float = 1e-5,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    groups: int,
+    eps: float = 1e-5,
     x2: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     x, x2 = x.contiguous(), None if x2 is None else x2.contiguous()
     weight, bias = (None if t is None else float32(t) for t in (weight, bias))
     shape = x.shape[0], x.shape[3] + (0 if x2 is None else x2.shape[3])

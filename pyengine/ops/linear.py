@@ -32,12 +32,22 @@ QUANTISED = (torch.int8, torch.float8_e4m3fn)
 
 
 def _check_arguments(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, x2: Tensor | None = None,
-    addend: Tensor | None = None, activation: str = "none", gate: Tensor | None = None,
-    residual: Tensor | None = None, scale: Tensor | None = None, shift: Tensor | None = None,
-    silu: bool = False, out_features: int | None = None, weight_scale: Tensor | None = None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    x2: Tensor | None = None,
+    addend: Tensor | None = None,
+    activation: str = "none",
+    gate: Tensor | None = None,
+    residual: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    silu: bool = False,
+    out_features: int | None = None,
+    weight_scale: Tensor | None = None,
     quantize_x: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     op = "linear"
     if x.dim() < 1:
         raise wrong(op, "x", "at least one dimension", "a scalar")
@@ -85,9 +95,14 @@ def _check_arguments(
 
 
 def _check_weight(
-    op: str, x: Tensor, weight: Tensor, bias: Tensor | None, channels: int,
-    out_features: int | None, weight_scale: Tensor | None,
-) -> int:  # fmt: skip
+    op: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    channels: int,
+    out_features: int | None,
+    weight_scale: Tensor | None,
+) -> int:
     """Checks weight, its scales and bias against each other; returns Cout."""
     whole = weight.dtype in QUANTISED
     if whole and weight.device != x.device:
@@ -129,9 +144,11 @@ def _check_weight(
 
 
 def _features(
-    weight: Tensor, bias: Tensor | None, out_features: int | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    out_features: int | None,
     weight_scale: Tensor | None = None,
-) -> int:  # fmt: skip
+) -> int:
     """Cout: what a packed weight, whose last panel may be padded, does not tell by itself."""
     if weight.dim() == 2:
         return weight.shape[0]
@@ -143,9 +160,15 @@ def _features(
 
 
 def _empty(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str = "none",
-    out_features: int | None = None, weight_scale: Tensor | None = None, **_: Any,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str = "none",
+    out_features: int | None = None,
+    weight_scale: Tensor | None = None,
+    **_: Any,
+) -> Tensor:
     features = _features(weight, bias, out_features, weight_scale)
     return x.new_empty(*x.shape[:-1], features // 2 if activation in GATED else features)
 
@@ -164,12 +187,22 @@ def _panels(weight: Tensor, features: int, channels: int, activation: str, quads
 
 
 def _cpu(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, x2: Tensor | None = None,
-    addend: Tensor | None = None, activation: str = "none", gate: Tensor | None = None,
-    residual: Tensor | None = None, scale: Tensor | None = None, shift: Tensor | None = None,
-    silu: bool = False, out_features: int | None = None, weight_scale: Tensor | None = None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    x2: Tensor | None = None,
+    addend: Tensor | None = None,
+    activation: str = "none",
+    gate: Tensor | None = None,
+    residual: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    silu: bool = False,
+    out_features: int | None = None,
+    weight_scale: Tensor | None = None,
     quantize_x: bool = False,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     features = _features(weight, bias, out_features, weight_scale)
     dtype, whole = x.dtype, quantize_x and weight.dtype == torch.int8
     channels = x.shape[-1] + (0 if x2 is None else x2.shape[-1])
@@ -223,18 +256,39 @@ def _cpu(
 
 
 def _torch(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, x2: Tensor | None = None,
-    addend: Tensor | None = None, activation: str = "none", gate: Tensor | None = None,
-    residual: Tensor | None = None, scale: Tensor | None = None, shift: Tensor | None = None,
-    silu: bool = False, out_features: int | None = None, weight_scale: Tensor | None = None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    x2: Tensor | None = None,
+    addend: Tensor | None = None,
+    activation: str = "none",
+    gate: Tensor | None = None,
+    residual: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    silu: bool = False,
+    out_features: int | None = None,
+    weight_scale: Tensor | None = None,
     quantize_x: bool = False,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     if quantize_x and weight.dtype == torch.int8:  # made for CPUs
         return reference.linear(
-            x, weight, bias, x2=x2, addend=addend, activation=activation, gate=gate,
-            residual=residual, scale=scale, shift=shift, silu=silu, out_features=out_features,
-            weight_scale=weight_scale, quantize_x=True,
-        )  # fmt: skip
+            x,
+            weight,
+            bias,
+            x2=x2,
+            addend=addend,
+            activation=activation,
+            gate=gate,
+            residual=residual,
+            scale=scale,
+            shift=shift,
+            silu=silu,
+            out_features=out_features,
+            weight_scale=weight_scale,
+            quantize_x=True,
+        )
     channels = x.shape[-1] + (0 if x2 is None else x2.shape[-1])
     weight = plain_weight(weight, _features(weight, bias, out_features, weight_scale), channels)
     if weight_scale is not None:
@@ -276,9 +330,15 @@ FEW_ROWS = 16
 
 
 def _serves(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, x2: Tensor | None = None,
-    scale: Tensor | None = None, quantize_x: bool = False, **_: Any,
-) -> bool:  # fmt: skip
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    x2: Tensor | None = None,
+    scale: Tensor | None = None,
+    quantize_x: bool = False,
+    **_: Any,
+) -> bool:
     """Where reading the weights is all the time there is, and where they have 8 bits and tensor
     cores multiply; [N, C] is one row of every picture.
     """
@@ -368,7 +428,18 @@ def linear(
     if out_features is None:
         out_features = channels_of(weight)
     return OP(
-        x, weight, bias, x2=x2, addend=addend, activation=activation, gate=gate,
-        residual=residual, scale=scale, shift=shift, silu=silu, out_features=out_features,
-        weight_scale=weight_scale, quantize_x=quantize_x,
-    )  # fmt: skip
+        x,
+        weight,
+        bias,
+        x2=x2,
+        addend=addend,
+        activation=activation,
+        gate=gate,
+        residual=residual,
+        scale=scale,
+        shift=shift,
+        silu=silu,
+        out_features=out_features,
+        weight_scale=weight_scale,
+        quantize_x=quantize_x,
+    )

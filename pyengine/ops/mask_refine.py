@@ -17,9 +17,15 @@ _NAME = "mask_refine"
 
 
 def _check_arguments(
-    logits: Tensor, tokens: Tensor, noise: Tensor, gumbel: Tensor, masked: Tensor,
-    temperature: Tensor, mask_token: int, guidance: Tensor | None = None,
-) -> None:  # fmt: skip
+    logits: Tensor,
+    tokens: Tensor,
+    noise: Tensor,
+    gumbel: Tensor,
+    masked: Tensor,
+    temperature: Tensor,
+    mask_token: int,
+    guidance: Tensor | None = None,
+) -> None:
     if tokens.dim() != 2 or tokens.dtype != torch.int64:
         given = f"{list(tokens.shape)} {tokens.dtype}"
         raise wrong(_NAME, "tokens", "shape [N, L], dtype torch.int64", given)
@@ -55,9 +61,15 @@ def _refuse(tokens: Tensor, predicted: Tensor, mask_token: int) -> None:
 
 
 def _cpu(
-    logits: Tensor, tokens: Tensor, noise: Tensor, gumbel: Tensor, masked: Tensor,
-    temperature: Tensor, mask_token: int, guidance: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    logits: Tensor,
+    tokens: Tensor,
+    noise: Tensor,
+    gumbel: Tensor,
+    masked: Tensor,
+    temperature: Tensor,
+    mask_token: int,
+    guidance: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     results = _empty(logits, tokens)
     logits, tokens, masked = logits.contiguous(), tokens.contiguous(), masked.contiguous()
     race = noise.dim() == 3
@@ -97,9 +109,15 @@ def _checked(
     """A kernel behind which its faults become errors: a wait for the GPU."""
 
     def run(
-        logits: Tensor, tokens: Tensor, noise: Tensor, gumbel: Tensor, masked: Tensor,
-        temperature: Tensor, mask_token: int, guidance: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        logits: Tensor,
+        tokens: Tensor,
+        noise: Tensor,
+        gumbel: Tensor,
+        masked: Tensor,
+        temperature: Tensor,
+        mask_token: int,
+        guidance: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         results = function(logits, tokens, noise, gumbel, masked, temperature, mask_token, guidance)
         _refuse(tokens, results[1], mask_token)
         return results

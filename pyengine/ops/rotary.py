@@ -188,14 +188,26 @@ def refused(
             return wrong(op, "slots", f"0 to {len(keys) - 1}", slot)
         if slot in slots[:row].tolist():
             return wrong(op, "slots", "another slot for every row", f"{slot} twice")
-    return wrong(op, "lengths", f"0 to {most - count} where {count} tokens come into a cache of"
-                 f" {most}", f"{int(lengths[row])} for row {row}")  # fmt: skip
+    return wrong(
+        op,
+        "lengths",
+        f"0 to {most - count} where {count} tokens come into a cache of {most}",
+        f"{int(lengths[row])} for row {row}",
+    )
 
 
 def _check_rotary_cache(
-    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: int,
-    cosines: Tensor | None = None, sines: Tensor | None = None, slots: Tensor | None = None,
-) -> None:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    heads: int,
+    cosines: Tensor | None = None,
+    sines: Tensor | None = None,
+    slots: Tensor | None = None,
+) -> None:
     op = "rotary_cache"
     width = _check_heads(op, "q", q, heads)
     _check.like(q, q, op, "q")
@@ -210,9 +222,17 @@ def _check_rotary_cache(
 
 
 def _empty_cache(
-    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: int,
-    cosines: Tensor | None = None, sines: Tensor | None = None, slots: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    heads: int,
+    cosines: Tensor | None = None,
+    sines: Tensor | None = None,
+    slots: Tensor | None = None,
+) -> Tensor:
     return q.new_empty(q.shape)
 
 
@@ -226,9 +246,17 @@ def contiguous(slots: Tensor | None) -> Tensor | None:
 
 
 def _cpu_cache(
-    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: int,
-    cosines: Tensor | None = None, sines: Tensor | None = None, slots: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    heads: int,
+    cosines: Tensor | None = None,
+    sines: Tensor | None = None,
+    slots: Tensor | None = None,
+) -> Tensor:
     slots = contiguous(slots)
     q, k, v, lengths = _rows(q), _rows(k), _rows(v), lengths.contiguous()
     if cosines is not None and sines is not None:
@@ -282,9 +310,17 @@ def _room_checked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A backend that writes the cache itself, behind a look at the lengths and slots."""
 
     def run(
-        q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: int,
-        cosines: Tensor | None = None, sines: Tensor | None = None, slots: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        lengths: Tensor,
+        heads: int,
+        cosines: Tensor | None = None,
+        sines: Tensor | None = None,
+        slots: Tensor | None = None,
+    ) -> Tensor:
         most = _places(keys, cosines)
         check_room("rotary_cache", lengths, slots, keys, q.shape[1], most)
         return function(q, k, v, keys, values, lengths, heads, cosines, sines, slots)
@@ -382,8 +418,12 @@ def rotary_table(positions: Tensor, width: int, theta: float = 1e4) -> tuple[Ten
     """
     axes = positions.shape[1] if positions.dim() == 2 else 1
     if positions.dim() not in (1, 2) or axes > 2 or width <= 0 or width % (2 * axes):
-        raise wrong("rotary_table", "positions", f"[P], or [P, 2] and a multiple of 4, for {width}"
-                    " channels", list(positions.shape))  # fmt: skip
+        raise wrong(
+            "rotary_table",
+            "positions",
+            f"[P], or [P, 2] and a multiple of 4, for {width} channels",
+            list(positions.shape),
+        )
     own = width // axes
     steps = torch.arange(0, own, 2, dtype=torch.float32, device=positions.device) / own
     angle = 1.0 / theta**steps

@@ -44,11 +44,18 @@ def _empty(x: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _queue(
-    module: Any, on: int,
-    x: Tensor, out: Tensor, coeffs: Tensor, d1: Tensor | None = None, d2: Tensor | None = None,
-    d3: Tensor | None = None, base: Tensor | None = None, noise: Tensor | None = None,
+    module: Any,
+    on: int,
+    x: Tensor,
+    out: Tensor,
+    coeffs: Tensor,
+    d1: Tensor | None = None,
+    d2: Tensor | None = None,
+    d3: Tensor | None = None,
+    base: Tensor | None = None,
+    noise: Tensor | None = None,
     variance: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:
     """on: a number of threads, of the CPU's module; a stream's handle, of the GPU's."""
     dtype = x.dtype
     wide = out.dtype != dtype or (variance is not None and variance.dtype != dtype)

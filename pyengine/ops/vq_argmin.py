@@ -14,9 +14,13 @@ from .reference.vq_argmin import METRICS
 
 
 def _check_arguments(
-    x: Tensor, codebook: Tensor, *, metric: str = "l2", residual: bool = False,
+    x: Tensor,
+    codebook: Tensor,
+    *,
+    metric: str = "l2",
+    residual: bool = False,
     return_distances: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     op = "vq_argmin"
     if x.dim() < 1:
         raise wrong(op, "x", "at least one dimension", "a scalar")
@@ -38,9 +42,13 @@ def _check_arguments(
 
 
 def _empty(
-    x: Tensor, codebook: Tensor, *, metric: str = "l2", residual: bool = False,
+    x: Tensor,
+    codebook: Tensor,
+    *,
+    metric: str = "l2",
+    residual: bool = False,
     return_distances: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     shape = (*x.shape[:-1], *codebook.shape[:-2])
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     index = torch.empty(shape, dtype=torch.int64, device=x.device)
@@ -48,9 +56,13 @@ def _empty(
 
 
 def _cpu(
-    x: Tensor, codebook: Tensor, *, metric: str = "l2", residual: bool = False,
+    x: Tensor,
+    codebook: Tensor,
+    *,
+    metric: str = "l2",
+    residual: bool = False,
     return_distances: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     x, codebook = x.contiguous(), float32(codebook)
     index, distances = _empty(x, codebook, return_distances=return_distances)
     levels = codebook.shape[0] if codebook.dim() == 3 else 1
@@ -76,9 +88,13 @@ def _paired(function: Callable[..., Any]) -> Callable[..., tuple[Tensor, Tensor]
 
     @torch.no_grad()
     def run(
-        x: Tensor, codebook: Tensor, *, metric: str = "l2", residual: bool = False,
+        x: Tensor,
+        codebook: Tensor,
+        *,
+        metric: str = "l2",
+        residual: bool = False,
         return_distances: bool = False,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor]:
         found: Any = function(
             x, codebook, metric=metric, residual=residual, return_distances=return_distances
         )
@@ -103,14 +119,22 @@ OP = Op(
 
 @overload
 def vq_argmin(
-    x: Tensor, codebook: Tensor, *, metric: str = "l2", residual: bool = False,
+    x: Tensor,
+    codebook: Tensor,
+    *,
+    metric: str = "l2",
+    residual: bool = False,
     return_distances: Literal[False] = False,
-) -> Tensor: ...  # fmt: skip
+) -> Tensor: ...
 @overload
 def vq_argmin(
-    x: Tensor, codebook: Tensor, *, metric: str = "l2", residual: bool = False,
+    x: Tensor,
+    codebook: Tensor,
+    *,
+    metric: str = "l2",
+    residual: bool = False,
     return_distances: bool,
-) -> Tensor | tuple[Tensor, Tensor]: ...  # fmt: skip
+) -> Tensor | tuple[Tensor, Tensor]: ...
 def vq_argmin(
     x: Tensor,
     codebook: Tensor,

@@ -15,9 +15,13 @@ _NAME = "vq_decode"
 
 
 def _check_arguments(
-    indices: Tensor, codebook: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *,
+    indices: Tensor,
+    codebook: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
     residual: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     if codebook.dim() not in (2, 3) or 0 in codebook.shape:
         raise wrong(_NAME, "codebook", "shape [K, d] or [G, K, d]", list(codebook.shape))
     if indices.dtype != torch.int64:
@@ -47,9 +51,13 @@ def _inputs(codebook: Tensor, residual: bool) -> int:
 
 
 def _empty(
-    indices: Tensor, codebook: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *,
+    indices: Tensor,
+    codebook: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
     residual: bool = False,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     places = indices.shape if codebook.dim() == 2 else indices.shape[:-1]
     channels = _inputs(codebook, residual) if weight is None else weight.shape[0]
     return codebook.new_empty(*places, channels)
@@ -60,9 +68,13 @@ def _outside(value: int, entries: int) -> Exception:
 
 
 def _cpu(
-    indices: Tensor, codebook: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *,
+    indices: Tensor,
+    codebook: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
     residual: bool = False,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     y = _empty(indices, codebook, weight, bias, residual=residual)
     indices, codebook = indices.contiguous(), codebook.contiguous()
     weight = None if weight is None else float32(weight.T)
@@ -162,8 +174,11 @@ def fold_codebook(
     """
     _check_arguments(
         torch.empty(codebook.shape[:-2], dtype=torch.int64, device=codebook.device),
-        codebook, weight, bias, residual=residual,
-    )  # fmt: skip
+        codebook,
+        weight,
+        bias,
+        residual=residual,
+    )
     every = torch.arange(codebook.shape[-2], device=codebook.device)
     if codebook.dim() == 2:
         return vq_decode(every, codebook, weight, bias)

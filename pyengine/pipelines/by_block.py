@@ -21,9 +21,12 @@ def attention_of(layer: str) -> str:
 
 
 def read_by_block(
-    value: Mapping[str, Any], attentions: Iterable[str], default: float,
-    check: Callable[[Any], float], field: str,
-) -> dict[str, float]:  # fmt: skip
+    value: Mapping[str, Any],
+    attentions: Iterable[str],
+    default: float,
+    check: Callable[[Any], float],
+    field: str,
+) -> dict[str, float]:
     """{attention: number} for all of `attentions`, those that a U-Net has, of the mapping. default:
     of those that it leaves out. check: a number's. Raises RequestError that begins with `field`.
     """
@@ -40,8 +43,11 @@ def read_by_block(
             layers = blocks.get((part, name))
             if layers is None:
                 known = ", ".join(n for where, n in blocks if where == part and n)
-                raise checks.refuse(f"{field}: {part}", f"blocks with attention: {known or 'none'}",
-                                    name or "a number")  # fmt: skip
+                raise checks.refuse(
+                    f"{field}: {part}",
+                    f"blocks with attention: {known or 'none'}",
+                    name or "a number",
+                )
             items = list(numbers) if isinstance(numbers, list | tuple) else [numbers]
             items = items * len(layers) if len(items) == 1 else items
             if len(items) != len(layers):
@@ -67,8 +73,10 @@ def _blocks(attentions: Iterable[str]) -> dict[tuple[str, str], list[str]]:
     found: dict[tuple[str, str], list[str]] = {}
     for attention in dict.fromkeys(attentions):
         where, number, *_ = attention.split(".")
-        block = ("mid", "") if where == "mid_block" else (
-            where.removesuffix("_blocks"), f"block_{number}"
-        )  # fmt: skip
+        block = (
+            ("mid", "")
+            if where == "mid_block"
+            else (where.removesuffix("_blocks"), f"block_{number}")
+        )
         found.setdefault(block, []).append(attention)
     return found

@@ -107,6 +107,9 @@ def label_ids(names: dict[int, str], labels: Any) -> list[int]:
     known = {part.strip(): k for k, name in names.items() for part in name.split(",")}
     for name in wanted:
         if not isinstance(name, str) or name not in known:
-            raise checks.refuse("label", f"names of {len(known)} classes, such as"
-                                f" {', '.join(sorted(known)[:3])}", name)  # fmt: skip
+            raise checks.refuse(
+                "label",
+                f"names of {len(known)} classes, such as {', '.join(sorted(known)[:3])}",
+                name,
+            )
     return [known[name] for name in wanted]

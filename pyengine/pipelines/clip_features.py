@@ -63,6 +63,7 @@ def encoder_pixels(
     items = pictures.as_list(image, "image")
     checks.check_total(side, side, len(items))
     if any(isinstance(item, Tensor) for item in items):
-        raise checks.refuse("image", "PIL pictures or arrays, or one tensor of them all",
-                            "a list with tensors")  # fmt: skip
+        raise checks.refuse(
+            "image", "PIL pictures or arrays, or one tensor of them all", "a list with tensors"
+        )
     return clip_pixels(cast(list[Image.Image], items), processor, "image")

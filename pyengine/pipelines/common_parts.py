@@ -20,10 +20,13 @@ VAE = Part(
     network="pyengine.models:AutoencoderKL",
     others=("pyengine.models:AutoencoderTiny", "pyengine.models:AsymmetricAutoencoderKL"),
     summary=(
-        "latent_channels", "block_out_channels", "layers_per_block", "scaling_factor",
+        "latent_channels",
+        "block_out_channels",
+        "layers_per_block",
+        "scaling_factor",
         "force_upcast",
     ),
-)  # fmt: skip
+)
 _CLIP_TYPES = ("clip_text_model", "clip")
 _CLIP_SUMMARY = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
@@ -68,10 +71,13 @@ PRIOR_TRANSFORMER = Part(
     classes=("PriorTransformer",),
     network="pyengine.models:PriorTransformer",
     summary=(
-        "num_layers", "num_attention_heads", "attention_head_dim", "embedding_dim",
+        "num_layers",
+        "num_attention_heads",
+        "attention_head_dim",
+        "embedding_dim",
         "num_embeddings",
     ),
-)  # fmt: skip
+)
 CLIP_VISION = Part(
     kind="model",
     library="transformers",

@@ -19,9 +19,12 @@ def taken(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def method_of(
-    given: Mapping[str, Any], *, has_negative: bool | None, rescale: float = 0.0,
+    given: Mapping[str, Any],
+    *,
+    has_negative: bool | None,
+    rescale: float = 0.0,
     distilled: bool = False,
-) -> Method:  # fmt: skip
+) -> Method:
     """The method that a call's arguments of NAMES name.
 
     has_negative: whether there is a negative prompt; None: what it is guided away from is no
@@ -44,9 +47,10 @@ def method_of(
         return own
     if has_negative is None:
         raise checks.refuse(
-            "guidance_method", "'cfg' or 'cfg++' for a model that is guided away from no prompt",
+            "guidance_method",
+            "'cfg' or 'cfg++' for a model that is guided away from no prompt",
             name,
-        )  # fmt: skip
+        )
     if not has_negative:
         raise checks.refuse("negative_prompt", f"one {having}", None)
     if negative_scale is None:

@@ -63,9 +63,14 @@ class Guides:
 
 
 def guides_of(
-    given: Mapping[str, Any], pipe: Any, prompts: Sequence[str] | None, count: int,
-    shape: tuple[int, int, int], classifier: Classifier | None, labels: Tensor | None,
-) -> Guides:  # fmt: skip
+    given: Mapping[str, Any],
+    pipe: Any,
+    prompts: Sequence[str] | None,
+    count: int,
+    shape: tuple[int, int, int],
+    classifier: Classifier | None,
+    labels: Tensor | None,
+) -> Guides:
     """The guides that a call's arguments of NAMES name.
 
     prompts: the call's, of which each is for count / len(prompts) pictures; None where it has none

@@ -31,8 +31,13 @@ class LinearPreview:
     with one colour for each place, blended in between.
     """
 
-    def __init__(self, vae: Any, scaled: Callable[[Tensor], Tensor],
-                 decoded: Callable[[Tensor], Tensor], name: str = "preview"):  # fmt: skip
+    def __init__(
+        self,
+        vae: Any,
+        scaled: Callable[[Tensor], Tensor],
+        decoded: Callable[[Tensor], Tensor],
+        name: str = "preview",
+    ):
         """vae: an autoencoder with an encoder. scaled: from its latents to those of the steps.
         decoded: pictures in [-1, 1] of latents of the steps. name: of the model, for errors.
         """

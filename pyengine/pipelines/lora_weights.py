@@ -41,10 +41,11 @@ class LoraWeight:
         if factor == 1:
             return self
         return LoraWeight(
-            factor * self.unet, factor * self.text,
+            factor * self.unet,
+            factor * self.text,
             None if self.text_2 is None else factor * self.text_2,
             tuple((name, factor * number) for name, number in self.blocks),
-        )  # fmt: skip
+        )
 
     def plus(self, other: "LoraWeight") -> "LoraWeight":
         """What the same LoRA counts that is asked for twice."""
@@ -70,8 +71,11 @@ class LoraWeight:
         unet: Any = self.unet
         if self.blocks:
             unet = {**as_mapping(dict(self.blocks)), OTHER: self.unet}
-        return {"unet": unet, "text_encoder": self.text,
-                "text_encoder_2": self.of("text_encoder_2")}  # fmt: skip
+        return {
+            "unet": unet,
+            "text_encoder": self.text,
+            "text_encoder_2": self.of("text_encoder_2"),
+        }
 
     @property
     def shown(self) -> dict[str, Any]:

@@ -85,8 +85,9 @@ class Loras:
         new = Loras(models)
         if old is None:
             return new
-        if old.models.keys() == models.keys() and all(old.models[n] is m for n, m in
-                                                      models.items()):  # fmt: skip
+        if old.models.keys() == models.keys() and all(
+            old.models[n] is m for n, m in models.items()
+        ):
             return old
         for name, lora in old.loaded.items():
             with lora.opened() as file:
@@ -124,18 +125,23 @@ class Loras:
 
     def _check_free(self, name: str) -> None:
         if name not in self.loaded and not self.is_free(name):
-            raise RequestError(f"name: a LoRA {show(name)} is fused into the weights; unfuse_lora()"
-                               " first, or name this one otherwise")  # fmt: skip
+            raise RequestError(
+                f"name: a LoRA {show(name)} is fused into the weights; unfuse_lora()"
+                " first, or name this one otherwise"
+            )
         if name in self.loaded:
-            raise RequestError(f"name: a LoRA {show(name)} is loaded already; unload it first, or"
-                               " name this one otherwise")  # fmt: skip
+            raise RequestError(
+                f"name: a LoRA {show(name)} is loaded already; unload it first, or"
+                " name this one otherwise"
+            )
 
     def unload(self, name: Any, argument: str = "name") -> None:
         with self._lock:
             self.get(name, argument, folder=False)
             if name in self.fused_names:
-                raise RequestError(f"{argument}: {show(name)} is fused into the weights; call"
-                                   " unfuse_lora() first")  # fmt: skip
+                raise RequestError(
+                    f"{argument}: {show(name)} is fused into the weights; call unfuse_lora() first"
+                )
             del self.loaded[name]
             self.active.pop(name, None)
 
@@ -238,10 +244,15 @@ class Loras:
 
     def rows(self, part: str, uses: Sequence[Uses]) -> list[Row]:
         """What rows of a part's batch have, of each picture or prompt; [] where none has any."""
-        always = [] if self.fused is None else [
-            (adapter, scale) for adapter, scale in self.fused.left
-            if set(adapter.layers) & set(self.models[part].modules())
-        ]  # fmt: skip
+        always = (
+            []
+            if self.fused is None
+            else [
+                (adapter, scale)
+                for adapter, scale in self.fused.left
+                if set(adapter.layers) & set(self.models[part].modules())
+            ]
+        )
         found = [[*always, *(own for use in row for own in use.row(part))] for row in uses]
         return [*found] if any(found) else []
 
@@ -256,9 +267,13 @@ def _merged(uses: Iterable[Use]) -> Uses:
     found: dict[str, Use] = {}
     for use in uses:
         before = found.get(use.name)
-        found[use.name] = use if before is None else replace(
-            before, weight=before.weight.plus(use.weight), chosen=before.chosen and use.chosen
-        )  # fmt: skip
+        found[use.name] = (
+            use
+            if before is None
+            else replace(
+                before, weight=before.weight.plus(use.weight), chosen=before.chosen and use.chosen
+            )
+        )
     return tuple(found.values())
 
 
@@ -331,8 +346,9 @@ class Asked:
         if self.one_for_all:
             return self.each * count
         if len(self.each) not in (count, batch):
-            raise checks.refuse("lora", f"one mapping, or one per prompt: {batch}",
-                                f"{len(self.each)} of them")  # fmt: skip
+            raise checks.refuse(
+                "lora", f"one mapping, or one per prompt: {batch}", f"{len(self.each)} of them"
+            )
         return tuple(u for u in self.each for _ in range(count // len(self.each)))
 
     def preset(self, warned: list[str]) -> Preset | None:
@@ -374,7 +390,8 @@ def _with_tags(
     if one:
         return tuple(_merged(base[0] + more) for more in own), False
     if len(base) % len(own):
-        raise checks.refuse("lora", f"one mapping, or one per prompt: {len(own)}",
-                            f"{len(base)} of them")  # fmt: skip
+        raise checks.refuse(
+            "lora", f"one mapping, or one per prompt: {len(own)}", f"{len(base)} of them"
+        )
     each = len(base) // len(own)
     return tuple(_merged(uses + own[i // each]) for i, uses in enumerate(base)), False

@@ -103,8 +103,11 @@ class OnePassCall(Call[OnePassRequest, OnePassJob]):
         """The pictures that a callback has given back, or changed in place."""
         new = images if new is None else new
         if not isinstance(new, Tensor) or new.shape != images.shape:
-            raise checks.refuse("callback_on_step_end: images", f"a tensor {list(images.shape)}"
-                                " back", list(getattr(new, "shape", ())))  # fmt: skip
+            raise checks.refuse(
+                "callback_on_step_end: images",
+                f"a tensor {list(images.shape)} back",
+                list(getattr(new, "shape", ())),
+            )
         for job, row in zip(self.jobs, new.to(images.device, images.dtype), strict=True):
             if job.complete:
                 job.result = row
@@ -161,10 +164,23 @@ class OnePassPipeline(NetworkPipeline[OnePassRequest, OnePassJob]):
     # --- arguments --------------------------------------------------------------------------------
 
     def _request(
-        self, count: int, settings: list[Any], *, latents: Any, seed: Any, generator: Any,
-        output_type: Any, callback_on_step_end: Any, callback_on_step_end_tensor_inputs: Any,
-        height: Any, width: Any, return_dict: Any, timeout: Any, run: Any, others: dict[str, Any],
-    ) -> OnePassRequest:  # fmt: skip
+        self,
+        count: int,
+        settings: list[Any],
+        *,
+        latents: Any,
+        seed: Any,
+        generator: Any,
+        output_type: Any,
+        callback_on_step_end: Any,
+        callback_on_step_end_tensor_inputs: Any,
+        height: Any,
+        width: Any,
+        return_dict: Any,
+        timeout: Any,
+        run: Any,
+        others: dict[str, Any],
+    ) -> OnePassRequest:
         """The arguments that all have, checked. count: of pictures; others: those that the model
         has not, which must ask for nothing.
         """
@@ -178,24 +194,35 @@ class OnePassPipeline(NetworkPipeline[OnePassRequest, OnePassJob]):
             latents = checks.check_latents(latents, (count, *self.latent_shape)).float()
         seeds, generators = checks.seeds_and_generators(seed, generator, count, self.device)
         return OnePassRequest(
-            count=count, height=size[0], width=size[1],
+            count=count,
+            height=size[0],
+            width=size[1],
             output_type=checks.choice("output_type", output_type, checks.OUTPUT_TYPES),
-            seeds=seeds, generators=generators, latents=latents, settings=settings,
+            seeds=seeds,
+            generators=generators,
+            latents=latents,
+            settings=settings,
             callback=callback_on_step_end,
             callback_inputs=checks.check_callback(
                 callback_on_step_end, callback_on_step_end_tensor_inputs, CALLBACK_TENSORS
             ),
             **checks.manners(run, timeout, return_dict),
-        )  # fmt: skip
+        )
 
     # --- the run ----------------------------------------------------------------------------------
 
     def _report(self, r: OnePassRequest) -> Report:
         return Report(
-            model=self.source, pipeline=self._class_name, device=str(self.device),
-            dtype=str(self.dtype).removeprefix("torch."), sampler=self.sampler,
-            height=r.height, width=r.width, guidance_scale=1.0, weights=self.model.weights,
-        )  # fmt: skip
+            model=self.source,
+            pipeline=self._class_name,
+            device=str(self.device),
+            dtype=str(self.dtype).removeprefix("torch."),
+            sampler=self.sampler,
+            height=r.height,
+            width=r.width,
+            guidance_scale=1.0,
+            weights=self.model.weights,
+        )
 
     def _begin(self, r: OnePassRequest, report: Report) -> OnePassCall:
         latents = r.latents

@@ -124,8 +124,10 @@ def read_tokenizer(checkpoint: Checkpoint, encoder: str, config: Any) -> ClipTok
     where = f"{checkpoint.source}: {name}"
     tokenizer = ClipTokenizer.from_files(files, where, checkpoint.tokenizer_pad(name))
     if tokenizer.size > config.vocab_size:
-        raise ConfigError(f"{where}: ids up to {tokenizer.size - 1}, but {encoder}'s vocab_size is"
-                          f" {config.vocab_size}")  # fmt: skip
+        raise ConfigError(
+            f"{where}: ids up to {tokenizer.size - 1}, but {encoder}'s vocab_size is"
+            f" {config.vocab_size}"
+        )
     return tokenizer
 
 
@@ -150,17 +152,21 @@ def read_drafts(checkpoint: Checkpoint, part: str, side: int, codes: int) -> Ten
     with open_weights(folder, subfolder=part) as source:
         where = source.where
         if source.keys() != ["drafts"]:
-            raise CheckpointError(f"{where}: expected one tensor, drafts, found"
-                                  f" {listing(map(show, source.keys()))}")  # fmt: skip
+            raise CheckpointError(
+                f"{where}: expected one tensor, drafts, found {listing(map(show, source.keys()))}"
+            )
         dtype, shape = source.spec("drafts")
         whole = dtype in (torch.int16, torch.int32) and len(shape) == 3 and shape[0] > 0
         if not whole or shape[1:] != (side, side) or math.prod(shape) > MAX_DRAFTED:
-            raise CheckpointError(f"{where}: drafts: expected int16 or int32 [M, {side}, {side}],"
-                                  f" at most {MAX_DRAFTED} in all, found {dtype}"
-                                  f" {list(shape)}")  # fmt: skip
+            raise CheckpointError(
+                f"{where}: drafts: expected int16 or int32 [M, {side}, {side}],"
+                f" at most {MAX_DRAFTED} in all, found {dtype}"
+                f" {list(shape)}"
+            )
         drafts = source.read("drafts").long().flatten(1)
     low, high = int(drafts.min()), int(drafts.max())
     if low < 0 or high >= codes:
-        raise CheckpointError(f"{where}: drafts: expected tokens 0 to {codes - 1}, found {low} to"
-                              f" {high}")  # fmt: skip
+        raise CheckpointError(
+            f"{where}: drafts: expected tokens 0 to {codes - 1}, found {low} to {high}"
+        )
     return drafts

@@ -102,8 +102,9 @@ def unregister(name: str) -> None:
     with _lock:
         _add_own()
         if name not in _families:
-            raise KeyError(f"unregister: no family {show(name)}; there are"
-                           f" {listing(sorted(_families))}")  # fmt: skip
+            raise KeyError(
+                f"unregister: no family {show(name)}; there are {listing(sorted(_families))}"
+            )
         del _families[name]
 
 

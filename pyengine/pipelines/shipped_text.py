@@ -58,5 +58,7 @@ def load_shipped_text(name: TextEncoderName, load: Load) -> ShippedText:
 def check_width(text: ShippedText, width: int, where: str) -> None:
     """Raises ConfigError where a model's conditions are not as wide as the text encoder's."""
     if width != text.width:
-        raise ConfigError(f"{where}: expected {text.width}, the width of {text.name}'s text"
-                          f" encoder, found {width}")  # fmt: skip
+        raise ConfigError(
+            f"{where}: expected {text.width}, the width of {text.name}'s text"
+            f" encoder, found {width}"
+        )

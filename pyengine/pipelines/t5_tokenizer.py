@@ -39,9 +39,11 @@ class T5Tokenizer:
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         missing = [token for token in (EOS, PAD) if token not in vocabulary]
         if missing:
-            raise ConfigError(f"{where}: expected {EOS} and {PAD} among its tokens, found neither"
-                              if len(missing) == 2 else f"{where}: expected {missing[0]} among its"
-                              " tokens, found none")  # fmt: skip
+            raise ConfigError(
+                f"{where}: expected {EOS} and {PAD} among its tokens, found neither"
+                if len(missing) == 2
+                else f"{where}: expected {missing[0]} among its tokens, found none"
+            )
         self.eos_id, self.pad_id = vocabulary[EOS], vocabulary[PAD]
         self.size = 1 + max(vocabulary.values())
 
@@ -118,10 +120,12 @@ def _from_sentencepieces(path: Path, extra: int) -> Any:
     tokenizer = Tokenizer(Unigram(pieces, model.unknown, byte_fallback=False))
     if model.charsmap:
         tokenizer.normalizer = normalizers.Precompiled(model.charsmap)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.WhitespaceSplit(),
-        pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=True),
-    ])  # fmt: skip
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=True),
+        ]
+    )
     tokenizer.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
     special = {PAD, EOS, UNK, *sentinels}
     for (piece, _), kind in zip(model.pieces, model.types, strict=True):
@@ -146,20 +150,24 @@ def _from_json(path: Path) -> Any:
         raise ConfigError(f"{path}: model: expected a Unigram model, found {show(kind)}")
     vocabulary, unknown = model.get("vocab"), model.get("unk_id")
     if not isinstance(vocabulary, list) or not 0 < len(vocabulary) <= MAX_IDS:
-        raise ConfigError(f"{path}: model.vocab: expected a list of 1 to {MAX_IDS} pieces, found"
-                          f" {show(vocabulary, 100)}")  # fmt: skip
+        raise ConfigError(
+            f"{path}: model.vocab: expected a list of 1 to {MAX_IDS} pieces, found"
+            f" {show(vocabulary, 100)}"
+        )
     for i, item in enumerate(vocabulary):
         pair = isinstance(item, list) and len(item) == 2 and isinstance(item[0], str)
         if not pair or isinstance(item[1], bool) or not isinstance(item[1], int | float):
-            raise ConfigError(f"{path}: model.vocab[{i}]: expected a piece and its score, found"
-                              f" {show(item)}")  # fmt: skip
+            raise ConfigError(
+                f"{path}: model.vocab[{i}]: expected a piece and its score, found {show(item)}"
+            )
     if (
         isinstance(unknown, bool)
         or not isinstance(unknown, int)
         or not 0 <= unknown < len(vocabulary)
     ):
-        raise ConfigError(f"{path}: model.unk_id: expected 0 to {len(vocabulary) - 1}, found"
-                          f" {show(unknown)}")  # fmt: skip
+        raise ConfigError(
+            f"{path}: model.unk_id: expected 0 to {len(vocabulary) - 1}, found {show(unknown)}"
+        )
     _check_maps(parsed.get("normalizer"), f"{path}: normalizer")
     try:
         tokenizer = Tokenizer.from_str(data.decode("utf-8"))

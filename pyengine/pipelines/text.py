@@ -25,9 +25,12 @@ def token_length(tokenizer: ClipTokenizer, encoder: Encoder) -> int:
 
 
 def tokenize(
-    tokenizer: ClipTokenizer, encoder: Encoder, prompts: Sequence[str], warnings: list[str],
+    tokenizer: ClipTokenizer,
+    encoder: Encoder,
+    prompts: Sequence[str],
+    warnings: list[str],
     length: int | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """[N, L] ids, padded; a prompt that is too long is cut, and `warnings` says what was.
 
     length: L, at most token_length (None).
@@ -75,9 +78,15 @@ def encode(
             return states if norm is None else norm(states)
 
         return encode_weighted(
-            tokenizer, encoder, prompts, weighted, most, read, adapters,
+            tokenizer,
+            encoder,
+            prompts,
+            weighted,
+            most,
+            read,
+            adapters,
             learnt=learnt_rows(tokenizer, encoder),
-        )  # fmt: skip
+        )
     rows = [tuple(row) for row in adapters] or [()] * len(prompts)
     keys = list(zip(rows, prompts, strict=True))
     # Rows of one adapter side by side.

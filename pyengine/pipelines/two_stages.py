@@ -99,9 +99,16 @@ class TwoStageCourse:
         plan, inner = r.plans[stage], []
         for place, (job, scale) in enumerate(zip(jobs, own, strict=True)):
             one = DenoisingJob(
-                job.run, job.index, job.seed, plan, conditions, method.guidance(scale), 0.0,
-                self.noise.of(stage, job.index), pipe.source,
-            )  # fmt: skip
+                job.run,
+                job.index,
+                job.seed,
+                plan,
+                conditions,
+                method.guidance(scale),
+                0.0,
+                self.noise.of(stage, job.index),
+                pipe.source,
+            )
             one.place = place
             inner.append(one)
         Batch(inner, plan.start(x))
@@ -130,9 +137,15 @@ class TwoStagePipeline(StagedPipeline[TwoStageRequest]):
     shapes: tuple[tuple[int, ...], ...]
 
     def __init__(
-        self, models: dict[str, Model], denoisers: Mapping[str, Any], text: ShippedText,
-        checkpoint: Any, source: str, defaults: Any, scheduler: NamedScheduler,
-    ):  # fmt: skip
+        self,
+        models: dict[str, Model],
+        denoisers: Mapping[str, Any],
+        text: ShippedText,
+        checkpoint: Any,
+        source: str,
+        defaults: Any,
+        scheduler: NamedScheduler,
+    ):
         """denoisers: by the parts that predict, in order. scheduler: of both stages."""
         super().__init__()
         self.models = {**models, "text_encoder": text.encoder}
@@ -147,9 +160,12 @@ class TwoStagePipeline(StagedPipeline[TwoStageRequest]):
     # --- a subclass's part ------------------------------------------------------------------------
 
     def _told(
-        self, course: TwoStageCourse, stage: int, jobs: Sequence[StagedJob],
+        self,
+        course: TwoStageCourse,
+        stage: int,
+        jobs: Sequence[StagedJob],
         names: tuple[str, ...],
-    ) -> Conditions:  # fmt: skip
+    ) -> Conditions:
         """What a stage's network is told of the jobs. names: of the rows' conditions."""
         raise NotImplementedError
 
@@ -201,25 +217,33 @@ class TwoStagePipeline(StagedPipeline[TwoStageRequest]):
         how = taken(a)
         method = method_of(how, has_negative=a["negative_prompt"] is not None)
         plans = tuple(self._plan(name, a[name], method) for name, _ in self.steps_of)
-        scales = tuple(() if name is None else self._scales(name, a[name], count, how)
-                       for _, name in self.steps_of)  # fmt: skip
+        scales = tuple(
+            () if name is None else self._scales(name, a[name], count, how)
+            for _, name in self.steps_of
+        )
         method.check([scale for own in scales for scale in own])
         seeds, generators = checks.seeds_and_generators(
             a["seed"], a["generator"], count, self.device
-        )  # fmt: skip
+        )
         callback = a["callback_on_step_end"]
         return TwoStageRequest(
-            count=count, height=height, width=width,
+            count=count,
+            height=height,
+            width=width,
             prompts=[text for text in prompts for _ in range(times)],
             negatives=[text for text in negatives for _ in range(times)],
-            plans=plans, scales=scales, method=method,
-            output_type=simple["output_type"], seeds=seeds, generators=generators,
+            plans=plans,
+            scales=scales,
+            method=method,
+            output_type=simple["output_type"],
+            seeds=seeds,
+            generators=generators,
             callback=callback,
             callback_inputs=checks.check_callback(
                 callback, a["callback_on_step_end_tensor_inputs"], CALLBACK_TENSORS
             ),
             **checks.manners(a["run"], a["timeout"], a["return_dict"]),
-        )  # fmt: skip
+        )
 
     def _plan(self, name: str, value: Any, method: Method) -> Plan:
         value = getattr(self.defaults, name) if value is None else value
@@ -246,12 +270,16 @@ class TwoStagePipeline(StagedPipeline[TwoStageRequest]):
     def _report(self, r: TwoStageRequest) -> Report:
         scales = {scale for own in r.scales for scale in own}
         return Report(
-            model=self.source, pipeline=self._class_name, device=str(self.device),
-            dtype=str(self.dtype).removeprefix("torch."), sampler=r.plans[0].sampler,
-            height=r.height, width=r.width,
+            model=self.source,
+            pipeline=self._class_name,
+            device=str(self.device),
+            dtype=str(self.dtype).removeprefix("torch."),
+            sampler=r.plans[0].sampler,
+            height=r.height,
+            width=r.width,
             guidance_scale=scales.pop() if len(scales) == 1 else r.scales[0],
             weights=self.network.weights,
-        )  # fmt: skip
+        )
 
     def _begin(self, r: TwoStageRequest, report: Report) -> StagedCall[TwoStageRequest]:
         r.run.settings = {"num_timesteps": r.evaluations}
@@ -259,8 +287,9 @@ class TwoStagePipeline(StagedPipeline[TwoStageRequest]):
             texts = {TEXT: r.prompts, NEGATIVE: r.negatives}
             if r.method.three:
                 texts[EMPTY] = [""] * r.count
-            read = {name: Read(*self.text.encode(own, report.warnings))
-                    for name, own in texts.items()}  # fmt: skip
+            read = {
+                name: Read(*self.text.encode(own, report.warnings)) for name, own in texts.items()
+            }
             check_finite(f"{self.source}: text encoder", read[TEXT].hidden, r.count)
         course = TwoStageCourse(self, r, read)
         jobs = [StagedJob(r.run, i, seed, course) for i, seed in enumerate(r.seeds)]

@@ -107,9 +107,13 @@ class UnpromptedPipeline(SchedulerNames, NetworkPipeline[UnpromptedT, DenoisingJ
     told_else: ClassVar[bool] = False
 
     def __init__(
-        self, models: dict[str, Model], checkpoint: Any, source: str, defaults: Any,
+        self,
+        models: dict[str, Model],
+        checkpoint: Any,
+        source: str,
+        defaults: Any,
         scheduler: NamedScheduler,
-    ):  # fmt: skip
+    ):
         """models: by part. source: the path or Hub id it was loaded from."""
         super().__init__()
         self.models, self.checkpoint = models, checkpoint
@@ -206,13 +210,33 @@ class UnpromptedPipeline(SchedulerNames, NetworkPipeline[UnpromptedT, DenoisingJ
     # --- arguments --------------------------------------------------------------------------------
 
     def _request(
-        self, *, class_labels: Any, batch_size: Any, num_images_per_prompt: Any, height: Any,
-        width: Any, num_inference_steps: Any, timesteps: Any, timestep_spacing: Any, eta: Any,
-        latents: Any, seed: Any, generator: Any, scheduler: Any, output_type: Any,
-        callback_on_step_end: Any, callback_on_step_end_tensor_inputs: Any, return_dict: Any,
-        timeout: Any, run: Any, others: dict[str, Any], guidance_scale: Any = 1.0,
-        prompts: Sequence[str] | None = None, has_negative: bool | None = None, **plan: Any,
-    ) -> UnpromptedRequest:  # fmt: skip
+        self,
+        *,
+        class_labels: Any,
+        batch_size: Any,
+        num_images_per_prompt: Any,
+        height: Any,
+        width: Any,
+        num_inference_steps: Any,
+        timesteps: Any,
+        timestep_spacing: Any,
+        eta: Any,
+        latents: Any,
+        seed: Any,
+        generator: Any,
+        scheduler: Any,
+        output_type: Any,
+        callback_on_step_end: Any,
+        callback_on_step_end_tensor_inputs: Any,
+        return_dict: Any,
+        timeout: Any,
+        run: Any,
+        others: dict[str, Any],
+        guidance_scale: Any = 1.0,
+        prompts: Sequence[str] | None = None,
+        has_negative: bool | None = None,
+        **plan: Any,
+    ) -> UnpromptedRequest:
         """The arguments that all have, checked. guidance_scale: of those that guide; prompts: in
         words; has_negative: as of method_of; plan: what else the sampler is told, and of guides'
         and guidance_methods' NAMES those that the pipeline has; others: those that it has not,
@@ -242,19 +266,25 @@ class UnpromptedPipeline(SchedulerNames, NetworkPipeline[UnpromptedT, DenoisingJ
         scales = checks.guidance_scales("guidance_scale", guidance_scale, count)
         method.check(scales)
         return UnpromptedRequest(
-            count=count, height=size[0], width=size[1],
+            count=count,
+            height=size[0],
+            width=size[1],
             labels=None if self.known_labels is None else labels,
             guides=guides_of(guides, self, prompts, count, shape, guide, labels),
-            output_type=simple["output_type"], seeds=seeds, generators=generators, latents=latents,
+            output_type=simple["output_type"],
+            seeds=seeds,
+            generators=generators,
+            latents=latents,
             scheduler=None if scheduler is None else find_name(scheduler),
             plan={**plan, "eta": simple["eta"]},
-            guidance_scale=scales, method=method,
+            guidance_scale=scales,
+            method=method,
             callback=callback_on_step_end,
             callback_inputs=checks.check_callback(
                 callback_on_step_end, callback_on_step_end_tensor_inputs, CALLBACK_TENSORS
             ),
             **checks.manners(run, timeout, return_dict),
-        )  # fmt: skip
+        )
 
     def _labels(
         self, classifier: Classifier | None, value: Any, batch_size: Any, per_prompt: Any
@@ -284,11 +314,16 @@ class UnpromptedPipeline(SchedulerNames, NetworkPipeline[UnpromptedT, DenoisingJ
     def _report(self, r: UnpromptedT) -> Report:
         scales = set(r.guidance_scale)
         return Report(
-            model=self.source, pipeline=self._class_name, device=str(self.device),
-            dtype=str(self.dtype).removeprefix("torch."), sampler="", height=r.height,
-            width=r.width, guidance_scale=scales.pop() if len(scales) == 1 else r.guidance_scale,
+            model=self.source,
+            pipeline=self._class_name,
+            device=str(self.device),
+            dtype=str(self.dtype).removeprefix("torch."),
+            sampler="",
+            height=r.height,
+            width=r.width,
+            guidance_scale=scales.pop() if len(scales) == 1 else r.guidance_scale,
             weights=self.network.weights,
-        )  # fmt: skip
+        )
 
     def _planned(self, r: UnpromptedT, report: Report) -> tuple[Plan, NamedScheduler]:
         """The request's run, and its sampler; the report gets its name and warnings."""

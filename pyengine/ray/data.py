@@ -33,11 +33,17 @@ ROWS = {
 
 
 def generate(
-    dataset: Any, *, model: str | os.PathLike[str] = "emoji",
-    loading: Mapping[str, Any] | None = None, resume: str | os.PathLike[str] | None = None,
-    concurrency: int | tuple[int, int] = 1, batch_size: int = BATCH, num_cpus: float = 1,
-    num_gpus: float = 0, **call: Any,
-) -> Any:  # fmt: skip
+    dataset: Any,
+    *,
+    model: str | os.PathLike[str] = "emoji",
+    loading: Mapping[str, Any] | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    concurrency: int | tuple[int, int] = 1,
+    batch_size: int = BATCH,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    **call: Any,
+) -> Any:
     """The rows with `seed` (int64) and `image` (uint8 [H, W, 3]) beside what they have.
 
     dataset: a ray.data.Dataset whose rows have `id` (whole numbers, texts or bytes, each once) and

@@ -23,11 +23,17 @@ BESIDE = 64
 
 
 def deployment(
-    *models: str | os.PathLike[str], replicas: int | tuple[int, int] = 1, apart: bool = False,
-    target_seconds: float = 10.0, max_waiting: int = 64, num_cpus: float = 1, num_gpus: float = 0,
-    settings: ServerSettings | None = None, fronts: int = 1,
+    *models: str | os.PathLike[str],
+    replicas: int | tuple[int, int] = 1,
+    apart: bool = False,
+    target_seconds: float = 10.0,
+    max_waiting: int = 64,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    settings: ServerSettings | None = None,
+    fronts: int = 1,
     engine: Mapping[str, Any] | None = None,
-) -> Any:  # fmt: skip
+) -> Any:
     """A Ray Serve application for `serve.run`: the HTTP API of `pyengine serve`.
 
     models: names or paths, readable on every machine. replicas: how many, each an engine of all
@@ -40,9 +46,17 @@ def deployment(
     """
     serve = need("ray.serve")
     settings = settings or ServerSettings()
-    groups = engines(*models, replicas=replicas, apart=apart, target_seconds=target_seconds,
-                     max_waiting=max_waiting, num_cpus=num_cpus, num_gpus=num_gpus,
-                     settings=settings, engine=engine)  # fmt: skip
+    groups = engines(
+        *models,
+        replicas=replicas,
+        apart=apart,
+        target_seconds=target_seconds,
+        max_waiting=max_waiting,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        settings=settings,
+        engine=engine,
+    )
 
     class Ingress:
         """The front, as Ray Serve runs it."""
@@ -54,18 +68,28 @@ def deployment(
             return self._front
 
     made = serve.deployment(
-        serve.ingress()(Ingress), name=FRONT, ray_actor_options={"num_cpus": 0},
+        serve.ingress()(Ingress),
+        name=FRONT,
+        ray_actor_options={"num_cpus": 0},
         num_replicas=checks.integer("fronts", fronts, 1, MOST),
-        max_ongoing_requests=settings.max_requests, graceful_shutdown_timeout_s=GRACE,
-    )  # fmt: skip
+        max_ongoing_requests=settings.max_requests,
+        graceful_shutdown_timeout_s=GRACE,
+    )
     return made.bind(groups, settings)
 
 
 def engines(
-    *models: str | os.PathLike[str], replicas: int | tuple[int, int], apart: bool,
-    target_seconds: float, max_waiting: int, num_cpus: float, num_gpus: float,
-    settings: ServerSettings, engine: Mapping[str, Any] | None = None, parts: int = 1,
-) -> list[tuple[tuple[str, ...], Any]]:  # fmt: skip
+    *models: str | os.PathLike[str],
+    replicas: int | tuple[int, int],
+    apart: bool,
+    target_seconds: float,
+    max_waiting: int,
+    num_cpus: float,
+    num_gpus: float,
+    settings: ServerSettings,
+    engine: Mapping[str, Any] | None = None,
+    parts: int = 1,
+) -> list[tuple[tuple[str, ...], Any]]:
     """(names of models, the deployment of the replicas that serve them, bound) for each group.
     parts: replicas that share a machine's memory.
     """
@@ -92,10 +116,14 @@ def engines(
     groups = [(name,) for name in names] if apart else [tuple(names)]
     keywords = {**(engine or {}), "max_waiting": max_waiting}
     return [
-        (group, need("ray.serve").deployment(Replica, name=f"{ENGINE}-{i}", **options).bind(
-            group, keywords, settings, parts))
+        (
+            group,
+            need("ray.serve")
+            .deployment(Replica, name=f"{ENGINE}-{i}", **options)
+            .bind(group, keywords, settings, parts),
+        )
         for i, group in enumerate(groups)
-    ]  # fmt: skip
+    ]
 
 
 def _replicas(given: Any, target_seconds: float) -> dict[str, Any]:
@@ -109,7 +137,12 @@ def _replicas(given: Any, target_seconds: float) -> dict[str, Any]:
     policy = config.AutoscalingPolicy(
         policy_function="pyengine.ray.scaling.Scale", policy_kwargs={"seconds": target_seconds}
     )
-    return {"autoscaling_config": config.AutoscalingConfig(
-        min_replicas=fewest, max_replicas=checks.integer("replicas", given[1], fewest, MOST),
-        upscale_delay_s=5.0, downscale_delay_s=60.0, policy=policy,
-    )}  # fmt: skip
+    return {
+        "autoscaling_config": config.AutoscalingConfig(
+            min_replicas=fewest,
+            max_replicas=checks.integer("replicas", given[1], fewest, MOST),
+            upscale_delay_s=5.0,
+            downscale_delay_s=60.0,
+            policy=policy,
+        )
+    }

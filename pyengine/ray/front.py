@@ -161,11 +161,13 @@ class Front:
                 if out.begun:
                     raise _lost() from None
             except need("ray.serve.exceptions").BackPressureError:
-                raise Refusal(429, "the queue is full", code="queue_full",
-                              retry_after=1.0) from None  # fmt: skip
+                raise Refusal(
+                    429, "the queue is full", code="queue_full", retry_after=1.0
+                ) from None
             except asyncio.TimeoutError:
-                raise Refusal(503, "no replica has answered in time", code="unavailable",
-                              retry_after=5.0) from None  # fmt: skip
+                raise Refusal(
+                    503, "no replica has answered in time", code="unavailable", retry_after=5.0
+                ) from None
             else:
                 return
             finally:
@@ -282,8 +284,12 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 def lost() -> tuple[type[BaseException], ...]:
     """Errors by which Ray tells that a replica, or what it had said, is no more."""
     errors, serve = need("ray.exceptions"), need("ray.serve.exceptions")
-    return (errors.RayActorError, errors.ObjectLostError, errors.WorkerCrashedError,
-            serve.ReplicaUnavailableError)  # fmt: skip
+    return (
+        errors.RayActorError,
+        errors.ObjectLostError,
+        errors.WorkerCrashedError,
+        serve.ReplicaUnavailableError,
+    )
 
 
 def _gone() -> Refusal:
@@ -295,5 +301,10 @@ def _ending() -> Refusal:
 
 
 def _lost() -> Refusal:
-    return Refusal(503, "the replica that drew this was lost; the same request may be sent again",
-                   code="replica_lost", retry_after=1.0, again=True)  # fmt: skip
+    return Refusal(
+        503,
+        "the replica that drew this was lost; the same request may be sent again",
+        code="replica_lost",
+        retry_after=1.0,
+        again=True,
+    )

@@ -23,9 +23,13 @@ STORE = 256 << 20
 
 @contextmanager
 def front(
-    models: Sequence[str], *, replicas: int | tuple[int, int], max_waiting: int,
-    settings: ServerSettings, engine: Mapping[str, Any],
-) -> Iterator[Front]:  # fmt: skip
+    models: Sequence[str],
+    *,
+    replicas: int | tuple[int, int],
+    max_waiting: int,
+    settings: ServerSettings,
+    engine: Mapping[str, Any],
+) -> Iterator[Front]:
     """The front of replicas that are ready. On leaving, a Ray that was started for them ends; of a
     cluster, which RAY_ADDRESS names, the replicas do.
 
@@ -44,9 +48,17 @@ def front(
     )
     share = 1 if cluster else max(1, cores // most)
     groups = engines(
-        *models, replicas=replicas, apart=False, target_seconds=10.0, max_waiting=max_waiting,
-        num_cpus=share, num_gpus=0, settings=settings, engine=engine, parts=1 if cluster else most,
-    )  # fmt: skip
+        *models,
+        replicas=replicas,
+        apart=False,
+        target_seconds=10.0,
+        max_waiting=max_waiting,
+        num_cpus=share,
+        num_gpus=0,
+        settings=settings,
+        engine=engine,
+        parts=1 if cluster else most,
+    )
     try:
         _start(ray, cluster, cores=max(cores, share * most))
     except Exception as e:  # Ray has no class of its own for this
@@ -75,8 +87,13 @@ def _start(ray: Any, cluster: bool, cores: int) -> None:
         ray.init(**quiet)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a server reports to nobody
-    ray.init(num_cpus=cores, include_dashboard=False, object_store_memory=STORE,
-             _node_ip_address="127.0.0.1", **quiet)  # fmt: skip
+    ray.init(
+        num_cpus=cores,
+        include_dashboard=False,
+        object_store_memory=STORE,
+        _node_ip_address="127.0.0.1",
+        **quiet,
+    )
 
 
 def _end(ray: Any, serve: Any, cluster: bool, names: Sequence[str]) -> None:

@@ -21,12 +21,15 @@ class FrontMetrics:
             "pyengine_front_requests", "Answers.", ("method", "status"), registry=self._registry
         )
         self._refusals = Counter(
-            "pyengine_front_refusals", "Requests that reached no replica, or whose replicas were"
-            " lost.", ("reason",), registry=self._registry,
-        )  # fmt: skip
+            "pyengine_front_refusals",
+            "Requests that reached no replica, or whose replicas were lost.",
+            ("reason",),
+            registry=self._registry,
+        )
 
-    def request(self, method: str, route: str, status: int, seconds: float,
-                refusal: Refusal | None) -> None:  # fmt: skip
+    def request(
+        self, method: str, route: str, status: int, seconds: float, refusal: Refusal | None
+    ) -> None:
         """A request was answered: for Gate."""
         del route, seconds  # the replicas' have them
         self._requests.labels(method, status).inc()

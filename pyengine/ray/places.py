@@ -73,8 +73,9 @@ def model_of(request: "Request") -> str | None:
     if not request.body:
         return None
     try:
-        given = parse_object(request.body, "body", max_depth=MAX_DEPTH, max_values=MAX_VALUES,
-                             error=RequestError)  # fmt: skip
+        given = parse_object(
+            request.body, "body", max_depth=MAX_DEPTH, max_values=MAX_VALUES, error=RequestError
+        )
     except PyengineError:
         return None
     override = given.get("override_settings")

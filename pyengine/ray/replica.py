@@ -26,8 +26,13 @@ class Replica:
     of the machine's free memory, where options tell of none.
     """
 
-    def __init__(self, models: Sequence[str], options: Mapping[str, Any], settings: ServerSettings,
-                 parts: int = 1):  # fmt: skip
+    def __init__(
+        self,
+        models: Sequence[str],
+        options: Mapping[str, Any],
+        settings: ServerSettings,
+        parts: int = 1,
+    ):
         self._name = _name()
         self._engine = Engine(*models, **options)
         if options.get("memory") is None and self._engine.pipeline().device.type == "cpu":

@@ -38,9 +38,12 @@ def plan(config: DDPMConfig, request: Request) -> Plan:
 
 
 def evaluation(
-    config: DDPMConfig | UnCLIPConfig, t: int, a: float, a_next: float,
+    config: DDPMConfig | UnCLIPConfig,
+    t: int,
+    a: float,
+    a_next: float,
     step: tuple[float, float] | None = None,
-) -> Evaluation:  # fmt: skip
+) -> Evaluation:
     """The step from timestep t, of signal variance a, to one of a_next.
 
     step: its (beta, 1 - beta), where those of training are rounded otherwise than a / a_next.

@@ -49,9 +49,9 @@ class DPMSolverConfig(SolverConfig, Thresholding, Algorithm):
     takes_timesteps: ClassVar[bool] = True
 
     solver_order: int = number(2, 1, 3)
-    algorithm_type: Literal[
-        "dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"
-    ] = "dpmsolver++"  # fmt: skip
+    algorithm_type: Literal["dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"] = (
+        "dpmsolver++"
+    )
     solver_type: Literal["midpoint", "heun"] = "midpoint"
     lower_order_final: bool = True
     euler_at_final: bool = False

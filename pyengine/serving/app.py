@@ -20,9 +20,14 @@ from .warmup import warm_up
 
 #: The surfaces.
 ROUTERS = (
-    health.router, metrics.router, openai_models.router, openai_images.router, jobs.router,
-    a1111.router, page.router,
-)  # fmt: skip
+    health.router,
+    metrics.router,
+    openai_models.router,
+    openai_images.router,
+    jobs.router,
+    a1111.router,
+    page.router,
+)
 
 
 def create_app(engine: Engine, settings: ServerSettings | None = None) -> FastAPI:
@@ -43,9 +48,14 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> FastAP
 
     # No docs_url: FastAPI's pages load scripts from elsewhere.
     # Nor FastAPI's own spans, which newer versions have: ours, of tracing.py, know jobs too.
-    app = FastAPI(title="pyengine", version=__version__, lifespan=lifespan, docs_url=None,
-                  redoc_url=None, telemetry={"tracing": False, "operation_spans": False,
-                                             "logs": False})  # fmt: skip
+    app = FastAPI(
+        title="pyengine",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        telemetry={"tracing": False, "operation_spans": False, "logs": False},
+    )
     app.state.server = server
     app.state.a1111 = Callers()
     errors.install(app)
@@ -54,9 +64,12 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> FastAP
         app.include_router(router)
     if server.settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(server.settings.cors_origins),
-            allow_methods=["*"], allow_headers=["*"], expose_headers=["x-request-id"],
-        )  # fmt: skip
+            CORSMiddleware,
+            allow_origins=list(server.settings.cors_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id"],
+        )
     # The middleware that is added last is the outermost.
     app.add_middleware(Gate, server=server, admit=Admission(server))
     return app

@@ -49,8 +49,12 @@ def _by_key(header: str, keys: tuple[str, ...]) -> Caller:
     fits = [hmac.compare_digest(given.encode("utf-8", "replace"), key.encode()) for key in keys]
     if not given or True not in fits:
         what = "a wrong one" if given else "none"
-        raise Refusal(401, f"authorization: expected an API key of this server, given {what}",
-                      code="invalid_api_key", headers={"www-authenticate": "Bearer"})  # fmt: skip
+        raise Refusal(
+            401,
+            f"authorization: expected an API key of this server, given {what}",
+            code="invalid_api_key",
+            headers={"www-authenticate": "Bearer"},
+        )
     return Caller(key_name(fits.index(True)))
 
 

@@ -41,8 +41,9 @@ async def read_json(request: Request) -> dict[str, Any]:
     a page of another site can send without asking) or RequestError.
     """
     if content_type(request) != "application/json":
-        raise Refusal(415, "content-type: expected application/json", "content-type",
-                      "unsupported_media_type")  # fmt: skip
+        raise Refusal(
+            415, "content-type: expected application/json", "content-type", "unsupported_media_type"
+        )
     data = await request.body()
     if len(data) < LARGE:
         return _parsed(data)
@@ -59,8 +60,12 @@ def _parsed(data: bytes) -> dict[str, Any]:
 async def read_form(request: Request) -> Form:
     """The fields and files of a multipart form. Raises Refusal."""
     if content_type(request) != "multipart/form-data":
-        raise Refusal(415, "content-type: expected multipart/form-data", "content-type",
-                      "unsupported_media_type")  # fmt: skip
+        raise Refusal(
+            415,
+            "content-type: expected multipart/form-data",
+            "content-type",
+            "unsupported_media_type",
+        )
     form = Form()
     try:
         async with request.form(

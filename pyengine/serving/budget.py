@@ -20,8 +20,12 @@ class Budget:
         """Raises Refusal (429) where they are not there."""
         with self._lock:
             if self._taken + count > self.limit:
-                raise Refusal(429, "the server holds as many bytes of other requests as it may",
-                              code="busy", retry_after=1.0)  # fmt: skip
+                raise Refusal(
+                    429,
+                    "the server holds as many bytes of other requests as it may",
+                    code="busy",
+                    retry_after=1.0,
+                )
             self._taken += count
 
     def give_back(self, count: int) -> None:

@@ -151,15 +151,20 @@ class _Lingering:
 
 
 #: To a client that comes when there are as many connections as may be.
-FULL = Refusal(429, "connections: the server has as many as it may have", code="busy",
-               retry_after=1.0)  # fmt: skip
+FULL = Refusal(
+    429, "connections: the server has as many as it may have", code="busy", retry_after=1.0
+)
 
 
 def _raw(refusal: Refusal) -> bytes:
     """An answer to what is no request yet, as bytes: the last on its connection."""
     body = json.dumps(openai_body(refusal)).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body)),
-               "connection": "close", **refusal.all_headers()}  # fmt: skip
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "connection": "close",
+        **refusal.all_headers(),
+    }
     top = f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}\r\n"
     fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return f"{top}{fields}\r\n".encode() + body

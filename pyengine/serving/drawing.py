@@ -99,8 +99,14 @@ class Drawings:
     `submit` was given as context.
     """
 
-    def __init__(self, engine: Engine, models: ServedModels, settings: ServerSettings,
-                 held: Budget, ended: Callable[[Drawing, Any], None]):  # fmt: skip
+    def __init__(
+        self,
+        engine: Engine,
+        models: ServedModels,
+        settings: ServerSettings,
+        held: Budget,
+        ended: Callable[[Drawing, Any], None],
+    ):
         self.engine, self.models, self.settings, self.held = engine, models, settings, held
         self._ended = ended
 
@@ -120,10 +126,18 @@ class Drawings:
             raise QueueFullError("the queue has no place for another job of this key", 1.0)
 
     def submit(
-        self, caller: Caller, model: Any, given: Mapping[str, Any], *, previews: int = 0,
-        deadline: float | None = None, priority: int = 0, names: Mapping[str, str] | None = None,
-        context: Any = None, quick_previews: Any = None,
-    ) -> Drawing:  # fmt: skip
+        self,
+        caller: Caller,
+        model: Any,
+        given: Mapping[str, Any],
+        *,
+        previews: int = 0,
+        deadline: float | None = None,
+        priority: int = 0,
+        names: Mapping[str, str] | None = None,
+        context: Any = None,
+        quick_previews: Any = None,
+    ) -> Drawing:
         """A job for a request. given: arguments of the pipeline's call by name; None is not given.
         deadline: seconds, as the client said it. names: what the client calls arguments, where that
         is something else. context: see Drawings.
@@ -139,8 +153,12 @@ class Drawings:
                 seconds = checks.real("deadline", deadline, 1e-9, longest)
             call = self.arguments(given)
             self._fit_prompt(call, self.models.pipeline(name))
-            how = {"previews": previews, "deadline": seconds, "priority": priority,
-                   "quick_previews": quick_previews or False}  # fmt: skip
+            how = {
+                "previews": previews,
+                "deadline": seconds,
+                "priority": priority,
+                "quick_previews": quick_previews or False,
+            }
             return self._submit(caller, name, call, how, context)
         except DeadlineError as e:
             raise _too_late(e, asked=deadline is not None) from None
@@ -158,8 +176,13 @@ class Drawings:
         size = sum(_bytes_of(value) for value in call.values())
         self.held.take(size)
         try:
-            job = self.engine.submit(self.models.engine_name(name), share=caller.name,
-                                     check=self._check_size, **how, **call)  # fmt: skip
+            job = self.engine.submit(
+                self.models.engine_name(name),
+                share=caller.name,
+                check=self._check_size,
+                **how,
+                **call,
+            )
         except BaseException:
             self.held.give_back(size)
             raise
@@ -175,14 +198,20 @@ class Drawings:
     def _check_size(self, request: Any) -> None:
         count = len(request.seeds) if request.seeds else request.count
         if count > self.settings.max_pictures:
-            raise Refusal(400, f"n: expected at most {self.settings.max_pictures} pictures, given"
-                          f" {count}", "n", "too_large")  # fmt: skip
+            raise Refusal(
+                400,
+                f"n: expected at most {self.settings.max_pictures} pictures, given {count}",
+                "n",
+                "too_large",
+            )
         if request.height * request.width * count > self.settings.max_pixels:
             raise Refusal(
-                400, f"size: expected at most {self.settings.max_pixels} pixels of all pictures"
-                f" together, given {count} of {request.width}x{request.height}", "size",
+                400,
+                f"size: expected at most {self.settings.max_pixels} pixels of all pictures"
+                f" together, given {count} of {request.width}x{request.height}",
+                "size",
                 "too_large",
-            )  # fmt: skip
+            )
 
     @staticmethod
     def _fit_prompt(call: dict[str, Any], pipe: Any) -> None:
@@ -229,9 +258,12 @@ class Drawings:
         if isinstance(kind, Picture):
             return self._picture(name, value)
         if isinstance(kind, Weighted) and isinstance(value, dict):
-            return {key: weight if isinstance(weight, dict)  # the pipeline's to check
-                    else checks.real(f"{name}: {show(key)}", weight, kind.low, kind.high)
-                    for key, weight in value.items()}  # fmt: skip
+            return {
+                key: weight
+                if isinstance(weight, dict)  # the pipeline's to check
+                else checks.real(f"{name}: {show(key)}", weight, kind.low, kind.high)
+                for key, weight in value.items()
+            }
         if isinstance(kind, Weighted):
             return self._words(name, value, MAX_WEIGHTS)
         return _data(name, value)

@@ -96,8 +96,9 @@ def refusal_of(error: BaseException) -> Refusal:
     if isinstance(error, ClientDisconnect):
         return Refusal(GONE, "the client has gone", code="client_gone")
     if not isinstance(error, PyengineError):
-        return Refusal(500, "the server has made a mistake; its log has it", code="internal_error",
-                       again=False)  # fmt: skip
+        return Refusal(
+            500, "the server has made a mistake; its log has it", code="internal_error", again=False
+        )
     text = str(error)
     found = _FIELD.match(text)
     param = found[1] if found else None
@@ -133,8 +134,9 @@ def renamed(error: Exception, names: Mapping[str, str]) -> Exception:
 def _of_http(error: HTTPException) -> Refusal:
     headers = dict(error.headers or {})
     codes = {404: "not_found", 405: "method_not_allowed"}
-    return Refusal(error.status_code, str(error.detail), code=codes.get(error.status_code),
-                   headers=headers)  # fmt: skip
+    return Refusal(
+        error.status_code, str(error.detail), code=codes.get(error.status_code), headers=headers
+    )
 
 
 def _of_validation(error: RequestValidationError) -> Refusal:

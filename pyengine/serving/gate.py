@@ -46,8 +46,9 @@ RAW_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items(
 class Counting(Protocol):
     """What a gate needs of the metrics of what it stands around."""
 
-    def request(self, method: str, route: str, status: int, seconds: float,
-                refusal: Refusal | None) -> None:  # fmt: skip
+    def request(
+        self, method: str, route: str, status: int, seconds: float, refusal: Refusal | None
+    ) -> None:
         """A request was answered."""
 
 
@@ -69,8 +70,9 @@ class Gate:
     before it is routed; what it raises is the answer.
     """
 
-    def __init__(self, app: ASGIApp, server: Gated,
-                 admit: Callable[[Scope, Headers], None] = lambda *_: None):  # fmt: skip
+    def __init__(
+        self, app: ASGIApp, server: Gated, admit: Callable[[Scope, Headers], None] = lambda *_: None
+    ):
         self.app, self.server, self.admit, self.active = app, server, admit, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,8 +135,12 @@ class _Passage:
 
     def _check(self) -> None:
         if self.gate.active > self.settings.max_requests:
-            raise Refusal(429, "the server answers as many requests as it may at once",
-                          code="busy", retry_after=1.0)  # fmt: skip
+            raise Refusal(
+                429,
+                "the server answers as many requests as it may at once",
+                code="busy",
+                retry_after=1.0,
+            )
         self._check_host()
         length = self.headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
@@ -152,9 +158,13 @@ class _Passage:
             return  # browsers always send it
         name = name_in(host)
         if not is_known(name, allowed):
-            raise Refusal(403, "host: expected an address, localhost, or a name that this server"
-                          f" was started with (allowed_hosts), given {name[:100]!r}", "host",
-                          "unknown_host")  # fmt: skip
+            raise Refusal(
+                403,
+                "host: expected an address, localhost, or a name that this server"
+                f" was started with (allowed_hosts), given {name[:100]!r}",
+                "host",
+                "unknown_host",
+            )
 
     def _too_long(self) -> Refusal:
         text = f"body: expected at most {self.settings.max_body} bytes"
@@ -171,8 +181,12 @@ class _Passage:
         except ValueError:
             here = ""
         if not here or here.lower() != self.headers.get("host", "").lower():
-            raise Refusal(403, "origin: expected this server's own pages, or one that it was"
-                          " started with", "origin", "cross_origin")  # fmt: skip
+            raise Refusal(
+                403,
+                "origin: expected this server's own pages, or one that it was started with",
+                "origin",
+                "cross_origin",
+            )
 
     async def _receive(self) -> Message:
         """The next piece, within the limits of size and time; what comes after the body may take
@@ -197,8 +211,14 @@ class _Passage:
         return message
 
     def _too_slow(self) -> Refusal:
-        return Refusal(408, "body: it came too slowly", "body", "timeout", again=True,
-                       headers={"connection": "close"})  # fmt: skip
+        return Refusal(
+            408,
+            "body: it came too slowly",
+            "body",
+            "timeout",
+            again=True,
+            headers={"connection": "close"},
+        )
 
     # --- on the way out ---------------------------------------------------------------------------
 

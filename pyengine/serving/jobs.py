@@ -52,13 +52,18 @@ def _body() -> dict[str, Any]:
     schema = found["requestBody"]["content"]["application/json"]["schema"]
     schema["properties"]["previews"] = {"type": ["integer", "null"], "minimum": 0}
     schema["properties"]["quick_previews"] = {"type": ["boolean", "null"]}
-    key = {"name": "Idempotency-Key", "in": "header", "required": False,
-           "schema": {"type": "string", "minLength": 1, "maxLength": KEY_LENGTH}}  # fmt: skip
+    key = {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string", "minLength": 1, "maxLength": KEY_LENGTH},
+    }
     return {**found, "parameters": [key]}
 
 
-@router.post("", status_code=202, responses=responses(202), openapi_extra=_body(),
-             response_model=None)  # fmt: skip
+@router.post(
+    "", status_code=202, responses=responses(202), openapi_extra=_body(), response_model=None
+)
 async def create(request: Request, caller: KnownCaller) -> Response:
     """A job for a generation, at once. The same Idempotency-Key with the same body is the same job,
     for as long as it is kept.
@@ -66,8 +71,12 @@ async def create(request: Request, caller: KnownCaller) -> Response:
     server = server_of(request)
     key = request.headers.get("idempotency-key")
     if key is not None and not 1 <= len(key) <= KEY_LENGTH:
-        raise Refusal(400, f"Idempotency-Key: expected 1 to {KEY_LENGTH} characters",
-                      "Idempotency-Key", "invalid_value")  # fmt: skip
+        raise Refusal(
+            400,
+            f"Idempotency-Key: expected 1 to {KEY_LENGTH} characters",
+            "Idempotency-Key",
+            "invalid_value",
+        )
     body = await read_json(request)
     digest = hashlib.sha256(await request.body()).hexdigest()
 
@@ -101,19 +110,26 @@ async def cancel(request: Request, job_id: str, caller: KnownCaller) -> Response
     return JSONResponse(job.told())
 
 
-@router.get("/{job_id}/events", response_model=None, responses={
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description":
-          "queued, started, step, preview, done, failed, cancelled"},
-    **refusals(),
-})  # fmt: skip
+@router.get(
+    "/{job_id}/events",
+    response_model=None,
+    responses={
+        200: {
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "description": "queued, started, step, preview, done, failed, cancelled",
+        },
+        **refusals(),
+    },
+)
 async def events(request: Request, job_id: str, caller: KnownCaller) -> Response:
     """A job's events from the first on, or from the one after Last-Event-ID; the last ends it."""
     server = server_of(request)
     job = server.jobs.find(caller, job_id)
     last = request.headers.get("last-event-id", "").strip()
     if last and not (last.isascii() and last.isdigit() and len(last) < 19):
-        raise Refusal(400, "Last-Event-ID: expected the id of an event", "Last-Event-ID",
-                      "invalid_value")  # fmt: skip
+        raise Refusal(
+            400, "Last-Event-ID: expected the id of an event", "Last-Event-ID", "invalid_value"
+        )
     settings = server.settings
     return sse.EventStream(_events(job, int(last or 0)), settings.ping, settings.idle)
 

@@ -25,8 +25,13 @@ KEY_LENGTH = 255
 MAX_EVENTS = 2000
 #: Seconds that a cancelled job is waited for: a stage of it.
 PATIENCE = 5.0
-STATUS = {"queued": "queued", "started": "running", "done": "succeeded", "failed": "failed",
-          "cancelled": "cancelled"}  # fmt: skip
+STATUS = {
+    "queued": "queued",
+    "started": "running",
+    "done": "succeeded",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
 
 
 class KeptJob:
@@ -135,8 +140,11 @@ class KeptJob:
 def _shown(event: Any) -> dict[str, Any]:
     """A preview's pictures, as PNG in base64."""
     files = [pictures.encoded(image, None) for image in event.images]
-    return {"step": event.step, "steps": event.steps,
-            "images": [pictures.base64_of(data) for data in files]}  # fmt: skip
+    return {
+        "step": event.step,
+        "steps": event.steps,
+        "images": [pictures.base64_of(data) for data in files],
+    }
 
 
 def _result(job: KeptJob, output: Any) -> dict[str, Any]:
@@ -162,8 +170,9 @@ class Jobs:
         #: By caller and idempotency key: the body's digest, and the job that is made or being made.
         self._keys: dict[tuple[str, str], tuple[str, asyncio.Future[KeptJob]]] = {}
 
-    async def create(self, caller: Caller, asked: "Asked", previews: Any = None,
-                     quick_previews: Any = None) -> KeptJob:  # fmt: skip
+    async def create(
+        self, caller: Caller, asked: "Asked", previews: Any = None, quick_previews: Any = None
+    ) -> KeptJob:
         """Raises what Drawings.submit raises."""
         server = self._server
         if previews is None:
@@ -172,10 +181,16 @@ class Jobs:
         context = server.tracing.context()
         drawing = await server.in_thread(
             lambda: server.drawings.submit(
-                caller, asked.model, asked.call, previews=previews, deadline=asked.deadline,
-                names=asked.names, context=context, quick_previews=quick_previews,
+                caller,
+                asked.model,
+                asked.call,
+                previews=previews,
+                deadline=asked.deadline,
+                names=asked.names,
+                context=context,
+                quick_previews=quick_previews,
             )
-        )  # fmt: skip
+        )
         job = KeptJob(caller, drawing, asked, server.settings.node)
         self._jobs[job.id] = job
         task = self._tasks[job.id] = asyncio.create_task(job.run(server))
@@ -183,8 +198,9 @@ class Jobs:
         self.forget()
         return job
 
-    async def once(self, caller: Caller, key: str | None, digest: str,
-                   make: Callable[[], Awaitable[KeptJob]]) -> tuple[KeptJob, bool]:  # fmt: skip
+    async def once(
+        self, caller: Caller, key: str | None, digest: str, make: Callable[[], Awaitable[KeptJob]]
+    ) -> tuple[KeptJob, bool]:
         """The job of an idempotency key, and whether it was there before."""
         if key is None:
             return await make(), False
@@ -193,8 +209,13 @@ class Jobs:
         if name in self._keys:
             before, found = self._keys[name]
             if before != digest:
-                raise Refusal(409, "Idempotency-Key: it came with another body before",
-                              "Idempotency-Key", "idempotency_mismatch", again=False)  # fmt: skip
+                raise Refusal(
+                    409,
+                    "Idempotency-Key: it came with another body before",
+                    "Idempotency-Key",
+                    "idempotency_mismatch",
+                    again=False,
+                )
             return await asyncio.shield(found), True
         future: asyncio.Future[KeptJob] = asyncio.get_running_loop().create_future()
         self._keys[name] = digest, future

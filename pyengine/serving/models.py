@@ -47,8 +47,12 @@ class ServedModels:
         if self._settings.alias_unknown_models:
             return self.names[0]
         near = did_you_mean(name, self._names)
-        raise Refusal(404, f"model: expected one of {', '.join(self._names)}, given {show(name)}"
-                      f"{near}", "model", "model_not_found")  # fmt: skip
+        raise Refusal(
+            404,
+            f"model: expected one of {', '.join(self._names)}, given {show(name)}{near}",
+            "model",
+            "model_not_found",
+        )
 
     def engine_name(self, name: str) -> str:
         """What the engine calls the model of a public name."""

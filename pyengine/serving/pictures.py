@@ -29,8 +29,9 @@ def from_text(text: Any, field: str, settings: ServerSettings) -> bytes:
     A URL of any other kind is refused: the server fetches none.
     """
     if not isinstance(text, str):
-        raise RequestError(f"{field}: expected a picture as base64 or a data: URL, given"
-                           f" {type(text).__name__}")  # fmt: skip
+        raise RequestError(
+            f"{field}: expected a picture as base64 or a data: URL, given {type(text).__name__}"
+        )
     begin = 0
     if text[:5].lower() == "data:":
         found = _DATA_URL.match(text[:1000])
@@ -38,8 +39,10 @@ def from_text(text: Any, field: str, settings: ServerSettings) -> bytes:
             raise RequestError(f"{field}: expected a data: URL with ;base64, given another")
         begin = found.end()
     elif re.match(r"[A-Za-z][A-Za-z0-9+.-]{0,20}://", text[:32]):
-        raise RequestError(f"{field}: expected the picture itself, as base64 or a data: URL; this"
-                           " server fetches no URL")  # fmt: skip
+        raise RequestError(
+            f"{field}: expected the picture itself, as base64 or a data: URL; this"
+            " server fetches no URL"
+        )
     check_bytes((len(text) - begin) * 3 // 4 - 2, field, settings)
     try:
         data = base64.b64decode(text[begin:].translate(_BLANKS), validate=True)
@@ -54,8 +57,12 @@ _BLANKS = {ord(c): None for c in " \t\r\n"}
 
 def check_bytes(count: int, field: str, settings: ServerSettings) -> None:
     if count > settings.max_file:
-        raise Refusal(413, f"{field}: expected a picture of at most {settings.max_file} bytes,"
-                      f" given {count}", field, "too_large")  # fmt: skip
+        raise Refusal(
+            413,
+            f"{field}: expected a picture of at most {settings.max_file} bytes, given {count}",
+            field,
+            "too_large",
+        )
 
 
 def opened(data: bytes, field: str, settings: ServerSettings) -> Image.Image:
@@ -64,8 +71,12 @@ def opened(data: bytes, field: str, settings: ServerSettings) -> Image.Image:
     image = open_bytes(data, field)
     width, height = image.size
     if width * height > settings.max_pixels:
-        raise Refusal(413, f"{field}: expected at most {settings.max_pixels} pixels, given"
-                      f" {width}x{height}", field, "too_large")  # fmt: skip
+        raise Refusal(
+            413,
+            f"{field}: expected at most {settings.max_pixels} pixels, given {width}x{height}",
+            field,
+            "too_large",
+        )
     return image
 
 
@@ -90,9 +101,11 @@ def alpha_mask(data: bytes, field: str, settings: ServerSettings) -> Image.Image
 
 
 def encoded(
-    image: Image.Image, settings: Settings | None, kind: str = "png",
+    image: Image.Image,
+    settings: Settings | None,
+    kind: str = "png",
     compression: int | None = None,
-) -> bytes:  # fmt: skip
+) -> bytes:
     """The file of a picture; a PNG carries its settings, where it has any.
 
     kind: of FORMATS. compression: 0 to 100, OpenAI's: quality of JPEG and WebP, 100 the best.

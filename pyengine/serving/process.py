@@ -28,16 +28,33 @@ class Process(uvicorn.Server):
     seconds; then `stop` is called, in another thread, which cancels it. A second one stops.
     """
 
-    def __init__(self, app: ASGIApp, stop: Callable[[], None], settings: ServerSettings, host: str,
-                 port: int, started: Callable[[str], Any]):  # fmt: skip
+    def __init__(
+        self,
+        app: ASGIApp,
+        stop: Callable[[], None],
+        settings: ServerSettings,
+        host: str,
+        port: int,
+        started: Callable[[str], Any],
+    ):
         self.stop, self.told = stop, started
-        super().__init__(uvicorn.Config(
-            app, host=host, port=port, http=protocol(settings), ws="none", lifespan="on",
-            log_config=None, access_log=False, server_header=False, proxy_headers=False,
-            timeout_keep_alive=max(1, int(settings.keep_alive)),
-            timeout_graceful_shutdown=int(CANCEL),
-            h11_max_incomplete_event_size=MAX_HEADERS,
-        ))  # fmt: skip
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                http=protocol(settings),
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=max(1, int(settings.keep_alive)),
+                timeout_graceful_shutdown=int(CANCEL),
+                h11_max_incomplete_event_size=MAX_HEADERS,
+            )
+        )
         self._last: threading.Timer | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -67,8 +84,14 @@ class Process(uvicorn.Server):
             cancelling.cancel()
 
 
-def serve(app: ASGIApp, stop: Callable[[], None], settings: ServerSettings, host: str, port: int,
-          started: Callable[[str], Any]) -> None:  # fmt: skip
+def serve(
+    app: ASGIApp,
+    stop: Callable[[], None],
+    settings: ServerSettings,
+    host: str,
+    port: int,
+    started: Callable[[str], Any],
+) -> None:
     """Serves until a signal ends it; `stop` is called then, and where draining takes too long.
 
     started: called with the address, once it listens. Raises UnavailableError where it cannot.

@@ -76,8 +76,9 @@ def _described(row: Argument, pictures: dict[str, Any]) -> dict[str, Any]:
     elif isinstance(kind, Whole | Real | Choice):
         schema = nullable(kind.schema())
     elif isinstance(kind, Words):
-        schema = nullable({"type": "string", "maxLength": 100_000 if "prompt" in row.name
-                           else MAX_TEXT})  # fmt: skip
+        schema = nullable(
+            {"type": "string", "maxLength": 100_000 if "prompt" in row.name else MAX_TEXT}
+        )
     elif isinstance(kind, Weighted):
         text = {"type": "string", "maxLength": MAX_WEIGHTS}
         schema = {"anyOf": [kind.schema(), text, {"type": "null"}]}
@@ -108,8 +109,12 @@ def install(app: FastAPI, keys: bool) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            found = get_openapi(title=app.title, version=app.version, routes=app.routes,
-                                description="Pictures by pyengine.")  # fmt: skip
+            found = get_openapi(
+                title=app.title,
+                version=app.version,
+                routes=app.routes,
+                description="Pictures by pyengine.",
+            )
             if keys:
                 schemes = {"key": {"type": "http", "scheme": "bearer"}}
                 found.setdefault("components", {})["securitySchemes"] = schemes

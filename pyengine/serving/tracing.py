@@ -31,9 +31,11 @@ class Tracing:
         method, path = scope["method"], scope["path"]
         attributes = {"http.request.method": method, "url.path": path, "request.id": request_id}
         with self._tracer.start_as_current_span(
-            f"{method} {path}", context=self._extract(dict(Headers(scope=scope))),
-            kind=self._trace.SpanKind.SERVER, attributes=attributes,
-        ) as span:  # fmt: skip
+            f"{method} {path}",
+            context=self._extract(dict(Headers(scope=scope))),
+            kind=self._trace.SpanKind.SERVER,
+            attributes=attributes,
+        ) as span:
             yield span
 
     def answered(self, span: Any, status: int, caller: str | None) -> None:
@@ -54,9 +56,11 @@ class Tracing:
             return int((seconds + shift) * 1e9)
 
         span = self._tracer.start_span(
-            f"draw {model}", context=context, start_time=at(min(times.values())),
+            f"draw {model}",
+            context=context,
+            start_time=at(min(times.values())),
             attributes={"model": model, "steps": report.steps, "evaluations": report.evaluations},
-        )  # fmt: skip
+        )
         for name, seconds in times.items():
             span.add_event(name, timestamp=at(seconds))
         span.end(end_time=at(max(times.values())))

@@ -87,9 +87,14 @@ class Batches:
     """
 
     def __init__(
-        self, pictures: dataset.Pictures, favourites: np.ndarray, settings: AutoencoderSettings,
-        stage: str, seed: int, device: str,
-    ):  # fmt: skip
+        self,
+        pictures: dataset.Pictures,
+        favourites: np.ndarray,
+        settings: AutoencoderSettings,
+        stage: str,
+        seed: int,
+        device: str,
+    ):
         self.pictures, self.favourites, self.settings = pictures, favourites, settings
         self.stage, self.seed, self.device = stage, seed, device
 

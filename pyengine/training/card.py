@@ -136,9 +136,11 @@ def card_ar(facts: dict[str, Any]) -> str:
     """README.md of an exported emoji-ar."""
     shape, coder, further = facts["gpt"], facts["vq"], facts["decoder"]
     named = {f"vq_{name}": coder[name] for name in ("steps", "batch", "hours")}
-    named["decoder"] = "" if further is None else (
-        "; its decoder on these alone {steps:,} more, {hours} hours".format(**further)
-    )  # fmt: skip
+    named["decoder"] = (
+        ""
+        if further is None
+        else ("; its decoder on these alone {steps:,} more, {hours} hours".format(**further))
+    )
     for name in ("entries", "width", "used", "perplexity", "favourites"):
         named[name] = coder[name]
     named |= {name: facts["parameters"][name] / 1e6 for name in ("transformer", "vqvae")}

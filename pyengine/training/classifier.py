@@ -56,13 +56,18 @@ class Networks(course.Networks):
         self.labels = torch.tensor([numbers[name] for name in data.pictures.labels]).to(device)
         self.latents = encoded(data.pictures).to(device)
         config = {
-            "image_size": self.latents.shape[-1], "in_channels": self.latents.shape[1],
-            "model_channels": settings.waves, "out_channels": len(data.labels),
-            "num_res_blocks": settings.blocks, "attention_resolutions": [2],
+            "image_size": self.latents.shape[-1],
+            "in_channels": self.latents.shape[1],
+            "model_channels": settings.waves,
+            "out_channels": len(data.labels),
+            "num_res_blocks": settings.blocks,
+            "attention_resolutions": [2],
             "channel_mult": [settings.channels // settings.waves * n for n in settings.levels],
             "num_head_channels": settings.head,
-            "use_scale_shift_norm": True, "resblock_updown": True, "pool": "attention",
-        }  # fmt: skip
+            "use_scale_shift_norm": True,
+            "resblock_updown": True,
+            "pool": "attention",
+        }
         self.network = seeded(seed, lambda: EncoderUNet(config)).to(device)
         self.parameters = list(self.network.parameters())
         self.alphas = emoji_alphas().to(device)

@@ -48,11 +48,15 @@ def build_tower(settings: ClipSettings) -> Any:
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     config = CLIPVisionConfig(
-        hidden_size=settings.width, intermediate_size=settings.inner,
-        projection_dim=settings.projection, num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads, image_size=settings.size, patch_size=settings.patch,
+        hidden_size=settings.width,
+        intermediate_size=settings.inner,
+        projection_dim=settings.projection,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        image_size=settings.size,
+        patch_size=settings.patch,
         hidden_act="quick_gelu",
-    )  # fmt: skip
+    )
     # torch's fused attention has a backward pass in bfloat16 that is many times slower.
     config._attn_implementation = "eager"
     return CLIPVisionModelWithProjection(config)
@@ -155,10 +159,12 @@ def moved(images: np.ndarray, most: int, numbers: np.random.Generator) -> np.nda
     height, width = images.shape[1:3]
     wide = np.pad(images, ((0, 0), (most, most), (most, most), (0, 0)), constant_values=255)
     corners = numbers.integers(0, 2 * most + 1, (len(images), 2))
-    return np.stack([
-        one[top : top + height, left : left + width]
-        for one, (top, left) in zip(wide, corners, strict=True)
-    ])  # fmt: skip
+    return np.stack(
+        [
+            one[top : top + height, left : left + width]
+            for one, (top, left) in zip(wide, corners, strict=True)
+        ]
+    )
 
 
 def normalised(images: np.ndarray) -> Any:
@@ -184,12 +190,16 @@ def write(folder: Path, networks: Networks) -> None:
     text = shipped_folder(TEXT_ENCODER) / "text_encoder" / "config.json"
     shared = {"projection_dim": settings.projection}
     vision = {
-        "model_type": "clip_vision_model", "hidden_size": settings.width,
-        "intermediate_size": settings.inner, "num_hidden_layers": settings.layers,
-        "num_attention_heads": settings.heads, "image_size": settings.size,
-        "patch_size": settings.patch, "hidden_act": "quick_gelu",
+        "model_type": "clip_vision_model",
+        "hidden_size": settings.width,
+        "intermediate_size": settings.inner,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": settings.heads,
+        "image_size": settings.size,
+        "patch_size": settings.patch,
+        "hidden_act": "quick_gelu",
         **shared,
-    }  # fmt: skip
+    }
     config = {
         "model_type": "clip",
         "text_encoder": TEXT_ENCODER,
@@ -199,12 +209,19 @@ def write(folder: Path, networks: Networks) -> None:
     }
     write_json(folder / "config.json", config)
     pictures = {
-        "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": settings.size},
-        "crop_size": {"height": settings.size, "width": settings.size}, "resample": 3,
-        "do_resize": True, "do_center_crop": True, "do_rescale": True, "rescale_factor": 1 / 255,
-        "do_normalize": True, "do_convert_rgb": True, "image_mean": list(MEAN),
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": settings.size},
+        "crop_size": {"height": settings.size, "width": settings.size},
+        "resample": 3,
+        "do_resize": True,
+        "do_center_crop": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+        "image_mean": list(MEAN),
         "image_std": list(STD),
-    }  # fmt: skip
+    }
     write_json(folder / "preprocessor_config.json", pictures)
     state = {
         **networks.tower.state_dict(),

@@ -83,18 +83,29 @@ class Networks(course.Networks):
 
 
 def train(
-    networks: Networks, batches: Any, path: Path, log: loop.Log, *,
-    save_seconds: float, seconds: float | None = None,
-) -> Any:  # fmt: skip
+    networks: Networks,
+    batches: Any,
+    path: Path,
+    log: loop.Log,
+    *,
+    save_seconds: float,
+    seconds: float | None = None,
+) -> Any:
     """Trains, or goes on with, a whole course of settings.steps; returns the model with averaged
     weights. seconds: of this call, after which to stop early.
     """
     run, s = course.resume(path, networks, WEIGHT_DECAY), networks.settings
     if run.step < s.steps:
         course.train(
-            run, batches, s.steps, cooldown=s.cooldown, seconds=seconds, checkpoint=path,
-            save_seconds=save_seconds, log=log,
-        )  # fmt: skip
+            run,
+            batches,
+            s.steps,
+            cooldown=s.cooldown,
+            seconds=seconds,
+            checkpoint=path,
+            save_seconds=save_seconds,
+            log=log,
+        )
         parallel.agree(True)  # a barrier: the first process has written the file
     networks.load_average(run.average.values)
     return networks.model.eval()

@@ -100,7 +100,7 @@ import pyengine
 pipe = pyengine.from_pretrained("emoji-ddpm")
 pipe("a red heart", seed=1).images[0].save("heart.png")
 ```
-""".format(steps=DEFAULTS["num_inference_steps"])  # fmt: skip
+""".format(steps=DEFAULTS["num_inference_steps"])
 
 
 def rows(settings: DDPMSettings) -> dict[str, str]:

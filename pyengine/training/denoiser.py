@@ -157,9 +157,14 @@ class Batches:
     """The batch of a step, a function of its number."""
 
     def __init__(
-        self, pictures: dataset.Pictures, latents: Any, tokens_of: Callable[[list[str]], Any],
-        settings: BatchSettings, seed: int, device: str,
-    ):  # fmt: skip
+        self,
+        pictures: dataset.Pictures,
+        latents: Any,
+        tokens_of: Callable[[list[str]], Any],
+        settings: BatchSettings,
+        seed: int,
+        device: str,
+    ):
         self.pictures, self.latents, self.tokens_of = pictures, latents, tokens_of
         self.settings, self.seed, self.device = settings, seed, device
 

@@ -193,9 +193,14 @@ def prepare(
 
 
 def _settings(
-    settings: EmojiSettings | None, labels: Sequence[str] | None, styles: Sequence[str], seed: int,
-    batch: int | None, rate: float | None, autoencoder_steps: int | None,
-) -> EmojiSettings:  # fmt: skip
+    settings: EmojiSettings | None,
+    labels: Sequence[str] | None,
+    styles: Sequence[str],
+    seed: int,
+    batch: int | None,
+    rate: float | None,
+    autoencoder_steps: int | None,
+) -> EmojiSettings:
     settings = settings or EmojiSettings(styles=tuple(styles), seed=seed)
     if labels is not None:
         settings = replace(settings, labels=tuple(labels))

@@ -169,9 +169,13 @@ def make_tokens(
 
 
 def prepare(
-    folder: Path, settings: EmojiARSettings, chosen: dataset.Pictures, model: Any, tokens: Any,
+    folder: Path,
+    settings: EmojiARSettings,
+    chosen: dataset.Pictures,
+    model: Any,
+    tokens: Any,
     device: str,
-) -> tuple[course.Run, gpt.Batches]:  # fmt: skip
+) -> tuple[course.Run, gpt.Batches]:
     """The transformer's run and batches; its vocabulary is the tokenizer's."""
     shape = replace(settings.gpt, vocabulary=len(tokens))
     run = gpt.start(folder / "gpt.pt", shape, settings.seed, device)
@@ -181,9 +185,13 @@ def prepare(
 
 
 def _settings(
-    settings: EmojiARSettings | None, labels: Sequence[str] | None, seed: int | None,
-    batch: int | None, rate: float | None, vq_steps: int | None,
-) -> EmojiARSettings:  # fmt: skip
+    settings: EmojiARSettings | None,
+    labels: Sequence[str] | None,
+    seed: int | None,
+    batch: int | None,
+    rate: float | None,
+    vq_steps: int | None,
+) -> EmojiARSettings:
     settings = settings or EmojiARSettings()
     recipe.check_positive(batch=batch, rate=rate, vq_steps=vq_steps)
     if labels is not None:

@@ -61,9 +61,12 @@ def score(images: np.ndarray, labels: Sequence[str], known: dataset.Pictures) ->
 
 
 def style_share(
-    images: np.ndarray, labels: Sequence[str], known: dataset.Pictures, style: str,
+    images: np.ndarray,
+    labels: Sequence[str],
+    known: dataset.Pictures,
+    style: str,
     others: Sequence[str],
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """How many pictures are nearer to their label's picture of `style` than to those of `others`,
     and the median of the distances to the former. Labels without a picture of each are left out.
     """

@@ -28,9 +28,10 @@ def cells(found: Mapping[str, Any]) -> dict[str, str]:
     """One model's figures by name, those that its evaluation lacks as a dash."""
     sets = found.get("sets", {})
     named = {
-        "top 1": f"{found['model']['top1']:.1%}", "top 5": f"{found['model']['top5']:.1%}",
+        "top 1": f"{found['model']['top1']:.1%}",
+        "top 5": f"{found['model']['top5']:.1%}",
         "shuffled, top 5": f"{found['floor']['top5']:.1%}",
-    }  # fmt: skip
+    }
     for name, form in (
         ("frechet_distance", "{:.2f}"), ("clip_score", "{:.1f}"),
         ("precision", "{:.1%}"), ("recall", "{:.1%}"),

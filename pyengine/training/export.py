@@ -16,9 +16,11 @@ from .recipe import Data
 
 # What pyengine uses where a call says nothing; diffusers does not read it.
 DEFAULTS = {
-    "num_inference_steps": samples.STEPS, "guidance_scale": samples.GUIDANCE,
-    "fast_num_inference_steps": 6, "fast_scheduler": "dpmpp_2m",
-}  # fmt: skip
+    "num_inference_steps": samples.STEPS,
+    "guidance_scale": samples.GUIDANCE,
+    "fast_num_inference_steps": 6,
+    "fast_scheduler": "dpmpp_2m",
+}
 
 
 def export(
@@ -72,16 +74,26 @@ def write_parts(
 
 
 def write_words(
-    folder: Path, run: Path, trained: course.Run, settings: EmojiSettings,
+    folder: Path,
+    run: Path,
+    trained: course.Run,
+    settings: EmojiSettings,
     evaluation: model_folder.Evaluation,
-) -> None:  # fmt: skip
+) -> None:
     """See model_folder.write_words; also pyengine's defaults."""
     write_json(folder / "pyengine.json", DEFAULTS)
     stages = ("autoencoder", "decoder")
     seconds = sum(r["seconds"] for r in model_folder.log_records(run) if r["stage"] in stages)
     networks = trained.networks
     model_folder.write_words(
-        folder, run, RECIPE, trained, settings, evaluation, curves=("loss", "v_error"), card=card,
+        folder,
+        run,
+        RECIPE,
+        trained,
+        settings,
+        evaluation,
+        curves=("loss", "v_error"),
+        card=card,
         favoured=favoured(settings),
         autoencoder_hours=model_folder.hours(seconds),
         parameters={
@@ -90,7 +102,7 @@ def write_words(
         },
         denoiser=networks.settings.describe(),
         autoencoder=settings.autoencoder.describe() | {"steps": coder_steps(run)},
-    )  # fmt: skip
+    )
 
 
 def favoured(settings: EmojiSettings) -> str:

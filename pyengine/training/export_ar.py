@@ -76,16 +76,27 @@ def write_drafts(folder: Path, tokens: Path) -> dict[str, int]:
 
 
 def write_words(
-    folder: Path, run: Path, trained: course.Run, settings: EmojiARSettings,
-    evaluation: model_folder.Evaluation, drafts: dict[str, int],
-) -> None:  # fmt: skip
+    folder: Path,
+    run: Path,
+    trained: course.Run,
+    settings: EmojiARSettings,
+    evaluation: model_folder.Evaluation,
+    drafts: dict[str, int],
+) -> None:
     """See model_folder.write_words."""
     coder = loop.load_checkpoint(run / f"{vq.STAGE}.pt")
     model_folder.write_words(
-        folder, run, RECIPE, trained, settings, evaluation, curves=("picture", "text"),
+        folder,
+        run,
+        RECIPE,
+        trained,
+        settings,
+        evaluation,
+        curves=("picture", "text"),
         card=card_ar,
         parameters={
-            "transformer": count(trained.networks.model), "vqvae": count(vq.build(settings.vq)),
+            "transformer": count(trained.networks.model),
+            "vqvae": count(vq.build(settings.vq)),
         },
         gpt=trained.networks.settings.describe(),
         vq=settings.vq.describe()
@@ -93,4 +104,4 @@ def write_words(
         | {"used": coder["used"], "perplexity": round(coder["perplexity"], 1)},
         decoder=decoder_facts(run / vq.DECODER),
         drafts=drafts,
-    )  # fmt: skip
+    )

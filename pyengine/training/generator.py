@@ -25,8 +25,12 @@ class GeneratorSettings(SmallSettings):
     """
 
     SHAPE: ClassVar[tuple[str, ...]] = (
-        "size", "channels", "patch", "condition", "latent_channels",
-    )  # fmt: skip
+        "size",
+        "channels",
+        "patch",
+        "condition",
+        "latent_channels",
+    )
 
     channels: tuple[int, ...] = (96, 96, 96)
     patch: int = 4

@@ -163,9 +163,14 @@ class Batches:
     """
 
     def __init__(
-        self, pictures: dataset.Pictures, codes: np.ndarray, tokens_of: Callable[[str], list[int]],
-        settings: GPTSettings, seed: int, device: str,
-    ):  # fmt: skip
+        self,
+        pictures: dataset.Pictures,
+        codes: np.ndarray,
+        tokens_of: Callable[[str], list[int]],
+        settings: GPTSettings,
+        seed: int,
+        device: str,
+    ):
         self.pictures, self.codes, self.tokens_of = pictures, codes, tokens_of
         self.settings, self.seed, self.device = settings, seed, device
         parallel.check_batch(settings.batch)

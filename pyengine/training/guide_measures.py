@@ -46,9 +46,13 @@ def asked_for(
 
 
 def accuracy(
-    folder: Path, pictures: dataset.Pictures, concepts: Sequence[str], style: str, count: int,
+    folder: Path,
+    pictures: dataset.Pictures,
+    concepts: Sequence[str],
+    style: str,
+    count: int,
     seed: int,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """How often a classifier tells the label of noised latents of a picture, by timestep.
 
     concepts: its classes, in order. Of each timestep in ``levels``: the share of variance that is
@@ -62,8 +66,10 @@ def accuracy(
     from .prior import encoded
 
     model = EncoderUNetModel.from_pretrained(folder)
-    known, asked = pictures.select(concepts, {style}), asked_for(pictures, concepts, style, count,
-                                                                 seed)  # fmt: skip
+    known, asked = (
+        pictures.select(concepts, {style}),
+        asked_for(pictures, concepts, style, count, seed),
+    )
     clean, latents, alphas = encoded(known), encoded(asked), emoji_alphas()
     classes = torch.tensor([list(concepts).index(label) for label in asked.labels])
     own = torch.tensor([known.labels.index(label) for label in asked.labels])
@@ -84,14 +90,24 @@ def accuracy(
             {"timestep": timestep, "noise": round(float(1 - alpha), 4)}
             | {name: round(share, 4) for name, share in shares.items()}
         )
-    return {"asked": len(asked), "seed": seed, "style": style, "classes": len(concepts),
-            "draws": DRAWS, "levels": levels}  # fmt: skip
+    return {
+        "asked": len(asked),
+        "seed": seed,
+        "style": style,
+        "classes": len(concepts),
+        "draws": DRAWS,
+        "levels": levels,
+    }
 
 
 def retrieval(
-    folder: Path, pictures: dataset.Pictures, concepts: Sequence[str], style: str, count: int,
+    folder: Path,
+    pictures: dataset.Pictures,
+    concepts: Sequence[str],
+    style: str,
+    count: int,
     seed: int,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Whether a picture's own prompt "a LABEL" is the nearest of all concepts' by a CLIP, or among
     the five nearest.
     """
@@ -107,9 +123,14 @@ def retrieval(
     table = seen @ torch.nn.functional.normalize(texts, dim=1).T
     own = torch.tensor([list(concepts).index(label) for label in asked.labels])
     right = table.topk(min(5, len(concepts)), dim=1).indices == own[:, None]
-    return {"asked": len(asked), "seed": seed, "style": style, "prompts": len(concepts),
-            "top1": round(float(right[:, 0].double().mean()), 4),
-            "top5": round(float(right.any(dim=1).double().mean()), 4)}  # fmt: skip
+    return {
+        "asked": len(asked),
+        "seed": seed,
+        "style": style,
+        "prompts": len(concepts),
+        "top1": round(float(right[:, 0].double().mean()), 4),
+        "top5": round(float(right.any(dim=1).double().mean()), 4),
+    }
 
 
 def report(result: dict[str, Any]) -> str:

@@ -9,9 +9,13 @@ from . import captions, dataset, evaluate, loop
 
 
 def bits(
-    pipe: Any, pictures: dataset.Pictures, concepts: Sequence[str], style: str, count: int,
+    pipe: Any,
+    pictures: dataset.Pictures,
+    concepts: Sequence[str],
+    style: str,
+    count: int,
     seed: int,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Mean bits of a stored number under `pipe.bits_per_dimension`, with uniform dequantisation.
 
     pictures: the data set. Returns ``known`` over up to `count` pictures of the concepts in the

@@ -161,25 +161,34 @@ def train(
         torch.set_num_threads(threads)
     place, folder = find_model(model), Path(out)
     settings = settings or LoraSettings(
-        base=digest(place / UNET_FILE), model=os.fspath(model), style=style, seed=seed,
+        base=digest(place / UNET_FILE),
+        model=os.fspath(model),
+        style=style,
+        seed=seed,
         labels=tuple(labels or evaluate.read_concepts(place / "concepts.txt")),
         text_layers=TEXT_LAYERS if text_encoder else (),
-    )  # fmt: skip
+    )
     rank = rank or settings.rank
     given: dict[str, Any] = {
-        "rank": rank, "alpha": alpha or rank, "steps": steps, "batch": batch, "rate": rate,
-    }  # fmt: skip
+        "rank": rank,
+        "alpha": alpha or rank,
+        "steps": steps,
+        "batch": batch,
+        "rate": rate,
+    }
     settings = replace(settings, **{k: v for k, v in given.items() if v is not None})
     run, batches = prepare(folder, place, settings, data, device)
     recipe.save_settings(folder, settings)
     course.train(
-        run, batches, settings.steps,
+        run,
+        batches,
+        settings.steps,
         cooldown=settings.cooldown,
         seconds=None if minutes is None else 60 * minutes,
         checkpoint=folder / CHECKPOINT,
         save_seconds=save_seconds,
         log=loop.Log(folder / recipe.LOG, "lora", log_every, echo),
-    )  # fmt: skip
+    )
     return folder
 
 

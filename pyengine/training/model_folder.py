@@ -66,10 +66,18 @@ def count(module: Any) -> int:
 
 
 def write_words(
-    folder: Path, run: Path, kind: recipe.Recipe, trained: course.Run, settings: Any,
-    evaluation: Evaluation, *, curves: tuple[str, ...], card: Callable[[dict[str, Any]], str],
-    notice: str = NOTICE, **more: Any,
-) -> None:  # fmt: skip
+    folder: Path,
+    run: Path,
+    kind: recipe.Recipe,
+    trained: course.Run,
+    settings: Any,
+    evaluation: Evaluation,
+    *,
+    curves: tuple[str, ...],
+    card: Callable[[dict[str, Any]], str],
+    notice: str = NOTICE,
+    **more: Any,
+) -> None:
     """concepts.txt, NOTICE, curves.png, training.json and the card.
 
     evaluation: a file of :func:`.evaluate.write`. curves: measures of the generator that are drawn.

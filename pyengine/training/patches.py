@@ -37,9 +37,13 @@ class PatchNetwork(nn.Module):
         super().__init__()
         c = self.config = config
         layers = CLIPVisionConfig(
-            hidden_size=c.width, intermediate_size=c.inner, num_hidden_layers=c.layers,
-            num_attention_heads=c.heads, hidden_act="gelu", layer_norm_eps=NORM_EPS,
-        )  # fmt: skip
+            hidden_size=c.width,
+            intermediate_size=c.inner,
+            num_hidden_layers=c.layers,
+            num_attention_heads=c.heads,
+            hidden_act="gelu",
+            layer_norm_eps=NORM_EPS,
+        )
         # torch's fused attention has a backward pass in bfloat16 that is many times slower.
         layers._attn_implementation = "eager"
         pixels = c.patch_size**2

@@ -46,9 +46,12 @@ def build_prior(settings: PriorSettings, width: int, length: int) -> Any:
     from diffusers import PriorTransformer
 
     prior: Any = PriorTransformer(  # type: ignore[no-untyped-call]  # no types in diffusers
-        num_attention_heads=settings.prior_heads, attention_head_dim=32,
-        num_layers=settings.prior_layers, embedding_dim=width, num_embeddings=length,
-    )  # fmt: skip
+        num_attention_heads=settings.prior_heads,
+        attention_head_dim=32,
+        num_layers=settings.prior_layers,
+        embedding_dim=width,
+        num_embeddings=length,
+    )
     prior.clip_std.data.fill_(1.0)  # embeddings are as large as noise already
     return prior
 
@@ -68,9 +71,12 @@ class Networks(course.Networks):
         width, (channels, side) = self.embeddings.shape[1], self.latents.shape[1:3]
         length = data.texts.hidden.shape[1]
         config = settings.network(
-            sample_size=side, patch_size=settings.patch, in_channels=channels,
-            out_channels=channels, vector_size=width,
-        )  # fmt: skip
+            sample_size=side,
+            patch_size=settings.patch,
+            in_channels=channels,
+            out_channels=channels,
+            vector_size=width,
+        )
         self.prior = seeded(seed, lambda: build_prior(settings, width, length)).to(device)
         self.decoder = seeded(seed + 1, lambda: PatchNetwork(config)).to(device)
         self.decoder.learn_statistics(self.embeddings.cpu())
@@ -119,8 +125,9 @@ def embedded(pictures: dataset.Pictures) -> Any:
     from ..pipelines.loading import shipped_folder
 
     tower = CLIPVisionModelWithProjection.from_pretrained(shipped_folder(CLIP))
-    found = [tower(normalised(pictures.images[i : i + 1])).image_embeds for i in
-             range(len(pictures))]  # fmt: skip
+    found = [
+        tower(normalised(pictures.images[i : i + 1])).image_embeds for i in range(len(pictures))
+    ]
     rows = torch.cat(found)
     return torch.nn.functional.normalize(rows, dim=1) * rows.shape[1] ** 0.5
 

@@ -86,10 +86,20 @@ def open_run(
 
 
 def train(
-    opened: Opened, run: course.Run, batches: Any, before: Any, steps: int, *,
-    seconds: float | None, log_every: int, echo: Echo, draw: Callable[[Path, course.Run], None],
-    sample_minutes: float, cooldown: int = 0, save_seconds: float = 180.0,
-) -> None:  # fmt: skip
+    opened: Opened,
+    run: course.Run,
+    batches: Any,
+    before: Any,
+    steps: int,
+    *,
+    seconds: float | None,
+    log_every: int,
+    echo: Echo,
+    draw: Callable[[Path, course.Run], None],
+    sample_minutes: float,
+    cooldown: int = 0,
+    save_seconds: float = 180.0,
+) -> None:
     """Trains the generator until `steps`, or for `seconds` of this call.
 
     before: the settings of the last call on this run; see `keep_settings`. draw: writes a sheet of

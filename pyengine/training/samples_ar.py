@@ -11,9 +11,12 @@ from . import course, parts_ar, samples
 
 
 def draw_grid(
-    path: Path, run: course.Run, model: Any, tokenizer_files: Path,
+    path: Path,
+    run: course.Run,
+    model: Any,
+    tokenizer_files: Path,
     prompts: Sequence[str] = samples.PROMPTS,
-) -> None:  # fmt: skip
+) -> None:
     """Write a sheet of the prompts, generated with the averaged weights. model: the VQ-VAE."""
     with run.averaged(), tempfile.TemporaryDirectory() as folder:
         parts_ar.write_parts(Path(folder), run.networks, model, tokenizer_files)

@@ -47,7 +47,7 @@ def sets_over(features: Any) -> Callable[[np.ndarray, np.ndarray, Sequence[str]]
         FrechetDistance,
         KernelDistance,
         PrecisionRecall,
-    )  # fmt: skip
+    )
 
     def rows_of(images: np.ndarray) -> Any:
         return features(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2))

@@ -63,9 +63,12 @@ class Data:
     """
 
     def __init__(
-        self, pictures: dataset.Pictures, settings: SmallSettings, seed: int,
+        self,
+        pictures: dataset.Pictures,
+        settings: SmallSettings,
+        seed: int,
         labels: Sequence[str] = (),
-    ):  # fmt: skip
+    ):
         self.pictures, self.settings, self.seed = pictures, settings, seed
         self.labels = tuple(labels) or tuple(dict.fromkeys(pictures.labels))
 

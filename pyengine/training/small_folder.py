@@ -39,11 +39,18 @@ def export(
         if draw_samples and small.draws:
             draw(partial, partial / "samples.png")
         model_folder.write_words(
-            partial, folder, kind, trained, settings, evaluation, curves=small.curves,
+            partial,
+            folder,
+            kind,
+            trained,
+            settings,
+            evaluation,
+            curves=small.curves,
             notice=card.NOTICE_SMALL,
             card=lambda facts: card.card_small(small, settings.model, facts),
-            parameters=parameters(trained.networks), model=settings.model.describe(),
-        )  # fmt: skip
+            parameters=parameters(trained.networks),
+            model=settings.model.describe(),
+        )
     return target
 
 

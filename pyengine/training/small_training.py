@@ -65,9 +65,12 @@ def train(
 
 
 def changed(
-    settings: RunSettings, labels: Sequence[str] | None, styles: Sequence[str] | None,
-    seed: int | None, **numbers: float | None,
-) -> RunSettings:  # fmt: skip
+    settings: RunSettings,
+    labels: Sequence[str] | None,
+    styles: Sequence[str] | None,
+    seed: int | None,
+    **numbers: float | None,
+) -> RunSettings:
     """The settings with what a call says besides. numbers: fields of the model's settings.
 
     Raises RequestError for a number that is not positive, and a batch that cannot be shared evenly.

@@ -162,9 +162,13 @@ class Batches:
     """
 
     def __init__(
-        self, pictures: dataset.Pictures, rows: np.ndarray, settings: VQSettings, seed: int,
+        self,
+        pictures: dataset.Pictures,
+        rows: np.ndarray,
+        settings: VQSettings,
+        seed: int,
         device: str,
-    ):  # fmt: skip
+    ):
         self.pictures, self.rows, self.settings = pictures, rows, settings
         self.seed, self.device = seed, device
         parallel.check_batch(settings.batch)
@@ -221,9 +225,13 @@ def train(
     batches = Batches(pictures, rows, settings, seed, device)
     log = loop.Log(folder / "log.jsonl", STAGE, log_every, echo)
     return coder.train(
-        Networks(settings, device, seed), batches, folder / f"{STAGE}.pt", log,
-        save_seconds=save_seconds, seconds=seconds,
-    )  # fmt: skip
+        Networks(settings, device, seed),
+        batches,
+        folder / f"{STAGE}.pt",
+        log,
+        save_seconds=save_seconds,
+        seconds=seconds,
+    )
 
 
 def load(folder: Path, settings: VQSettings, device: str = "cpu") -> Any:

@@ -46,9 +46,14 @@ class Batches:
     """
 
     def __init__(
-        self, images: np.ndarray, tokens: np.ndarray, entries: Any, settings: VQSettings, seed: int,
+        self,
+        images: np.ndarray,
+        tokens: np.ndarray,
+        entries: Any,
+        settings: VQSettings,
+        seed: int,
         device: str,
-    ):  # fmt: skip
+    ):
         self.images, self.tokens, self.entries = images, tokens, entries
         self.settings, self.seed, self.device = settings, seed, device
         parallel.check_batch(settings.batch)

@@ -134,9 +134,13 @@ class FolderCheckpoint(Checkpoint):
     """A folder in diffusers' layout: model_index.json and a folder for each part, or all in one."""
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, variant: str | None = None, source: str = "",
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        variant: str | None = None,
+        source: str = "",
         ignore_config_keys: Iterable[str] = (),
-    ):  # fmt: skip
+    ):
         self.folder = Path(folder)
         self.source = source or str(folder)
         self.ignored = check_ignored(ignore_config_keys)

@@ -71,15 +71,18 @@ def _inside(real: str, roots: tuple[str, ...]) -> bool:
 def _other_links(path: Path, roots: tuple[str, ...]) -> str:
     """Which names beside the checkpoint's `path` lead outside too, and what to do about it."""
     try:
-        beside = {name: os.path.realpath(os.path.join(roots[0], name)) for name in
-                  sorted(os.listdir(roots[0]))}  # fmt: skip
+        beside = {
+            name: os.path.realpath(os.path.join(roots[0], name))
+            for name in sorted(os.listdir(roots[0]))
+        }
     except OSError:
         beside = {}
     links = {name: real for name, real in beside.items() if not _inside(real, roots)}
     others = [show(name) for name in links if name != path.name]
     also = f", as do {listing(others)}" if others else ""
-    homes = {os.path.dirname(real) for name, real in links.items()
-             if os.path.basename(real) == name}  # fmt: skip
+    homes = {
+        os.path.dirname(real) for name, real in links.items() if os.path.basename(real) == name
+    }
     way = "copy the files into it (cp -rL)"
     if len(homes) == 1 and len(links) == sum(os.path.basename(r) == n for n, r in links.items()):
         way = f"load {show(homes.pop())} itself, or {way}"
@@ -129,11 +132,14 @@ def _open_without_waiting(path: str, flags: int) -> int:
 def _check_regular(mode: int, path: str | os.PathLike[str]) -> None:
     if not stat.S_ISREG(mode):
         kind = (
-            "a folder" if stat.S_ISDIR(mode)
-            else "a fifo" if stat.S_ISFIFO(mode)
-            else "a socket" if stat.S_ISSOCK(mode)
+            "a folder"
+            if stat.S_ISDIR(mode)
+            else "a fifo"
+            if stat.S_ISFIFO(mode)
+            else "a socket"
+            if stat.S_ISSOCK(mode)
             else "a device"
-        )  # fmt: skip
+        )
         raise CheckpointError(f"{path}: expected a regular file, found {kind}")
 
 

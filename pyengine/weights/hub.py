@@ -70,9 +70,13 @@ def open_hub(
         why = f"its cache lacks {listing(missing)}" if folder else "it is not in the cache"
         raise CheckpointError(f"{repo}: {offline} and {why}")
     folder = download(
-        repo, variant=variant, revision=revision, cache_dir=cache_dir, token=token,
+        repo,
+        variant=variant,
+        revision=revision,
+        cache_dir=cache_dir,
+        token=token,
         force_download=force_download,
-    )  # fmt: skip
+    )
     return _open(folder, variant, repo, ignore_config_keys)
 
 
@@ -211,9 +215,11 @@ def download_file(
     if not name.endswith(ends):
         raise CheckpointError(f"{repo}: {show(name)} is no {ends[-1]} file")
     options: dict[str, Any] = {
-        "cache_dir": cache_dir, "token": token, "force_download": bool(force_download),
+        "cache_dir": cache_dir,
+        "token": token,
+        "force_download": bool(force_download),
         "local_files_only": bool(local_files_only) or _is_offline(),
-    }  # fmt: skip
+    }
     try:
         path: str = huggingface_hub.hf_hub_download(repo, name, revision=revision, **options)
     except Exception as e:  # as in `download`
@@ -226,10 +232,14 @@ def download_file(
 
 
 def fetch(
-    repo: str, names: Iterable[str], *, revision: str | None = None,
-    cache_dir: str | os.PathLike[str] | None = None, force_download: bool | None = None,
+    repo: str,
+    names: Iterable[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    force_download: bool | None = None,
     **how: Any,
-) -> Path:  # fmt: skip
+) -> Path:
     """The folder of a repository's snapshot that holds these files, JSON or safetensors: out of
     the Hub's cache where all are there, without asking the network, else each is downloaded.
     how: token, local_files_only.
@@ -240,9 +250,14 @@ def fetch(
         return folder
     for name in names:
         path = download_file(
-            repo, name, revision=revision, cache_dir=cache_dir, force_download=force_download,
-            ends=(".json", ".safetensors"), **how,
-        )  # fmt: skip
+            repo,
+            name,
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            ends=(".json", ".safetensors"),
+            **how,
+        )
     return path.parents[name.count("/")]
 
 

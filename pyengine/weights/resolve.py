@@ -80,10 +80,15 @@ def resolve(
     _only_for(prediction_type is None, "prediction_type", "single files", text)
     _only_for(config is None, "config", "single files", text)
     return open_hub(
-        text, variant=variant, revision=revision, cache_dir=cache_dir, token=token,
-        local_files_only=bool(local_files_only), force_download=bool(force_download),
+        text,
+        variant=variant,
+        revision=revision,
+        cache_dir=cache_dir,
+        token=token,
+        local_files_only=bool(local_files_only),
+        force_download=bool(force_download),
         ignore_config_keys=ignored,
-    )  # fmt: skip
+    )
 
 
 def _layout_of_file(path: Path) -> Layout | None:
@@ -127,8 +132,9 @@ def _configs(
 
 def _check_hub_options(token: Any, local_files_only: Any, force_download: Any) -> None:
     if not (token is None or isinstance(token, str | bool)):  # a secret: never shown
-        raise RequestError(f"token: expected a text, True, False or None, given a"
-                           f" {type(token).__name__}")  # fmt: skip
+        raise RequestError(
+            f"token: expected a text, True, False or None, given a {type(token).__name__}"
+        )
     for name, value in (("local_files_only", local_files_only), ("force_download", force_download)):
         if not (value is None or isinstance(value, bool)):
             raise RequestError(f"{name}: expected True or False, given {show(value)}")

@@ -60,14 +60,23 @@ FAMILIES = {
     "sd1": Original("StableDiffusionPipeline", 0.18215, 512, "PNDMScheduler", {}),
     "sd2": Original("StableDiffusionPipeline", 0.18215, 768, "DDIMScheduler", {}),
     "sdxl": Original(
-        "StableDiffusionXLPipeline", 0.13025, 1024, "EulerDiscreteScheduler",
-        {"force_zeros_for_empty_prompt": True}, 6,
+        "StableDiffusionXLPipeline",
+        0.13025,
+        1024,
+        "EulerDiscreteScheduler",
+        {"force_zeros_for_empty_prompt": True},
+        6,
     ),
     "refiner": Original(
-        "StableDiffusionXLImg2ImgPipeline", 0.13025, 1024, "EulerDiscreteScheduler",
-        {"force_zeros_for_empty_prompt": False, "requires_aesthetics_score": True}, 5, True,
+        "StableDiffusionXLImg2ImgPipeline",
+        0.13025,
+        1024,
+        "EulerDiscreteScheduler",
+        {"force_zeros_for_empty_prompt": False, "requires_aesthetics_score": True},
+        5,
+        True,
     ),
-}  # fmt: skip
+}
 #: Where each family's text encoders are.
 TEXT = {
     "sd1": {"text_encoder": CLIP_1},

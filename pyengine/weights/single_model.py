@@ -22,9 +22,13 @@ class SingleModelCheckpoint(Checkpoint):
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, variant: str | None = None, source: str = "",
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        variant: str | None = None,
+        source: str = "",
         ignore_config_keys: Iterable[str] = (),
-    ):  # fmt: skip
+    ):
         self.folder = Path(folder)
         self.source = source or str(folder)
         self.ignored = check_ignored(ignore_config_keys)

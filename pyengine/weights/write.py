@@ -33,8 +33,10 @@ def write_tensors(
         shape = source.spec(name)[1]
         begin, end = end, end + kinds[name].itemsize * torch.Size(shape).numel()
         header[name] = {
-            "dtype": _NAMES[kinds[name]], "shape": list(shape), "data_offsets": [begin, end],
-        }  # fmt: skip
+            "dtype": _NAMES[kinds[name]],
+            "shape": list(shape),
+            "data_offsets": [begin, end],
+        }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     with open(Path(path), "xb") as file:

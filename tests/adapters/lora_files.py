@@ -95,8 +95,13 @@ def loha(random, shape, weight, rank=2):
     size = torch.Size(rest).numel()
     a1, a2 = random(out, rank), random(out, rank)
     b1, b2 = random(rank, size), random(rank, size, scale=2.0)
-    leaves = {"hada_w1_a": a1, "hada_w1_b": b1, "hada_w2_a": a2, "hada_w2_b": b2,
-              "alpha": torch.tensor(1.5)}  # fmt: skip
+    leaves = {
+        "hada_w1_a": a1,
+        "hada_w1_b": b1,
+        "hada_w2_a": a2,
+        "hada_w2_b": b2,
+        "alpha": torch.tensor(1.5),
+    }
     delta = (a1.double() @ b1.double()) * (a2.double() @ b2.double()) * 1.5 / rank
     return leaves, delta.view(shape), None
 
@@ -167,10 +172,21 @@ def full(random, shape, weight):
 KINDS = {
     f.__name__: f
     for f in (
-        lora, lora_without_alpha, lora_mid, dora, dora_per_input, loha, loha_of_high_rank,
-        loha_tucker, lokr, lokr_low, lokr_of_products, lokr_tucker, full,
+        lora,
+        lora_without_alpha,
+        lora_mid,
+        dora,
+        dora_per_input,
+        loha,
+        loha_of_high_rank,
+        loha_tucker,
+        lokr,
+        lokr_low,
+        lokr_of_products,
+        lokr_tucker,
+        full,
     )
-}  # fmt: skip
+}
 
 
 def _product(up, down, shape):

@@ -49,8 +49,13 @@ def test_alphas_that_differ(opened, copied, tmp_path):
     """A missing alpha is scale 1 for that module, whatever others have."""
     one = opened("sd1")
     first = make(one.own, one.folder, "lora", pick=lambda part, name: name.endswith("to_q"))
-    second = make(one.own, one.folder, "lora_without_alpha", seed=5,
-                  pick=lambda part, name: name.endswith("to_v"))  # fmt: skip
+    second = make(
+        one.own,
+        one.folder,
+        "lora_without_alpha",
+        seed=5,
+        pick=lambda part, name: name.endswith("to_v"),
+    )
     assert any(name.endswith(".alpha") for name in first.tensors)
     assert not any(name.endswith(".alpha") for name in second.tensors)
     first.tensors |= second.tensors

@@ -109,9 +109,14 @@ def test_of_another_model(opened, tmp_path):
 def test_one_that_half_fits_says_so(opened, good, tmp_path):
     own = opened("sd1").own
     save_file(dict(good), tmp_path / "whole.safetensors")
-    save_file({**good, "lora_te2_text_projection.lora_down.weight": torch.ones(2, 8),
-               "lora_unet_up_blocks_9_conv.lora_up.weight": torch.ones(2, 8)},
-              tmp_path / "half.safetensors")  # fmt: skip
+    save_file(
+        {
+            **good,
+            "lora_te2_text_projection.lora_down.weight": torch.ones(2, 8),
+            "lora_unet_up_blocks_9_conv.lora_up.weight": torch.ones(2, 8),
+        },
+        tmp_path / "half.safetensors",
+    )
     own.load_lora(tmp_path / "whole.safetensors")
     with pytest.warns(UserWarning, match=r"2 tensors fit no layer.*lora_te2_text_projection"):
         own.load_lora(tmp_path / "half.safetensors")
@@ -281,8 +286,9 @@ def test_out_of_the_hubs_cache(opened, good, tmp_path, monkeypatch):
     assert own.load_lora("someone/ink", cache_dir=cache) == "ink"
     own.unload_lora("ink")
     with pytest.raises(CheckpointError, match=r"someone/ink: no such file here"):
-        own.load_lora("someone/ink", weight_name="other.safetensors", cache_dir=cache,
-                      local_files_only=True)  # fmt: skip
+        own.load_lora(
+            "someone/ink", weight_name="other.safetensors", cache_dir=cache, local_files_only=True
+        )
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,22 @@ def test_eight_pictures_have_their_bits_alone(drawn_with_seven):
 def test_pictures_of_one_prompt(drawn_with_seven):
     pipe = drawn_with_seven
     call = {**CALL, "output_type": "latent"}
-    pair = pipe("a cat", num_images_per_prompt=2, lora=[{"lora": 1.0}, {"lokr": 0.5, "full": 0.2}],
-                seed=[4, 4], **call).images  # fmt: skip
+    pair = pipe(
+        "a cat",
+        num_images_per_prompt=2,
+        lora=[{"lora": 1.0}, {"lokr": 0.5, "full": 0.2}],
+        seed=[4, 4],
+        **call,
+    ).images
     for i, lora in enumerate(({"lora": 1.0}, "lokr:0.5,full:0.2")):
         assert (pipe("a cat", lora=lora, seed=4, **call).images[0] == pair[i]).all()
-    each = pipe(["a cat", "a dog"], num_images_per_prompt=2, lora=[{"lora": 1.0}, None],
-                seed=[4, 5, 6, 7], **call).images  # fmt: skip
+    each = pipe(
+        ["a cat", "a dog"],
+        num_images_per_prompt=2,
+        lora=[{"lora": 1.0}, None],
+        seed=[4, 5, 6, 7],
+        **call,
+    ).images
     assert (each[0] == pair[0]).all()
     assert (each[3] == pipe("a dog", seed=7, **call).images[0]).all()
 
@@ -73,8 +83,9 @@ def test_requests_of_an_engine(drawn_with_seven):
     call = {**CALL, "output_type": "latent"}
     loras = [{"lora": 0.5}, None, {"dora": 1.0}, {"lora": -0.5}]
     with pyengine.Engine(pipe) as engine:
-        jobs = [engine.submit(prompt="a cat", seed=i, lora=lora, **call)
-                for i, lora in enumerate(loras)]  # fmt: skip
+        jobs = [
+            engine.submit(prompt="a cat", seed=i, lora=lora, **call) for i, lora in enumerate(loras)
+        ]
         got = [job.result(timeout=100).images[0] for job in jobs]
         with pytest.raises(
             RequestError, match=r"lora: no LoRA is named 'nobody'; there are 'lora'"
@@ -208,13 +219,20 @@ def wide(tmp_path_factory):
     """SD 1.5's layers in number and width, over fewer pixels, with random weights."""
     folder = tmp_path_factory.mktemp("wide") / "model"
     unet = {
-        "block_out_channels": (320, 640, 1280, 1280), "norm_num_groups": 32,
-        "cross_attention_dim": 768, "attention_head_dim": 8,
+        "block_out_channels": (320, 640, 1280, 1280),
+        "norm_num_groups": 32,
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
         "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-    }  # fmt: skip
-    text = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-            "num_attention_heads": 12, "projection_dim": 768}  # fmt: skip
+    }
+    text = {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "projection_dim": 768,
+    }
     return Opened(tiny.write_sd1(folder, unet=unet, text=text, dtype=torch.float16))
 
 

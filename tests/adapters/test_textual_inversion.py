@@ -109,9 +109,10 @@ def test_clip_l_and_clip_g_are_for_both_encoders(sdxl, tmp_path):
     theirs = sdxl.theirs()
     for key, end in (("clip_l", ""), ("clip_g", "_2")):
         theirs.load_textual_inversion(
-            {"<s1>": tensors[key]}, text_encoder=getattr(theirs, f"text_encoder{end}"),
+            {"<s1>": tensors[key]},
+            text_encoder=getattr(theirs, f"text_encoder{end}"),
             tokenizer=getattr(theirs, f"tokenizer{end}"),
-        )  # fmt: skip
+        )
     call = {"prompt": "a <s1> heart", "negative_prompt": "<s1>"}
     want = draw(theirs, **call)
     assert psnr(want, draw(own, **call)) >= LEAST_PSNR
@@ -119,9 +120,11 @@ def test_clip_l_and_clip_g_are_for_both_encoders(sdxl, tmp_path):
     own.unload_textual_inversion("<s1>")
     for key, end in (("clip_l", ""), ("clip_g", "_2")):
         own.load_textual_inversion(
-            tensors[key], token="<s1>", text_encoder=getattr(own, f"text_encoder{end}"),
+            tensors[key],
+            token="<s1>",
+            text_encoder=getattr(own, f"text_encoder{end}"),
             tokenizer=getattr(own, f"tokenizer{end}"),
-        )  # fmt: skip
+        )
     assert psnr(want, draw(own, **call)) >= LEAST_PSNR
 
 
@@ -167,9 +170,11 @@ def test_alone_and_in_a_batch_the_bits_are_the_same(sd1, tmp_path):
 def test_cloneofsimos_tokens_beside_a_lora(sd1, tmp_path):
     own, w = sd1.own, width(sd1.own)
     tensors = {
-        "<s1>": vectors(w), "<s2>": vectors(w, None, 1), "unet:0:down": torch.zeros(1, 4),
+        "<s1>": vectors(w),
+        "<s2>": vectors(w, None, 1),
+        "unet:0:down": torch.zeros(1, 4),
         "unet:0:up": torch.zeros(4, 1),
-    }  # fmt: skip
+    }
     told = {"<s1>": "<embed>", "<s2>": "<embed>", "unet": '["CrossAttention"]'}
     path = file_of(tmp_path, tensors, "lora.safetensors", told)
     assert own.load_textual_inversion(path) == ["<s1>", "<s2>"]
@@ -198,8 +203,9 @@ def test_a_published_lora_with_two_tokens():
     with open_lora(path) as file:
         learnt = read_file(file, None, {"text_encoder": 768})
     assert [(one.token, one.vectors["text_encoder"].shape) for one in learnt] == [
-        ("<s1>", (1, 768)), ("<s2>", (1, 768)),
-    ]  # fmt: skip
+        ("<s1>", (1, 768)),
+        ("<s2>", (1, 768)),
+    ]
 
 
 def test_a_folder_of_them_and_what_pictures_remember(sd1, tmp_path):

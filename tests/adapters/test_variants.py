@@ -97,7 +97,8 @@ def test_an_image_encoder_of_a_variant(opened, tmp_path):
     pictures = []
     for kind in ("plain", "half"):
         one.own.load_ip_adapter(path, image_encoder=tmp_path / kind)
-        pictures.append(one.own("a", ip_adapter_image=Image.new("RGB", (32, 32), "red"), seed=1,
-                                **CALL).images)  # fmt: skip
+        pictures.append(
+            one.own("a", ip_adapter_image=Image.new("RGB", (32, 32), "red"), seed=1, **CALL).images
+        )
     one.own.unload_ip_adapter()
     assert (pictures[0] == pictures[1]).all()

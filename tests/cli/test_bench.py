@@ -64,8 +64,18 @@ def test_a_plot_without_matplotlib_is_refused_at_once(run, tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_ops_measure_torch_compile(run, tmp_path):
-    status, out, err = run("bench", "ops", *QUICK, "--op", "geglu", "--peers", "--without", "ncnn",
-                           "--save", tmp_path / "o.json")  # fmt: skip
+    status, out, err = run(
+        "bench",
+        "ops",
+        *QUICK,
+        "--op",
+        "geglu",
+        "--peers",
+        "--without",
+        "ncnn",
+        "--save",
+        tmp_path / "o.json",
+    )
     assert status == 0, err
     facts = json.loads((tmp_path / "o.json").read_text())
     check_json(facts, "ops", {"torch", "torch.compile"})
@@ -80,9 +90,11 @@ def test_ncnn_convolves_as_torch_does(one_conv):
     arrays = {name: one_conv[name].numpy() for name in ("x", "weight", "bias")}
     with worker.Worker("ncnn", ncnn_conv.chain, 1, length=3, **arrays) as found:
         y = torch.nn.functional.conv2d(
-            one_conv["x"].permute(0, 3, 1, 2), one_conv["weight"].permute(0, 3, 1, 2),
-            one_conv["bias"], padding=1,
-        )  # fmt: skip
+            one_conv["x"].permute(0, 3, 1, 2),
+            one_conv["weight"].permute(0, 3, 1, 2),
+            one_conv["bias"],
+            padding=1,
+        )
         assert relative_l2(found.result, y.permute(0, 2, 3, 1).numpy()) < 1e-4
         assert found.sample(2) > 0
 

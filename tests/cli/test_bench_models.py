@@ -29,9 +29,19 @@ def spawned(monkeypatch):
 
 def test_a_model_beside_diffusers(run, kept, tmp_path):
     status, out, err = run(
-        "bench", "unet", *QUICK, "--peers", "--without", "torch.compile,openvino", "--keep", kept,
-        "--save", tmp_path / "m.json", "--plot", tmp_path / "m.png",
-    )  # fmt: skip
+        "bench",
+        "unet",
+        *QUICK,
+        "--peers",
+        "--without",
+        "torch.compile,openvino",
+        "--keep",
+        kept,
+        "--save",
+        tmp_path / "m.json",
+        "--plot",
+        tmp_path / "m.png",
+    )
     assert status == 0, err
     facts = json.loads((tmp_path / "m.json").read_text())
     check_json(facts, "unet", {"diffusers"})
@@ -48,10 +58,22 @@ def test_a_model_beside_diffusers(run, kept, tmp_path):
 @pytest.mark.parametrize("weights", [(), ("--weights", "fp8")], ids=["bfloat16", "fp8"])
 def test_sdxl_beside_diffusers(weights, run, kept, tmp_path):
     status, _, err = run(
-        "bench", "unet", *QUICK, "--model", "sdxl", "--dtype", "bfloat16", "--peers",
-        "--without", "torch.compile,openvino", "--keep", kept, "--save", tmp_path / "m.json",
+        "bench",
+        "unet",
+        *QUICK,
+        "--model",
+        "sdxl",
+        "--dtype",
+        "bfloat16",
+        "--peers",
+        "--without",
+        "torch.compile,openvino",
+        "--keep",
+        kept,
+        "--save",
+        tmp_path / "m.json",
         *weights,
-    )  # fmt: skip
+    )
     assert status == 0, err
     [row] = json.loads((tmp_path / "m.json").read_text())["rows"]
     assert row["shape"] == "SDXL, 8x8 latents x 2" + ", our weights in fp8" * bool(weights)
@@ -62,9 +84,19 @@ def test_sdxl_beside_diffusers(weights, run, kept, tmp_path):
 
 def test_ddpm_beside_diffusers(run, kept, tmp_path):
     status, _, err = run(
-        "bench", "unet", *QUICK, "--model", "ddpm", "--peers", "--without",
-        "torch.compile", "--keep", kept, "--save", tmp_path / "m.json",
-    )  # fmt: skip
+        "bench",
+        "unet",
+        *QUICK,
+        "--model",
+        "ddpm",
+        "--peers",
+        "--without",
+        "torch.compile",
+        "--keep",
+        kept,
+        "--save",
+        tmp_path / "m.json",
+    )
     assert status == 0, err
     [row] = json.loads((tmp_path / "m.json").read_text())["rows"]
     assert row["shape"] == "DDPM (CIFAR-10), 8x8 pixels x 2"
@@ -74,9 +106,19 @@ def test_ddpm_beside_diffusers(run, kept, tmp_path):
 
 def test_deepfloyd_if_beside_diffusers(run, kept, tmp_path):
     status, _, err = run(
-        "bench", "unet", *QUICK, "--model", "if", "--peers", "--without", "torch.compile",
-        "--keep", kept, "--save", tmp_path / "m.json",
-    )  # fmt: skip
+        "bench",
+        "unet",
+        *QUICK,
+        "--model",
+        "if",
+        "--peers",
+        "--without",
+        "torch.compile",
+        "--keep",
+        kept,
+        "--save",
+        tmp_path / "m.json",
+    )
     assert status == 0, err
     [row] = json.loads((tmp_path / "m.json").read_text())["rows"]
     assert row["shape"] == "IF-I-M, 8x8 pixels x 2"
@@ -86,9 +128,19 @@ def test_deepfloyd_if_beside_diffusers(run, kept, tmp_path):
 
 def test_unclip_beside_diffusers(run, kept, tmp_path):
     status, _, err = run(
-        "bench", "unet", *QUICK, "--model", "unclip", "--peers", "--without",
-        "torch.compile", "--keep", kept, "--save", tmp_path / "m.json",
-    )  # fmt: skip
+        "bench",
+        "unet",
+        *QUICK,
+        "--model",
+        "unclip",
+        "--peers",
+        "--without",
+        "torch.compile",
+        "--keep",
+        kept,
+        "--save",
+        tmp_path / "m.json",
+    )
     assert status == 0, err
     [row] = json.loads((tmp_path / "m.json").read_text())["rows"]
     assert row["shape"] == "unCLIP's decoder, 8x8 pixels x 2"
@@ -112,9 +164,17 @@ def test_what_a_unet_is_told():
 @needs("openvino")
 def test_openvino_agrees(run, kept, tmp_path):
     status, out, err = run(
-        "bench", "vae", *QUICK, "--peers", "--without", "torch.compile,diffusers", "--keep", kept,
-        "--save", tmp_path / "m.json",
-    )  # fmt: skip
+        "bench",
+        "vae",
+        *QUICK,
+        "--peers",
+        "--without",
+        "torch.compile,diffusers",
+        "--keep",
+        kept,
+        "--save",
+        tmp_path / "m.json",
+    )
     assert status == 0, err
     facts = json.loads((tmp_path / "m.json").read_text())
     [row] = facts["rows"]
@@ -140,8 +200,18 @@ def test_peers_that_are_missing_are_said(run, kept, tmp_path, monkeypatch, spawn
             f"raise ModuleNotFoundError('No module named', name={name!r})"
         )
     monkeypatch.syspath_prepend(str(hidden))
-    status, out, err = run("bench", "vae", *QUICK, "--peers", "--without", "torch.compile",
-                           "--keep", kept, "--save", tmp_path / "m.json")  # fmt: skip
+    status, out, err = run(
+        "bench",
+        "vae",
+        *QUICK,
+        "--peers",
+        "--without",
+        "torch.compile",
+        "--keep",
+        kept,
+        "--save",
+        tmp_path / "m.json",
+    )
     assert status == 0, err
     facts = json.loads((tmp_path / "m.json").read_text())
     check_json(facts, "vae", ())
@@ -224,8 +294,9 @@ def test_a_checkpoint_is_written_once(tmp_path):
 
 
 def test_a_picture_beside_diffusers(run, kept, tmp_path):
-    status, out, err = run("bench", "pipeline", *QUICK, "--peers", "--keep", kept,
-                           "--save", tmp_path / "p.json")  # fmt: skip
+    status, out, err = run(
+        "bench", "pipeline", *QUICK, "--peers", "--keep", kept, "--save", tmp_path / "p.json"
+    )
     assert status == 0, err
     facts = json.loads((tmp_path / "p.json").read_text())
     check_json(facts, "pipeline", {"diffusers"})

@@ -14,8 +14,10 @@ from pyengine.bench.servers import ServerProcess, ours
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
-KINDS = [load.Kind("few", {"model": "emoji", "num_inference_steps": 1}, 3),
-         load.Kind("long", {"model": "emoji"}, 1, short=False)]  # fmt: skip
+KINDS = [
+    load.Kind("few", {"model": "emoji", "num_inference_steps": 1}, 3),
+    load.Kind("long", {"model": "emoji"}, 1, short=False),
+]
 ALONE = {"few": 1.0, "long": 4.0}
 
 
@@ -121,8 +123,19 @@ def test_the_client_tells_what_came():
 def test_a_server_under_four_times_its_load(run, tmp_path):
     pytest.importorskip("matplotlib")
     saved, plot = tmp_path / "serve.json", tmp_path / "serve.png"
-    status, out, err = run("bench", "serve", "-m", "emoji", "--quick", "--threads", "1",
-                           "--save", saved, "--plot", plot)  # fmt: skip
+    status, out, err = run(
+        "bench",
+        "serve",
+        "-m",
+        "emoji",
+        "--quick",
+        "--threads",
+        "1",
+        "--save",
+        saved,
+        "--plot",
+        plot,
+    )
     assert status == 0, err
     found = json.loads(saved.read_text())
     assert [row["contestant"] for row in found["loads"]] == ["pyengine", "one at a time"]

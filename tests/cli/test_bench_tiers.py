@@ -12,9 +12,17 @@ from pyengine.bench.tiers import Way
 @pytest.mark.filterwarnings("ignore:FrechetDistance")
 def test_a_quick_run(run, tmp_path):
     status, out, err = run(
-        "bench", "tiers", "--quick", "--count", "4", "--threads", "1", "--json", "--save",
+        "bench",
+        "tiers",
+        "--quick",
+        "--count",
+        "4",
+        "--threads",
+        "1",
+        "--json",
+        "--save",
         tmp_path / "tiers.json",
-    )  # fmt: skip
+    )
     assert status == 0, err
     found = json.loads(out)
     assert found == json.loads((tmp_path / "tiers.json").read_text(encoding="utf-8"))

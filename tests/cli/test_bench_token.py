@@ -25,17 +25,28 @@ def measured(run, path, *arguments):
     for row in facts["rows"]:
         assert row["suite"] == "token"
         assert row["bound_seconds"] == pytest.approx(
-            max(row["flops"] / row["peak_flops_per_second"],
-                row["bytes"] / row["read_bytes_per_second"])
-        )  # fmt: skip
+            max(
+                row["flops"] / row["peak_flops_per_second"],
+                row["bytes"] / row["read_bytes_per_second"],
+            )
+        )
         assert row["times"][OURS]["median"] > 0
     assert "read " in out
     return facts["rows"], out
 
 
 def test_a_token_beside_transformers(run, kept, tmp_path):
-    rows, out = measured(run, tmp_path / "t.json", "--only", "token", "--peers", "--keep", kept,
-                         "--without", "torch.compile")  # fmt: skip
+    rows, out = measured(
+        run,
+        tmp_path / "t.json",
+        "--only",
+        "token",
+        "--peers",
+        "--keep",
+        kept,
+        "--without",
+        "torch.compile",
+    )
     assert [row["shape"] for row in rows] == [
         f"0M weights in {storage}, 2 rows behind 4" for storage in ("float32", "float16", "int8")
     ]
@@ -59,9 +70,21 @@ def test_torch_compile_agrees(run, kept, tmp_path):
 
 
 def test_a_token_in_another_dtype_and_size(run, kept, tmp_path):
-    rows, _ = measured(run, tmp_path / "t.json", "--only", "token", "--peers", "--keep", kept,
-                       "--without", "torch.compile", "--dtype", "bfloat16",
-                       "--model-size", "xl")  # fmt: skip
+    rows, _ = measured(
+        run,
+        tmp_path / "t.json",
+        "--only",
+        "token",
+        "--peers",
+        "--keep",
+        kept,
+        "--without",
+        "torch.compile",
+        "--dtype",
+        "bfloat16",
+        "--model-size",
+        "xl",
+    )
     assert [row["shape"] for row in rows] == [
         f"0M weights in {storage}, 2 rows behind 4" for storage in ("bfloat16", "int8")
     ]
@@ -76,9 +99,13 @@ def test_a_recorded_token_is_the_same(kept):
     """As on a GPU, every call behind the same tokens."""
     shape, recorder = llamagen.Shape(quick=True), Recorder()
     given = {
-        "threads": 1, "folder": checkpoints.write_gpt(kept / "recorded", True),
-        "ids": shape.ids(), "storage": "float32", "device": "cpu", "dtype": torch.float32,
-    }  # fmt: skip
+        "threads": 1,
+        "folder": checkpoints.write_gpt(kept / "recorded", True),
+        "ids": shape.ids(),
+        "storage": "float32",
+        "device": "cpu",
+        "dtype": torch.float32,
+    }
     plain, recorded = token.ours({}, **given), token.ours({}, **given, record=recorder)
     expected = plain().clone()
     for _ in range(3):
@@ -102,8 +129,18 @@ def test_a_picture_beside_transformers(run, kept, tmp_path):
 
 def test_passes_of_a_given_model(run, tmp_path):
     folder = tiny.write_picture_gpt(tmp_path / "gpt")
-    rows, out = measured(run, tmp_path / "j.json", "--only", "jacobi", "-m", folder,
-                         "--windows", "1,6", "--pictures", "2")  # fmt: skip
+    rows, out = measured(
+        run,
+        tmp_path / "j.json",
+        "--only",
+        "jacobi",
+        "-m",
+        folder,
+        "--windows",
+        "1,6",
+        "--pictures",
+        "2",
+    )
     assert [(row["name"], row["shape"]) for row in rows] == [
         (name, f"2 pictures of 25 tokens, window {window}")
         for name in ("jacobi", "jacobi-gumbel")

@@ -41,8 +41,10 @@ def test_what_is_not_imported(code):
 
 
 def test_the_version_needs_no_typer():
-    done = python("from pyengine.cli import main; main(['--version'])\n"
-                  "import sys; assert not {'typer', 'rich'} & set(sys.modules)")  # fmt: skip
+    done = python(
+        "from pyengine.cli import main; main(['--version'])\n"
+        "import sys; assert not {'typer', 'rich'} & set(sys.modules)"
+    )
     assert (done.returncode, done.stdout.strip()) == (0, f"pyengine {pyengine.__version__}")
 
 
@@ -65,19 +67,35 @@ def test_a_picture_imports_neither_diffusers_nor_torchs_compiler(tokens, model, 
 @pytest.mark.parametrize("command", [["-m", "pyengine"], ["-m", "pyengine.cli"]])
 def test_as_a_module(command):
     done = subprocess.run(
-        [sys.executable, *command, "--version"], capture_output=True, text=True, env=environment(),
+        [sys.executable, *command, "--version"],
+        capture_output=True,
+        text=True,
+        env=environment(),
         check=False,
-    )  # fmt: skip
+    )
     assert (done.returncode, done.stdout) == (0, f"pyengine {pyengine.__version__}\n")
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["generate"], ["info"], ["doctor"], ["train"], ["train", "emoji"], ["train", "data"],
-     ["eval"], ["compare"], ["bench"], ["bench", "ops"], ["bench", "unet"], ["bench", "vae"],
-     ["bench", "pipeline"]],
+    [
+        [],
+        ["generate"],
+        ["info"],
+        ["doctor"],
+        ["train"],
+        ["train", "emoji"],
+        ["train", "data"],
+        ["eval"],
+        ["compare"],
+        ["bench"],
+        ["bench", "ops"],
+        ["bench", "unet"],
+        ["bench", "vae"],
+        ["bench", "pipeline"],
+    ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_help(run, arguments):
     status, out, err = run(*arguments, "--help")
     assert (status, err) == (0, "")
@@ -104,10 +122,17 @@ def test_unknown_commands(run, arguments):
 def test_shell_completion(run, monkeypatch):
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     done = subprocess.run(
-        [sys.executable, "-m", "pyengine"], capture_output=True, text=True, check=False,
-        env={**environment(), "_PYENGINE_COMPLETE": "complete_bash", "COMP_WORDS": "pyengine ge",
-             "COMP_CWORD": "1"},
-    )  # fmt: skip
+        [sys.executable, "-m", "pyengine"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **environment(),
+            "_PYENGINE_COMPLETE": "complete_bash",
+            "COMP_WORDS": "pyengine ge",
+            "COMP_CWORD": "1",
+        },
+    )
     assert done.stdout.strip() == "generate", done.stderr
 
 
@@ -184,9 +209,12 @@ def test_doctor_looks_at_the_models_that_ship(run, tmp_path):
 def test_doctor_says_why_an_instruction_set_is_in_use():
     code = "from pyengine.doctor import examine; import json; print(json.dumps(examine()))"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
         env={**environment(), "PYENGINE_ISA": "portable"},
-    )  # fmt: skip
+    )
     kernels = json.loads(done.stdout)["cpu_kernels"]
     assert (kernels["isa"], kernels["why"]) == ("portable", "PYENGINE_ISA=portable")
 
@@ -222,8 +250,20 @@ def test_training_commands_reach_their_functions(run, monkeypatch, tmp_path):
     monkeypatch.setattr(emoji, "train", fake("train", tmp_path / "run"))
     monkeypatch.setattr(export, "export", fake("export", tmp_path / "model"))
     monkeypatch.setattr(data, "build", fake("build", tmp_path / "data"))
-    status, _, err = run("train", "emoji", "--data", "d", "--out", "r", "--steps", "5",
-                           "--minutes", "2.5", "--export", "m")  # fmt: skip
+    status, _, err = run(
+        "train",
+        "emoji",
+        "--data",
+        "d",
+        "--out",
+        "r",
+        "--steps",
+        "5",
+        "--minutes",
+        "2.5",
+        "--export",
+        "m",
+    )
     assert (status, err) == (0, "")
     assert calls["train"][1]["steps"] == 5
     assert calls["train"][1]["minutes"] == 2.5

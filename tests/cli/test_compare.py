@@ -15,9 +15,19 @@ from pyengine.pipelines.loading import NAMED
 def test_a_sheet_a_table_and_the_way_there(run, tmp_path):
     sheet = tmp_path / "sheet.png"
     status, out, err = run(
-        "compare", "a red heart", "-o", str(sheet), "--families", "masked", "-n", "2",
-        "--trajectory", "--json", "--device", "cpu",
-    )  # fmt: skip
+        "compare",
+        "a red heart",
+        "-o",
+        str(sheet),
+        "--families",
+        "masked",
+        "-n",
+        "2",
+        "--trajectory",
+        "--json",
+        "--device",
+        "cpu",
+    )
     assert status == 0, err
     answer = json.loads(out)
     (row,) = answer["rows"]
@@ -25,8 +35,10 @@ def test_a_sheet_a_table_and_the_way_there(run, tmp_path):
     assert (row["evaluations"], row["parameters"]) == (12, 846_144)
     assert row["seconds"] > 0
     assert [name.rpartition("/")[2] for name in answer["files"]] == [
-        "sheet.png", "sheet-trajectory.png", "sheet-trajectory.webp",
-    ]  # fmt: skip
+        "sheet.png",
+        "sheet-trajectory.png",
+        "sheet-trajectory.webp",
+    ]
     width, height = Image.open(sheet).size
     assert height > 2 * 128 > width > 128
     assert Image.open(tmp_path / "sheet-trajectory.png").size[0] > 10 * 128

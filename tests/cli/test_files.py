@@ -238,9 +238,11 @@ def test_the_name_reaches_a_terminal_of_any_encoding(model, tmp_path):
 
     done = subprocess.run(
         [sys.executable, "-m", "pyengine", "generate", "漢字", "--model", model, *FAST],
-        cwd=tmp_path, capture_output=True, check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
         env={**environment(), "PYTHONIOENCODING": "ascii"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "漢字.png").exists()
     assert done.stdout.splitlines()[0] == rb"out/\u6f22\u5b57.png"

@@ -49,8 +49,20 @@ def test_the_default_file_is_named_after_the_prompt(generate, tmp_path):
 
 
 def test_the_settings_in_the_file(generate, tmp_path):
-    generate("a cat", "--negative", "a dog", "--seed", "5", "--scheduler", "euler", "--guidance",
-             "4.5", "-o", "x.png", *FAST)  # fmt: skip
+    generate(
+        "a cat",
+        "--negative",
+        "a dog",
+        "--seed",
+        "5",
+        "--scheduler",
+        "euler",
+        "--guidance",
+        "4.5",
+        "-o",
+        "x.png",
+        *FAST,
+    )
     settings = metadata.read(tmp_path / "x.png")
     assert (settings.prompt, settings.negative_prompt, settings.seed) == ("a cat", "a dog", 5)
     assert (settings.steps, settings.sampler, settings.guidance_scale) == (2, "euler", 4.5)
@@ -264,9 +276,13 @@ def test_ctrl_c_ends_it_with_130_and_leaves_no_file(model, tmp_path):
     command = [sys.executable, "-m", "pyengine", "generate", "a cat", "--model", model, "--steps",
                "900", "--height", "256", "--width", "256", "-o", "x.png"]  # fmt: skip
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env=environment(),
-    )  # fmt: skip
+    )
     # Ctrl-C while Python still imports is Python's own affair: wait until the kernels are there,
     # and until the process has computed for a while, however long a busy machine takes over it.
     deadline = time.monotonic() + 300

@@ -52,8 +52,9 @@ def test_a_picture_beside_a_network_and_again(run, model, places, tmp_path, kind
     given, call = CASES[kind]
     given = [places / a if a == "photo.png" else a for a in given]
     network = (OPTIONS[kind], places / kind)
-    status, _, err = run("generate", "a cat", "--seed", "3", "-o", "x.png", "--model", model,
-                         *network, *given, *FAST)  # fmt: skip
+    status, _, err = run(
+        "generate", "a cat", "--seed", "3", "-o", "x.png", "--model", model, *network, *given, *FAST
+    )
     assert status == 0, err
     photo = Image.open(places / "photo.png")
     pipe = pyengine.from_pretrained(
@@ -140,8 +141,9 @@ def test_a_prior_before_a_decoder(run, tmp_path):
     prior = kandinsky_folders.write_prior(tmp_path / "prior")
     decoder = kandinsky_folders.write(tmp_path / "decoder")
     given = ("-m", decoder, "--seed", "3", "--steps", "2", "--prior-steps", "2", "--height", "16")
-    status, _, err = run("generate", "a cat", *given, "--width", "24", "--prior", prior,
-                         "-o", "x.png")  # fmt: skip
+    status, _, err = run(
+        "generate", "a cat", *given, "--width", "24", "--prior", prior, "-o", "x.png"
+    )
     assert status == 0, err
     pipe = pyengine.from_pretrained(decoder, prior=prior, device="cpu")
     call = {"num_inference_steps": 2, "prior_num_inference_steps": 2, "height": 16, "width": 24}

@@ -149,6 +149,7 @@ except KeyboardInterrupt:
 @pytest.mark.skipif(os.name != "posix", reason="signals as Unix has them")
 def test_a_second_ctrl_c_stops():
     paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", TWICE], env=paths, timeout=100,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE], env=paths, timeout=100, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "True 0 0", done.stderr

@@ -225,8 +225,13 @@ def test_an_interrupted_block_drains(pipes):
 def run(code, *arguments):
     """A Python process that runs the code."""
     paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run([sys.executable, "-c", code, *arguments], env=paths, timeout=120,
-                          capture_output=True, text=True)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=paths,
+        timeout=120,
+        capture_output=True,
+        text=True,
+    )
 
 
 INTERRUPTED = """
@@ -321,9 +326,10 @@ def test_every_kind_of_job_can_be_scheduled():
             names = path.relative_to(root.parent).with_suffix("").parts
             module = importlib.import_module(".".join(names))
             kinds |= {
-                kind for kind in vars(module).values()
+                kind
+                for kind in vars(module).values()
                 if isinstance(kind, type) and issubclass(kind, Job) and kind is not Job
-            }  # fmt: skip
+            }
     assert len(kinds) >= 5
     for kind in kinds:
         assert kind.left is not Job.left, kind

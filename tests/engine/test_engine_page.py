@@ -22,8 +22,10 @@ def names():
 
 
 def test_pictures_of_the_call(names, pipes):
-    for name, output, prompt, seed in [("emoji", names["output"], "a red heart", 1),
-                                       ("emoji-ar", names["drawn"], "a tree", 2)]:  # fmt: skip
+    for name, output, prompt, seed in [
+        ("emoji", names["output"], "a red heart", 1),
+        ("emoji-ar", names["drawn"], "a tree", 2),
+    ]:
         expected = pipes[name](prompt, seed=seed)
         assert np.array_equal(np.asarray(output.images[0]), np.asarray(expected.images[0]))
 

@@ -27,8 +27,9 @@ def test_ten_times_capacity_does_as_much_as_capacity(monkeypatch, deadline):
     """
     told, begin = run(monkeypatch, [FEW], deadline, lambda s: s.closed_loop([FEW], 24, SECONDS))
     capacity = told.rate(begin, begin + SECONDS)
-    told, begin = run(monkeypatch, [FEW], deadline,
-                      lambda s: s.open_loop([FEW], 10 * capacity, SECONDS))  # fmt: skip
+    told, begin = run(
+        monkeypatch, [FEW], deadline, lambda s: s.open_loop([FEW], 10 * capacity, SECONDS)
+    )
     assert told.rate(begin, begin + SECONDS) > 0.95 * capacity
     assert told.failed == 0
     assert told.wasted == 0.0
@@ -41,8 +42,9 @@ def test_sizes_and_steps_share_what_there_is(monkeypatch):
     kinds = [FEW, MORE, TWICE]
     told, begin = run(monkeypatch, kinds, None, lambda s: s.closed_loop(kinds, 24, 40.0, seed=1))
     at_capacity, rate = told.work(begin, begin + 40.0), told.rate(begin, begin + 40.0)
-    told, begin = run(monkeypatch, kinds, None,
-                      lambda s: s.open_loop(kinds, 10 * rate, 40.0, seed=2))  # fmt: skip
+    told, begin = run(
+        monkeypatch, kinds, None, lambda s: s.open_loop(kinds, 10 * rate, 40.0, seed=2)
+    )
     assert told.work(begin, begin + 40.0) > 0.95 * at_capacity
     done = told.within(begin, begin + 40.0)
     for kind in kinds:

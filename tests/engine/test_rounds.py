@@ -107,8 +107,9 @@ def test_many_pictures_of_a_call_are_stepped_in_parts(manual):
     job = m.submit(seed=5, steps=2, num_images_per_prompt=5)
     m.finish()
     assert {len(seeds) for _, seeds in m.steps} == {1, 2}
-    expected = m.engine.pipeline()("a cat", seed=5, num_inference_steps=2, height=32, width=32,
-                                   num_images_per_prompt=5)  # fmt: skip
+    expected = m.engine.pipeline()(
+        "a cat", seed=5, num_inference_steps=2, height=32, width=32, num_images_per_prompt=5
+    )
     output = job.result(0)
     assert output.seeds == expected.seeds
     assert all(same(a, b) for a, b in zip(output.images, expected.images, strict=True))
@@ -252,9 +253,10 @@ def test_an_interrupted_job_gives_what_there_is(manual, name):
     m.finish()
     assert not other.result(0).report.interrupted
     steps = m.pipes[name].steps(
-        "a cat", seed=1,
+        "a cat",
+        seed=1,
         **({"num_inference_steps": 6, "height": 32, "width": 32} if name == "sd1" else {}),
-    )  # fmt: skip
+    )
     next(steps), next(steps)
     assert same(output.images[0], steps.output.images[0])
     job.interrupt()  # nothing
@@ -299,8 +301,14 @@ def test_out_of_memory_halves_the_batch(manual):
     assert any(len(seeds) == 2 for _, seeds in m.steps)
     alone = m.engine.pipeline()
     for seed, job in enumerate(jobs):
-        expected = alone("a cat", seed=seed, num_inference_steps=3, height=32, width=32,
-                         scheduler="euler_ancestral")  # fmt: skip
+        expected = alone(
+            "a cat",
+            seed=seed,
+            num_inference_steps=3,
+            height=32,
+            width=32,
+            scheduler="euler_ancestral",
+        )
         assert same(job.result(0).images[0], expected.images[0])
 
 

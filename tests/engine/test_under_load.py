@@ -32,14 +32,19 @@ def request_of(k):
     if name == "amused":
         call |= {"num_inference_steps": chance.randrange(2, 6)}
     if name in ("gpt", "emoji-ar"):
-        call |= {"temperature": chance.choice([0.0, 0.7, 1.0]), "top_k": chance.choice([0, 5]),
-                 "decoding": chance.choice(["sequential", "jacobi"])}  # fmt: skip
+        call |= {
+            "temperature": chance.choice([0.0, 0.7, 1.0]),
+            "top_k": chance.choice([0, 5]),
+            "decoding": chance.choice(["sequential", "jacobi"]),
+        }
     return name, call
 
 
 def same(one, other):
-    pictures = all(np.array_equal(np.asarray(a), np.asarray(b))
-                   for a, b in zip(one.images, other.images, strict=True))  # fmt: skip
+    pictures = all(
+        np.array_equal(np.asarray(a), np.asarray(b))
+        for a, b in zip(one.images, other.images, strict=True)
+    )
     tokens = one.tokens is other.tokens or torch.equal(one.tokens, other.tokens)
     return pictures and tokens and one.seeds == other.seeds
 
@@ -135,8 +140,9 @@ def test_refusals_lose_nothing(pipes):
     def caller(k):
         while True:
             try:
-                job = engine.submit(prompt="a cat", seed=k, num_inference_steps=2, height=32,
-                                    width=32)  # fmt: skip
+                job = engine.submit(
+                    prompt="a cat", seed=k, num_inference_steps=2, height=32, width=32
+                )
             except QueueFullError as e:
                 waits.append(e.retry_after)
                 time.sleep(0.02)
@@ -151,7 +157,8 @@ def test_refusals_lose_nothing(pipes):
         for thread in threads:
             thread.join()
     for k, output in outputs.items():
-        assert same(output, pipes["sd1"]("a cat", seed=k, num_inference_steps=2, height=32,
-                                         width=32))  # fmt: skip
+        assert same(
+            output, pipes["sd1"]("a cat", seed=k, num_inference_steps=2, height=32, width=32)
+        )
     assert len(outputs) == 12
     assert all(seconds > 0 for seconds in waits)

@@ -80,8 +80,9 @@ def test_same_bits_alone_in_a_batch_and_on_any_threads(pair, use_threads):
 def test_every_parameter_matters(tmp_path):
     config = {**SMALL, "use_midblock_gn": True}
     ours = AutoencoderTiny.from_config(config)
-    ours.load_state_dict({n: p.new_empty(p.shape, device="cpu") for n, p in
-                          ours.state_dict().items()}, assign=True)  # fmt: skip
+    ours.load_state_dict(
+        {n: p.new_empty(p.shape, device="cpu") for n, p in ours.state_dict().items()}, assign=True
+    )
     randomise(ours, 0)
     x, z = noise(1, 3, 16, 8), noise(1, 4, 3, 4)
     assert idle_parameters(ours, lambda: (ours.encode(x).latents, ours.decode(z).sample)) == []

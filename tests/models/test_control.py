@@ -57,8 +57,13 @@ def test_a_union(tmp_path, modes, scale, multi):
     theirs, ours = load_pair(make_union(unet), ControlNetUnionModel, tmp_path)
     shown = [picture(i) for i in range(len(modes))]
     for guess in (False, True):
-        given = {"conditioning_scale": scale, "guess_mode": guess, "from_multi": multi,
-                 "return_dict": False, **conditions(unet.config, N)}  # fmt: skip
+        given = {
+            "conditioning_scale": scale,
+            "guess_mode": guess,
+            "from_multi": multi,
+            "return_dict": False,
+            **conditions(unet.config, N),
+        }
         kinds = ours.kinds(modes, N)
         got = ours(*inputs(unet), shown, kinds, modes, **given)
         assert equal(got, theirs(*inputs(unet), shown, kinds, modes, **given))
@@ -80,9 +85,15 @@ def test_a_row_does_not_depend_on_the_others(tmp_path):
             [5.0], added_cond_kwargs={n: t[rows] for n, t in added.items()}
         )
         found = ours.evaluate(
-            sample[rows], table[0], ours.encode_context(text[rows]), [embedded[rows]],
-            torch.ones(len(rows), 1), [False] * len(rows), [(1,)] * len(rows), groups,
-        )  # fmt: skip
+            sample[rows],
+            table[0],
+            ours.encode_context(text[rows]),
+            [embedded[rows]],
+            torch.ones(len(rows), 1),
+            [False] * len(rows),
+            [(1,)] * len(rows),
+            groups,
+        )
         return [*found.skips, found.mid]
 
     both, alone = run([0, 1], [[0], [1]]), run([1], [[0]])

@@ -86,8 +86,10 @@ def test_sequences_join_and_leave_and_each_has_its_bits_alone():
     tables = ops.rotary_table(torch.arange(most), width)
 
     def attend(cache, rows, at):
-        new = [torch.stack([t[row, i : i + 1] for row, i in zip(rows, at, strict=True)])
-               for t in (q, k, v)]  # fmt: skip
+        new = [
+            torch.stack([t[row, i : i + 1] for row, i in zip(rows, at, strict=True)])
+            for t in (q, k, v)
+        ]
         y = cache.attend(0, *new, heads, 0.4)
         cache.advance(1)
         return y[:, 0]

@@ -34,37 +34,56 @@ IF = {
 }
 UNETS = {
     "IF-I-XL": {
-        **IF, "in_channels": 3, "block_out_channels": [704, 1408, 2112, 2816],
+        **IF,
+        "in_channels": 3,
+        "block_out_channels": [704, 1408, 2112, 2816],
         "cross_attention_dim": 2816,
     },
     "IF-II-L": {
-        **IF, "in_channels": 6, "block_out_channels": [128, 256, 512, 768, 768],
+        **IF,
+        "in_channels": 6,
+        "block_out_channels": [128, 256, 512, 768, 768],
         "down_block_types": ["ResnetDownsampleBlock2D"] * 3 + [SIMPLE_DOWN] * 2,
         "up_block_types": [SIMPLE_UP] * 2 + ["ResnetUpsampleBlock2D"] * 3,
-        "layers_per_block": [2, 4, 8, 8, 8], "cross_attention_dim": 512,
-        "class_embed_type": "timestep", "only_cross_attention": True,
-        "resnet_skip_time_act": True, "time_embedding_act_fn": "gelu",
-        "resnet_out_scale_factor": 1 / 0.7071, "mid_block_scale_factor": 1 / 0.7071,
+        "layers_per_block": [2, 4, 8, 8, 8],
+        "cross_attention_dim": 512,
+        "class_embed_type": "timestep",
+        "only_cross_attention": True,
+        "resnet_skip_time_act": True,
+        "time_embedding_act_fn": "gelu",
+        "resnet_out_scale_factor": 1 / 0.7071,
+        "mid_block_scale_factor": 1 / 0.7071,
         "time_embedding_dim": 768,
     },
     "Kandinsky 2.2": {
-        **CASCADE, "in_channels": 4, "out_channels": 8,
-        "block_out_channels": [384, 768, 1152, 1536], "cross_attention_dim": 768,
-        "encoder_hid_dim": 1280, "encoder_hid_dim_type": "image_proj",
+        **CASCADE,
+        "in_channels": 4,
+        "out_channels": 8,
+        "block_out_channels": [384, 768, 1152, 1536],
+        "cross_attention_dim": 768,
+        "encoder_hid_dim": 1280,
+        "encoder_hid_dim_type": "image_proj",
         "addition_embed_type": "image",
     },
     "Karlo": {
-        **CASCADE, "in_channels": 3, "out_channels": 6,
-        "block_out_channels": [320, 640, 960, 1280], "cross_attention_dim": 1536,
+        **CASCADE,
+        "in_channels": 3,
+        "out_channels": 6,
+        "block_out_channels": [320, 640, 960, 1280],
+        "cross_attention_dim": 1536,
         "class_embed_type": "identity",
     },
     "Karlo's super-resolution": {
-        "in_channels": 6, "out_channels": 3, "block_out_channels": [320, 640, 960, 1280],
-        "down_block_types": ["ResnetDownsampleBlock2D"] * 4, "mid_block_type": "UNetMidBlock2D",
-        "up_block_types": ["ResnetUpsampleBlock2D"] * 4, "layers_per_block": 3,
+        "in_channels": 6,
+        "out_channels": 3,
+        "block_out_channels": [320, 640, 960, 1280],
+        "down_block_types": ["ResnetDownsampleBlock2D"] * 4,
+        "mid_block_type": "UNetMidBlock2D",
+        "up_block_types": ["ResnetUpsampleBlock2D"] * 4,
+        "layers_per_block": 3,
         "resnet_time_scale_shift": "scale_shift",
     },
-}  # fmt: skip
+}
 
 
 def same_tensors(ours, theirs) -> int:
@@ -96,9 +115,12 @@ def test_kandinskys_prior_and_movq():
         "block_out_channels": [128, 256, 256, 512],
         "down_block_types": [*["DownEncoderBlock2D"] * 3, "AttnDownEncoderBlock2D"],
         "up_block_types": ["AttnUpDecoderBlock2D", *["UpDecoderBlock2D"] * 3],
-        "latent_channels": 4, "layers_per_block": 2, "norm_type": "spatial",
-        "num_vq_embeddings": 16384, "vq_embed_dim": 4,
-    }  # fmt: skip
+        "latent_channels": 4,
+        "layers_per_block": 2,
+        "norm_type": "spatial",
+        "num_vq_embeddings": 16384,
+        "vq_embed_dim": 4,
+    }
     with torch.device("meta"):
         theirs = diffusers.PriorTransformer(**prior)
     assert same_tensors(PriorTransformer.from_config(prior), theirs) > 10**9

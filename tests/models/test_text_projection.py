@@ -65,8 +65,15 @@ def test_wrong_inputs(pair, change, message):
         pair[1](**{**inputs(2, True), **change})
 
 
-@pytest.mark.parametrize("change", [{"time_embed_dim": 0}, {"cross_attention_dim": "x"},
-                                    {"clip_extra_context_tokens": 1000}, {"more": 1}])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"time_embed_dim": 0},
+        {"cross_attention_dim": "x"},
+        {"clip_extra_context_tokens": 1000},
+        {"more": 1},
+    ],
+)
 def test_refused_configs(change):
     with pytest.raises(ConfigError, match=next(iter(change))):
         UnCLIPTextProjModel.from_config({**unclip_folders.TEXT_PROJ, **change})

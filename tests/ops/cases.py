@@ -74,9 +74,18 @@ def _conv(
 
 
 def _linear(
-    *shape, cout, c2=0, bias=True, residual=False, norm=False, packed=False, weight=None,
-    addend=False, gate=False, **more
-):  # fmt: skip
+    *shape,
+    cout,
+    c2=0,
+    bias=True,
+    residual=False,
+    norm=False,
+    packed=False,
+    weight=None,
+    addend=False,
+    gate=False,
+    **more,
+):
     """weight: its dtype, x's where it is None."""
     whole = weight in (torch.int8, torch.float8_e4m3fn)
 

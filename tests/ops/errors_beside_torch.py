@@ -29,8 +29,10 @@ class Errors:
     @classmethod
     def of_all(cls, draws):
         """Over several draws."""
-        largest, norms = (zip(*rows, strict=True) for rows in zip(
-            *((one.largest, one.norms) for one in draws), strict=True))  # fmt: skip
+        largest, norms = (
+            zip(*rows, strict=True)
+            for rows in zip(*((one.largest, one.norms) for one in draws), strict=True)
+        )
         spread = min(one.spread for one in draws)
         return cls(tuple(map(max, largest)), tuple(math.hypot(*n) for n in norms), spread)
 

@@ -195,9 +195,13 @@ def test_a_gpus_backend_is_chosen_by_one_pictures_shape(dtype, width, mask, name
 
 def chosen_for_gpus(q, k, **more):
     return choose(
-        "attention", ops.OPS["attention"].table, "cuda", q.dtype, False,
+        "attention",
+        ops.OPS["attention"].table,
+        "cuda",
+        q.dtype,
+        False,
         lambda row: row.serves is None or row.serves(q, k, k, 2, **more),
-    ).name  # fmt: skip
+    ).name
 
 
 @pytest.fixture

@@ -18,9 +18,12 @@ from pyengine.ops._core import core
 
 def _python(code, **environment):
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, **environment},
-    )  # fmt: skip
+    )
 
 
 def test_the_cpus_kernels_run_unless_the_table_says_otherwise():
@@ -41,8 +44,10 @@ def test_float64_and_gradients_go_to_the_specification():
         with torch.no_grad():
             ops.sampler_step(x, x, torch.randn(2, len(ops.COLUMNS)))
     assert used.summary() == {
-        "geglu": "reference", "layer_norm": "reference", "sampler_step": f"cpu-{ops.isa()}"
-    }  # fmt: skip
+        "geglu": "reference",
+        "layer_norm": "reference",
+        "sampler_step": f"cpu-{ops.isa()}",
+    }
     assert x.grad is not None
 
 
@@ -61,8 +66,9 @@ def test_force_holds_for_its_block_and_its_ops():
             ops.layer_norm(x, None, None)
         ops.geglu(x)
     assert used.summary() == {
-        "geglu": f"reference, cpu-{ops.isa()}", "layer_norm": f"cpu-{ops.isa()}, reference"
-    }  # fmt: skip
+        "geglu": f"reference, cpu-{ops.isa()}",
+        "layer_norm": f"cpu-{ops.isa()}, reference",
+    }
 
 
 def test_a_forced_backend_that_is_not_there_is_refused():

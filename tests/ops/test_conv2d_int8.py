@@ -35,12 +35,16 @@ def given(name, pictures=2, dtype=torch.float32):
     filters = torch.randn(out, c + c2, kernel, kernel) / (kernel * (c + c2) ** 0.5)
     weight, scale = ops.quantize_filters(filters)
     arguments = {
-        "x": (3 * torch.randn(pictures, height, width, c)).to(dtype), "weight": weight,
-        "weight_scale": scale, "bias": torch.randn(out), "stride": stride, "padding": padding,
+        "x": (3 * torch.randn(pictures, height, width, c)).to(dtype),
+        "weight": weight,
+        "weight_scale": scale,
+        "bias": torch.randn(out),
+        "stride": stride,
+        "padding": padding,
         "upsample": upsample,
         "x2": torch.randn(pictures, height, width, c2).to(dtype) if c2 else None,
         "channel_add": torch.randn(pictures, out).to(dtype),
-    }  # fmt: skip
+    }
     return filters, arguments
 
 
@@ -73,8 +77,10 @@ def test_behind_a_prologue(isa, activation, use_isa):
     use_isa(isa)
     _, arguments = given("two-inputs")
     arguments |= {
-        "scale": torch.randn(2, 70), "shift": torch.randn(2, 70), "input_activation": activation
-    }  # fmt: skip
+        "scale": torch.randn(2, 70),
+        "shift": torch.randn(2, 70),
+        "input_activation": activation,
+    }
     got, want = ops.conv2d(**arguments), ops.reference.conv2d(**arguments)
     assert (got - want).abs().max() < 0.05
     assert (got - want).abs().mean() < 1e-4

@@ -28,8 +28,9 @@ def compile_for(architecture, source, folder):
     command = ["nvcc", "-cubin", f"-arch={architecture}", "-Xptxas=-v", *FLAGS]
     report = subprocess.run(
         [*command, "-o", folder / f"{source.stem}.{architecture}.cubin", source],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
     assert report.returncode == 0, report.stderr
     found = re.findall(
         r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "

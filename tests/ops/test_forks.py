@@ -55,9 +55,12 @@ def child(work):
 def run(code, seconds=180, **environment):
     """What the code prints after SETUP, in a process of its own that must end in time."""
     done = subprocess.run(
-        [sys.executable, "-c", SETUP + textwrap.dedent(code)], capture_output=True, text=True,
-        timeout=seconds, env={**os.environ, **environment},
-    )  # fmt: skip
+        [sys.executable, "-c", SETUP + textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        env={**os.environ, **environment},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

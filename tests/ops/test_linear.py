@@ -213,9 +213,13 @@ def test_subnormal_weights_become_finite_numbers(tiny):
 
 @pytest.mark.parametrize(
     "weight",
-    [torch.ones(3), torch.ones(3, 3, dtype=torch.int32), torch.tensor([[1.0, float("nan")]]),
-     torch.tensor([[1.0, float("inf")]])],
-)  # fmt: skip
+    [
+        torch.ones(3),
+        torch.ones(3, 3, dtype=torch.int32),
+        torch.tensor([[1.0, float("nan")]]),
+        torch.tensor([[1.0, float("inf")]]),
+    ],
+)
 def test_what_cannot_be_quantized_is_refused(weight):
     with pytest.raises(RequestError, match="quantize_weight: weight: expected"):
         ops.quantize_weight(weight)
@@ -342,9 +346,13 @@ def test_a_gpus_backend_is_chosen_by_the_rows_of_one_picture(shape, more, name, 
     x = torch.empty(batch, *shape, device="meta")
     arguments = (x, torch.empty(8, 64, device="meta"))
     row = choose(
-        "linear", ops.OPS["linear"].table, "cuda", x.dtype, False,
+        "linear",
+        ops.OPS["linear"].table,
+        "cuda",
+        x.dtype,
+        False,
         lambda row: row.serves is None or row.serves(*arguments, **more),
-    )  # fmt: skip
+    )
     assert row.name == name
 
 
@@ -361,7 +369,11 @@ def test_a_gpus_backend_is_chosen_by_the_rows_of_one_picture(shape, more, name, 
 def test_a_gpus_backend_for_many_rows_of_8_bit_weights(weight, x, more, name):
     arguments = (torch.empty(2, 400, 64, device="meta", dtype=x), torch.empty(8, 64, dtype=weight))
     row = choose(
-        "linear", ops.OPS["linear"].table, "cuda", x, False,
+        "linear",
+        ops.OPS["linear"].table,
+        "cuda",
+        x,
+        False,
         lambda row: row.serves is None or row.serves(*arguments, **more),
-    )  # fmt: skip
+    )
     assert row.name == name

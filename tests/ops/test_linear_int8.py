@@ -65,11 +65,17 @@ def test_with_all_that_surrounds_it(isa, activation, features, use_isa):
     _, given = layer(features, 100)
     width = features // 2 if "geglu" in activation else features
     around = {
-        "x": torch.randn(3, 7, 60), "x2": torch.randn(3, 7, 40), "bias": torch.randn(features),
-        "scale": torch.randn(3, 100), "shift": torch.randn(3, 100), "silu": True,
-        "addend": torch.randn(3, 7, features), "activation": activation,
-        "gate": torch.randn(3, width), "residual": torch.randn(3, 7, width),
-    }  # fmt: skip
+        "x": torch.randn(3, 7, 60),
+        "x2": torch.randn(3, 7, 40),
+        "bias": torch.randn(features),
+        "scale": torch.randn(3, 100),
+        "shift": torch.randn(3, 100),
+        "silu": True,
+        "addend": torch.randn(3, 7, features),
+        "activation": activation,
+        "gate": torch.randn(3, width),
+        "residual": torch.randn(3, 7, width),
+    }
     got = ops.linear(**around, **given)
     want = ops.reference.linear(**around, **given)
     step = 4.0 / 127  # of a row whose largest magnitude is 4, times weights below 0.5, GELU'

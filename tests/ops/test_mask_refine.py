@@ -44,9 +44,14 @@ def test_equals_diffusers_scheduler_step_by_step(schedule, temperature):
         gumbel = torch.full((n, places), 0.5) if last else noise.gumbel(n, places)
         masked = places_to_mask(step, steps, places, schedule)
         got, predicted = ops.mask_refine(
-            logits, tokens, race, gumbel, torch.full((n,), masked),
-            scheduler.temperatures[step].repeat(n), MASK,
-        )  # fmt: skip
+            logits,
+            tokens,
+            race,
+            gumbel,
+            torch.full((n,), masked),
+            scheduler.temperatures[step].repeat(n),
+            MASK,
+        )
         assert torch.equal(predicted, want.pred_original_sample)
         assert torch.equal(got, want.prev_sample)
         tokens = got
@@ -63,9 +68,15 @@ def test_the_distribution_is_exact(race):
     logits = torch.stack([u, c])[:, None, None].expand(2, n, places, size).reshape(-1, places, size)
     noise = torch.empty(n, places, size).exponential_() if race else torch.rand(n, places)
     _, predicted = ops.mask_refine(
-        logits, torch.full((n, places), MASK), noise, torch.rand(n, places),
-        torch.zeros(n, dtype=torch.int64), torch.ones(n), MASK, torch.full((n,), 1.5),
-    )  # fmt: skip
+        logits,
+        torch.full((n, places), MASK),
+        noise,
+        torch.rand(n, places),
+        torch.zeros(n, dtype=torch.int64),
+        torch.ones(n),
+        MASK,
+        torch.full((n,), 1.5),
+    )
     counts = torch.bincount(predicted.flatten(), minlength=size).double()
     scores = (u + 1.5 * (c - u)).double()
     scores[3] = -torch.inf
@@ -105,9 +116,13 @@ def test_the_least_certain_are_masked():
     logits = torch.zeros(1, 6, 4)
     logits[0, :, 1] = torch.tensor([9.0, 3.0, 7.0, 1.0, 5.0, 8.0]) * 10
     next_tokens, predicted = _call(
-        logits=logits, tokens=torch.full((1, 6), MASK), noise=torch.full((1, 6), 0.5),
-        gumbel=torch.rand(1, 6), masked=torch.tensor([1]), temperature=torch.zeros(1),
-    )  # fmt: skip
+        logits=logits,
+        tokens=torch.full((1, 6), MASK),
+        noise=torch.full((1, 6), 0.5),
+        gumbel=torch.rand(1, 6),
+        masked=torch.tensor([1]),
+        temperature=torch.zeros(1),
+    )
     assert predicted.tolist() == [[1] * 6]
     assert next_tokens.tolist() == [[1, 1, 1, MASK, 1, 1]]
 
@@ -183,7 +198,11 @@ def test_the_schedule():
 def test_an_empty_batch():
     empty = torch.empty(0, 10)
     results = _call(
-        logits=torch.empty(0, 10, 20), tokens=empty.long(), noise=empty, gumbel=empty,
-        masked=torch.empty(0).long(), temperature=torch.empty(0),
-    )  # fmt: skip
+        logits=torch.empty(0, 10, 20),
+        tokens=empty.long(),
+        noise=empty,
+        gumbel=empty,
+        masked=torch.empty(0).long(),
+        temperature=torch.empty(0),
+    )
     assert [r.shape for r in results] == [(0, 10), (0, 10)]

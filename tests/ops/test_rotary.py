@@ -26,12 +26,16 @@ def _cache(n=3, rows=2, heads=4, kv_heads=2, d=10, most=20, dtype=torch.float32,
     q, k, v = fused.split((heads * d, kv_heads * d, kv_heads * d), dim=-1)
     cosines, sines = ops.rotary_table(torch.arange(most), d)
     return {
-        "q": q, "k": k, "v": v,
+        "q": q,
+        "k": k,
+        "v": v,
         "keys": torch.full((n, most, kv_heads * d), 7.0).to(cache or dtype),
         "values": torch.full((n, most, kv_heads * d), 8.0).to(cache or dtype),
         "lengths": torch.tensor([0, 5, most - rows]),
-        "heads": heads, "cosines": cosines, "sines": sines,
-    }  # fmt: skip
+        "heads": heads,
+        "cosines": cosines,
+        "sines": sines,
+    }
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -197,7 +197,9 @@ def test_what_cannot_be_drawn_is_refused(dtype, field, value, complaint):
 )
 def test_refusals(change, complaint):
     arguments = {
-        "logits": torch.ones(2, 5), "uniform": torch.zeros(2), "settings": sampling_settings(2)
-    }  # fmt: skip
+        "logits": torch.ones(2, 5),
+        "uniform": torch.zeros(2),
+        "settings": sampling_settings(2),
+    }
     with pytest.raises(RequestError, match=f"sample_token: {complaint}"):
         ops.sample_token(**arguments | change)

@@ -14,9 +14,29 @@ from pyengine.ops import OPS
 INFINITY = float("inf")
 #: Where exp, erf and their tails overflow, vanish and begin to, and what is none of that.
 VALUES = [
-    INFINITY, float("nan"), 3e38, 1.8e38, 1e20, 1e4, 104.0, 103.0, 100.0, 89.0, 88.5, 87.0, 64.0,
-    20.0, 14.5, 13.0, 9.0, 5.5, 1.0, 1e-30, 1e-40, 0.0,
-]  # fmt: skip
+    INFINITY,
+    float("nan"),
+    3e38,
+    1.8e38,
+    1e20,
+    1e4,
+    104.0,
+    103.0,
+    100.0,
+    89.0,
+    88.5,
+    87.0,
+    64.0,
+    20.0,
+    14.5,
+    13.0,
+    9.0,
+    5.5,
+    1.0,
+    1e-30,
+    1e-40,
+    0.0,
+]
 VALUES += [-value for value in VALUES]
 #: A unit in the last place of each dtype; of float32 three, for exp and erfc. Absolute: what the
 #: lower tail may lose where another library's erf makes it. (Ours: test_geglu.py, and below.)

@@ -18,9 +18,12 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 def run(code, seconds=180, **environment):
     """What the code prints, in a process of its own that must end in time."""
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=seconds,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
         env={**os.environ, **environment},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

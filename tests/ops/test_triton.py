@@ -132,10 +132,14 @@ def test_strided_tensors_are_copied(interpreted):
 @pytest.mark.parametrize(
     "names",
     [
-        (), ("bias",), ("channel_add", "residual"), ("bias", "residual"), ("slopes",),
+        (),
+        ("bias",),
+        ("channel_add", "residual"),
+        ("bias", "residual"),
+        ("slopes",),
         ("bias", "slopes", "residual"),
     ],
-)  # fmt: skip
+)
 def test_an_epilogue_is_added_in_float32_and_rounded_once(interpreted, names, dtype):
     sizes = {"bias": (70,), "channel_add": (2, 70), "slopes": (70,), "residual": (2, 3, 5, 70)}
     given = {name: torch.randn(sizes[name]).to(dtype) for name in names}

@@ -60,9 +60,11 @@ MOST = {
 #: What the tensor cores are given, for a dtype of x: what was rounded is uint8, as which it is
 #: widened to float16 where they cannot take it.
 PRODUCT = {
-    "e4m3": ".f32.e4m3.e4m3", "uint8": ".f32.f16.f16", "float16": ".f32.f16.f16",
+    "e4m3": ".f32.e4m3.e4m3",
+    "uint8": ".f32.f16.f16",
+    "float16": ".f32.f16.f16",
     "bfloat16": ".f32.bf16.bf16",
-}  # fmt: skip
+}
 #: A block for a group of a picture, so that there are fewer than a GPU has SMs: it may take more of
 #: one's registers than a quarter (154 at 128^2 x 320).
 ALONE = ("_scale_shift",)

@@ -31,10 +31,24 @@ SHAPES = [
 
 
 def winograd(
-    x, weight, bias=None, *, tile=4, threads=2, padding=(1, 1, 1, 1), x2=None, scale=None,
-    shift=None, silu=False, channel_add=None, residual=None, upsample=False, out=None,
-    input_activation="none", slopes=None,
-):  # fmt: skip
+    x,
+    weight,
+    bias=None,
+    *,
+    tile=4,
+    threads=2,
+    padding=(1, 1, 1, 1),
+    x2=None,
+    scale=None,
+    shift=None,
+    silu=False,
+    channel_add=None,
+    residual=None,
+    upsample=False,
+    out=None,
+    input_activation="none",
+    slopes=None,
+):
     n, h, w, c = x.shape
     top, bottom, left, right = padding
     repeat = 2 if upsample else 1

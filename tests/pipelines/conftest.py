@@ -5,8 +5,11 @@ from pairs import WRITERS, Pair, quiet
 
 import pyengine
 
-TOKEN_WRITERS = {"amused": tiny.write_amused, "image_gpt": tiny.write_image_gpt,
-                 "janus": tiny.write_janus}  # fmt: skip
+TOKEN_WRITERS = {
+    "amused": tiny.write_amused,
+    "image_gpt": tiny.write_image_gpt,
+    "janus": tiny.write_janus,
+}
 CALLS = {
     "sd1": {"prompt": "a cat", "num_inference_steps": 6, "height": 32, "width": 32},
     "amused": {"prompt": "a cat", "num_inference_steps": 6},

@@ -19,8 +19,10 @@ class Halves:
 
     def ids(self, prompt):
         text = self.tokenizer(prompt).input_ids
-        return [*(i + self.tokens["first_text_token"] for i in text),
-                self.tokens["begin_of_picture"]]  # fmt: skip
+        return [
+            *(i + self.tokens["first_text_token"] for i in text),
+            self.tokens["begin_of_picture"],
+        ]
 
     @torch.no_grad()
     def logits(self, prompt, drawn):

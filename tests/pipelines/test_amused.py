@@ -85,11 +85,15 @@ def test_text_to_image(ours, theirs, call):
     same(ours, theirs, **call)
 
 
-@pytest.mark.parametrize("overrides", [
-    {"transformer": {"downsample": True, "upsample": True, "use_bias": True}},
-    {"scheduler": {"masking_schedule": "linear"}},
-    {"text": {"hidden_act": "gelu"}, "vqvae": {"force_upcast": True}},
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"transformer": {"downsample": True, "upsample": True, "use_bias": True}},
+        {"scheduler": {"masking_schedule": "linear"}},
+        {"text": {"hidden_act": "gelu"}, "vqvae": {"force_upcast": True}},
+    ],
+    ids=str,
+)
 def test_other_checkpoints(overrides, tmp_path):
     folder = tiny.write_amused(tmp_path / "amused", **overrides)
     own, pipe = pyengine.from_pretrained(folder, device="cpu"), None
@@ -119,9 +123,16 @@ def hole():
 
 
 @pytest.mark.parametrize(
-    "call", [{}, {"strength": 0.5}, {"guidance_scale": 1.0, "num_inference_steps": 9},
-             {"prompt": PROMPTS, "image": 2}, {"num_images_per_prompt": 2}], ids=str,
-)  # fmt: skip
+    "call",
+    [
+        {},
+        {"strength": 0.5},
+        {"guidance_scale": 1.0, "num_inference_steps": 9},
+        {"prompt": PROMPTS, "image": 2},
+        {"num_images_per_prompt": 2},
+    ],
+    ids=str,
+)
 def test_inpainting(ours, theirs, picture, hole, call):
     several = call.pop("image", 1) if isinstance(call.get("image"), int) else 1
     given = {"image": [picture] * several, "mask_image": [hole] * several}
@@ -132,8 +143,9 @@ def test_inpainting(ours, theirs, picture, hole, call):
     assert got.report.strength == call.get("strength", 1.0)
 
 
-@pytest.mark.parametrize("call", [{}, {"strength": 0.25, "num_inference_steps": 8},
-                                  {"strength": 0.8}], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "call", [{}, {"strength": 0.25, "num_inference_steps": 8}, {"strength": 0.8}], ids=str
+)
 def test_image_to_image(ours, theirs, picture, call):
     same(ours, theirs, image=picture, reference="AmusedImg2ImgPipeline", **call)
 
@@ -158,9 +170,10 @@ def test_a_picture_alone_and_in_a_batch(ours, theirs, picture, hole):
         for i, seed in enumerate((3, 5)):
             alone = ours(PROMPTS[i], seed=seed, **extra, **FAST)
             assert torch.equal(alone.tokens[0], batch.tokens[i])
-            assert np.abs(
-                np.asarray(alone.images[0], int) - np.asarray(batch.images[i], int)
-            ).max() <= 1  # fmt: skip
+            assert (
+                np.abs(np.asarray(alone.images[0], int) - np.asarray(batch.images[i], int)).max()
+                <= 1
+            )
     alone = theirs("AmusedPipeline")(
         PROMPTS[1], generator=generator(5), output_type="latent", **FAST
     )
@@ -243,8 +256,11 @@ def test_a_callback_changes_tokens(ours):
     assert (result.tokens == 11).all()
 
 
-@pytest.mark.parametrize("answer", [3, {"tokens": None}, {"tokens": torch.zeros(1, 6, 6)},
-                                    {"tokens": torch.full((1, 6, 6), 41)}], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "answer",
+    [3, {"tokens": None}, {"tokens": torch.zeros(1, 6, 6)}, {"tokens": torch.full((1, 6, 6), 41)}],
+    ids=str,
+)
 def test_a_callback_that_returns_nonsense(ours, answer):
     with pytest.raises(RequestError, match="callback_on_step_end"):
         ours(PROMPTS[0], callback_on_step_end=lambda *a: answer, seed=1, **FAST)

@@ -89,15 +89,23 @@ def test_a_simple_argument_stands_in_few_places():
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         calls = [
-            node for node in ast.walk(tree)
+            node
+            for node in ast.walk(tree)
             if isinstance(node, ast.FunctionDef) and node.name == "__call__"
-        ]  # fmt: skip
+        ]
         inside = {id(child) for call in calls for child in ast.walk(call)}
         words = [
-            node for node in ast.walk(tree) if id(node) not in inside
-            and "min_p" in (getattr(node, "id", ""), getattr(node, "attr", ""),
-                            getattr(node, "arg", ""), getattr(node, "value", ""))
-        ]  # fmt: skip
+            node
+            for node in ast.walk(tree)
+            if id(node) not in inside
+            and "min_p"
+            in (
+                getattr(node, "id", ""),
+                getattr(node, "attr", ""),
+                getattr(node, "arg", ""),
+                getattr(node, "value", ""),
+            )
+        ]
         assert not words, f"{name}: line {words[0].lineno}"
 
 
@@ -143,8 +151,11 @@ def test_what_asks_for_nothing():
     for name, nothing in OTHERS.items():
         refuse_others({name: nothing}, lambda: None)
     assert (OTHERS["guidance_scale"], OTHERS["top_p"], OTHERS["eta"], OTHERS["prompt"]) == (
-        1, 1, 0, None,
-    )  # fmt: skip
+        1,
+        1,
+        0,
+        None,
+    )
     assert not set(OTHERS) & {"seed", "run", "output_type"}
 
 
@@ -227,9 +238,11 @@ def test_a_schema_of_a_call():
         next(f for f in families() if f.name == "janus").pipeline_class.__call__
     )
     assert schema["properties"]["min_p"] == {
-        "type": "number", "minimum": 0, "maximum": 1,
+        "type": "number",
+        "minimum": 0,
+        "maximum": 1,
         "description": "Token models: this share of the likeliest.",
-    }  # fmt: skip
+    }
     assert schema["properties"]["decoding"]["enum"] == list(arguments.DECODINGS)
     assert "eta" not in schema["properties"]
     assert not {"image", "run", "generator"} & set(schema["properties"])

@@ -46,9 +46,14 @@ def test_image_to_image(pair, photo):
 @pytest.mark.parametrize("model", ["sd1", "inpaint"])
 def test_inpainting(pair, photo, mask, model):
     results = alone_and_at_every_slot(
-        pair(model).own, image=photo, mask_image=mask, strength=0.8, scheduler="euler_ancestral",
-        height=48, width=80,
-    )  # fmt: skip
+        pair(model).own,
+        image=photo,
+        mask_image=mask,
+        strength=0.8,
+        scheduler="euler_ancestral",
+        height=48,
+        width=80,
+    )
     assert min(results) == EQUAL
 
 
@@ -57,9 +62,11 @@ def test_other_prompts_beside_it(pair):
     call = {"num_inference_steps": 5, "output_type": "np", "scheduler": "euler_ancestral", **SIZE}
     alone = own("a red heart", seed=8, negative_prompt="blue", **call).images[0]
     batch = own(
-        ["two cats", "a red heart", "the moon"], seed=[1, 8, 2],
-        negative_prompt=["", "blue", "a dog"], **call,
-    ).images  # fmt: skip
+        ["two cats", "a red heart", "the moon"],
+        seed=[1, 8, 2],
+        negative_prompt=["", "blue", "a dog"],
+        **call,
+    ).images
     assert psnr(alone, batch[1]) == EQUAL
 
 

@@ -155,10 +155,13 @@ def test_texts_are_read_once(folders, pipe, monkeypatch):
     read = []
     encoder = type(pipe.stages[0].text_encoder)
     monkeypatch.setattr(
-        encoder, "forward",
-        lambda self, ids, mask, original=encoder.forward: (read.append(len(ids)),
-                                                           original(self, ids, mask))[1],
-    )  # fmt: skip
+        encoder,
+        "forward",
+        lambda self, ids, mask, original=encoder.forward: (
+            read.append(len(ids)),
+            original(self, ids, mask),
+        )[1],
+    )
     draw(pipe, PROMPTS, num_images_per_prompt=2)
     assert sum(read) == 3  # two prompts and one empty negative
     apart = CascadePipeline([pyengine.from_pretrained(f, device="cpu") for f in folders[:2]])
@@ -172,8 +175,9 @@ def test_encoders_that_differ_read_their_own(folders, tmp_path):
     other = if_folders.write(tmp_path / "other", text={"seed": 8})
     pipe = pyengine.cascade([other, folders[1]], device="cpu")
     assert not pipe.stages[0].reads_as(pipe.stages[1])
-    low = pipe.stages[0]("a cat", generator=(g := torch.Generator().manual_seed(3)),
-                         output_type="pt", **STAGES[0]).images  # fmt: skip
+    low = pipe.stages[0](
+        "a cat", generator=(g := torch.Generator().manual_seed(3)), output_type="pt", **STAGES[0]
+    ).images
     high = pipe.stages[1]("a cat", image=low, generator=g, output_type="pt", **STAGES[1]).images
     assert torch.equal(draw(pipe, "a cat"), high)
 
@@ -268,8 +272,9 @@ def test_command_line(folders, pipe, tmp_path, capsys):
     settings = metadata.read(place)
     assert json.loads(settings.stages) == [
         {"guidance_scale": 3, "num_inference_steps": 2},
-        {"num_inference_steps": 2, "noise_level": 90}, {},
-    ]  # fmt: skip
+        {"num_inference_steps": 2, "noise_level": 90},
+        {},
+    ]
     assert (settings.width, settings.steps) == (64, 5)
     assert settings.model == "first + second + upscaler.safetensors"
     assert main(["generate", "--from", str(place), *models, "-o", str(again)]) == 0

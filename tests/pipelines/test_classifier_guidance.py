@@ -119,9 +119,16 @@ def loop(folder, classifier, sampler, labels, steps=6):
 
 def draw(pipe, place, seeds=(7, 8), labels=(3, 8), **call):
     return pipe(
-        **{"class_labels": list(labels), "seed": list(seeds), "num_inference_steps": 6,
-           "output_type": "latent", "classifier": place, "classifier_scale": SCALE, **call}
-    ).images  # fmt: skip
+        **{
+            "class_labels": list(labels),
+            "seed": list(seeds),
+            "num_inference_steps": 6,
+            "output_type": "latent",
+            "classifier": place,
+            "classifier_scale": SCALE,
+            **call,
+        }
+    ).images
 
 
 @pytest.mark.parametrize(
@@ -141,8 +148,11 @@ def test_pictures_are_the_papers(folder, own, classifiers, kind, sampler):
     labels = (3, 8) if kind == "classes" else None
     without = own(kind)(
         **({"batch_size": 2} if labels is None else {"class_labels": list(labels)}),
-        seed=[7, 8], num_inference_steps=6, output_type="latent", scheduler=sampler,
-    ).images  # fmt: skip
+        seed=[7, 8],
+        num_inference_steps=6,
+        output_type="latent",
+        scheduler=sampler,
+    ).images
     assert float((got - without).norm() / without.norm()) > 0.004
 
 
@@ -171,11 +181,16 @@ def test_jobs_with_and_without_share_steps(own, classifiers):
     pipe = own("classes")
     model = EncoderUNetModel.from_pretrained(classifiers[0])
     calls = [
-        {"class_labels": k, "seed": k, "num_inference_steps": 3 + k % 3, "output_type": "pt",
-         "scheduler": ("ddpm", "ddim", "euler")[k % 3],
-         **({"classifier": model, "classifier_scale": 30 * k} if k % 2 else {})}
+        {
+            "class_labels": k,
+            "seed": k,
+            "num_inference_steps": 3 + k % 3,
+            "output_type": "pt",
+            "scheduler": ("ddpm", "ddim", "euler")[k % 3],
+            **({"classifier": model, "classifier_scale": 30 * k} if k % 2 else {}),
+        }
         for k in range(6)
-    ]  # fmt: skip
+    ]
     wanted = [pipe(**call).images[0] for call in calls]
     jobs = [pipe.prepare(pipe.request(**call))[0] for call in calls]
     while active := [job for job in jobs if job.active]:
@@ -224,8 +239,13 @@ def test_beside_classifier_free_guidance_of_latents(tmp_path):
     plain = adm_classifier.write(
         tmp_path / "c", in_channels=4, image_size=side, out_channels=count, pool="adaptive"
     )
-    call = {"seed": [3, 4], "class_labels": [1, 2], "num_inference_steps": 4,
-            "scheduler": "ddim", "output_type": "latent"}  # fmt: skip
+    call = {
+        "seed": [3, 4],
+        "class_labels": [1, 2],
+        "num_inference_steps": 4,
+        "scheduler": "ddim",
+        "output_type": "latent",
+    }
     model = EncoderUNetModel.from_pretrained(tmp_path / "c")
     got = pipe(**call, guidance_scale=[3.0, 1.0], classifier=model, classifier_scale=SCALE).images
     x = torch.cat([torch.randn((1, 4, side, side), generator=g) for g in generators([3, 4])])

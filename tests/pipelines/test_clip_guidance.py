@@ -69,8 +69,9 @@ def loop(folder, clip, sampler, steps, guidance, controlnet=None, shown=None):
         if controlnet is None:
             return pipe.unet(x, t, text).sample
         down, mid = controlnet(x, t, text, controlnet_cond=shown, return_dict=False)
-        return pipe.unet(x, t, text, down_block_additional_residuals=down,
-                         mid_block_additional_residual=mid).sample  # fmt: skip
+        return pipe.unet(
+            x, t, text, down_block_additional_residuals=down, mid_block_additional_residual=mid
+        ).sample
 
     for i, t in enumerate(scheduler.timesteps):
         given = scheduler.scale_model_input(x, t)
@@ -101,11 +102,20 @@ def loop(folder, clip, sampler, steps, guidance, controlnet=None, shown=None):
 
 def draw(pipe, clip, **call):
     factor = pipe.vae.config.downscale
-    return pipe(**{
-        "prompt": PROMPTS, "seed": [7, 8], "height": 16 * factor, "width": 24 * factor,
-        "num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "latent",
-        "clip_model": clip, "clip_guidance_scale": SCALE, **call,
-    }).images  # fmt: skip
+    return pipe(
+        **{
+            "prompt": PROMPTS,
+            "seed": [7, 8],
+            "height": 16 * factor,
+            "width": 24 * factor,
+            "num_inference_steps": 4,
+            "guidance_scale": 3.0,
+            "output_type": "latent",
+            "clip_model": clip,
+            "clip_guidance_scale": SCALE,
+            **call,
+        }
+    ).images
 
 
 @pytest.mark.parametrize(
@@ -134,8 +144,15 @@ def test_beside_a_controlnet_the_gradient_goes_through_it(folders, tmp_path):
     call = {"num_inference_steps": 3, "control_image": [*shown]}
     got = draw(pipe, place, scheduler="ddim", **call)
     assert float((got - want).norm() / want.norm()) < 1e-3
-    alone = draw(pipe, place, scheduler="ddim", prompt=PROMPTS[1], seed=8,
-                 num_inference_steps=3, control_image=shown[1])  # fmt: skip
+    alone = draw(
+        pipe,
+        place,
+        scheduler="ddim",
+        prompt=PROMPTS[1],
+        seed=8,
+        num_inference_steps=3,
+        control_image=shown[1],
+    )
     assert torch.equal(alone[0], got[1])
     plain = draw(pipe, None, clip_guidance_scale=None, scheduler="ddim", **call)
     assert float((got - plain).norm() / plain.norm()) > 0.02
@@ -175,11 +192,18 @@ def test_bits(folders, pipes, use_threads, k):
     use_threads(3)
     assert torch.equal(draw(pipe, place, prompt=PROMPTS[1], seed=[8], **small)[0], both[1])
     factor = pipe.vae.config.downscale
-    call = {"height": 16 * factor, "width": 16 * factor, "num_inference_steps": 2,
-            "guidance_scale": 3.0, "output_type": "latent"}  # fmt: skip
+    call = {
+        "height": 16 * factor,
+        "width": 16 * factor,
+        "num_inference_steps": 2,
+        "guidance_scale": 3.0,
+        "output_type": "latent",
+    }
     guided = {"clip_model": place, "clip_guidance_scale": SCALE}
-    jobs = [pipe.prepare(pipe.request(p, seed=s, **call, **own))[0]
-            for p, s, own in zip(PROMPTS, (7, 8), (guided, {}), strict=True)]  # fmt: skip
+    jobs = [
+        pipe.prepare(pipe.request(p, seed=s, **call, **own))[0]
+        for p, s, own in zip(PROMPTS, (7, 8), (guided, {}), strict=True)
+    ]
     while any(job.active for job in jobs):
         pipe.step([job for job in jobs if job.active])
     assert torch.equal(pipe.finish(jobs[0]).reshape(both[0].shape), both[0])

@@ -12,13 +12,34 @@ from pyengine.errors import CheckpointError, RequestError
 from pyengine.tokenizer import ClipTokenizer
 
 TEXTS = [
-    "", " ", "\n", "a red heart", "A RED HEART!", "  two   cats\t\nhere  ", "don't can't we'll I'm",
-    "'S 'T 'LL ''s", "123 4567 ½ ²", "!", "!!", "a!b ! c", "e-mail: x@y.z; #tag %d \\n",
-    "foo_bar-baz.qux (1.5)", "❤️ 🧑\u200d🚀 👩🏽\u200d💻 🇫🇷", "漢字 かな カナ 한국어", "مرحبا नमस्ते",
-    "ÀÉÎ e\u0301 ﬁ ǅ İstanbul ẞ Σίσυφος ΣΑΣ ŉ", "x\u00a0y\u2003z\u3000\u200b\ufeff",
-    "\x00\x01\x7f\x1b[31m", "<|endoftext|> x <|startoftext|>", "<|ENDOFTEXT|> </w> the</w> cat",
-    "a" * 500, "😀" * 60, "red heart " * 100, "\u0301\u0301a", "\U0010ffff\ue000",
-]  # fmt: skip
+    "",
+    " ",
+    "\n",
+    "a red heart",
+    "A RED HEART!",
+    "  two   cats\t\nhere  ",
+    "don't can't we'll I'm",
+    "'S 'T 'LL ''s",
+    "123 4567 ½ ²",
+    "!",
+    "!!",
+    "a!b ! c",
+    "e-mail: x@y.z; #tag %d \\n",
+    "foo_bar-baz.qux (1.5)",
+    "❤️ 🧑\u200d🚀 👩🏽\u200d💻 🇫🇷",
+    "漢字 かな カナ 한국어",
+    "مرحبا नमस्ते",
+    "ÀÉÎ e\u0301 ﬁ ǅ İstanbul ẞ Σίσυφος ΣΑΣ ŉ",
+    "x\u00a0y\u2003z\u3000\u200b\ufeff",
+    "\x00\x01\x7f\x1b[31m",
+    "<|endoftext|> x <|startoftext|>",
+    "<|ENDOFTEXT|> </w> the</w> cat",
+    "a" * 500,
+    "😀" * 60,
+    "red heart " * 100,
+    "\u0301\u0301a",
+    "\U0010ffff\ue000",
+]
 
 
 def odd_texts(count: int = 400, seed: int = 0) -> list[str]:
@@ -54,8 +75,14 @@ def old_tokens(path):
     """As SD 1's own files have it: whole AddedToken objects."""
     config = json.loads((path / "tokenizer_config.json").read_text())
     for name in ("bos_token", "eos_token", "unk_token"):
-        config[name] = {"__type": "AddedToken", "content": config[name], "lstrip": False,
-                        "normalized": True, "rstrip": False, "single_word": False}  # fmt: skip
+        config[name] = {
+            "__type": "AddedToken",
+            "content": config[name],
+            "lstrip": False,
+            "normalized": True,
+            "rstrip": False,
+            "single_word": False,
+        }
     (path / "tokenizer_config.json").write_text(json.dumps(config))
 
 
@@ -96,8 +123,10 @@ def test_ids_are_transformers(tmp_path, pad, layout):
         assert rows == reference(texts, max_length=length, **call).input_ids
         assert [bool(c) for c in cut] == [len(own.encode(t)) > length for t in texts]
     assert (own.bos_id, own.eos_id, own.pad_id) == (
-        reference.bos_token_id, reference.eos_token_id, reference.pad_token_id,
-    )  # fmt: skip
+        reference.bos_token_id,
+        reference.eos_token_id,
+        reference.pad_token_id,
+    )
     assert own.size == len(reference)
     assert own.model_max_length == 77
 

@@ -62,10 +62,11 @@ class Beside:
 
 #: A U-Net of three levels: light adapters halve once more than full ones.
 THREE = {
-    "block_out_channels": (16, 32, 32), "layers_per_block": 1,
+    "block_out_channels": (16, 32, 32),
+    "layers_per_block": 1,
     "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-}  # fmt: skip
+}
 
 
 def two(unet):
@@ -257,9 +258,15 @@ def test_a_picture_and_settings_for_each_prompt(beside, photo):
     pipe = beside("sd1").own
     prompts, shown = ["a red heart", "a cat"], [photo, flipped(photo)]
     both = draw(
-        pipe, prompts, seed=5, num_images_per_prompt=2, image=shown, guess_mode=[True, False],
-        controlnet_conditioning_scale=[0.4, 1.0], control_guidance_end=[1.0, 0.5],
-    )  # fmt: skip
+        pipe,
+        prompts,
+        seed=5,
+        num_images_per_prompt=2,
+        image=shown,
+        guess_mode=[True, False],
+        controlnet_conditioning_scale=[0.4, 1.0],
+        control_guidance_end=[1.0, 0.5],
+    )
     settings = [
         {"guess_mode": True, "controlnet_conditioning_scale": 0.4},
         {"controlnet_conditioning_scale": 1.0, "control_guidance_end": 0.5},
@@ -283,8 +290,10 @@ def test_in_the_engine(beside, photo):
     call = {"num_inference_steps": 3, "height": 48, "width": 80}
     given = [{"image": photo}, {}, {"image": flipped(photo), "guess_mode": True}]
     with pyengine.Engine(pipe) as engine:
-        jobs = [engine.submit(prompt="a red heart", seed=i, **call, **own)
-                for i, own in enumerate(given)]  # fmt: skip
+        jobs = [
+            engine.submit(prompt="a red heart", seed=i, **call, **own)
+            for i, own in enumerate(given)
+        ]
         made = [job.result(timeout=60).images[0] for job in jobs]
     for i, own in enumerate(given):
         alone = pipe("a red heart", seed=i, **call, **own).images[0]

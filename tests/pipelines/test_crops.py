@@ -47,8 +47,15 @@ def test_the_part_and_its_way_back(photo, box, pad, size):
 @pytest.mark.parametrize("box", BOXES[:2])
 def test_inpainting_of_a_part(pair, photo, name, box):
     """Whole pictures; ours are PIL's, so a difference is a rounded one."""
-    call = {"image": photo, "mask_image": holes(box), "padding_mask_crop": 6, "strength": 0.8,
-            "height": 64, "width": 48, **STEPS}  # fmt: skip
+    call = {
+        "image": photo,
+        "mask_image": holes(box),
+        "padding_mask_crop": 6,
+        "strength": 0.8,
+        "height": 64,
+        "width": 48,
+        **STEPS,
+    }
     want = pair(name).inpainting("a cat", generator=generators(3), **call).images[0]
     result = pair(name).own("a cat", generator=generators(3), **call)
     got = result.images[0]
@@ -77,9 +84,16 @@ def test_several_pictures_of_a_part(pair, photo):
 def test_latents_of_the_masked_picture(pair, photo, mask, name, strength):
     masked = torch.randn(1, 4, 6, 10, generator=generators(8))
     pair(name).check(
-        task="inpainting", image=photo, mask_image=mask, masked_image_latents=masked,
-        strength=strength, height=48, width=80, scheduler="euler_ancestral", **STEPS,
-    )  # fmt: skip
+        task="inpainting",
+        image=photo,
+        mask_image=mask,
+        masked_image_latents=masked,
+        strength=strength,
+        height=48,
+        width=80,
+        scheduler="euler_ancestral",
+        **STEPS,
+    )
 
 
 @pytest.mark.parametrize("name", ["sd1", "inpaint", "sdxl"])
@@ -87,9 +101,15 @@ def test_latents_in_the_place_of_both_pictures(pair, mask, name):
     image, masked = torch.randn(2, 1, 4, 6, 10, generator=generators(8))
     given = {} if name == "sdxl" else {"masked_image_latents": masked}
     pair(name).check(
-        task="inpainting", image=image, mask_image=mask, strength=0.7, height=48, width=80,
-        **given, **STEPS,
-    )  # fmt: skip
+        task="inpainting",
+        image=image,
+        mask_image=mask,
+        strength=0.7,
+        height=48,
+        width=80,
+        **given,
+        **STEPS,
+    )
 
 
 def test_latents_for_several_pictures(pair, photo, mask):

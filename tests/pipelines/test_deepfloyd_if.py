@@ -21,7 +21,9 @@ FOLDERS = {
     "fixed": {"scheduler": lambda: diffusers.DDPMScheduler(**FIXED)},
     "plain": {
         "unet": {
-            "addition_embed_type": None, "encoder_hid_dim": None, "encoder_hid_dim_type": None,
+            "addition_embed_type": None,
+            "encoder_hid_dim": None,
+            "encoder_hid_dim_type": None,
             "cross_attention_dim": 32,
         },
         "text": {"d_model": 32, "feed_forward_proj": "relu"},
@@ -29,7 +31,7 @@ FOLDERS = {
             variance_type="learned_range", clip_sample=True
         ),
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +142,10 @@ def test_saved_again_it_is_the_same_to_both(own, folder, tmp_path):
     want = own()(PROMPTS, **call).images
     assert (again(PROMPTS, **call).images == want).all()
     del call["seed"]
-    assert psnr(theirs(tmp_path / "saved")(PROMPTS, generator=generators([4, 5]), **call).images,
-                want) >= LEAST_PSNR  # fmt: skip
+    assert (
+        psnr(theirs(tmp_path / "saved")(PROMPTS, generator=generators([4, 5]), **call).images, want)
+        >= LEAST_PSNR
+    )
     assert type(pipeline_named("IFPipeline").from_pretrained(folder(), device="cpu")) is type(own())
 
 

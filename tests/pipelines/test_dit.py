@@ -60,8 +60,13 @@ def test_other_samplers(pipe, theirs, sampler):
 def test_defaults_and_order_of_arguments(pipe):
     assert (pipe.defaults.num_inference_steps, pipe.defaults.guidance_scale) == (50, 4.0)
     got = pipe([3], 2.0, generators([1]), 4, "np", False)[0]
-    want = pipe(class_labels=3, guidance_scale=2.0, generator=generators([1]),
-                num_inference_steps=4, output_type="np").images  # fmt: skip
+    want = pipe(
+        class_labels=3,
+        guidance_scale=2.0,
+        generator=generators([1]),
+        num_inference_steps=4,
+        output_type="np",
+    ).images
     assert (got == want).all()
 
 
@@ -99,8 +104,10 @@ def test_same_bits_alone_in_a_batch_and_on_any_threads(pipe, use_threads):
     call = {"num_inference_steps": 4, "output_type": "pt", "scheduler": "dpmpp_2m"}
     labels, seeds, scales = [3, 9, 3, 500, 1], [3, 14, 15, 92, 65], [4.0, 1.0, 2.0, 7.5, 1.0]
     with pyengine.ops.kernels_used() as used:
-        alone = [pipe([k], g, seed=s, **call).images[0]
-                 for k, s, g in zip(labels, seeds, scales, strict=True)]  # fmt: skip
+        alone = [
+            pipe([k], g, seed=s, **call).images[0]
+            for k, s, g in zip(labels, seeds, scales, strict=True)
+        ]
     assert {*used.summary().values()} == {f"cpu-{pyengine.ops.isa()}"}
     assert (alone[0] - alone[2]).abs().max() > 0.02
     for threads, size in ((1, 2), (3, 3), (2, 5)):
@@ -111,10 +118,16 @@ def test_same_bits_alone_in_a_batch_and_on_any_threads(pipe, use_threads):
 
 def test_jobs_of_several_calls_in_one_step(pipe):
     calls = [
-        {"class_labels": 5 * k, "seed": k, "num_inference_steps": 3 + k % 3, "output_type": "pt",
-         "guidance_scale": (1.0, 4.0)[k % 2], "scheduler": ("ddim", "heun", "unipc")[k % 3]}
+        {
+            "class_labels": 5 * k,
+            "seed": k,
+            "num_inference_steps": 3 + k % 3,
+            "output_type": "pt",
+            "guidance_scale": (1.0, 4.0)[k % 2],
+            "scheduler": ("ddim", "heun", "unipc")[k % 3],
+        }
         for k in range(8)
-    ]  # fmt: skip
+    ]
     wanted = [pipe(**call).images[0] for call in calls]
     jobs = [pipe.prepare(pipe.request(**call))[0] for call in calls]
     while any(job.active for job in jobs):

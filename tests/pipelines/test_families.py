@@ -90,9 +90,13 @@ def build(load):
 
 
 GENERATOR = Part(
-    kind="model", library="elsewhere", other_libraries=("before",), classes=("Generator",),
-    network=Generator, summary=("classes", "width"),
-)  # fmt: skip
+    kind="model",
+    library="elsewhere",
+    other_libraries=("before",),
+    classes=("Generator",),
+    network=Generator,
+    summary=("classes", "width"),
+)
 BY_CLASS = Family(
     name="by_class",
     title="pictures by class",
@@ -129,20 +133,33 @@ class OneFile(Checkpoint):
 
 
 SINGLE_FOLDER = dataclasses.replace(
-    BY_CLASS, name="single", classes=("Generator",), parts={"model": GENERATOR}, main="model",
+    BY_CLASS,
+    name="single",
+    classes=("Generator",),
+    parts={"model": GENERATOR},
+    main="model",
     signature={"_class_name": "Generator", "classes": None},
-)  # fmt: skip
+)
 SINGLE_FILE = dataclasses.replace(
-    BY_CLASS, name="file", classes=("GeneratorFile",), parts={"model": GENERATOR}, main="model",
-    tensors=("first.weight", "last.weight"), file=OneFile,
-)  # fmt: skip
+    BY_CLASS,
+    name="file",
+    classes=("GeneratorFile",),
+    parts={"model": GENERATOR},
+    main="model",
+    tensors=("first.weight", "last.weight"),
+    file=OneFile,
+)
 
 
 def write(folder, family):
     """The place of a checkpoint of one of the three families."""
     generator = torch.Generator().manual_seed(1)
-    shapes = {"first.weight": (4, 5), "first.bias": (4,), "last.bias": (3 * SIDE * SIDE,),
-              "last.weight": (3 * SIDE * SIDE, 4)}  # fmt: skip
+    shapes = {
+        "first.weight": (4, 5),
+        "first.bias": (4,),
+        "last.bias": (3 * SIDE * SIDE,),
+        "last.weight": (3 * SIDE * SIDE, 4),
+    }
     tensors = {n: torch.randn(s, generator=generator) for n, s in shapes.items()}
     place = folder / "generator" if family is BY_CLASS else folder
     place.mkdir(parents=True)

@@ -70,11 +70,14 @@ def run_both(pair, name, make, *, task="text_to_image", inputs=("latents",), **c
         sizes = {} if pipe is theirs and task == "image_to_image" else SIZE
         results.append(
             pipe(
-                "a red heart", generator=torch.Generator().manual_seed(4), output_type="np",
-                callback_on_step_end=make(), callback_on_step_end_tensor_inputs=list(inputs),
+                "a red heart",
+                generator=torch.Generator().manual_seed(4),
+                output_type="np",
+                callback_on_step_end=make(),
+                callback_on_step_end_tensor_inputs=list(inputs),
                 **{**STEPS, **sizes, **call},
             ).images
-        )  # fmt: skip
+        )
     return results
 
 
@@ -96,15 +99,23 @@ def test_a_callback_sees_the_tensors_that_diffusers_shows(pair, photo, mask, nam
         seen.append(mine)
 
         def look(pipe, step, timestep, tensors):
-            mine.append((step, float(timestep), {k: v.clone() for k, v in tensors.items()},
-                         pipe.guidance_scale, pipe.num_timesteps,
-                         pipe.do_classifier_free_guidance))  # fmt: skip
+            mine.append(
+                (
+                    step,
+                    float(timestep),
+                    {k: v.clone() for k, v in tensors.items()},
+                    pipe.guidance_scale,
+                    pipe.num_timesteps,
+                    pipe.do_classifier_free_guidance,
+                )
+            )
             return {}
 
         return look
 
-    alike(run_both(pair, name, make, task=task, inputs=("latents", *SHOWN[name], *holes),
-                   **pictures))  # fmt: skip
+    alike(
+        run_both(pair, name, make, task=task, inputs=("latents", *SHOWN[name], *holes), **pictures)
+    )
     theirs, ours = seen
     assert len(theirs) == len(ours) > 3
     for want, got in zip(theirs, ours, strict=True):
@@ -137,16 +148,36 @@ def test_the_recipe_of_dynamic_guidance(pair, name, call):
     keys = tuple(k for k in SHOWN[name] if "negative" not in k)
     results = run_both(pair, name, cut_off(keys), inputs=keys, **call)
     alike(results)
-    plain = pair(name).own("a red heart", generator=torch.Generator().manual_seed(4),
-                           output_type="np", **STEPS, **SIZE, **call).images  # fmt: skip
+    plain = (
+        pair(name)
+        .own(
+            "a red heart",
+            generator=torch.Generator().manual_seed(4),
+            output_type="np",
+            **STEPS,
+            **SIZE,
+            **call,
+        )
+        .images
+    )
     assert psnr(results[1], plain) < 100
 
 
 @pytest.mark.parametrize("name", ["sd1", "inpaint", "sdxl", "inpaint_xl"])
 def test_the_recipe_while_inpainting(pair, photo, mask, name):
     keys = tuple(k for k in SHOWN["sdxl" if "xl" in name else "sd1"] if "negative" not in k)
-    alike(run_both(pair, name, cut_off((*keys, *HOLES)), inputs=(*keys, *HOLES),
-                   task="inpainting", image=photo, mask_image=mask, strength=0.9))  # fmt: skip
+    alike(
+        run_both(
+            pair,
+            name,
+            cut_off((*keys, *HOLES)),
+            inputs=(*keys, *HOLES),
+            task="inpainting",
+            image=photo,
+            mask_image=mask,
+            strength=0.9,
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -161,8 +192,17 @@ def test_diffusers_own_callbacks(pair, name, callback):
     """They bring the names of their tensors, and read num_timesteps."""
     results = run_both(pair, name, lambda: callback)
     alike(results)
-    plain = pair(name).own("a red heart", generator=torch.Generator().manual_seed(4),
-                           output_type="np", **STEPS, **SIZE).images  # fmt: skip
+    plain = (
+        pair(name)
+        .own(
+            "a red heart",
+            generator=torch.Generator().manual_seed(4),
+            output_type="np",
+            **STEPS,
+            **SIZE,
+        )
+        .images
+    )
     assert psnr(results[1], plain) < 100
 
 
@@ -172,8 +212,11 @@ def test_several_of_diffusers_callbacks(pair):
     )
     with pytest.raises(RequestError, match="callback_on_step_end: prompt_embeds: expected"):
         # diffusers' second cutoff would leave half of a row; with one picture it takes the last.
-        pair("sd1").own("a cat", callback_on_step_end=lambda pipe, *_: {
-            "prompt_embeds": torch.zeros(3, 77, 32)}, **STEPS)  # fmt: skip
+        pair("sd1").own(
+            "a cat",
+            callback_on_step_end=lambda pipe, *_: {"prompt_embeds": torch.zeros(3, 77, 32)},
+            **STEPS,
+        )
     alike(run_both(pair, "sd1", lambda: both))
 
 
@@ -290,8 +333,11 @@ def test_answers_that_are_refused(pair, answer, words):
 def test_guidance_that_a_callback_cannot_set(pair, value):
     own = pair("sd1").own
     with pytest.raises(RequestError, match="guidance_scale"):
-        own("a cat", callback_on_step_end=lambda pipe, *_: setattr(pipe, "_guidance_scale", value),
-            **STEPS)  # fmt: skip
+        own(
+            "a cat",
+            callback_on_step_end=lambda pipe, *_: setattr(pipe, "_guidance_scale", value),
+            **STEPS,
+        )
 
 
 def test_what_a_pipeline_says_of_its_runs(pair):

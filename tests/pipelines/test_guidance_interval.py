@@ -24,10 +24,19 @@ def pipe(folder):
 
 
 def draw(pipe, **call):
-    return pipe(**{
-        "prompt": PROMPTS, "seed": [7, 8], "height": 64, "width": 64, "num_inference_steps": 5,
-        "guidance_scale": 4.0, "output_type": "latent", "scheduler": "ddim", **call,
-    }).images  # fmt: skip
+    return pipe(
+        **{
+            "prompt": PROMPTS,
+            "seed": [7, 8],
+            "height": 64,
+            "width": 64,
+            "num_inference_steps": 5,
+            "guidance_scale": 4.0,
+            "output_type": "latent",
+            "scheduler": "ddim",
+            **call,
+        }
+    ).images
 
 
 @torch.no_grad()
@@ -82,11 +91,20 @@ def test_outside_a_picture_takes_one_row(pipe, monkeypatch, scheduler):
 
 def test_bits_alone_and_beside_others(pipe):
     calls = [
-        {"guidance_start": 0.2 * k, "guidance_end": 0.5 + 0.1 * k, "guidance_scale": 2.0 + k,
-         "num_inference_steps": 3 + k, "prompt": PROMPTS[k % 2], "seed": k, "height": 64,
-         "width": 64, "output_type": "latent", "scheduler": ("ddim", "heun")[k % 2]}
+        {
+            "guidance_start": 0.2 * k,
+            "guidance_end": 0.5 + 0.1 * k,
+            "guidance_scale": 2.0 + k,
+            "num_inference_steps": 3 + k,
+            "prompt": PROMPTS[k % 2],
+            "seed": k,
+            "height": 64,
+            "width": 64,
+            "output_type": "latent",
+            "scheduler": ("ddim", "heun")[k % 2],
+        }
         for k in range(4)
-    ]  # fmt: skip
+    ]
     wanted = [pipe(**call).images for call in calls]
     jobs = [pipe.prepare(pipe.request(**call))[0] for call in calls]
     while active := [job for job in jobs if job.active]:

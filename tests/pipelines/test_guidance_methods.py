@@ -69,9 +69,7 @@ def outputs(theirs, size):
         text, none = theirs.encode_prompt(PROMPTS, *place, True)
         negative = theirs.encode_prompt(PROMPTS, *place, True, negative_prompt=NEGATIVES)[1]
         keys = [{"encoder_hidden_states": rows} for rows in (none, negative, text)]
-    return [
-        lambda x, t, own=own: theirs.unet(x, t, **own).sample[:, : x.shape[1]] for own in keys
-    ]  # fmt: skip
+    return [lambda x, t, own=own: theirs.unet(x, t, **own).sample[:, : x.shape[1]] for own in keys]
 
 
 def begin(theirs, scheduler, size):
@@ -84,10 +82,17 @@ def begin(theirs, scheduler, size):
 
 
 def draw(pipe, theirs, **call):
-    return pipe(**{
-        "prompt": PROMPTS, "negative_prompt": NEGATIVES, "seed": [7, 8], "output_type": "latent",
-        "num_inference_steps": STEPS, **size_of(theirs), **call,
-    }).images  # fmt: skip
+    return pipe(
+        **{
+            "prompt": PROMPTS,
+            "negative_prompt": NEGATIVES,
+            "seed": [7, 8],
+            "output_type": "latent",
+            "num_inference_steps": STEPS,
+            **size_of(theirs),
+            **call,
+        }
+    ).images
 
 
 def apart(got, want):
@@ -140,8 +145,15 @@ def test_rescale_counts_from_the_prompts_output(systems):
         out = e0 + 4.0 * (ec - e0 - 0.7 * (en - e0))
         spread = [o.std(dim=(1, 2, 3), keepdim=True) for o in (ec, out)]
         x = scheduler.step(out * (0.6 * spread[0] / spread[1] + 0.4), t, x).prev_sample
-    got = draw(ours, theirs, guidance_method="composed", negative_scale=0.7, guidance_scale=4.0,
-               guidance_rescale=0.6, scheduler="ddim")  # fmt: skip
+    got = draw(
+        ours,
+        theirs,
+        guidance_method="composed",
+        negative_scale=0.7,
+        guidance_scale=4.0,
+        guidance_rescale=0.6,
+        scheduler="ddim",
+    )
     assert apart(got, x) < 1e-4
 
 
@@ -153,8 +165,11 @@ def cfg_plus_plus(theirs, sampler, scale):
     """Algorithm 2 of the paper for DDIM, and the same in sigmas for Euler's."""
     size = size_of(theirs)
     _, negative, text = outputs(theirs, size)
-    cls = {"ddim": diffusers.DDIMScheduler, "euler": diffusers.EulerDiscreteScheduler,
-           "euler_ancestral": diffusers.EulerAncestralDiscreteScheduler}[sampler]  # fmt: skip
+    cls = {
+        "ddim": diffusers.DDIMScheduler,
+        "euler": diffusers.EulerDiscreteScheduler,
+        "euler_ancestral": diffusers.EulerAncestralDiscreteScheduler,
+    }[sampler]
     scheduler = cls.from_config(theirs.scheduler.config)
     kind = scheduler.config.prediction_type
     x, made = begin(theirs, scheduler, size)
@@ -163,8 +178,9 @@ def cfg_plus_plus(theirs, sampler, scale):
             stride = scheduler.config.num_train_timesteps // STEPS
             after = t - stride
             abar = scheduler.alphas_cumprod[t]
-            abar_next = scheduler.alphas_cumprod[after] if after >= 0 else (
-                scheduler.final_alpha_cumprod)  # fmt: skip
+            abar_next = (
+                scheduler.alphas_cumprod[after] if after >= 0 else (scheduler.final_alpha_cumprod)
+            )
         else:
             abar, abar_next = (1 / (1 + s**2) for s in scheduler.sigmas[i : i + 2])
         alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
@@ -202,8 +218,9 @@ def test_the_ends_of_its_scale(systems):
     """0: the negative prompt alone; unless told 0.6."""
     ours, theirs = systems("sd1")
     none = draw(ours, theirs, guidance_method="cfg++", guidance_scale=0, scheduler="ddim")
-    away = draw(ours, theirs, prompt=NEGATIVES, negative_prompt=None, guidance_scale=1,
-                scheduler="ddim")  # fmt: skip
+    away = draw(
+        ours, theirs, prompt=NEGATIVES, negative_prompt=None, guidance_scale=1, scheduler="ddim"
+    )
     assert apart(none, away) < 1e-5
     default = draw(ours, theirs, guidance_method="cfg++", scheduler="ddim")
     told = draw(ours, theirs, guidance_method="cfg++", scheduler="ddim", guidance_scale=0.6)
@@ -218,12 +235,19 @@ def test_bits_alone_and_beside_others(systems, use_threads, name):
     ours, theirs = systems(name)
     methods = ("cfg", "perp-neg", "cfg++", "composed")
     calls = [
-        {"guidance_method": methods[k % 4], "guidance_scale": 0.7 if k % 4 == 2 else 2.0 + k,
-         "num_inference_steps": 3 + k % 2, "prompt": PROMPTS[k % 2], "seed": k,
-         "negative_prompt": NEGATIVES[k % 2], "output_type": "latent", "scheduler": "euler",
-         **size_of(theirs)}
+        {
+            "guidance_method": methods[k % 4],
+            "guidance_scale": 0.7 if k % 4 == 2 else 2.0 + k,
+            "num_inference_steps": 3 + k % 2,
+            "prompt": PROMPTS[k % 2],
+            "seed": k,
+            "negative_prompt": NEGATIVES[k % 2],
+            "output_type": "latent",
+            "scheduler": "euler",
+            **size_of(theirs),
+        }
         for k in range(6)
-    ]  # fmt: skip
+    ]
     use_threads(1)
     wanted = [ours(**call).images for call in calls]
     use_threads(3)
@@ -259,10 +283,19 @@ def test_a_callback_ends_guidance(systems):
             return {"prompt_embeds": tensors["prompt_embeds"][-2:]}
         return {}
 
-    call = {"guidance_method": "perp-neg", "scheduler": "ddim", "guidance_scale": 4.0,
-            "num_inference_steps": 5}  # fmt: skip
-    got = draw(ours, theirs, **call, callback_on_step_end=unguided,
-               callback_on_step_end_tensor_inputs=["prompt_embeds"])  # fmt: skip
+    call = {
+        "guidance_method": "perp-neg",
+        "scheduler": "ddim",
+        "guidance_scale": 4.0,
+        "num_inference_steps": 5,
+    }
+    got = draw(
+        ours,
+        theirs,
+        **call,
+        callback_on_step_end=unguided,
+        callback_on_step_end_tensor_inputs=["prompt_embeds"],
+    )
     want = draw(ours, theirs, **call, guidance_end=0.4)
     assert torch.equal(got, want)
 

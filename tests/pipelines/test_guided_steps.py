@@ -28,8 +28,11 @@ PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), d
 SMALL = torch.linspace(0, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
 STEPS = {"num_inference_steps": 5}
 PROMPT = {"prompt": "a red heart", "negative_prompt": "blue"}
-UNCLIP = {"prior_num_inference_steps": 5, "decoder_num_inference_steps": 5,
-          "super_res_num_inference_steps": 2}  # fmt: skip
+UNCLIP = {
+    "prior_num_inference_steps": 5,
+    "decoder_num_inference_steps": 5,
+    "super_res_num_inference_steps": 2,
+}
 SCALES = {"guidance_scale": 4.0}
 ALL = ("cfg++", "perp-neg", "composed")
 WEIGHT = 0.5
@@ -52,48 +55,126 @@ class Case:
 
 
 CASES = {
-    "sdxl": Case(functools.partial(tiny.write_sdxl, unet={"layers_per_block": 1}),
-                 {**PROMPT, "height": 16, "width": 16, **STEPS}, ("unet",), SCALES),
-    "depth": Case(test_depth_to_image.write, {
-        **PROMPT, "image": PHOTO, "depth_map": torch.rand(32, 32), "strength": 1.0, **STEPS,
-    }, ("unet",), SCALES, ALL, kind="v_prediction"),
-    "x4": Case(test_sd_upscale.write, {
-        **PROMPT, "image": PHOTO.resize((8, 8)), **STEPS,
-    }, ("unet",), SCALES, ALL),
-    "x2": Case(picture_folders.write_latent_upscaler, {
-        **PROMPT, "image": torch.zeros(1, 4, 8, 8), **STEPS,
-    }, ("unet",), SCALES),
-    "instruct": Case(test_instruct_pix2pix.write, {
-        **PROMPT, "image": PHOTO, **STEPS,
-    }, ("unet",), SCALES, rows=3),
-    "variation": Case(picture_folders.write_variation, {
-        "image": PHOTO, "height": 16, "width": 16, "scheduler": "ddim", **STEPS,
-    }, ("unet",), SCALES),
-    "dit": Case(tiny.write_dit, {"class_labels": 3, **STEPS}, ("transformer",), SCALES,
-                ("cfg++",)),
+    "sdxl": Case(
+        functools.partial(tiny.write_sdxl, unet={"layers_per_block": 1}),
+        {**PROMPT, "height": 16, "width": 16, **STEPS},
+        ("unet",),
+        SCALES,
+    ),
+    "depth": Case(
+        test_depth_to_image.write,
+        {
+            **PROMPT,
+            "image": PHOTO,
+            "depth_map": torch.rand(32, 32),
+            "strength": 1.0,
+            **STEPS,
+        },
+        ("unet",),
+        SCALES,
+        ALL,
+        kind="v_prediction",
+    ),
+    "x4": Case(
+        test_sd_upscale.write,
+        {
+            **PROMPT,
+            "image": PHOTO.resize((8, 8)),
+            **STEPS,
+        },
+        ("unet",),
+        SCALES,
+        ALL,
+    ),
+    "x2": Case(
+        picture_folders.write_latent_upscaler,
+        {
+            **PROMPT,
+            "image": torch.zeros(1, 4, 8, 8),
+            **STEPS,
+        },
+        ("unet",),
+        SCALES,
+    ),
+    "instruct": Case(
+        test_instruct_pix2pix.write,
+        {
+            **PROMPT,
+            "image": PHOTO,
+            **STEPS,
+        },
+        ("unet",),
+        SCALES,
+        rows=3,
+    ),
+    "variation": Case(
+        picture_folders.write_variation,
+        {
+            "image": PHOTO,
+            "height": 16,
+            "width": 16,
+            "scheduler": "ddim",
+            **STEPS,
+        },
+        ("unet",),
+        SCALES,
+    ),
+    "dit": Case(tiny.write_dit, {"class_labels": 3, **STEPS}, ("transformer",), SCALES, ("cfg++",)),
     "if": Case(if_folders.write, {**PROMPT, **STEPS}, ("unet",), SCALES),
-    "if-2": Case(if_folders.write_super_resolution, {**PROMPT, "image": SMALL, **STEPS},
-                 ("unet",), SCALES),
-    "kandinsky": Case(kandinsky_folders.write, {
-        "image_embeds": EMBEDS[0], "negative_image_embeds": EMBEDS[1], "height": 16, "width": 16,
-        "scheduler": "euler", **STEPS,
-    }, ("unet",), SCALES, ("cfg++",)),
-    "prior": Case(kandinsky_folders.write_prior, {"prompt": "a red heart", **STEPS}, ("prior",),
-                  SCALES),
-    "unclip": Case(unclip_folders.write, {"prompt": "a red heart", **UNCLIP},
-                   ("prior", "decoder"),
-                   {"prior_guidance_scale": 3.0, "decoder_guidance_scale": 3.0}),
-    "unclip variation": Case(functools.partial(unclip_folders.write, variation=True), {
-        "image": PHOTO, "decoder_num_inference_steps": 5, "super_res_num_inference_steps": 2,
-    }, ("decoder",), {"decoder_guidance_scale": 3.0}),
+    "if-2": Case(
+        if_folders.write_super_resolution, {**PROMPT, "image": SMALL, **STEPS}, ("unet",), SCALES
+    ),
+    "kandinsky": Case(
+        kandinsky_folders.write,
+        {
+            "image_embeds": EMBEDS[0],
+            "negative_image_embeds": EMBEDS[1],
+            "height": 16,
+            "width": 16,
+            "scheduler": "euler",
+            **STEPS,
+        },
+        ("unet",),
+        SCALES,
+        ("cfg++",),
+    ),
+    "prior": Case(
+        kandinsky_folders.write_prior, {"prompt": "a red heart", **STEPS}, ("prior",), SCALES
+    ),
+    "unclip": Case(
+        unclip_folders.write,
+        {"prompt": "a red heart", **UNCLIP},
+        ("prior", "decoder"),
+        {"prior_guidance_scale": 3.0, "decoder_guidance_scale": 3.0},
+    ),
+    "unclip variation": Case(
+        functools.partial(unclip_folders.write, variation=True),
+        {
+            "image": PHOTO,
+            "decoder_num_inference_steps": 5,
+            "super_res_num_inference_steps": 2,
+        },
+        ("decoder",),
+        {"decoder_guidance_scale": 3.0},
+    ),
     "emoji-ddpm": Case("emoji-ddpm", {**PROMPT, **STEPS}, ("network",), SCALES, ALL, kind="sample"),
-    "emoji-cascade": Case("emoji-cascade", {**PROMPT, "super_res_num_inference_steps": 2, **STEPS},
-                          ("base",), SCALES, ALL, kind="sample"),
-    "emoji-prior": Case("emoji-prior", {**PROMPT, "prior_num_inference_steps": 5, **STEPS},
-                        ("prior", "decoder"),
-                        {"guidance_scale": 3.0, "prior_guidance_scale": 3.0}, ("cfg++",),
-                        kind="sample"),
-}  # fmt: skip
+    "emoji-cascade": Case(
+        "emoji-cascade",
+        {**PROMPT, "super_res_num_inference_steps": 2, **STEPS},
+        ("base",),
+        SCALES,
+        ALL,
+        kind="sample",
+    ),
+    "emoji-prior": Case(
+        "emoji-prior",
+        {**PROMPT, "prior_num_inference_steps": 5, **STEPS},
+        ("prior", "decoder"),
+        {"guidance_scale": 3.0, "prior_guidance_scale": 3.0},
+        ("cfg++",),
+        kind="sample",
+    ),
+}
 METHODS = [(name, method) for name, case in CASES.items() for method in case.methods]
 
 
@@ -174,10 +255,14 @@ def test_bits_alone_and_beside_others(pipes, use_threads, name):
         method = methods[k % len(methods)]
         scale = 0.7 if method == "cfg++" else 2.0 + k
         how = {"guidance_method": method} if case.methods else {}
-        calls.append({
-            "guidance_start": 0.1 * k, "guidance_end": 0.5 + 0.1 * k,
-            **dict.fromkeys(case.scales, scale), **how,
-        })  # fmt: skip
+        calls.append(
+            {
+                "guidance_start": 0.1 * k,
+                "guidance_end": 0.5 + 0.1 * k,
+                **dict.fromkeys(case.scales, scale),
+                **how,
+            }
+        )
     if name == "depth":
         calls = [{**call, "scheduler": "ddim"} for call in calls]
     use_threads(1)

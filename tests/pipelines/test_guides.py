@@ -88,8 +88,9 @@ def class_gradient(classifier, x, t, labels):
 
 
 @torch.no_grad()
-def loop(scheduler, shape, told, guided, decode, clip=None, targets=None, classifier=None,
-         labels=None):  # fmt: skip
+def loop(
+    scheduler, shape, told, guided, decode, clip=None, targets=None, classifier=None, labels=None
+):
     """Latents by DDIM, whose predicted noise is less by sigma gradient, or by DDPM, whose mean is
     more by variance gradient. told, guided: (x, t) to the network's output and the guided one.
     clip: a CLIP and its scale.
@@ -143,8 +144,14 @@ def stable_diffusion(place):
     factor = pipe.vae_scale_factor
     call = {"prompt": PROMPTS, "height": 8 * factor, "width": 8 * factor, "guidance_scale": 3.0}
     decode = pipe.vae
-    return (folder, pipe, call, (4, 8, 8), *both(pipe.unet, 3.0, *keys),
-            lambda z: decode.decode(z / decode.config.scaling_factor).sample)  # fmt: skip
+    return (
+        folder,
+        pipe,
+        call,
+        (4, 8, 8),
+        *both(pipe.unet, 3.0, *keys),
+        lambda z: decode.decode(z / decode.config.scaling_factor).sample,
+    )
 
 
 def deepfloyd_if(place):
@@ -183,8 +190,15 @@ def dit(place):
         return away(x, t) + 3.0 * (towards(x, t) - away(x, t))
 
     call = {"class_labels": [1, 2], "guidance_scale": 3.0}
-    return (folder, pipe, call, (4, side, side), towards, guided,
-            lambda z: pipe.vae.decode(z / pipe.vae.config.scaling_factor).sample)  # fmt: skip
+    return (
+        folder,
+        pipe,
+        call,
+        (4, side, side),
+        towards,
+        guided,
+        lambda z: pipe.vae.decode(z / pipe.vae.config.scaling_factor).sample,
+    )
 
 
 def kandinsky(place):
@@ -194,11 +208,22 @@ def kandinsky(place):
     pipe = diffusers.KandinskyV22Pipeline.from_pretrained(folder)
     rows = torch.randn(2, 2, kandinsky_folders.WIDTH, generator=torch.Generator().manual_seed(1))
     keys = [{"encoder_hidden_states": None, "added_cond_kwargs": {"image_embeds": r}} for r in rows]
-    call = {"image_embeds": rows[1], "negative_image_embeds": rows[0], "guidance_scale": 3.0,
-            "height": 16, "width": 16}  # fmt: skip
+    call = {
+        "image_embeds": rows[1],
+        "negative_image_embeds": rows[0],
+        "guidance_scale": 3.0,
+        "height": 16,
+        "width": 16,
+    }
     factor = 2 ** (len(pipe.movq.config.block_out_channels) - 1)
-    return (folder, pipe, call, (4, 16 // factor, 16 // factor), *both(pipe.unet, 3.0, *keys),
-            lambda z: pipe.movq.decode(z, force_not_quantize=True).sample)  # fmt: skip
+    return (
+        folder,
+        pipe,
+        call,
+        (4, 16 // factor, 16 // factor),
+        *both(pipe.unet, 3.0, *keys),
+        lambda z: pipe.movq.decode(z, force_not_quantize=True).sample,
+    )
 
 
 KINDS = (stable_diffusion, deepfloyd_if, ddpm, dit, kandinsky)
@@ -224,8 +249,16 @@ def systems(tmp_path_factory):
 
 
 def draw(pipe, call, **more):
-    return pipe(**{"seed": [7, 8], "num_inference_steps": STEPS, "output_type": "latent",
-                   "scheduler": "ddim", **call, **more}).images  # fmt: skip
+    return pipe(
+        **{
+            "seed": [7, 8],
+            "num_inference_steps": STEPS,
+            "output_type": "latent",
+            "scheduler": "ddim",
+            **call,
+            **more,
+        }
+    ).images
 
 
 def apart(got, want):
@@ -237,8 +270,9 @@ def test_clip_guides_to_texts_and_pictures(systems, clip, kind):
     pipe, theirs, call, shape, told, guided, decode = systems(kind)
     place, model = clip
     images = [noise_picture(1), noise_picture(2)]
-    targets = torch.stack([of_texts(model, place, ["a tree", "a boat"]),
-                           of_images(model, images)], dim=1)  # fmt: skip
+    targets = torch.stack(
+        [of_texts(model, place, ["a tree", "a boat"]), of_images(model, images)], dim=1
+    )
     scheduler = diffusers.DDIMScheduler.from_config(theirs.scheduler.config)
     given = {"clip_model": place, "clip_guidance_scale": SCALES[kind]}
     calls = [({"clip_prompt": ["a tree", "a boat"], "clip_image": images}, targets)]
@@ -264,8 +298,12 @@ def test_classifiers_beside_prompts(systems, clip, tmp_path, kind, sampler):
     )
     scheduler = getattr(diffusers, sampler).from_config(theirs.scheduler.config)
     labels = torch.tensor([3, 8])
-    given = {"classifier": tmp_path, "classifier_scale": CLASSIFIER_SCALE,
-             "class_labels": [3, 8], "scheduler": sampler}  # fmt: skip
+    given = {
+        "classifier": tmp_path,
+        "classifier_scale": CLASSIFIER_SCALE,
+        "class_labels": [3, 8],
+        "scheduler": sampler,
+    }
     want = loop(scheduler, shape, told, guided, decode, classifier=plain, labels=labels)
     got = draw(pipe, call, **given)
     assert apart(got, want) < 1e-4
@@ -276,8 +314,14 @@ def test_classifiers_beside_prompts(systems, clip, tmp_path, kind, sampler):
         targets = of_images(clip[1], [noise_picture(1), noise_picture(2)])[:, None]
         own = clip[1], SCALES[kind]
         want = loop(scheduler, shape, told, guided, decode, own, targets, plain, labels)
-        got = draw(pipe, call, **given, clip_model=clip[0], clip_guidance_scale=own[1],
-                   clip_image=[noise_picture(1), noise_picture(2)])  # fmt: skip
+        got = draw(
+            pipe,
+            call,
+            **given,
+            clip_model=clip[0],
+            clip_guidance_scale=own[1],
+            clip_image=[noise_picture(1), noise_picture(2)],
+        )
         assert apart(got, want) < 1e-3
 
 
@@ -285,15 +329,18 @@ def test_classifiers_beside_prompts(systems, clip, tmp_path, kind, sampler):
 def test_bits(systems, clip, use_threads, kind):
     """Alone, on other threads and beside unguided ones: the same."""
     pipe, _, call, *_ = systems(kind)
-    given = {"clip_model": clip[0], "clip_guidance_scale": SCALES[kind], "clip_prompt": "a tree",
-             "clip_image": noise_picture(3)}  # fmt: skip
+    given = {
+        "clip_model": clip[0],
+        "clip_guidance_scale": SCALES[kind],
+        "clip_prompt": "a tree",
+        "clip_image": noise_picture(3),
+    }
     use_threads(1)
     pair, plain = draw(pipe, call, **given), draw(pipe, call)
     use_threads(3)
     first = {name: v[:1] if isinstance(v, list | torch.Tensor) else v for name, v in call.items()}
     first |= {"batch_size": 1} if "batch_size" in call else {}
-    shared = {"seed": 7, "num_inference_steps": STEPS, "output_type": "latent",
-              "scheduler": "ddim"}  # fmt: skip
+    shared = {"seed": 7, "num_inference_steps": STEPS, "output_type": "latent", "scheduler": "ddim"}
     jobs = [pipe.prepare(pipe.request(**{**shared, **first, **own}))[0] for own in (given, {})]
     while any(job.active for job in jobs):
         pipe.step([job for job in jobs if job.active])

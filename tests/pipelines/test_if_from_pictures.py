@@ -14,8 +14,12 @@ from pyengine.cli import main
 from pyengine.errors import RequestError
 
 PROMPTS = ["a photo of the red cat", "the dog"]
-NAMES = ("IFImg2ImgPipeline", "IFInpaintingPipeline", "IFImg2ImgSuperResolutionPipeline",
-         "IFInpaintingSuperResolutionPipeline")  # fmt: skip
+NAMES = (
+    "IFImg2ImgPipeline",
+    "IFInpaintingPipeline",
+    "IFImg2ImgSuperResolutionPipeline",
+    "IFInpaintingSuperResolutionPipeline",
+)
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +120,12 @@ def test_by_position_with_diffusers_defaults(folders, own, name):
     named = {} if "SuperRes" not in name else {"prompt": PROMPTS[0]}
     evaluations = []
     want = their_pipe(
-        *args, **named, generator=generators([3])[0], output_type="np",
+        *args,
+        **named,
+        generator=generators([3])[0],
+        output_type="np",
         callback=lambda i, t, x: evaluations.append(t),
-    ).images  # fmt: skip
+    ).images
     got = own_pipe(*args, **named, generator=generators([3])[0], output_type="np")
     assert got.report.evaluations == len(evaluations)
     assert psnr(want, got.images) >= LEAST_PSNR
@@ -127,8 +134,15 @@ def test_by_position_with_diffusers_defaults(folders, own, name):
 def test_one_pipeline_does_all(folders, own):
     """What from_pretrained gives takes the same arguments as the classes for one task."""
     for name in NAMES:
-        call = {"prompt": PROMPTS, "seed": 3, "num_inference_steps": 5, "strength": 0.6,
-                "output_type": "pt", "guidance_scale": 3.0, **arguments(name)}  # fmt: skip
+        call = {
+            "prompt": PROMPTS,
+            "seed": 3,
+            "num_inference_steps": 5,
+            "strength": 0.6,
+            "output_type": "pt",
+            "guidance_scale": 3.0,
+            **arguments(name),
+        }
         if "SuperRes" in name:
             call["noise_level"] = 100
         got = own(int("SuperRes" in name))(**call).images
@@ -166,8 +180,15 @@ def test_what_a_mask_leaves_is_the_picture_itself(own):
         seen.append(tensors["latents"].clone())
         return {}
 
-    made = own(0)("a", image=image, mask_image=Image.fromarray(mask), seed=1, output_type="pt",
-                  num_inference_steps=4, callback_on_step_end=look).images[0]  # fmt: skip
+    made = own(0)(
+        "a",
+        image=image,
+        mask_image=Image.fromarray(mask),
+        seed=1,
+        output_type="pt",
+        num_inference_steps=4,
+        callback_on_step_end=look,
+    ).images[0]
     for x in [*seen, 2 * made[None] - 1]:
         assert torch.allclose(x[0, :, :, :8] * 0.5 + 0.5, clean[:, :, :8], atol=1e-6)
     assert (made[:, :, 8:] - clean[:, :, 8:]).abs().max() > 0.1

@@ -42,9 +42,14 @@ def test_several_pictures_from_one(pair, photo, model):
 def test_several_pictures_from_several(pair, photo):
     images = [photo, photo.transpose(0)]
     pair("sd1").check(
-        ["a red heart", "two cats"], task="image_to_image", image=images, strength=0.5,
-        num_inference_steps=4, num_images_per_prompt=2, seed=5,
-    )  # fmt: skip
+        ["a red heart", "two cats"],
+        task="image_to_image",
+        image=images,
+        strength=0.5,
+        num_inference_steps=4,
+        num_images_per_prompt=2,
+        seed=5,
+    )
 
 
 @pytest.mark.parametrize("kind", ["array", "batch", "tensor", "uneven"])
@@ -79,9 +84,13 @@ def test_a_picture_is_resized_to_height_and_width(pair, photo):
 @pytest.mark.parametrize("strength", [0.6, 1.0])
 def test_inpainting(pair, photo, mask, model, strength):
     pair(model).check(
-        task="inpainting", image=photo, mask_image=mask, strength=strength,
-        num_inference_steps=5, **SIZE,
-    )  # fmt: skip
+        task="inpainting",
+        image=photo,
+        mask_image=mask,
+        strength=strength,
+        num_inference_steps=5,
+        **SIZE,
+    )
 
 
 @pytest.mark.parametrize("model", ["sd1", "inpaint"])
@@ -89,17 +98,28 @@ def test_inpainting(pair, photo, mask, model, strength):
 def test_inpainting_samplers(pair, photo, mask, model, sampler):
     """With noise drawn in every step, a wrong order of the first draws would show."""
     pair(model).check(
-        task="inpainting", image=photo, mask_image=mask, strength=0.8, num_inference_steps=5,
-        scheduler=sampler, **SIZE,
-    )  # fmt: skip
+        task="inpainting",
+        image=photo,
+        mask_image=mask,
+        strength=0.8,
+        num_inference_steps=5,
+        scheduler=sampler,
+        **SIZE,
+    )
 
 
 @pytest.mark.parametrize("model", ["sd1", "inpaint"])
 def test_inpainting_several_from_one_generator(pair, photo, mask, model):
     pair(model).check(
-        task="inpainting", image=photo, mask_image=mask, strength=0.8, num_inference_steps=4,
-        num_images_per_prompt=2, scheduler="euler_ancestral", **SIZE,
-    )  # fmt: skip
+        task="inpainting",
+        image=photo,
+        mask_image=mask,
+        strength=0.8,
+        num_inference_steps=4,
+        num_images_per_prompt=2,
+        scheduler="euler_ancestral",
+        **SIZE,
+    )
 
 
 @pytest.mark.parametrize("model", ["sd1", "inpaint"])
@@ -118,17 +138,25 @@ def test_inpainting_with_a_generator_for_each_picture(pair, photo, mask, model):
         )
         .images
     )
-    got = pair(model).own("a cat", image=photo, num_images_per_prompt=2, seed=[4, 9],
-                          output_type="np", **call).images  # fmt: skip
+    got = (
+        pair(model)
+        .own("a cat", image=photo, num_images_per_prompt=2, seed=[4, 9], output_type="np", **call)
+        .images
+    )
     assert psnr(expected, got) >= LEAST_PSNR
 
 
 def test_latents_that_are_given_to_inpainting(pair, photo, mask):
     noise = torch.randn(1, 4, 6, 10, generator=generators(2))
     pair("inpaint").check(
-        task="inpainting", image=photo, mask_image=mask, latents=noise, strength=0.6,
-        num_inference_steps=4, **SIZE,
-    )  # fmt: skip
+        task="inpainting",
+        image=photo,
+        mask_image=mask,
+        latents=noise,
+        strength=0.6,
+        num_inference_steps=4,
+        **SIZE,
+    )
 
 
 def test_what_the_mask_keeps_is_kept(pair, photo, mask):
@@ -151,10 +179,30 @@ def test_other_kinds_of_mask(pair, photo, mask, kind):
         "tensor": torch.from_numpy(array)[None],
         "colour": mask.convert("RGB"),
     }[kind]
-    expected = pair("sd1").inpainting(
-        "a cat", image=photo, mask_image=given, generator=generators(4), output_type="np",
-        num_inference_steps=4, **SIZE,
-    ).images  # fmt: skip
-    got = pair("sd1").own("a cat", image=photo, mask_image=given, generator=generators(4),
-                          output_type="np", num_inference_steps=4, **SIZE).images  # fmt: skip
+    expected = (
+        pair("sd1")
+        .inpainting(
+            "a cat",
+            image=photo,
+            mask_image=given,
+            generator=generators(4),
+            output_type="np",
+            num_inference_steps=4,
+            **SIZE,
+        )
+        .images
+    )
+    got = (
+        pair("sd1")
+        .own(
+            "a cat",
+            image=photo,
+            mask_image=given,
+            generator=generators(4),
+            output_type="np",
+            num_inference_steps=4,
+            **SIZE,
+        )
+        .images
+    )
     assert psnr(expected, got) >= LEAST_PSNR

@@ -142,8 +142,9 @@ def test_it_is_found_by_its_name_and_saved(own, tmp_path):
     )
     assert set(again.components) - {"safety_checker"} <= set(own.components)
     again = pyengine.from_pretrained(tmp_path / "saved", device="cpu")
-    assert np.array_equal(own(picture(), seed=3, **CALL).images,
-                          again(picture(), seed=3, **CALL).images)  # fmt: skip
+    assert np.array_equal(
+        own(picture(), seed=3, **CALL).images, again(picture(), seed=3, **CALL).images
+    )
     half = again.to(torch.float16)
     assert half.image_encoder.dtype == torch.float16
     assert half(picture(), seed=3, **CALL).images.shape == (1, 64, 64, 3)
@@ -169,8 +170,9 @@ def test_old_folders_name_their_parts_otherwise(folder, own, tmp_path):
         json.dumps(settings)
     )
     again = pyengine.from_pretrained(tmp_path / "old", device="cpu")
-    assert np.array_equal(own(picture(), seed=3, **CALL).images,
-                          again(picture(), seed=3, **CALL).images)  # fmt: skip
+    assert np.array_equal(
+        own(picture(), seed=3, **CALL).images, again(picture(), seed=3, **CALL).images
+    )
 
 
 def test_a_lora_beside_it(own, tmp_path):
@@ -180,10 +182,12 @@ def test_a_lora_beside_it(own, tmp_path):
     # With one token its key counts for nothing.
     name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
     save_file(
-        {f"{name}.lora_A.weight": torch.randn(3, picture_folders.WIDTH, generator=generator()),
-         f"{name}.lora_B.weight": torch.randn(width, 3, generator=generator(1))},
+        {
+            f"{name}.lora_A.weight": torch.randn(3, picture_folders.WIDTH, generator=generator()),
+            f"{name}.lora_B.weight": torch.randn(width, 3, generator=generator(1)),
+        },
         tmp_path / "it.safetensors",
-    )  # fmt: skip
+    )
     before = own(picture(), seed=3, **CALL).images
     own.load_lora(tmp_path / "it.safetensors", "it")
     both = own([picture(), picture()], seed=[3, 3], lora=[{"it": 1.0}, None], **CALL).images

@@ -105,8 +105,9 @@ def test_jobs_of_several_calls_share_steps(own):
 
 def test_given_noise_and_latents_of_the_picture(own, theirs):
     c = own.vae.config
-    noise = torch.randn(1, c.latent_channels, 32 // c.downscale, 48 // c.downscale,
-                        generator=generator(1))  # fmt: skip
+    noise = torch.randn(
+        1, c.latent_channels, 32 // c.downscale, 48 // c.downscale, generator=generator(1)
+    )
     pixels = torch.tensor(picture()).permute(2, 0, 1)[None]
     want = theirs("a heart", image=pixels, latents=noise.clone(), **CALL).images
     assert psnr(want, own("a heart", picture(), latents=noise, **CALL).images) >= 40

@@ -44,11 +44,15 @@ def theirs(folder):
     [
         {"negative_prompt": "green", "height": 32, "width": 48},
         {"guidance_scale": 1.0},
-        {"guidance_scale": 3.0, "image_guidance_scale": 2.5, "guidance_rescale": 0.6,
-         "num_images_per_prompt": 2},
+        {
+            "guidance_scale": 3.0,
+            "image_guidance_scale": 2.5,
+            "guidance_rescale": 0.6,
+            "num_images_per_prompt": 2,
+        },
     ],
     ids=["guided", "unguided", "rescaled"],
-)  # fmt: skip
+)
 def test_pictures_are_those_of_diffusers(own, theirs, call):
     call = {**CALL, **call, "image": torch.tensor(picture()).permute(2, 0, 1)[None]}
     got = own("a red heart", generator=generator(), **call).images

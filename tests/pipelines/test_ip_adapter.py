@@ -133,8 +133,10 @@ def test_masks(beside, photo, size):
     """Of the pictures' proportions and of others."""
     pair = beside("sd1", "base")
     pair.scaled([[0.9, 0.5]])
-    given = {"ip_adapter_image": [[photo, flipped(photo)]],
-             "cross_attention_kwargs": {"ip_adapter_masks": [halves(*size)]}}  # fmt: skip
+    given = {
+        "ip_adapter_image": [[photo, flipped(photo)]],
+        "cross_attention_kwargs": {"ip_adapter_masks": [halves(*size)]},
+    }
     pair.check(**given)
 
 
@@ -163,11 +165,16 @@ def test_beside_a_controlnet_and_from_a_picture(beside, photo, mask, tmp_path):
     own = pyengine.from_pretrained(pair.folder, controlnet=tmp_path)
     own.load_ip_adapter(pair.place / pair.names[0], image_encoder=pair.encoder)
     given = {
-        "image": photo, "mask_image": mask, "control_image": flipped(photo),
-        "ip_adapter_image": photo, "num_inference_steps": STEPS, "output_type": "np",
-    }  # fmt: skip
-    pictures = [pipe("a red heart", generator=generators(7), **given).images
-                for pipe in (reference, own)]  # fmt: skip
+        "image": photo,
+        "mask_image": mask,
+        "control_image": flipped(photo),
+        "ip_adapter_image": photo,
+        "num_inference_steps": STEPS,
+        "output_type": "np",
+    }
+    pictures = [
+        pipe("a red heart", generator=generators(7), **given).images for pipe in (reference, own)
+    ]
     assert psnr(*pictures) >= LEAST_PSNR
 
 
@@ -235,12 +242,19 @@ def test_alone_in_a_batch_and_in_steps_of_others(beside, photo, checkpoint):
 def test_a_picture_and_a_scale_for_each_prompt(beside, photo):
     own = beside("sd1", "base").own
     shown, scales, prompts = [photo, flipped(photo)], [0.4, 1.0], ["a red heart", "a cat"]
-    both = draw(own, prompts, seed=5, num_images_per_prompt=2, ip_adapter_image=shown,
-                ip_adapter_scale=scales)  # fmt: skip
+    both = draw(
+        own,
+        prompts,
+        seed=5,
+        num_images_per_prompt=2,
+        ip_adapter_image=shown,
+        ip_adapter_scale=scales,
+    )
     for i in range(4):
         k = i // 2
-        one = draw(own, prompts[k], seed=5 + i, ip_adapter_image=shown[k],
-                   ip_adapter_scale=scales[k])  # fmt: skip
+        one = draw(
+            own, prompts[k], seed=5 + i, ip_adapter_image=shown[k], ip_adapter_scale=scales[k]
+        )
         assert torch.equal(one[0], both[i])
 
 
@@ -249,8 +263,10 @@ def test_in_the_engine(beside, photo):
     call = {"num_inference_steps": STEPS, "height": 48, "width": 80}
     given = [{"ip_adapter_image": photo}, {}, {"ip_adapter_image": flipped(photo)}]
     with pyengine.Engine(own) as engine:
-        jobs = [engine.submit(prompt="a red heart", seed=i, **call, **one)
-                for i, one in enumerate(given)]  # fmt: skip
+        jobs = [
+            engine.submit(prompt="a red heart", seed=i, **call, **one)
+            for i, one in enumerate(given)
+        ]
         made = [job.result(timeout=60).images[0] for job in jobs]
     for i, one in enumerate(given):
         alone = own("a red heart", seed=i, **call, **one).images[0]

@@ -122,10 +122,15 @@ def test_one_generator_for_all(pipe):
     )
     assert torch.equal(got.tokens, want.tokens)
     one, other = (
-        draw(pipe, seed=None, generator=torch.Generator().manual_seed(2), decoding="jacobi-gumbel",
-             window=window)
+        draw(
+            pipe,
+            seed=None,
+            generator=torch.Generator().manual_seed(2),
+            decoding="jacobi-gumbel",
+            window=window,
+        )
         for window in (1, 7)
-    )  # fmt: skip
+    )
     assert torch.equal(one.tokens, other.tokens)
 
 
@@ -213,9 +218,14 @@ def test_the_distribution(two_by_two, decoding, window, how):
     counts, n = dict.fromkeys(p, 0), 5_000
     for seed in range(0, n, 1000):
         got = pipe(
-            "x", seed=10_000 + seed, num_images_per_prompt=1000, decoding=decoding, window=window,
-            output_type="latent", **how,
-        )  # fmt: skip
+            "x",
+            seed=10_000 + seed,
+            num_images_per_prompt=1000,
+            decoding=decoding,
+            window=window,
+            output_type="latent",
+            **how,
+        )
         assert got.report.passes < got.report.tokens
         for row in got.tokens.flatten(1).tolist():
             counts[tuple(row)] += 1  # a picture that cannot be is no key

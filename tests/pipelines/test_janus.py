@@ -42,9 +42,12 @@ def theirs(folder):
         texts = [TEMPLATE.format(p) + "<begin_of_image>" for p in prompts]
         given = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
         tokens = model.generate(
-            input_ids=given.input_ids, attention_mask=given.attention_mask, do_sample=False,
-            generation_mode="image", guidance_scale=guidance_scale,
-        )  # fmt: skip
+            input_ids=given.input_ids,
+            attention_mask=given.attention_mask,
+            do_sample=False,
+            generation_mode="image",
+            guidance_scale=guidance_scale,
+        )
         with torch.no_grad():
             pixels = model.decode_image_tokens(tokens).permute(0, 3, 1, 2)
         return tokens, (pixels * 0.5 + 0.5).clamp(0, 1)

@@ -13,8 +13,12 @@ SIZE = {"height": 48, "width": 80, "output_type": "latent"}
 
 def short_text(pipe, prompt, length):
     """The prompt's embeddings cut to `length` tokens, as a call takes them."""
-    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds",
-             "negative_pooled_prompt_embeds")  # fmt: skip
+    names = (
+        "prompt_embeds",
+        "negative_prompt_embeds",
+        "pooled_prompt_embeds",
+        "negative_pooled_prompt_embeds",
+    )
     found = dict(zip(names, pipe.encode_prompt(prompt), strict=False))
     return {n: t[:, :length] if t.dim() == 3 else t for n, t in found.items() if t is not None}
 
@@ -92,8 +96,11 @@ def test_an_inpainting_unet_beside_others_of_its_kind(pair, photo, mask):
         for steps, scale, sampler in ((4, 1.0, "ddim"), (6, 4.0, "euler"), (3, 2.0, "dpmpp_2m"))
     ]  # fmt: skip
     expected = [alone(pipe, call, seed) for seed, call in enumerate(wanted)]
-    jobs = [job for k, call in enumerate(wanted) for job in pipe.prepare(
-        pipe.request(**seeded(call, k)))]  # fmt: skip
+    jobs = [
+        job
+        for k, call in enumerate(wanted)
+        for job in pipe.prepare(pipe.request(**seeded(call, k)))
+    ]
     while any(job.active for job in jobs):
         pipe.step(jobs)
     for job, want in zip(jobs, expected, strict=True):
@@ -102,8 +109,10 @@ def test_an_inpainting_unet_beside_others_of_its_kind(pair, photo, mask):
 
 def test_distilled_models_scales_side_by_side(pair):
     pipe = pair("lcm").own
-    wanted = [{"prompt": "a cat", "num_inference_steps": 2 + k, "guidance_scale": 2.0 + 3 * k}
-              for k in range(3)]  # fmt: skip
+    wanted = [
+        {"prompt": "a cat", "num_inference_steps": 2 + k, "guidance_scale": 2.0 + 3 * k}
+        for k in range(3)
+    ]
     expected = [alone(pipe, call, seed) for seed, call in enumerate(wanted)]
     jobs = [pipe.prepare(pipe.request(**seeded(c, k)))[0] for k, c in enumerate(wanted)]
     while any(job.active for job in jobs):
@@ -150,10 +159,13 @@ def test_hooks_of_the_network_are_called(pair):
 def test_a_third_condition(pair):
     """Guidance by two terms: base + 1.5 (image - base) + 6 (text - image), as InstructPix2Pix."""
     pipe = pair("sd1").own
-    request = pipe.request("a cat", negative_prompt="a dog", num_inference_steps=3, seed=3,
-                           scheduler="ddim", **SIZE)  # fmt: skip
-    plain, guided = (pipe.prepare(pipe.request("a fox", num_inference_steps=3, seed=3, **SIZE))[0],
-                     pipe.prepare(request)[0])  # fmt: skip
+    request = pipe.request(
+        "a cat", negative_prompt="a dog", num_inference_steps=3, seed=3, scheduler="ddim", **SIZE
+    )
+    plain, guided = (
+        pipe.prepare(pipe.request("a fox", num_inference_steps=3, seed=3, **SIZE))[0],
+        pipe.prepare(request)[0],
+    )
     c = guided.conditions
     third = pipe.encode_prompt("a picture")[0]
     c.text = torch.cat([c.text, third])
@@ -199,8 +211,9 @@ def test_an_adapter_of_one_call_beside_others(pair):
 
     def prepared_one(k):
         prompt, scale, adapters = wanted[k]
-        (job,) = pipe.prepare(pipe.request(prompt, guidance_scale=scale, num_inference_steps=3,
-                                           seed=k, **SIZE))  # fmt: skip
+        (job,) = pipe.prepare(
+            pipe.request(prompt, guidance_scale=scale, num_inference_steps=3, seed=k, **SIZE)
+        )
         job.conditions.adapters = [adapters]
         job.conditions.changed(pipe.unet)
         return job

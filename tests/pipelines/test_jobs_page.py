@@ -35,10 +35,14 @@ def test_jobs_that_come_and_go(names):
     pipe, pictures = names["pipe"], names["pictures"]
     calls = {
         2: {"prompt": "a rocket", "num_inference_steps": 9},
-        3: {"prompt": "two cats", "num_inference_steps": 4, "scheduler": "heun",
-            "guidance_scale": 1.0},
+        3: {
+            "prompt": "two cats",
+            "num_inference_steps": 4,
+            "scheduler": "heun",
+            "guidance_scale": 1.0,
+        },
         4: {"prompt": "a tree", "num_inference_steps": 6, "scheduler": "euler_ancestral"},
-    }  # fmt: skip
+    }
     assert pictures.keys() == calls.keys()
     for seed, call in calls.items():
         assert same(pictures[seed], pipe(**call, seed=seed).images[0])

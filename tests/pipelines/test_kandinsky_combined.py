@@ -150,8 +150,9 @@ def test_as_the_two_by_themselves(own, folders):
     """The same seeds give the prior's embeddings and the decoder's pictures of them."""
     decoder, prior = (pyengine.from_pretrained(place, device="cpu") for place in folders[""])
     made = prior(PROMPTS, num_inference_steps=3, generator=(g := generators([4, 5])))
-    want = decoder(**made, num_inference_steps=4, height=16, width=24, generator=g,
-                   output_type="pt").images  # fmt: skip
+    want = decoder(
+        **made, num_inference_steps=4, height=16, width=24, generator=g, output_type="pt"
+    ).images
     assert torch.equal(own(PROMPTS, seed=[4, 5], output_type="pt", **FEW).images, want)
 
 
@@ -161,11 +162,17 @@ def test_a_clip_guides_the_decoder(own, folders, tmp_path):
     text, vision = (tower.to_dict() for tower in towers)
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
     tiny.randomise(CLIPModel(config), 3).save_pretrained(tmp_path / "clip")
-    call = {"clip_model": tmp_path / "clip", "clip_guidance_scale": 3.0, "clip_image": PHOTO,
-            "scheduler": "ddim", "output_type": "latent"}  # fmt: skip
+    call = {
+        "clip_model": tmp_path / "clip",
+        "clip_guidance_scale": 3.0,
+        "clip_image": PHOTO,
+        "scheduler": "ddim",
+        "output_type": "latent",
+    }
     got = own(PROMPTS, seed=[4, 5], **FEW, **call).images
-    assert not torch.equal(got, own(PROMPTS, seed=[4, 5], **FEW, **call | {
-        "clip_guidance_scale": 0.0}).images)  # fmt: skip
+    assert not torch.equal(
+        got, own(PROMPTS, seed=[4, 5], **FEW, **call | {"clip_guidance_scale": 0.0}).images
+    )
     assert torch.equal(own(PROMPTS[1], seed=5, **FEW, **call).images[0], got[1])
     decoder, prior = (pyengine.from_pretrained(place, device="cpu") for place in folders[""])
     made = prior(PROMPTS, num_inference_steps=3, generator=(g := generators([4, 5])))
@@ -220,8 +227,9 @@ def test_jobs_of_several_calls_in_one_step(own):
 def test_an_engine_runs_it(own):
     call = {**FEW, "output_type": "pt"}
     with pyengine.Engine(own) as engine:
-        running = [engine.submit(prompt=p, seed=3 + i, previews=3, **call)
-                   for i, p in enumerate(PROMPTS)]  # fmt: skip
+        running = [
+            engine.submit(prompt=p, seed=3 + i, previews=3, **call) for i, p in enumerate(PROMPTS)
+        ]
         found = [job.result(timeout=60).images for job in running]
     assert torch.equal(torch.cat(found), own(PROMPTS, seed=3, **call).images)
 

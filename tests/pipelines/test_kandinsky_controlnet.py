@@ -81,8 +81,9 @@ def test_every_tensor_of_the_hint_matters(folder, tmp_path):
     names = [name for name in tensors if "input_hint_block" in name]
     assert len(names) == 16
     for name in names:
-        save_file({n: t * 1.5 + 0.1 if n == name else t for n, t in tensors.items()},
-                  place / file.name)  # fmt: skip
+        save_file(
+            {n: t * 1.5 + 0.1 if n == name else t for n, t in tensors.items()}, place / file.name
+        )
         after = UNet2DConditionModel.from_pretrained(place)
         assert not torch.equal(after.encode_hint(hints()), before.encode_hint(hints())), name
 
@@ -133,9 +134,14 @@ def photos(count=2):
 def test_from_pictures_they_are_diffusers(own, from_pictures, steps, strength):
     # diffusers exchanges height and width of the picture.
     call = {
-        **embeds(), "hint": hints()[:, :, :48, :48], "height": 12, "width": 12,
-        "num_inference_steps": steps, "strength": strength, "output_type": "np",
-    }  # fmt: skip
+        **embeds(),
+        "hint": hints()[:, :, :48, :48],
+        "height": 12,
+        "width": 12,
+        "num_inference_steps": steps,
+        "strength": strength,
+        "output_type": "np",
+    }
     want = from_pictures(image=photos(), generator=generators([7, 8]), **call).images
     got = own(image=photos(), generator=generators([7, 8]), **call).images
     assert want.std() > 0.1
@@ -152,15 +158,25 @@ def test_the_class_for_pictures(own, tmp_path):
     pipe = pyengine.KandinskyV22ControlnetImg2ImgPipeline.from_pretrained(place, device="cpu")
     both, (photo, _), call = embeds(1), photos(), {"seed": 3, "output_type": "pt"}
     by_position = pipe(
-        both["image_embeds"], photo, both["negative_image_embeds"], hints(1), 12, 16, 4, 3.0, 0.5,
+        both["image_embeds"],
+        photo,
+        both["negative_image_embeds"],
+        hints(1),
+        12,
+        16,
+        4,
+        3.0,
+        0.5,
         **call,
-    ).images  # fmt: skip
+    ).images
     call = {**call, **SIZE, "hint": hints(1), "num_inference_steps": 4, "guidance_scale": 3.0}
     assert torch.equal(own(**both, image=photo, strength=0.5, **call).images, by_position)
     assert torch.equal(
-        pyengine.from_pretrained(place, device="cpu")(**both, image=photo, strength=0.5, **call)
-        .images, by_position,
-    )  # fmt: skip
+        pyengine.from_pretrained(place, device="cpu")(
+            **both, image=photo, strength=0.5, **call
+        ).images,
+        by_position,
+    )
     assert not torch.equal(own(**both, **call).images, by_position)
     with pytest.raises(RequestError, match="image: a KandinskyV22ControlnetImg2ImgPipeline needs"):
         pipe(**both, **call)

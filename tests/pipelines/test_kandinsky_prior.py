@@ -82,8 +82,10 @@ def test_arguments_are_diffusers(own, pipe, call, shared):
 def test_given_latents(own, pipe):
     latents = torch.randn(2, kandinsky_folders.WIDTH, generator=generators(1))
     call = {"num_inference_steps": 4, "latents": latents}
-    check(own(PROMPTS, generator=generators([1, 2]), **call),
-          pipe(PROMPTS, generator=generators([1, 2]), **call))  # fmt: skip
+    check(
+        own(PROMPTS, generator=generators([1, 2]), **call),
+        pipe(PROMPTS, generator=generators([1, 2]), **call),
+    )
 
 
 def test_a_long_prompt_is_cut_and_said(own, pipe):
@@ -96,20 +98,32 @@ def test_a_long_prompt_is_cut_and_said(own, pipe):
 PIXELS = np.random.default_rng(0).integers(0, 256, (45, 60, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("call", [
-    {}, {"num_images_per_prompt": 2}, {"negative_prompt": "a dog"},
-    {"negative_prior_prompt": "blue"}, {"negative_prior_prompt": "a", "negative_prompt": "dog"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call",
+    [
+        {},
+        {"num_images_per_prompt": 2},
+        {"negative_prompt": "a dog"},
+        {"negative_prior_prompt": "blue"},
+        {"negative_prior_prompt": "a", "negative_prompt": "dog"},
+    ],
+)
 def test_interpolation_is_diffusers(own, pipe, call):
     items = [
         "a red cat",
         Image.fromarray(PIXELS),
         torch.rand(1, 3, 32, 32, generator=generators(3)),
     ]
-    call = {"images_and_prompts": items, "weights": [0.3, 0.5, -0.2], "num_inference_steps": 5,
-            **call}  # fmt: skip
-    check(own.interpolate(generator=generators(4), **call),
-          pipe.interpolate(generator=generators(4), **call))  # fmt: skip
+    call = {
+        "images_and_prompts": items,
+        "weights": [0.3, 0.5, -0.2],
+        "num_inference_steps": 5,
+        **call,
+    }
+    check(
+        own.interpolate(generator=generators(4), **call),
+        pipe.interpolate(generator=generators(4), **call),
+    )
 
 
 def test_saved_again_it_is_the_same_to_both(own, tmp_path):

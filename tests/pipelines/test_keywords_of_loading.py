@@ -49,7 +49,7 @@ def same(pipe, expected):
         {"proxies": None, "mirror": None, "resume_download": True, "disable_mmap": True},
         {"scheduler": "ddim"},
     ],
-)  # fmt: skip
+)
 def test_keywords_that_change_nothing(folder, expected, given):
     given = {"device": "cpu"} | given if "device_map" not in given else given
     assert same(pyengine.from_pretrained(folder, **given), expected)
@@ -146,9 +146,12 @@ def test_every_keyword_of_diffusers_is_known():
 
 def test_a_keyword_is_in_one_list():
     lists = (
-        keywords.RESOLVED, keywords.part_names(), keywords.SETTINGS, keywords.ACCEPTED,
+        keywords.RESOLVED,
+        keywords.part_names(),
+        keywords.SETTINGS,
+        keywords.ACCEPTED,
         tuple(keywords.NOT_HERE),
-    )  # fmt: skip
+    )
     assert sum(map(len, lists)) == len(set().union(*lists))
     assert set(keywords.RESOLVED) <= set(inspect.signature(resolve).parameters)
 
@@ -166,9 +169,11 @@ def test_a_part_of_ours_in_place_of_the_checkpoints(pair, folder, expected, tmp_
     own, want.vae = want.vae, diffusers.AutoencoderKL.from_pretrained(other, subfolder="vae")
     try:
         pictures = want(
-            "a red heart", num_inference_steps=2, output_type="np",
+            "a red heart",
+            num_inference_steps=2,
+            output_type="np",
             generator=torch.Generator().manual_seed(3),
-        ).images  # fmt: skip
+        ).images
     finally:
         want.vae = own
     assert abs(pipe("a red heart", **CALL).images - pictures).max() < 1e-4

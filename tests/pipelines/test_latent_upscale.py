@@ -69,8 +69,12 @@ def test_embeddings_in_place_of_texts(own, theirs):
     others = theirs.encode_prompt("a red heart", "cpu", True, "green")
     for a, b in zip(embeds, (others[0], others[1], others[2], others[3]), strict=True):
         assert (a - b).norm() <= 1e-5 * b.norm()
-    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds",
-             "negative_pooled_prompt_embeds")  # fmt: skip
+    names = (
+        "prompt_embeds",
+        "negative_prompt_embeds",
+        "pooled_prompt_embeds",
+        "negative_pooled_prompt_embeds",
+    )
     given = dict(zip(names, embeds, strict=True))
     got = own(generator=generator(), **given, **call).images
     want = own("a red heart", negative_prompt="green", generator=generator(), **call).images
@@ -80,13 +84,20 @@ def test_embeddings_in_place_of_texts(own, theirs):
 def test_the_network_is_that_of_diffusers_in_other_shapes(tmp_path):
     """Three levels, other layers in each, kernels of 3, heads of another width, sines first."""
     config = {
-        "block_out_channels": (48, 96, 96), "time_cond_proj_dim": 137,
+        "block_out_channels": (48, 96, 96),
+        "time_cond_proj_dim": 137,
         "layers_per_block": (1, 3, 2),
         "down_block_types": ("KCrossAttnDownBlock2D", "KDownBlock2D", "KCrossAttnDownBlock2D"),
-        "up_block_types": ("KCrossAttnUpBlock2D",) * 3, "attention_head_dim": 12,
-        "conv_in_kernel": 3, "conv_out_kernel": 3, "cross_attention_dim": 20, "norm_eps": 1e-3,
-        "flip_sin_to_cos": False, "in_channels": 3, "out_channels": 2,
-    }  # fmt: skip
+        "up_block_types": ("KCrossAttnUpBlock2D",) * 3,
+        "attention_head_dim": 12,
+        "conv_in_kernel": 3,
+        "conv_out_kernel": 3,
+        "cross_attention_dim": 20,
+        "norm_eps": 1e-3,
+        "flip_sin_to_cos": False,
+        "in_channels": 3,
+        "out_channels": 2,
+    }
     theirs = picture_folders.make_latent_unet(**config)
     theirs.save_pretrained(tmp_path)
     own = pyengine.models.LatentUpscalerUNet.from_pretrained(tmp_path)
@@ -110,14 +121,17 @@ def test_a_picture_has_its_bits_alone(own, use_threads):
         use_threads(1 + i)
         alone = own(prompts[i], shown[i], seed=i + 1, guidance_scale=scales[i], **CALL).images
         assert np.array_equal(alone[0], together[i])
-    twice = own("green", shown[1], seed=[4, 2], guidance_scale=[2.0, 0.0],
-                num_images_per_prompt=2, **CALL).images  # fmt: skip
+    twice = own(
+        "green", shown[1], seed=[4, 2], guidance_scale=[2.0, 0.0], num_images_per_prompt=2, **CALL
+    ).images
     assert np.array_equal(twice[1], together[1])
 
 
 def test_jobs_share_steps(own):
-    requests = [own.request("a", small(i), seed=i, scheduler=name, **CALL)
-                for i, name in ((1, "euler"), (2, "dpmpp_2m"))]  # fmt: skip
+    requests = [
+        own.request("a", small(i), seed=i, scheduler=name, **CALL)
+        for i, name in ((1, "euler"), (2, "dpmpp_2m"))
+    ]
     jobs = [job for request in requests for job in own.prepare(request)]
     while any(job.active for job in jobs):
         own.step(jobs)
@@ -134,11 +148,14 @@ def test_wrong_arguments_are_refused(own):
         "image: expected latents whose sides are multiples of 4": {"image": small(size=(8, 10))},
         "image: expected a number of them": {"image": small(count=2)},
         "latents: expected": {"image": small(), "latents": small()},
-        "pooled_prompt_embeds": {"image": small(), "prompt_embeds": torch.zeros(1, 77, 32),
-                                 "prompt": None},
+        "pooled_prompt_embeds": {
+            "image": small(),
+            "prompt_embeds": torch.zeros(1, 77, 32),
+            "prompt": None,
+        },
         "lora": {"image": small(), "lora": {"a": 1.0}},
         "clip_skip": {"image": small(), "clip_skip": 1},
-    }.items():  # fmt: skip
+    }.items():
         with pytest.raises(RequestError, match=message):
             own(**{"prompt": "a heart", **CALL, **call})
     for call in (own.load_lora, own.load_ip_adapter, own.load_lora_weights):

@@ -48,8 +48,10 @@ def test_a_pipeline_of_components(pair, name):
     assert again.source == pipe.source
     assert again.to(torch.float32) is again
     settings = {} if name == "sdxl" else {"requires_safety_checker": False}
-    euler = {**pipe.components, "scheduler": scheduler_class("EulerDiscreteScheduler").from_config(
-        pipe.scheduler.config)}  # fmt: skip
+    euler = {
+        **pipe.components,
+        "scheduler": scheduler_class("EulerDiscreteScheduler").from_config(pipe.scheduler.config),
+    }
     again = type(pipe)(**euler, **settings)
     assert np.array_equal(draw(again), draw(pipe, scheduler="euler"))
 
@@ -118,9 +120,11 @@ def as_diffusers(pair, name, scheduler, changes):
     pipe.scheduler = getattr(diffusers, scheduler).from_config(own.config, **changes)
     try:
         images = pipe(
-            "a red heart", num_inference_steps=3, output_type="np",
+            "a red heart",
+            num_inference_steps=3,
+            output_type="np",
             generator=torch.Generator().manual_seed(3),
-        ).images  # fmt: skip
+        ).images
         return pipe.scheduler, images
     finally:
         pipe.scheduler = own
@@ -265,8 +269,11 @@ OF_LORAS = [
 ]
 REFUSED = [
     "enable_freeu",
-    "save_lora_weights", "enable_lora_hotswap", "set_lora_device", "push_to_hub",
-]  # fmt: skip
+    "save_lora_weights",
+    "enable_lora_hotswap",
+    "set_lora_device",
+    "push_to_hub",
+]
 
 
 def test_switches_that_change_nothing(pair):
@@ -340,9 +347,12 @@ def test_tiling_tiles(pair):
     reference.vae.enable_tiling()
     try:
         expected = reference(
-            "a red heart", num_inference_steps=3, output_type="np", **size,
+            "a red heart",
+            num_inference_steps=3,
+            output_type="np",
+            **size,
             generator=torch.Generator().manual_seed(3),
-        ).images  # fmt: skip
+        ).images
     finally:
         reference.vae.disable_tiling()
     assert abs(tiled - expected).max() < 1e-3
@@ -367,10 +377,13 @@ def test_the_progress_bar(pair, capfd):
 @pytest.mark.parametrize(
     "move",
     [
-        lambda m: m.to(torch.bfloat16), lambda m: m.half(), lambda m: m.double(),
-        lambda m: m.to("meta"), lambda m: m.bfloat16(),
+        lambda m: m.to(torch.bfloat16),
+        lambda m: m.half(),
+        lambda m: m.double(),
+        lambda m: m.to("meta"),
+        lambda m: m.bfloat16(),
     ],
-)  # fmt: skip
+)
 def test_a_model_whose_weights_are_packed_does_not_move(pair, move):
     pipe = pair("sd1").own
     want = draw(pipe)

@@ -171,8 +171,9 @@ def test_latents_that_the_dtype_cannot_hold(healthy):
 
 def _jobs(pipe, count):
     """Jobs whose latents are zeros, and what notes them after evaluation i, as on a GPU."""
-    jobs = pipe.prepare(pipe.request("a cat", num_images_per_prompt=count, seed=1,
-                                     num_inference_steps=4))  # fmt: skip
+    jobs = pipe.prepare(
+        pipe.request("a cat", num_images_per_prompt=count, seed=1, num_inference_steps=4)
+    )
     batch = jobs[0].batch
     batch.state.x.zero_()
 

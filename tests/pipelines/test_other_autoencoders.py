@@ -15,9 +15,11 @@ from pyengine.errors import CheckpointError, ConfigError, RequestError
 from pyengine.models import AutoencoderKL, AutoencoderTiny
 
 SMALL = {
-    "encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4,
-    "num_encoder_blocks": (1, 1, 1, 1), "num_decoder_blocks": (1, 1, 1, 1),
-}  # fmt: skip
+    "encoder_block_out_channels": (8,) * 4,
+    "decoder_block_out_channels": (8,) * 4,
+    "num_encoder_blocks": (1, 1, 1, 1),
+    "num_decoder_blocks": (1, 1, 1, 1),
+}
 CALL = {"prompt": "a cat", "num_inference_steps": 3, "height": 32, "width": 48, "seed": 2,
         "output_type": "pt"}  # fmt: skip
 
@@ -38,9 +40,14 @@ def places(tmp_path_factory):
                 tensors[f"{int(number) + shift}.{rest}"] = tensor
         save_file(tensors, root / f"tae_{half}.safetensors")
     sd = tiny.write_sd1(root / "sd1", unet={"layers_per_block": 1})
-    return {"folder": root / "folder", "both": root / "both.safetensors", "sd1": sd,
-            "encoder": root / "tae_encoder.safetensors", "model": model,
-            "decoder": root / "tae_decoder.safetensors"}  # fmt: skip
+    return {
+        "folder": root / "folder",
+        "both": root / "both.safetensors",
+        "sd1": sd,
+        "encoder": root / "tae_encoder.safetensors",
+        "model": model,
+        "decoder": root / "tae_decoder.safetensors",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +144,9 @@ def test_what_is_refused(places, tmp_path):
         pipe.vae = 3
     with pytest.raises(ConfigError, match="do not fit an autoencoder of 5 latent channels"):
         pyengine.from_pretrained(places["sd1"], device="cpu", vae=tmp_path / "wide")
-    assert isinstance(pyengine.from_pretrained(places["sd1"], vae=places["sd1"] / "vae").vae,
-                      AutoencoderKL)  # fmt: skip
+    assert isinstance(
+        pyengine.from_pretrained(places["sd1"], vae=places["sd1"] / "vae").vae, AutoencoderKL
+    )
 
 
 # --- asymmetric -----------------------------------------------------------------------------------
@@ -148,12 +156,17 @@ def test_what_is_refused(places, tmp_path):
 def asymmetric(places, tmp_path_factory):
     """(diffusers' pipeline, ours) with one decoder that sees what is not masked."""
     folder = tmp_path_factory.mktemp("asymmetric") / "vae"
-    kinds = {"down_block_types": ["DownEncoderBlock2D"] * 4,
-             "up_block_types": ["UpDecoderBlock2D"] * 4}  # fmt: skip
+    kinds = {
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+    }
     model = diffusers.AsymmetricAutoencoderKL(
-        **kinds, down_block_out_channels=[4, 8, 8, 8], up_block_out_channels=[8, 16, 32, 32],
-        norm_num_groups=4, sample_size=64,
-    )  # fmt: skip
+        **kinds,
+        down_block_out_channels=[4, 8, 8, 8],
+        up_block_out_channels=[8, 16, 32, 32],
+        norm_num_groups=4,
+        sample_size=64,
+    )
     tiny.randomise(model, 7).save_pretrained(folder)
     theirs = diffusers.StableDiffusionPipeline.from_pretrained(places["sd1"], vae=model)
     return theirs, pyengine.from_pretrained(places["sd1"], device="cpu", vae=folder)
@@ -220,8 +233,11 @@ def test_named_by_other_families(write, places, tmp_path):
     made.save_pretrained(tmp_path / "tiny")
     ours = pyengine.from_pretrained(tmp_path / "tiny", device="cpu")
     call = {"num_inference_steps": 3}
-    call |= {"class_labels": [3]} if write is tiny.write_dit else {
-        "prompt": "a cat", "height": 32, "width": 48}  # fmt: skip
+    call |= (
+        {"class_labels": [3]}
+        if write is tiny.write_dit
+        else {"prompt": "a cat", "height": 32, "width": 48}
+    )
     made.set_progress_bar_config(disable=True)
     seeded = {"generator": torch.Generator().manual_seed(3), "output_type": "np"}
     want = torch.from_numpy(made(**call, **seeded).images)

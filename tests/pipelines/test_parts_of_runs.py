@@ -25,8 +25,15 @@ def handed_over(pair, share, *, scheduler=None, task="image_to_image", seed=2, *
             for pipe in (base, refiner):
                 pipe.scheduler = cls.from_config(pipe.scheduler.config, **extra)
         try:
-            latents = base("a cat", denoising_end=share, output_type="latent", **own, **STEPS,
-                           **SIZE, generator=generators(seed)).images  # fmt: skip
+            latents = base(
+                "a cat",
+                denoising_end=share,
+                output_type="latent",
+                **own,
+                **STEPS,
+                **SIZE,
+                generator=generators(seed),
+            ).images
             sizes = SIZE if task == "inpainting" else {}
             second = {"image": latents, "denoising_start": share, **own, **sizes, **STEPS, **call}
             images = refiner("a cat", generator=generators(seed), output_type="np", **second).images
@@ -124,9 +131,15 @@ def test_spacing_that_is_asked_for(pair, scheduler):
     finally:
         theirs.scheduler = before
     own, seen = pair("sd1").own, []
-    got = own("a cat", seed=1, output_type="np", num_inference_steps=4, scheduler=scheduler,
-              timestep_spacing="trailing",
-              callback_on_step_end=lambda pipe, i, t, _: seen.append(t))  # fmt: skip
+    got = own(
+        "a cat",
+        seed=1,
+        output_type="np",
+        num_inference_steps=4,
+        scheduler=scheduler,
+        timestep_spacing="trailing",
+        callback_on_step_end=lambda pipe, i, t, _: seen.append(t),
+    )
     assert seen[0] == 999
     assert psnr(want.images, got.images) >= LEAST_PSNR
 
@@ -147,8 +160,10 @@ def test_lcm_by_its_own_defaults(pair, photo):
     pair("lcm_own").check(task="image_to_image", image=photo)
     result = pair("lcm_own").own("a cat", image=photo, seed=1)
     assert (result.report.steps, result.report.guidance_scale, result.report.strength) == (
-        4, 8.5, 0.8
-    )  # fmt: skip
+        4,
+        8.5,
+        0.8,
+    )
 
 
 def test_lcm_with_steps_that_it_was_distilled_on(pair, photo):

@@ -15,12 +15,28 @@ from pyengine.errors import RequestError
 from pyengine.metadata import Settings
 
 FULL = Settings(
-    prompt='a "red", heart: ❤\nsecond line', negative_prompt="blue, ugly", seed=7, steps=20,
-    sampler="euler_ancestral", scheduler="euler_ancestral", guidance_scale=6.5,
-    guidance_rescale=0.25, eta=0.5, clip_skip=1, height=64, width=72, strength=0.75,
-    init_image="ab" * 32, mask="cd" * 32, first_seed=5, count=4, index=2, model="emoji",
-    model_hash="0123456789abcdef" * 4, version="0.1.0",
-)  # fmt: skip
+    prompt='a "red", heart: ❤\nsecond line',
+    negative_prompt="blue, ugly",
+    seed=7,
+    steps=20,
+    sampler="euler_ancestral",
+    scheduler="euler_ancestral",
+    guidance_scale=6.5,
+    guidance_rescale=0.25,
+    eta=0.5,
+    clip_skip=1,
+    height=64,
+    width=72,
+    strength=0.75,
+    init_image="ab" * 32,
+    mask="cd" * 32,
+    first_seed=5,
+    count=4,
+    index=2,
+    model="emoji",
+    model_hash="0123456789abcdef" * 4,
+    version="0.1.0",
+)
 
 
 def save(path, settings):
@@ -84,9 +100,10 @@ BAD_FIELDS = {
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [(f, v) for f, values in BAD_FIELDS.items() for v in values],
+    ("field", "value"),
+    [(f, v) for f, values in BAD_FIELDS.items() for v in values],
     ids=lambda v: str(v)[:20],
-)  # fmt: skip
+)
 def test_every_field_is_checked(tmp_path, field, value):
     data = {"format": 1, **dataclasses.asdict(FULL), field: value}
     with pytest.raises(RequestError, match=field):
@@ -95,10 +112,20 @@ def test_every_field_is_checked(tmp_path, field, value):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "nonsense", "[]", "3", "{", '{"format": NaN}', '{"format": 1, "format": 1}',
-     "[" * 100_000, '{"format": 1}', '{"a": ' * 60 + "1" + "}" * 60],
+    [
+        "",
+        "nonsense",
+        "[]",
+        "3",
+        "{",
+        '{"format": NaN}',
+        '{"format": 1, "format": 1}',
+        "[" * 100_000,
+        '{"format": 1}',
+        '{"a": ' * 60 + "1" + "}" * 60,
+    ],
     ids=lambda t: t[:12],
-)  # fmt: skip
+)
 def test_a_chunk_that_is_no_settings(tmp_path, text):
     with pytest.raises(RequestError, match="from"):
         metadata.read(with_chunk(tmp_path / "a.png", text))

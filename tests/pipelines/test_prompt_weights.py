@@ -74,8 +74,9 @@ def test_compels_mixes():
     mix = compel.parse('("a red++", (b, c)).blend(0.7, 0.3)')
     assert (mix.weights, mix.normalised, mix.joined) == ((0.7, 0.3), True, False)
     assert [[(p.text, round(p.weight, 3)) for p in own[0]] for own in mix.prompts] == [
-        [("a ", 1.0), ("red", 1.21)], [("b, c", 1.0)],
-    ]  # fmt: skip
+        [("a ", 1.0), ("red", 1.21)],
+        [("b, c", 1.0)],
+    ]
     assert not compel.parse("(a, b).blend(1, 1, no_normalize)").normalised
     assert compel.parse('("a", "b").and()').joined
 
@@ -196,16 +197,18 @@ def test_a1111_is_the_published_one(sd1):
 def test_compel_is_the_published_one(sd1):
     plain = Plain(sd1.text_to_image)
     text, _ = sd1.own.encode_prompt(
-        "a red++ heart green-- (blue)0.2", do_classifier_free_guidance=False,
+        "a red++ heart green-- (blue)0.2",
+        do_classifier_free_guidance=False,
         prompt_weighting="compel",
-    )  # fmt: skip
+    )
     want = plain.compel([("a", 1.0), ("red", 1.21), ("heart", 1.0), ("green", 0.81),
                          ("blue", 0.2)])  # fmt: skip
     close(text[0], want)
     mixed, _ = sd1.own.encode_prompt(
-        '("a red heart", "green+").blend(3, 1)', do_classifier_free_guidance=False,
+        '("a red heart", "green+").blend(3, 1)',
+        do_classifier_free_guidance=False,
         prompt_weighting="compel",
-    )  # fmt: skip
+    )
     parts = plain.compel([("a red heart", 1.0)]), plain.compel([("green", 1.1)])
     close(mixed[0], 0.75 * parts[0] + 0.25 * parts[1])
 
@@ -277,9 +280,12 @@ def test_pictures_are_diffusers_with_such_embeddings(sd1):
         "a (red:1.4) BREAK heart", negative_prompt="green", prompt_weighting="a1111"
     )
     own = sd1.own(
-        "a (red:1.4) BREAK heart", negative_prompt="green", prompt_weighting="a1111",
-        generator=torch.Generator().manual_seed(1), **CALL,
-    ).images  # fmt: skip
+        "a (red:1.4) BREAK heart",
+        negative_prompt="green",
+        prompt_weighting="a1111",
+        generator=torch.Generator().manual_seed(1),
+        **CALL,
+    ).images
     embeds = {"prompt_embeds": text, "negative_prompt_embeds": negative}
     theirs = sd1.text_to_image(**embeds, generator=torch.Generator().manual_seed(1), **CALL).images
     error = float(((own.astype(np.float64) - theirs) ** 2).mean())

@@ -55,10 +55,12 @@ def test_a_prompt_changed_by_the_callback_is_seen(recorded, pair):
         return {"prompt_embeds": tensors["prompt_embeds"].flip(1)} if step == 0 else {}
 
     given = {
-        "num_inference_steps": 3, "seed": 5, "output_type": "latent",
+        "num_inference_steps": 3,
+        "seed": 5,
+        "output_type": "latent",
         "callback_on_step_end": change,
         "callback_on_step_end_tensor_inputs": ("latents", "prompt_embeds"),
-    }  # fmt: skip
+    }
     expected = pair("sd1").own("a cat", **given).images
     pipe, _ = recorded("sd1")
     assert torch.equal(pipe("a cat", **given).images, expected)

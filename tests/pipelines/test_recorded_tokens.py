@@ -60,9 +60,13 @@ def test_the_same_tokens(pipe, recorded, name):
 
 def test_other_seeds_settings_and_prefixes_need_no_other_recording(pipe, recorded):
     calls = (
-        {"seed": 1}, {"seed": 2, "temperature": 0.5}, {"top_k": 3}, {"temperature": 0},
-        {"prefix": [1, 2, 3]}, {"seed": None, "generator": torch.Generator().manual_seed(7)},
-    )  # fmt: skip
+        {"seed": 1},
+        {"seed": 2, "temperature": 0.5},
+        {"top_k": 3},
+        {"temperature": 0},
+        {"prefix": [1, 2, 3]},
+        {"seed": None, "generator": torch.Generator().manual_seed(7)},
+    )
     wants = [draw(pipe, **call) for call in calls]
     calls[-1]["generator"].manual_seed(7)
     recorder = recorded()

@@ -56,8 +56,15 @@ def test_image_to_image_is_diffusers(more, folder, ours, photo):
 
 def test_inpainting_is_diffusers(folder, ours, photo, mask):
     theirs = load(folder, diffusers.StableDiffusionXLInpaintPipeline)
-    call = {"image": photo, "mask_image": mask, "height": 48, "width": 80, "guidance_scale": 4.0,
-            "aesthetic_score": 8.0, **CALL}  # fmt: skip
+    call = {
+        "image": photo,
+        "mask_image": mask,
+        "height": 48,
+        "width": 80,
+        "guidance_scale": 4.0,
+        "aesthetic_score": 8.0,
+        **CALL,
+    }
     want = theirs("a red heart", generator=generators(5), **call).images
     got = ours("a red heart", generator=generators(5), **call).images
     assert np.abs(got - want).max() < 1e-5

@@ -31,8 +31,9 @@ def stop(pipe):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("how", [stop, lambda pipe: pipe.interrupt(),
-                                 lambda pipe: setattr(pipe, "_interrupt", True)])  # fmt: skip
+@pytest.mark.parametrize(
+    "how", [stop, lambda pipe: pipe.interrupt(), lambda pipe: setattr(pipe, "_interrupt", True)]
+)
 def test_a_stop_in_a_nested_run_ends_that_one_alone(opened, kind, how):
     pipe, call = opened(kind)
     whole = pipe(**call)

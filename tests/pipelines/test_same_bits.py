@@ -88,8 +88,10 @@ def test_other_prompts_beside_it(pair, threads):
     threads(2)
     batch = pipe(
         ["two cats and a very long story about them", "a red heart", "the moon"],
-        seed=[1, 8, 2], negative_prompt=["", "blue", "a dog"], **call,
-    ).images  # fmt: skip
+        seed=[1, 8, 2],
+        negative_prompt=["", "blue", "a dog"],
+        **call,
+    ).images
     assert torch.equal(batch[1], alone)
 
 

@@ -31,9 +31,11 @@ def test_saving_a_folder(pair, tmp_path, name):
     theirs.set_progress_bar_config(disable=True)
     assert type(theirs).__name__ == pipe.config._class_name
     expected = theirs(
-        "a red heart", num_inference_steps=3, output_type="np",
+        "a red heart",
+        num_inference_steps=3,
+        output_type="np",
         generator=torch.Generator().manual_seed(3),
-    ).images  # fmt: skip
+    ).images
     assert abs(want - expected).max() < 1e-3
 
 

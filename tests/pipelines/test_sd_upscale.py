@@ -19,8 +19,9 @@ NAME = "StableDiffusionUpscalePipeline"
 def write(folder, channels=7, scaling=0.08333, **index):
     unet = {"layers_per_block": 1, "in_channels": channels, "num_class_embeds": 1000}
     folder = tiny.write_sd1(folder, unet=unet, vae={"scaling_factor": scaling})
-    noising = diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.0001,
-                                      beta_end=0.02)  # fmt: skip
+    noising = diffusers.DDPMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.0001, beta_end=0.02
+    )
     noising.save_pretrained(folder / "low_res_scheduler")
     path = folder / "model_index.json"
     named = json.loads(path.read_text())

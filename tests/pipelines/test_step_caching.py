@@ -17,11 +17,16 @@ from pyengine.ops._replay import unrecorded
 PROMPTS = ["a red heart", "two cats"]
 STEPS = 5
 SD15 = {
-    "sample_size": 64, "in_channels": 4, "out_channels": 4, "layers_per_block": 2,
-    "block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 768,
-    "attention_head_dim": 8, "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "sample_size": 64,
+    "in_channels": 4,
+    "out_channels": 4,
+    "layers_per_block": 2,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
     "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-}  # fmt: skip
+}
 #: Skips of the tiny U-Net: two levels of one layer, the first convolution and a halving.
 BRANCHES = 4
 
@@ -38,10 +43,19 @@ def pipe(folder):
 
 
 def draw(pipe, **call):
-    return pipe(**{
-        "prompt": PROMPTS, "seed": [7, 8], "height": 64, "width": 64, "num_inference_steps": STEPS,
-        "guidance_scale": 4.0, "output_type": "latent", "scheduler": "ddim", **call,
-    }).images  # fmt: skip
+    return pipe(
+        **{
+            "prompt": PROMPTS,
+            "seed": [7, 8],
+            "height": 64,
+            "width": 64,
+            "num_inference_steps": STEPS,
+            "guidance_scale": 4.0,
+            "output_type": "latent",
+            "scheduler": "ddim",
+            **call,
+        }
+    ).images
 
 
 class Kept:
@@ -134,12 +148,21 @@ def test_where_guidance_begins_an_evaluation_is_whole(pipe, whole):
 def test_bits_alone_and_beside_others(pipe):
     """Jobs join one by one, with all phases, branches and without caching, and leave."""
     calls = [
-        {"cache_interval": 1 + k % 3, "cache_branch_id": k // 3, "guidance_scale": 1.0 + k,
-         "guidance_end": (1.0, 0.5)[k % 2], "num_inference_steps": 3 + k, "prompt": PROMPTS[k % 2],
-         "seed": k, "height": 64, "width": 64, "output_type": "latent",
-         "scheduler": ("ddim", "heun")[k % 2]}
+        {
+            "cache_interval": 1 + k % 3,
+            "cache_branch_id": k // 3,
+            "guidance_scale": 1.0 + k,
+            "guidance_end": (1.0, 0.5)[k % 2],
+            "num_inference_steps": 3 + k,
+            "prompt": PROMPTS[k % 2],
+            "seed": k,
+            "height": 64,
+            "width": 64,
+            "output_type": "latent",
+            "scheduler": ("ddim", "heun")[k % 2],
+        }
         for k in range(6)
-    ]  # fmt: skip
+    ]
     wanted = [pipe(**call).images for call in calls]
     jobs = [pipe.prepare(pipe.request(**call))[0] for call in calls]
     tick = 0
@@ -153,10 +176,19 @@ def test_bits_alone_and_beside_others(pipe):
 def test_pictures_of_one_call_in_other_orders(pipe):
     """A step takes the rows that it needs, whatever evaluation they are from."""
     want = draw(pipe, cache_interval=4)
-    jobs = pipe.prepare(pipe.request(
-        PROMPTS, seed=[7, 8], height=64, width=64, num_inference_steps=STEPS, guidance_scale=4.0,
-        output_type="latent", scheduler="ddim", cache_interval=4,
-    ))  # fmt: skip
+    jobs = pipe.prepare(
+        pipe.request(
+            PROMPTS,
+            seed=[7, 8],
+            height=64,
+            width=64,
+            num_inference_steps=STEPS,
+            guidance_scale=4.0,
+            output_type="latent",
+            scheduler="ddim",
+            cache_interval=4,
+        )
+    )
     pipe.step(jobs)
     for order in ([1, 0], [1], [0], [0, 1], [1], [0], [1, 0]):
         pipe.step([jobs[k] for k in order])
@@ -172,8 +204,10 @@ def test_what_a_callback_changes_is_not_kept(pipe, whole):
     def change(pipe, i, t, given):
         return {"prompt_embeds": torch.cat([given["prompt_embeds"][:2], text])} if i == 1 else {}
 
-    asked = {"callback_on_step_end": change,
-             "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]}  # fmt: skip
+    asked = {
+        "callback_on_step_end": change,
+        "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"],
+    }
     draw(pipe, cache_interval=4, **asked)
     assert len(whole) == 3  # evaluations 0, 2 and 4
 

@@ -67,9 +67,11 @@ def test_a_prompt_that_a_callback_returns_is_used(pair):
         return {"prompt_embeds": tensors["prompt_embeds"] * (0.5 if step == 2 else 1)}
 
     changed = own(
-        "a cat", callback_on_step_end=callback,
-        callback_on_step_end_tensor_inputs=["prompt_embeds"], **CALL,
-    )  # fmt: skip
+        "a cat",
+        callback_on_step_end=callback,
+        callback_on_step_end_tensor_inputs=["prompt_embeds"],
+        **CALL,
+    )
     assert not torch.equal(changed.images, plain)
 
 

@@ -61,8 +61,12 @@ def test_random_texts(pair):
 def test_rows_are_padded_and_cut(pair):
     want, ours = pair
     rows, masks, cut = ours(["a cat", "the dog and the cat of the photo"], 6)
-    both = want(["a cat", "the dog and the cat of the photo"], padding="max_length",
-                max_length=6, truncation=True)  # fmt: skip
+    both = want(
+        ["a cat", "the dog and the cat of the photo"],
+        padding="max_length",
+        max_length=6,
+        truncation=True,
+    )
     assert rows == both.input_ids
     assert masks == both.attention_mask
     assert cut == ["", "of the photo"]

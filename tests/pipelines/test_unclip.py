@@ -110,8 +110,13 @@ def test_given_texts(own, theirs, scale):
     given = (output.text_embeds.flip(0), output.last_hidden_state)
     mask = torch.ones(2, 77, dtype=torch.bool)
     mask[1, 5:] = False
-    call = {**FEW, "text_attention_mask": mask, "num_images_per_prompt": 2,
-            "prior_guidance_scale": scale, "decoder_guidance_scale": scale}  # fmt: skip
+    call = {
+        **FEW,
+        "text_attention_mask": mask,
+        "num_images_per_prompt": 2,
+        "prior_guidance_scale": scale,
+        "decoder_guidance_scale": scale,
+    }
     check(own, theirs, text_model_output=given, seed=[4, 5, 6, 7], **call)
     call["output_type"] = "pt"
     a, b = (own(text_model_output=g, seed=1, **call).images for g in (given, output))
@@ -124,9 +129,7 @@ def test_a_long_prompt_is_cut_and_said(own, theirs):
 
 
 def test_karlos_name_of_the_projections_module(tmp_path, own):
-    again = pyengine.from_pretrained(
-        unclip_folders.write(tmp_path / "k", karlo=True), device="cpu"
-    )  # fmt: skip
+    again = pyengine.from_pretrained(unclip_folders.write(tmp_path / "k", karlo=True), device="cpu")
     call = {**FEW, "seed": 3, "output_type": "pt"}
     assert torch.equal(again(PROMPTS, **call).images, own(PROMPTS, **call).images)
 
@@ -217,8 +220,10 @@ def test_jobs_of_several_calls_in_one_step(own, shared):
     def numbers():
         return {"generator": generators(6)} if shared else {}
 
-    alone = [own(**call, **(numbers() if i == 0 else {}), output_type="pt").images
-             for i, call in enumerate(calls)]  # fmt: skip
+    alone = [
+        own(**call, **(numbers() if i == 0 else {}), output_type="pt").images
+        for i, call in enumerate(calls)
+    ]
     jobs, stages = [], set()
     for i, call in enumerate(calls):
         given = own.request(**call, **(numbers() if i == 0 else {}), output_type="pt")
@@ -243,15 +248,19 @@ def test_what_is_left_of_a_job(own):
     assert left == list(range(10, 0, -1))
     assert (job.left, job.steps, job.evaluations) == (0, 10, 10)
     assert [name for _, (name, _) in shapes] == [
-        *["prior"] * 3, *["decoder"] * 4, *["super_res_first"] * 2, "super_res_last"
-    ]  # fmt: skip
+        *["prior"] * 3,
+        *["decoder"] * 4,
+        *["super_res_first"] * 2,
+        "super_res_last",
+    ]
 
 
 def test_an_engine_runs_it(own):
     call = {**FEW, "output_type": "pt"}
     with pyengine.Engine(own) as engine:
-        running = [engine.submit(prompt=p, seed=3 + i, previews=2, **call)
-                   for i, p in enumerate(PROMPTS)]  # fmt: skip
+        running = [
+            engine.submit(prompt=p, seed=3 + i, previews=2, **call) for i, p in enumerate(PROMPTS)
+        ]
         found = [job.result(timeout=60).images for job in running]
     assert torch.equal(torch.cat(found), own(PROMPTS, seed=3, **call).images)
 
@@ -259,8 +268,13 @@ def test_an_engine_runs_it(own):
 @pytest.mark.parametrize("scale", [3.0, 1.0])
 def test_recorded_networks_draw_the_same(own, monkeypatch, scale):
     """A decoder's text has a mask, and the super-resolution's input a picture beside the noise."""
-    call = {**FEW, "seed": 5, "output_type": "pt", "prior_guidance_scale": scale,
-            "decoder_guidance_scale": scale}  # fmt: skip
+    call = {
+        **FEW,
+        "seed": 5,
+        "output_type": "pt",
+        "prior_guidance_scale": scale,
+        "decoder_guidance_scale": scale,
+    }
     want = own(PROMPTS, **call).images
     recorders = [Recorder() for _ in own.stages]
     stages = [
@@ -427,8 +441,9 @@ def test_folders_that_are_refused(folder, tmp_path, file, change, message):
         pyengine.from_pretrained(place, device="cpu")
 
 
-@pytest.mark.parametrize("name", ["learned_classifier_free_guidance_embeddings",
-                                  "clip_extra_context_tokens_proj.weight"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["learned_classifier_free_guidance_embeddings", "clip_extra_context_tokens_proj.weight"]
+)
 def test_tensors_that_are_refused(tmp_path, name):
     made = unclip_folders.write(tmp_path / "u")
     file = made / "text_proj" / "diffusion_pytorch_model.safetensors"

@@ -14,9 +14,10 @@ from pyengine.errors import RequestError
 
 PROMPTS = ["a photo of the red cat", "the dog"]
 FEW = {
-    "prior_num_inference_steps": 2, "decoder_num_inference_steps": 4,
+    "prior_num_inference_steps": 2,
+    "decoder_num_inference_steps": 4,
     "super_res_num_inference_steps": 2,
-}  # fmt: skip
+}
 LABELS = [3, 8]
 SCALE, CLIP_SCALE = 20.0, 300.0
 MEAN, STD = (
@@ -104,8 +105,11 @@ def of_clip(pipe, model, words):
     def gradient(x, t):
         abar = pipe.decoder_scheduler.alphas_cumprod[t]
         alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
-        half = {k: v.chunk(2)[1] for k, v in told.items() if isinstance(v, torch.Tensor)
-                and v.dim() and k not in ("sample", "timestep")}  # fmt: skip
+        half = {
+            k: v.chunk(2)[1]
+            for k, v in told.items()
+            if isinstance(v, torch.Tensor) and v.dim() and k not in ("sample", "timestep")
+        }
         leaf = x.detach().requires_grad_()
         with torch.enable_grad():
             clean = (leaf - sigma * pipe.decoder(leaf, t, **half).sample[:, :3]) / alpha
@@ -177,8 +181,12 @@ def test_variations_are_guided(tmp_path, clip):
     place = unclip_folders.write(tmp_path / "v", variation=True)
     pipe = pyengine.from_pretrained(place, device="cpu")
     steps = {name: count for name, count in FEW.items() if not name.startswith("prior")}
-    call = {"image_embeddings": torch.randn(1, unclip_folders.WIDTH, generator=generators(1)),
-            "seed": 3, "output_type": "pt", **steps}  # fmt: skip
+    call = {
+        "image_embeddings": torch.randn(1, unclip_folders.WIDTH, generator=generators(1)),
+        "seed": 3,
+        "output_type": "pt",
+        **steps,
+    }
     guides = {"clip_model": clip[0], "clip_guidance_scale": CLIP_SCALE}
     plain = pipe(**call).images
     assert not torch.allclose(

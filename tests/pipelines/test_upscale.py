@@ -117,8 +117,9 @@ def test_pictures_of_any_size_and_type(pipe):
     for output_type in ("np", "pt"):
         got = pipe(array, output_type=output_type).images
         assert got.shape == ((2, 24, 36, 3) if output_type == "np" else (2, 3, 24, 36))
-    assert np.array_equal((got.permute(0, 2, 3, 1).numpy() * 255).round()[0],
-                          np.asarray(pipe(images[0]).images[0]))  # fmt: skip
+    assert np.array_equal(
+        (got.permute(0, 2, 3, 1).numpy() * 255).round()[0], np.asarray(pipe(images[0]).images[0])
+    )
 
 
 def test_same_bits_in_jobs_of_several_calls_and_on_any_threads(pipe, use_threads):

@@ -169,9 +169,12 @@ def test_prompts_and_pictures_of_each(pair, model):
 
 def test_one_generator_is_drawn_from_for_the_whole_batch(pair):
     pair("sd1").check(
-        ["a red heart", "two cats"], num_images_per_prompt=2, num_inference_steps=3, seed=5,
+        ["a red heart", "two cats"],
+        num_images_per_prompt=2,
+        num_inference_steps=3,
+        seed=5,
         scheduler="euler_ancestral",
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("model", MODELS)

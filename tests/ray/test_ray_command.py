@@ -68,8 +68,9 @@ def test_two_replicas_of_which_one_is_killed():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pyengine", "serve", "emoji", "--ray", "--replicas", "2",
                "--port", "0"]  # fmt: skip
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True,
-                          stderr=subprocess.DEVNULL) as server:  # fmt: skip
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL
+    ) as server:
         try:
             line = server.stdout.readline()
             assert line.startswith("serving emoji at "), line

@@ -74,9 +74,14 @@ def test_rows_come_back_with_the_pictures_of_the_call(data, folder, tmp_path, mo
     once, out = tmp_path / "once", tmp_path / "out"
     dataset = data.from_items(rows_of(10), override_num_blocks=4)
     pyengine.ray.generate(
-        dataset.filter(lambda row: row["more"] not in (4, 7)), model=folder, concurrency=2,
-        num_cpus=0.5, batch_size=3, once=str(once), **CALL,
-    ).write_parquet(str(out))  # fmt: skip
+        dataset.filter(lambda row: row["more"] not in (4, 7)),
+        model=folder,
+        concurrency=2,
+        num_cpus=0.5,
+        batch_size=3,
+        once=str(once),
+        **CALL,
+    ).write_parquet(str(out))
     assert once.read_text() == "killed"
     monkeypatch.undo()
 

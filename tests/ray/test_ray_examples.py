@@ -22,8 +22,9 @@ def test_a_dataset_is_drawn_and_gone_on_with(cluster, tmp_path, monkeypatch):
     def run(rows):
         with prompts.open("w", newline="") as file:
             csv.writer(file).writerows([["id", "prompt"], *rows])
-        monkeypatch.setattr(sys, "argv", ["ray_dataset.py", str(prompts), str(folder),
-                                          "--steps", "2"])  # fmt: skip
+        monkeypatch.setattr(
+            sys, "argv", ["ray_dataset.py", str(prompts), str(folder), "--steps", "2"]
+        )
         runpy.run_path(str(EXAMPLES / "ray_dataset.py"), run_name="__main__")
         return cluster.data.read_parquet(str(folder)).take_all()
 

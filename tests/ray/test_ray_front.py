@@ -53,13 +53,26 @@ class Replicas:
         return self.responses[len(self.asked) - 1]
 
 
-def call(groups, path="/v1/images/generations", body=b"{}", headers=(), method="POST", leave=None,
-         **settings):  # fmt: skip
+def call(
+    groups,
+    path="/v1/images/generations",
+    body=b"{}",
+    headers=(),
+    method="POST",
+    leave=None,
+    **settings,
+):
     """(status, headers, body) of a request through a Front. leave: seconds after which the client
     goes.
     """
-    scope = {"type": "http", "method": method, "path": path, "headers": list(headers),
-             "query_string": b"", "client": ("192.0.2.1", 1)}  # fmt: skip
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "headers": list(headers),
+        "query_string": b"",
+        "client": ("192.0.2.1", 1),
+    }
     sent, given = [], []
 
     async def receive():
@@ -179,13 +192,16 @@ def test_the_order_of_replicas():
     first = {key: ranking.order(work, None, key)[0] for key in map(str, range(60))}
     assert set(first.values()) == {"a", "b", "c"}
     left = {"a": 3.0, "c": 2.0}  # b's keys move, and no others
-    assert all(ranking.order(left, None, key)[0] == name for key, name in first.items()
-               if name != "b")  # fmt: skip
+    assert all(
+        ranking.order(left, None, key)[0] == name for key, name in first.items() if name != "b"
+    )
 
 
 def form(**fields):
-    parts = [f'--x\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'
-             for k, v in fields.items()]  # fmt: skip
+    parts = [
+        f'--x\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'
+        for k, v in fields.items()
+    ]
     return "".join([*parts, "--x--\r\n"]).encode()
 
 
@@ -262,6 +278,7 @@ def test_metrics_say_whose_they_are():
 def test_replicas_follow_the_seconds_that_are_left(told, wanted):
     context = SimpleNamespace(
         aggregated_metrics={scaling.METRIC: told} if told else None,
-        capacity_adjusted_min_replicas=1, capacity_adjusted_max_replicas=5,
-    )  # fmt: skip
+        capacity_adjusted_min_replicas=1,
+        capacity_adjusted_max_replicas=5,
+    )
     assert scaling.Scale(seconds=10.0)(context) == (wanted, {})

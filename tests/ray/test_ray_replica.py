@@ -14,10 +14,19 @@ from pyengine.serving import ServerSettings
 
 
 def scope_of(method="POST", path="/v1/images/generations"):
-    return {"type": "http", "method": method, "path": path, "query_string": b"",
-            "http_version": "1.1", "scheme": "http", "raw_path": path.encode(), "root_path": "",
-            "headers": [(b"content-type", b"application/json"), (b"host", b"localhost")],
-            "client": ("192.0.2.1", 5), "server": ("localhost", 80)}  # fmt: skip
+    return {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "query_string": b"",
+        "http_version": "1.1",
+        "scheme": "http",
+        "raw_path": path.encode(),
+        "root_path": "",
+        "headers": [(b"content-type", b"application/json"), (b"host", b"localhost")],
+        "client": ("192.0.2.1", 5),
+        "server": ("localhost", 80),
+    }
 
 
 async def whole(replica, body, **scope):

@@ -135,8 +135,11 @@ def test_errors_and_lists_are_those_of_the_server(address):
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "num_inference_steps"
     assert set(httpx.get(f"{address}/nothing").json()["error"]) == {
-        "message", "type", "param", "code",
-    }  # fmt: skip
+        "message",
+        "type",
+        "param",
+        "code",
+    }
     models = httpx.get(f"{address}/v1/models").json()
     assert [model["id"] for model in models["data"]] == ["emoji"]
 

@@ -256,9 +256,12 @@ def test_the_documented_table():
         if "eta" not in draws:
             assert any(plan.draws_noise) == draws.startswith("yes")
     taken = {
-        kind: {n.partition("_karras")[0].removesuffix("_sde") for n in SAMPLER_NAMES
-               if getattr(from_config(config_of(n)), f"takes_{kind}")}
+        kind: {
+            n.partition("_karras")[0].removesuffix("_sde")
+            for n in SAMPLER_NAMES
+            if getattr(from_config(config_of(n)), f"takes_{kind}")
+        }
         for kind in ("timesteps", "sigmas")
-    }  # fmt: skip
+    }
     assert f"`timesteps` ({', '.join(sorted(taken['timesteps']))})" in " ".join(text.split())
     assert f"`sigmas` ({', '.join(sorted(taken['sigmas']))})" in " ".join(text.split())

@@ -97,9 +97,13 @@ def test_open_webui(url, pipes):
     assert len(answer["images"]) == len(info["infotexts"]) == 2
     for seed, image in zip(info["all_seeds"], answer["images"], strict=True):
         expected = pipes["emoji"](
-            "a red heart", negative_prompt="blue", num_inference_steps=4, guidance_scale=3.0,
-            scheduler="dpmpp_2m_karras", seed=seed,
-        )  # fmt: skip
+            "a red heart",
+            negative_prompt="blue",
+            num_inference_steps=4,
+            guidance_scale=3.0,
+            scheduler="dpmpp_2m_karras",
+            seed=seed,
+        )
         assert same(picture(image), expected.images[0])
         settings = json.loads(picture(image).info[CHUNK])
         assert (settings["seed"], settings["sampler"]) == (seed, "dpmpp_2m_karras")
@@ -167,8 +171,13 @@ def test_a_model_of_tokens_takes_what_clients_always_send(url, pipes):
 
 
 def test_img2img(url, pipes, start):
-    body = {"prompt": "a moon", "init_images": [f"data:image/png;base64,{encoded(start)}"],
-            "denoising_strength": 0.6, "steps": 5, "seed": 9}  # fmt: skip
+    body = {
+        "prompt": "a moon",
+        "init_images": [f"data:image/png;base64,{encoded(start)}"],
+        "denoising_strength": 0.6,
+        "steps": 5,
+        "seed": 9,
+    }
     answer = post(url, "img2img", body).json()
     expected = pipes["emoji"]("a moon", image=start, strength=0.6, num_inference_steps=5, seed=9)
     assert same(picture(answer["images"][0]), expected.images[0])
@@ -183,8 +192,15 @@ def test_img2img(url, pipes, start):
 def test_within_a_mask(url, pipes, start, invert):
     mask = Image.new("L", (64, 64), 0)
     ImageDraw.Draw(mask).rectangle((16, 16, 47, 63), fill=255)
-    body = {"prompt": "a moon", "init_images": [encoded(start)], "mask": encoded(mask), "steps": 4,
-            "inpainting_fill": 1, "inpainting_mask_invert": invert, "seed": 3}  # fmt: skip
+    body = {
+        "prompt": "a moon",
+        "init_images": [encoded(start)],
+        "mask": encoded(mask),
+        "steps": 4,
+        "inpainting_fill": 1,
+        "inpainting_mask_invert": invert,
+        "seed": 3,
+    }
     answer = post(url, "img2img", body).json()
     given = mask.point(lambda p: 255 - p) if invert else mask
     expected = pipes["emoji"](
@@ -197,19 +213,33 @@ def test_options_of_a_mask(url, pipes, start):
     """Only the masked part, with some of what is around it; filled with what is around it."""
     mask = Image.new("L", (64, 64), 0)
     ImageDraw.Draw(mask).rectangle((24, 24, 39, 39), fill=255)
-    body = {"prompt": "a moon", "init_images": [encoded(start)], "mask": encoded(mask), "steps": 4,
-            "seed": 3}  # fmt: skip
+    body = {
+        "prompt": "a moon",
+        "init_images": [encoded(start)],
+        "mask": encoded(mask),
+        "steps": 4,
+        "seed": 3,
+    }
     whole = post(url, "img2img", {**body, "inpaint_full_res": True, "inpaint_full_res_padding": 8})
     expected = pipes["emoji"](
-        "a moon", image=start, mask_image=mask, strength=0.75, num_inference_steps=4, seed=3,
+        "a moon",
+        image=start,
+        mask_image=mask,
+        strength=0.75,
+        num_inference_steps=4,
+        seed=3,
         padding_mask_crop=8,
-    )  # fmt: skip
+    )
     assert same(picture(whole.json()["images"][0]), expected.images[0])
     from_fill = post(url, "img2img", {**body, "inpainting_fill": 0}).json()
     expected = pipes["emoji"](
-        "a moon", image=filled(start, mask), mask_image=mask, strength=0.75, num_inference_steps=4,
+        "a moon",
+        image=filled(start, mask),
+        mask_image=mask,
+        strength=0.75,
+        num_inference_steps=4,
         seed=3,
-    )  # fmt: skip
+    )
     assert same(picture(from_fill["images"][0]), expected.images[0])
     answer = post(url, "img2img", {**body, "inpainting_fill": 3})
     assert answer.status_code == 400
@@ -229,8 +259,15 @@ def test_what_is_filled_has_the_colours_around_it():
 def test_cropped_to_the_size(url, pipes, start):
     wide = Image.new("RGB", (96, 64), "blue")
     wide.paste(start, (16, 0))
-    body = {"prompt": "a moon", "init_images": [encoded(wide)], "resize_mode": 1, "width": 64,
-            "height": 64, "steps": 4, "seed": 3}  # fmt: skip
+    body = {
+        "prompt": "a moon",
+        "init_images": [encoded(wide)],
+        "resize_mode": 1,
+        "width": 64,
+        "height": 64,
+        "steps": 4,
+        "seed": 3,
+    }
     answer = post(url, "img2img", body).json()
     expected = pipes["emoji"]("a moon", image=start, strength=0.75, num_inference_steps=4, seed=3)
     assert same(picture(answer["images"][0]), expected.images[0])
@@ -410,22 +447,31 @@ def test_refusals_name_the_field(url, body, word):
 
 
 def test_refusals_of_pictures(url, start):
-    for body in ({}, {"init_images": []}, {"init_images": [encoded(start)] * 2},
-                 {"init_images": ["%%"]}, {"init_images": ["http://127.0.0.1/a.png"]},
-                 {"init_images": [encoded(start)], "mask": 5},
-                 {"init_images": [encoded(start)], "resize_mode": 2}):  # fmt: skip
+    for body in (
+        {},
+        {"init_images": []},
+        {"init_images": [encoded(start)] * 2},
+        {"init_images": ["%%"]},
+        {"init_images": ["http://127.0.0.1/a.png"]},
+        {"init_images": [encoded(start)], "mask": 5},
+        {"init_images": [encoded(start)], "resize_mode": 2},
+    ):
         answer = post(url, "img2img", {"prompt": "x", **body})
         assert answer.status_code == 400, answer.text
         assert set(answer.json()) == {"error", "detail", "body", "errors"}
-    body = {"prompt": "x", "init_images": [encoded(start)],
-            "override_settings": {"sd_model_checkpoint": "emoji-ar"}}  # fmt: skip
+    body = {
+        "prompt": "x",
+        "init_images": [encoded(start)],
+        "override_settings": {"sd_model_checkpoint": "emoji-ar"},
+    }
     assert "init_images" in post(url, "img2img", body).json()["detail"]
 
 
 def test_bodies_that_are_none(url):
     for data in (b"", b"[]", b"{", b"\xff", b'{"prompt": NaN}', b"[" * 1000):
-        answer = httpx.post(f"{url}{API}/txt2img", content=data,
-                            headers={"content-type": "application/json"})  # fmt: skip
+        answer = httpx.post(
+            f"{url}{API}/txt2img", content=data, headers={"content-type": "application/json"}
+        )
         assert answer.status_code == 400, (data, answer.text)
         assert answer.json()["body"] == ""
     assert get(url, "no-such-path").status_code == 404
@@ -442,8 +488,9 @@ def test_a_spacing_is_told(url, pipes):
     call = {"num_inference_steps": 5, "seed": 3}
     expected = pipes["emoji"]("a tree", scheduler="euler_beta", **call)
     assert same(picture(answer["images"][0]), expected.images[0])
-    assert not same(picture(answer["images"][0]), pipes["emoji"]("a tree", scheduler="euler",
-                                                                 **call).images[0])  # fmt: skip
+    assert not same(
+        picture(answer["images"][0]), pipes["emoji"]("a tree", scheduler="euler", **call).images[0]
+    )
 
 
 def test_other_files_and_options(url):

@@ -61,9 +61,7 @@ def client(place):
     options = Options([str(place / "sd1")], "127.0.0.1", 0, 8, None, {}, {})
     options.folders = {"lora_dir": place / "loras", "embeddings_dir": place / "words"}
     options.ip_adapter = {"place": place / "ip.safetensors"}
-    with pyengine.Engine(
-        *options.models, device="cpu", controlnet=place / "controlnet"
-    ) as engine:  # fmt: skip
+    with pyengine.Engine(*options.models, device="cpu", controlnet=place / "controlnet") as engine:
         _give(engine, options)
         with running(engine) as server, httpx.Client(base_url=server.url, timeout=120) as found:
             yield found, engine.pipeline()
@@ -112,18 +110,34 @@ def test_what_is_beside_is_in_the_settings(client, place):
 
 
 WRONG = [
-    {"lora": "../ink"}, {"lora": "/etc/passwd"}, {"lora": {"../loras/ink": 1}}, {"lora": "bad"},
-    {"lora": {"ink": {"unet": {"up": {"block_7": 1}}}}}, {"lora": {"ink": {"unet": [1]}}},
-    {"lora": {"ink": {"vae": 1}}}, {"lora": {"ink": "x"}}, {"lora": ["ink"]}, {"lora": "{"},
-    {"lora": {str(i): 1 for i in range(99)}}, {"prompt": "<lora:nobody:1>"},
-    {"prompt": "<lora:ink:nan>"}, {"prompt": "(a" * 60, "prompt_weighting": "a1111"},
-    {"prompt": "a" + "+" * 9000, "prompt_weighting": "compel"}, {"lora_dir": "/"},
-    {"controlnet": "/"}, {"ip_adapter": "x"}, {"control_image": "file:///etc/passwd"},
-    {"control_image": [picture()]}, {"ip_adapter_image": 5}, {"ip_adapter_scale": "x"},
+    {"lora": "../ink"},
+    {"lora": "/etc/passwd"},
+    {"lora": {"../loras/ink": 1}},
+    {"lora": "bad"},
+    {"lora": {"ink": {"unet": {"up": {"block_7": 1}}}}},
+    {"lora": {"ink": {"unet": [1]}}},
+    {"lora": {"ink": {"vae": 1}}},
+    {"lora": {"ink": "x"}},
+    {"lora": ["ink"]},
+    {"lora": "{"},
+    {"lora": {str(i): 1 for i in range(99)}},
+    {"prompt": "<lora:nobody:1>"},
+    {"prompt": "<lora:ink:nan>"},
+    {"prompt": "(a" * 60, "prompt_weighting": "a1111"},
+    {"prompt": "a" + "+" * 9000, "prompt_weighting": "compel"},
+    {"lora_dir": "/"},
+    {"controlnet": "/"},
+    {"ip_adapter": "x"},
+    {"control_image": "file:///etc/passwd"},
+    {"control_image": [picture()]},
+    {"ip_adapter_image": 5},
+    {"ip_adapter_scale": "x"},
     {"control_image": picture(), "control_start": 0.9, "control_end": 0.1},
-    {"control_image": picture(), "control_scale": [1, 2]}, {"control_scale": 0.5},
-    {"ip_adapter_image_embeds": [1, 2]}, {"cross_attention_kwargs": {"scale": 2}},
-]  # fmt: skip
+    {"control_image": picture(), "control_scale": [1, 2]},
+    {"control_scale": 0.5},
+    {"ip_adapter_image_embeds": [1, 2]},
+    {"cross_attention_kwargs": {"scale": 2}},
+]
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: str(wrong)[:50])

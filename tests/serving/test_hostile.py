@@ -125,15 +125,35 @@ def test_a_body_in_pieces_that_turns_out_too_long(impatient, lives):
     assert status == 413
 
 
-@pytest.mark.parametrize("body", [
-    b"", b"[]", b"null", b'"x"', b"{", b'{"prompt": NaN}', b'{"prompt": "\\ud800"}', b"\xff\xfe{}",
-    b'{"prompt": "a", "prompt": "b"}', b"[" * 100_000, b'{"a":' * 10_000, b'{"seed": 1e400}',
-    b'{"seed": ' + b"9" * 5000 + b"}", json.dumps({"prompt": ["x"] * 30_000}).encode(),
-    b'{"prompt": {"a": 1}}', b'{"prompt": "a", "__proto__": 1}', b'{"prompt": "a", "self": 1}',
-    b'{"prompt": "a", "model": {"a": 1}}', b'{"prompt": "a", "n": "1"}',
-    b'{"prompt": "a", "size": 5}', b'{"prompt": "a", "check": 1}', b'{"prompt": "a", "share": 1}',
-    b'{"prompt": "a", "priority": 10}', b'{"prompt": "a", "timeout": 1}',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b'"x"',
+        b"{",
+        b'{"prompt": NaN}',
+        b'{"prompt": "\\ud800"}',
+        b"\xff\xfe{}",
+        b'{"prompt": "a", "prompt": "b"}',
+        b"[" * 100_000,
+        b'{"a":' * 10_000,
+        b'{"seed": 1e400}',
+        b'{"seed": ' + b"9" * 5000 + b"}",
+        json.dumps({"prompt": ["x"] * 30_000}).encode(),
+        b'{"prompt": {"a": 1}}',
+        b'{"prompt": "a", "__proto__": 1}',
+        b'{"prompt": "a", "self": 1}',
+        b'{"prompt": "a", "model": {"a": 1}}',
+        b'{"prompt": "a", "n": "1"}',
+        b'{"prompt": "a", "size": 5}',
+        b'{"prompt": "a", "check": 1}',
+        b'{"prompt": "a", "share": 1}',
+        b'{"prompt": "a", "priority": 10}',
+        b'{"prompt": "a", "timeout": 1}',
+    ],
+)
 def test_bodies_that_are_none(impatient, body):
     headers = {"content-type": "application/json"}
     answer = httpx.post(impatient.url + GENERATE, content=body, headers=headers, timeout=60)
@@ -149,11 +169,20 @@ def test_other_content_types(impatient, kind):
         assert answer.json()["error"]["param"] == "content-type"
 
 
-@pytest.mark.parametrize("body", [
-    b"", b"--x", b"--x--", b'--x\r\ncontent-disposition: form-data; name="image"\r\n\r\n',
-    b"--x\r\n\r\n\r\n--x--", b"--y\r\n\r\n--y--",
-    b'--x\r\ncontent-disposition: form-data; name="prompt"\r\n\r\n' + b"a" * 200_000 + b"\r\n--x--",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"--x",
+        b"--x--",
+        b'--x\r\ncontent-disposition: form-data; name="image"\r\n\r\n',
+        b"--x\r\n\r\n\r\n--x--",
+        b"--y\r\n\r\n--y--",
+        b'--x\r\ncontent-disposition: form-data; name="prompt"\r\n\r\n'
+        + b"a" * 200_000
+        + b"\r\n--x--",
+    ],
+)
 def test_forms_that_are_none(impatient, body):
     headers = {"content-type": "multipart/form-data; boundary=x"}
     for path in ("/v1/images/edits", "/v1/images/variations"):
@@ -169,8 +198,9 @@ def test_forms_with_too_much(impatient, server):
     files = [("image", to_png(Image.new("RGB", (8, 8))))] * 2
     answer = httpx.post(impatient.url + "/v1/images/edits", data={"prompt": "a"}, files=files)
     assert answer.json()["error"]["param"] == "image"
-    answer = httpx.post(server.url + "/v1/images/edits", data={"prompt": "a" * (2 << 20)},
-                        files={"image": b"x"})  # fmt: skip
+    answer = httpx.post(
+        server.url + "/v1/images/edits", data={"prompt": "a" * (2 << 20)}, files={"image": b"x"}
+    )
     assert answer.status_code == 400
     assert answer.json()["error"]["message"]
 
@@ -182,8 +212,11 @@ def test_names_that_are_no_paths_outside(impatient):
         assert "/" not in answer.text.replace(path, "")
     assert httpx.delete(impatient.url + GENERATE).status_code == 405
     assert set(httpx.get(f"{impatient.url}/sdapi/v1/nothing").json()) == {
-        "error", "detail", "body", "errors"
-    }  # fmt: skip
+        "error",
+        "detail",
+        "body",
+        "errors",
+    }
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -220,8 +253,9 @@ def pictures():
 @pytest.mark.parametrize("name", list(pictures()))
 def test_hostile_pictures(impatient, name):
     data = pictures()[name]
-    form = httpx.post(impatient.url + "/v1/images/edits", data={"prompt": "a"},
-                      files={"image": data}, timeout=60)  # fmt: skip
+    form = httpx.post(
+        impatient.url + "/v1/images/edits", data={"prompt": "a"}, files={"image": data}, timeout=60
+    )
     url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     body = {"prompt": "a", "images": [{"image_url": url}]}
     text = httpx.post(impatient.url + "/v1/images/edits", json=body, timeout=60)
@@ -232,10 +266,21 @@ def test_hostile_pictures(impatient, name):
         assert "/" not in answer.json()["error"]["message"].replace("image/", "")
 
 
-@pytest.mark.parametrize("text", [
-    "https://example.com/a.png", "file:///etc/passwd", "ftp://x/y", "data:image/png,AAAA",
-    "data:text/html;base64,PGI+", "!!!!", "a" * 33, "", "data:", "/etc/passwd",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://example.com/a.png",
+        "file:///etc/passwd",
+        "ftp://x/y",
+        "data:image/png,AAAA",
+        "data:text/html;base64,PGI+",
+        "!!!!",
+        "a" * 33,
+        "",
+        "data:",
+        "/etc/passwd",
+    ],
+)
 def test_places_instead_of_pictures(impatient, text):
     body = {"prompt": "a", "images": [{"image_url": text}]}
     answer = httpx.post(impatient.url + "/v1/images/edits", json=body)
@@ -257,8 +302,9 @@ def test_edits_of_nothing(impatient, body, param):
 def test_masks(impatient):
     image = to_png(Image.new("RGB", (64, 64)))
     for mask, words in (
-        (Image.new("L", (64, 64)), "transparent"), (Image.new("RGBA", (32, 64)), "size")
-    ):  # fmt: skip
+        (Image.new("L", (64, 64)), "transparent"),
+        (Image.new("RGBA", (32, 64)), "size"),
+    ):
         files = {"image": image, "mask": to_png(mask)}
         answer = httpx.post(impatient.url + "/v1/images/edits", data={"prompt": "a"}, files=files)
         assert answer.status_code == 400
@@ -443,9 +489,14 @@ def test_who_goes_cancels_within_a_step(serve, engine):
 
 def test_pictures_under_load_have_their_own_bits(server, pipes):
     calls = [
-        {"prompt": f"a cat {k}", "seed": k, "num_inference_steps": 3 + k % 4,
-         "scheduler": ("ddim", "euler", "heun", "dpmpp_2m")[k % 4]} for k in range(12)
-    ]  # fmt: skip
+        {
+            "prompt": f"a cat {k}",
+            "seed": k,
+            "num_inference_steps": 3 + k % 4,
+            "scheduler": ("ddim", "euler", "heun", "dpmpp_2m")[k % 4],
+        }
+        for k in range(12)
+    ]
     found = {}
 
     def draw(k):

@@ -64,8 +64,9 @@ def test_every_png_carries_its_settings(client, tmp_path):
     body = {**SEED, "scheduler": "Euler a", "negative_prompt": "blue"}
     drawn = client.images.generate(prompt="a cat", n=2, model="emoji", extra_body=body)
     for i, item in enumerate(drawn.data):
-        to_image(item.b64_json).save(path := tmp_path / f"{i}.png",
-                                     pnginfo=_info(to_image(item.b64_json)))  # fmt: skip
+        to_image(item.b64_json).save(
+            path := tmp_path / f"{i}.png", pnginfo=_info(to_image(item.b64_json))
+        )
         settings = metadata.read(path)
         assert (settings.seed, settings.index, settings.count) == (5 + i, i, 2)
         assert (settings.steps, settings.scheduler) == (4, "euler_ancestral")
@@ -85,9 +86,12 @@ def _info(image):
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
 def test_formats_and_urls(client, kind):
     drawn = client.images.generate(
-        prompt="a cat", output_format=kind, response_format="url", output_compression=80,
+        prompt="a cat",
+        output_format=kind,
+        response_format="url",
+        output_compression=80,
         extra_body=SEED,
-    )  # fmt: skip
+    )
     assert drawn.data[0].url.startswith(f"data:image/{kind};base64,")
     image = to_image(drawn.data[0].url)
     assert image.format.lower() == kind
@@ -115,8 +119,9 @@ def test_a_stream_shows_pictures_of_its_steps(client, pipes, count):
         events.append(event)
         times.append(time.perf_counter() - begin)
     assert [event.type for event in events] == [
-        *["image_generation.partial_image"] * count, "image_generation.completed"
-    ]  # fmt: skip
+        *["image_generation.partial_image"] * count,
+        "image_generation.completed",
+    ]
     assert [event.partial_image_index for event in events[:-1]] == list(range(count))
     shown = {}
     for step in pipes["emoji"].steps("a cat", seed=5, num_inference_steps=12):
@@ -124,8 +129,9 @@ def test_a_stream_shows_pictures_of_its_steps(client, pipes, count):
     for event in events[:-1]:
         assert same(event.b64_json, shown[event.step])
     assert events[0].step <= 6
-    assert same(events[-1].b64_json, pipes["emoji"]("a cat", seed=5, num_inference_steps=12)
-                .images[0])  # fmt: skip
+    assert same(
+        events[-1].b64_json, pipes["emoji"]("a cat", seed=5, num_inference_steps=12).images[0]
+    )
     assert events[-1].usage.total_tokens > 0
 
 
@@ -170,9 +176,12 @@ def test_transparent_parts_of_a_mask_are_made_anew(client, pipes, picture):
     )
     assert same(drawn.data[0].b64_json, expected)
     drawn = client.images.edit(
-        image=to_png(picture), prompt="a cat", extra_body=SEED, extra_query={},
+        image=to_png(picture),
+        prompt="a cat",
+        extra_body=SEED,
+        extra_query={},
         mask=("mask.png", to_png(mask), "application/octet-stream"),
-    )  # fmt: skip
+    )
     assert same(drawn.data[0].b64_json, expected)
 
 
@@ -200,9 +209,12 @@ def test_an_edit_as_json(server, pipes, picture):
 
 def test_an_edit_is_streamed(client, picture):
     events = client.images.edit(
-        image=to_png(picture), prompt="a cat", stream=True, partial_images=2,
+        image=to_png(picture),
+        prompt="a cat",
+        stream=True,
+        partial_images=2,
         extra_body={"seed": 1, "steps": 8},
-    )  # fmt: skip
+    )
     kinds = [event.type for event in events]
     assert kinds == [*["image_edit.partial_image"] * 2, "image_edit.completed"]
 
@@ -310,8 +322,10 @@ def test_the_client_comes_again_when_the_queue_was_full(serve, pipes):
         serve(engine=engine) as found,
         openai.OpenAI(base_url=f"{found.url}/v1", api_key="-", max_retries=9) as client,
     ):
-        blocking = [engine.submit(prompt="a", seed=k, num_inference_steps=300, height=64 + 8 * k)
-                    for k in range(1)]  # fmt: skip
+        blocking = [
+            engine.submit(prompt="a", seed=k, num_inference_steps=300, height=64 + 8 * k)
+            for k in range(1)
+        ]
         while not engine.running:
             time.sleep(0.01)
         waits = engine.submit(prompt="b", num_inference_steps=3)
@@ -352,8 +366,9 @@ def test_a_client_that_gives_up_cancels_its_job(serve, engine):
         while engine.running and time.monotonic() < until:
             time.sleep(0.01)
         assert engine.running == engine.waiting == 0
-        stream = client.images.generate(prompt="a", stream=True, partial_images=3,
-                                        extra_body={"steps": 1000}, size="256x256")  # fmt: skip
+        stream = client.images.generate(
+            prompt="a", stream=True, partial_images=3, extra_body={"steps": 1000}, size="256x256"
+        )
         while not engine.running:
             time.sleep(0.01)
         stream.close()

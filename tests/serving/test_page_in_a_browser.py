@@ -16,8 +16,9 @@ from served import serving
 from pyengine.metadata import CHUNK
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra `dev`)")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-                None)  # fmt: skip
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 if CHROMIUM is None:
     pytest.skip("needs a Chromium on the PATH", allow_module_level=True)
 
@@ -55,8 +56,12 @@ def opened(browser, url):
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(30_000)
-        page.on("request", lambda r: wrong.append(r.url) if not r.url.startswith(
-            (address, "data:", "blob:")) else None)  # fmt: skip
+        page.on(
+            "request",
+            lambda r: (
+                wrong.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else None
+            ),
+        )
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("dialog", lambda dialog: wrong.append(dialog.message))
         page.goto(address)
@@ -179,8 +184,9 @@ def test_from_a_picture(opened, pipes, tmp_path):
     page.get_by_label("Init image").set_input_files(tmp_path / "moon.png")
     sync_api.expect(page.get_by_alt_text("Init image: moon.png")).to_be_visible()
     generate(page, "a red heart", Seed="2", Steps="5", Strength="0.6")
-    expected = pipes["emoji"]("a red heart", image=start, strength=0.6, seed=2,
-                              num_inference_steps=5)  # fmt: skip
+    expected = pipes["emoji"](
+        "a red heart", image=start, strength=0.6, seed=2, num_inference_steps=5
+    )
     assert same(shown(page)[0], expected.images[0])
     page.get_by_role("button", name="Again with this seed").click()
     sync_api.expect(page.get_by_role("status")).to_contain_text("give it again")
@@ -398,8 +404,7 @@ def test_places_in_the_queue(opened, pipes):
     held = threading.Event()
     with serving(pipes["emoji"], observer=lambda *_: held.wait(60)) as address:
         pages = [opened(address) for _ in range(3)]
-        states = ["Drawing", "Waiting: place 1 in the queue",
-                  "Waiting: place 2 in the queue"]  # fmt: skip
+        states = ["Drawing", "Waiting: place 1 in the queue", "Waiting: place 2 in the queue"]
         try:
             for page, state in zip(pages, states, strict=True):
                 prompt(page).fill("a tree")

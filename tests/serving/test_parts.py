@@ -18,12 +18,24 @@ from pyengine.serving.openai.fields import read
 from pyengine.serving.rates import Rates
 
 
-@pytest.mark.parametrize("how", [
-    {"deadline": 0}, {"deadline": float("nan")}, {"max_body": 1.5}, {"rate": -1}, {"keep": True},
-    {"api_keys": ("",)}, {"api_keys": ("a", "a")}, {"api_keys": ("a\n",)}, {"max_pictures": 0},
-    {"allowed_hosts": ("a.example:80",)}, {"allowed_hosts": ("",)},
-    {"cors_origins": ("https://a.example/",)}, {"cors_origins": ("a.example",)},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"deadline": 0},
+        {"deadline": float("nan")},
+        {"max_body": 1.5},
+        {"rate": -1},
+        {"keep": True},
+        {"api_keys": ("",)},
+        {"api_keys": ("a", "a")},
+        {"api_keys": ("a\n",)},
+        {"max_pictures": 0},
+        {"allowed_hosts": ("a.example:80",)},
+        {"allowed_hosts": ("",)},
+        {"cors_origins": ("https://a.example/",)},
+        {"cors_origins": ("a.example",)},
+    ],
+)
 def test_settings_are_checked(how):
     with pytest.raises(RequestError, match=f"{next(iter(how))}: expected"):
         ServerSettings(**how)
@@ -63,10 +75,14 @@ def test_a_rate_is_a_callers(serve):
         httpx.Client(base_url=found.url, timeout=60) as client,
     ):
         codes = {
-            key: [client.post("/v1/images/generations", json=SHORT,
-                              headers={"authorization": f"Bearer {key}"}) for _ in range(3)]
+            key: [
+                client.post(
+                    "/v1/images/generations", json=SHORT, headers={"authorization": f"Bearer {key}"}
+                )
+                for _ in range(3)
+            ]
             for key in ("one", "two")
-        }  # fmt: skip
+        }
     for answers in codes.values():
         assert [answer.status_code for answer in answers] == [200, 200, 429]
         assert answers[-1].json()["error"]["code"] == "rate_limit_exceeded"
@@ -153,8 +169,11 @@ def test_metrics(serve):
         while client.get(f"/v1/jobs/{job}").json()["status"] != "succeeded":
             pass
         text = client.get("/metrics").text
-        values = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
-                  for line in text.splitlines() if line[:1] != "#"}  # fmt: skip
+        values = {
+            line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+            for line in text.splitlines()
+            if line[:1] != "#"
+        }
     assert values["pyengine_running"] == values["pyengine_waiting"] == 0
     assert values["pyengine_held_bytes"] == 0
     assert values['pyengine_jobs_total{model="emoji",outcome="done"}'] == 2
@@ -179,8 +198,12 @@ def test_spans(serve):
     with serve() as found:
         found.server.tracing._tracer = provider.get_tracer("test")
         parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-        httpx.post(f"{found.url}/v1/images/generations", json=SHORT,
-                   headers={"traceparent": parent}, timeout=60)  # fmt: skip
+        httpx.post(
+            f"{found.url}/v1/images/generations",
+            json=SHORT,
+            headers={"traceparent": parent},
+            timeout=60,
+        )
     spans = {span.name: span for span in exporter.get_finished_spans()}
     request = spans["POST /v1/images/generations"]
     assert request.attributes["http.response.status_code"] == 200
@@ -210,5 +233,11 @@ def test_a_warm_server_knows_what_a_picture_costs(pipes):
     with pyengine.Engine(pipes["emoji"]) as engine:
         asyncio.run(warm_up(engine))
         with pytest.raises(own.TooLongError):
-            engine.submit(prompt="a", deadline=30, height=1024, width=1024,
-                          num_inference_steps=1000, num_images_per_prompt=10)  # fmt: skip
+            engine.submit(
+                prompt="a",
+                deadline=30,
+                height=1024,
+                width=1024,
+                num_inference_steps=1000,
+                num_images_per_prompt=10,
+            )

@@ -37,8 +37,10 @@ class Served:
         self.process = subprocess.Popen(
             [sys.executable, *begin, "serve", "--port", "0", *arguments],
             env=os.environ | {"PYTHONPATH": paths} | environment,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         line = self.process.stdout.readline()
         assert line.startswith("serving "), line + self.process.stderr.read()
         self.models, _, self.url = line.removeprefix("serving ").strip().rpartition(" at ")

@@ -50,9 +50,12 @@ def test_no_request_breaks_it(schema, method, path):
     operation = schema[path][method]
 
     @hypothesis.settings(
-        max_examples=EXAMPLES, deadline=None, database=None, derandomize=True,
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        derandomize=True,
         suppress_health_check=list(hypothesis.HealthCheck),
-    )  # fmt: skip
+    )
     @hypothesis.given(case=operation.as_strategy())
     def holds(case):
         case.call_and_validate(timeout=60, excluded_checks=excluded())

@@ -156,8 +156,9 @@ def write_sdxl(
     return _save(pipe, folder, {"tokenizer": END, "tokenizer_2": "!"}, dtype, **save)
 
 
-def write_ddpm(folder, *, seed=0, unet=None, scheduler=None, kind="DDPMPipeline", flat=False,
-               gain=0.1, **save):  # fmt: skip
+def write_ddpm(
+    folder, *, seed=0, unet=None, scheduler=None, kind="DDPMPipeline", flat=False, gain=0.1, **save
+):
     """A folder of pixel diffusion, 16x16. scheduler: None: google/ddpm-*'s; kind: DDPMPipeline or
     DDIMPipeline; flat: all files in one folder, as these have them; gain: of the last layer.
     """

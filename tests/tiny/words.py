@@ -98,6 +98,9 @@ def make_janus_tokenizer():
         single="<bos> $A", special_tokens=[("<bos>", bos)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>",
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
         padding_side="left",
-    )  # fmt: skip
+    )

@@ -18,9 +18,16 @@ def settings_of(recipe, pictures, **numbers):
 
 def train(recipe, pictures, folder, steps, settings, **more):
     return small_training.train(
-        recipe, data=pictures, out=folder, steps=steps, settings=settings, sample_minutes=0,
-        log_every=2, echo=quiet, **more,
-    )  # fmt: skip
+        recipe,
+        data=pictures,
+        out=folder,
+        steps=steps,
+        settings=settings,
+        sample_minutes=0,
+        log_every=2,
+        echo=quiet,
+        **more,
+    )
 
 
 def export(recipe, pictures, run, to):

@@ -63,11 +63,18 @@ def test_the_loss_falls(run):
 def test_the_engines_network_is_the_trained_one(channels, levels, blocks):
     """To 1e-5 of the largest number."""
     config = {
-        "image_size": 12, "in_channels": 5, "model_channels": channels, "out_channels": 7,
-        "num_res_blocks": blocks, "attention_resolutions": [2], "channel_mult": list(levels),
-        "num_head_channels": 16, "use_scale_shift_norm": True, "resblock_updown": True,
+        "image_size": 12,
+        "in_channels": 5,
+        "model_channels": channels,
+        "out_channels": 7,
+        "num_res_blocks": blocks,
+        "attention_resolutions": [2],
+        "channel_mult": list(levels),
+        "num_head_channels": 16,
+        "use_scale_shift_norm": True,
+        "resblock_updown": True,
         "pool": "attention",
-    }  # fmt: skip
+    }
     torch.manual_seed(0)
     trained = EncoderUNet(config).eval()
     own = EncoderUNetModel.from_config(config)
@@ -145,6 +152,7 @@ def test_a_card_says_where_a_run_was_stopped():
     settings = classifier.ClassifierSettings(steps=100, cooldown=40)
     words = [card._stopped(settings, steps) for steps in (100, 80, 50)]
     assert words == [
-        "", ", descent by 50% over the last 20; stopped at 80 of 100 steps",
+        "",
+        ", descent by 50% over the last 20; stopped at 80 of 100 steps",
         "; stopped at 50 of 100 steps",
-    ]  # fmt: skip
+    ]

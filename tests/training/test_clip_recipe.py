@@ -118,8 +118,9 @@ def test_retrieval_by_the_shipped_clip_is_measured():
     """Of pictures of four things, told from four prompts; and of pictures of other things."""
     things = ["red heart", "green apple", "soccer ball", "fire engine"]
     pipe = pyengine.from_pretrained("emoji", device="cpu")
-    drawn = pipe([f"a {thing}" for thing in things], seed=1, num_inference_steps=10,
-                 output_type="np").images  # fmt: skip
+    drawn = pipe(
+        [f"a {thing}" for thing in things], seed=1, num_inference_steps=10, output_type="np"
+    ).images
     images = (np.stack(drawn) * 255).round().astype(np.uint8)
     folder = shipped_folder("emoji-clip")
 

@@ -52,9 +52,14 @@ def test_changes_on_the_way_come_to_the_card(run, tmp_path, pictures, settings):
     folder = shutil.copytree(run, tmp_path / "run")
     for rate in (settings.denoiser.rate, 1e-4, 1e-4):
         emoji.train(
-            data=pictures, out=folder, steps=6, rate=rate, settings=settings, sample_minutes=0,
+            data=pictures,
+            out=folder,
+            steps=6,
+            rate=rate,
+            settings=settings,
+            sample_minutes=0,
             echo=quiet,
-        )  # fmt: skip
+        )
     lines = [f"step 6: rate from {settings.denoiser.rate} to 0.0001"]
     assert recipe.load_history(folder) == lines
     assert recipe.load_history(run) == []

@@ -27,16 +27,36 @@ def quiet(line):
 def settings_ar(pictures):
     return emoji_ar.EmojiARSettings(
         vq=vq.VQSettings(
-            channels=(8, 8, 8), groups=4, latent_channels=8, entries=12, width=4, size=16, steps=10,
-            batch=4, warmup=1, cooldown=3, plain_steps=4, shift=1,
+            channels=(8, 8, 8),
+            groups=4,
+            latent_channels=8,
+            entries=12,
+            width=4,
+            size=16,
+            steps=10,
+            batch=4,
+            warmup=1,
+            cooldown=3,
+            plain_steps=4,
+            shift=1,
         ),
         gpt=gpt.GPTSettings(
-            hidden=16, intermediate=24, layers=2, heads=2, vocabulary=530, length=32, codes=12,
-            side=4, views=3, shift=1, batch=4, warmup=2,
+            hidden=16,
+            intermediate=24,
+            layers=2,
+            heads=2,
+            vocabulary=530,
+            length=32,
+            codes=12,
+            side=4,
+            views=3,
+            shift=1,
+            batch=4,
+            warmup=2,
         ),
         labels=tuple(dict.fromkeys(pictures.labels)),
         styles=tuple(dict.fromkeys(pictures.styles)),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="session")
@@ -44,9 +64,14 @@ def run_ar(tmp_path_factory, pictures, settings_ar):
     """A finished tiny run."""
     folder = tmp_path_factory.mktemp("emoji-ar") / "run"
     return emoji_ar.train(
-        data=pictures, out=folder, steps=6, settings=settings_ar, sample_minutes=0, log_every=2,
+        data=pictures,
+        out=folder,
+        steps=6,
+        settings=settings_ar,
+        sample_minutes=0,
+        log_every=2,
         echo=quiet,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="session")
@@ -122,9 +147,14 @@ def test_two_processes_train_what_one_does(run_ar, tmp_path, pictures, settings_
 def test_more_steps_lower_the_loss(tmp_path, run_ar, pictures, settings_ar):
     folder = shutil.copytree(run_ar, tmp_path / "run")
     emoji_ar.train(
-        data=pictures, out=folder, steps=156, settings=settings_ar, sample_minutes=0, log_every=50,
+        data=pictures,
+        out=folder,
+        steps=156,
+        settings=settings_ar,
+        sample_minutes=0,
+        log_every=50,
         echo=quiet,
-    )  # fmt: skip
+    )
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     losses = [r["picture"] for r in records if r["stage"] == "gpt"]
     assert losses[-1] < 0.7 * losses[0]
@@ -218,10 +248,14 @@ def test_same_figures_as_the_diffusion_model(model_ar, pictures):
 
     pipe = pyengine.from_pretrained(model_ar, device="cpu")
     result = evaluate.evaluate(
-        samples.generator(pipe, steps=None, guidance=None), concepts=concepts_of(pipe),
-        data=pictures, style="flat", styles=("flat", "round"), count=3,
+        samples.generator(pipe, steps=None, guidance=None),
+        concepts=concepts_of(pipe),
+        data=pictures,
+        style="flat",
+        styles=("flat", "round"),
+        count=3,
         autoencode=autoencoder(pipe),
-    )  # fmt: skip
+    )
     assert {"model", "model_all_pictures", "ceiling", "floor"} <= set(result)
     assert result["asked"] == 3
 

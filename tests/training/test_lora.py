@@ -41,9 +41,17 @@ def folder(model, pictures, tmp_path_factory):
     """The folder of a LoRA."""
     place = tmp_path_factory.mktemp("lora")
     run = lora.train(
-        style="round", data=pictures, model=model, out=place / "run", steps=3, batch=4, rank=2,
-        alpha=4, text_encoder=True, echo=quiet,
-    )  # fmt: skip
+        style="round",
+        data=pictures,
+        model=model,
+        out=place / "run",
+        steps=3,
+        batch=4,
+        rank=2,
+        alpha=4,
+        text_encoder=True,
+        echo=quiet,
+    )
     return lora_export.export(run=run, to=place / "rounded", data=pictures)
 
 
@@ -128,8 +136,22 @@ def test_one_command_from_nothing_to_a_sheet(model, pictures, tmp_path, monkeypa
 
     monkeypatch.delenv(dataset.DATA_VARIABLE, raising=False)
     monkeypatch.setattr("pyengine.training.data.build", build)
-    given = ["train", "lora", "--style", "round", "--model", str(model), "--rank", "2", "--batch",
-             "4", "--out", str(tmp_path / "run"), "--export", str(tmp_path / "sheet")]  # fmt: skip
+    given = [
+        "train",
+        "lora",
+        "--style",
+        "round",
+        "--model",
+        str(model),
+        "--rank",
+        "2",
+        "--batch",
+        "4",
+        "--out",
+        str(tmp_path / "run"),
+        "--export",
+        str(tmp_path / "sheet"),
+    ]
     assert main([*given, "--steps", "2"]) == 0
     assert built == [tmp_path / "run" / "data"]
     assert (tmp_path / "sheet" / "sheet.png").is_file()

@@ -102,9 +102,16 @@ def test_evaluations_and_previews(model, recipe):
 def test_the_engines_network_is_the_trained_one(side, patch, beside, vector):
     """To 1e-5 of the largest number, in odd widths too."""
     config = PatchTransformerConfig(
-        sample_size=side, patch_size=patch, in_channels=3 + beside, width=22, heads=2, layers=2,
-        inner=17, vector_size=vector, layout=5,
-    )  # fmt: skip
+        sample_size=side,
+        patch_size=patch,
+        in_channels=3 + beside,
+        width=22,
+        heads=2,
+        layers=2,
+        inner=17,
+        vector_size=vector,
+        layout=5,
+    )
     torch.manual_seed(0)
     trained = PatchNetwork(config).eval()
     for parameter in trained.parameters():

@@ -69,9 +69,13 @@ def test_it_draws_encodes_and_interpolates(model, pictures):
 def test_the_engines_networks_are_the_trained_ones(channels, patch):
     """To 1e-5 of the largest number, in odd widths too."""
     settings = vae.VAESettings(
-        channels=channels, encoder=channels[::-1], told=13, condition=11, latent_channels=5,
+        channels=channels,
+        encoder=channels[::-1],
+        told=13,
+        condition=11,
+        latent_channels=5,
         patch=patch,
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     trained = {"decoder": Generator(settings, 20), "encoder": vae.Encoder(settings, 20)}
     state = {}
@@ -109,7 +113,8 @@ def test_what_is_refused(model):
     with pytest.raises(RequestError, match="count: expected"):
         pipe.interpolate("x", torch.zeros(3), torch.zeros(3), 1)
     with pytest.raises(ConfigError, match="encoder_channels: expected 2 sizes"):
-        ConditionalVAE.from_config({"block_out_channels": [8, 8], "encoder_channels": [8],
-                                    "latent_channels": 3})  # fmt: skip
+        ConditionalVAE.from_config(
+            {"block_out_channels": [8, 8], "encoder_channels": [8], "latent_channels": 3}
+        )
     with pytest.raises(ConfigError, match="latent_channels: expected at least 1"):
         ConditionalVAE.from_config({"latent_channels": 0})

@@ -31,9 +31,12 @@ def ddpm_wider_than_memory(folder):
 def ddpm_of_a_thousand_blocks(folder):
     def change(d):
         d.update(
-            block_out_channels=[8] * 16, layers_per_block=32, norm_num_groups=1,
-            down_block_types=["DownBlock2D"] * 16, up_block_types=["UpBlock2D"] * 16,
-        )  # fmt: skip
+            block_out_channels=[8] * 16,
+            layers_per_block=32,
+            norm_num_groups=1,
+            down_block_types=["DownBlock2D"] * 16,
+            up_block_types=["UpBlock2D"] * 16,
+        )
 
     edit_json(folder / "unet/config.json", change)
 

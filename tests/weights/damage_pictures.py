@@ -21,11 +21,14 @@ def variation_of_pictures_larger_than_memory(folder):
     edit_json(folder / "image_encoder/config.json", lambda d: d.update(image_size=10**9))
 
 
-@case("crop_size 64x64.*expected .* 32x32|crop_size 64x64 is more", base=VARIATION,
-      error=ConfigError)  # fmt: skip
+@case(
+    "crop_size 64x64.*expected .* 32x32|crop_size 64x64 is more", base=VARIATION, error=ConfigError
+)
 def variation_of_other_crops(folder):
-    edit_json(folder / "feature_extractor/preprocessor_config.json",
-              lambda d: d.update(crop_size={"height": 64, "width": 64}))  # fmt: skip
+    edit_json(
+        folder / "feature_extractor/preprocessor_config.json",
+        lambda d: d.update(crop_size={"height": 64, "width": 64}),
+    )
 
 
 @case("missing: .*visual_projection", base=VARIATION)
@@ -64,9 +67,13 @@ def latent_upscaler_wider_than_memory():
     pass
 
 
-@_unet("residual blocks in all, at most 256", layers_per_block=32,
-       block_out_channels=[32] * 14 + [64] * 2, up_block_types=["KCrossAttnUpBlock2D"] * 16,
-       down_block_types=["KCrossAttnDownBlock2D"] * 16)  # fmt: skip
+@_unet(
+    "residual blocks in all, at most 256",
+    layers_per_block=32,
+    block_out_channels=[32] * 14 + [64] * 2,
+    up_block_types=["KCrossAttnUpBlock2D"] * 16,
+    down_block_types=["KCrossAttnDownBlock2D"] * 16,
+)
 def latent_upscaler_deeper_than_anyone_builds():
     pass
 
@@ -98,5 +105,6 @@ def latent_upscaler_of_other_frequencies(folder):
 
 @case("prediction_type", base=LATENT, error=ConfigError)
 def latent_upscaler_that_predicts_noise(folder):
-    edit_json(folder / "scheduler/scheduler_config.json",
-              lambda d: d.update(prediction_type="epsilon"))  # fmt: skip
+    edit_json(
+        folder / "scheduler/scheduler_config.json", lambda d: d.update(prediction_type="epsilon")
+    )

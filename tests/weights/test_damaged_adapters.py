@@ -28,15 +28,22 @@ def lora_of(kind, unet):
     kohya = {"lora_down.weight": (4, 32), "lora_up.weight": (32, 4), "alpha": ()}
     leaves = {
         "kohya": kohya,
-        "loha": {"hada_w1_a": (32, 2), "hada_w1_b": (2, 32), "hada_w2_a": (32, 2),
-                 "hada_w2_b": (2, 32), "alpha": ()},
+        "loha": {
+            "hada_w1_a": (32, 2),
+            "hada_w1_b": (2, 32),
+            "hada_w2_a": (32, 2),
+            "hada_w2_b": (2, 32),
+            "alpha": (),
+        },
         "lokr": {"lokr_w1": (4, 4), "lokr_w2": (8, 8), "alpha": ()},
         "full": {"diff": (32, 32)},
-    }  # fmt: skip
+    }
     if kind == "peft":
         layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
-        return {f"{layer}.lora_A.weight": torch.ones(4, 32), f"{layer}.lora_B.weight":
-                torch.ones(32, 4)}  # fmt: skip
+        return {
+            f"{layer}.lora_A.weight": torch.ones(4, 32),
+            f"{layer}.lora_B.weight": torch.ones(32, 4),
+        }
     return {f"{Q}.{leaf}": torch.ones(shape) for leaf, shape in leaves[kind].items()}
 
 
@@ -171,9 +178,18 @@ def of_five_dimensions(tensors):
 
 
 FILES = (
-    cut, header_of_an_exabyte, named_twice, absurd, of_terabytes_that_are_not_there, negative,
-    of_no_dtype, overlapping, metadata_of_numbers, metadata_of_lists, metadata_that_is_a_text,
-)  # fmt: skip
+    cut,
+    header_of_an_exabyte,
+    named_twice,
+    absurd,
+    of_terabytes_that_are_not_there,
+    negative,
+    of_no_dtype,
+    overlapping,
+    metadata_of_numbers,
+    metadata_of_lists,
+    metadata_that_is_a_text,
+)
 TENSORS = (integers, complex_numbers, empty, of_five_dimensions)
 DAMAGES = {f.__name__: f for f in FILES} | {
     f.__name__: functools.partial(on_tensors, f) for f in TENSORS
@@ -242,8 +258,10 @@ def test_ranks_beyond_all_layers(opened, tmp_path, rank):
     """A rank above a layer's width is what some trainers write for thin layers; one above 4096 is
     refused before it is read.
     """
-    made = {f"{Q}.lora_down.weight": torch.ones(rank, 32), f"{Q}.lora_up.weight":
-            torch.ones(32, rank)}  # fmt: skip
+    made = {
+        f"{Q}.lora_down.weight": torch.ones(rank, 32),
+        f"{Q}.lora_up.weight": torch.ones(32, rank),
+    }
     save_file(made, tmp_path / "bad.safetensors")
     with pytest.raises(CheckpointError, match=r"lora_(down|up).weight': expected a rank from 1"):
         opened[0].load_lora(tmp_path / "bad.safetensors")

@@ -208,8 +208,14 @@ def test_two_names_for_one_tensor_are_refused(sd1, tmp_path):
 
 def test_harmless_tensors_may_be_left_over(tmp_path):
     save_file(
-        {"weight": torch.ones(2, 3), "bias": torch.zeros(2), "model_ema.weight": torch.ones(1),
-         "mine.scale": torch.ones(1)}, tmp_path / "model.safetensors")  # fmt: skip
+        {
+            "weight": torch.ones(2, 3),
+            "bias": torch.zeros(2),
+            "model_ema.weight": torch.ones(1),
+            "mine.scale": torch.ones(1),
+        },
+        tmp_path / "model.safetensors",
+    )
 
     def module():
         with torch.device("meta"):
@@ -288,8 +294,11 @@ def test_peak_memory_is_the_modules(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors")
     run = subprocess.run(
         [sys.executable, "-c", MEASURE, str(tmp_path)],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert 256 << 20 <= int(run.stdout) < (256 + 64) << 20
 
 
@@ -338,7 +347,11 @@ def test_parts_and_options(sd1):
     assert set(checkpoint.components) == {"unet", "vae", "text_encoder", "tokenizer", "scheduler"}
     assert checkpoint.options == {"requires_safety_checker": False}
     assert set(checkpoint.tokenizer_files("tokenizer")) == {
-        "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"}  # fmt: skip
+        "vocab.json",
+        "merges.txt",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+    }
     assert checkpoint.tokenizer_pad("tokenizer") is None
     with pytest.raises(CheckpointError, match="no 'text_encoder_2'; it has"):
         checkpoint.component("text_encoder_2")

@@ -123,8 +123,13 @@ def comfy(text: bytes) -> torch.Tensor:
 
 def test_formats_that_are_scales(tmp_path):
     said = comfy(json.dumps({"format": "float8_e4m3fn"}).encode())
-    tensors = {"weight": torch.ones(3, 4).to(E4), "bias": torch.zeros(3), "comfy_quant": said,
-               "weight_scale": torch.tensor(2.0), "input_scale": torch.tensor(9.0)}  # fmt: skip
+    tensors = {
+        "weight": torch.ones(3, 4).to(E4),
+        "bias": torch.zeros(3),
+        "comfy_quant": said,
+        "weight_scale": torch.tensor(2.0),
+        "input_scale": torch.tensor(9.0),
+    }
     assert torch.equal(read_linear(tmp_path, tensors).weight, torch.full((3, 4), 2.0))
 
 

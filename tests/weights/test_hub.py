@@ -257,9 +257,11 @@ def test_a_repository_with_all_files_in_one_folder(tmp_path, monkeypatch):
     fake = FakeHub(folder, tmp_path / "cache", monkeypatch)
     pipe = pyengine.from_pretrained("some-org/ddpm", device="cpu", cache_dir=tmp_path / "cache")
     assert fake.patterns == [
-        "config.json", "diffusion_pytorch_model.safetensors", "model_index.json",
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+        "model_index.json",
         "scheduler_config.json",
-    ]  # fmt: skip
+    ]
     here = pyengine.from_pretrained(folder, device="cpu")
     drawn = [p(seed=1, num_inference_steps=2, output_type="pt").images for p in (pipe, here)]
     assert torch.equal(*drawn)
@@ -287,7 +289,12 @@ def test_a_repository_of_the_refiner(tmp_path, monkeypatch):
     checkpoint = resolve("some-org/refiner", cache_dir=tmp_path / "cache")
     assert "text_encoder" not in checkpoint.components
     assert load_parts(checkpoint).keys() == {
-        "unet", "vae", "text_encoder_2", "tokenizer_2", "scheduler"}  # fmt: skip
+        "unet",
+        "vae",
+        "text_encoder_2",
+        "tokenizer_2",
+        "scheduler",
+    }
 
 
 def test_a_repository_of_pickles_is_refused_before_downloading(sd1, tmp_path, monkeypatch):

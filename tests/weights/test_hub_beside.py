@@ -78,17 +78,19 @@ def test_ip_adapters_by_id(place, cached):
         with pytest.raises(RequestError, match="weight_name: expected"):
             own.load_ip_adapter("some-org/ip", **(where | wrong))
     with pytest.raises(RequestError, match="image_encoder_folder: expected a name within"):
-        own.load_ip_adapter("some-org/ip", **where, **{"image_encoder_folder": "../x"},
-                            **cached())  # fmt: skip
+        own.load_ip_adapter("some-org/ip", **where, **{"image_encoder_folder": "../x"}, **cached())
 
 
 def test_what_a_cache_lacks_is_said(place, tmp_path):
     for keyword in ("controlnet", "adapter"):
         with pytest.raises(CheckpointError, match=f"{keyword}: some-org/none: no such file here"):
             pyengine.from_pretrained(
-                place / "sd", **{keyword: "some-org/none"}, device="cpu",
-                cache_dir=tmp_path, local_files_only=True,
-            )  # fmt: skip
+                place / "sd",
+                **{keyword: "some-org/none"},
+                device="cpu",
+                cache_dir=tmp_path,
+                local_files_only=True,
+            )
 
 
 def whole(place, folder, named, cls="StableDiffusionControlNetPipeline"):
@@ -126,9 +128,11 @@ def test_a_checkpoint_with_several_in_it(place, tmp_path):
 
 def test_a_checkpoint_with_an_adapter_in_it(place, tmp_path):
     folder = whole(
-        place, tmp_path / "t2i", {"adapter": ("adapter", "T2IAdapter")},
+        place,
+        tmp_path / "t2i",
+        {"adapter": ("adapter", "T2IAdapter")},
         "StableDiffusionAdapterPipeline",
-    )  # fmt: skip
+    )
     own = pyengine.from_pretrained(folder, device="cpu")
     want = pyengine.from_pretrained(place / "sd", adapter=place / "adapter", device="cpu")
     assert np.array_equal(drawn(own, image=picture()), drawn(want, image=picture()))
@@ -179,6 +183,7 @@ def test_files_of_such_a_repository():
     ]  # fmt: skip
     index = {"controlnet": ["diffusers", "MultiControlNetModel"]}
     assert hub.beside_files(names, index, None, "a/b") == [
-        *names[:2], "controlnet_1/config.json",
+        *names[:2],
+        "controlnet_1/config.json",
         "controlnet_1/diffusion_pytorch_model.safetensors",
-    ]  # fmt: skip
+    ]

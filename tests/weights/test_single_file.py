@@ -81,8 +81,11 @@ def test_agrees_with_diffusers_from_single_file(family, wide, single):
         theirs = getattr(pipe, name)
         # diffusers' own module, on the meta device, filled by our reader.
         with torch.device("meta"):
-            ours = type(theirs)(theirs.config)if "text" in name else type(theirs).from_config(
-                dict(theirs.config))  # fmt: skip
+            ours = (
+                type(theirs)(theirs.config)
+                if "text" in name
+                else type(theirs).from_config(dict(theirs.config))
+            )
         for buffer_name, buffer in theirs.named_buffers():
             owner, _, leaf = buffer_name.rpartition(".")
             ours.get_submodule(owner)._buffers[leaf] = buffer
@@ -157,8 +160,9 @@ def test_leftovers_of_training_are_harmless(wide, tmp_path):
 def test_text_encoder_names_without_text_model(wide, tmp_path):
     path = write_original(wide("sd1"), _beside_tokenizer(tmp_path), "sd1")
     tensors = load_file(path)
-    save_file({n.replace("transformer.text_model.", "transformer."): t for n, t in tensors.items()},
-              path)  # fmt: skip
+    save_file(
+        {n.replace("transformer.text_model.", "transformer."): t for n, t in tensors.items()}, path
+    )
     state = load(path)["text_encoder"].state_dict()
     want = load(wide("sd1"))["text_encoder"].state_dict()
     assert all(torch.equal(state[n], want[n]) for n in want)
@@ -285,8 +289,11 @@ def test_attention_of_the_autoencoder_under_diffusers_names(wide, single, tmp_pa
     for name, tensor in load_file(path).items():
         for before, after in new.items():
             name = name.replace(f".mid.attn_1.{before}.", f".mid.attn_1.{after}.")
-        tensors[name] = tensor[:, :, 0, 0].contiguous() if ".to_" in name and (
-            "first_stage" in name and tensor.dim() == 4) else tensor  # fmt: skip
+        tensors[name] = (
+            tensor[:, :, 0, 0].contiguous()
+            if ".to_" in name and ("first_stage" in name and tensor.dim() == 4)
+            else tensor
+        )
     assert sum(".attn_1.to_" in n for n in tensors) == 16
     save_file(tensors, path)
     mine, want = (load(p)["vae"].state_dict() for p in (path, single("sd1")))

@@ -45,8 +45,10 @@ def test_known_keys_are_read_all_the_same(folder):
     edit_json(folder / "unet/config.json", lambda d: d.update(magic=7))
     keys = ("magic", "block_out_channels", "layers_per_block")
     unet = load(folder, ignore_config_keys=keys)["unet"]
-    assert list(unet.config.block_out_channels) == json.loads(
-        (folder / "unet/config.json").read_text())["block_out_channels"]  # fmt: skip
+    assert (
+        list(unet.config.block_out_channels)
+        == json.loads((folder / "unet/config.json").read_text())["block_out_channels"]
+    )
 
 
 def test_a_part_that_pyengine_lacks_can_be_left_out(folder):
@@ -161,8 +163,12 @@ def test_whole_floats_draw_the_same_picture(sd1, folder):
     for part, changed in numbers.items():
         path = files_of(folder)[part]
         saved = json.loads(path.read_text())
-        edit_json(path, lambda d, c=changed, s=saved: d.update(
-            {k: float(s[k]) if v is None else v for k, v in c.items()}))  # fmt: skip
+        edit_json(
+            path,
+            lambda d, c=changed, s=saved: d.update(
+                {k: float(s[k]) if v is None else v for k, v in c.items()}
+            ),
+        )
     call = {"seed": 3, "num_inference_steps": 2, "height": 32, "width": 32, "output_type": "pt"}
     one, other = (
         pyengine.from_pretrained(f, device="cpu")("a cat", **call).images for f in (sd1, folder)

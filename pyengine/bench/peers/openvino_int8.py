@@ -42,9 +42,12 @@ def quantize(
             arrays = Path(folder) / "inputs.npz"
             np.savez(arrays, *inputs.values())
             ended = subprocess.run(
-                [python, __file__, converted, arrays, to], capture_output=True, text=True,
-                check=False, env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            )  # fmt: skip
+                [python, __file__, converted, arrays, to],
+                capture_output=True,
+                text=True,
+                check=False,
+                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            )
         if ended.returncode:
             raise UnavailableError(f"NNCF: {(ended.stderr.strip().splitlines() or ['failed'])[-1]}")
     notes["quantize_seconds"] = time.perf_counter() - begin

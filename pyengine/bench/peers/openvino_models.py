@@ -48,9 +48,13 @@ def _wrap(model: Any, kind: str) -> Any:
             self.unet = model
 
         def forward(
-            self, sample: Any, timestep: Any, text: Any, text_embeds: Any = None,
+            self,
+            sample: Any,
+            timestep: Any,
+            text: Any,
+            text_embeds: Any = None,
             time_ids: Any = None,
-        ) -> Any:  # fmt: skip
+        ) -> Any:
             added = None
             if text_embeds is not None:
                 added = {"text_embeds": text_embeds, "time_ids": time_ids}
@@ -68,9 +72,14 @@ def _wrap(model: Any, kind: str) -> Any:
 
 
 def static(
-    notes: Notes, *, threads: int, inputs: dict[str, Any], converted: Path,
-    precision: str | None = "f32", other_than: str | None = None,
-) -> Run:  # fmt: skip
+    notes: Notes,
+    *,
+    threads: int,
+    inputs: dict[str, Any],
+    converted: Path,
+    precision: str | None = "f32",
+    other_than: str | None = None,
+) -> Run:
     """One request at a time on all threads; tensors are shared, not copied. Notes in which
     precision OpenVINO computes.
 

@@ -90,12 +90,19 @@ def picture(notes: Notes, *, threads: int, folder: Path, vq: Path, shape: Any, d
         torch.manual_seed(SEED)
         with torch.no_grad():
             ids = model.generate(
-                text, attention_mask=torch.ones_like(text), max_new_tokens=shape.side**2,
-                min_new_tokens=shape.side**2, do_sample=True, top_k=SAMPLING["top_k"],
-                temperature=SAMPLING["temperature"], cache_implementation="static",
+                text,
+                attention_mask=torch.ones_like(text),
+                max_new_tokens=shape.side**2,
+                min_new_tokens=shape.side**2,
+                do_sample=True,
+                top_k=SAMPLING["top_k"],
+                temperature=SAMPLING["temperature"],
+                cache_implementation="static",
                 logits_processor=LogitsProcessorList([Guidance()]),
-                pad_token_id=tokens.padding, eos_token_id=None, bos_token_id=None,
-            )[0, text.shape[1] :]  # fmt: skip
+                pad_token_id=tokens.padding,
+                eos_token_id=None,
+                bos_token_id=None,
+            )[0, text.shape[1] :]
             latents = decoder.quantize.embedding.weight[ids.view(1, shape.side, shape.side)]
             x = decoder.decode(latents.permute(0, 3, 1, 2), force_not_quantize=True).sample
         return (x * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)

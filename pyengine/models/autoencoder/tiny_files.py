@@ -22,9 +22,12 @@ Place = str | os.PathLike[str]
 
 
 def load(
-    cls: type[Any], encoder: Place | None, decoder: Place | None, dtype: torch.dtype,
+    cls: type[Any],
+    encoder: Place | None,
+    decoder: Place | None,
+    dtype: torch.dtype,
     device: torch.device | str,
-) -> Any:  # fmt: skip
+) -> Any:
     """See AutoencoderTiny.from_files."""
     if encoder is None and decoder is None:
         raise RequestError("encoder: expected a file of the encoder or the decoder, given neither")
@@ -51,9 +54,13 @@ def load(
         source, rename = halves[half]
         others = "decoder.*" if half == "encoder" else "encoder.*"
         load_module(
-            getattr(model, half), source, dtype=dtype, device=device, rename=rename,
+            getattr(model, half),
+            source,
+            dtype=dtype,
+            device=device,
+            rename=rename,
             harmless=(others,),
-        )  # fmt: skip
+        )
     return model
 
 

@@ -26,9 +26,15 @@ class AddedKVAttention(nn.Module):
     slot: int | None = None
 
     def __init__(
-        self, channels: int, heads: int, context_width: int, groups: int, *, norm_context: bool,
+        self,
+        channels: int,
+        heads: int,
+        context_width: int,
+        groups: int,
+        *,
+        norm_context: bool,
         only_context: bool,
-    ):  # fmt: skip
+    ):
         super().__init__()
         self.heads, self.context_width = heads, context_width
         self.group_norm = GroupNorm(groups, channels, EPS)

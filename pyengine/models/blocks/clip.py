@@ -69,9 +69,15 @@ class CLIPEncoder(nn.Module):
     """Layers one after another, saved as `layers.*`."""
 
     def __init__(
-        self, count: int, width: int, heads: int, inner: int, activation: str, eps: float,
+        self,
+        count: int,
+        width: int,
+        heads: int,
+        inner: int,
+        activation: str,
+        eps: float,
         causal: bool,
-    ):  # fmt: skip
+    ):
         super().__init__()
         self.layers = nn.ModuleList(
             CLIPLayer(width, heads, inner, activation, eps, causal) for _ in range(count)

@@ -48,9 +48,7 @@ class AdaGroupNorm(nn.Module):
 class ResnetBlockCondNorm2D(nn.Module):
     """conv(GELU(norm(conv(GELU(norm(x)))))) + shortcut(x), with an AdaGroupNorm twice."""
 
-    def __init__(
-        self, in_channels: int, inner: int, out_channels: int, time_dim: int, eps: float
-    ):  # fmt: skip
+    def __init__(self, in_channels: int, inner: int, out_channels: int, time_dim: int, eps: float):
         super().__init__()
         self.norm1 = AdaGroupNorm(time_dim, in_channels, in_channels // GROUP_SIZE, eps)
         self.conv1 = Conv2d(in_channels, inner)
@@ -58,14 +56,13 @@ class ResnetBlockCondNorm2D(nn.Module):
         self.conv2 = Conv2d(inner, out_channels)
         self.conv_shortcut = (
             PointwiseConv2d(in_channels, out_channels, bias=False)
-            if in_channels != out_channels else None
-        )  # fmt: skip
+            if in_channels != out_channels
+            else None
+        )
 
     def forward(self, x: Tensor, time: Sequence[Tensor], x2: Tensor | None = None) -> Tensor:
         """x: [N, H, W, C], x2: a skip [N, H, W, C2] beside it; time: by slot."""
-        h = self.conv1(
-            x, x2=x2, **self.norm1.scale_shift(x, time, x2), input_activation="gelu"
-        )  # fmt: skip
+        h = self.conv1(x, x2=x2, **self.norm1.scale_shift(x, time, x2), input_activation="gelu")
         inner = self.norm2.scale_shift(h, time)
         y: Tensor
         if self.conv_shortcut is None:
@@ -142,7 +139,7 @@ class KAttentionBlock(nn.Module):
 
     def __init__(
         self, width: int, head_dim: int, context_width: int, time_dim: int, to_itself: bool
-    ):  # fmt: skip
+    ):
         super().__init__()
         groups, heads = max(1, width // GROUP_SIZE), width // head_dim
         self.norm1 = self.attn1 = None
@@ -152,9 +149,7 @@ class KAttentionBlock(nn.Module):
         self.norm2 = AdaGroupNorm(time_dim, width, groups, ATTENTION_EPS)
         self.attn2 = KCrossAttention(width, heads, context_width)
 
-    def forward(
-        self, x: Tensor, time: Sequence[Tensor], context: Sequence[Attended]
-    ) -> Tensor:  # fmt: skip
+    def forward(self, x: Tensor, time: Sequence[Tensor], context: Sequence[Attended]) -> Tensor:
         """x: [N, H, W, C]; time, context: by slot."""
         if self.norm1 is not None and self.attn1 is not None:
             norm = self.norm1.scale_shift(x, time)
@@ -172,13 +167,16 @@ class KLevel(nn.Module):
     """
 
     def __init__(
-        self, widths: Sequence[tuple[int, int, int]], time_dim: int, eps: float,
-        head_dim: int | None, context_width: int, to_itself: bool = False,
-    ):  # fmt: skip
+        self,
+        widths: Sequence[tuple[int, int, int]],
+        time_dim: int,
+        eps: float,
+        head_dim: int | None,
+        context_width: int,
+        to_itself: bool = False,
+    ):
         super().__init__()
-        self.resnets = nn.ModuleList(
-            ResnetBlockCondNorm2D(*own, time_dim, eps) for own in widths
-        )  # fmt: skip
+        self.resnets = nn.ModuleList(ResnetBlockCondNorm2D(*own, time_dim, eps) for own in widths)
         self.attentions = nn.ModuleList()
         if head_dim is not None:
             self.attentions.extend(
@@ -187,9 +185,12 @@ class KLevel(nn.Module):
             )
 
     def forward(
-        self, x: Tensor, time: Sequence[Tensor], context: Sequence[Attended],
+        self,
+        x: Tensor,
+        time: Sequence[Tensor],
+        context: Sequence[Attended],
         skip: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """x: [N, H, W, C]; skip: what lies beside the first block's input."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, time, skip if i == 0 else None)

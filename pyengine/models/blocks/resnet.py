@@ -29,9 +29,16 @@ class ResnetBlock2D(nn.Module):
     activation: Literal["silu", "gelu"] = "silu"
 
     def __init__(
-        self, in_channels: int, out_channels: int, groups: int, eps: float, time_dim: int | None,
-        *, time_scale_shift: bool = False, resample: Literal["down", "up"] | None = None,
-    ):  # fmt: skip
+        self,
+        in_channels: int,
+        out_channels: int,
+        groups: int,
+        eps: float,
+        time_dim: int | None,
+        *,
+        time_scale_shift: bool = False,
+        resample: Literal["down", "up"] | None = None,
+    ):
         super().__init__()
         self.time_scale_shift, self.resample = time_scale_shift, resample
         self.norm1 = GroupNorm(groups, in_channels, eps)
@@ -50,9 +57,13 @@ class ResnetBlock2D(nn.Module):
         return self.time_emb_proj(embedding, silu=True)
 
     def forward(
-        self, x: Tensor, x2: Tensor | None = None, *, time: Sequence[Tensor] | None = None,
+        self,
+        x: Tensor,
+        x2: Tensor | None = None,
+        *,
+        time: Sequence[Tensor] | None = None,
         size: tuple[int, int] | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """x: [N, H, W, C], x2: [N, H, W, C2]; time: [N, Cout] per slot, twice as wide with
         time_scale_shift. size: of the result, of a block that enlarges. Returns [N, H', W', Cout].
         """
@@ -63,9 +74,12 @@ class ResnetBlock2D(nn.Module):
         channel_add = None if self.time_scale_shift else own
         if self.resample is None:
             h = self.conv1(
-                x, x2=x2, **self.norm1.scale_shift(x, x2), input_activation=self.activation,
+                x,
+                x2=x2,
+                **self.norm1.scale_shift(x, x2),
+                input_activation=self.activation,
                 channel_add=channel_add,
-            )  # fmt: skip
+            )
         elif self.resample == "down":
             x, h = halved(x), halved(self._activated(x))
             h = self.conv1(h, channel_add=channel_add)
@@ -92,9 +106,10 @@ class ResnetBlock2D(nn.Module):
         Norm and activation are the same before and after nearest-neighbour enlargement, to the bit.
         """
         around = {
-            **self.norm1.scale_shift(x), "input_activation": self.activation,
+            **self.norm1.scale_shift(x),
+            "input_activation": self.activation,
             "channel_add": channel_add,
-        }  # fmt: skip
+        }
         height, width = x.shape[1:3]
         twice = 2 * height, 2 * width
         larger = enlarged(x, size or twice)

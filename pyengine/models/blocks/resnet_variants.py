@@ -35,14 +35,28 @@ class VariantResnetBlock2D(ResnetBlock2D):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, groups: int, eps: float, time_dim: int | None,
-        *, activation: Literal["silu", "gelu"], out_scale: float, skip_time_act: bool,
-        time_scale_shift: bool = False, resample: Literal["down", "up"] | None = None,
-    ):  # fmt: skip
+        self,
+        in_channels: int,
+        out_channels: int,
+        groups: int,
+        eps: float,
+        time_dim: int | None,
+        *,
+        activation: Literal["silu", "gelu"],
+        out_scale: float,
+        skip_time_act: bool,
+        time_scale_shift: bool = False,
+        resample: Literal["down", "up"] | None = None,
+    ):
         super().__init__(
-            in_channels, out_channels, groups, eps, time_dim, time_scale_shift=time_scale_shift,
+            in_channels,
+            out_channels,
+            groups,
+            eps,
+            time_dim,
+            time_scale_shift=time_scale_shift,
             resample=resample,
-        )  # fmt: skip
+        )
         self.activation, self.out_scale = activation, out_scale
         self.skip_time_act = skip_time_act
 
@@ -57,9 +71,13 @@ class VariantResnetBlock2D(ResnetBlock2D):
         return found
 
     def forward(
-        self, x: Tensor, x2: Tensor | None = None, *, time: Sequence[Tensor] | None = None,
+        self,
+        x: Tensor,
+        x2: Tensor | None = None,
+        *,
+        time: Sequence[Tensor] | None = None,
         size: tuple[int, int] | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         y = super().forward(x, x2, time=time, size=size)
         return y if self.out_scale == 1 else divide_(y, self.out_scale)
 

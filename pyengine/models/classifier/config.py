@@ -70,8 +70,10 @@ class EncoderUNetConfig:
                     f" {GROUPS} groups"
                 )
             elif self._attends(level) and width % self._per_head(width):
-                problems.append(f"channel_mult[{level}]: {width} channels for heads of another"
-                                " width: expected a multiple")  # fmt: skip
+                problems.append(
+                    f"channel_mult[{level}]: {width} channels for heads of another"
+                    " width: expected a multiple"
+                )
         if self.num_head_channels == 0 or (self.num_head_channels < 0 and self.num_heads < 1):
             problems.append("num_heads, num_head_channels: expected one of them to be positive")
         if self.pool == "attention" and self.num_head_channels < 1:

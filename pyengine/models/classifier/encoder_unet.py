@@ -157,9 +157,11 @@ class EncoderUNetModel(Model):
                 self.input_blocks.append(nn.ModuleList(layers))
                 features.append(width)
             if level < len(c.widths) - 1:
-                halving = _ResBlock(c, width, width, down=True) if c.resblock_updown else (
-                    _Downsample(c, width)
-                )  # fmt: skip
+                halving = (
+                    _ResBlock(c, width, width, down=True)
+                    if c.resblock_updown
+                    else (_Downsample(c, width))
+                )
                 self.input_blocks.append(nn.ModuleList([halving]))
                 features.append(width)
         self.middle_block = nn.ModuleList(
@@ -181,9 +183,10 @@ class EncoderUNetModel(Model):
         if c.pool == "spatial":
             return _named(n0=Linear(features, inner), n2=Linear(inner, c.out_channels))
         return _named(
-            n0=Linear(features, inner), n1=GroupNorm(GROUPS, inner, _EPS),
+            n0=Linear(features, inner),
+            n1=GroupNorm(GROUPS, inner, _EPS),
             n3=Linear(inner, c.out_channels),
-        )  # fmt: skip
+        )
 
     @inference
     def forward(self, x: Tensor, timesteps: Tensor | float) -> Tensor:

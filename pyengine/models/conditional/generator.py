@@ -142,9 +142,12 @@ class TextGenerator(Model):
     def __init__(self, config: TextGeneratorConfig):
         super().__init__(config)
         self.decoder = Decoder(
-            config.text_width, config.latent_channels, config.condition_channels,
-            config.block_out_channels, config.patch_size,
-        )  # fmt: skip
+            config.text_width,
+            config.latent_channels,
+            config.condition_channels,
+            config.block_out_channels,
+            config.patch_size,
+        )
 
     @inference
     def forward(self, text: Tensor, latents: Tensor) -> Tensor:
@@ -173,8 +176,9 @@ def check_vectors(name: str, x: Tensor, width: int, count: int | None = None) ->
     """Raises RequestError unless x is [N, width], of `count` rows where that is said."""
     wrong = x.dim() != 2 or x.shape[1] != width or not len(x)
     if wrong or (count is not None and len(x) != count):
-        raise RequestError(f"{name}: expected [{'N' if count is None else count}, {width}], given"
-                           f" {list(x.shape)}")  # fmt: skip
+        raise RequestError(
+            f"{name}: expected [{'N' if count is None else count}, {width}], given {list(x.shape)}"
+        )
 
 
 def shuffled(x: Tensor, patch: int, channels: int = 3) -> Tensor:

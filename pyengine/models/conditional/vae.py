@@ -77,9 +77,10 @@ class Encoder(nn.Module):
             x = block(halved(x), condition)
         around = self.norm_out(condition)
         x = torch.addcmul(
-            around["shift"].to(x.dtype)[:, None, None], x,
+            around["shift"].to(x.dtype)[:, None, None],
+            x,
             around["scale"].to(x.dtype)[:, None, None],
-        )  # fmt: skip
+        )
         made: Tensor = self.last(nn.functional.silu(x).flatten(1))
         return made
 
@@ -97,9 +98,12 @@ class ConditionalVAE(Model):
         super().__init__(config)
         c = config
         self.decoder = Decoder(
-            c.text_width, c.latent_channels, c.condition_channels, c.block_out_channels,
+            c.text_width,
+            c.latent_channels,
+            c.condition_channels,
+            c.block_out_channels,
             c.patch_size,
-        )  # fmt: skip
+        )
         self.encoder = Encoder(config)
 
     @inference
@@ -140,8 +144,9 @@ class ConditionalVAE(Model):
         check_vectors("text", text, self.config.text_width)
         side = self.config.sample_size
         if tuple(images.shape) != (len(text), 3, side, side):
-            raise RequestError(f"images: expected [{len(text)}, 3, {side}, {side}], given"
-                               f" {list(images.shape)}")  # fmt: skip
+            raise RequestError(
+                f"images: expected [{len(text)}, 3, {side}, {side}], given {list(images.shape)}"
+            )
         with self.arena.use():
             text, images = (t.to(self.device, self.dtype) for t in (text, images))
             mean, logvar = self.encoder(text, images).chunk(2, dim=1)

@@ -107,9 +107,14 @@ class ControlNetModel(ConditionEncoder):
 
     @inference
     def evaluate(
-        self, sample: Tensor, times: TimeEmbedding, context: TextContext,
-        pictures: Sequence[Tensor], scales: Tensor, guess: Sequence[bool],
-    ) -> Residuals:  # fmt: skip
+        self,
+        sample: Tensor,
+        times: TimeEmbedding,
+        context: TextContext,
+        pictures: Sequence[Tensor],
+        scales: Tensor,
+        guess: Sequence[bool],
+    ) -> Residuals:
         """What is added to the U-Net's skips and middle; a row does not depend on the others.
 
         Args:

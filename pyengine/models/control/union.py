@@ -137,10 +137,17 @@ class ControlNetUnionModel(ControlNetModel):
 
     @inference
     def evaluate(
-        self, sample: Tensor, times: TimeEmbedding, context: TextContext,
-        pictures: Sequence[Tensor], scales: Tensor, guess: Sequence[bool],
-        modes: Sequence[Sequence[int]] = (), groups: Groups = (), whole: bool = False,
-    ) -> Residuals:  # fmt: skip
+        self,
+        sample: Tensor,
+        times: TimeEmbedding,
+        context: TextContext,
+        pictures: Sequence[Tensor],
+        scales: Tensor,
+        guess: Sequence[bool],
+        modes: Sequence[Sequence[int]] = (),
+        groups: Groups = (),
+        whole: bool = False,
+    ) -> Residuals:
         """As ControlNetModel.evaluate, of one or several pictures a row.
 
         Args:
@@ -164,9 +171,14 @@ class ControlNetUnionModel(ControlNetModel):
             return self._residuals(x, given, last, guess)
 
     def _fused(
-        self, x: Tensor, pictures: Sequence[Tensor], scales: Tensor,
-        modes: Sequence[Sequence[int]], groups: Groups, whole: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        self,
+        x: Tensor,
+        pictures: Sequence[Tensor],
+        scales: Tensor,
+        modes: Sequence[Sequence[int]],
+        groups: Groups,
+        whole: bool,
+    ) -> tuple[Tensor, Tensor]:
         """(the first activations with all pictures, what the result counts in each row)."""
         x = self.conv_in(x)
         whole = whole or len(pictures) == 1
@@ -174,8 +186,10 @@ class ControlNetUnionModel(ControlNetModel):
         tokens, shown = [], []
         for i, picture in enumerate(pictures):
             if picture.shape != x.shape:
-                raise RequestError(f"controlnet_cond: expected pictures that make {list(x.shape)},"
-                                   f" got {list(picture.shape)}")  # fmt: skip
+                raise RequestError(
+                    f"controlnet_cond: expected pictures that make {list(x.shape)},"
+                    f" got {list(picture.shape)}"
+                )
             of_kind = self.task_embedding[[row[i] for row in modes]]
             token = mean_of_pixels(picture) + of_kind
             if not whole:
@@ -238,8 +252,10 @@ class ControlNetUnionModel(ControlNetModel):
         if isinstance(conditioning_scale, int | float):
             conditioning_scale = [conditioning_scale] * len(pictures)
         if not len(pictures) == len(control_type_idx) == len(conditioning_scale):
-            raise RequestError("controlnet_cond: expected as many as control_type_idx and"
-                               f" conditioning_scale, got {len(pictures)}")  # fmt: skip
+            raise RequestError(
+                "controlnet_cond: expected as many as control_type_idx and"
+                f" conditioning_scale, got {len(pictures)}"
+            )
         n = len(sample)
         self.kinds(control_type_idx, n)  # which checks them
         added = {**(added_cond_kwargs or {}), KINDS: control_type}

@@ -78,8 +78,10 @@ class BigGANConfig:
                 f"channel_width is {self.channel_width}, expected a multiple of {BLOCK_SHARE}"
             )
         if self.attention_width is not None and self.attention_width % QUERY_SHARE:
-            problems.append(f"attention_layer_position: {self.attention_width} channels there,"
-                            f" expected a multiple of {QUERY_SHARE}")  # fmt: skip
+            problems.append(
+                f"attention_layer_position: {self.attention_width} channels there,"
+                f" expected a multiple of {QUERY_SHARE}"
+            )
         raise_problems(problems)
 
     @property

@@ -42,9 +42,14 @@ class Spectral(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel_size: int = 0, bias: bool = True,
-        kept: int | None = None, normed: bool = False,
-    ):  # fmt: skip
+        self,
+        inputs: int,
+        outputs: int,
+        kernel_size: int = 0,
+        bias: bool = True,
+        kept: int | None = None,
+        normed: bool = False,
+    ):
         super().__init__()
         kernel = (kernel_size, kernel_size) if kernel_size else ()
         self.inputs, self.outputs, self.kernel_size = inputs, outputs, kernel_size

@@ -54,6 +54,12 @@ class TransposedConv2d(nn.Module):
         if relu and slopes is None:
             slopes = torch.zeros(self.channels, device=x.device)
         return ops.conv2d(
-            x, weight, self.bias, stride=STRIDE, padding=(1, 1, 1, 1),
-            slopes=slopes, input_activation=input_activation, transposed=True,
-        )  # fmt: skip
+            x,
+            weight,
+            self.bias,
+            stride=STRIDE,
+            padding=(1, 1, 1, 1),
+            slopes=slopes,
+            input_activation=input_activation,
+            transposed=True,
+        )

@@ -72,11 +72,13 @@ class _Full(nn.Module):
 
     def __init__(self, c: IPAdapterConfig):
         super().__init__()
-        self.proj = nn.ModuleDict({
-            "0": Linear(c.image_width, c.image_width),
-            "2": Linear(c.image_width, c.width),
-            "3": LayerNorm(c.width),
-        })  # fmt: skip
+        self.proj = nn.ModuleDict(
+            {
+                "0": Linear(c.image_width, c.image_width),
+                "2": Linear(c.image_width, c.width),
+                "3": LayerNorm(c.width),
+            }
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, L, image_width] -> [N, L, width]."""
@@ -107,10 +109,13 @@ class _FeedForward(nn.ModuleDict):
     """Norm, linear, GELU, linear; saved as an nn.Sequential."""
 
     def __init__(self, width: int, inner: int):
-        super().__init__({
-            "0": LayerNorm(width), "1": Linear(width, inner, bias=False),
-            "3": Linear(inner, width, bias=False),
-        })  # fmt: skip
+        super().__init__(
+            {
+                "0": LayerNorm(width),
+                "1": Linear(width, inner, bias=False),
+                "3": Linear(inner, width, bias=False),
+            }
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self["3"](self["1"](self["0"](x), activation="gelu"), residual=x)
@@ -126,10 +131,11 @@ class _Resampler(nn.Module):
         self.latents = nn.Parameter(empty, requires_grad=False)
         self.proj_in = Linear(c.image_width, c.inner)
         self.layers = nn.ModuleList(
-            nn.ModuleDict({"0": _Perceiver(c.inner, c.heads),
-                           "1": _FeedForward(c.inner, 4 * c.inner)})
+            nn.ModuleDict(
+                {"0": _Perceiver(c.inner, c.heads), "1": _FeedForward(c.inner, 4 * c.inner)}
+            )
             for _ in range(c.depth)
-        )  # fmt: skip
+        )
         self.proj_out = Linear(c.inner, c.width)
         self.norm_out = LayerNorm(c.width)
 
@@ -176,10 +182,12 @@ class IPAdapter(Model):
         super().__init__(config)
         self.image_proj = _KINDS[config.kind](config)
         # Files number the attentions among all, those to the picture itself included: 1, 3, 5...
-        self.ip_adapter = nn.ModuleDict({
-            str(2 * i + 1): _Projections(config.width, out)
-            for i, out in enumerate(config.attentions)
-        })  # fmt: skip
+        self.ip_adapter = nn.ModuleDict(
+            {
+                str(2 * i + 1): _Projections(config.width, out)
+                for i, out in enumerate(config.attentions)
+            }
+        )
 
     @property
     def reads_states(self) -> bool:
@@ -195,8 +203,9 @@ class IPAdapter(Model):
         dims = 3 if self.reads_states else 2
         if embeds.dim() != dims or embeds.shape[-1] != c.image_width or not embeds.numel():
             shape = f"[N, L, {c.image_width}]" if dims == 3 else f"[N, {c.image_width}]"
-            raise RequestError(f"ip_adapter_image_embeds: expected {shape}, got"
-                               f" {list(embeds.shape)}")  # fmt: skip
+            raise RequestError(
+                f"ip_adapter_image_embeds: expected {shape}, got {list(embeds.shape)}"
+            )
         given = embeds.to(device=self.device, dtype=self.dtype)
         # One by one: a picture's tokens are the same bits beside any others.
         with self.arena.use():

@@ -206,8 +206,11 @@ class PriorTransformer(Model):
         if self.embedding_proj_norm is not None:
             projected = self.embedding_proj_norm(projected)
         tokens = [
-            *texts, self.embedding_proj(projected), self._time(timestep, n), self.proj_in(noisy)
-        ]  # fmt: skip
+            *texts,
+            self.embedding_proj(projected),
+            self._time(timestep, n),
+            self.proj_in(noisy),
+        ]
         before = sum(t.shape[1] for t in tokens[:-1])
         if self.prd_embedding is not None:
             tokens.append(self.prd_embedding.expand(n, -1, -1))

@@ -129,9 +129,14 @@ class _Transformer(nn.Module):
         super().__init__()
         self.embeddings = _Embeddings(c)
         self.encoder = CLIPEncoder(
-            c.num_hidden_layers, c.hidden_size, c.num_attention_heads, c.intermediate_size,
-            c.hidden_act, c.layer_norm_eps, causal=True,
-        )  # fmt: skip
+            c.num_hidden_layers,
+            c.hidden_size,
+            c.num_attention_heads,
+            c.intermediate_size,
+            c.hidden_act,
+            c.layer_norm_eps,
+            causal=True,
+        )
         self.final_layer_norm = LayerNorm(c.hidden_size, c.layer_norm_eps)
         self.eos_token_id = c.eos_token_id
 

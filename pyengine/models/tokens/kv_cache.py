@@ -111,9 +111,14 @@ class KVCache:
 
         def held() -> Iterable[Any]:
             return (
-                owner, *owner.parameters(), *owner.buffers(), self.lengths, *self.tensors(),
-                *self.keys, *self.values,
-            )  # fmt: skip
+                owner,
+                *owner.parameters(),
+                *owner.buffers(),
+                self.lengths,
+                *self.tensors(),
+                *self.keys,
+                *self.values,
+            )
 
         same = id(owner), self.lengths.data_ptr()
         return self._replays(lambda x: layers(x, self), x, same, held)

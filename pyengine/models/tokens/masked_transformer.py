@@ -200,8 +200,10 @@ class MaskedTransformer(Model):
         c = self.config
         shape = (context.rows, c.sample_size, c.sample_size)
         if input_ids.shape != shape or input_ids.is_floating_point():
-            raise RequestError(f"input_ids: expected integers {list(shape)}, got"
-                               f" {input_ids.dtype} {list(input_ids.shape)}")  # fmt: skip
+            raise RequestError(
+                f"input_ids: expected integers {list(shape)}, got"
+                f" {input_ids.dtype} {list(input_ids.shape)}"
+            )
         check_range("input_ids", input_ids, c.vocab_size)
         x = self.project_in(self.embed(input_ids.to(self.device).flatten(1)).to(self.dtype))
         x = x + self.positions.weight + context.up[0][:, None]

@@ -70,9 +70,9 @@ class _AdaptiveNorm(nn.Module):
     def modulation(self, waves: Tensor, labels: Tensor) -> Tensor:
         """[..., 6 width]: shift, 1 + scale and gate of the attention, then of the feed-forward."""
         six = self.linear(self.emb(waves, labels), silu=True).unflatten(-1, (6, -1))
-        made: Tensor = torch.cat([
-            part + 1 if i % 3 == 1 else part for i, part in enumerate(six.unbind(-2))
-        ], dim=-1)  # fmt: skip
+        made: Tensor = torch.cat(
+            [part + 1 if i % 3 == 1 else part for i, part in enumerate(six.unbind(-2))], dim=-1
+        )
         return made
 
 

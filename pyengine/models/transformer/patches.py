@@ -146,8 +146,9 @@ class PatchTransformer(UnpromptedModel):
         c = self.config
         wanted = (c.in_channels, c.sample_size, c.sample_size)
         if sample.dim() != 4 or tuple(sample.shape[1:]) != wanted or not sample.numel():
-            raise RequestError(f"sample: expected [N, {str(list(wanted))[1:]}, got"
-                               f" {list(sample.shape)}")  # fmt: skip
+            raise RequestError(
+                f"sample: expected [N, {str(list(wanted))[1:]}, got {list(sample.shape)}"
+            )
         told, layout = self._told(timestep, class_labels).for_pictures(len(sample))
         x = sample.to(device=self.device, dtype=self.dtype)
         with self.arena.use():

@@ -96,9 +96,12 @@ class Block(nn.Module):
 
     @classmethod
     def _resnet(
-        cls, config: Any, in_channels: int, channels: int,
+        cls,
+        config: Any,
+        in_channels: int,
+        channels: int,
         resample: Literal["down", "up"] | None = None,
-    ) -> ResnetBlock2D:  # fmt: skip
+    ) -> ResnetBlock2D:
         scale_shift = config.resnet_time_scale_shift == "scale_shift"
         common = in_channels, channels, config.norm_num_groups, config.norm_eps, config.time_dim
         out_scale = getattr(config, cls.scale_factor, 1.0)
@@ -106,9 +109,13 @@ class Block(nn.Module):
         if config.act_fn != "gelu" and out_scale == 1 and not skip_time_act:
             return ResnetBlock2D(*common, time_scale_shift=scale_shift, resample=resample)
         return VariantResnetBlock2D(
-            *common, time_scale_shift=scale_shift, resample=resample, out_scale=out_scale,
-            activation="gelu" if config.act_fn == "gelu" else "silu", skip_time_act=skip_time_act,
-        )  # fmt: skip
+            *common,
+            time_scale_shift=scale_shift,
+            resample=resample,
+            out_scale=out_scale,
+            activation="gelu" if config.act_fn == "gelu" else "silu",
+            skip_time_act=skip_time_act,
+        )
 
     def _attention(self, config: Any, level: int, depth: int) -> nn.Module:
         channels, groups = config.block_out_channels[level], config.norm_num_groups
@@ -116,14 +123,21 @@ class Block(nn.Module):
             return PictureAttention(channels, groups, config.norm_eps, config.heads(level))
         if self.attends == "added":
             return AddedKVAttention(
-                channels, channels // self._head_dim(config, level), config.context_dim(level),
-                groups, norm_context=config.cross_attention_norm is not None,
+                channels,
+                channels // self._head_dim(config, level),
+                config.context_dim(level),
+                groups,
+                norm_context=config.cross_attention_norm is not None,
                 only_context=self._only_context(config, level),
-            )  # fmt: skip
+            )
         return Transformer2DModel(
-            channels, config.heads(level), depth, config.context_dim(level), groups,
+            channels,
+            config.heads(level),
+            depth,
+            config.context_dim(level),
+            groups,
             config.use_linear_projection,
-        )  # fmt: skip
+        )
 
     def _head_dim(self, config: Any, level: int) -> int:
         """Of added-KV attention, for which attention_head_dim is what its name says."""
@@ -277,9 +291,13 @@ class UpBlock2D(Block):
         return Upsample2D(channels)
 
     def forward(
-        self, x: Tensor, given: Conditioning, skips: list[Tensor], first: int = 0,
+        self,
+        x: Tensor,
+        given: Conditioning,
+        skips: list[Tensor],
+        first: int = 0,
         end: int | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """x: [N, H, W, C]. Takes its skips from the end of `skips`.
 
         The result has the size of the next skip, which is odd where the picture's was.

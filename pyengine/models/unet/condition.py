@@ -108,14 +108,20 @@ class UNet2DConditionModel(ConditionEncoder):
             RequestError: for what does not fit the config.
         """
         x, given = self._prepared(
-            sample, timestep, encoder_hidden_states, added_cond_kwargs, class_labels,
-            timestep_cond, attention_mask,
-        )  # fmt: skip
+            sample,
+            timestep,
+            encoder_hidden_states,
+            added_cond_kwargs,
+            class_labels,
+            timestep_cond,
+            attention_mask,
+        )
         if residuals is None:
             residuals = self._residuals(
-                down_block_additional_residuals, mid_block_additional_residual,
+                down_block_additional_residuals,
+                mid_block_additional_residual,
                 down_intrablock_additional_residuals,
-            )  # fmt: skip
+            )
         with self.arena.use():
             if deep is None:
                 out = to_nchw(self._evaluated(x, given, residuals))
@@ -124,9 +130,13 @@ class UNet2DConditionModel(ConditionEncoder):
         return UNet2DConditionOutput(out) if return_dict else (out,)
 
     def evaluate(
-        self, sample: Tensor, times: TimeEmbedding, context: TextContext,
-        residuals: Residuals | None = None, deep: DeepFeatures | None = None,
-    ) -> Tensor:  # fmt: skip
+        self,
+        sample: Tensor,
+        times: TimeEmbedding,
+        context: TextContext,
+        residuals: Residuals | None = None,
+        deep: DeepFeatures | None = None,
+    ) -> Tensor:
         """`forward` with what was computed before.
 
         Args:
@@ -164,9 +174,10 @@ class UNet2DConditionModel(ConditionEncoder):
             return t.to(device=self.device, dtype=self.dtype).permute(0, 2, 3, 1).contiguous()
 
         return Residuals(
-            tuple(map(nhwc, skips or ())), None if mid is None else nhwc(mid),
+            tuple(map(nhwc, skips or ())),
+            None if mid is None else nhwc(mid),
             tuple(map(nhwc, blocks or ())),
-        )  # fmt: skip
+        )
 
     def _evaluated(self, x: Tensor, given: Conditioning, residuals: Residuals) -> Tensor:
         """`_run`, without the Python between its kernels where these have been recorded."""
@@ -274,9 +285,13 @@ class UNet2DConditionModel(ConditionEncoder):
         return self._up(features, skips, given, place), features
 
     def _outer(
-        self, x: Tensor, given: Conditioning, features: Tensor, branch: int,
+        self,
+        x: Tensor,
+        given: Conditioning,
+        features: Tensor,
+        branch: int,
         place: tuple[int, int],
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """The same from features on: of the way down what makes the skips up to `branch`."""
         x = self.conv_in(x)
         skips = [x]

@@ -197,9 +197,12 @@ _ADDED = {
 
 
 def added_rows(
-    module: nn.Module, c: "UNet2DConditionConfig", added: Mapping[str, Tensor] | None,
-    device: torch.device, dtype: torch.dtype,
-) -> Tensor:  # fmt: skip
+    module: nn.Module,
+    c: "UNet2DConditionConfig",
+    added: Mapping[str, Tensor] | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
     """[N, time_dim], what add_embedding makes of added_cond_kwargs.
 
     SDXL's pooled text [N, C] and its six sizes [N, 6]; IF's text [N, L, C]; Kandinsky's embeddings
@@ -226,9 +229,13 @@ def added_rows(
 
 
 def _with_sizes(
-    module: TimestepEmbedding, c: "UNet2DConditionConfig", text: Tensor, sizes: Tensor, *,
+    module: TimestepEmbedding,
+    c: "UNet2DConditionConfig",
+    text: Tensor,
+    sizes: Tensor,
+    *,
     dtype: torch.dtype,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     assert c.addition_time_embed_dim is not None
     waves = sinusoids(sizes, c.addition_time_embed_dim, c.flip_sin_to_cos, c.freq_shift).flatten(1)
     expected = module.linear_1.in_features

@@ -117,9 +117,12 @@ class ConditionEncoder(Model):
         if not isinstance(self.add_embedding, conditioning.ImageHintTimeEmbedding):
             raise RequestError("hint: expected none, since this model reads none")
         factor = conditioning.HINT_FACTOR
-        if hint.dim() != 4 or hint.shape[1] != 3 or not hint.numel() or any(
-            side % factor for side in hint.shape[2:]
-        ):  # fmt: skip
+        if (
+            hint.dim() != 4
+            or hint.shape[1] != 3
+            or not hint.numel()
+            or any(side % factor for side in hint.shape[2:])
+        ):
             raise RequestError(
                 f"hint: expected [N, 3, H, W], H and W multiples of {factor}, got"
                 f" {list(hint.shape)}"
@@ -210,9 +213,12 @@ class ConditionEncoder(Model):
         return sinusoids(values, dim, c.flip_sin_to_cos, c.freq_shift)
 
     def _embed(
-        self, t: Tensor, timestep_cond: Tensor | None, class_labels: Tensor | None,
+        self,
+        t: Tensor,
+        timestep_cond: Tensor | None,
+        class_labels: Tensor | None,
         added: dict[str, Tensor] | None,
-    ) -> TimeEmbedding:  # fmt: skip
+    ) -> TimeEmbedding:
         """t: [..., N or 1]; timestep_cond: [..., N or 1, time_cond_proj_dim]."""
         if timestep_cond is not None:
             if self.time_embedding.cond_proj is None:
@@ -265,11 +271,15 @@ class ConditionEncoder(Model):
     # --- one evaluation ---------------------------------------------------------------------------
 
     def _prepared(
-        self, sample: Tensor, timestep: Tensor | float | TimeEmbedding,
-        context: Tensor | TextContext | None, added_cond_kwargs: dict[str, Tensor] | None,
-        class_labels: Tensor | None = None, timestep_cond: Tensor | None = None,
+        self,
+        sample: Tensor,
+        timestep: Tensor | float | TimeEmbedding,
+        context: Tensor | TextContext | None,
+        added_cond_kwargs: dict[str, Tensor] | None,
+        class_labels: Tensor | None = None,
+        timestep_cond: Tensor | None = None,
         attention_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Conditioning]:  # fmt: skip
+    ) -> tuple[Tensor, Conditioning]:
         """(the sample as [N, H, W, C], what every block is told) of the arguments of `forward`."""
         sample = self._beside_hint(sample, added_cond_kwargs)
         self._check_sample(sample)

@@ -65,8 +65,10 @@ class LatentUpscalerUNet(Model):
             c.time_dim, c.time_dim, c.time_cond_proj_dim, "gelu"
         )
         common: dict[str, Any] = {
-            "time_dim": c.time_dim, "eps": c.norm_eps, "context_width": c.cross_attention_dim
-        }  # fmt: skip
+            "time_dim": c.time_dim,
+            "eps": c.norm_eps,
+            "context_width": c.cross_attention_dim,
+        }
         self.down_blocks = nn.ModuleList()
         for level, width in enumerate(channels):
             first = channels[max(level - 1, 0)]
@@ -186,9 +188,7 @@ class LatentUpscalerUNet(Model):
             out = to_nchw(self._run(x, times, context))
         return UNet2DConditionOutput(out) if return_dict else (out,)
 
-    def evaluate(
-        self, sample: Tensor, times: TimeEmbedding, context: TextContext
-    ) -> Tensor:  # fmt: skip
+    def evaluate(self, sample: Tensor, times: TimeEmbedding, context: TextContext) -> Tensor:
         """-forward(...): v as pyengine.schedules has it, whose sign is the other one.
 
         The clean sample is

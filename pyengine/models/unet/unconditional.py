@@ -44,9 +44,11 @@ class _MidBlock(Block):
 
     def _attention(self, config: UNet2DConfig, level: int, depth: int) -> nn.Module:
         return PictureAttention(
-            config.block_out_channels[level], config.mid_attention_groups, config.norm_eps,
+            config.block_out_channels[level],
+            config.mid_attention_groups,
+            config.norm_eps,
             config.heads(level),
-        )  # fmt: skip
+        )
 
     def forward(self, x: Tensor, given: Conditioning) -> Tensor:
         for i in range(len(self.resnets)):

@@ -144,8 +144,9 @@ class UNet2DConfig:
                 groups["attn_norm_num_groups"] = self.mid_attention_groups
             problems += [
                 f"block_out_channels[{level}] {channels} is no multiple of {name} {number}"
-                for name, number in groups.items() if channels % number
-            ]  # fmt: skip
+                for name, number in groups.items()
+                if channels % number
+            ]
             width = self.attention_head_dim
             if width is not None and self.attends(level) and channels % width:
                 problems.append(

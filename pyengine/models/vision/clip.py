@@ -142,9 +142,14 @@ class _Tower(nn.Module):
         # So it is spelled in checkpoints.
         self.pre_layrnorm = LayerNorm(c.hidden_size, c.layer_norm_eps)
         self.encoder = CLIPEncoder(
-            c.num_hidden_layers, c.hidden_size, c.num_attention_heads, c.intermediate_size,
-            c.hidden_act, c.layer_norm_eps, causal=False,
-        )  # fmt: skip
+            c.num_hidden_layers,
+            c.hidden_size,
+            c.num_attention_heads,
+            c.intermediate_size,
+            c.hidden_act,
+            c.layer_norm_eps,
+            causal=False,
+        )
         self.post_layernorm = LayerNorm(c.hidden_size, c.layer_norm_eps)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -85,9 +85,13 @@ def conv2d(
 
 
 def _int8_sums(
-    x: Tensor, weight: Tensor, weight_scale: Tensor, stride: int,
-    padding: tuple[int, int, int, int], upsample: bool,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    stride: int,
+    padding: tuple[int, int, int, int],
+    upsample: bool,
+) -> Tensor:
     """x: what the prologue gives, [N, H, W, C], before it is enlarged."""
     filters = unpack_filters(weight, len(weight_scale), x.shape[-1]).double()
     numbers, scale = quantize_inputs(x)
@@ -105,9 +109,10 @@ def _int8_sums(
     for tap in range(weight.shape[1] * weight.shape[2]):
         row, column = divmod(tap, weight.shape[2])
         seen = (
-            slice(None), slice(row, row + (height - 1) * stride + 1, stride),
+            slice(None),
+            slice(row, row + (height - 1) * stride + 1, stride),
             slice(column, column + (width - 1) * stride + 1, stride),
-        )  # fmt: skip
+        )
         sums = F.linear(numbers[seen], filters[:, row, column]).to(wide) * scale[seen][..., None]
         total = sums if total is None else total + sums
     assert total is not None
@@ -115,9 +120,12 @@ def _int8_sums(
 
 
 def _finished(
-    y: Tensor, channel_add: Tensor | None, slopes: Tensor | None, residual: Tensor | None,
+    y: Tensor,
+    channel_add: Tensor | None,
+    slopes: Tensor | None,
+    residual: Tensor | None,
     dtype: torch.dtype,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     if channel_add is not None:
         y = y + channel_add[:, None, None, :]
     if slopes is not None:

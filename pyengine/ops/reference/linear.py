@@ -129,8 +129,12 @@ def linear(
 
 
 def _finished(
-    y: Tensor, addend: Tensor | None, activation: str, gate: Tensor | None,
-    residual: Tensor | None, dtype: torch.dtype,
-) -> Tensor:  # fmt: skip
+    y: Tensor,
+    addend: Tensor | None,
+    activation: str,
+    gate: Tensor | None,
+    residual: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
     y = ACTIVATIONS[activation](y if addend is None else y + addend)
     return gated(y, gate, residual).to(dtype)

@@ -54,6 +54,7 @@ def per_picture(name: str, items: list[Any] | None, r: TokenRequest) -> list[Any
     if len(items) == len(r.prompts):
         return [item for item in items for _ in range(r.per_prompt)]
     if len(items) != r.count:
-        raise checks.refuse(name, f"one, {len(r.prompts)} (one per prompt) or {r.count}",
-                            len(items))  # fmt: skip
+        raise checks.refuse(
+            name, f"one, {len(r.prompts)} (one per prompt) or {r.count}", len(items)
+        )
     return items

@@ -61,8 +61,10 @@ def _check_settings(k: int, settings: dict[str, Any], pipe: Any) -> None:
         if name in OF_ALL:
             raise RequestError(f"{where}: {name}: expected in the call, since it is of all stages")
         if name in BY_NAME and isinstance(BY_NAME[name].kind, Loaded):
-            raise RequestError(f"{where}: {name}: expected none: a cascade's stages take no model"
-                               " besides their own")  # fmt: skip
+            raise RequestError(
+                f"{where}: {name}: expected none: a cascade's stages take no model"
+                " besides their own"
+            )
         if name not in parameters(pipe):
             try:
                 refuse_others({name: settings[name]}, pipe.__call__)
@@ -95,8 +97,12 @@ def share_strength(
     """
     if strength is None:
         return
-    takers = [k for k, pipe in enumerate(pipes) if "strength" in parameters(pipe)
-              and (begun or (k > 0 and "original_image" not in parameters(pipe)))]  # fmt: skip
+    takers = [
+        k
+        for k, pipe in enumerate(pipes)
+        if "strength" in parameters(pipe)
+        and (begun or (k > 0 and "original_image" not in parameters(pipe)))
+    ]
     if not takers:
         raise RequestError("strength: expected only together with image")
     for k in takers:

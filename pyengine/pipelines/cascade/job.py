@@ -68,9 +68,14 @@ class CascadeJob(Job):
     """
 
     def __init__(
-        self, run: Run, index: int, seed: int | None, units: list[int],
-        generator: torch.Generator, texts: list[dict[str, Tensor]],
-    ):  # fmt: skip
+        self,
+        run: Run,
+        index: int,
+        seed: int | None,
+        units: list[int],
+        generator: torch.Generator,
+        texts: list[dict[str, Tensor]],
+    ):
         super().__init__(run, index, seed)
         self.units, self.generator, self.texts = units, generator, texts
         self.stage = -1

@@ -86,8 +86,10 @@ class CascadePipeline(Pipeline[CascadeRequest, CascadeJob]):
 
     def save_pretrained(self, *_: Any, **__: Any) -> NoReturn:
         """Refused: its stages are folders of their own."""
-        raise RequestError("save_pretrained: save each of the cascade's stages:"
-                           " pipe.stages[0].save_pretrained(folder)")  # fmt: skip
+        raise RequestError(
+            "save_pretrained: save each of the cascade's stages:"
+            " pipe.stages[0].save_pretrained(folder)"
+        )
 
     def folded(self, call: Mapping[str, Any]) -> dict[str, Any]:
         """A call's arguments with those of stages in `stages`, as JSON text."""
@@ -176,16 +178,24 @@ class CascadePipeline(Pipeline[CascadeRequest, CascadeJob]):
         )
         if isinstance(generators, torch.Generator):
             if len(each) > 1:
-                raise RequestError(f"generator: expected one for each of {len(each)} pictures,"
-                                   " given one for all")  # fmt: skip
+                raise RequestError(
+                    f"generator: expected one for each of {len(each)} pictures, given one for all"
+                )
             generators = [generators]
         r = CascadeRequest(
-            pictures=each, stages=stages, sizes=[], units=[], guided=[], begin=begin,
+            pictures=each,
+            stages=stages,
+            sizes=[],
+            units=[],
+            guided=[],
+            begin=begin,
             output_type=checks.choice("output_type", a.pop("output_type"), ("pil", "np", "pt")),
-            seeds=seeds, generators=generators, callback=callback,
+            seeds=seeds,
+            generators=generators,
+            callback=callback,
             callback_inputs=checks.check_callback(callback, inputs, CALLBACK_TENSORS),
             **checks.manners(a.pop("run"), a.pop("timeout"), a.pop("return_dict")),
-        )  # fmt: skip
+        )
         share_strength(a.pop("strength"), "image" in begin[0], stages, self.stages)
         shared({**a.pop("others"), **a}, stages, self.stages)
         self._check_stages(r)
@@ -226,8 +236,9 @@ class CascadePipeline(Pipeline[CascadeRequest, CascadeJob]):
             if value is None:
                 continue
             if name not in parameters(self.stages[0]):
-                raise RequestError(f"{name}: the first stage, {self.stages[0]._class_name}, takes"
-                                   " none")  # fmt: skip
+                raise RequestError(
+                    f"{name}: the first stage, {self.stages[0]._class_name}, takes none"
+                )
             items = pictures.as_list(value, name, grey=name == "mask_image")
             if len(items) not in (1, batch, count):
                 raise checks.refuse(name, f"1, {batch} or {count} pictures", len(items))
@@ -248,13 +259,19 @@ class CascadePipeline(Pipeline[CascadeRequest, CascadeJob]):
             checks.check_total(*size, r.count)
             grey = torch.full((3, *size), 0.5)
             if k and stage.device.type != self.device.type:
-                raise RequestError(f"stages: {k + 1} is on {stage.device}, the first on"
-                                   f" {self.device}")  # fmt: skip
+                raise RequestError(
+                    f"stages: {k + 1} is on {stage.device}, the first on {self.device}"
+                )
 
     def _stage_request(
-        self, r: CascadeRequest, k: int, i: int, image: Tensor | None,
-        generator: torch.Generator, texts: Mapping[str, Tensor] | None = None,
-    ) -> Any:  # fmt: skip
+        self,
+        r: CascadeRequest,
+        k: int,
+        i: int,
+        image: Tensor | None,
+        generator: torch.Generator,
+        texts: Mapping[str, Tensor] | None = None,
+    ) -> Any:
         """Stage k's request of picture i. image: [3, H, W] in 0..1, what the stage before made.
         texts: the prompt's embeddings, in its place.
         """
@@ -282,10 +299,15 @@ class CascadePipeline(Pipeline[CascadeRequest, CascadeJob]):
 
     def _report(self, r: CascadeRequest) -> Report:
         return Report(
-            model=self.source, pipeline=self._class_name, device=str(self.device),
-            dtype=str(self.dtype).removeprefix("torch."), sampler="", height=r.height,
-            width=r.width, guidance_scale=1.0,
-        )  # fmt: skip
+            model=self.source,
+            pipeline=self._class_name,
+            device=str(self.device),
+            dtype=str(self.dtype).removeprefix("torch."),
+            sampler="",
+            height=r.height,
+            width=r.width,
+            guidance_scale=1.0,
+        )
 
     def _begin(self, r: CascadeRequest, report: Report) -> CascadeCall:
         with report.stage("encode_prompt", self.device):
@@ -370,11 +392,14 @@ def _check(stages: Sequence[Any]) -> None:
         if not isinstance(stage, Pipeline) or isinstance(stage, CascadePipeline):
             raise checks.refuse(f"stages: {k}", "a pipeline, a folder, a file or a Hub id", stage)
         if stage.makes != "pictures":
-            raise RequestError(f"stages: {k}: a {stage._class_name} makes {stage.makes}, not"
-                               " pictures")  # fmt: skip
+            raise RequestError(
+                f"stages: {k}: a {stage._class_name} makes {stage.makes}, not pictures"
+            )
         if k > 1 and "image" not in parameters(stage):
-            raise RequestError(f"stages: {k}: a {stage._class_name} takes no picture, and is no"
-                               " stage after another")  # fmt: skip
+            raise RequestError(
+                f"stages: {k}: a {stage._class_name} takes no picture, and is no"
+                " stage after another"
+            )
     if len({id(stage) for stage in stages}) != len(stages):
         raise RequestError("stages: expected each pipeline once")
 

@@ -83,8 +83,10 @@ class Given:
         """For a call of `count` pictures of `batch` prompts. Raises RequestError."""
         items = checks.spread(self.name, self.items, count, batch)
         # Each is read once: those of a prompt's pictures follow each other.
-        rows = {id(item): pictures.to_tensor([item], height, width, self.name, resample=BICUBIC)
-                for item in self.items}  # fmt: skip
+        rows = {
+            id(item): pictures.to_tensor([item], height, width, self.name, resample=BICUBIC)
+            for item in self.items
+        }
         mask = None
         if self.masks is not None:
             masks = checks.spread("mask_image", self.masks, count, batch)

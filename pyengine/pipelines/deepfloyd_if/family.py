@@ -50,7 +50,8 @@ SUPER_RESOLUTION = Family(
     state="a small picture and a text to a larger picture, from an original and within a mask, too;"
     " held to diffusers by tests",
     classes=(
-        "IFSuperResolutionPipeline", "IFImg2ImgSuperResolutionPipeline",
+        "IFSuperResolutionPipeline",
+        "IFImg2ImgSuperResolutionPipeline",
         "IFInpaintingSuperResolutionPipeline",
     ),
     parts={**PARTS, "image_noising_scheduler": SCHEDULER},
@@ -66,4 +67,4 @@ SUPER_RESOLUTION = Family(
     others=(f"{_HERE}.tasks:IFImg2ImgSuperResolutionPipeline",),
     rehearse=f"{_HERE}.rehearsal:rehearse",
     rank=17,
-)  # fmt: skip
+)

@@ -103,9 +103,14 @@ class IFPipeline(UnpromptedPipeline[IFRequest]):
     begins_from: ClassVar[str] = "image"
 
     def __init__(
-        self, models: dict[str, Model], tokenizer: T5Tokenizer, checkpoint: Any, source: str,
-        defaults: Any, scheduler: NamedScheduler,
-    ):  # fmt: skip
+        self,
+        models: dict[str, Model],
+        tokenizer: T5Tokenizer,
+        checkpoint: Any,
+        source: str,
+        defaults: Any,
+        scheduler: NamedScheduler,
+    ):
         super().__init__(models, checkpoint, source, defaults, scheduler)
         self.tokenizer = tokenizer
 
@@ -262,9 +267,11 @@ class IFPipeline(UnpromptedPipeline[IFRequest]):
             (prompt_embeds, negative_prompt_embeds or None without guidance), [N, L, C] each.
         """
         texts = self._widths.read(
-            prompt=prompt, negative_prompt=negative_prompt, prompt_embeds=prompt_embeds,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
-        )  # fmt: skip
+        )
         times = checks.integer("num_images_per_prompt", num_images_per_prompt, 1, 1024)
         with self._runs.begin(Run(), self.device):
             embeds = self._embeds(texts, bool(do_classifier_free_guidance), []).repeated(times)
@@ -346,9 +353,12 @@ class IFPipeline(UnpromptedPipeline[IFRequest]):
                 arguments[name] = side if arguments[name] is None else arguments[name]
         per_prompt = arguments["num_images_per_prompt"]
         base = self._request(
-            batch_size=texts.batch, prompts=texts.prompts, has_negative=texts.has_negative,
-            strength=None if given is None else given.strength, **arguments,
-        )  # fmt: skip
+            batch_size=texts.batch,
+            prompts=texts.prompts,
+            has_negative=texts.has_negative,
+            strength=None if given is None else given.strength,
+            **arguments,
+        )
         own = {f.name: getattr(base, f.name) for f in fields(base)}
         beginning = None
         if given is not None:
@@ -370,8 +380,11 @@ class IFPipeline(UnpromptedPipeline[IFRequest]):
         """[R, L, C] of all conditions, the prompts' last."""
         embeds = self._embeds(r.texts, self._guided(r), warned)
         assert embeds.text is not None
-        rows = [embeds.text if embeds.negative is None else
-                joined("prompt_embeds", embeds.negative, embeds.text)]  # fmt: skip
+        rows = [
+            embeds.text
+            if embeds.negative is None
+            else joined("prompt_embeds", embeds.negative, embeds.text)
+        ]
         if self._guided(r) and r.method.three:
             empty = self._embeds(r.texts.emptied(embeds), True, warned).negative
             assert empty is not None

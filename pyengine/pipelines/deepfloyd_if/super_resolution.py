@@ -62,9 +62,15 @@ class IFSuperResolutionPipeline(IFPipeline):
     begins_from: ClassVar[str] = "original_image"
 
     def __init__(
-        self, models: dict[str, Model], tokenizer: T5Tokenizer, checkpoint: Any, source: str,
-        defaults: Any, scheduler: NamedScheduler, image_noising_scheduler: NamedScheduler,
-    ):  # fmt: skip
+        self,
+        models: dict[str, Model],
+        tokenizer: T5Tokenizer,
+        checkpoint: Any,
+        source: str,
+        defaults: Any,
+        scheduler: NamedScheduler,
+        image_noising_scheduler: NamedScheduler,
+    ):
         """image_noising_scheduler: says how much noise a noise_level is."""
         super().__init__(models, tokenizer, checkpoint, source, defaults, scheduler)
         self.image_noising_scheduler = image_noising_scheduler

@@ -87,8 +87,9 @@ class StableDiffusionDepth2ImgPipeline(StableDiffusionPipeline):
         depth = _depth(given)
         r = super()._checked({**unasked(), **arguments})
         if len(depth) > r.count or r.count % len(depth):
-            raise checks.refuse("depth_map", f"a number of them that divides {r.count} pictures",
-                                len(depth))  # fmt: skip
+            raise checks.refuse(
+                "depth_map", f"a number of them that divides {r.count} pictures", len(depth)
+            )
         return DepthRequest(**vars(r), depth=depth)
 
     def _conditions(self, r: Request, warned: list[str]) -> Conditions:
@@ -106,8 +107,10 @@ def _depth(given: Any) -> Tensor:
     """[M, H, W] float32. Raises RequestError for anything but finite floats that differ."""
     wanted = "finite numbers [H, W] or [M, H, W] that are not all alike"
     if given is None:
-        raise RequestError("depth_map: expected the depth of the image, given none; the"
-                           " checkpoint's network that estimates it is not run")  # fmt: skip
+        raise RequestError(
+            "depth_map: expected the depth of the image, given none; the"
+            " checkpoint's network that estimates it is not run"
+        )
     if isinstance(given, np.ndarray) and given.dtype.kind == "f":
         given = torch.from_numpy(np.ascontiguousarray(given, dtype=np.float32))
     if not isinstance(given, Tensor) or not given.is_floating_point():

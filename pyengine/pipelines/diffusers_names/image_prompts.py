@@ -79,9 +79,13 @@ class ImagePromptNames:
             model.arena = self._arena
         self._images = ImageAdapters(made, encoder, (1.0,) * len(made))
         self._image_places = {
-            "place": place, "subfolder": subfolder, "weight_name": weight_name,
-            "image_encoder_folder": image_encoder_folder, "image_encoder": image_encoder, **others,
-        }  # fmt: skip
+            "place": place,
+            "subfolder": subfolder,
+            "weight_name": weight_name,
+            "image_encoder_folder": image_encoder_folder,
+            "image_encoder": image_encoder,
+            **others,
+        }
 
     def _check_movable(self) -> None:
         """Raises RequestError where the IP-Adapters' image encoder came as an object."""
@@ -106,13 +110,16 @@ class ImagePromptNames:
         """
         loaded = self._images.adapters
         if not loaded:
-            raise RequestError("set_ip_adapter_scale: there is no IP-Adapter: load one with"
-                               " load_ip_adapter")  # fmt: skip
+            raise RequestError(
+                "set_ip_adapter_scale: there is no IP-Adapter: load one with load_ip_adapter"
+            )
         items = list(scale) if isinstance(scale, list | tuple) else [scale]
         items = items * len(loaded) if len(items) == 1 else items
         if len(items) != len(loaded):
-            raise RequestError(f"set_ip_adapter_scale: expected one for each of {len(loaded)}"
-                               f" IP-Adapters, given {len(items)}")  # fmt: skip
+            raise RequestError(
+                f"set_ip_adapter_scale: expected one for each of {len(loaded)}"
+                f" IP-Adapters, given {len(items)}"
+            )
         self._images.scales = tuple(
             read_scale(item, self.parts.unet, "set_ip_adapter_scale") for item in items
         )
@@ -146,8 +153,10 @@ def _places(place: Any, subfolder: Any, weight_name: Any) -> list[tuple[Any, Any
     count = max(map(len, given))
     if not 1 <= count <= MOST or any(len(own) not in (1, count) for own in given):
         counts = ", ".join(str(len(own)) for own in given)
-        raise RequestError(f"load_ip_adapter: expected 1 to {MOST}, with as many of each, or one"
-                           f" for all, given {counts}")  # fmt: skip
+        raise RequestError(
+            f"load_ip_adapter: expected 1 to {MOST}, with as many of each, or one"
+            f" for all, given {counts}"
+        )
     every = [own * count if len(own) == 1 else own for own in given]
     return list(zip(*every, strict=True))
 

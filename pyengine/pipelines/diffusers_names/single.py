@@ -28,8 +28,9 @@ def load_single(path: Any, keywords: dict[str, Any], wanted: Any) -> Any:
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         raise RequestError(f"path: expected a .safetensors file, given {show(path)}")
     if os.path.isdir(path):
-        raise RequestError(f"path: expected a file, given a folder, {show(str(path))}; use"
-                           " from_pretrained")  # fmt: skip
+        raise RequestError(
+            f"path: expected a file, given a folder, {show(str(path))}; use from_pretrained"
+        )
     original = [keywords.pop(n, None) for n in ("original_config", "original_config_file")]
     found = next((value for value in original if value is not None), None)
     if found is not None and keywords.get("prediction_type") is None:

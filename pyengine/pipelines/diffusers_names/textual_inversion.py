@@ -48,9 +48,13 @@ class TextualInversionNames:
     # --- diffusers' -------------------------------------------------------------------------------
 
     def load_textual_inversion(
-        self, pretrained_model_name_or_path: Any, token: str | Sequence[str] | None = None,
-        tokenizer: ClipTokenizer | None = None, text_encoder: Any = None, **where: Any,
-    ) -> list[str]:  # fmt: skip
+        self,
+        pretrained_model_name_or_path: Any,
+        token: str | Sequence[str] | None = None,
+        tokenizer: ClipTokenizer | None = None,
+        text_encoder: Any = None,
+        **where: Any,
+    ) -> list[str]:
         """Learns tokens that prompts and negative prompts then name; returns them.
 
         pretrained_model_name_or_path: a .safetensors file, a folder with one
@@ -71,9 +75,11 @@ class TextualInversionNames:
         return [one.token for one in learnt]
 
     def unload_textual_inversion(
-        self, tokens: str | Sequence[str] | None = None, tokenizer: ClipTokenizer | None = None,
+        self,
+        tokens: str | Sequence[str] | None = None,
+        tokenizer: ClipTokenizer | None = None,
         text_encoder: Any = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Forgets tokens, all unless told. Pictures have the bits that they had before.
 
         tokenizer, text_encoder: of which one; both of SDXL unless told.
@@ -110,8 +116,11 @@ class TextualInversionNames:
             isinstance(value, str | os.PathLike) and os.path.isdir(os.path.expanduser(value))
         ):
             raise checks.refuse("embeddings_dir", "a folder of .safetensors files", value)
-        old = [t for t in self._of_folder if any(t in own.learnt for own in
-                                                 self._tokenizers().values())]  # fmt: skip
+        old = [
+            t
+            for t in self._of_folder
+            if any(t in own.learnt for own in self._tokenizers().values())
+        ]
         if old:
             self.unload_textual_inversion(old)
         self._embeddings_dir, self._of_folder = None, ()
@@ -154,8 +163,10 @@ class TextualInversionNames:
                 continue
             same = [p for p, value in parts.items() if value is given]
             if not same or same[0] not in found:
-                raise RequestError(f"{name}: expected one of this pipeline's, the same as the other"
-                                   f" argument's, given {show(type(given).__name__)}")  # fmt: skip
+                raise RequestError(
+                    f"{name}: expected one of this pipeline's, the same as the other"
+                    f" argument's, given {show(type(given).__name__)}"
+                )
             found = {same[0]: found[same[0]]}
         return found
 
@@ -178,8 +189,9 @@ class TextualInversionNames:
             each = [tokens]
         elif tokens is not None:
             if len(tokens) != len(items):
-                raise RequestError(f"token: expected {len(items)} names, one for each file, given"
-                                   f" {len(tokens)}")  # fmt: skip
+                raise RequestError(
+                    f"token: expected {len(items)} names, one for each file, given {len(tokens)}"
+                )
             each = [[name] for name in tokens]
         return [
             one
@@ -204,8 +216,9 @@ class TextualInversionNames:
                             f" expected another name, such as {show(f'<{one.token}>')}"
                         )
                     if (part, name.lower()) in seen:
-                        raise RequestError(f"token: expected each name once, given {show(name)}"
-                                           " twice")  # fmt: skip
+                        raise RequestError(
+                            f"token: expected each name once, given {show(name)} twice"
+                        )
                     seen.add((part, name.lower()))
 
     def _learn(self, learnt: Sequence[Learnt]) -> None:

@@ -14,17 +14,21 @@ def build(load: Load) -> Any:
     checkpoint = load.checkpoint
     configs, sources = load.configs(("transformer", "vae"), checkpoint.where)
     load.compare(check_fits, configs["transformer"], configs["vae"])
-    names = read_names(getattr(checkpoint, "data", {}).get("id2label"), load.source,
-                       configs["transformer"].num_embeds_ada_norm)  # fmt: skip
+    names = read_names(
+        getattr(checkpoint, "data", {}).get("id2label"),
+        load.source,
+        configs["transformer"].num_embeds_ada_norm,
+    )
     if left_out := unapplied(configs["vae"], per_channel=False):
         warnings.warn(f"{load.source}: vae/config.json: {left_out}", stacklevel=2)
     scheduler = choose(None, checkpoint.config("scheduler"), load.kind)
     defaults = load.defaults()
     models = {
-        name: load.network(name, configs[name], source,
-                           name == "vae" and configs[name].force_upcast)
+        name: load.network(
+            name, configs[name], source, name == "vae" and configs[name].force_upcast
+        )
         for name, source in sources.items()
-    }  # fmt: skip
+    }
     checkpoint.hold(sources)
     return load.pipeline_class(models, checkpoint, load.source, defaults, scheduler, names)
 
@@ -51,8 +55,9 @@ def read_names(found: object, source: str, classes: int) -> dict[int, str]:
     if found is None:
         return {}
     if not isinstance(found, dict) or len(found) > classes:
-        raise ConfigError(f"{where}: expected names of at most {classes} classes, found"
-                          f" {show(found)}")  # fmt: skip
+        raise ConfigError(
+            f"{where}: expected names of at most {classes} classes, found {show(found)}"
+        )
     names = {}
     for key, name in found.items():
         number = int(key) if isinstance(key, str) and key.isdecimal() and len(key) < 8 else -1

@@ -44,9 +44,14 @@ class DiTPipeline(UnpromptedPipeline[UnpromptedRequest]):
     decoder_part = "vae: the decoder"
 
     def __init__(
-        self, models: dict[str, Model], checkpoint: Any, source: str, defaults: Any,
-        scheduler: NamedScheduler, names: dict[int, str],
-    ):  # fmt: skip
+        self,
+        models: dict[str, Model],
+        checkpoint: Any,
+        source: str,
+        defaults: Any,
+        scheduler: NamedScheduler,
+        names: dict[int, str],
+    ):
         """names: by class, each perhaps several with commas between."""
         super().__init__(models, checkpoint, source, defaults, scheduler)
         self._names = names
@@ -194,9 +199,10 @@ class DiTPipeline(UnpromptedPipeline[UnpromptedRequest]):
             none = torch.full_like(labels, self.transformer.config.num_embeds_ada_norm)
             labels = torch.cat([none, labels])
         return Conditions(
-            labels=to_device(labels, self.device), pictures=r.count,
+            labels=to_device(labels, self.device),
+            pictures=r.count,
             names=r.method.names(guided),
-        )  # fmt: skip
+        )
 
     def pixels_of(self, latents: Tensor) -> Tensor:
         """[N, 3, H, W] in about -1..1 of `latents` [N, C, h, w]; gradients go through it."""

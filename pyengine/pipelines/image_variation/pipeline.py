@@ -90,8 +90,9 @@ class StableDiffusionImageVariationPipeline(StableDiffusionPipeline):
 
     @image_encoder.setter
     def image_encoder(self, value: Any) -> None:
-        raise RequestError("image_encoder: expected that of the checkpoint; load another with"
-                           " from_pretrained")  # fmt: skip
+        raise RequestError(
+            "image_encoder: expected that of the checkpoint; load another with from_pretrained"
+        )
 
     @property
     def feature_extractor(self) -> ClipPictureConfig:  # type: ignore[override]  # elsewhere None
@@ -113,13 +114,16 @@ class StableDiffusionImageVariationPipeline(StableDiffusionPipeline):
 
     def encode_prompt(self, *_: Any, **__: Any) -> NoReturn:
         """Raises RequestError: this model reads no texts."""
-        raise RequestError(f"encode_prompt: a {type(self).__name__} reads a picture and no text;"
-                           " embed(image) gives what it reads")  # fmt: skip
+        raise RequestError(
+            f"encode_prompt: a {type(self).__name__} reads a picture and no text;"
+            " embed(image) gives what it reads"
+        )
 
     def load_textual_inversion(self, *_: Any, **__: Any) -> NoReturn:
         """Raises RequestError: this model reads no texts."""
-        raise RequestError(f"load_textual_inversion: a {type(self).__name__} reads a picture and"
-                           " no text")  # fmt: skip
+        raise RequestError(
+            f"load_textual_inversion: a {type(self).__name__} reads a picture and no text"
+        )
 
     def load_ip_adapter(self, *_: Any, **__: Any) -> NoReturn:
         """Raises RequestError: the picture is what this model reads."""

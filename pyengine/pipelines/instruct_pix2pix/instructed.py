@@ -60,9 +60,9 @@ class Instructed(StableDiffusionPipeline):
 
     def _most_likely(self, pixels: Tensor) -> Tensor:
         encoded: Any = self.vae.encode(pixels)
-        found: Tensor = encoded.latents if isinstance(self.vae, AutoencoderTiny) else (
-            encoded.latent_dist.mean
-        )  # fmt: skip
+        found: Tensor = (
+            encoded.latents if isinstance(self.vae, AutoencoderTiny) else (encoded.latent_dist.mean)
+        )
         return found
 
     def _start(self, r: Request, plan: Plan, noise: NoiseSource, warned: list[str]) -> Start:

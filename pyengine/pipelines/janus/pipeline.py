@@ -67,9 +67,14 @@ class JanusPipeline(TextTokensPipeline):
     defaults: JanusDefaults
 
     def __init__(
-        self, model: Janus, tokenizer: JsonTokenizer, tokens: JanusTokens, checkpoint: Any,
-        source: str, defaults: JanusDefaults,
-    ):  # fmt: skip
+        self,
+        model: Janus,
+        tokenizer: JsonTokenizer,
+        tokens: JanusTokens,
+        checkpoint: Any,
+        source: str,
+        defaults: JanusDefaults,
+    ):
         super().__init__(model, checkpoint, source, defaults)
         self.tokenizer, self.tokens = tokenizer, tokens
 
@@ -87,16 +92,24 @@ class JanusPipeline(TextTokensPipeline):
     def _new_decoder(self) -> Decoder:
         c = self.model.config
         return Decoder(
-            self.model, self.source, self.device, length=c.side**2,
-            vocab_size=c.vq_config.num_embeddings, limit=c.text_config.max_position_embeddings,
-        )  # fmt: skip
+            self.model,
+            self.source,
+            self.device,
+            length=c.side**2,
+            vocab_size=c.vq_config.num_embeddings,
+            limit=c.text_config.max_position_embeddings,
+        )
 
     def _prefix(self, prefix: Any, r: TokenRequest) -> Tensor:
         vq = self.model.vq
         return read_prefix(
-            prefix, r, self.grid, vq.config.downscale, vq.config.num_embeddings,
+            prefix,
+            r,
+            self.grid,
+            vq.config.downscale,
+            vq.config.num_embeddings,
             lambda x: vq.encode_tokens(2 * x - 1).flatten(1),
-        )  # fmt: skip
+        )
 
     def _texts(self, r: TokenRequest) -> list[list[int]]:
         """Ids for every row: each prompt's, then, with guidance, what it is compared with."""

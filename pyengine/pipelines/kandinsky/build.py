@@ -51,10 +51,11 @@ def _decoder(load: Load, cls: Any, opened: dict[str, Any], defaults: Any) -> Any
     load.compare(check_fits, configs["unet"], configs["movq"])
     scheduler = choose(None, load.checkpoint.config("scheduler"), load.kind)
     models = {
-        name: load.network(name, configs[name], sources[name],
-                           name == "movq" and configs[name].force_upcast)
+        name: load.network(
+            name, configs[name], sources[name], name == "movq" and configs[name].force_upcast
+        )
         for name in PARTS
-    }  # fmt: skip
+    }
     opened |= sources
     return cls(models, load.checkpoint, load.source, defaults, scheduler)
 
@@ -125,9 +126,7 @@ def check_prior_fits(prior: Any, image: Any, text: Any, length: int) -> None:
     image: None where there is none. length: tokens of a text.
     """
     width = prior.embedding_dim
-    own = () if image is None else (
-        ("image_encoder: projection_dim", image.projection_dim, width),
-    )  # fmt: skip
+    own = () if image is None else (("image_encoder: projection_dim", image.projection_dim, width),)
     for name, found, wanted in (
         *own,
         ("text_encoder: projection_dim", text.projection_dim, prior.projected_dim),

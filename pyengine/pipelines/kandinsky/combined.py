@@ -53,16 +53,21 @@ class KandinskyV22CombinedPipeline(SchedulerNames, StagedPipeline[CombinedReques
     main_part: ClassVar[str] = "unet"
 
     def __init__(
-        self, prior: KandinskyV22PriorPipeline, decoder: KandinskyV22Pipeline, checkpoint: Any,
-        source: str, defaults: Any,
-    ):  # fmt: skip
+        self,
+        prior: KandinskyV22PriorPipeline,
+        decoder: KandinskyV22Pipeline,
+        checkpoint: Any,
+        source: str,
+        defaults: Any,
+    ):
         """prior, decoder: over the checkpoint's parts."""
         super().__init__()
         self.prior_pipe, self.decoder_pipe = prior, decoder
         self.checkpoint, self.source, self.defaults = checkpoint, source, defaults
         self.models = {
-            **{f"{_PRIOR}{name}": model for name, model in prior.models.items()}, **decoder.models
-        }  # fmt: skip
+            **{f"{_PRIOR}{name}": model for name, model in prior.models.items()},
+            **decoder.models,
+        }
         for model in self.models.values():  # one for all, which work one after the other
             model.arena = decoder.unet.arena
         self.stages = Stage("prior", prior._evaluate), Stage("unet", decoder._evaluate)
@@ -189,10 +194,17 @@ class KandinskyV22CombinedPipeline(SchedulerNames, StagedPipeline[CombinedReques
         # What the prior is going to make: of the right shape, so that all else is checked now.
         empty = torch.zeros(prior.wanted // times, self.unet.config.encoder_hid_dim)
         wide = a.pop("decoder_latents")
-        decoder = self.decoder_pipe._checked({
-            **a, **shared, "image_embeds": empty, "negative_image_embeds": empty, "seed": None,
-            "latents": wide, "generator": generators,
-        })  # fmt: skip
+        decoder = self.decoder_pipe._checked(
+            {
+                **a,
+                **shared,
+                "image_embeds": empty,
+                "negative_image_embeds": empty,
+                "seed": None,
+                "latents": wide,
+                "generator": generators,
+            }
+        )
         decoder.seeds = prior.seeds[: prior.wanted]
         return CombinedRequest(prior, decoder, decoder.latents)
 
@@ -207,7 +219,7 @@ class KandinskyV22CombinedPipeline(SchedulerNames, StagedPipeline[CombinedReques
         try:
             return self.prior_pipe._checked(
                 {**own, **given, **shared, "output_type": "pt", "return_dict": True}
-            )  # fmt: skip
+            )
         except RequestError as e:
             if str(e).partition(":")[0] in _OF_PRIOR:
                 raise RequestError(f"{_PRIOR}{e}") from None
@@ -232,9 +244,13 @@ class KandinskyV22CombinedPipeline(SchedulerNames, StagedPipeline[CombinedReques
             guides: Any = r.decoder.guides
             guides.guide(guided, self.decoder_pipe, named.sampler, report.warnings)
             course = CombinedCourse(
-                self.prior_pipe, self.decoder_pipe, r, plans, conditions,
+                self.prior_pipe,
+                self.decoder_pipe,
+                r,
+                plans,
+                conditions,
                 [one.gradients for one in guided],
-            )  # fmt: skip
+            )
             jobs = [StagedJob(r.run, i, seed, course) for i, seed in enumerate(r.seeds)]
             enter_stages(jobs)
         return CombinedCall(self, r, report, jobs)
@@ -265,6 +281,8 @@ class KandinskyV22CombinedPipeline(SchedulerNames, StagedPipeline[CombinedReques
 
 #: Arguments that only the prior has, by its own names for them.
 _OF_PRIOR = (
-    "guidance_scale", "num_inference_steps", "callback_on_step_end",
+    "guidance_scale",
+    "num_inference_steps",
+    "callback_on_step_end",
     "callback_on_step_end_tensor_inputs",
-)  # fmt: skip
+)

@@ -100,10 +100,14 @@ class CombinedCourse:
     """
 
     def __init__(
-        self, prior: KandinskyV22PriorPipeline, decoder: KandinskyV22Pipeline, r: CombinedRequest,
-        plans: tuple[Plan, Plan], conditions: PriorConditions,
+        self,
+        prior: KandinskyV22PriorPipeline,
+        decoder: KandinskyV22Pipeline,
+        r: CombinedRequest,
+        plans: tuple[Plan, Plan],
+        conditions: PriorConditions,
         gradients: Sequence[GradientGuidance | None],
-    ):  # fmt: skip
+    ):
         """conditions: of all of the prior's embeddings. gradients: what guides each of the
         decoder's pictures besides.
         """
@@ -138,10 +142,19 @@ class CombinedCourse:
         begin = begin.to(self._prior.device, self._prior.dtype)
         self._conditions.changed(self._prior._evaluate.unet)
         inner = [
-            DenoisingJob(r.run, i % r.wanted, r.seeds[i], self._plans[0], self._conditions,
-                         r.method.guidance(r.guidance_scale[i]), 0.0, noise.of(0, i), self._source)
+            DenoisingJob(
+                r.run,
+                i % r.wanted,
+                r.seeds[i],
+                self._plans[0],
+                self._conditions,
+                r.method.guidance(r.guidance_scale[i]),
+                0.0,
+                noise.of(0, i),
+                self._source,
+            )
             for i in range(r.count)
-        ]  # fmt: skip
+        ]
         for place, one in enumerate(inner):
             one.place = place
         Batch(inner, self._plans[0].start(begin))
@@ -160,8 +173,17 @@ class CombinedCourse:
         guidance, noise = self._decoder._guidance(r), self._noise[1]
         inner = []
         for place, job in enumerate(jobs):
-            one = DenoisingJob(job.run, job.index, job.seed, plan, conditions, guidance[place], 0.0,
-                               noise.of(0, job.index), self._source)  # fmt: skip
+            one = DenoisingJob(
+                job.run,
+                job.index,
+                job.seed,
+                plan,
+                conditions,
+                guidance[place],
+                0.0,
+                noise.of(0, job.index),
+                self._source,
+            )
             one.place, one.gradients = place, self._gradients[job.index]
             inner.append(one)
         Batch(inner, state)
@@ -172,20 +194,33 @@ class CombinedCourse:
     def _part(self, jobs: Sequence[StagedJob]) -> KandinskyRequest:
         """The decoder's request of these pictures alone, with their embeddings and noise."""
         r, own = self._r.decoder, [job.index for job in jobs]
-        shape = (self._decoder.channels, r.height // self._decoder.factor,
-                 r.width // self._decoder.factor)  # fmt: skip
+        shape = (
+            self._decoder.channels,
+            r.height // self._decoder.factor,
+            r.width // self._decoder.factor,
+        )
         wide = self._r.wide
-        rows = [wide[i : i + 1] if wide is not None else
-                self._noise[1].start(0, i, shape, self._decoder.dtype) for i in own]  # fmt: skip
+        rows = [
+            wide[i : i + 1]
+            if wide is not None
+            else self._noise[1].start(0, i, shape, self._decoder.dtype)
+            for i in own
+        ]
         scales = tuple(r.guidance_scale[i] for i in own)
         embeds = [torch.cat([self._embedding(job, 0) for job in jobs])]
         if any(map(r.method.guides, scales)):
             embeds.insert(0, torch.cat([self._embedding(job, 1) for job in jobs]))
         return replace(
-            r, count=len(own), latents=torch.cat(rows), guidance_scale=scales,
-            embeds=torch.cat(embeds), images=_picked(r.images, own, r.count),
-            masks=_picked(r.masks, own, r.count), known=None, noise=None,
-        )  # fmt: skip
+            r,
+            count=len(own),
+            latents=torch.cat(rows),
+            guidance_scale=scales,
+            embeds=torch.cat(embeds),
+            images=_picked(r.images, own, r.count),
+            masks=_picked(r.masks, own, r.count),
+            known=None,
+            noise=None,
+        )
 
     def _embedding(self, job: StagedJob, which: int) -> Tensor:
         """[1, D], of the prompt (0), or what to guide away from (1)."""

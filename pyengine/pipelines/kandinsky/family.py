@@ -45,8 +45,11 @@ DECODER = Family(
     state="embeddings of pictures to pictures, image-to-image, inpainting, its ControlNet; held to"
     " diffusers by tests",
     classes=(
-        "KandinskyV22Pipeline", "KandinskyV22Img2ImgPipeline", "KandinskyV22InpaintPipeline",
-        "KandinskyV22ControlnetPipeline", "KandinskyV22ControlnetImg2ImgPipeline",
+        "KandinskyV22Pipeline",
+        "KandinskyV22Img2ImgPipeline",
+        "KandinskyV22InpaintPipeline",
+        "KandinskyV22ControlnetPipeline",
+        "KandinskyV22ControlnetImg2ImgPipeline",
     ),
     parts={"unet": UNET, "scheduler": SCHEDULER, "movq": VQ},
     unused=(),
@@ -64,7 +67,7 @@ DECODER = Family(
     rehearse=f"{_HERE}.rehearsal:rehearse",
     joins={"prior": f"{_HERE}.joined:join"},
     rank=19,
-)  # fmt: skip
+)
 
 #: What diffusers calls a decoder's pipeline with a prior before it.
 JOINED = {

@@ -236,20 +236,26 @@ class KandinskyV22Pipeline(UnpromptedPipeline[KandinskyRequest]):
         base = self._request(batch_size=len(embeds), strength=strength, **arguments)
         rows = [embeds]
         if self._guided(base):
-            rows.insert(0, self._embeds(
-                "negative_image_embeds", given["negative_image_embeds"], len(embeds)
-            ))  # fmt: skip
+            rows.insert(
+                0,
+                self._embeds("negative_image_embeds", given["negative_image_embeds"], len(embeds)),
+            )
         times = base.count // len(embeds)
         own = {f.name: getattr(base, f.name) for f in fields(base)}
         return KandinskyRequest(
-            **own, embeds=torch.cat([row.repeat_interleave(times, dim=0) for row in rows]),
-            images=self._images(given["image"], base, len(embeds)), strength=strength,
+            **own,
+            embeds=torch.cat([row.repeat_interleave(times, dim=0) for row in rows]),
+            images=self._images(given["image"], base, len(embeds)),
+            strength=strength,
             masks=self._masks(given["mask_image"], base, len(embeds)),
             hints=hints_of(
-                hint, self.reads_hints, base.height // self.factor, base.width // self.factor,
+                hint,
+                self.reads_hints,
+                base.height // self.factor,
+                base.width // self.factor,
                 {1, len(embeds), base.count},
             ),
-        )  # fmt: skip
+        )
 
     def _embeds(self, name: str, value: Any, count: int | None = None) -> Tensor:
         """[B, D] of a tensor or a list of them; count: B, where it is known."""
@@ -272,8 +278,9 @@ class KandinskyV22Pipeline(UnpromptedPipeline[KandinskyRequest]):
             return None
         if self.paints_in:
             if value is not None:
-                raise RequestError("strength: a decoder for inpainting begins with noise, and has"
-                                   " none")  # fmt: skip
+                raise RequestError(
+                    "strength: a decoder for inpainting begins with noise, and has none"
+                )
             return None
         found: float = self.defaults.strength if value is None else check("strength", value)
         return found
@@ -281,17 +288,20 @@ class KandinskyV22Pipeline(UnpromptedPipeline[KandinskyRequest]):
     def _check_mask(self, mask: Any, image: Any) -> None:
         if self.paints_in and (mask is None or image is None):
             name = "image" if image is None else "mask_image"
-            raise RequestError(f"{name}: this decoder is one for inpainting and needs it, given"
-                               " None")  # fmt: skip
+            raise RequestError(
+                f"{name}: this decoder is one for inpainting and needs it, given None"
+            )
         if mask is not None and not self.paints_in:
-            raise RequestError("mask_image: this decoder is not one for inpainting, which alone"
-                               " takes it")  # fmt: skip
+            raise RequestError(
+                "mask_image: this decoder is not one for inpainting, which alone takes it"
+            )
 
     def _check_size(self, height: Any, width: Any, count: int) -> tuple[int, int]:
         found = []
         for name, value in (("height", height), ("width", width)):
-            found.append(rounded(checks.side(name, SIDE if value is None else value, 1),
-                                 self.factor))  # fmt: skip
+            found.append(
+                rounded(checks.side(name, SIDE if value is None else value, 1), self.factor)
+            )
         checks.check_total(found[0], found[1], count)
         return found[0], found[1]
 
@@ -304,9 +314,7 @@ class KandinskyV22Pipeline(UnpromptedPipeline[KandinskyRequest]):
         for item in made([pictures.numbers_of(i, "image", 3) for i in items], "image", mask=False):
             if isinstance(item, Image.Image):
                 # Where it is far larger, by a whole factor first, as diffusers tells PIL.
-                item = item.resize(
-                    (r.width, r.height), Image.Resampling.BICUBIC, reducing_gap=1
-                )  # fmt: skip
+                item = item.resize((r.width, r.height), Image.Resampling.BICUBIC, reducing_gap=1)
                 rows.append(pictures.from_uint8(np.asarray(item)))
             else:
                 rows.append(pictures.to_size(item, r.height, r.width))
@@ -352,9 +360,10 @@ class KandinskyV22Pipeline(UnpromptedPipeline[KandinskyRequest]):
         assert r.embeds is not None
         embeds = r.embeds.to(self.device, self.dtype)
         conditions = Conditions(
-            embeds, added={"image_embeds": embeds},
+            embeds,
+            added={"image_embeds": embeds},
             names=r.method.names(self._guided(r)),
-        )  # fmt: skip
+        )
         if r.masks is not None and r.known is not None:
             anew = bordered(torch.nn.functional.interpolate(r.masks, r.known.shape[2:]))
             anew = anew.to(self.device, self.dtype).repeat_interleave(r.count // len(anew), dim=0)

@@ -65,10 +65,15 @@ class KandinskyV22PriorPipeline(NetworkPipeline[PriorRequest, DenoisingJob]):
     makes: ClassVar[str] = "embeddings"
 
     def __init__(
-        self, models: dict[str, Model], tokenizer: ClipTokenizer,
-        image_processor: ClipPictureConfig, schedule: UnCLIPConfig, checkpoint: Any, source: str,
+        self,
+        models: dict[str, Model],
+        tokenizer: ClipTokenizer,
+        image_processor: ClipPictureConfig,
+        schedule: UnCLIPConfig,
+        checkpoint: Any,
+        source: str,
         defaults: Any,
-    ):  # fmt: skip
+    ):
         """models: by part. source: the path or Hub id it was loaded from."""
         super().__init__()
         self.models, self.tokenizer, self.checkpoint = models, tokenizer, checkpoint
@@ -183,8 +188,11 @@ class KandinskyV22PriorPipeline(NetworkPipeline[PriorRequest, DenoisingJob]):
         """
         given = list(images_and_prompts) if isinstance(images_and_prompts, list | tuple) else []
         if not given:
-            raise checks.refuse("images_and_prompts", "a list of texts, PIL pictures and tensors",
-                                images_and_prompts)  # fmt: skip
+            raise checks.refuse(
+                "images_and_prompts",
+                "a list of texts, PIL pictures and tensors",
+                images_and_prompts,
+            )
         if not isinstance(weights, list | tuple) or len(weights) != len(given):
             raise checks.refuse("weights", f"a list of {len(given)} numbers", weights)
         factors = [checks.real("weights", weight, -1e4, 1e4) for weight in weights]
@@ -195,13 +203,17 @@ class KandinskyV22PriorPipeline(NetworkPipeline[PriorRequest, DenoisingJob]):
         }  # fmt: skip
         times = checks.integer("num_images_per_prompt", num_images_per_prompt, 1, 1024)
         found = [
-            self(item, **call).image_embeds if isinstance(item, str) else
-            self._embedding(item).repeat(times, 1)
+            self(item, **call).image_embeds
+            if isinstance(item, str)
+            else self._embedding(item).repeat(times, 1)
             for item in given
-        ]  # fmt: skip
+        ]
         if len({len(rows) for rows in found}) != 1:
-            raise checks.refuse("images_and_prompts", f"one picture each, so {times} rows",
-                                [len(rows) for rows in found])  # fmt: skip
+            raise checks.refuse(
+                "images_and_prompts",
+                f"one picture each, so {times} rows",
+                [len(rows) for rows in found],
+            )
         mixed = sum(rows * factor for rows, factor in zip(found, factors, strict=True))
         other: PriorOutput = self(negative_prompt, **call)
         negative = other.negative_image_embeds if negative_prompt == "" else other.image_embeds
@@ -213,12 +225,13 @@ class KandinskyV22PriorPipeline(NetworkPipeline[PriorRequest, DenoisingJob]):
             items = pictures.as_list(item, "images_and_prompts")
             item = clip_pixels(items, self.image_processor, "images_and_prompts")
         if not isinstance(item, Tensor):
-            raise checks.refuse("images_and_prompts", "texts, PIL pictures and tensors",
-                                type(item).__name__)  # fmt: skip
+            raise checks.refuse(
+                "images_and_prompts", "texts, PIL pictures and tensors", type(item).__name__
+            )
         with self._runs.begin(Run(), self.device):
-            embeds = torch.cat([
-                self.image_encoder(pixels[None], return_dict=False)[0] for pixels in item
-            ])  # fmt: skip
+            embeds = torch.cat(
+                [self.image_encoder(pixels[None], return_dict=False)[0] for pixels in item]
+            )
             self._trim()
         check_finite(f"{self.source}: image_encoder", embeds)
         return embeds
@@ -235,14 +248,19 @@ class KandinskyV22PriorPipeline(NetworkPipeline[PriorRequest, DenoisingJob]):
             raise checks.refuse("prompt", "a text or a list of texts", None)
         prompts, times = checks.texts("prompt", a["prompt"]), simple["num_images_per_prompt"]
         negative = a["negative_prompt"]
-        others = None if negative is None else checks.texts(
-            "negative_prompt", negative, len(prompts))  # fmt: skip
+        others = (
+            None if negative is None else checks.texts("negative_prompt", negative, len(prompts))
+        )
         texts, negatives = prompts + (others or []), (others or [""] * len(prompts))
         negatives = negatives * (len(texts) // len(prompts))
         texts, negatives = ([t for t in own for _ in range(times)] for own in (texts, negatives))
         wanted, count = len(prompts) * times, len(texts)
-        steps = checks.integer("num_inference_steps", simple["num_inference_steps"], 2,
-                               self.schedule.num_train_timesteps)  # fmt: skip
+        steps = checks.integer(
+            "num_inference_steps",
+            simple["num_inference_steps"],
+            2,
+            self.schedule.num_train_timesteps,
+        )
         scale = a["guidance_scale"]
         scale = self.defaults.guidance_scale if scale is None else scale
         scales = checks.guidance_scales("guidance_scale", scale, wanted, len(prompts))
@@ -253,13 +271,20 @@ class KandinskyV22PriorPipeline(NetworkPipeline[PriorRequest, DenoisingJob]):
             latents = checks.check_latents(latents, shape)
         callback, inputs = a["callback_on_step_end"], a["callback_on_step_end_tensor_inputs"]
         return PriorRequest(
-            texts=texts, negatives=negatives, wanted=wanted, num_inference_steps=steps,
-            guidance_scale=scales * (count // wanted), output_type=simple["output_type"],
-            seeds=seeds, generators=generators, latents=latents, callback=callback,
+            texts=texts,
+            negatives=negatives,
+            wanted=wanted,
+            num_inference_steps=steps,
+            guidance_scale=scales * (count // wanted),
+            output_type=simple["output_type"],
+            seeds=seeds,
+            generators=generators,
+            latents=latents,
+            callback=callback,
             method=method_of(taken(a), has_negative=None),
             callback_inputs=checks.check_callback(callback, inputs, CALLBACK_TENSORS),
             **checks.manners(a["run"], a["timeout"], a["return_dict"]),
-        )  # fmt: skip
+        )
 
     def _generators(
         self, seed: Any, generator: Any, wanted: int, count: int
@@ -276,11 +301,16 @@ class KandinskyV22PriorPipeline(NetworkPipeline[PriorRequest, DenoisingJob]):
     def _report(self, r: PriorRequest) -> Report:
         scales = set(r.guidance_scale)
         return Report(
-            model=self.source, pipeline=self._class_name, device=str(self.device),
-            dtype=str(self.dtype).removeprefix("torch."), sampler="unclip", height=0, width=0,
+            model=self.source,
+            pipeline=self._class_name,
+            device=str(self.device),
+            dtype=str(self.dtype).removeprefix("torch."),
+            sampler="unclip",
+            height=0,
+            width=0,
             guidance_scale=scales.pop() if len(scales) == 1 else r.guidance_scale,
             weights=self.prior.weights,
-        )  # fmt: skip
+        )
 
     def _begin(self, r: PriorRequest, report: Report) -> DenoisingCall[PriorRequest]:
         plan = unclip.plan(self.schedule, r.num_inference_steps)
@@ -309,9 +339,11 @@ class KandinskyV22PriorPipeline(NetworkPipeline[PriorRequest, DenoisingJob]):
         check_finite(f"{self.source}: text encoder", hidden)
         seen = token_mask(self.tokenizer, texts, hidden.shape[1])
         return PriorConditions(
-            hidden, names=classifier_free_names(guided), projected=projected,
+            hidden,
+            names=classifier_free_names(guided),
+            projected=projected,
             seen=seen.to(self.device),
-        )  # fmt: skip
+        )
 
     def _step(self, jobs: Sequence[DenoisingJob]) -> None:
         step(self._evaluate, jobs)
@@ -330,9 +362,11 @@ class KandinskyV22PriorPipeline(NetworkPipeline[PriorRequest, DenoisingJob]):
                 negative = self.black().repeat(r.wanted, 1)
         check_finite(f"{self.source}: prior", made)
         return PriorOutput(
-            self._shown(made[: r.wanted], r), r.seeds[: r.wanted], call.report,
+            self._shown(made[: r.wanted], r),
+            r.seeds[: r.wanted],
+            call.report,
             negative_image_embeds=self._shown(negative, r),
-        )  # fmt: skip
+        )
 
     def black(self) -> Tensor:
         """[1, D], CLIP's embedding of pixels that are zero after normalisation: a grey picture."""

@@ -144,11 +144,13 @@ class StableDiffusionLatentUpscalePipeline(StableDiffusionPipeline):
             guidance.
         """
         texts = self._widths().read(
-            prompt=prompt, negative_prompt=negative_prompt, prompt_embeds=prompt_embeds,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
             pooled_prompt_embeds=pooled_prompt_embeds,
             negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
-        )  # fmt: skip
+        )
         e = self._encode_now(texts, device, 1, do_classifier_free_guidance, None)
         assert e.text is not None
         assert e.pooled is not None
@@ -156,15 +158,19 @@ class StableDiffusionLatentUpscalePipeline(StableDiffusionPipeline):
 
     def load_lora(self, *_: Any, **__: Any) -> NoReturn:
         """Raises RequestError: LoRAs are not made for this U-Net."""
-        raise RequestError(f"load_lora: a {type(self).__name__} takes none: its U-Net has other"
-                           " layers than those that LoRAs are made for")  # fmt: skip
+        raise RequestError(
+            f"load_lora: a {type(self).__name__} takes none: its U-Net has other"
+            " layers than those that LoRAs are made for"
+        )
 
     load_lora_weights = load_lora
 
     def load_ip_adapter(self, *_: Any, **__: Any) -> NoReturn:
         """Raises RequestError: IP-Adapters are not made for this U-Net."""
-        raise RequestError(f"load_ip_adapter: a {type(self).__name__} takes none: its U-Net has"
-                           " other attentions than IP-Adapters are made for")  # fmt: skip
+        raise RequestError(
+            f"load_ip_adapter: a {type(self).__name__} takes none: its U-Net has"
+            " other attentions than IP-Adapters are made for"
+        )
 
     # --- arguments --------------------------------------------------------------------------------
 
@@ -187,8 +193,9 @@ class StableDiffusionLatentUpscalePipeline(StableDiffusionPipeline):
         size = {"height": height, "width": width}
         r = super()._checked({**unasked(), **arguments, **size})
         if r.count % len(items):
-            raise checks.refuse("image", f"a number of them that divides {r.count} pictures",
-                                len(items))  # fmt: skip
+            raise checks.refuse(
+                "image", f"a number of them that divides {r.count} pictures", len(items)
+            )
         return LatentUpscaleRequest(**vars(r), small=items)
 
     def _size(self, items: Sequence[Any]) -> tuple[int, int]:
@@ -196,16 +203,23 @@ class StableDiffusionLatentUpscalePipeline(StableDiffusionPipeline):
         c, channels = self.unet.config, self.vae.config.latent_channels
         factor = self.vae.config.downscale
         given = {pictures.is_latents(item, channels) for item in items}
-        sizes = {tuple(i.shape[1:]) if pictures.is_latents(i, channels) else pictures.size_of(i)
-                 for i in items}  # fmt: skip
+        sizes = {
+            tuple(i.shape[1:]) if pictures.is_latents(i, channels) else pictures.size_of(i)
+            for i in items
+        }
         if len(given) > 1 or len(sizes) > 1:
-            raise RequestError("image: expected pictures, or latents, of one size, given "
-                               + ", ".join(f"{h}x{w}" for h, w in sorted(sizes)))  # fmt: skip
+            raise RequestError(
+                "image: expected pictures, or latents, of one size, given "
+                + ", ".join(f"{h}x{w}" for h, w in sorted(sizes))
+            )
         sides, unit = next(iter(sizes)), c.divisor // 2 or 1
         if given == {True}:
             if min(sides) < c.divisor or any(side % unit for side in sides):
-                raise checks.refuse("image", f"latents whose sides are multiples of {unit}, from"
-                                    f" {c.divisor} on", "x".join(map(str, sides)))  # fmt: skip
+                raise checks.refuse(
+                    "image",
+                    f"latents whose sides are multiples of {unit}, from {c.divisor} on",
+                    "x".join(map(str, sides)),
+                )
         else:
             sides = tuple(side // (unit * factor) * unit for side in sides)
             if min(sides) < c.divisor:
@@ -220,8 +234,10 @@ class StableDiffusionLatentUpscalePipeline(StableDiffusionPipeline):
         """The network's output is -v: see LatentUpscalerUNet.evaluate."""
         found = getattr(scheduler.config, "prediction_type", None)
         if found != PREDICTION:
-            raise RequestError(f"scheduler: prediction_type: expected {show(PREDICTION)}, which"
-                               f" this model was made with, given {show(found)}")  # fmt: skip
+            raise RequestError(
+                f"scheduler: prediction_type: expected {show(PREDICTION)}, which"
+                f" this model was made with, given {show(found)}"
+            )
         config: Any = scheduler.config
         return super()._plan(
             r, replace(scheduler, config=replace(config, prediction_type="v_prediction"))
@@ -245,9 +261,7 @@ class StableDiffusionLatentUpscalePipeline(StableDiffusionPipeline):
         """([N, L, C] the last hidden states before the norm, [N, C] pooled texts)."""
         tokenizer, encoder = self.parts.tokenizers[0], self.parts.encoders[0]
         ids = tokenize(tokenizer, encoder, prompts, warned)
-        out: Any = encoder(
-            ids, output_hidden_states=True, learnt=learnt_rows(tokenizer, encoder)
-        )  # fmt: skip
+        out: Any = encoder(ids, output_hidden_states=True, learnt=learnt_rows(tokenizer, encoder))
         return out.hidden_states[-1], out.pooler_output
 
     def _conditions(self, r: Request, warned: list[str]) -> Conditions:

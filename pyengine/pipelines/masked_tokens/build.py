@@ -21,9 +21,12 @@ def build(load: Load) -> Any:
     transformer = load.network("transformer", config, sources["transformer"])
     checkpoint.hold(sources)
     parts = MaskedTokensParts(
-        transformer=transformer, vqvae=vqvae, text_encoder=text.encoder, tokenizer=text.tokenizer,
+        transformer=transformer,
+        vqvae=vqvae,
+        text_encoder=text.encoder,
+        tokenizer=text.tokenizer,
         schedule=MaskedConfig(mask_token_id=config.mask_token),
-    )  # fmt: skip
+    )
     return load.pipeline_class(parts, checkpoint, load.source, defaults)
 
 

@@ -40,8 +40,9 @@ class PictureGPTPipeline(TextTokensPipeline):
 
     model: PictureGPT
 
-    def __init__(self, parts: PictureGPTParts, checkpoint: Any, source: str,
-                 defaults: TokenDefaults):  # fmt: skip
+    def __init__(
+        self, parts: PictureGPTParts, checkpoint: Any, source: str, defaults: TokenDefaults
+    ):
         super().__init__(parts.transformer, checkpoint, source, defaults)
         self.parts = parts
         self.vq, self.tokenizer, self.tokens = parts.vqvae, parts.tokenizer, parts.tokens
@@ -74,15 +75,24 @@ class PictureGPTPipeline(TextTokensPipeline):
     def _new_decoder(self) -> Decoder:
         t, most = self.tokens, self.model.config.max_position_embeddings
         return Decoder(
-            Reader(self.model, t), self.source, self.device, length=t.side**2,
-            vocab_size=t.picture_tokens, limit=most, drafts=self.parts.drafts,
-        )  # fmt: skip
+            Reader(self.model, t),
+            self.source,
+            self.device,
+            length=t.side**2,
+            vocab_size=t.picture_tokens,
+            limit=most,
+            drafts=self.parts.drafts,
+        )
 
     def _prefix(self, prefix: Any, r: TokenRequest) -> Tensor:
         return read_prefix(
-            prefix, r, self.grid, self.vq.config.downscale, self.tokens.picture_tokens,
+            prefix,
+            r,
+            self.grid,
+            self.vq.config.downscale,
+            self.tokens.picture_tokens,
             lambda x: self.vq.encode_tokens(2 * x - 1).flatten(1),
-        )  # fmt: skip
+        )
 
     def _texts(self, r: TokenRequest) -> list[list[int]]:
         """Ids for every row: each prompt's, then, with guidance, what it is compared with."""
@@ -115,8 +125,9 @@ class Reader:
         self.model, self.tokens = model, tokens
         self.cache = model.cache
 
-    def read_text(self, ids: Tensor, cache: KVCache, ends: Tensor | None = None,
-                  every: bool = False) -> Tensor:  # fmt: skip
+    def read_text(
+        self, ids: Tensor, cache: KVCache, ends: Tensor | None = None, every: bool = False
+    ) -> Tensor:
         """[N, picture_tokens]: logits of the picture token after ids [N, L], added to `cache`;
         every: [N, L, picture_tokens], after each of them; ends: see PictureGPT.next_logits.
         """

@@ -46,9 +46,14 @@ class PixelCascadePipeline(TwoStagePipeline):
     main_part = "base"
 
     def __init__(
-        self, models: dict[str, Model], text: ShippedText, checkpoint: Any, source: str,
-        defaults: Any, scheduler: NamedScheduler,
-    ):  # fmt: skip
+        self,
+        models: dict[str, Model],
+        text: ShippedText,
+        checkpoint: Any,
+        source: str,
+        defaults: Any,
+        scheduler: NamedScheduler,
+    ):
         super().__init__(models, models, text, checkpoint, source, defaults, scheduler)
         sides = [models[name].config.sample_size for name in ("base", "super_res")]
         self.shapes = tuple((3, side, side) for side in sides)
@@ -106,9 +111,12 @@ class PixelCascadePipeline(TwoStagePipeline):
         return output
 
     def _told(
-        self, course: TwoStageCourse, stage: int, jobs: Sequence[StagedJob],
+        self,
+        course: TwoStageCourse,
+        stage: int,
+        jobs: Sequence[StagedJob],
         names: tuple[str, ...],
-    ) -> Conditions:  # fmt: skip
+    ) -> Conditions:
         vectors = course.texts(jobs, names).vectors
         if not stage:
             return Conditions(labels=vectors, pictures=len(jobs), names=names)

@@ -62,9 +62,14 @@ class PixelDiffusionPipeline(UnpromptedPipeline[PixelDiffusionRequest]):
     told_else = True
 
     def __init__(
-        self, network: PatchTransformer, text: ShippedText, checkpoint: Any, source: str,
-        defaults: Any, scheduler: NamedScheduler,
-    ):  # fmt: skip
+        self,
+        network: PatchTransformer,
+        text: ShippedText,
+        checkpoint: Any,
+        source: str,
+        defaults: Any,
+        scheduler: NamedScheduler,
+    ):
         models: dict[str, Model] = {"network": network, "text_encoder": text.encoder}
         super().__init__(models, checkpoint, source, defaults, scheduler)
         self.text = text

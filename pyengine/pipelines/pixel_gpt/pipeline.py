@@ -42,8 +42,7 @@ class PixelGPTPipeline(TextTokensPipeline):
 
     model: PixelGPT
 
-    def __init__(self, parts: PixelGPTParts, checkpoint: Any, source: str,
-                 defaults: TokenDefaults):  # fmt: skip
+    def __init__(self, parts: PixelGPTParts, checkpoint: Any, source: str, defaults: TokenDefaults):
         super().__init__(parts.transformer, checkpoint, source, defaults)
         self.parts = parts
         colours = torch.tensor(self.model.config.palette, dtype=torch.float32, device=self.device)
@@ -65,9 +64,13 @@ class PixelGPTPipeline(TextTokensPipeline):
     def _new_decoder(self) -> Decoder:
         c = self.model.config
         return Decoder(
-            _Reader(self.parts), self.source, self.device, length=c.sample_size**2,
-            vocab_size=c.vocab_size, limit=c.max_position_embeddings,
-        )  # fmt: skip
+            _Reader(self.parts),
+            self.source,
+            self.device,
+            length=c.sample_size**2,
+            vocab_size=c.vocab_size,
+            limit=c.max_position_embeddings,
+        )
 
     def _prefix(self, prefix: Any, r: TokenRequest) -> Tensor:
         colours = self.model.config.vocab_size

@@ -43,11 +43,15 @@ def _mixed(items: list[str], operator: str, arguments: str) -> Mix:
             f"prompt: .{operator}(): expected weights, given {show(arguments)}"
         ) from None
     if any(not abs(w) <= MAX_WEIGHT for w in weights):
-        raise RequestError(f"prompt: .{operator}(): expected weights from -{MAX_WEIGHT:g} to"
-                           f" {MAX_WEIGHT:g}, given {show(arguments)}")  # fmt: skip
+        raise RequestError(
+            f"prompt: .{operator}(): expected weights from -{MAX_WEIGHT:g} to"
+            f" {MAX_WEIGHT:g}, given {show(arguments)}"
+        )
     if weights and len(weights) != len(items):
-        raise RequestError(f"prompt: .{operator}(): expected {len(items)} weights, one for each"
-                           f" prompt, given {len(weights)}")  # fmt: skip
+        raise RequestError(
+            f"prompt: .{operator}(): expected {len(items)} weights, one for each"
+            f" prompt, given {len(weights)}"
+        )
     weights = weights or (1.0,) * len(items)
     if operator == "and" and set(weights) != {1.0}:
         raise RequestError("prompt: .and(): expected no weights; weigh the words within")
@@ -114,8 +118,10 @@ def _pieces(text: str, weight: float, depth: int) -> list[Piece]:
             at += 1
         else:
             if text.startswith(".swap(", at):
-                raise RequestError("prompt: .swap() changes the attentions, which is not here:"
-                                   " expected .blend() or .and()")  # fmt: skip
+                raise RequestError(
+                    "prompt: .swap() changes the attentions, which is not here:"
+                    " expected .blend() or .and()"
+                )
             word += c
             at += 1
     end_word()
@@ -161,5 +167,6 @@ def _closing(text: str, at: int) -> int:
                 return i
             depth -= 1
         i += 1
-    raise RequestError(f"prompt: expected what closes the {text[at]} at character {at} of"
-                       f" {show(text)}")  # fmt: skip
+    raise RequestError(
+        f"prompt: expected what closes the {text[at]} at character {at} of {show(text)}"
+    )

@@ -36,8 +36,10 @@ def _plain(text: str) -> Mix:
 
 
 _PARSERS: dict[str | None, Callable[[str], Mix]] = {
-    "a1111": a1111.parse, "compel": compel.parse, None: _plain,
-}  # fmt: skip
+    "a1111": a1111.parse,
+    "compel": compel.parse,
+    None: _plain,
+}
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,15 @@ def chunk_counts(
 
 
 def encode_weighted(
-    tokenizer: ClipTokenizer, encoder: Any, texts: Sequence[str], weighted: Weighted,
-    length: int, read: Callable[[Any], Tensor], adapters: Sequence[Row] = (),
+    tokenizer: ClipTokenizer,
+    encoder: Any,
+    texts: Sequence[str],
+    weighted: Weighted,
+    length: int,
+    read: Callable[[Any], Tensor],
+    adapters: Sequence[Row] = (),
     **told: Any,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+) -> tuple[Tensor, Tensor | None]:
     """([N, counts x length, C] hidden states, of the longest; rows of fewer chunks end in zeros;
     [N, P] pooled text or None).
 
@@ -108,13 +115,15 @@ def encode_weighted(
     found = []
     for text, plan, row, count in zip(texts, plans, own, weighted.counts, strict=True):
         if plan.count > count:
-            raise RequestError(f"prompt: {show(text, 60)} takes {plan.count} chunks of {length}"
-                               f" tokens, expected at most {count}")  # fmt: skip
+            raise RequestError(
+                f"prompt: {show(text, 60)} takes {plan.count} chunks of {length}"
+                f" tokens, expected at most {count}"
+            )
         found.append(_mixed(weighted.syntax, plan, rows, row, empty, count))
     most = max(len(states) for states, _ in found)
-    all_states = torch.stack([
-        torch.nn.functional.pad(states, (0, 0, 0, most - len(states))) for states, _ in found
-    ])  # fmt: skip
+    all_states = torch.stack(
+        [torch.nn.functional.pad(states, (0, 0, 0, most - len(states))) for states, _ in found]
+    )
     pooled = [p for _, p in found if p is not None]
     return all_states, torch.stack(pooled) if pooled else None
 
@@ -157,9 +166,13 @@ class _Rows:
                 continue
             device = self._encoder.device
             ids = torch.tensor([key[1] for key in group], dtype=torch.long, device=device)
-            masked = {} if group[0][2] is None else {
-                "attention_mask": torch.tensor([key[2] for key in group], device=device).long()
-            }  # fmt: skip
+            masked = (
+                {}
+                if group[0][2] is None
+                else {
+                    "attention_mask": torch.tensor([key[2] for key in group], device=device).long()
+                }
+            )
             with beside([key[0] for key in group]):
                 out = self._encoder(ids, output_hidden_states=True, **masked, **self._told)
                 states.append(self._read(out))
@@ -208,7 +221,7 @@ def _sum(shares: Sequence[float], parts: Sequence[Tensor]) -> Tensor:
 
 def _weighed(
     syntax: str | None, chunks: Sequence[Chunk], rows: _Rows, row: Row, nothing: Tensor
-) -> list[Tensor]:  # fmt: skip
+) -> list[Tensor]:
     """Of each chunk [length, C]."""
     if syntax == "compel":
         return _as_compel(chunks, rows, row, nothing)
@@ -238,8 +251,9 @@ def _as_compel(chunks: Sequence[Chunk], rows: _Rows, row: Row, nothing: Tensor) 
         column = _column(chunk, nothing)
         plain = set(chunk.weights) == {1.0}
 
-        def states(hidden: int | None, chunk: Chunk = chunk, column: Tensor = column,
-                   plain: bool = plain) -> Tensor:  # fmt: skip
+        def states(
+            hidden: int | None, chunk: Chunk = chunk, column: Tensor = column, plain: bool = plain
+        ) -> Tensor:
             own = rows.states(chunk, row, hidden if hidden in chunk.pieces else None)
             return own if plain else nothing + (own - nothing) * column
 

@@ -41,10 +41,18 @@ def shipped_autoencoder(load: Load) -> Any:
     name = load.checkpoint.data.get("autoencoder")
     known = get_args(TextEncoderName)
     if name not in known:
-        raise ConfigError(f"{load.source}: model_index.json: autoencoder: expected"
-                          f" {', '.join(known)}, found {show(name)}")  # fmt: skip
-    own = replace(load, checkpoint=resolve(shipped_folder(str(name))), source=str(name),
-                  weights=None, wanted=None, given={})  # fmt: skip
+        raise ConfigError(
+            f"{load.source}: model_index.json: autoencoder: expected"
+            f" {', '.join(known)}, found {show(name)}"
+        )
+    own = replace(
+        load,
+        checkpoint=resolve(shipped_folder(str(name))),
+        source=str(name),
+        weights=None,
+        wanted=None,
+        given={},
+    )
     configs, sources = own.configs(("vae",))
     return own.network("vae", configs["vae"], sources["vae"], configs["vae"].force_upcast)
 
@@ -63,8 +71,10 @@ def check_prior(prior: PriorConfig, decoder: PatchTransformerConfig, length: int
         if value != wanted:
             raise ConfigError(f"prior: {name}: expected {show(wanted)}, found {show(value)}")
     if decoder.vector_size != prior.embedding_dim:
-        raise ConfigError(f"decoder: vector_size: expected {prior.embedding_dim}, the prior's"
-                          f" embedding_dim, found {decoder.vector_size}")  # fmt: skip
+        raise ConfigError(
+            f"decoder: vector_size: expected {prior.embedding_dim}, the prior's"
+            f" embedding_dim, found {decoder.vector_size}"
+        )
 
 
 def check_decoder(decoder: PatchTransformerConfig, vae: AutoencoderKLConfig) -> None:

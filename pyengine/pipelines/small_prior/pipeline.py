@@ -47,9 +47,15 @@ class SmallPriorPipeline(TwoStagePipeline):
     main_part = "decoder"
 
     def __init__(
-        self, models: dict[str, Model], vae: AutoencoderKL, text: ShippedText, checkpoint: Any,
-        source: str, defaults: Any, scheduler: NamedScheduler,
-    ):  # fmt: skip
+        self,
+        models: dict[str, Model],
+        vae: AutoencoderKL,
+        text: ShippedText,
+        checkpoint: Any,
+        source: str,
+        defaults: Any,
+        scheduler: NamedScheduler,
+    ):
         """models: "prior" and "decoder". vae: of the decoder's latents."""
         prior, decoder = models["prior"], models["decoder"]
         denoisers = {"prior": PriorDenoiser(cast(PriorTransformer, prior)), "decoder": decoder}
@@ -120,9 +126,12 @@ class SmallPriorPipeline(TwoStagePipeline):
         return output
 
     def _told(
-        self, course: TwoStageCourse, stage: int, jobs: Sequence[StagedJob],
+        self,
+        course: TwoStageCourse,
+        stage: int,
+        jobs: Sequence[StagedJob],
         names: tuple[str, ...],
-    ) -> Conditions:  # fmt: skip
+    ) -> Conditions:
         if not stage:
             read = course.texts(jobs, names)
             seen = torch.ones(read.hidden.shape[:2], device=read.hidden.device)

@@ -45,14 +45,36 @@ class Arguments:
     distilled: bool = False
 
     def request(
-        self, *, height: Any, width: Any, guidance_scale: Any, num_images_per_prompt: Any,
-        seed: Any, generator: Any, latents: Any, scheduler: Any, image: Any, strength: Any,
-        mask_image: Any, masked_image_latents: Any, padding_mask_crop: Any, clip_skip: Any,
-        callback_on_step_end: Any, callback_on_step_end_tensor_inputs: Any, return_dict: Any,
-        timeout: Any, run: Any, timesteps: Any, sigmas: Any, timestep_spacing: Any,
-        original_inference_steps: Any, denoising_start: Any = None, denoising_end: Any = None,
-        control: ControlGiven | None = None, **others: Any,
-    ) -> Request:  # fmt: skip
+        self,
+        *,
+        height: Any,
+        width: Any,
+        guidance_scale: Any,
+        num_images_per_prompt: Any,
+        seed: Any,
+        generator: Any,
+        latents: Any,
+        scheduler: Any,
+        image: Any,
+        strength: Any,
+        mask_image: Any,
+        masked_image_latents: Any,
+        padding_mask_crop: Any,
+        clip_skip: Any,
+        callback_on_step_end: Any,
+        callback_on_step_end_tensor_inputs: Any,
+        return_dict: Any,
+        timeout: Any,
+        run: Any,
+        timesteps: Any,
+        sigmas: Any,
+        timestep_spacing: Any,
+        original_inference_steps: Any,
+        denoising_start: Any = None,
+        denoising_end: Any = None,
+        control: ControlGiven | None = None,
+        **others: Any,
+    ) -> Request:
         """The checked Request; arguments as in StableDiffusionPipeline.__call__. control: what is
         shown to ControlNets. others: the texts, and what the table of arguments checks.
         """
@@ -85,14 +107,18 @@ class Arguments:
             if d.inpaint_guidance_scale is not None and control is None:
                 default_guidance = d.inpaint_guidance_scale
         scales = checks.guidance_scales(
-            "guidance_scale", scale_or_default(how, guidance_scale, default_guidance), count,
+            "guidance_scale",
+            scale_or_default(how, guidance_scale, default_guidance),
+            count,
             read.batch,
-        )  # fmt: skip
+        )
         simple = checked(simple, d)
         method = method_of(
-            how, has_negative=read.has_negative,
-            rescale=simple["guidance_rescale"], distilled=self.distilled,
-        )  # fmt: skip
+            how,
+            has_negative=read.has_negative,
+            rescale=simple["guidance_rescale"],
+            distilled=self.distilled,
+        )
         method.check(scales)
         if items is None:
             used_strength = 1.0
@@ -139,8 +165,10 @@ class Arguments:
         if "timesteps" in plan and "sigmas" in plan:
             raise RequestError("timesteps: expected these or sigmas, given both")
         if "denoising_start" in plan and r.images is None:
-            raise RequestError("denoising_start: expected an image with it, the latents of a run"
-                               " that was ended by denoising_end")  # fmt: skip
+            raise RequestError(
+                "denoising_start: expected an image with it, the latents of a run"
+                " that was ended by denoising_end"
+            )
         return plan
 
     def _check_latents(self, r: Request, latents: Any) -> torch.Tensor | None:
@@ -157,8 +185,10 @@ class Arguments:
         if latents is None:
             alone = r.images is not None and pictures.is_latents(r.images[0], self.latent_channels)
             if alone and r.masks is not None and (self.inpainting_unet or not self.xl):
-                raise RequestError("image: expected pictures with mask_image, or latents with"
-                                   " masked_image_latents, given latents alone")  # fmt: skip
+                raise RequestError(
+                    "image: expected pictures with mask_image, or latents with"
+                    " masked_image_latents, given latents alone"
+                )
             return None
         if r.masks is None:
             raise RequestError("masked_image_latents: expected mask_image with them, given none")
@@ -188,8 +218,10 @@ class Arguments:
             if mask is not None:
                 raise RequestError("mask_image: expected an image with it, given none")
             if self.inpainting_unet:
-                raise RequestError("image: this model is for inpainting: expected image and"
-                                   " mask_image, given neither")  # fmt: skip
+                raise RequestError(
+                    "image: this model is for inpainting: expected image and"
+                    " mask_image, given neither"
+                )
             return None, None
         if mask is None and self.inpainting_unet:
             raise RequestError("mask_image: this model is for inpainting: expected one, given none")
@@ -204,8 +236,9 @@ class Arguments:
     def _items(field: str, value: Any, count: int) -> list[Any]:
         items = pictures.as_list(value, field, field == "mask_image")
         if len(items) > count or count % len(items):
-            raise checks.refuse(field, f"a number of them that divides {count} pictures",
-                                len(items))  # fmt: skip
+            raise checks.refuse(
+                field, f"a number of them that divides {count} pictures", len(items)
+            )
         return items
 
     def _check_image_latents(self, items: list[Any]) -> None:
@@ -221,9 +254,14 @@ class Arguments:
                 )
 
     def _check_size(
-        self, height: Any, width: Any, items: list[Any] | None, masked: bool, count: int,
+        self,
+        height: Any,
+        width: Any,
+        items: list[Any] | None,
+        masked: bool,
+        count: int,
         latents: Any = None,
-    ) -> tuple[int, int]:  # fmt: skip
+    ) -> tuple[int, int]:
         """latents: what a picture's place may be taken by."""
         factor = self.factor
         default = self.default_size
@@ -234,8 +272,9 @@ class Arguments:
             h, w = pictures.size_of(first)
             default = (h * factor, w * factor)
             if (height or default[0], width or default[1]) != default:
-                raise checks.refuse("height, width", f"those of the latents, {default}",
-                                    (height, width))  # fmt: skip
+                raise checks.refuse(
+                    "height, width", f"those of the latents, {default}", (height, width)
+                )
         elif items is not None and not masked:
             # As diffusers: image-to-image keeps the picture's size, inpainting takes the model's.
             if len({pictures.size_of(item) for item in items}) > 1 and None in (height, width):

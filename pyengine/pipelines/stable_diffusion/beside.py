@@ -63,9 +63,12 @@ def _place(item: Any) -> Any:
 
 
 def write_beside(
-    places: Mapping[str, tuple[Any, ...]], hub: Mapping[str, Any], unet: Any, folder: Path,
+    places: Mapping[str, tuple[Any, ...]],
+    hub: Mapping[str, Any],
+    unet: Any,
+    folder: Path,
     dtype: torch.dtype | None,
-) -> dict[str, list[str]]:  # fmt: skip
+) -> dict[str, list[str]]:
     """Writes networks beside a checkpoint as diffusers saves them, each in a folder of its own:
     name, name_1 and so on; without a variant's name, which loading does not ask of them. Returns
     what model_index.json says of them. dtype: as write_tensors takes it.
@@ -76,9 +79,11 @@ def write_beside(
         for i, place in enumerate(own):
             to = folder / (f"{name}_{i}" if i else name)
             to.mkdir()
-            how: Any = opened_controlnet(place, unet.config, hub) if name == "controlnet" else (
-                opened_t2i_adapter(place, hub)
-            )  # fmt: skip
+            how: Any = (
+                opened_controlnet(place, unet.config, hub)
+                if name == "controlnet"
+                else (opened_t2i_adapter(place, hub))
+            )
             with how as (config, source):
                 classes.append(type(config).CLASS_NAMES[0])
                 own_fields = (f.name for f in dataclasses.fields(config) if f.init)
@@ -110,8 +115,10 @@ def _items(name: str, value: Any) -> list[Any]:
                 f"{name}: expected pyengine's (pyengine.models has the class), a folder or a file,"
                 f" given diffusers' {type(item).__name__}"
             )
-        if not isinstance(item, str) and not hasattr(item, "__fspath__") and not isinstance(
-            item, ControlNetModel | T2IAdapter
-        ):  # fmt: skip
+        if (
+            not isinstance(item, str)
+            and not hasattr(item, "__fspath__")
+            and not isinstance(item, ControlNetModel | T2IAdapter)
+        ):
             raise RequestError(f"{name}: expected a folder or a file, given {show(item)}")
     return items

@@ -22,9 +22,12 @@ from ..arguments import BY_NAME, check
 from .parts import Parts
 
 _CONTROLNET = (
-    "controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end",
-    "guess_mode", "control_mode",
-)  # fmt: skip
+    "controlnet_conditioning_scale",
+    "control_guidance_start",
+    "control_guidance_end",
+    "guess_mode",
+    "control_mode",
+)
 _ADAPTER = ("adapter_conditioning_scale", "adapter_conditioning_factor")
 NAMES = ("control_image", *_CONTROLNET, *_ADAPTER)
 #: What a ControlNet counts unless told, by task; in SDXL's inpainting 1.
@@ -67,8 +70,9 @@ class ControlGiven:
             first = first[0]
         height, width = pictures.size_of(pictures.as_list(first, self.field)[0])
         if min(height, width) < factor:
-            raise checks.refuse(self.field, f"at least {factor}x{factor} pixels",
-                                f"{height}x{width}")  # fmt: skip
+            raise checks.refuse(
+                self.field, f"at least {factor}x{factor} pixels", f"{height}x{width}"
+            )
         return height - height % factor, width - width % factor
 
     def checked(self, r: Request, xl: bool) -> "ControlRequest":
@@ -88,8 +92,9 @@ class ControlGiven:
         ends = self._matrix("control_guidance_end", columns, r)
         for begin, end in zip(sum(starts, ()), sum(ends, ()), strict=True):
             if begin >= end:
-                raise checks.refuse("control_guidance_start",
-                                    f"less than control_guidance_end {end:g}", begin)  # fmt: skip
+                raise checks.refuse(
+                    "control_guidance_start", f"less than control_guidance_end {end:g}", begin
+                )
         task = "text" if r.images is None else "image" if r.masks is None else "inpaint"
         default = 1.0 if xl and task == "inpaint" else SCALES[task]
         scales = self._matrix("controlnet_conditioning_scale", columns, r, default)
@@ -113,8 +118,12 @@ class ControlGiven:
         expected = f"a list of {count}, for each of what was loaded"
         if not isinstance(given, list | tuple):
             raise checks.refuse(self.field, expected, type(given).__name__)
-        if given and all(isinstance(item, list | tuple) and len(item) == count for item in given) \
-                and len(given) in (r.texts.batch, r.count) and len(given) != count:  # fmt: skip
+        if (
+            given
+            and all(isinstance(item, list | tuple) and len(item) == count for item in given)
+            and len(given) in (r.texts.batch, r.count)
+            and len(given) != count
+        ):
             given = list(zip(*given, strict=True))  # for each prompt a list
         if len(given) != count:
             raise checks.refuse(self.field, expected, f"{len(given)} of them")
@@ -140,16 +149,22 @@ class ControlGiven:
             most = network.config.num_control_type - 1
             kinds = [checks.integer("control_mode", kind, 0, most) for kind in kinds]
             if len(own) != len(kinds):
-                raise checks.refuse("control_mode", f"one for each control_image: {len(own)}",
-                                    f"{len(kinds)} of them")  # fmt: skip
+                raise checks.refuse(
+                    "control_mode",
+                    f"one for each control_image: {len(own)}",
+                    f"{len(kinds)} of them",
+                )
             found.append(Shown(tuple(self._list(item, r) for item in own), tuple(kinds)))
         return found
 
     def _list(self, image: Any, r: Request) -> tuple[Any, ...]:
         items = pictures.as_list(image, self.field)
         if len(items) not in (1, r.texts.batch, r.count):
-            raise checks.refuse(self.field, f"one, or one for each of {r.texts.batch} prompts or"
-                                f" {r.count} pictures", f"{len(items)} of them")  # fmt: skip
+            raise checks.refuse(
+                self.field,
+                f"one, or one for each of {r.texts.batch} prompts or {r.count} pictures",
+                f"{len(items)} of them",
+            )
         return tuple(items)
 
 
@@ -221,15 +236,20 @@ def take(parts: Parts, arguments: dict[str, Any]) -> ControlGiven | None:
     for name in asked:
         if name in others:
             loaded = "ControlNet" if parts.controlnets else "T2I-Adapter"
-            raise RequestError(f"{name}: expected none of a pipeline with a {loaded}, given"
-                               f" {show(values[name])}")  # fmt: skip
+            raise RequestError(
+                f"{name}: expected none of a pipeline with a {loaded}, given {show(values[name])}"
+            )
     unions = any(isinstance(network, ControlNetUnionModel) for network in networks)
     if unions and values["control_mode"] is None and values["control_image"] is not None:
-        raise RequestError("control_mode: this ControlNet is for several kinds of pictures:"
-                           " expected the kind, given none")  # fmt: skip
+        raise RequestError(
+            "control_mode: this ControlNet is for several kinds of pictures:"
+            " expected the kind, given none"
+        )
     if not unions and values["control_mode"] is not None:
-        raise RequestError("control_mode: expected None for a ControlNet of one kind of pictures,"
-                           f" given {show(values['control_mode'])}")  # fmt: skip
+        raise RequestError(
+            "control_mode: expected None for a ControlNet of one kind of pictures,"
+            f" given {show(values['control_mode'])}"
+        )
     image = values.pop("control_image")
     if image is None and arguments.get("mask_image") is None and not unions:
         image = arguments.get("image")
@@ -237,8 +257,9 @@ def take(parts: Parts, arguments: dict[str, Any]) -> ControlGiven | None:
             arguments["image"] = None
     if image is None:
         if asked or arguments.get("image") is not None:
-            raise RequestError("control_image: expected a picture for what was loaded beside the"
-                               " model, given none")  # fmt: skip
+            raise RequestError(
+                "control_image: expected a picture for what was loaded beside the model, given none"
+            )
         return None
     return ControlGiven(networks, image, values)
 
@@ -257,8 +278,11 @@ def spread(name: str, value: Any, columns: int, count: int, batch: int) -> Matri
     if flat and len(value) == columns:
         return (tuple(check(name, item) for item in value),) * count
     if len(value) not in (count, batch):
-        raise checks.refuse(name, f"a number, {columns} of them, or one for each of {count}"
-                            " pictures", f"{len(value)} of them")  # fmt: skip
+        raise checks.refuse(
+            name,
+            f"a number, {columns} of them, or one for each of {count} pictures",
+            f"{len(value)} of them",
+        )
     each = count // len(value)
     rows = []
     for item in value:
@@ -275,8 +299,9 @@ def _flags(name: str, value: Any, count: int, batch: int) -> tuple[bool, ...]:
     if not all(isinstance(item, bool) for item in items):
         raise checks.refuse(name, "True or False, or one for each picture", value)
     if len(items) not in (count, batch):
-        raise checks.refuse(name, f"one, or one for each of {count} pictures",
-                            f"{len(items)} of them")  # fmt: skip
+        raise checks.refuse(
+            name, f"one, or one for each of {count} pictures", f"{len(items)} of them"
+        )
     return tuple(item for item in items for _ in range(count // len(items)))
 
 

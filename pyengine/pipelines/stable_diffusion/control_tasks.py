@@ -18,8 +18,10 @@ class Beside(Task):
 
     def _checked(self, arguments: dict[str, Any]) -> Any:
         if not (self.parts.controlnets if self.beside == "controlnet" else self.parts.t2i_adapters):
-            raise RequestError(f"{self.beside}: a {type(self).__name__} needs one: from_pretrained"
-                               f"(..., {self.beside}=...)")  # fmt: skip
+            raise RequestError(
+                f"{self.beside}: a {type(self).__name__} needs one: from_pretrained"
+                f"(..., {self.beside}=...)"
+            )
         return super()._checked(arguments)
 
 

@@ -65,8 +65,9 @@ def cut(image: Any, mask: Any, size: tuple[int, int], pad: Any) -> Crop:
         if not isinstance(item, Image.Image):
             raise checks.refuse(f"padding_mask_crop: {name}", "a PIL picture", type(item).__name__)
     if image.size != mask.size:
-        raise checks.refuse("padding_mask_crop: mask_image", f"the size of image, {image.size}",
-                            mask.size)  # fmt: skip
+        raise checks.refuse(
+            "padding_mask_crop: mask_image", f"the size of image, {image.size}", mask.size
+        )
     whole = to_rgb(pictures.decode(image, "image"), "image")
     grey = to_grey(pictures.decode(mask, "mask_image"), "mask_image")
     region = _widen(_bounds(grey, pad), size, whole.size)

@@ -26,8 +26,9 @@ class Embeds:
 
     def repeated(self, times: int) -> "Embeds":
         """A row for each picture, those of a prompt together."""
-        return Embeds(*(None if t is None else t.repeat_interleave(times, dim=0)
-                        for t in self.tensors()))  # fmt: skip
+        return Embeds(
+            *(None if t is None else t.repeat_interleave(times, dim=0) for t in self.tensors())
+        )
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Embeds":
         return Embeds(*(None if t is None else t.to(device, dtype) for t in self.tensors()))
@@ -62,10 +63,15 @@ class Texts:
             return None if texts is None else [t for t in texts for _ in range(times)]
 
         return Texts(
-            self.batch * times, each(self.prompts), each(self.negatives), each(self.prompts_2),
-            each(self.negatives_2), self.given.repeated(times), self.loras,
+            self.batch * times,
+            each(self.prompts),
+            each(self.negatives),
+            each(self.prompts_2),
+            each(self.negatives_2),
+            self.given.repeated(times),
+            self.loras,
             None if self.weighted is None else self.weighted.repeated(times),
-        )  # fmt: skip
+        )
 
     @property
     def all(self) -> list[str]:
@@ -83,9 +89,13 @@ class Texts:
         """The same prompts, with what they gave, without negative ones: for the empty prompt's."""
         given = Embeds(embeds.text, pooled=embeds.pooled)
         return Texts(
-            self.batch, self.prompts, prompts_2=self.prompts_2, given=given, loras=self.loras,
+            self.batch,
+            self.prompts,
+            prompts_2=self.prompts_2,
+            given=given,
+            loras=self.loras,
             weighted=self.weighted,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -96,17 +106,27 @@ class Widths:
     pooled: int | None = None
 
     def read(
-        self, *, prompt: Any, negative_prompt: Any = None, prompt_2: Any = None,
-        negative_prompt_2: Any = None, prompt_embeds: Any = None,
-        negative_prompt_embeds: Any = None, pooled_prompt_embeds: Any = None,
+        self,
+        *,
+        prompt: Any,
+        negative_prompt: Any = None,
+        prompt_2: Any = None,
+        negative_prompt_2: Any = None,
+        prompt_embeds: Any = None,
+        negative_prompt_embeds: Any = None,
+        pooled_prompt_embeds: Any = None,
         negative_pooled_prompt_embeds: Any = None,
-    ) -> Texts:  # fmt: skip
+    ) -> Texts:
         """The checked texts and embeddings of a call; raises RequestError that names the one that
         is missing, superfluous or of another shape.
         """
         _either("prompt_embeds", prompt_embeds, prompt=prompt, prompt_2=prompt_2)
-        _either("negative_prompt_embeds", negative_prompt_embeds, negative_prompt=negative_prompt,
-                negative_prompt_2=negative_prompt_2)  # fmt: skip
+        _either(
+            "negative_prompt_embeds",
+            negative_prompt_embeds,
+            negative_prompt=negative_prompt,
+            negative_prompt_2=negative_prompt_2,
+        )
         prompts = None
         if prompt_embeds is None:
             if prompt is None:
@@ -118,14 +138,19 @@ class Widths:
         text = self._text("prompt_embeds", prompt_embeds, batch)
         negative = self._text("negative_prompt_embeds", negative_prompt_embeds, batch)
         if text is not None and negative is not None and text.shape != negative.shape:
-            raise checks.refuse("negative_prompt_embeds", f"the shape of prompt_embeds,"
-                                f" {list(text.shape)}", list(negative.shape))  # fmt: skip
+            raise checks.refuse(
+                "negative_prompt_embeds",
+                f"the shape of prompt_embeds, {list(text.shape)}",
+                list(negative.shape),
+            )
         given = Embeds(
-            text, negative,
+            text,
+            negative,
             self._pooled("pooled_prompt_embeds", pooled_prompt_embeds, batch, text),
-            self._pooled("negative_pooled_prompt_embeds", negative_pooled_prompt_embeds, batch,
-                         negative),
-        )  # fmt: skip
+            self._pooled(
+                "negative_pooled_prompt_embeds", negative_pooled_prompt_embeds, batch, negative
+            ),
+        )
 
         def optional(name: str, value: Any) -> list[str] | None:
             return None if value is None else checks.texts(name, value, batch)
@@ -183,6 +208,9 @@ def joined(name: str, negative: Tensor | None, rows: Tensor | None) -> Tensor:
     if negative is None:
         return rows
     if negative.shape != rows.shape:
-        raise checks.refuse(f"negative_{name}", f"the shape of the prompts' embeddings,"
-                            f" {list(rows.shape)}", list(negative.shape))  # fmt: skip
+        raise checks.refuse(
+            f"negative_{name}",
+            f"the shape of the prompts' embeddings, {list(rows.shape)}",
+            list(negative.shape),
+        )
     return torch.cat([negative, rows])

@@ -95,14 +95,17 @@ def take_prompts(
     given[MASKS] = attention.pop(MASKS, None) if isinstance(attention, dict) else None
     asked = [name for name, value in given.items() if value is not None]
     if asked and not loaded.adapters:
-        raise RequestError(f"{asked[0]}: this pipeline has no IP-Adapter: load one with"
-                           " pipe.load_ip_adapter(...)")  # fmt: skip
+        raise RequestError(
+            f"{asked[0]}: this pipeline has no IP-Adapter: load one with pipe.load_ip_adapter(...)"
+        )
     shown = [name for name in NAMES[:2] if given[name] is not None]
     if len(shown) == 2:
         raise RequestError("ip_adapter_image: expected this or ip_adapter_image_embeds, given both")
     if asked and not shown:
-        raise RequestError(f"{asked[0]}: expected ip_adapter_image or ip_adapter_image_embeds with"
-                           " it, given neither")  # fmt: skip
+        raise RequestError(
+            f"{asked[0]}: expected ip_adapter_image or ip_adapter_image_embeds with"
+            " it, given neither"
+        )
     return given if shown else None
 
 
@@ -119,8 +122,10 @@ def check_prompts(
     masks = _masks(given[MASKS], several, count)
     if given["ip_adapter_image"] is not None:
         if loaded.encoder is None:
-            raise RequestError("ip_adapter_image: there is no image encoder: load the IP-Adapter"
-                               " with image_encoder=, or give ip_adapter_image_embeds")  # fmt: skip
+            raise RequestError(
+                "ip_adapter_image: there is no image encoder: load the IP-Adapter"
+                " with image_encoder=, or give ip_adapter_image_embeds"
+            )
         items = _pictures(given["ip_adapter_image"], several, count, batch)
         made = [
             ImageGiven(adapter, loaded.encoder, own, scales=tuple(s), masks=m)
@@ -130,8 +135,11 @@ def check_prompts(
     else:
         embeds = given["ip_adapter_image_embeds"]
         if not isinstance(embeds, list | tuple) or len(embeds) != several:
-            raise checks.refuse("ip_adapter_image_embeds", f"a list of {several}, for each"
-                                " IP-Adapter", type(embeds).__name__)  # fmt: skip
+            raise checks.refuse(
+                "ip_adapter_image_embeds",
+                f"a list of {several}, for each IP-Adapter",
+                type(embeds).__name__,
+            )
         made = []
         for adapter, own, s, m in zip(loaded.adapters, embeds, scales, masks, strict=True):
             text, negative = _halves(adapter, own, guided, (1, batch, count))
@@ -145,12 +153,15 @@ def check_prompts(
 def _check_numbers(own: ImageGiven, number: int) -> None:
     """Raises RequestError where masks or scales are not of as many pictures as a prompt has."""
     if own.masks is not None and own.masks.shape[1] != number:
-        raise checks.refuse(MASKS, f"one for each picture of the prompt: {number}",
-                            f"{own.masks.shape[1]} of them")  # fmt: skip
+        raise checks.refuse(
+            MASKS, f"one for each picture of the prompt: {number}", f"{own.masks.shape[1]} of them"
+        )
     for scale in own.scales:
         if isinstance(scale, tuple) and (own.masks is None or len(scale) != number):
-            raise RequestError("set_ip_adapter_scale: a list of numbers is for the pictures of a"
-                               f" prompt with {MASKS}: expected {number} and masks")  # fmt: skip
+            raise RequestError(
+                "set_ip_adapter_scale: a list of numbers is for the pictures of a"
+                f" prompt with {MASKS}: expected {number} and masks"
+            )
 
 
 def _pictures(
@@ -162,8 +173,11 @@ def _pictures(
     nested = any(isinstance(item, list | tuple) for item in items)
     if several == 1 and not nested and len(items) > 1:
         if len(items) not in (count, batch):
-            raise checks.refuse(field, "one, [[several as one prompt]], or one for each of"
-                                f" {count} pictures", f"{len(items)} of them")  # fmt: skip
+            raise checks.refuse(
+                field,
+                f"one, [[several as one prompt]], or one for each of {count} pictures",
+                f"{len(items)} of them",
+            )
         return [tuple((_one(item, field),) for item in items)]
     if len(items) != several:
         raise checks.refuse(field, f"one for each IP-Adapter: {several}", f"{len(items)} of them")
@@ -190,20 +204,24 @@ def _halves(
     field = "ip_adapter_image_embeds"
     dims = 4 if adapter.reads_states else 3
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() != dims:
-        raise checks.refuse(field, f"float tensors of {dims} dimensions",
-                            getattr(value, "shape", type(value).__name__))  # fmt: skip
+        raise checks.refuse(
+            field,
+            f"float tensors of {dims} dimensions",
+            getattr(value, "shape", type(value).__name__),
+        )
     if value.shape[-1] != adapter.config.image_width or not value.numel():
-        raise checks.refuse(field, f"a last dimension of {adapter.config.image_width}",
-                            list(value.shape))  # fmt: skip
+        raise checks.refuse(
+            field, f"a last dimension of {adapter.config.image_width}", list(value.shape)
+        )
     if not torch.isfinite(value).all():
         raise checks.refuse(field, "finite values", "NaN or infinity")
     if guided and len(value) % 2:
-        raise checks.refuse(field, "the negative ones before the others, as guidance needs",
-                            f"{len(value)} rows")  # fmt: skip
+        raise checks.refuse(
+            field, "the negative ones before the others, as guidance needs", f"{len(value)} rows"
+        )
     negative, text = value.chunk(2) if guided else (None, value)
     if len(text) not in rows:
-        raise checks.refuse(field, f"{' or '.join(map(str, sorted(set(rows))))} prompts",
-                            len(text))  # fmt: skip
+        raise checks.refuse(field, f"{' or '.join(map(str, sorted(set(rows))))} prompts", len(text))
     return text, negative
 
 
@@ -214,8 +232,9 @@ def _masks(value: Any, several: int, count: int) -> list[Tensor | None]:
     if isinstance(value, Tensor) and value.dim() == 4:  # of each adapter one
         value = list(value[:, None])
     if not isinstance(value, list | tuple) or len(value) != several:
-        raise checks.refuse(MASKS, f"a list of {several} tensors, for each IP-Adapter",
-                            type(value).__name__)  # fmt: skip
+        raise checks.refuse(
+            MASKS, f"a list of {several} tensors, for each IP-Adapter", type(value).__name__
+        )
     found: list[Tensor | None] = []
     for mask in value:
         if mask is None:
@@ -223,8 +242,11 @@ def _masks(value: Any, several: int, count: int) -> list[Tensor | None]:
             continue
         good = isinstance(mask, Tensor) and mask.dim() == 4 and mask.is_floating_point()
         if not good or len(mask) not in (1, count) or 0 in mask.shape:
-            raise checks.refuse(MASKS, "float tensors [1, pictures, H, W]",
-                                getattr(mask, "shape", type(mask).__name__))  # fmt: skip
+            raise checks.refuse(
+                MASKS,
+                "float tensors [1, pictures, H, W]",
+                getattr(mask, "shape", type(mask).__name__),
+            )
         if not torch.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1:
             raise checks.refuse(MASKS, "numbers from 0 to 1", "others")
         if max(mask.shape[2:]) > checks.MAX_SIDE:
@@ -292,9 +314,13 @@ def _tokens(adapter: IPAdapter, embeds: Tensor) -> Tensor:
 
 
 def _prompt(
-    adapter: IPAdapter, both: Sequence[Tensor], scales: Sequence[Scale], count: int,
-    unet: UNet2DConditionModel, masks: Sequence[Tensor] | None = None,
-) -> ImagePrompt:  # fmt: skip
+    adapter: IPAdapter,
+    both: Sequence[Tensor],
+    scales: Sequence[Scale],
+    count: int,
+    unet: UNet2DConditionModel,
+    masks: Sequence[Tensor] | None = None,
+) -> ImagePrompt:
     """both: tokens [n, L, width] of prompts and negative ones."""
     names = list(unet.cross_attentions)
     order = [file_order(unet).index(name) for name in names]
@@ -303,10 +329,13 @@ def _prompt(
         keys_values = adapter.keys_values(_rows(tokens, count).contiguous())
         found.append([keys_values[i] for i in order])
     own = [
-        torch.tensor([s[name] if isinstance(s, dict) else s for s in scales], dtype=torch.float32,
-                     device=unet.device)
+        torch.tensor(
+            [s[name] if isinstance(s, dict) else s for s in scales],
+            dtype=torch.float32,
+            device=unet.device,
+        )
         for name in names
-    ]  # fmt: skip
+    ]
     return ImagePrompt({TEXT: found[0], NEGATIVE: found[1]}, own, masks)
 
 

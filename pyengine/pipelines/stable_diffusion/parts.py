@@ -84,8 +84,12 @@ def check_channels(unet: Any, vae: Any, pipeline_class: str = "") -> None:
     are shown latents, and predict a channel more, which is not used.
     """
     latent = vae.latent_channels
-    shown = {"InstructPix2Pix": latent, "Depth2Img": 1, "LatentUpscale": latent,
-             "Upscale": vae.in_channels}  # fmt: skip
+    shown = {
+        "InstructPix2Pix": latent,
+        "Depth2Img": 1,
+        "LatentUpscale": latent,
+        "Upscale": vae.in_channels,
+    }
     beside = next((n for name, n in shown.items() if name in pipeline_class), None)
     if beside is not None:
         out = latent + 1 if "LatentUpscale" in pipeline_class else latent
@@ -102,8 +106,10 @@ def check_channels(unet: Any, vae: Any, pipeline_class: str = "") -> None:
             f" (inpainting), and {latent}"
         )
     if vae.in_channels != 3 or vae.out_channels != 3:
-        raise ConfigError(f"vae: expected pictures of 3 channels, found {vae.in_channels} in and"
-                          f" {vae.out_channels} out")  # fmt: skip
+        raise ConfigError(
+            f"vae: expected pictures of 3 channels, found {vae.in_channels} in and"
+            f" {vae.out_channels} out"
+        )
 
 
 def check_fits(parts: Parts) -> None:

@@ -79,18 +79,33 @@ class PromptEncoding:
             (prompt_embeds, negative_prompt_embeds or None without guidance), [N, L, C] each.
         """
         texts = self._widths().read(
-            prompt=prompt, negative_prompt=negative_prompt, prompt_embeds=prompt_embeds,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
-        )  # fmt: skip
-        e = self._encode_now(texts, device, num_images_per_prompt, do_classifier_free_guidance,
-                             clip_skip, lora_scale, prompt_weighting)  # fmt: skip
+        )
+        e = self._encode_now(
+            texts,
+            device,
+            num_images_per_prompt,
+            do_classifier_free_guidance,
+            clip_skip,
+            lora_scale,
+            prompt_weighting,
+        )
         assert e.text is not None
         return e.text, e.negative
 
     def _encode_now(
-        self, texts: Texts, device: Any, per_prompt: Any, guided: Any, clip_skip: Any,
-        lora_scale: Any = None, prompt_weighting: Any = None,
-    ) -> Embeds:  # fmt: skip
+        self,
+        texts: Texts,
+        device: Any,
+        per_prompt: Any,
+        guided: Any,
+        clip_skip: Any,
+        lora_scale: Any = None,
+        prompt_weighting: Any = None,
+    ) -> Embeds:
         """What encode_prompt gives, outside of a run."""
         scale = lora_factor("lora_scale", lora_scale)
         uses = tuple(use.scaled(scale) for use in self._loras.by_default())
@@ -122,13 +137,23 @@ class PromptEncoding:
         adapters, weighted = self._loras.rows("text_encoder", texts.loras), texts.weighted
         if text is None:
             norm = None if layer is None else encoder.final_layer_norm
-            text, _ = encode(tokenizer, encoder, texts.prompts or [], layer, warned, None, adapters,
-                             weighted, norm)  # fmt: skip
+            text, _ = encode(
+                tokenizer,
+                encoder,
+                texts.prompts or [],
+                layer,
+                warned,
+                None,
+                adapters,
+                weighted,
+                norm,
+            )
         if guided and negative is None:
             negatives = texts.negatives or [""] * texts.batch
             length = None if texts.given.text is None else text.shape[1]
-            negative, _ = encode(tokenizer, encoder, negatives, None, warned, length, adapters,
-                                 weighted)  # fmt: skip
+            negative, _ = encode(
+                tokenizer, encoder, negatives, None, warned, length, adapters, weighted
+            )
         return Embeds(text, negative if guided else None)
 
     def _weighed(self, texts: Texts, syntax: Any) -> Texts:
@@ -136,8 +161,10 @@ class PromptEncoding:
         encoders, prompt and negative prompt alike. Embeddings of several chunks take as many.
         """
         syntax = None if syntax is None else check("prompt_weighting", syntax)
-        lengths = [token_length(*own) for own in zip(self.parts.tokenizers, self.parts.encoders,
-                                                     strict=True)]  # fmt: skip
+        lengths = [
+            token_length(*own)
+            for own in zip(self.parts.tokenizers, self.parts.encoders, strict=True)
+        ]
         given = None if texts.given.text is None else texts.given.text.shape[1]
         if given is not None:
             if given == lengths[0] or given % lengths[0] or texts.given.negative is not None:

@@ -53,8 +53,9 @@ def _unet(model: UNet2DConditionModel, batch: int, height: int, width: int) -> N
         # Whatever the split between the pooled text and the numbers, they are as wide together.
         text = c.projection_class_embeddings_input_dim - c.addition_time_embed_dim
         given["added_cond_kwargs"] = {
-            "text_embeds": on_meta(batch, text), "time_ids": on_meta(batch, 1)
-        }  # fmt: skip
+            "text_embeds": on_meta(batch, text),
+            "time_ids": on_meta(batch, 1),
+        }
     if c.time_cond_proj_dim is not None:
         given["timestep_cond"] = on_meta(batch, c.time_cond_proj_dim)
     if c.num_class_embeds is not None or c.class_embed_type == "timestep":

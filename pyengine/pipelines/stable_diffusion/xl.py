@@ -69,8 +69,10 @@ def check_negatives(texts: Texts, options: dict[str, bool]) -> None:
     if texts.negatives_2 is not None:
         raise RequestError("negative_prompt_2: expected a negative_prompt with it, given none")
     if texts.given.negative_pooled is not None:
-        raise RequestError("negative_pooled_prompt_embeds: expected negative_prompt_embeds or a"
-                           " negative_prompt with them, given none")  # fmt: skip
+        raise RequestError(
+            "negative_pooled_prompt_embeds: expected negative_prompt_embeds or a"
+            " negative_prompt with them, given none"
+        )
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,18 @@ class XLArguments(Arguments):
     """As Arguments, with SDXL's second prompts and sizes."""
 
     def request(
-        self, *, original_size: Any = None, crops_coords_top_left: Any = (0, 0),
-        target_size: Any = None, negative_original_size: Any = None,
-        negative_crops_coords_top_left: Any = (0, 0), negative_target_size: Any = None,
-        aesthetic_score: Any = None, negative_aesthetic_score: Any = None, **arguments: Any,
-    ) -> XLRequest:  # fmt: skip
+        self,
+        *,
+        original_size: Any = None,
+        crops_coords_top_left: Any = (0, 0),
+        target_size: Any = None,
+        negative_original_size: Any = None,
+        negative_crops_coords_top_left: Any = (0, 0),
+        negative_target_size: Any = None,
+        aesthetic_score: Any = None,
+        negative_aesthetic_score: Any = None,
+        **arguments: Any,
+    ) -> XLRequest:
         base = super().request(**arguments)
         if self.scored and base.images is None:
             raise RequestError("image: this model is a refiner: expected an image, given none")
@@ -293,15 +302,25 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
             guidance.
         """
         texts = self._widths().read(
-            prompt=prompt, prompt_2=prompt_2, negative_prompt=negative_prompt,
-            negative_prompt_2=negative_prompt_2, prompt_embeds=prompt_embeds,
+            prompt=prompt,
+            prompt_2=prompt_2,
+            negative_prompt=negative_prompt,
+            negative_prompt_2=negative_prompt_2,
+            prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
             pooled_prompt_embeds=pooled_prompt_embeds,
             negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
-        )  # fmt: skip
+        )
         check_negatives(texts, self.parts.options)
-        e = self._encode_now(texts, device, num_images_per_prompt, do_classifier_free_guidance,
-                             clip_skip, lora_scale, prompt_weighting)  # fmt: skip
+        e = self._encode_now(
+            texts,
+            device,
+            num_images_per_prompt,
+            do_classifier_free_guidance,
+            clip_skip,
+            lora_scale,
+            prompt_weighting,
+        )
         assert e.text is not None
         assert e.pooled is not None
         return e.text, e.negative, e.pooled, e.negative_pooled
@@ -352,9 +371,15 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         return Conditions(text, added, self._guidance(r), text_lengths=self._text_lengths(r))
 
     def _encode_both(
-        self, prompts: list[str], prompts_2: list[str], layer: int, warned: list[str],
-        length: int | None = None, loras: Sequence[Uses] = (), weighted: Weighted | None = None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        self,
+        prompts: list[str],
+        prompts_2: list[str],
+        layer: int,
+        warned: list[str],
+        length: int | None = None,
+        loras: Sequence[Uses] = (),
+        weighted: Weighted | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """([B, L, C1 + C2] hidden states side by side, [B, P] the second encoder's pooled text)."""
         parts, hidden, pooled = self.parts, [], None
         first = -len(parts.encoders)  # a refiner has the second alone
@@ -362,8 +387,9 @@ class StableDiffusionXLPipeline(XLPartNames, StableDiffusionPipeline):
         each = zip(parts.tokenizers, parts.encoders, own, names, strict=True)
         for tokenizer, encoder, texts, name in each:
             adapters = self._loras.rows(name, loras)
-            states, pooled = encode(tokenizer, encoder, texts, layer, warned, length, adapters,
-                                    weighted)  # fmt: skip
+            states, pooled = encode(
+                tokenizer, encoder, texts, layer, warned, length, adapters, weighted
+            )
             hidden.append(states)
         assert pooled is not None
         return torch.cat(hidden, dim=-1), pooled

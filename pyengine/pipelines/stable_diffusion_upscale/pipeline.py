@@ -129,8 +129,9 @@ class StableDiffusionUpscalePipeline(StableDiffusionPipeline):
         size = {"height": height, "width": width}
         r = super()._checked({**unasked(), **arguments, **size})
         if r.count % len(items):
-            raise checks.refuse("image", f"a number of them that divides {r.count} pictures",
-                                len(items))  # fmt: skip
+            raise checks.refuse(
+                "image", f"a number of them that divides {r.count} pictures", len(items)
+            )
         small = [items[i * len(items) // r.count] for i in range(r.count)]
         return UpscaleRequest(**vars(r), small=small, noise_level=level)
 
@@ -138,8 +139,10 @@ class StableDiffusionUpscalePipeline(StableDiffusionPipeline):
         """(height, width) of the result."""
         sizes = {pictures.size_of(item) for item in items}
         if len(sizes) > 1:
-            raise RequestError("image: expected pictures of one size, given "
-                               + ", ".join(f"{h}x{w}" for h, w in sorted(sizes)))  # fmt: skip
+            raise RequestError(
+                "image: expected pictures of one size, given "
+                + ", ".join(f"{h}x{w}" for h, w in sorted(sizes))
+            )
         factor = self.vae.config.downscale
         small = [side - side % factor for side in next(iter(sizes))]
         if 0 in small:

@@ -69,9 +69,14 @@ class UnCLIPBase(StagedPipeline[UnCLIPRequest]):
     main_part: ClassVar[str] = DECODER
 
     def __init__(
-        self, models: dict[str, Model], tokenizer: ClipTokenizer,
-        schedules: dict[str, UnCLIPConfig], checkpoint: Any, source: str, defaults: Any,
-    ):  # fmt: skip
+        self,
+        models: dict[str, Model],
+        tokenizer: ClipTokenizer,
+        schedules: dict[str, UnCLIPConfig],
+        checkpoint: Any,
+        source: str,
+        defaults: Any,
+    ):
         """models: by part. schedules: by "prior" (where there is one), "decoder", "super_res".
         source: the path or Hub id it was loaded from.
         """
@@ -82,10 +87,17 @@ class UnCLIPBase(StagedPipeline[UnCLIPRequest]):
         for model in models.values():  # one for all, which work one after the other
             model.arena = self.decoder.arena
         self.stages = tuple(
-            Stage(name, Evaluator(cast(Any, PriorDenoiser(cast(Any, models[name]))
-                                       if name == PRIOR else models[name])))
+            Stage(
+                name,
+                Evaluator(
+                    cast(
+                        Any,
+                        PriorDenoiser(cast(Any, models[name])) if name == PRIOR else models[name],
+                    )
+                ),
+            )
             for name in self.names
-        )  # fmt: skip
+        )
         side, width = square(self.super_res_first.config), self.width
         decoder, small = self.decoder.config, square(self.decoder.config)
         channels = self.super_res_first.config.in_channels // 2
@@ -140,9 +152,13 @@ class UnCLIPBase(StagedPipeline[UnCLIPRequest]):
     # --- arguments --------------------------------------------------------------------------------
 
     def _request(
-        self, a: dict[str, Any], batch: int, names: Sequence[str],
-        words: Sequence[str] | None = None, **own: Any,
-    ) -> UnCLIPRequest:  # fmt: skip
+        self,
+        a: dict[str, Any],
+        batch: int,
+        names: Sequence[str],
+        words: Sequence[str] | None = None,
+        **own: Any,
+    ) -> UnCLIPRequest:
         """The arguments that both have, checked. names: of stages with steps and latents. batch:
         pictures, without num_images_per_prompt. words: the prompts, where they are given in words.
         """
@@ -151,8 +167,11 @@ class UnCLIPBase(StagedPipeline[UnCLIPRequest]):
         count = batch * check("num_images_per_prompt", a["num_images_per_prompt"])
         side = self._shapes.super_res[1]
         checks.check_total(side, side, count)
-        shapes = {"prior": self._shapes.prior, "decoder": self._shapes.decoder,
-                  "super_res": self._shapes.super_res}  # fmt: skip
+        shapes = {
+            "prior": self._shapes.prior,
+            "decoder": self._shapes.decoder,
+            "super_res": self._shapes.super_res,
+        }
         latents: dict[str, Tensor | None] = {}
         for name in names:
             given = a[f"{name}_latents"]
@@ -162,21 +181,27 @@ class UnCLIPBase(StagedPipeline[UnCLIPRequest]):
             latents[name] = given
         seeds, generators = checks.seeds_and_generators(
             a["seed"], a["generator"], count, self.device
-        )  # fmt: skip
+        )
         callback = a["callback_on_step_end"]
         return UnCLIPRequest(
-            count=count, height=side, width=side,
+            count=count,
+            height=side,
+            width=side,
             steps_of={name: self._steps(name, a[f"{name}_num_inference_steps"]) for name in names},
-            latents_of=latents, output_type=simple["output_type"], seeds=seeds,
+            latents_of=latents,
+            output_type=simple["output_type"],
+            seeds=seeds,
             guides=self._guides(a, words, batch, count),
             method=method_of(taken(a), has_negative=None),
             decoder_scale=self._scales("decoder", a["decoder_guidance_scale"], count),
-            generators=generators, callback=callback,
+            generators=generators,
+            callback=callback,
             callback_inputs=checks.check_callback(
                 callback, a["callback_on_step_end_tensor_inputs"], CALLBACK_TENSORS
             ),
-            **checks.manners(a["run"], a["timeout"], a["return_dict"]), **own,
-        )  # fmt: skip
+            **checks.manners(a["run"], a["timeout"], a["return_dict"]),
+            **own,
+        )
 
     def _steps(self, stage: str, value: Any) -> int:
         name = f"{stage}_num_inference_steps"
@@ -204,26 +229,40 @@ class UnCLIPBase(StagedPipeline[UnCLIPRequest]):
     def _report(self, r: UnCLIPRequest) -> Report:
         scales = set(r.decoder_scale)
         return Report(
-            model=self.source, pipeline=self._class_name, device=str(self.device),
-            dtype=str(self.dtype).removeprefix("torch."), sampler="unclip", height=r.height,
-            width=r.width, guidance_scale=scales.pop() if len(scales) == 1 else r.decoder_scale,
+            model=self.source,
+            pipeline=self._class_name,
+            device=str(self.device),
+            dtype=str(self.dtype).removeprefix("torch."),
+            sampler="unclip",
+            height=r.height,
+            width=r.width,
+            guidance_scale=scales.pop() if len(scales) == 1 else r.decoder_scale,
             weights=self.decoder.weights,
-        )  # fmt: skip
+        )
 
     def _begin(self, r: UnCLIPRequest, report: Report) -> StagedCall[UnCLIPRequest]:
-        plans = {name: unclip.plan(self.schedules[name], steps) for name, steps in
-                 r.steps_of.items()}  # fmt: skip
+        plans = {
+            name: unclip.plan(self.schedules[name], steps) for name, steps in r.steps_of.items()
+        }
         r.run.settings = {"num_timesteps": r.evaluations}
         with report.stage("encode_prompt", self.device):
             r = self._prepared(r)
             texts, empty = self._texts(r, report.warnings), self._encode([""], report.warnings)
         noise = StageNoise(NoiseSource(r.generators, self.device), r.count, len(self.stages))
         course = UnCLIPCourse(
-            self.stages, r, plans, self._shapes, noise, texts, empty, self.text_proj, self.source,
+            self.stages,
+            r,
+            plans,
+            self._shapes,
+            noise,
+            texts,
+            empty,
+            self.text_proj,
+            self.source,
             r.guides.gradients(
                 r.count, self, DecoderSampler(self.schedules["decoder"]), report.warnings
             ),
-        )  # fmt: skip
+        )
         jobs = [StagedJob(r.run, i, seed, course) for i, seed in enumerate(r.seeds)]
         with report.stage("prepare", self.device):
             enter_stages(jobs)

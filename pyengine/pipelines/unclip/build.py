@@ -25,9 +25,7 @@ def build(load: Load) -> Any:
     defaults = load.defaults()
     models = {name: load.network(name, configs[name], sources[name]) for name in sources}
     load.checkpoint.hold(sources)
-    return load.pipeline_class(
-        models, tokenizer, schedules, load.checkpoint, load.source, defaults
-    )  # fmt: skip
+    return load.pipeline_class(models, tokenizer, schedules, load.checkpoint, load.source, defaults)
 
 
 def build_variation(load: Load) -> Any:
@@ -44,7 +42,7 @@ def build_variation(load: Load) -> Any:
     checkpoint.hold(sources)
     return load.pipeline_class(
         models, tokenizer, processor, schedules, checkpoint, load.source, defaults
-    )  # fmt: skip
+    )
 
 
 def _read(load: Load, parts: tuple[str, ...], further: tuple[str, ...]) -> Any:
@@ -74,8 +72,9 @@ def check_widths(projection: UnCLIPTextProjConfig, towers: dict[str, Any]) -> No
             found["hidden_size"] = tower.hidden_size
         for key, value in found.items():
             if value != wanted:
-                raise ConfigError(f"{name}: {key} is {show(value)}, expected {wanted} beside the"
-                                  " text_proj")  # fmt: skip
+                raise ConfigError(
+                    f"{name}: {key} is {show(value)}, expected {wanted} beside the text_proj"
+                )
 
 
 def check_decoder(unet: UNet2DConditionConfig, projection: UnCLIPTextProjConfig) -> None:
@@ -91,11 +90,16 @@ def check_decoder(unet: UNet2DConditionConfig, projection: UnCLIPTextProjConfig)
     ):
         if value != wanted:
             raise ConfigError(f"decoder: {name} is {show(value)}, expected {show(wanted)}")
-    plain = [kind for kind in (*unet.down_block_types, unet.mid_block_type, *unet.up_block_types)
-             if kind and "CrossAttn" in kind and "Simple" not in kind]  # fmt: skip
+    plain = [
+        kind
+        for kind in (*unet.down_block_types, unet.mid_block_type, *unet.up_block_types)
+        if kind and "CrossAttn" in kind and "Simple" not in kind
+    ]
     if plain:
-        raise ConfigError(f"decoder: {show(plain[0])} reads its text without a mask, expected"
-                          " blocks with SimpleCrossAttn")  # fmt: skip
+        raise ConfigError(
+            f"decoder: {show(plain[0])} reads its text without a mask, expected"
+            " blocks with SimpleCrossAttn"
+        )
     if unet.time_dim != projection.time_embed_dim:
         raise ConfigError(
             f"text_proj: time_embed_dim is {projection.time_embed_dim}, expected the decoder's"
@@ -118,9 +122,7 @@ def check_super_resolution(
             raise ConfigError(f"{name}: expected a network that is told no classes")
 
 
-def check_variance(
-    name: str, unet: Any, schedule: UnCLIPConfig, stage: str
-) -> None:  # fmt: skip
+def check_variance(name: str, unet: Any, schedule: UnCLIPConfig, stage: str) -> None:
     """Raises ConfigError where a network does not predict what its schedule reads."""
     learned = schedule.variance_type == "learned_range"
     wanted = (6,) if learned else (3,)

@@ -49,10 +49,18 @@ class UnCLIPCourse:
     """
 
     def __init__(
-        self, stages: Sequence[Stage], r: UnCLIPRequest, plans: dict[str, Plan], shapes: Shapes,
-        noise: StageNoise, texts: Texts, empty: Texts, projection: UnCLIPTextProjModel,
-        source: str, gradients: Sequence[GradientGuidance | None],
-    ):  # fmt: skip
+        self,
+        stages: Sequence[Stage],
+        r: UnCLIPRequest,
+        plans: dict[str, Plan],
+        shapes: Shapes,
+        noise: StageNoise,
+        texts: Texts,
+        empty: Texts,
+        projection: UnCLIPTextProjModel,
+        source: str,
+        gradients: Sequence[GradientGuidance | None],
+    ):
         """plans: by PRIOR, DECODER and "super_res". texts: of each picture; empty: the one row of
         the empty text. gradients: what guides the decoder's stage of each picture. source: what to
         call the model in errors.
@@ -77,9 +85,11 @@ class UnCLIPCourse:
     def _prior(self, stage: int, jobs: Sequence[StagedJob]) -> None:
         told, guided = self._told(jobs)
         conditions = PriorConditions(
-            told.hidden, names=classifier_free_names(guided), projected=told.projected,
+            told.hidden,
+            names=classifier_free_names(guided),
+            projected=told.projected,
             seen=told.seen,
-        )  # fmt: skip
+        )
         x = self._start(stage, "prior", jobs, self._shapes.prior)
         self._enter(stage, jobs, conditions, x, self._guidance(jobs, self._r.prior_scale))
 
@@ -91,14 +101,16 @@ class UnCLIPCourse:
         jobs, embeddings = [job for job, _ in pairs], torch.cat([e for _, e in pairs])
         told, guided = self._told(jobs)
         text, vectors = self._projection(
-            image_embeddings=embeddings, prompt_embeds=told.projected,
-            text_encoder_hidden_states=told.hidden, do_classifier_free_guidance=guided,
-        )  # fmt: skip
+            image_embeddings=embeddings,
+            prompt_embeds=told.projected,
+            text_encoder_hidden_states=told.hidden,
+            do_classifier_free_guidance=guided,
+        )
         extra = self._projection.config.clip_extra_context_tokens
         seen = torch.nn.functional.pad(told.seen, (extra, 0), value=1.0)
         conditions = Conditions(
             text, labels=vectors, names=classifier_free_names(guided), text_mask=seen
-        )  # fmt: skip
+        )
         x = self._start(stage, "decoder", jobs, self._shapes.decoder)
         self._enter(stage, jobs, conditions, x, self._guidance(jobs, self._r.decoder_scale))
 
@@ -146,17 +158,28 @@ class UnCLIPCourse:
         return torch.cat([self._noise.start(stage, job.index, shape, dtype) for job in jobs])
 
     def _enter(
-        self, stage: int, jobs: Sequence[StagedJob], conditions: Conditions, x: Tensor,
+        self,
+        stage: int,
+        jobs: Sequence[StagedJob],
+        conditions: Conditions,
+        x: Tensor,
         guidance: Sequence[Guidance] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         conditions.changed(self.stages[stage].evaluate.unet)
         plan, guidance = self._plans[stage], guidance or [guidance_between(1.0, False)] * len(jobs)
         inner = []
         for place, job in enumerate(jobs):
             one = DenoisingJob(
-                job.run, job.index, job.seed, plan, conditions, guidance[place], 0.0,
-                self._noise.of(stage, job.index), self._source,
-            )  # fmt: skip
+                job.run,
+                job.index,
+                job.seed,
+                plan,
+                conditions,
+                guidance[place],
+                0.0,
+                self._noise.of(stage, job.index),
+                self._source,
+            )
             one.place = place
             if self.names[stage] == DECODER:
                 one.gradients = self._gradients[job.index]

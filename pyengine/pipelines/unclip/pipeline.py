@@ -125,9 +125,7 @@ class UnCLIPPipeline(UnCLIPBase):
         a = arguments
         prompts, texts = self._asked(a)
         batch = len(prompts) if prompts is not None else len(cast(Texts, texts).hidden)
-        r = self._request(
-            a, batch, ("prior", "decoder", "super_res"), words=prompts, texts=texts
-        )  # fmt: skip
+        r = self._request(a, batch, ("prior", "decoder", "super_res"), words=prompts, texts=texts)
         r.prior_scale = self._scales("prior", a["prior_guidance_scale"], r.count)
         times = r.count // batch
         each = [i for i in range(batch) for _ in range(times)]
@@ -158,15 +156,23 @@ class UnCLIPPipeline(UnCLIPBase):
         length, width = self.prior.config.num_embeddings, self.width
         first = found[0]
         if not isinstance(first, Tensor) or not isinstance(found[1], Tensor) or not first.numel():
-            raise checks.refuse("text_model_output", "(text_embeds, last_hidden_state), two float"
-                                " tensors", type(given).__name__)  # fmt: skip
+            raise checks.refuse(
+                "text_model_output",
+                "(text_embeds, last_hidden_state), two float tensors",
+                type(given).__name__,
+            )
         shapes = ((len(first), width), (len(first), length, width))
-        made = [checks.check_latents(t, shape, f"text_model_output: {name}")
-                for name, t, shape in zip(names, found, shapes, strict=True)]  # fmt: skip
+        made = [
+            checks.check_latents(t, shape, f"text_model_output: {name}")
+            for name, t, shape in zip(names, found, shapes, strict=True)
+        ]
         if not isinstance(mask, Tensor) or tuple(mask.shape) != shapes[1][:2]:
             found_mask = list(mask.shape) if isinstance(mask, Tensor) else mask
-            raise checks.refuse("text_attention_mask", f"a tensor {list(shapes[1][:2])} with"
-                                " text_model_output", found_mask)  # fmt: skip
+            raise checks.refuse(
+                "text_attention_mask",
+                f"a tensor {list(shapes[1][:2])} with text_model_output",
+                found_mask,
+            )
         projected, hidden = (t.to(self.device, self.dtype) for t in made)
         return Texts(hidden, projected, (mask != 0).float().to(self.device))
 

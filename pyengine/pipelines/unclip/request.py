@@ -29,9 +29,10 @@ class Texts:
     def then(self, other: "Texts") -> "Texts":
         """These rows, and behind them those of the other."""
         return Texts(
-            torch.cat([self.hidden, other.hidden]), torch.cat([self.projected, other.projected]),
+            torch.cat([self.hidden, other.hidden]),
+            torch.cat([self.projected, other.projected]),
             torch.cat([self.seen, other.seen]),
-        )  # fmt: skip
+        )
 
 
 @dataclass(kw_only=True)

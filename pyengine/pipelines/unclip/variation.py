@@ -37,10 +37,15 @@ class UnCLIPImageVariationPipeline(UnCLIPBase):
     names: ClassVar[tuple[str, ...]] = (DECODER, FIRST, LAST)
 
     def __init__(
-        self, models: dict[str, Model], tokenizer: ClipTokenizer,
-        feature_extractor: ClipPictureConfig, schedules: dict[str, UnCLIPConfig], checkpoint: Any,
-        source: str, defaults: Any,
-    ):  # fmt: skip
+        self,
+        models: dict[str, Model],
+        tokenizer: ClipTokenizer,
+        feature_extractor: ClipPictureConfig,
+        schedules: dict[str, UnCLIPConfig],
+        checkpoint: Any,
+        source: str,
+        defaults: Any,
+    ):
         super().__init__(models, tokenizer, schedules, checkpoint, source, defaults)
         self.feature_extractor = feature_extractor
 

@@ -192,11 +192,22 @@ class UpscalePipeline(NetworkPipeline[UpscaleRequest, UpscaleJob]):
         return self._check(**arguments)
 
     def _check(
-        self, *, image: Any, tile: Any, overlap: Any, num_images_per_prompt: Any, seed: Any,
-        generator: Any, output_type: Any, callback_on_step_end: Any,
-        callback_on_step_end_tensor_inputs: Any, return_dict: Any, timeout: Any, run: Any,
+        self,
+        *,
+        image: Any,
+        tile: Any,
+        overlap: Any,
+        num_images_per_prompt: Any,
+        seed: Any,
+        generator: Any,
+        output_type: Any,
+        callback_on_step_end: Any,
+        callback_on_step_end_tensor_inputs: Any,
+        return_dict: Any,
+        timeout: Any,
+        run: Any,
         others: dict[str, Any],
-    ) -> UpscaleRequest:  # fmt: skip
+    ) -> UpscaleRequest:
         refuse_others(others, self.__call__)
         checks.integer("num_images_per_prompt", num_images_per_prompt, 1, 1)
         if image is None:
@@ -207,17 +218,22 @@ class UpscalePipeline(NetworkPipeline[UpscaleRequest, UpscaleJob]):
         self.check_sizes(sizes, one_size=output_type != "pil")
         seeds, _ = checks.seeds_and_generators(seed, generator, len(items), self.device)
         return UpscaleRequest(
-            items=items, sizes=sizes,
-            height=sizes[0][0] * self.scale, width=sizes[0][1] * self.scale,
+            items=items,
+            sizes=sizes,
+            height=sizes[0][0] * self.scale,
+            width=sizes[0][1] * self.scale,
             tile=None if tile is None else checks.integer("tile", tile, 1, MAX_TILE),
-            overlap=overlap_of(self.model.reach) if overlap is None
+            overlap=overlap_of(self.model.reach)
+            if overlap is None
             else checks.integer("overlap", overlap, 0, MAX_TILE),
-            output_type=output_type, seeds=seeds, callback=callback_on_step_end,
+            output_type=output_type,
+            seeds=seeds,
+            callback=callback_on_step_end,
             callback_inputs=checks.check_callback(
                 callback_on_step_end, callback_on_step_end_tensor_inputs, CALLBACK_TENSORS
             ),
             **checks.manners(run, timeout, return_dict),
-        )  # fmt: skip
+        )
 
     def check_sizes(self, sizes: list[tuple[int, int]], one_size: bool) -> None:
         """Refuses what would take too much memory, before any is taken.
@@ -248,10 +264,16 @@ class UpscalePipeline(NetworkPipeline[UpscaleRequest, UpscaleJob]):
 
     def _report(self, r: UpscaleRequest) -> Report:
         return Report(
-            model=self.source, pipeline=self._class_name, device=str(self.device),
-            dtype=str(self.dtype).removeprefix("torch."), sampler=self.sampler,
-            height=r.height, width=r.width, guidance_scale=1.0, weights=self.model.weights,
-        )  # fmt: skip
+            model=self.source,
+            pipeline=self._class_name,
+            device=str(self.device),
+            dtype=str(self.dtype).removeprefix("torch."),
+            sampler=self.sampler,
+            height=r.height,
+            width=r.width,
+            guidance_scale=1.0,
+            weights=self.model.weights,
+        )
 
     def _begin(self, r: UpscaleRequest, report: Report) -> UpscaleCall:
         jobs = []

@@ -160,8 +160,9 @@ def _checked(name: str, value: Any, kind: Kind | str) -> Any:
 
 def _refuse(name: str, value: Any) -> None:
     if value not in REFUSED[name]:
-        raise RequestError(f"{name}: expected none, given {show(value)}: this server has no such"
-                           " thing")  # fmt: skip
+        raise RequestError(
+            f"{name}: expected none, given {show(value)}: this server has no such thing"
+        )
 
 
 def _one_picture(value: Any) -> list[Any]:

@@ -77,8 +77,9 @@ async def _draw(request: Request, caller: Caller, with_pictures: bool) -> Pictur
     return await server.in_thread(_answer, drawing, asked, options, output)
 
 
-def _submit(server: Server, caller: Caller, asked: Asked, options: Options,
-            context: Any) -> Drawing:  # fmt: skip
+def _submit(
+    server: Server, caller: Caller, asked: Asked, options: Options, context: Any
+) -> Drawing:
     """The request as a job. It takes time: not for an event loop."""
     model = server.models.find(options.model)
     pipe = server.models.pipeline(model)

@@ -63,13 +63,18 @@ async def progress(
     seconds = time.monotonic() - first.begun
     step, steps = first.steps
     state = State(
-        interrupted=first.interrupted, stopping_generation=first.interrupted,
-        job=f"{first.drawing.model} 0", job_count=len(work), job_timestamp=first.stamp,
-        sampling_step=step, sampling_steps=steps,
-    )  # fmt: skip
+        interrupted=first.interrupted,
+        stopping_generation=first.interrupted,
+        job=f"{first.drawing.model} 0",
+        job_count=len(work),
+        job_timestamp=first.stamp,
+        sampling_step=step,
+        sampling_steps=steps,
+    )
     left = seconds * (1 - share) / share if share else 0.0
-    return Progress(progress=share, eta_relative=left, state=state, current_image=shown,
-                    textinfo=None)  # fmt: skip
+    return Progress(
+        progress=share, eta_relative=left, state=state, current_image=shown, textinfo=None
+    )
 
 
 @router.post("/interrupt")

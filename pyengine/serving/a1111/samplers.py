@@ -47,8 +47,9 @@ def _suffix(scheduler: str) -> str:
     plain = scheduler.casefold().replace(" ", "_")
     if plain not in SCHEDULERS:
         near = did_you_mean(scheduler, SCHEDULERS)
-        raise RequestError(f"scheduler: expected one of {', '.join(SCHEDULERS)}, given"
-                           f" {show(scheduler)}{near}")  # fmt: skip
+        raise RequestError(
+            f"scheduler: expected one of {', '.join(SCHEDULERS)}, given {show(scheduler)}{near}"
+        )
     return SCHEDULERS[plain][1]
 
 

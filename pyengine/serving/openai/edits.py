@@ -36,8 +36,9 @@ def from_json(body: Mapping[str, Any], settings: ServerSettings) -> dict[str, An
         value = given.get(name)
         if isinstance(value, dict):
             if set(value) != {"image_url"}:
-                raise RequestError(f"{name}: expected image_url alone, a data: URL, given"
-                                   f" {show(sorted(value))}")  # fmt: skip
+                raise RequestError(
+                    f"{name}: expected image_url alone, a data: URL, given {show(sorted(value))}"
+                )
             value = value["image_url"]
         if value is not None:
             given[name] = pictures.from_text(value, name, settings)
@@ -62,8 +63,12 @@ def from_form(form: Form) -> dict[str, Any]:
     for name, files in form.files.items():
         row = BY_NAME.get(name)
         if name != MASK and not (row is not None and isinstance(row.kind, Picture)):
-            raise Refusal(400, f"{show(name)[1:-1]}: expected no file of that name", name[:64],
-                          "unknown_parameter")  # fmt: skip
+            raise Refusal(
+                400,
+                f"{show(name)[1:-1]}: expected no file of that name",
+                name[:64],
+                "unknown_parameter",
+            )
         given[name] = _only(name, files)
     return given
 
@@ -143,6 +148,8 @@ def _mask(data: bytes, image: Image.Image, settings: ServerSettings) -> Image.Im
             " one without transparency; a black and white one goes into mask_image"
         )
     if mask.size != image.size:
-        raise RequestError(f"mask: expected the image's size, {image.width}x{image.height}, given"
-                           f" {mask.width}x{mask.height}")  # fmt: skip
+        raise RequestError(
+            f"mask: expected the image's size, {image.width}x{image.height}, given"
+            f" {mask.width}x{mask.height}"
+        )
     return mask

@@ -76,8 +76,13 @@ def read(given: Mapping[str, Any]) -> Asked:
         asked.call["num_images_per_prompt"] = own["n"]
         asked.names["num_images_per_prompt"] = "n"
     if own.get("background") == "transparent":
-        raise Refusal(400, "background: expected auto or opaque: no model here draws transparency,"
-                      " given transparent", "background", "unsupported_value")  # fmt: skip
+        raise Refusal(
+            400,
+            "background: expected auto or opaque: no model here draws transparency,"
+            " given transparent",
+            "background",
+            "unsupported_value",
+        )
     asked.partial_images = own.get("partial_images", 0)
     asked.output_format = own.get("output_format", "png")
     asked.compression = own.get("output_compression")
@@ -104,6 +109,7 @@ def _boolean(name: str, value: Any) -> bool:
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str) or len(value) > 1024:
-        raise RequestError(f"{name}: expected a text of at most 1024 characters, given"
-                           f" {show(value)}")  # fmt: skip
+        raise RequestError(
+            f"{name}: expected a text of at most 1024 characters, given {show(value)}"
+        )
     return value

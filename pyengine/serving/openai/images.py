@@ -22,16 +22,21 @@ from .usage import usage_of
 router = APIRouter(prefix="/v1/images", tags=["images"])
 
 
-@router.post("/generations", responses=answers("image_generation"), openapi_extra=generation_body(),
-             response_model=None)  # fmt: skip
+@router.post(
+    "/generations",
+    responses=answers("image_generation"),
+    openapi_extra=generation_body(),
+    response_model=None,
+)
 async def generations(request: Request, caller: KnownCaller) -> Response:
     """Pictures of a prompt. Fields beyond OpenAI's are arguments of pyengine's calls."""
     server = admit(request, caller)
     return await draw(request, server, caller, read(await read_json(request)), "image_generation")
 
 
-@router.post("/edits", responses=answers("image_edit"), openapi_extra=edit_body(),
-             response_model=None)  # fmt: skip
+@router.post(
+    "/edits", responses=answers("image_edit"), openapi_extra=edit_body(), response_model=None
+)
 async def edits(request: Request, caller: KnownCaller) -> Response:
     """Pictures that begin from another; where there is a mask, only its transparent part is new."""
     server = admit(request, caller)
@@ -44,8 +49,9 @@ async def edits(request: Request, caller: KnownCaller) -> Response:
     return await draw(request, server, caller, asked, "image_edit")
 
 
-@router.post("/variations", responses=answers(None), openapi_extra=variation_body(),
-             response_model=None)  # fmt: skip
+@router.post(
+    "/variations", responses=answers(None), openapi_extra=variation_body(), response_model=None
+)
 async def variations(request: Request, caller: KnownCaller) -> Response:
     """Pictures like another."""
     server = admit(request, caller)
@@ -68,8 +74,9 @@ def admit(request: Request, caller: Caller) -> Server:
     return server
 
 
-async def draw(request: Request, server: Server, caller: Caller, asked: Asked,
-               kind: str) -> Response:  # fmt: skip
+async def draw(
+    request: Request, server: Server, caller: Caller, asked: Asked, kind: str
+) -> Response:
     """The answer to a checked request. kind: how the events of a stream begin."""
     drawing = await submit(request, server, caller, asked)
     if asked.stream:
@@ -83,10 +90,15 @@ async def submit(request: Request, server: Server, caller: Caller, asked: Asked)
     previews = asked.partial_images if asked.stream else 0
     drawing = await server.in_thread(
         lambda: server.drawings.submit(
-            caller, asked.model, asked.call, previews=previews, deadline=asked.deadline,
-            names=asked.names, context=context,
+            caller,
+            asked.model,
+            asked.call,
+            previews=previews,
+            deadline=asked.deadline,
+            names=asked.names,
+            context=context,
         )
-    )  # fmt: skip
+    )
     request.state.log = {"model": drawing.model}
     return drawing
 

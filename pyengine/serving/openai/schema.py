@@ -68,8 +68,12 @@ def own_properties() -> dict[str, Any]:
 
 
 def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(required),
-            "additionalProperties": False}  # fmt: skip
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
 
 
 def generation_body() -> dict[str, Any]:
@@ -85,8 +89,12 @@ def _form(*required: str) -> dict[str, Any]:
 
 
 def edit_body() -> dict[str, Any]:
-    place = {"type": "object", "properties": {"image_url": {"type": "string"}},
-             "required": ["image_url"], "additionalProperties": False}  # fmt: skip
+    place = {
+        "type": "object",
+        "properties": {"image_url": {"type": "string"}},
+        "required": ["image_url"],
+        "additionalProperties": False,
+    }
     images = {"type": "array", "items": place, "minItems": 1, "maxItems": 1}
     own = call_properties() | own_properties() | {"images": images, "mask": place}
     return body({"multipart/form-data": _form("image"), "application/json": _object(own)})

@@ -19,8 +19,9 @@ def events_of(server: Server, drawing: Drawing, asked: Asked, kind: str) -> sse.
     return sse.EventStream(_events(server, drawing, asked, kind), settings.ping, settings.idle)
 
 
-async def _events(server: Server, drawing: Drawing, asked: Asked,
-                  kind: str) -> AsyncGenerator[bytes, None]:  # fmt: skip
+async def _events(
+    server: Server, drawing: Drawing, asked: Asked, kind: str
+) -> AsyncGenerator[bytes, None]:
     """Ends with a completed event for each picture, or with an error; the client takes a stream
     that is cut off for one that is whole.
     """

@@ -8,8 +8,9 @@ from ..drawing import Drawing
 PATCH = 8
 
 
-def usage_of(drawing: Drawing, output: Any, first: bool = True, count: int | None = None
-             ) -> dict[str, Any]:  # fmt: skip
+def usage_of(
+    drawing: Drawing, output: Any, first: bool = True, count: int | None = None
+) -> dict[str, Any]:
     """text_tokens: of the prompts, by the model's tokenizer. image_tokens, and output_tokens of
     models that draw none: one for each 8x8 pixels.
 

@@ -32,19 +32,28 @@ MAIN = frozenset({
 
 
 #: Of use only with a ControlNet, or with a T2I-Adapter, beside the model.
-CONTROLNET = frozenset({
-    "control_guidance_end", "control_guidance_start", "control_mode",
-    "controlnet_conditioning_scale",
-})  # fmt: skip
+CONTROLNET = frozenset(
+    {
+        "control_guidance_end",
+        "control_guidance_start",
+        "control_mode",
+        "controlnet_conditioning_scale",
+    }
+)
 T2I_ADAPTER = frozenset({"adapter_conditioning_factor", "adapter_conditioning_scale"})
 #: LoRAs that are told by name.
 MAX_NAMES = 50
 #: Labels that are not the command line's words.
 LABELS = {"guidance_scale": "Guidance scale"}
 #: Of use only beside a model that no request can name.
-AIDS = frozenset({
-    "classifier_scale", "clip_guidance_scale", "clip_image", "clip_prompt",
-})  # fmt: skip
+AIDS = frozenset(
+    {
+        "classifier_scale",
+        "clip_guidance_scale",
+        "clip_image",
+        "clip_prompt",
+    }
+)
 
 
 class Input(Answer):
@@ -98,9 +107,11 @@ class PageInputs(Answer):
 def inputs_of(models: ServedModels, settings: ServerSettings) -> PageInputs:
     """Of all models that are served."""
     limits = Limits(
-        pictures=settings.max_pictures, previews=settings.max_previews, file=settings.max_file,
+        pictures=settings.max_pictures,
+        previews=settings.max_previews,
+        file=settings.max_file,
         prompt=settings.max_prompt,
-    )  # fmt: skip
+    )
     return PageInputs(models=[_model(models, name) for name in models.names], limits=limits)
 
 
@@ -109,14 +120,21 @@ def _model(models: ServedModels, name: str) -> PageModel:
     size, fixed = _size(pipe, has)
     hidden = _useless(pipe, has) | ({"width", "height"} if fixed else set())
     rows = [
-        row for row in OPTIONS
-        if row.name in (*has, "seed") and not isinstance(row.kind, Loaded)
-        and row.name not in hidden and type(row.kind) in _KINDS
-    ]  # fmt: skip
+        row
+        for row in OPTIONS
+        if row.name in (*has, "seed")
+        and not isinstance(row.kind, Loaded)
+        and row.name not in hidden
+        and type(row.kind) in _KINDS
+    ]
     return PageModel(
-        name=name, hash=pipe.model_hash, prompt="prompt" in has, width=size[0], height=size[1],
+        name=name,
+        hash=pipe.model_hash,
+        prompt="prompt" in has,
+        width=size[0],
+        height=size[1],
         inputs=[_input(row, pipe, size) for row in rows],
-    )  # fmt: skip
+    )
 
 
 def _useless(pipe: Any, has: tuple[str, ...]) -> set[str]:
@@ -150,9 +168,14 @@ def _input(row: Argument, pipe: Any, size: tuple[int | None, int | None]) -> Inp
     kind = row.kind
     label = LABELS.get(row.name) or str(row.option).replace("_", " ").capitalize()
     found = Input(
-        name=row.name, label=label, help=row.help, kind=_KINDS[type(kind)],
-        default=_default(row, pipe, size), setting=row.setting, main=row.name in MAIN,
-    )  # fmt: skip
+        name=row.name,
+        label=label,
+        help=row.help,
+        kind=_KINDS[type(kind)],
+        default=_default(row, pipe, size),
+        setting=row.setting,
+        main=row.name in MAIN,
+    )
     if isinstance(kind, Whole | Real):
         found.low, found.high, found.usual = kind.low, min(kind.high, MAX_WHOLE), row.usual
     elif isinstance(kind, Weighted):

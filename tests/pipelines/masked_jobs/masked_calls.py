@@ -16,16 +16,31 @@ def hole():
 CALLS = [
     {"prompt": PROMPTS[0], "num_inference_steps": 12},
     {"prompt": PROMPTS[1], "num_inference_steps": 3, "guidance_scale": 1.0},
-    {"prompt": "a cat", "num_inference_steps": 7, "guidance_scale": 3.5, "top_k": 7,
-     "negative_prompt": "a blue dog"},
+    {
+        "prompt": "a cat",
+        "num_inference_steps": 7,
+        "guidance_scale": 3.5,
+        "top_k": 7,
+        "negative_prompt": "a blue dog",
+    },
     {"prompt": "a dog", "num_inference_steps": 9, "image": picture(), "strength": 0.7},
-    {"prompt": "a dog", "num_inference_steps": 5, "image": picture(), "mask_image": hole(),
-     "guidance_scale": 1.0, "top_p": 0.8},
+    {
+        "prompt": "a dog",
+        "num_inference_steps": 5,
+        "image": picture(),
+        "mask_image": hole(),
+        "guidance_scale": 1.0,
+        "top_p": 0.8,
+    },
     {"prompt": "x", "num_inference_steps": 4, "prefix": list(range(9)), "min_p": 0.02},
-    {"prompt": "two cats", "num_inference_steps": 6, "temperature": (0.5, 3.0),
-     "micro_conditioning_aesthetic_score": 3},
+    {
+        "prompt": "two cats",
+        "num_inference_steps": 6,
+        "temperature": (0.5, 3.0),
+        "micro_conditioning_aesthetic_score": 3,
+    },
     {"prompt": PROMPTS[0], "num_inference_steps": 8, "height": 8, "width": 16, "top_k": 7},
-]  # fmt: skip
+]
 
 
 def calls(**more):

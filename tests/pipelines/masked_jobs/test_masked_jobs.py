@@ -72,9 +72,10 @@ def rows(pipe, monkeypatch):
     """The numbers of rows of the transformer's evaluations, as they come."""
     seen, logits = [], type(pipe.model).logits
     monkeypatch.setattr(
-        type(pipe.model), "logits",
+        type(pipe.model),
+        "logits",
         lambda model, tokens, context: seen.append(len(tokens)) or logits(model, tokens, context),
-    )  # fmt: skip
+    )
     return seen
 
 

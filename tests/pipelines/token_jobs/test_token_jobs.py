@@ -33,8 +33,9 @@ def test_by_graphs_too(pipe, alone, monkeypatch):
         for k, want in enumerate(alone):
             assert torch.equal(pipe.finish(made[k]), want.images[0])
             assert (made[k].steps, made[k].evaluations) == (
-                want.report.steps, want.report.evaluations
-            )  # fmt: skip
+                want.report.steps,
+                want.report.evaluations,
+            )
     assert recorder.recorded
     assert recorder.replayed > 3 * recorder.recorded
     assert pipe.decoder.pool.held == 0
@@ -56,10 +57,15 @@ def test_pictures_of_several_calls(pipe, shared):
     """
     given = [
         {"prompt": ["a red heart", "a dog"], "num_images_per_prompt": 2, "seed": [4, 9, 2, 7]},
-        {"prompt": "a cat", "num_images_per_prompt": 3, "seed": 5, "decoding": "jacobi",
-         "window": 3},
+        {
+            "prompt": "a cat",
+            "num_images_per_prompt": 3,
+            "seed": 5,
+            "decoding": "jacobi",
+            "window": 3,
+        },
         {"prompt": "a cat", "num_images_per_prompt": 2, "seed": 6, "guidance_scale": 1.0},
-    ]  # fmt: skip
+    ]
     given = [fitting(pipe, call) for call in given]
     if not pipe.takes_prompt:
         given[0]["num_images_per_prompt"] = 4

@@ -46,14 +46,16 @@ def test_a_cache_that_grows_under_its_jobs(pipe, alone, most, graphs, monkeypatc
     pool.clear()
     monkeypatch.setattr(pool, "_least", 1)
     made, sizes = {}, set()
-    drive(pipe, makers(pipe, calls(pipe), made), random.Random(4),
-          lambda _: sizes.add(tuple(pool.cache.memory.tensor.shape[::3])))  # fmt: skip
+    drive(
+        pipe,
+        makers(pipe, calls(pipe), made),
+        random.Random(4),
+        lambda _: sizes.add(tuple(pool.cache.memory.tensor.shape[::3])),
+    )
     assert len(sizes) > 1
     for k, want in enumerate(alone):
         assert torch.equal(pipe.finish(made[k]), want.images[0])
-        assert (made[k].steps, made[k].evaluations) == (
-            want.report.steps, want.report.evaluations
-        )  # fmt: skip
+        assert (made[k].steps, made[k].evaluations) == (want.report.steps, want.report.evaluations)
     pool.clear()
 
 
@@ -80,11 +82,16 @@ def test_where_memory_does_not_suffice_the_cache_goes(gpt, graphs, monkeypatch):
 
 def test_jobs_without_guidance_take_one_slot_and_one_row(gpt, monkeypatch):
     read, rows = gpt.decoder.model.read_tokens, []
-    monkeypatch.setattr(gpt.decoder.model, "read_tokens",
-                        lambda tokens, *given: rows.append(tuple(tokens.shape))
-                        or read(tokens, *given), raising=False)  # fmt: skip
-    jobs = [prepare(gpt, prompt="a cat", seed=k, guidance_scale=scale)
-            for k, scale in enumerate((1.0, 4.0, 1.0))]  # fmt: skip
+    monkeypatch.setattr(
+        gpt.decoder.model,
+        "read_tokens",
+        lambda tokens, *given: rows.append(tuple(tokens.shape)) or read(tokens, *given),
+        raising=False,
+    )
+    jobs = [
+        prepare(gpt, prompt="a cat", seed=k, guidance_scale=scale)
+        for k, scale in enumerate((1.0, 4.0, 1.0))
+    ]
     jobs.append(prepare(gpt, prompt="x", decoding="jacobi", window=3))
     assert [len(job.slots) for job in jobs] == [1, 2, 1, 1]
     for _ in range(3):
@@ -96,10 +103,11 @@ def test_prompts_are_read_together_and_equal_ones_once(gpt, monkeypatch):
     reader = gpt.decoder.model
     read, seen = reader.read_text, []
     monkeypatch.setattr(
-        reader, "read_text",
+        reader,
+        "read_text",
         lambda ids, *given, **more: seen.append(ids.tolist()) or read(ids, *given, **more),
         raising=False,
-    )  # fmt: skip
+    )
     prompts = ["a red heart", "x", "a red heart", "two cats"]
     texts = {tuple(gpt._ids("prompt", prompt)) for prompt in (*prompts, "")}
     call = {"seed": 1, "num_images_per_prompt": 2, "guidance_scale": 3.0}

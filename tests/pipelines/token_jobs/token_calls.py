@@ -33,8 +33,10 @@ def fitting(pipe, call):
 
 
 def calls(pipe, **more):
-    return [{**fitting(pipe, call), "seed": k, "output_type": "pt", **more}
-            for k, call in enumerate(CALLS)]  # fmt: skip
+    return [
+        {**fitting(pipe, call), "seed": k, "output_type": "pt", **more}
+        for k, call in enumerate(CALLS)
+    ]
 
 
 def prepare(pipe, **call):
