@@ -10,7 +10,7 @@ from pathlib import Path
 import pyengine
 
 
-async def draw(engine, folder, prompt, seed, steps):
+async def draw(engine: pyengine.Engine, folder: Path, prompt: str, seed: int, steps: int) -> None:
     """Draws one picture and tells how far it is; the engine runs all of them together."""
     job = engine.submit(prompt=prompt, seed=seed, num_inference_steps=steps, previews=1)
     async for event in job:
@@ -22,7 +22,7 @@ async def draw(engine, folder, prompt, seed, steps):
     output.images[0].save(folder / f"{seed}.png")
 
 
-async def main():
+async def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("folder", type=Path)
     options.add_argument("--prompt", default="a red heart")

@@ -8,6 +8,7 @@ process's own; one engine with all cores (`pyengine serve`) serves most machines
 
 import os
 from pathlib import Path
+from typing import Any
 
 bind = os.environ.get("BIND", "127.0.0.1:8000")
 workers = int(os.environ.get("WORKERS", "2"))
@@ -18,7 +19,7 @@ graceful_timeout = 20
 timeout = 120
 
 
-def post_fork(server, worker):
+def post_fork(server: Any, worker: Any) -> None:
     import torch
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))

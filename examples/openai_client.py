@@ -10,7 +10,7 @@ from pathlib import Path
 import openai
 
 
-def main():
+def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("address")
     options.add_argument("folder", type=Path)
@@ -23,8 +23,8 @@ def main():
     # Two pictures. Arguments that OpenAI does not have are extra fields.
     extra = {"seed": 1, "num_inference_steps": 8, "negative_prompt": "blue"}
     answer = client.images.generate(model=model, prompt="a red heart", n=2, extra_body=extra)
-    for i, picture in enumerate(answer.data):
-        (given.folder / f"heart-{i}.png").write_bytes(base64.b64decode(picture.b64_json))
+    for i, picture in enumerate(answer.data or []):
+        (given.folder / f"heart-{i}.png").write_bytes(base64.b64decode(picture.b64_json or ""))
 
     # One that is watched: true pictures of steps on the way.
     stream = client.images.generate(
@@ -41,7 +41,8 @@ def main():
     try:
         client.images.generate(model=model, prompt="a tree", extra_body={"num_inference_steps": -1})
     except openai.BadRequestError as e:
-        print(f"refused: {e.param}: {e.body['message']}")
+        body = e.body if isinstance(e.body, dict) else {}
+        print(f"refused: {e.param}: {body.get('message')}")
 
 
 if __name__ == "__main__":

@@ -9,16 +9,19 @@ For OpenAI's API, jobs, limits and metrics mount pyengine.serving.create_app(eng
 
 import asyncio
 import io
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, HTTPException, Request, Response
 
 import pyengine
+from pyengine.engine import EngineJob
 from pyengine.errors import PyengineError, RefusedError
+from pyengine.pipelines import PipelineOutput
 
 
 @asynccontextmanager
-async def lifespan(app):
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with pyengine.Engine("emoji", max_waiting=32) as engine:  # drains as the server ends
         app.state.engine = engine
         yield
@@ -42,11 +45,12 @@ async def draw(request: Request, prompt: str, seed: int = 0, steps: int = 20) ->
     return Response(picture.getvalue(), media_type="image/png")
 
 
-async def finished(job, request):
+async def finished(job: EngineJob, request: Request) -> PipelineOutput:
     """The job's output; a client that goes before cancels it."""
 
-    async def wait():
-        return await job
+    async def wait() -> PipelineOutput:
+        output: PipelineOutput = await job
+        return output
 
     waiting = asyncio.create_task(wait())
     while not (await asyncio.wait({waiting}, timeout=0.1))[0]:

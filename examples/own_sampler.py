@@ -58,4 +58,4 @@ def main(target: str, steps: int = 12) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1])

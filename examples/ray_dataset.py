@@ -11,7 +11,7 @@ import ray
 import pyengine
 
 
-def main():
+def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("prompts")
     options.add_argument("folder")

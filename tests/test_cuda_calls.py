@@ -13,7 +13,7 @@ import torch
 from pyengine import cuda, ops
 from pyengine.errors import OutOfMemoryError, UnavailableError
 from pyengine.ops._replay import unrecorded
-from pyengine.pipelines.loading import find_device
+from pyengine.pipelines.placing import find_device
 
 
 class Recorder:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from ..errors import RequestError
-from ..pipelines.loading import NAMED, find_device, find_dtype
+from ..pipelines.loading import NAMED
+from ..pipelines.placing import find_device, find_dtype
 from ..weights import TIERS
 from . import (
     agreement,

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import RequestError, UnavailableError
 from ..jobs import checks
-from ..pipelines.loading import find_device
+from ..pipelines.placing import find_device
 from . import concepts as labels
 
 

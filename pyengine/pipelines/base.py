@@ -51,6 +51,11 @@ class Pipeline(DiffusersNames, Running, Generic[RequestT, JobT]):
         super().__init__()
         self._kept = Kept()
 
+    @property
+    def model_hash(self) -> str:
+        """SHA-256 of the weights, hexadecimal; "" where they came from no checkpoint."""
+        return "" if self.checkpoint is None else self.checkpoint.model_hash
+
     # --- a subclass's part ------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> PipelineOutput:
@@ -261,12 +266,6 @@ class NetworkPipeline(Pipeline[RequestT, JobT]):
     def network(self) -> Model:
         """The part that predicts."""
         raise NotImplementedError
-
-    @property
-    def model_hash(self) -> str:
-        """SHA-256 of the weights, hexadecimal."""
-        found: str = self.checkpoint.model_hash
-        return found
 
     @property
     def device(self) -> torch.device:  # type: ignore[override] # the network's, not set

@@ -4,52 +4,143 @@ import dataclasses
 import os
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
 from ..adapters import find_preset
 from ..adapters.places import hub_options
-from ..cuda import OLDEST, check_capability, within_memory
-from ..errors import CheckpointError, RequestError, UnavailableError
+from ..cuda import within_memory
+from ..errors import CheckpointError, RequestError
 from ..guard import inference
 from ..jobs.runs import Run
 from ..ops import Arena, release_free_memory
 from ..weights import Checkpoint, check_tier, resolve
 from ..weights.layout import find
 from ..weights.source import model_folder
-from ..weights.text import did_you_mean, nearest, show
+from ..weights.text import nearest, show
 from .diffusers_names.keywords import Keywords, read_keywords
+from .placing import DTYPES, Device, Dtype, find_device, find_dtype
 from .reading import Load
 from .registry import families, family_of, family_of_pipeline, fits
 from .shipped_names import GUIDES, shipped_names
 
 if TYPE_CHECKING:
+    from .base import Pipeline
+    from .conditional_gan.pipeline import ConditionalGANPipeline
+    from .conditional_vae.pipeline import ConditionalVAEPipeline
+    from .glow.pipeline import GlowPipeline
+    from .masked_tokens.pipeline import MaskedTokensPipeline
+    from .one_shot.pipeline import OneShotPipeline
+    from .picture_gpt.pipeline import PictureGPTPipeline
+    from .pixel_cascade.pipeline import PixelCascadePipeline
+    from .pixel_diffusion.pipeline import PixelDiffusionPipeline
+    from .pixel_gpt.pipeline import PixelGPTPipeline
+    from .small_prior.pipeline import SmallPriorPipeline
     from .stable_diffusion.pipeline import StableDiffusionPipeline
-    from .tokens import TokenPipeline
 
 #: The model that is loaded where none is named, and all that have a name of their own: the folders
 #: of pyengine/assets that hold a pipeline.
 SHIPPED = "emoji"
 NAMED = shipped_names()
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-#: Other names that dtypes go by, in checkpoints' variants and in torch.
-DTYPE_SYNONYMS = {
-    "fp32": "float32", "f32": "float32", "float": "float32", "fp16": "float16", "f16": "float16",
-    "half": "float16", "bf16": "bfloat16",
-}  # fmt: skip
+
+
+# Type checkers know the class of a model that ships; of a folder, where its class's own
+# from_pretrained is called: pyengine.StableDiffusionPipeline.from_pretrained(folder).
+@overload
+def from_pretrained(
+    model: Literal["emoji"] | None = None, *, device: Device = ..., dtype: Dtype = ...,
+    variant: str | None = ..., weights: str | None = ..., scheduler: Any = ..., **options: Any,
+) -> "StableDiffusionPipeline": ...  # fmt: skip
+
+
+@overload
+def from_pretrained(
+    model: Literal["emoji-ar"], *, device: Device = ..., dtype: Dtype = ...,
+    variant: str | None = ..., weights: str | None = ..., scheduler: Any = ..., **options: Any,
+) -> "PictureGPTPipeline": ...  # fmt: skip
+
+
+@overload
+def from_pretrained(
+    model: Literal["emoji-cascade"], *, device: Device = ..., dtype: Dtype = ...,
+    variant: str | None = ..., weights: str | None = ..., scheduler: Any = ..., **options: Any,
+) -> "PixelCascadePipeline": ...  # fmt: skip
+
+
+@overload
+def from_pretrained(
+    model: Literal["emoji-ddpm"], *, device: Device = ..., dtype: Dtype = ...,
+    variant: str | None = ..., weights: str | None = ..., scheduler: Any = ..., **options: Any,
+) -> "PixelDiffusionPipeline": ...  # fmt: skip
+
+
+@overload
+def from_pretrained(
+    model: Literal["emoji-flow"], *, device: Device = ..., dtype: Dtype = ...,
+    variant: str | None = ..., weights: str | None = ..., scheduler: Any = ..., **options: Any,
+) -> "GlowPipeline": ...  # fmt: skip
+
+
+@overload
+def from_pretrained(
+    model: Literal["emoji-gan"], *, device: Device = ..., dtype: Dtype = ...,
+    variant: str | None = ..., weights: str | None = ..., scheduler: Any = ..., **options: Any,
+) -> "ConditionalGANPipeline": ...  # fmt: skip
+
+
+@overload
+def from_pretrained(
+    model: Literal["emoji-masked"], *, device: Device = ..., dtype: Dtype = ...,
+    variant: str | None = ..., weights: str | None = ..., scheduler: Any = ..., **options: Any,
+) -> "MaskedTokensPipeline": ...  # fmt: skip
+
+
+@overload
+def from_pretrained(
+    model: Literal["emoji-one-shot"], *, device: Device = ..., dtype: Dtype = ...,
+    variant: str | None = ..., weights: str | None = ..., scheduler: Any = ..., **options: Any,
+) -> "OneShotPipeline": ...  # fmt: skip
+
+
+@overload
+def from_pretrained(
+    model: Literal["emoji-pixels"], *, device: Device = ..., dtype: Dtype = ...,
+    variant: str | None = ..., weights: str | None = ..., scheduler: Any = ..., **options: Any,
+) -> "PixelGPTPipeline": ...  # fmt: skip
+
+
+@overload
+def from_pretrained(
+    model: Literal["emoji-prior"], *, device: Device = ..., dtype: Dtype = ...,
+    variant: str | None = ..., weights: str | None = ..., scheduler: Any = ..., **options: Any,
+) -> "SmallPriorPipeline": ...  # fmt: skip
+
+
+@overload
+def from_pretrained(
+    model: Literal["emoji-vae"], *, device: Device = ..., dtype: Dtype = ...,
+    variant: str | None = ..., weights: str | None = ..., scheduler: Any = ..., **options: Any,
+) -> "ConditionalVAEPipeline": ...  # fmt: skip
+
+
+@overload
+def from_pretrained(
+    model: str | os.PathLike[str], *, device: Device = ..., dtype: Dtype = ...,
+    variant: str | None = ..., weights: str | None = ..., scheduler: Any = ..., **options: Any,
+) -> "Pipeline": ...  # fmt: skip
 
 
 def from_pretrained(
     model: str | os.PathLike[str] | None = None,
     *,
-    device: str | torch.device = "auto",
-    dtype: str | torch.dtype | None = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
     variant: str | None = None,
     weights: str | None = None,
     scheduler: Any = None,
     **options: Any,
-) -> "StableDiffusionPipeline | TokenPipeline":
+) -> "Pipeline":
     """The pipeline for a checkpoint, of the kind that its model_index.json names.
 
     Args:
@@ -87,7 +178,7 @@ def from_pretrained(
             (docs/from-diffusers.md).
 
     Returns:
-        The pipeline: a StableDiffusionPipeline, a TokenPipeline or another family's.
+        The family's pipeline, such as a StableDiffusionPipeline or a PictureGPTPipeline.
 
     Raises:
         CheckpointError, ConfigError: for what cannot be loaded.
@@ -99,7 +190,7 @@ def from_pretrained(
         "device": device, "dtype": dtype, "variant": variant, "weights": weights,
         "scheduler": scheduler,
     }  # fmt: skip
-    made: StableDiffusionPipeline | TokenPipeline = load(model, given | options)
+    made: Pipeline = load(model, given | options)
     return made
 
 
@@ -291,41 +382,6 @@ def refuse_misspelt(model: str) -> None:
 
 def shipped_folder(name: str = SHIPPED) -> Path:
     return Path(str(package_files("pyengine"))) / "assets" / name
-
-
-def find_device(device: str | torch.device) -> torch.device:
-    if isinstance(device, str) and device == "auto":
-        usable = torch.cuda.is_available() and torch.cuda.get_device_capability() >= OLDEST
-        return torch.device("cuda" if usable else "cpu")
-    try:
-        place = torch.device(device)
-    except (RuntimeError, TypeError):
-        place = None
-    if place is None or place.type not in ("cpu", "cuda"):
-        raise RequestError(f"device: expected auto, cpu, cuda or cuda:N, given {show(device)}")
-    if place.type == "cuda":
-        if not torch.cuda.is_available():
-            raise UnavailableError("device: cuda was asked for, but torch finds no CUDA device")
-        if place.index is not None and place.index >= torch.cuda.device_count():
-            raise UnavailableError(
-                f"device: {place} was asked for, but there are {torch.cuda.device_count()}"
-            )
-        check_capability(place)
-    return place
-
-
-def find_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    if dtype is None:
-        return torch.float32
-    found: Any = dtype
-    if isinstance(dtype, str):
-        name = dtype.lower().removeprefix("torch.")
-        found = DTYPES.get(DTYPE_SYNONYMS.get(name, name))
-    if found not in DTYPES.values():
-        raise RequestError(f"dtype: expected one of {', '.join(DTYPES)}, given {show(dtype)}"
-                           f"{did_you_mean(dtype, DTYPES)}")  # fmt: skip
-    assert isinstance(found, torch.dtype)  # one of DTYPES' values
-    return found
 
 
 def build(load: Load) -> Any:

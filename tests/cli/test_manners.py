@@ -15,7 +15,7 @@ from test_generate import environment
 from pyengine import metadata
 from pyengine.cli import concepts, naming, values
 from pyengine.decoding import request
-from pyengine.pipelines import arguments, loading
+from pyengine.pipelines import arguments, loading, placing
 from pyengine.pipelines.shipped_names import shipped_names
 from pyengine.schedules import SAMPLER_NAMES
 from pyengine.weights import TIERS
@@ -153,7 +153,7 @@ def test_json_is_a_flag_wherever_it_is(run):
 def test_the_lists_that_are_copied_for_speed_are_true():
     assert set(arguments.SAMPLERS) == set(SAMPLER_NAMES)
     assert loading.NAMED == values.MODELS
-    assert tuple(loading.DTYPES) == values.DTYPES
+    assert tuple(placing.DTYPES) == values.DTYPES
     assert request.DECODINGS == arguments.DECODINGS
     assert tuple(TIERS) == values.TIERS
 
@@ -240,9 +240,9 @@ def test_samplers_by_other_tools_names(run, model, tmp_path, given, ours):
 def test_dtypes_by_other_names(run, model, tmp_path, name):
     import torch
 
-    assert loading.find_dtype(name) == torch.float16
-    assert loading.find_dtype("bf16") == loading.find_dtype(torch.bfloat16) == torch.bfloat16
-    assert loading.find_dtype("fp32") == loading.find_dtype("float") == torch.float32
+    assert placing.find_dtype(name) == torch.float16
+    assert placing.find_dtype("bf16") == placing.find_dtype(torch.bfloat16) == torch.bfloat16
+    assert placing.find_dtype("fp32") == placing.find_dtype("float") == torch.float32
     if name != "fp16":
         return
     status, _, err = run("generate", "x", "-m", model, *FAST, "--dtype", name, "-o", "x.png")

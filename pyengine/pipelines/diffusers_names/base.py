@@ -92,7 +92,8 @@ class DiffusersNames(Switches):
         Raises RequestError, UnavailableError as from_pretrained does, and where parts were given as
         objects.
         """
-        from ..loading import find_device, find_dtype, reload
+        from ..loading import reload
+        from ..placing import find_device, find_dtype
 
         device, dtype = read_destination(args, device, dtype, others)
         place = self.device if device is None else find_device(device)

@@ -94,7 +94,7 @@ def known() -> tuple[str, ...]:
 class Keywords:
     """What from_pretrained was told, with diffusers' words translated.
 
-    device, dtype: as `loading.find_device` and `find_dtype` take them, dtype also "auto".
+    device, dtype: as `placing.find_device` and `find_dtype` take them, dtype also "auto".
     options: for `pyengine.weights.resolve`. parts: objects in place of the checkpoint's.
     settings: over those of model_index.json. scheduler: as `pipe.scheduler = ...` takes it, or
     None for the checkpoint's own. subfolder: below the model's folder, or None. loras: lora_dir,
