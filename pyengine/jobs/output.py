@@ -168,6 +168,13 @@ class PipelineOutput(Mapping[str, Any]):
         return self is other
 
 
+@dataclass(eq=False)
+class TokenOutput(PipelineOutput):
+    """As PipelineOutput, of a model that draws tokens, which it always has."""
+
+    tokens: torch.Tensor
+
+
 def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

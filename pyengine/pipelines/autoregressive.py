@@ -14,7 +14,7 @@ from ..decoding.job import TokenJob
 from ..decoding.recorded import TokenGraphs
 from ..decoding.request import TokenRequest
 from ..jobs.job import Call
-from ..jobs.output import PipelineOutput, Report
+from ..jobs.output import Report, TokenOutput
 from .tokens import TokenPipeline
 
 
@@ -105,8 +105,8 @@ class AutoregressivePipeline(TokenPipeline[TokenRequest, TokenJob]):
         """Pictures of tokens [N, h, w] of which some, -1, are not drawn yet."""
         return self._decode(tokens, output_type)
 
-    def _output(self, call: Call[TokenRequest, TokenJob]) -> PipelineOutput:
+    def _output(self, call: Call[TokenRequest, TokenJob]) -> TokenOutput:
         assert isinstance(call, TokenCall)
         tokens = call.tokens()
         images = self._images(tokens, call.request.output_type, call.report)
-        return PipelineOutput(images, call.request.seeds, call.report, tokens)
+        return TokenOutput(images, call.request.seeds, call.report, tokens)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..guard import inference
-from ..jobs.output import PipelineOutput
+from ..jobs.output import TokenOutput
 from ..jobs.runs import Run
 from .autoregressive import AutoregressivePipeline
 
@@ -42,7 +42,7 @@ class TextTokensPipeline(AutoregressivePipeline):
         timeout: float | None = None,
         run: Run | None = None,
         **others: Any,
-    ) -> PipelineOutput:
+    ) -> TokenOutput:
         """Pictures for one prompt or a list of them, of any lengths.
 
         Args:
@@ -72,7 +72,7 @@ class TextTokensPipeline(AutoregressivePipeline):
                 every pass, -1 where none is drawn yet; it may return each picture's last changed.
             callback_on_step_end_tensor_inputs: what of these it is given: tokens.
             progress: a bar on standard error; None shows one on a terminal.
-            return_dict: False gives a tuple in place of a PipelineOutput.
+            return_dict: False gives a tuple in place of a TokenOutput.
             timeout: seconds to wait for calls of other threads, then BusyError.
             run: a Run, to end this call from elsewhere.
 
@@ -84,5 +84,5 @@ class TextTokensPipeline(AutoregressivePipeline):
             BusyError: where `timeout` is over first.
             NotFiniteError: where the network's numbers are not finite.
         """
-        output: PipelineOutput = self._call(locals())
+        output: TokenOutput = self._call(locals())
         return output

@@ -11,7 +11,7 @@ from ..decoding.request import CALLBACK_TENSORS, SAMPLING, Sampling, TokenReques
 from ..finite import check_finite
 from ..jobs import checks
 from ..jobs.job import JobT
-from ..jobs.output import PipelineOutput, Report
+from ..jobs.output import Report, TokenOutput
 from ..models.base import Model
 from .arguments import check, checked
 from .base import NetworkPipeline
@@ -72,7 +72,7 @@ class TokenPipeline(NetworkPipeline[TokenRequestT, JobT]):
 
     # --- a subclass's part ------------------------------------------------------------------------
 
-    def __call__(self, *args: Any, **kwargs: Any) -> PipelineOutput:
+    def __call__(self, *args: Any, **kwargs: Any) -> TokenOutput:
         """Pictures, one per prompt and num_images_per_prompt; the arguments are the subclass's."""
         raise NotImplementedError
 

@@ -30,7 +30,7 @@ from ...guard import inference
 from ...jobs import checks
 from ...jobs.job import Call
 from ...jobs.noise import NoiseSource
-from ...jobs.output import PipelineOutput, Report
+from ...jobs.output import Report, TokenOutput
 from ...jobs.runs import Run
 from ...models.tokens.uvit import UVit2DModel, UVitContext
 from ...schedules.masked import MaskedPlan, plan
@@ -113,7 +113,7 @@ class AmusedPipeline(TokenPipeline[MaskedRequest, MaskedJob]):
         timeout: float | None = None,
         run: Run | None = None,
         **others: Any,
-    ) -> PipelineOutput:
+    ) -> TokenOutput:
         """Pictures for one prompt or a list of them, the first arguments in diffusers' order.
 
         Args:
@@ -147,7 +147,7 @@ class AmusedPipeline(TokenPipeline[MaskedRequest, MaskedJob]):
                 every evaluation; it may return them changed.
             callback_on_step_end_tensor_inputs: what of these it is given: tokens.
             progress: a bar on standard error; None shows one on a terminal.
-            return_dict: False gives a tuple in place of a PipelineOutput.
+            return_dict: False gives a tuple in place of a TokenOutput.
             timeout: seconds to wait for calls of other threads, then BusyError.
             run: a Run, to end this call from elsewhere.
 
@@ -159,7 +159,7 @@ class AmusedPipeline(TokenPipeline[MaskedRequest, MaskedJob]):
             BusyError: where `timeout` is over first.
             NotFiniteError: where the network's numbers are not finite.
         """
-        output: PipelineOutput = self._call(locals())
+        output: TokenOutput = self._call(locals())
         return output
 
     # --- arguments --------------------------------------------------------------------------------
@@ -345,11 +345,11 @@ class AmusedPipeline(TokenPipeline[MaskedRequest, MaskedJob]):
         tokens, output_type = check_result(job), job.request.output_type
         return tokens if output_type == "latent" else self._decode(tokens[None], output_type)[0]
 
-    def _output(self, call: Call[MaskedRequest, MaskedJob]) -> PipelineOutput:
+    def _output(self, call: Call[MaskedRequest, MaskedJob]) -> TokenOutput:
         r, report = call.request, call.report
         tokens = torch.stack([job.result for job in call.jobs])
         images = self._images(tokens, r.output_type, report)
-        return PipelineOutput(images, r.seeds, report, tokens)
+        return TokenOutput(images, r.seeds, report, tokens)
 
     def _preview(self, tokens: Tensor, output_type: str) -> Any:
         return self._decode(tokens, output_type)

@@ -16,7 +16,7 @@ from ...decoding.decoder import Decoder
 from ...decoding.request import TokenRequest
 from ...errors import ConfigError
 from ...guard import inference
-from ...jobs.output import PipelineOutput
+from ...jobs.output import TokenOutput
 from ...jobs.runs import Run
 from ...models import ImageGPT
 from ...models.tokens.kv_cache import KVCache
@@ -108,7 +108,7 @@ class ImageGPTPipeline(AutoregressivePipeline):
         timeout: float | None = None,
         run: Run | None = None,
         **others: Any,
-    ) -> PipelineOutput:
+    ) -> TokenOutput:
         """Pictures from nothing, or completed from their first pixels.
 
         Args:
@@ -134,7 +134,7 @@ class ImageGPTPipeline(AutoregressivePipeline):
                 every pass, -1 where none is drawn yet; it may return each picture's last changed.
             callback_on_step_end_tensor_inputs: what of these it is given: tokens.
             progress: a bar on standard error; None shows one on a terminal.
-            return_dict: False gives a tuple in place of a PipelineOutput.
+            return_dict: False gives a tuple in place of a TokenOutput.
             timeout: seconds to wait for calls of other threads, then BusyError.
             run: a Run, to end this call from elsewhere.
 
@@ -146,7 +146,7 @@ class ImageGPTPipeline(AutoregressivePipeline):
             BusyError: where `timeout` is over first.
             NotFiniteError: where the network's numbers are not finite.
         """
-        output: PipelineOutput = self._call(locals())
+        output: TokenOutput = self._call(locals())
         return output
 
     @property

@@ -13,7 +13,7 @@ from torch import Tensor
 from ... import images as pictures
 from ...finite import check_finite
 from ...guard import inference
-from ...jobs.output import PipelineOutput
+from ...jobs.output import TokenOutput
 from ...jobs.runs import Run
 from ...models import CLIPTextModel, MaskedTransformer, VQModel
 from ...models.tokens.uvit import UVitContext
@@ -71,7 +71,7 @@ class MaskedTokensPipeline(AmusedPipeline):
         timeout: float | None = None,
         run: Run | None = None,
         **others: Any,
-    ) -> PipelineOutput:
+    ) -> TokenOutput:
         """Pictures for one prompt or a list of them; AmusedPipeline's arguments without its
         micro-conditions.
 
@@ -102,7 +102,7 @@ class MaskedTokensPipeline(AmusedPipeline):
                 every evaluation; it may return them changed.
             callback_on_step_end_tensor_inputs: what of these it is given: tokens.
             progress: a bar on standard error; None shows one on a terminal.
-            return_dict: False gives a tuple in place of a PipelineOutput.
+            return_dict: False gives a tuple in place of a TokenOutput.
             timeout: seconds to wait for calls of other threads, then BusyError.
             run: a Run, to end this call from elsewhere.
 
@@ -114,7 +114,7 @@ class MaskedTokensPipeline(AmusedPipeline):
             BusyError: where `timeout` is over first.
             NotFiniteError: where the network's numbers are not finite.
         """
-        output: PipelineOutput = self._call(locals())
+        output: TokenOutput = self._call(locals())
         return output
 
     def _checked(self, arguments: dict[str, Any]) -> MaskedRequest:
