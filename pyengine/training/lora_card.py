@@ -23,7 +23,7 @@ folder: the pictures here are drawn by the model, and may come close to those it
 
 LORA_CARD = """# A LoRA: {name}
 
-Beside [{model}](../../{model}/README.md) it draws in the style {style}. {bytes:,} bytes, float16,
+Beside {model} it draws in the style {style}. {bytes:,} bytes, float16,
 in diffusers' names; it changes {changes}.
 
 ```python

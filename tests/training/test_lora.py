@@ -1,6 +1,7 @@
 """A LoRA trains, goes on to the same weights, and becomes a file that both libraries read."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -116,7 +117,11 @@ def test_folder(folder, model):
     assert facts["style"] == "round"
     assert facts["base"] == lora.digest(model / lora.UNET_FILE)
     assert facts["evaluation"]["with"]["counted"] == 4
-    assert "pyengine train lora --style round" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "pyengine train lora --style round" in card
+    links = re.findall(r"\]\(([^)]+)\)", card)
+    assert "sheet.png" in links
+    assert all((folder / link).is_file() for link in links if "://" not in link)
     assert "CC-BY 4.0" in (folder / "NOTICE").read_text()
 
 
