@@ -16,6 +16,7 @@ from ...models.control.controlnet import ControlNetModel
 from ...models.control.t2i import T2IAdapter
 from ...tokenizer import ClipTokenizer
 from ...weights.text import show
+from ..registry import family_of
 from ..text import Encoder
 from .defaults import Defaults
 
@@ -140,7 +141,7 @@ def check_text_width(
     configs: dict[str, Any], source: str, pipeline_class: str, options: dict[str, bool]
 ) -> None:
     """Raises ConfigError where the U-Net expects other text than the encoders give."""
-    xl = pipeline_class.startswith("StableDiffusionXL")
+    xl = not family_of(pipeline_class).pipeline_class.stable_diffusion
     unet = configs["unet"]
     widths = [configs[name].hidden_size for name in ENCODERS if name in configs]
     if PICTURES in configs:
