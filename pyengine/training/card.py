@@ -37,9 +37,15 @@ Twemoji graphics: Copyright 2020 Twitter, Inc and other contributors, licensed u
 https://creativecommons.org/licenses/by/4.0/. They were rasterised at 64x64 on white.
 
 No picture of the sets is in this folder: the pictures here are drawn by the model, and may come
-close to those it has seen. Its prompts are read by the text encoder of the model `emoji`, which has
-a NOTICE of its own.
-"""
+close to those it has seen. """
+
+#: By the part of `emoji` that a small model borrows, the end of its NOTICE.
+BORROWED = {
+    "text encoder": "Its prompts are read by the text encoder of the model `emoji`, which has\n"
+    "a NOTICE of its own.\n",
+    "autoencoder": "It reads latents of the autoencoder of the model `emoji`, which has a\n"
+    "NOTICE of its own.\n",
+}
 
 #: Of every card, behind its table.
 REST = """Every number is in [training.json](training.json).
@@ -154,7 +160,7 @@ def card_small(small: Any, settings: Any, facts: dict[str, Any]) -> str:
     common = _common(facts, f"emoji-{small.name}")
     networks = ", ".join(f"{n} {c:,}" for n, c in facts["parameters"].items())
     rows = {
-        "parameters": f"{networks}; the text encoder is `emoji`'s, frozen",
+        "parameters": f"{networks}; the {small.borrows} is `emoji`'s, frozen",
         "pictures": f"{facts['labels']} labels in {common['style_count']} ({common['styles']})",
         **small.rows(settings),
         "seen": f"{facts['samples']:,} pictures in {facts['steps']:,} steps of {settings.batch}",

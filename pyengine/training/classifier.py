@@ -145,4 +145,5 @@ RECIPE = SmallRecipe(
     rows=rows,
     curves=("loss", "known"),
     draws=False,
+    borrows="autoencoder",
 )

@@ -140,7 +140,8 @@ class SmallRecipe:
     write: (folder, networks) writes model_index.json and the parts, in float16. card: the card's
     beginning: title, what it is, how it is called. rows: (settings) -> the rows of the card's table
     that only this model has. styles: those it is trained on unless told. curves: the measures that
-    are drawn. batches: as Batches. draws: whether it makes pictures from prompts.
+    are drawn. batches: as Batches. draws: whether it makes pictures from prompts. borrows: what of
+    `emoji` it works with, of card.BORROWED.
     """
 
     name: str
@@ -153,6 +154,7 @@ class SmallRecipe:
     curves: tuple[str, ...] = ("loss",)
     batches: Callable[[Data, str, str], Any] = Batches
     draws: bool = True
+    borrows: str = "text encoder"
 
     @property
     def kind(self) -> recipe.Recipe:

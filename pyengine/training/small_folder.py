@@ -46,7 +46,7 @@ def export(
             settings,
             evaluation,
             curves=small.curves,
-            notice=card.NOTICE_SMALL,
+            notice=card.NOTICE_SMALL + card.BORROWED[small.borrows],
             card=lambda facts: card.card_small(small, settings.model, facts),
             parameters=parameters(trained.networks),
             model=settings.model.describe(),

@@ -10,6 +10,7 @@ import torch
 import pyengine
 from pyengine import cli
 from pyengine.models import EncoderUNetModel
+from pyengine.pipelines.loading import shipped_folder
 from pyengine.training import card, classifier, dataset, guide_measures, loop, small
 from pyengine.training.encoder_unet import EncoderUNet
 from pyengine.training.prior import encoded
@@ -156,3 +157,19 @@ def test_a_card_says_where_a_run_was_stopped():
         ", descent by 50% over the last 20; stopped at 80 of 100 steps",
         "; stopped at 50 of 100 steps",
     ]
+
+
+def test_the_shipped_classifier_tells_what_emoji_draws_and_guides_it():
+    """Alone, with an empty prompt, its gradient makes its class likelier."""
+    things = ["red heart", "green apple", "soccer ball", "fire engine"]
+    folder = shipped_folder("emoji-classifier")
+    labels = (folder / "concepts.txt").read_text(encoding="utf-8").splitlines()
+    net = EncoderUNetModel.from_pretrained(folder)
+    pipe = pyengine.from_pretrained("emoji", device="cpu")
+    call = {"seed": 1, "num_inference_steps": 8, "output_type": "latent", "guidance_scale": 1.0}
+    drawn = pipe([f"a {thing}" for thing in things], **call).images
+    assert [labels[k] for k in net(drawn, 0).argmax(dim=1)] == things
+    guide = {"classifier": "emoji-classifier", "class_labels": labels.index("red heart")}
+    found = [pipe("", **call, **guide, classifier_scale=scale).images for scale in (0, 10)]
+    plain, guided = (net(x, 0).log_softmax(dim=1)[0, guide["class_labels"]] for x in found)
+    assert guided > plain + 1
