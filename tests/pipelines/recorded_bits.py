@@ -367,8 +367,12 @@ def guided(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
         call = {"seed": 3, "num_inference_steps": 3, "guidance_scale": 1.0, **call}
         return lambda: pipe(prompt, output_type="latent", **call).images
 
+    classes = {"classifier": "emoji-classifier", "class_labels": 5, "classifier_scale": 3.0}
+    for sampler in ("ddim", "ddpm", "euler"):
+        yield f"emoji-classifier: {sampler}", case("", scheduler=sampler, **classes)
     clip = {"clip_model": "emoji-clip", "clip_prompt": "a red heart", "clip_guidance_scale": 100.0}
     yield "emoji-clip: ddim", case("a fox", **clip)
+    yield "emoji-classifier and emoji-clip", case("a fox", guidance_scale=2.0, **classes, **clip)
 
 
 def digests() -> dict[str, str]:
