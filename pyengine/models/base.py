@@ -75,6 +75,9 @@ class Model(nn.Module):
     quantized_layers: ClassVar[tuple[str, ...]] = ()
     #: Whether these layers then round what they read, too.
     quantizes_inputs: ClassVar[bool] = False
+    #: Whether its activations (ReLU, tanh), or norms that are folded at load, may make finite
+    #: pictures of weights with NaN or infinity: these are then refused as they are read.
+    hides_infinity: ClassVar[bool] = False
 
     def __init__(self, config: Any):
         super().__init__()

@@ -20,7 +20,8 @@ from ..models import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 from ..models.base import Model
 from ..tokenizer import ClipTokenizer
 from ..weights import load_json, load_module, open_weights
-from ..weights.files import allowed_roots
+from ..weights.checkpoint import tokenizer_files_in
+from ..weights.files import allowed_roots, check_inside
 from ..weights.source import TensorSource
 from ..weights.text import show
 from .arguments import check
@@ -165,15 +166,14 @@ def load_clip(folder: str | os.PathLike[str], device: torch.device) -> ClipModel
     if "projection_dim" in data:  # of both halves, whatever each of them says
         data = {**data, **{h: {**data[h], "projection_dim": data["projection_dim"]}
                            for h in halves}}  # fmt: skip
-    files = {path.name: path for path in place.iterdir()}
-    lent = _lent(data, place)
-    pixels = files.get("preprocessor_config.json")
-    picture = None if pixels is None else ClipPictureConfig.from_dict(
-        load_json(pixels, roots=allowed_roots(place)), str(pixels)
-    )  # fmt: skip
-    words = files
-    if lent is not None:
-        words = {path.name: path for path in (lent / "tokenizer").iterdir()}
+    lent, picture = _lent(data, place), None
+    pixels = place / "preprocessor_config.json"
+    if os.path.lexists(pixels):
+        found = load_json(pixels, roots=allowed_roots(place))
+        picture = ClipPictureConfig.from_dict(found, str(pixels))
+    words = tokenizer_files_in(place if lent is None else lent / "tokenizer")
+    for path in words.values() if lent is None else ():
+        check_inside(path, allowed_roots(place))
     own = "tokenizer.json" in words or "vocab.json" in words
     return ClipModels(
         texts=_half(_Texts, data, place, device, lent),

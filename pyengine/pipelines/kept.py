@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..errors import RequestError
+from ..weights.text import show
+
 T = TypeVar("T")
 Key = tuple[str, str, torch.device]
 #: Name, size, inode and time of the last change of each file.
@@ -31,12 +34,15 @@ class Kept:
         self, kind: str, place: str | os.PathLike[str], device: torch.device, load: Callable[[], T]
     ) -> T:
         """What `load` gives for a place, or gave for it as it is now. kind: the argument that names
-        it. What `load` raises is raised, and nothing is kept.
+        it. What `load` raises is raised, and nothing is kept; RequestError for what is no path.
         """
         path = os.path.abspath(os.path.expanduser(os.fspath(place)))
         key = kind, path, device
         with self._lock:
-            stamp = _stamp(Path(path))
+            try:
+                stamp = _stamp(Path(path))
+            except ValueError:  # a NUL or a lone surrogate, which no file system knows
+                raise RequestError(f"{kind}: {show(os.fspath(place))} is no path") from None
             held = self._found.get(key)
             if not stamp or held is None or held[0] != stamp:
                 self._found.pop(key, None)  # first, so that not both are in memory

@@ -9,28 +9,27 @@ from typing import Any
 import numpy as np
 
 from ..errors import RequestError
+from ..weights.text import show
 from .config import SamplerConfig
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
     ok = isinstance(value, int | float) and not isinstance(value, bool)
     if not (ok and low <= value <= high):
-        raise RequestError(
-            f"{name}: expected a number from {low:g} to {high:g}, got {value!r:.100}"
-        )
+        raise RequestError(f"{name}: expected a number from {low:g} to {high:g}, got {show(value)}")
     return float(value)
 
 
 def _count(name: str, value: Any, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
-        raise RequestError(f"{name}: expected a whole number from 1 to {high}, got {value!r:.100}")
+        raise RequestError(f"{name}: expected a whole number from 1 to {high}, got {show(value)}")
     return value
 
 
 def _numbers(name: str, values: Any, least: int, most: int) -> tuple[float, ...]:
     values = values.tolist() if hasattr(values, "tolist") else values
-    if not isinstance(values, Sequence) or isinstance(values, str):
-        raise RequestError(f"{name}: expected a list of numbers, got {values!r:.100}")
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes | bytearray):
+        raise RequestError(f"{name}: expected a list of numbers, got {show(values)}")
     if not least <= len(values) <= most:
         raise RequestError(f"{name}: expected {least} to {most} values, got {len(values)}")
     return tuple(_number(f"{name}[{i}]", v, 0, 1e9) for i, v in enumerate(values))
@@ -43,7 +42,7 @@ def _share(name: str, value: Any, closed: bool) -> float | None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number and 0 < value <= 1 and (closed or value < 1)):
         most = "at most" if closed else "below"
-        raise RequestError(f"{name}: expected a number above 0 and {most} 1, got {value!r:.100}")
+        raise RequestError(f"{name}: expected a number above 0 and {most} 1, got {show(value)}")
     return float(value)
 
 
@@ -183,4 +182,4 @@ def _length(
 
 def _descending(name: str, values: tuple[float, ...]) -> None:
     if any(b >= a for a, b in pairwise(values)):
-        raise RequestError(f"{name}: expected a descending list, got {values!r:.100}")
+        raise RequestError(f"{name}: expected a descending list, got {show(values)}")

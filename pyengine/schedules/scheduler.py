@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import PyengineError, RequestError
 from ..ops import COLUMNS
+from ..weights.text import show
 from .config import SamplerConfig, SpacedConfig, Spacing
 from .plan import Plan
 from .request import Request, make_request
@@ -153,10 +154,10 @@ class Scheduler:
         """The config with another timestep_spacing."""
         if spacing is None:
             return self.config
-        if spacing not in get_args(Spacing):
+        if not isinstance(spacing, str) or spacing not in get_args(Spacing):
             raise RequestError(
                 f"timestep_spacing: expected one of {', '.join(get_args(Spacing))}, "
-                f"got {spacing!r:.100}"
+                f"got {show(spacing)}"
             )
         if not (isinstance(self.config, SpacedConfig) and self.takes_spacing):
             raise RequestError(f"timestep_spacing: it has no effect on {self.name}")

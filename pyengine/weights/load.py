@@ -78,6 +78,7 @@ def load_module(
         for part in module.modules():
             if hasattr(part, "pairs"):
                 setattr(part, "pairs", True)  # noqa: B010 - a Layer, which weights do not know
+    looked_at = getattr(module, "hides_infinity", False)
     packer = _Packer(module, plan)
     staging = None
     if on_cpu:
@@ -90,11 +91,13 @@ def load_module(
         path, _, leaf = name.rpartition(".")
         owner = module.get_submodule(path)
         tensor = source.read(old, kind, into).to(device)
-        if leaf == "weight" and getattr(owner, "quantized", None) and not tensor.isfinite().all():
+        rounded = leaf == "weight" and getattr(owner, "quantized", None)
+        if (rounded or looked_at) and not tensor.isfinite().all():
             file, stored = source.stored(old)[0]
+            why = f", which alone can be rounded to {weights}" if rounded else ""
             raise CheckpointError(
-                f"{file.path}: tensor {show(stored)}: expected finite numbers, which alone can be"
-                f" rounded to {weights}, found NaN or infinity"
+                f"{file.path}: tensor {show(stored)}: expected finite numbers{why}, found NaN or"
+                " infinity"
             )
         _assign(owner, leaf, tensor)
         packer.filled(name)

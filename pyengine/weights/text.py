@@ -22,7 +22,7 @@ def show(value: object, limit: int = 120) -> str:
         return f"a {type(value).__name__} of {len(value)} items"
     text = ascii(value)
     if not isinstance(value, str | bytes):  # where it lies in memory is nobody's to know
-        text = ADDRESS.sub("", text)
+        text = " ".join(ADDRESS.sub("", text).split())  # arrays and tensors come in lines
     return text if len(text) <= 2 * limit else f"{text[: 2 * limit]}..."
 
 

@@ -65,6 +65,19 @@ def save_instructed(place):
     return place
 
 
+def save_depth(place):
+    """Without the network that estimates depth: the call brings that."""
+    tiny.write_sd2(place, unet={"in_channels": 5})
+    index = json.loads((place / "model_index.json").read_text())
+    index |= {"_class_name": "StableDiffusionDepth2ImgPipeline",
+              "depth_estimator": ["transformers", "DPTForDepthEstimation"],
+              "feature_extractor": ["transformers", "DPTImageProcessor"]}  # fmt: skip
+    for name in ("safety_checker", "image_encoder", "requires_safety_checker"):
+        index.pop(name, None)
+    (place / "model_index.json").write_text(json.dumps(index))
+    return place
+
+
 CLASSES = {"unet": {"num_class_embeds": 10}, "kind": "DDIMPipeline"}
 #: Folders that diffusers reads too.
 SHARED = {
@@ -81,12 +94,18 @@ SHARED = {
     "kandinsky_prior": kandinsky_folders.write_prior,
     "kandinsky": kandinsky_folders.write,
     "kandinsky: ControlNet": lambda place: kandinsky_folders.write(place, kind="Controlnet"),
+    "kandinsky: ControlNet from pictures": lambda place: kandinsky_folders.write(
+        place, kind="ControlnetImg2Img"
+    ),
+    "kandinsky: from pictures": lambda place: kandinsky_folders.write(place, kind="Img2Img"),
+    "depth_to_image": save_depth,
     "unclip": unclip_folders.write,
     "unclip_image_variation": save_variant,
     "amused": tiny.write_amused,
 }
 #: Where the pipeline's own would be large.
-SIZES = dict.fromkeys(("kandinsky", "kandinsky: ControlNet"), ("--size", "64"))
+SIZES = {name: ("--size", "64") for name in SHARED if name.startswith("kandinsky")
+         and name != "kandinsky_prior"}  # fmt: skip
 #: Those it has no pipeline for.
 OWN = {
     "classes": lambda place: tiny.write_ddpm(place, **CLASSES),

@@ -377,6 +377,7 @@ def guided(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 def digests() -> dict[str, str]:
     """Every case's, by the instruction set of this process."""
+    import recorded_families
     import torch
 
     torch.set_num_threads(1)
@@ -384,7 +385,8 @@ def digests() -> dict[str, str]:
         cases = [*diffusion(Path(folder)), *labelled(Path(folder)),
                  *cascades(Path(folder)), *tokens(Path(folder)),
                  *beside(Path(folder)), *from_pictures(Path(folder)),
-                 *small(Path(folder)), *guided(Path(folder))]  # fmt: skip
+                 *small(Path(folder)), *guided(Path(folder)),
+                 *recorded_families.cases(Path(folder))]  # fmt: skip
         with rounded_functions():
             return {name: digest(draw()) for name, draw in cases}
 

@@ -95,6 +95,12 @@ BAD = [
     ({"timesteps": [999, 500], "sigmas": [14.0, 0.0]}, "timesteps: expected these or sigmas"),
     ({"timesteps": [500, 999]}, "timesteps"),
     ({"timesteps": "999"}, "timesteps"),
+    ({"timesteps": b"x", "scheduler": "ddpm"}, "timesteps: expected a list of numbers"),
+    ({"timestep_spacing": np.zeros(3)}, "timestep_spacing: expected one of"),
+    ({"num_inference_steps": torch.zeros(2, 9)}, "num_inference_steps: expected a whole number"),
+    ({"upscaler": "\ud800"}, "upscaler: '\\ud800' is no path"),
+    ({"classifier": "a\0b"}, "classifier: 'a\\x00b' is no path"),
+    ({"clip_model": "\ud800"}, "clip_model: '\\ud800' is no path"),
     ({"padding_mask_crop": 8}, "padding_mask_crop: expected image and mask_image"),
     ({"padding_mask_crop": 8, **MASKED, "output_type": "np"}, "padding_mask_crop: output_type"),
     ({"padding_mask_crop": -1, **MASKED}, "padding_mask_crop: expected"),
@@ -223,6 +229,7 @@ def refuse(own, arguments, field):
     assert message.startswith(field)
     assert len(message) < 400
     assert message.isascii()
+    assert message.isprintable()
 
 
 @pytest.mark.parametrize("arguments", [{}, {"image": PICTURE}])

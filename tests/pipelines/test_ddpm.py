@@ -332,6 +332,7 @@ WRONG = [
     ("ddpm", {"batch_sise": 3}, "batch_sise: .* did you mean batch_size"),
     ("ddpm", {"use_clipped_model_output": True}, "use_clipped_model_output: ddpm has no such"),
     ("ddpm", {"use_clipped_model_output": 3}, "use_clipped_model_output: expected True, False or"),
+    ("ddpm", {"use_clipped_model_output": torch.ones(2)}, "use_clipped_model_output: expected T"),
     ("ddpm", {"height": 1}, "height: expected at least 2, given 1"),
     ("ddpm", {"latents": torch.zeros(1, 3, 4, 4)}, r"latents: expected shape \[1, 3, 16, 16\]"),
     ("ddpm", {"scheduler": "eulr"}, "scheduler: .*did you mean euler"),

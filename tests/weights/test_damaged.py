@@ -12,6 +12,9 @@ import time
 from pathlib import Path
 
 import adm_classifier
+import autoencoders
+import clip_folders
+import damage_beside
 import damage_cascades
 import damage_configs
 import damage_files
@@ -28,13 +31,15 @@ import kandinsky_folders
 import picture_folders
 import pytest
 import tiny
+import torch
 import unclip_folders
 from damage import CASES
 from whole import load
 
 import pyengine
 from pyengine.errors import CheckpointError
-from pyengine.models import EncoderUNetModel
+from pyengine.models import AsymmetricAutoencoderKL, AutoencoderTiny, EncoderUNetModel
+from pyengine.pipelines.clip_guides import load_clip
 
 MEMORY = 64 << 20
 #: Writers of what fixtures do not make: folders, and files where the name ends otherwise.
@@ -50,6 +55,9 @@ GENERATORS = {
     "image_variation_folder": picture_folders.write_variation,
     "latent_upscale_folder": picture_folders.write_latent_upscaler,
     "classifier_folder": adm_classifier.write,
+    "clip_folder": clip_folders.write,
+    "tiny_folder": autoencoders.write_tiny,
+    "asymmetric_folder": autoencoders.write_asymmetric,
     "dcgan": generators.write_dcgan,
     "dcgan_folder": generators.write_dcgan,
     "biggan_folder": generators.write_biggan,
@@ -63,11 +71,15 @@ LOADERS = {
                      "image_variation_folder", "latent_upscale_folder"),
                     functools.partial(pyengine.from_pretrained, device="cpu")),
     "classifier_folder": EncoderUNetModel.from_pretrained,
+    "clip_folder": functools.partial(load_clip, device=torch.device("cpu")),
+    "tiny_folder": AutoencoderTiny.from_pretrained,
+    "asymmetric_folder": AsymmetricAutoencoderKL.from_pretrained,
 }  # fmt: skip
 SECONDS = 1.0
 
 assert all(
     (
+        damage_beside,
         damage_cascades,
         damage_configs,
         damage_files,

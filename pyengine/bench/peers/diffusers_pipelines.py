@@ -56,7 +56,10 @@ def _load(folder: Path) -> Any:
     if "text_proj" in _index(folder):
         return _of_parts(folder)
     kind: Any = DiffusionPipeline
-    return kind.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    # The call brings the depth that this network would estimate, and a folder may lack it.
+    unread = ("depth_estimator", "feature_extractor")
+    parts = dict.fromkeys(unread) if unread[0] in _index(folder) else {}
+    return kind.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True, **parts)
 
 
 def _of_parts(folder: Path) -> Any:

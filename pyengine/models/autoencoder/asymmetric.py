@@ -182,6 +182,7 @@ class AsymmetricAutoencoderKL(AutoencoderKL):
     """An AutoencoderKL whose decoder may be shown the picture that is painted in."""
 
     config_class = AsymmetricAutoencoderKLConfig  # type: ignore[assignment] # of the same fields
+    hides_infinity = True
 
     def __init__(self, config: AsymmetricAutoencoderKLConfig):
         Model.__init__(self, config)

@@ -220,6 +220,7 @@ class AutoencoderTiny(Model):
     """
 
     config_class = AutoencoderTinyConfig
+    hides_infinity = True
 
     def __init__(self, config: AutoencoderTinyConfig):
         super().__init__(config)

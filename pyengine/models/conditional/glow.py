@@ -242,6 +242,7 @@ class Glow(Model):
     """
 
     config_class = GlowConfig
+    hides_infinity = True
 
     def __init__(self, config: GlowConfig):
         super().__init__(config)

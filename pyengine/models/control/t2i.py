@@ -157,6 +157,7 @@ class T2IAdapter(Model):
     """diffusers' T2IAdapter: full, full for SDXL, and light."""
 
     config_class = T2IAdapterConfig
+    hides_infinity = True
 
     def __init__(self, config: T2IAdapterConfig):
         super().__init__(config)

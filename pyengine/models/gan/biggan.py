@@ -62,6 +62,7 @@ class BigGAN(Model):
     """
 
     config_class = BigGANConfig
+    hides_infinity = True
 
     def __init__(self, config: BigGANConfig):
         super().__init__(config)

@@ -160,6 +160,7 @@ class DCGANGenerator(Model):
     """
 
     config_class = DCGANConfig
+    hides_infinity = True
     #: How often batch norm was updated in training.
     harmless_extra = ("main.*.num_batches_tracked",)
 

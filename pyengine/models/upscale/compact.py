@@ -51,6 +51,7 @@ class SRVGGNetCompact(Upscaler):
     """Pictures [N, 3, H, W] in 0..1 to [N, 3, H * upscale, W * upscale]."""
 
     config_class = CompactConfig
+    hides_infinity = True
 
     def __init__(self, config: CompactConfig):
         super().__init__(config)

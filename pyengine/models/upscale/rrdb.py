@@ -101,6 +101,7 @@ class RRDBNet(Upscaler):
     """Pictures [N, 3, H, W] in 0..1 to [N, 3, H * scale, W * scale]."""
 
     config_class = RRDBConfig
+    hides_infinity = True
 
     def __init__(self, config: RRDBConfig):
         super().__init__(config)

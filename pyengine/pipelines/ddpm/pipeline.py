@@ -192,7 +192,7 @@ class DDPMPipeline(UnpromptedPipeline[UnpromptedRequest]):
 
     def _checked(self, arguments: dict[str, Any]) -> UnpromptedRequest:
         clipped = arguments["use_clipped_model_output"]
-        if clipped not in (None, True, False):
+        if clipped is not None and not isinstance(clipped, bool):
             raise checks.refuse("use_clipped_model_output", "True, False or None", clipped)
         return self._request(**{**arguments, "use_clipped_model_output": clipped or None})
 
