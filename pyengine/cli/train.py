@@ -151,7 +151,7 @@ def _measure_guide(
     folder = guides.folder_of(model)
     known = evaluate.read_concepts(concepts or folder / "concepts.txt")
     result = measure(folder, dataset.load(data), known, style, count, seed)
-    print(dumps(result) if json else guides.report(result))
+    print(dumps(result) if json else training("guide_report").report(result))
     return 0
 
 

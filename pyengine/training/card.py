@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import guide_measures
+from . import guide_report
 from .evaluate import COPY_DISTANCE
 
 SETS = """Noto Emoji, Google LLC, Apache License 2.0 (npm: @iconify-json/noto 1.2.9,
@@ -219,7 +219,7 @@ def _evaluation(result: dict[str, Any] | None, model: str) -> str:
     if result is None:
         return f"Not measured yet: `pyengine eval {model}`."
     if "levels" in result:
-        return f"`pyengine eval {model}`: {guide_measures.report(result)}"
+        return f"`pyengine eval {model}`: {guide_report.report(result)}"
     lines = [
         f"`pyengine eval {model}`: {result['asked']} labels asked for in style {result['style']};",
         "is a picture of that label the nearest (top 1), or among the five nearest (top 5), of",

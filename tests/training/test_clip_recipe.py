@@ -11,7 +11,7 @@ import pyengine
 from pyengine.errors import CheckpointError, ConfigError
 from pyengine.pipelines.clip_guides import load_clip
 from pyengine.pipelines.loading import shipped_folder
-from pyengine.training import clip, dataset, guide_measures, recipe
+from pyengine.training import clip, dataset, guide_measures, guide_report, recipe
 from pyengine.training.small import Data
 
 SHAPE = {
@@ -132,7 +132,7 @@ def test_retrieval_by_the_shipped_clip_is_measured():
     right, wrong = found(things), found(things[1:] + things[:1])
     assert (right["asked"], right["prompts"], right["top1"], right["top5"]) == (4, 4, 1.0, 1.0)
     assert (wrong["top1"], wrong["top5"]) == (0.0, 1.0)
-    assert "top 1 100.0%" in guide_measures.report(right)
+    assert "top 1 100.0%" in guide_report.report(right)
     assert guide_measures.measure_of("emoji-clip") is guide_measures.retrieval
     assert guide_measures.measure_of("emoji-masked") is None
 
