@@ -193,7 +193,7 @@ def svg(icon: dict[str, Any], collection: dict[str, Any]) -> str:
 def rasterise(text: str, size: int) -> np.ndarray:
     """An SVG on white, uint8 [size, size, 3]."""
     try:
-        import resvg_py  # type: ignore[import-not-found]  # an optional package
+        import resvg_py
     except ImportError as error:
         raise UnavailableError(NO_RASTERISER) from error
     png = resvg_py.svg_to_bytes(svg_string=text, width=size, height=size)
