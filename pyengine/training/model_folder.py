@@ -87,16 +87,18 @@ def write_words(
     (folder / "NOTICE").write_text(notice, encoding="utf-8")
     stages = [r for r in log_records(run) if r["stage"] in (kind.generator, kind.cooldown)]
     samples.save_png(folder / "curves.png", samples.curve(stages, curves))
+    history = recipe.load_history(run)
+    batch = trained.networks.settings.batch
     facts = {
         "seed": settings.seed,
         "styles": list(settings.styles),
         "labels": len(settings.labels),
         "steps": trained.step,
         "cooled": trained.cooled,
-        "samples": trained.step * trained.networks.settings.batch,
+        "samples": recipe.pictures_seen(trained.step, batch, history),
         "hours": hours(trained.seconds),
         **more,
-        "history": recipe.load_history(run),
+        "history": history,
         "evaluation": None if evaluation is None else json.loads(Path(evaluation).read_text()),
     }
     write_json(folder / "training.json", facts)

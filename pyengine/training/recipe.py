@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,18 @@ def load_history(folder: Path) -> list[str]:
     """The lines of history.txt; none where no setting was ever changed."""
     file = folder / HISTORY
     return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+
+
+def pictures_seen(steps: int, batch: int, history: Sequence[str]) -> int:
+    """By `steps` steps, the last of `batch` pictures, of a run whose batch changed as its history
+    says.
+    """
+    changes = re.findall(r"^step ([\d,]+): batch from (\d+) to \d+$", "\n".join(history), re.M)
+    seen, begin = 0, 0
+    for at, before in changes:
+        end = int(at.replace(",", ""))
+        seen, begin = seen + (end - begin) * int(before), end
+    return seen + (steps - begin) * batch
 
 
 # --- pictures -------------------------------------------------------------------------------------

@@ -67,6 +67,13 @@ def test_changes_on_the_way_come_to_the_card(run, tmp_path, pictures, settings):
     assert f"| changed on the way | {lines[0]} |" in (tmp_path / "model" / "README.md").read_text()
 
 
+def test_pictures_are_counted_over_changes_of_the_batch():
+    history = ["step 210: batch from 64 to 32", "step 210: steps from 3000 to 850",
+               "step 1,662: batch from 32 to 64"]  # fmt: skip
+    assert recipe.pictures_seen(3000, 64, history) == 210 * 64 + 1452 * 32 + 1338 * 64
+    assert recipe.pictures_seen(200, 8, []) == 1600
+
+
 def test_favoured_labels_come_more_often(run, pictures, settings):
     from dataclasses import replace
 
