@@ -75,6 +75,7 @@ def test_every_instruction_set_rounds_to_the_same_numbers(isa, dtype, name, use_
 def test_behind_a_prologue(isa, activation, use_isa):
     """A last bit of the prologue may turn a tie, a number of one pixel by one."""
     use_isa(isa)
+    torch.manual_seed(11)
     _, arguments = given("two-inputs")
     arguments |= {
         "scale": torch.randn(2, 70),

@@ -45,18 +45,35 @@ def pipe():
     return pyengine.from_pretrained("emoji")
 
 
+def parent_of(pid):
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+        return int(file.read().rpartition(")")[2].split()[1])
+
+
+def is_below(pid, ancestor):
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        pid = parent_of(pid)
+    return False
+
+
 def replicas():
-    """Processes of the replicas, by their names: (pid, name)."""
+    """Processes of the replicas of this test's own Ray, whose raylet is this process's child: other
+    test processes may have theirs.
+    """
     found = []
     for folder in os.listdir("/proc"):
         if folder.isdigit():
             try:
                 with open(f"/proc/{folder}/cmdline", "rb") as file:
                     line = file.read().decode()
+                if "ServeReplica:pictures:pyengine-engine" in line and is_below(
+                    int(folder), os.getpid()
+                ):
+                    found.append(int(folder))
             except OSError:
                 continue
-            if "ServeReplica:pictures:pyengine-engine" in line:
-                found.append(int(folder))
     return sorted(found)
 
 

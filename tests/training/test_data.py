@@ -112,8 +112,10 @@ def test_svg_takes_the_sets_size_where_the_icon_has_none():
 
 def test_svg_is_rasterised(packages):
     pytest.importorskip("resvg_py")
-    (_, draw), *_ = data.icons([packages], "noto")
-    assert draw(64)[32, 32].tolist() == [255, 0, 0]
+    (code, draw), *_ = data.icons([packages], "noto")
+    assert code == "1F44D"  # a square of 16 within 32
+    assert draw(64)[31, 31].tolist() == [255, 0, 0]
+    assert draw(64)[32, 32].tolist() == [255, 255, 255]
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,7 @@ def test_one_command_from_nothing_to_a_sheet(model, pictures, tmp_path, monkeypa
 
     monkeypatch.delenv(dataset.DATA_VARIABLE, raising=False)
     monkeypatch.setattr("pyengine.training.data.build", build)
+    monkeypatch.setattr("pyengine.training.data.STYLES", tuple(set(pictures.styles)))
     given = [
         "train",
         "lora",
