@@ -214,7 +214,7 @@ def run_serve(
     _check_files(o)
     names = o.names(serve.PEERS)
     work = serve.Work(
-        models=tuple(model) or (NAMED[:1] if names else NAMED),
+        models=tuple(model) or NAMED[: 1 if names else 2],
         loads=(4.0,) if o.quick else _loads(load), seconds=1.0 if o.quick else seconds,
         patience=patience, max_waiting=max_waiting, threads=o.threads or machine.cores(),
         requests=requests, only=only, others=others, quick=o.quick,

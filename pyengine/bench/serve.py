@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from ..errors import RequestError, UnavailableError
 from .load import CUT, TIMED_OUT, Kind, Outcome, Request, arrivals, ask, closed, mixed, offer
 from .results import OURS
-from .servers import Make, ServerProcess, Usage, of_diffusers, one_at_a_time, ours
+from .servers import Make, ServerProcess, Sides, Usage, of_diffusers, one_at_a_time, ours
 
 ALONE, DIFFUSERS = "one at a time", "diffusers"
 MAKERS: dict[str, Make] = {OURS: ours, ALONE: one_at_a_time, DIFFUSERS: of_diffusers}
@@ -87,23 +87,21 @@ class Result:
     soak: list[dict[str, float]] = field(default_factory=list)
 
 
-def kinds_of(sides: dict[str, int]) -> list[Kind]:
+def kinds_of(sides: dict[str, Sides]) -> list[Kind]:
     """Requests of each model: few steps, many, larger, and now and then one a hundred times as
-    large; of token models, pictures as they are. sides: pixels by model, 0: it draws tokens.
+    large, as far as it draws those sides; of models without steps, pictures as they are.
     """
     found = []
-    for model, side in sides.items():
-        if not side:
-            found.append(Kind(f"{model}, tokens", {"model": model}, 25))
+    for model, own in sides.items():
+        if not own:
+            found.append(Kind(f"{model}, as it is", {"model": model}, 25))
             continue
         for name, steps, times, share, short in SORTS:
-            body = {
-                "model": model,
-                "num_inference_steps": steps,
-                "guidance_scale": GUIDANCE,
-                "size": f"{times * side}x{times * side}",
-            }
-            found.append(Kind(f"{model}, {name}", body, share, short))
+            body = {"model": model, "num_inference_steps": steps, "guidance_scale": GUIDANCE}
+            if len(own) > 1:
+                body["size"] = f"{own[0] * times}x{own[0] * times}"
+            if own[0] * times in own:
+                found.append(Kind(f"{model}, {name}", body, share, short))
     return found
 
 

@@ -14,13 +14,16 @@ from typing import Any
 
 import torch
 
-from ..errors import UnavailableError
+from ..errors import RequestError, UnavailableError
 from ..pipelines.loading import NAMED, from_pretrained, shipped_folder
 from .load import PATH
 from .machine import set_up
 
 #: Seconds in which a server listens.
 PATIENCE = 300.0
+#: Pixels of a model's own side, and twice and thrice as many where it draws those too; none of a
+#: model without steps.
+Sides = tuple[int, ...]
 #: What makes a server's app: make(models, max_waiting), in the new process.
 Make = Callable[[Sequence[str], int], Any]
 
@@ -38,9 +41,7 @@ class Usage:
 
 
 class ServerProcess:
-    """A process that serves what `make` makes, at `port`. sides: pixels by model, 0 of one that
-    draws tokens.
-    """
+    """A process that serves what `make` makes, at `port`. sides: by model."""
 
     def __init__(
         self, name: str, make: Make, models: Sequence[str], max_waiting: int, threads: int
@@ -62,7 +63,7 @@ class ServerProcess:
             self.close()
             raise (UnavailableError if kind == "unavailable" else RuntimeError)(f"{name}: {value}")
         self.port: int = value[0]
-        self.sides: dict[str, int] = value[1]
+        self.sides: dict[str, Sides] = value[1]
 
     def usage(self) -> Usage:
         folder = f"/proc/{self._process.pid}"
@@ -126,27 +127,27 @@ def _settings() -> Any:
     return ServerSettings(deadline=3600.0, max_requests=100_000, max_connections=100_000)
 
 
-def ours(models: Sequence[str], max_waiting: int) -> tuple[Any, dict[str, int]]:
+def ours(models: Sequence[str], max_waiting: int) -> tuple[Any, dict[str, Sides]]:
     """`pyengine serve`'s app over an engine."""
     from ..engine import Engine
     from ..serving import create_app
 
     engine = Engine(*models, max_waiting=max_waiting, device="cpu")
     app = create_app(engine, _settings())
-    return app, {name: _side(engine.pipeline(name)) for name in models}
+    return app, {name: _sides(engine.pipeline(name)) for name in models}
 
 
-def one_at_a_time(models: Sequence[str], max_waiting: int) -> tuple[Any, dict[str, int]]:
+def one_at_a_time(models: Sequence[str], max_waiting: int) -> tuple[Any, dict[str, Sides]]:
     """Our pipelines, called one at a time in the order in which requests came, all of them."""
     pipes: dict[str, Any] = {name: from_pretrained(name, device="cpu") for name in models}
 
     def draw(model: str, call: dict[str, Any]) -> Any:
         return pipes[model](**call, progress=False).images[0]
 
-    return _behind_a_lock(draw), {name: _side(pipe) for name, pipe in pipes.items()}
+    return _behind_a_lock(draw), {name: _sides(pipe) for name, pipe in pipes.items()}
 
 
-def of_diffusers(models: Sequence[str], max_waiting: int) -> tuple[Any, dict[str, int]]:
+def of_diffusers(models: Sequence[str], max_waiting: int) -> tuple[Any, dict[str, Sides]]:
     """diffusers' pipelines behind a lock."""
     import transformers
     from diffusers import DiffusionPipeline
@@ -167,15 +168,24 @@ def of_diffusers(models: Sequence[str], max_waiting: int) -> tuple[Any, dict[str
         generator = torch.Generator("cpu").manual_seed(call.pop("seed"))
         return pipes[model](**call, generator=generator).images[0]
 
-    sides = {
-        name: pipe.unet.config.sample_size * pipe.vae_scale_factor for name, pipe in pipes.items()
-    }
+    sides: dict[str, Sides] = {}
+    for name, pipe in pipes.items():
+        own = int(pipe.unet.config.sample_size * pipe.vae_scale_factor)
+        sides[name] = (own, 2 * own, 3 * own)
     return _behind_a_lock(draw), sides
 
 
-def _side(pipe: Any) -> int:
-    takes = "num_inference_steps" in inspect.signature(type(pipe).__call__).parameters
-    return int(pipe.request("a cat").height) if takes else 0
+def _sides(pipe: Any) -> Sides:
+    if "num_inference_steps" not in inspect.signature(type(pipe).__call__).parameters:
+        return ()
+    own = int(pipe.request("a cat").height)
+    larger = (2 * own, 3 * own)
+    try:
+        for side in larger:
+            pipe.request("a cat", height=side, width=side)
+    except RequestError:
+        return (own,)
+    return (own, *larger)
 
 
 def _behind_a_lock(draw: Callable[[str, dict[str, Any]], Any]) -> Any:

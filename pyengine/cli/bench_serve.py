@@ -17,7 +17,7 @@ def serve(
             "-m",
             metavar="MODEL",
             autocompletion=models,
-            show_default="those that ship; with --peers emoji",
+            show_default="emoji and emoji-ar; with --peers emoji",
             help="A model; may be repeated.",
         ),
     ] = None,

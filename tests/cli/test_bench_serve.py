@@ -170,3 +170,17 @@ def test_far_too_much_load_is_refused_and_leaves_nothing_behind():
     assert end["threads"] <= half["threads"]
     assert end["files"] <= half["files"]
     assert end["memory"] < half["memory"] + 8e6
+
+
+def test_kinds_have_the_sides_that_a_model_draws():
+    found = serve.kinds_of({"three": (64, 128, 192), "one": (64,), "tokens": ()})
+    sizes = {kind.name: kind.body.get("size") for kind in found}
+    assert sizes == {
+        "three, 4 steps": "64x64",
+        "three, 20 steps": "64x64",
+        "three, twice the side": "128x128",
+        "three, long": "192x192",
+        "one, 4 steps": None,
+        "one, 20 steps": None,
+        "tokens, as it is": None,
+    }
