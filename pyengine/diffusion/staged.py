@@ -23,9 +23,12 @@ from ..jobs.noise import NoiseSource, PictureNoise
 from ..jobs.output import Report
 from ..jobs.request import Heard, RequestT
 from ..jobs.runs import Run
+from ..schedules import Plan
+from ..schedules.plan import State
 from .call import DenoisingCall, version_of
+from .conditions import Conditions
 from .evaluator import Evaluator
-from .job import DenoisingJob
+from .job import Batch, DenoisingJob
 from .step import step
 from .watch import check_answer, check_noted
 
@@ -223,6 +226,28 @@ class StageNoise:
     def start(self, stage: int, picture: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """[1, *shape]; the same again where it is asked for again before the first step."""
         return self.of(stage, picture).draw(-1, shape, dtype)
+
+
+def stage_batch(
+    jobs: Sequence[StagedJob],
+    state: State,
+    plan: Plan,
+    conditions: Conditions,
+    guidance: Sequence[Guidance],
+    noise: Sequence[PictureNoise],
+    source: str,
+) -> list[DenoisingJob]:
+    """What the jobs do in a stage that they enter together, as one batch from `state`; guidance and
+    noise are of each.
+    """
+    inner = []
+    for place, job in enumerate(jobs):
+        own = (plan, conditions, guidance[place], 0.0, noise[place], source)
+        one = DenoisingJob(job.run, job.index, job.seed, *own)
+        one.place = place
+        inner.append(one)
+    Batch(inner, state)
+    return inner
 
 
 def guidance_between(scale: float, guided: bool) -> Guidance:

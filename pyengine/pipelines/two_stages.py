@@ -9,8 +9,14 @@ from torch import Tensor
 
 from ..diffusion.conditions import Conditions
 from ..diffusion.evaluator import Evaluator
-from ..diffusion.job import Batch, DenoisingJob
-from ..diffusion.staged import Stage, StagedCall, StagedJob, StageNoise, enter_stages
+from ..diffusion.staged import (
+    Stage,
+    StagedCall,
+    StagedJob,
+    StageNoise,
+    enter_stages,
+    stage_batch,
+)
 from ..diffusion.watch import check_start
 from ..finite import check_finite
 from ..guidance import EMPTY, NEGATIVE, TEXT, Method
@@ -96,22 +102,9 @@ class TwoStageCourse:
         conditions.changed(pipe.stages[stage].evaluate.unet)
         shape = pipe.shapes[stage]
         x = torch.cat([self.noise.start(stage, job.index, shape, pipe.dtype) for job in jobs])
-        plan, inner = r.plans[stage], []
-        for place, (job, scale) in enumerate(zip(jobs, own, strict=True)):
-            one = DenoisingJob(
-                job.run,
-                job.index,
-                job.seed,
-                plan,
-                conditions,
-                method.guidance(scale),
-                0.0,
-                self.noise.of(stage, job.index),
-                pipe.source,
-            )
-            one.place = place
-            inner.append(one)
-        Batch(inner, plan.start(x))
+        plan, guidance = r.plans[stage], [method.guidance(scale) for scale in own]
+        noise = [self.noise.of(stage, job.index) for job in jobs]
+        inner = stage_batch(jobs, plan.start(x), plan, conditions, guidance, noise, pipe.source)
         check_start(pipe.source, x)
         for job, one in zip(jobs, inner, strict=True):
             job.enter(stage, one)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...diffusion.gradients import GradientGuidance
 from ...diffusion.job import Batch, DenoisingJob
-from ...diffusion.staged import StagedCall, StagedJob, StageNoise
+from ...diffusion.staged import StagedCall, StagedJob, StageNoise, stage_batch
 from ...diffusion.watch import check_start
 from ...jobs.noise import NoiseSource
 from ...jobs.request import Enlarger, Heard
@@ -170,23 +170,11 @@ class CombinedCourse:
         state = self._decoder._start(r, plan, NoiseSource([], self._decoder.device))
         conditions = self._decoder._conditions(r)
         conditions.changed(self._decoder.unet)
-        guidance, noise = self._decoder._guidance(r), self._noise[1]
-        inner = []
-        for place, job in enumerate(jobs):
-            one = DenoisingJob(
-                job.run,
-                job.index,
-                job.seed,
-                plan,
-                conditions,
-                guidance[place],
-                0.0,
-                noise.of(0, job.index),
-                self._source,
-            )
-            one.place, one.gradients = place, self._gradients[job.index]
-            inner.append(one)
-        Batch(inner, state)
+        guidance = self._decoder._guidance(r)
+        noise = [self._noise[1].of(0, job.index) for job in jobs]
+        inner = stage_batch(jobs, state, plan, conditions, guidance, noise, self._source)
+        for job, one in zip(jobs, inner, strict=True):
+            one.gradients = self._gradients[job.index]
         check_start(self._source, state.x)
         for job, one in zip(jobs, inner, strict=True):
             job.enter(1, one)

@@ -9,8 +9,14 @@ from torch import Tensor
 
 from ...diffusion.conditions import Conditions, classifier_free_names
 from ...diffusion.gradients import GradientGuidance
-from ...diffusion.job import Batch, DenoisingJob
-from ...diffusion.staged import Stage, StagedJob, StageNoise, end_of, guidance_between
+from ...diffusion.staged import (
+    Stage,
+    StagedJob,
+    StageNoise,
+    end_of,
+    guidance_between,
+    stage_batch,
+)
 from ...diffusion.watch import check_start
 from ...guidance import Guidance
 from ...models import PriorTransformer, UnCLIPTextProjModel
@@ -167,24 +173,12 @@ class UnCLIPCourse:
     ) -> None:
         conditions.changed(self.stages[stage].evaluate.unet)
         plan, guidance = self._plans[stage], guidance or [guidance_between(1.0, False)] * len(jobs)
-        inner = []
-        for place, job in enumerate(jobs):
-            one = DenoisingJob(
-                job.run,
-                job.index,
-                job.seed,
-                plan,
-                conditions,
-                guidance[place],
-                0.0,
-                self._noise.of(stage, job.index),
-                self._source,
-            )
-            one.place = place
-            if self.names[stage] == DECODER:
+        state = plan.start(x) if self.names[stage] != LAST else State(x)
+        noise = [self._noise.of(stage, job.index) for job in jobs]
+        inner = stage_batch(jobs, state, plan, conditions, guidance, noise, self._source)
+        if self.names[stage] == DECODER:
+            for job, one in zip(jobs, inner, strict=True):
                 one.gradients = self._gradients[job.index]
-            inner.append(one)
-        Batch(inner, plan.start(x) if self.names[stage] != LAST else State(x))
         check_start(self._source, x)
         for job, one in zip(jobs, inner, strict=True):
             job.enter(stage, one)
